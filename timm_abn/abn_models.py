@@ -1,0 +1,237 @@
+"""The models: ``abn`` over any backbone, and Attention Branch Networks by name."""
+import dataclasses
+from pathlib import Path
+from typing import Any, Dict, Optional, Tuple, Union
+
+import torch
+from timm.models import (
+    PretrainedCfg,
+    build_model_with_cfg,
+    generate_default_cfgs,
+    get_pretrained_cfg,
+    register_model,
+    split_model_name_tag,
+)
+from timm.models._builder import resolve_pretrained_cfg
+
+from . import cifar_backbones  # noqa: F401  registers the 32x32 backbones
+from .network import AttentionBranchNet
+
+WEIGHTS = Path(__file__).parent / 'weights'
+
+
+def checkpoint_filter_fn(state_dict: Dict[str, torch.Tensor], model: AttentionBranchNet) -> Dict[str, torch.Tensor]:
+    """Leave out the layers of the attention branch that depend on the number of classes, where it differs.
+
+    timm itself leaves out the classifier of the perception branch.
+
+    Args:
+        state_dict: Weights of an ABN.
+        model: The model that they are for.
+    """
+    prefix = 'attention_branch.'
+    weight = state_dict.get(f'{prefix}class_conv.weight')
+    if weight is None or weight.shape[0] == model.attention_branch.num_classes:
+        return state_dict
+    heads = tuple(f'{prefix}{name}.' for name in model.attention_branch.head_names())
+    return {name: tensor for name, tensor in state_dict.items() if not name.startswith(heads)}
+
+
+def _create_abn(variant: str, pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    cfg = resolve_pretrained_cfg(variant, kwargs.pop('pretrained_cfg', None), kwargs.pop('pretrained_cfg_overlay', None))
+    if pretrained:
+        kwargs.pop('pretrained_backbone', None)  # the weights of the whole network replace them anyway
+    return build_model_with_cfg(
+        AttentionBranchNet,
+        variant,
+        pretrained,
+        pretrained_cfg=cfg.to_dict(),
+        pretrained_filter_fn=checkpoint_filter_fn,
+        feature_cfg=dict(feature_cls='getter'),
+        # without a classifier of its own (num_classes=0) the network keeps the attention branch of its weights
+        **dict(dict(attention_classes=cfg.num_classes or None), **kwargs),
+    )
+
+
+def _backbone_cfg(backbone: str, **kwargs: Any) -> Dict[str, Any]:
+    """Return the pretrained_cfg of an ABN over ``backbone``, without weights."""
+    cfg = get_pretrained_cfg(backbone) or PretrainedCfg()
+
+    def prefixed(half: str, names: Union[str, Tuple[str, ...], None]) -> Union[str, Tuple[str, ...], None]:
+        if names is None or isinstance(names, str):
+            return names and f'{half}.{names}'
+        return tuple(f'{half}.{name}' for name in names)
+
+    return dict(
+        {field.name: getattr(cfg, field.name) for field in dataclasses.fields(cfg) if field.name in _INPUT_FIELDS},
+        first_conv=prefixed('feature_extractor', cfg.first_conv),
+        classifier=prefixed('perception_branch', cfg.classifier),
+        license='apache-2.0',
+        origin_url='https://github.com/machine-perception-robotics-group/attention_branch_network',
+        paper_name='Attention Branch Network: Learning of Attention Mechanism for Visual Explanation',
+        paper_ids='arXiv:1812.10025',
+        **kwargs,
+    )
+
+
+_INPUT_FIELDS = (
+    'num_classes', 'input_size', 'test_input_size', 'min_input_size', 'fixed_input_size', 'interpolation', 'crop_pct',
+    'test_crop_pct', 'crop_mode', 'mean', 'std', 'pool_size', 'test_pool_size',
+)
+
+FASHION_MNIST_CLASSES = (
+    't-shirt/top', 'trouser', 'pullover', 'dress', 'coat', 'sandal', 'shirt', 'sneaker', 'bag', 'ankle boot')
+
+default_cfgs = generate_default_cfgs({
+    **{f'abn_{backbone}': _backbone_cfg(backbone) for backbone in (
+        'resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnext50_32x4d',
+        'seresnet50', 'seresnet101', 'seresnet152', 'vgg16', 'vgg16_bn', 'densenet121', 'efficientnet_b0',
+        'convnext_tiny', 'swin_tiny_patch4_window7_224', 'vit_small_patch16_224',
+        'resnet32_cifar', 'resnet44_cifar', 'resnet56_cifar', 'resnet110_cifar',
+    )},
+    'abn_resnet20_cifar.fashion_mnist': dict(
+        _backbone_cfg('resnet20_cifar'), file=str(WEIGHTS / 'abn_resnet20_cifar.fashion_mnist.safetensors'),
+        num_classes=10, input_size=(1, 28, 28), pool_size=(7, 7), mean=(0.2860,), std=(0.3530,),
+        label_names=FASHION_MNIST_CLASSES, license='mit'),
+    'abn_resnet20_cifar.untrained*': _backbone_cfg('resnet20_cifar'),
+})
+
+
+@register_model
+def abn(pretrained: bool = False, backbone: str = 'resnet50', **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over any timm backbone.
+
+    Args:
+        pretrained: Load the weights that ``pretrained_cfg`` names.
+        backbone: Name of the timm model.
+        **kwargs: Arguments of ``AttentionBranchNet``, and of ``timm.create_model`` for the backbone.
+    """
+    if not kwargs.get('pretrained_cfg'):
+        kwargs['pretrained_cfg'] = _backbone_cfg(backbone, architecture='abn')
+    return _create_abn('abn', pretrained, backbone=backbone, **kwargs)
+
+
+@register_model
+def abn_resnet18(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over ResNet-18."""
+    return _create_abn('abn_resnet18', pretrained, **dict(dict(backbone='resnet18'), **kwargs))
+
+
+@register_model
+def abn_resnet34(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over ResNet-34."""
+    return _create_abn('abn_resnet34', pretrained, **dict(dict(backbone='resnet34'), **kwargs))
+
+
+@register_model
+def abn_resnet50(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over ResNet-50."""
+    return _create_abn('abn_resnet50', pretrained, **dict(dict(backbone='resnet50'), **kwargs))
+
+
+@register_model
+def abn_resnet101(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over ResNet-101."""
+    return _create_abn('abn_resnet101', pretrained, **dict(dict(backbone='resnet101'), **kwargs))
+
+
+@register_model
+def abn_resnet152(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over ResNet-152."""
+    return _create_abn('abn_resnet152', pretrained, **dict(dict(backbone='resnet152'), **kwargs))
+
+
+@register_model
+def abn_resnext50_32x4d(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over ResNeXt-50 32x4d."""
+    return _create_abn('abn_resnext50_32x4d', pretrained, **dict(dict(backbone='resnext50_32x4d'), **kwargs))
+
+
+@register_model
+def abn_seresnet50(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over SE-ResNet-50."""
+    return _create_abn('abn_seresnet50', pretrained, **dict(dict(backbone='seresnet50'), **kwargs))
+
+
+@register_model
+def abn_seresnet101(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over SE-ResNet-101."""
+    return _create_abn('abn_seresnet101', pretrained, **dict(dict(backbone='seresnet101'), **kwargs))
+
+
+@register_model
+def abn_seresnet152(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over SE-ResNet-152."""
+    return _create_abn('abn_seresnet152', pretrained, **dict(dict(backbone='seresnet152'), **kwargs))
+
+
+@register_model
+def abn_vgg16(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over VGG-16."""
+    return _create_abn('abn_vgg16', pretrained, **dict(dict(backbone='vgg16'), **kwargs))
+
+
+@register_model
+def abn_vgg16_bn(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over VGG-16 with batch norm."""
+    return _create_abn('abn_vgg16_bn', pretrained, **dict(dict(backbone='vgg16_bn'), **kwargs))
+
+
+@register_model
+def abn_densenet121(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over DenseNet-121."""
+    return _create_abn('abn_densenet121', pretrained, **dict(dict(backbone='densenet121'), **kwargs))
+
+
+@register_model
+def abn_efficientnet_b0(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over EfficientNet-B0."""
+    return _create_abn('abn_efficientnet_b0', pretrained, **dict(dict(backbone='efficientnet_b0'), **kwargs))
+
+
+@register_model
+def abn_convnext_tiny(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over ConvNeXt-Tiny."""
+    return _create_abn('abn_convnext_tiny', pretrained, **dict(dict(backbone='convnext_tiny'), **kwargs))
+
+
+@register_model
+def abn_swin_tiny_patch4_window7_224(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over Swin-Tiny."""
+    return _create_abn('abn_swin_tiny_patch4_window7_224', pretrained, **dict(dict(backbone='swin_tiny_patch4_window7_224'), **kwargs))
+
+
+@register_model
+def abn_vit_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over ViT-Small."""
+    return _create_abn('abn_vit_small_patch16_224', pretrained, **dict(dict(backbone='vit_small_patch16_224'), **kwargs))
+
+
+@register_model
+def abn_resnet20_cifar(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over ResNet-20 for 32x32 images."""
+    return _create_abn('abn_resnet20_cifar', pretrained, **dict(dict(backbone='resnet20_cifar'), **kwargs))
+
+
+@register_model
+def abn_resnet32_cifar(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over ResNet-32 for 32x32 images."""
+    return _create_abn('abn_resnet32_cifar', pretrained, **dict(dict(backbone='resnet32_cifar'), **kwargs))
+
+
+@register_model
+def abn_resnet44_cifar(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over ResNet-44 for 32x32 images."""
+    return _create_abn('abn_resnet44_cifar', pretrained, **dict(dict(backbone='resnet44_cifar'), **kwargs))
+
+
+@register_model
+def abn_resnet56_cifar(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over ResNet-56 for 32x32 images."""
+    return _create_abn('abn_resnet56_cifar', pretrained, **dict(dict(backbone='resnet56_cifar'), **kwargs))
+
+
+@register_model
+def abn_resnet110_cifar(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over ResNet-110 for 32x32 images."""
+    return _create_abn('abn_resnet110_cifar', pretrained, **dict(dict(backbone='resnet110_cifar'), **kwargs))

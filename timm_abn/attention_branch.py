@@ -1,0 +1,204 @@
+"""The attention branch and the attention mechanism (paper, sections 3.1 and 3.2)."""
+from typing import Optional, Tuple
+
+import torch
+import torch.nn as nn
+from timm.models import checkpoint_seq
+from torch.jit import Final
+
+from .attention_stage import AttentionStage, init_convolutions
+
+__all__ = ['ATTENTION_MAPS', 'MECHANISMS', 'AttentionBranch', 'FeatureLayout', 'Mechanism']
+
+ATTENTION_MAPS = ('sigmoid', 'sum_log')
+MECHANISMS = ('residual', 'product')
+
+
+class FeatureLayout(nn.Module):
+    """Translates between a backbone's layout of features and maps of shape (B, C, h, w)."""
+    layout: Final[str]
+    num_prefix_tokens: Final[int]
+    reduction: Final[int]
+
+    def __init__(self, layout: str = 'NCHW', num_prefix_tokens: int = 0, reduction: int = 1) -> None:
+        """
+        Args:
+            layout: 'NCHW', 'NHWC' or 'NLC' (tokens).
+            num_prefix_tokens: Tokens before those of the image (class and register tokens), for 'NLC'.
+            reduction: Pixels of the image per token, along one side, for 'NLC'.
+        """
+        super().__init__()
+        self.layout = layout
+        self.num_prefix_tokens = num_prefix_tokens
+        self.reduction = reduction
+
+    def to_maps(self, features: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        """Return features as (B, C, h, w), without prefix tokens; ``images`` tells the grid of tokens."""
+        if self.layout == 'NLC':
+            tokens = features[:, self.num_prefix_tokens:].transpose(1, 2)
+            height, width = images.shape[2] // self.reduction, images.shape[3] // self.reduction
+            return tokens.reshape(tokens.shape[0], tokens.shape[1], height, width)
+        if self.layout == 'NHWC':
+            return features.permute(0, 3, 1, 2)
+        return features
+
+    def gate(self, features: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+        """Return features multiplied by ``factor`` of shape (B, 1, h, w); prefix tokens are not changed."""
+        if self.layout == 'NLC':
+            factor = factor.flatten(2).transpose(1, 2)
+            factor = nn.functional.pad(factor, (0, 0, self.num_prefix_tokens, 0), value=1.0)
+        elif self.layout == 'NHWC':
+            factor = factor.permute(0, 2, 3, 1)
+        return features * factor
+
+    def extra_repr(self) -> str:
+        return f'{self.layout!r}, num_prefix_tokens={self.num_prefix_tokens}, reduction={self.reduction}'
+
+
+class Mechanism(nn.Module):
+    """Applies an attention map to features.
+
+    ``residual`` (paper, Eq. 2, the default): ``features * (1 + attention_map)``. ``product`` (Eq. 1):
+    ``features * attention_map``. Only the small factor is computed twice; the features are read and written once.
+    """
+    residual: Final[bool]
+
+    def __init__(self, mechanism: str = 'residual', layout: Optional[FeatureLayout] = None) -> None:
+        """
+        Args:
+            mechanism: 'residual' or 'product'.
+            layout: Layout of the features; (B, C, h, w) if not given.
+
+        Raises:
+            ValueError: There is no such mechanism.
+        """
+        super().__init__()
+        _check_choice('mechanism', mechanism, MECHANISMS)
+        self.residual = mechanism == 'residual'
+        self.layout = layout if layout is not None else FeatureLayout()
+
+    def forward(self, features: torch.Tensor, attention_map: torch.Tensor) -> torch.Tensor:
+        """Return gated features, in the layout of ``features``.
+
+        Args:
+            features: Features of the extractor.
+            attention_map: Shape (B, 1, h, w).
+        """
+        factor = 1.0 + attention_map if self.residual else attention_map
+        return self.layout.gate(features, factor)
+
+    def extra_repr(self) -> str:
+        return 'residual' if self.residual else 'product'
+
+
+class AttentionBranch(nn.Module):
+    """Makes the attention map, and its own prediction, from the features at the cut (paper, section 3.1; Fig. 2b).
+
+    A stage at full resolution, batch norm, a 1x1 convolution to one channel a class, batch norm and ReLU give the
+    class features. A 1x1 convolution of these gives the class maps, whose spatial means are the attention logits; a
+    3x3 convolution to one channel, batch norm and a sigmoid give the attention map. (The paper's text says 1x1 for the
+    last; the published numbers were made with 3x3.) ``attention_map='sum_log'`` is the authors' variant for SENet: the
+    map is the sum over classes of ``log(1 + class features)``, without a sigmoid.
+    """
+    attention_map_type: Final[str]
+
+    def __init__(
+            self,
+            stage: AttentionStage,
+            num_classes: int = 1000,
+            attention_map: str = 'sigmoid',
+            device: Optional[torch.device] = None,
+            dtype: Optional[torch.dtype] = None,
+    ) -> None:
+        """
+        Args:
+            stage: The stage before the head; tells how many channels there are.
+            num_classes: Number of classes (K).
+            attention_map: 'sigmoid' or 'sum_log'.
+            device: Where to create parameters.
+            dtype: Type of the parameters.
+
+        Raises:
+            ValueError: There is no such attention map.
+        """
+        super().__init__()
+        _check_choice('attention_map', attention_map, ATTENTION_MAPS)
+        self.attention_map_type = attention_map
+        self.grad_checkpointing = False
+        self.stage = stage
+        self.norm = nn.BatchNorm2d(stage.num_features, device=device, dtype=dtype)
+        self.act = nn.ReLU(inplace=True)
+        self._build_head(num_classes, device=device, dtype=dtype)
+
+    def _build_head(self, num_classes: int, device: Optional[torch.device], dtype: Optional[torch.dtype]) -> None:
+        dd: dict = {'device': device, 'dtype': dtype}
+        self.num_classes = num_classes
+        self.class_conv = nn.Conv2d(self.stage.num_features, num_classes, 1, bias=False, **dd)
+        self.class_norm = nn.BatchNorm2d(num_classes, **dd)
+        self.classifier = nn.Conv2d(num_classes, num_classes, 1, bias=False, **dd)
+        if self.attention_map_type == 'sigmoid':
+            self.map_conv = nn.Conv2d(num_classes, 1, 3, padding=1, bias=False, **dd)
+            self.map_norm = nn.BatchNorm2d(1, **dd)
+        for name in self.head_names():
+            init_convolutions(getattr(self, name))
+
+    @torch.jit.ignore
+    def head_names(self) -> Tuple[str, ...]:
+        """Return the names of the layers whose shape, or input, depends on the number of classes."""
+        names = ('class_conv', 'class_norm', 'classifier', 'map_conv', 'map_norm')
+        return tuple(name for name in names if hasattr(self, name))
+
+    @torch.jit.ignore
+    def reset_classifier(self, num_classes: int) -> None:
+        """Build the layers that depend on the number of classes anew, on the same device and in the same type.
+
+        Args:
+            num_classes: Number of classes.
+        """
+        weight = self.class_conv.weight
+        self._build_head(num_classes, device=weight.device, dtype=weight.dtype)
+        for name in self.head_names():
+            getattr(self, name).train(self.training)
+
+    def forward_features(self, maps: torch.Tensor) -> torch.Tensor:
+        """Return the class features, shape (B, K, h, w), not negative.
+
+        Args:
+            maps: Features at the cut, shape (B, C, h, w).
+        """
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            x = checkpoint_seq(self.stage, maps)
+        else:
+            x = self.stage(maps)
+        return self.act(self.class_norm(self.class_conv(self.norm(x))))
+
+    def attention_map(self, class_features: torch.Tensor) -> torch.Tensor:
+        """Return the attention map, shape (B, 1, h, w): in [0, 1] for 'sigmoid', not negative for 'sum_log'."""
+        if self.attention_map_type == 'sum_log':
+            return torch.log1p(class_features).sum(dim=1, keepdim=True)
+        return torch.sigmoid(self.map_norm(self.map_conv(class_features)))
+
+    def class_maps(self, class_features: torch.Tensor) -> torch.Tensor:
+        """Return the class maps, shape (B, K, h, w): evidence for each class at each place."""
+        return self.classifier(class_features)
+
+    def attention_logits(self, class_features: torch.Tensor) -> torch.Tensor:
+        """Return the attention logits, shape (B, K): the spatial means of the class maps.
+
+        The mean is taken first, which gives the same logits without computing the class maps.
+        """
+        return self.classifier(class_features.mean(dim=(2, 3), keepdim=True)).flatten(1)
+
+    def forward(self, maps: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Return ``(attention_map, attention_logits)``.
+
+        Args:
+            maps: Features at the cut, shape (B, C, h, w).
+        """
+        class_features = self.forward_features(maps)
+        return self.attention_map(class_features), self.attention_logits(class_features)
+
+
+def _check_choice(name: str, value: str, choices: Tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f'{name} must be one of {", ".join(map(repr, choices))}, got {value!r}.')

@@ -1,0 +1,148 @@
+"""The first part of an attention branch: the stage after the cut, once more, at full resolution.
+
+The paper (section 3.1) copies the stage that follows the cut and sets its strides to 1, so that the attention map keeps
+the resolution of the features. Where that is not possible (patch merging, token models), two residual blocks of the
+same width take its place. Which one was built is written on the stage: ``stage.source``.
+"""
+import copy
+from collections import OrderedDict
+from typing import List, Optional, Tuple
+
+import torch
+import torch.nn as nn
+from timm.layers import BlurPool2d
+from timm.models.resnet import Bottleneck, downsample_conv
+
+__all__ = ['AttentionStage', 'build_attention_stage', 'init_convolutions']
+
+
+class AttentionStage(nn.Sequential):
+    """A chain of modules that keeps the resolution of its input.
+
+    Attributes:
+        source: What the stage was built from, in words.
+        num_features: Channels of the output.
+    """
+
+    def __init__(self, modules: 'OrderedDict[str, nn.Module]', source: str, num_features: int) -> None:
+        super().__init__(modules)
+        self.source = source
+        self.num_features = num_features
+
+    def extra_repr(self) -> str:
+        return f'source={self.source!r}'
+
+
+def build_attention_stage(
+        backbone: nn.Module,
+        next_stage: List[str],
+        in_channels: int,
+        num_features: int,
+        keep_weights: bool,
+        device: Optional[torch.device] = None,
+        dtype: Optional[torch.dtype] = None,
+) -> AttentionStage:
+    """Build the stage of an attention branch.
+
+    Args:
+        backbone: The backbone, or a half of it, that holds the modules ``next_stage``.
+        next_stage: Paths of the modules that follow the cut, in order.
+        in_channels: Channels of the features at the cut.
+        num_features: Channels of the residual blocks, where the stage cannot be copied.
+        keep_weights: Keep the weights of the copied stage (a pretrained backbone) instead of drawing new ones.
+        device: Where to create parameters.
+        dtype: Type of the parameters.
+    """
+    if next_stage:
+        modules = [copy.deepcopy(backbone.get_submodule(path)) for path in next_stage]
+        for module in modules:
+            _set_stride_one(module)
+        channels = _probe_channels(modules, in_channels)
+        if channels is not None:
+            # one sequence stays flat, so that its blocks keep their names
+            children = list(modules[0].named_children()) if _is_plain_sequence(modules) else [
+                (str(index), module) for index, module in enumerate(modules)]
+            stage = AttentionStage(OrderedDict(children), f'copy of {", ".join(next_stage)} at stride 1', channels)
+            if not keep_weights:
+                init_convolutions(stage, reset_others=True)
+            return stage
+    blocks = _residual_blocks(in_channels, num_features, device=device, dtype=dtype)
+    stage = AttentionStage(blocks, f'{len(blocks)} residual blocks of width {num_features}', num_features)
+    init_convolutions(stage)
+    return stage
+
+
+def init_convolutions(module: nn.Module, reset_others: bool = False) -> None:
+    """Draw convolutions from a normal distribution of standard deviation sqrt(2 / fan_out), as the authors' code does.
+
+    Args:
+        module: Its convolutions and batch norms are initialised.
+        reset_others: Also redraw the other layers, by their own rule.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode='fan_out', nonlinearity='relu')
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.BatchNorm2d) or reset_others:
+            reset = getattr(layer, 'reset_parameters', None)
+            if callable(reset):
+                reset()
+
+
+def _is_plain_sequence(modules: List[nn.Module]) -> bool:
+    return len(modules) == 1 and type(modules[0]) is nn.Sequential
+
+
+def _set_stride_one(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        stride = getattr(child, 'stride', 1)
+        strides = tuple(stride) if isinstance(stride, (tuple, list)) else (stride,)
+        if all(s == 1 for s in strides):
+            _set_stride_one(child)
+        elif isinstance(child, nn.Conv2d):
+            child.stride = (1, 1)
+        elif isinstance(child, nn.MaxPool2d) and child.kernel_size in (3, (3, 3)):
+            child.stride = 1
+        elif isinstance(child, (nn.MaxPool2d, nn.AvgPool2d, BlurPool2d)):
+            setattr(module, name, nn.Identity())  # what timm builds for a pooled shortcut of stride 1
+        else:
+            _set_stride_one(child)
+
+
+def _probe_channels(modules: List[nn.Module], in_channels: int) -> Optional[int]:
+    """Return the channels of the chain's output, or None if it does not keep the resolution of an NCHW input."""
+    size = (12, 10)  # not square, so that transposed layouts are noticed
+    x = torch.empty((1, in_channels, *size), device='meta')
+    memo = {id(t): torch.empty_like(t, device='meta') for m in modules for t in [*m.parameters(), *m.buffers()]}
+    memo = {
+        id(t): nn.Parameter(memo[id(t)]) if isinstance(t, nn.Parameter) else memo[id(t)]
+        for m in modules for t in [*m.parameters(), *m.buffers()]
+    }
+    try:
+        with torch.no_grad():
+            for module in modules:
+                x = copy.deepcopy(module, dict(memo)).to(dtype=x.dtype).eval()(x)
+    except Exception:
+        return None  # a stage of another layout, or one that fixes its resolution
+    return x.shape[1] if x.ndim == 4 and tuple(x.shape[2:]) == size else None
+
+
+def _residual_blocks(
+        in_channels: int,
+        num_features: int,
+        device: Optional[torch.device],
+        dtype: Optional[torch.dtype],
+) -> 'OrderedDict[str, nn.Module]':
+    planes = max(num_features // Bottleneck.expansion, 1)
+    dd: dict = {'device': device, 'dtype': dtype}
+    shortcut = downsample_conv(in_channels, planes * Bottleneck.expansion, kernel_size=1, **dd)
+    return OrderedDict([
+        ('0', Bottleneck(in_channels, planes, downsample=shortcut, **dd)),
+        ('1', Bottleneck(planes * Bottleneck.expansion, planes, **dd)),
+    ])
+
+
+def residual_width(width: int) -> int:
+    """Return ``width`` rounded up to what residual bottleneck blocks can have."""
+    return -(-width // Bottleneck.expansion) * Bottleneck.expansion

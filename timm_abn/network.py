@@ -1,0 +1,379 @@
+"""AttentionBranchNet: any timm backbone, cut in two, with an attention branch between the halves.
+
+    images ─► feature_extractor ─► features ──────────────► mechanism ─► perception_branch ─► logits
+                                       │                        ▲
+                                       └─► attention_branch ─► attention map
+                                                 └───────────► attention logits, class maps
+
+Reference: Fukui, Hirakawa, Yamashita, Fujiyoshi, "Attention Branch Network: Learning of Attention Mechanism for Visual
+Explanation", CVPR 2019.
+"""
+import difflib
+import math
+import re
+from typing import Any, Dict, List, Optional, Set, Tuple, Union
+
+import timm
+import torch
+import torch.nn as nn
+from timm.models import get_model_args
+from timm.models._features import feature_take_indices
+from timm.models._input import update_model_args
+
+from .attention_branch import AttentionBranch, FeatureLayout, Mechanism
+from .attention_stage import build_attention_stage, residual_width
+from .explanation import Explanation
+from .split import Split, SplitError, cut_backbone, find_adapter
+
+__all__ = ['AttentionBranchNet']
+
+HALVES = ('feature_extractor', 'perception_branch')
+
+
+class AttentionBranchNet(nn.Module):
+    """Attention Branch Network over a timm backbone.
+
+    In training mode the model returns ``(logits, attention_logits)``, in evaluation mode ``logits``, like timm's DeiT
+    with its two heads. The training loss is the sum of the losses of both (paper, Eq. 3).
+
+    Attributes:
+        feature_extractor: First half of the backbone, up to and including the module ``split``.
+        attention_branch: Makes the attention map from the features.
+        mechanism: Applies the attention map to the features.
+        perception_branch: Second half of the backbone.
+    """
+    __jit_unused_properties__ = ['global_pool', 'config']
+
+    def __init__(
+            self,
+            backbone: Union[str, nn.Module] = 'resnet50',
+            split: Optional[Union[int, str]] = None,
+            mechanism: str = 'residual',
+            attention_map: str = 'sigmoid',
+            num_classes: int = 1000,
+            in_chans: int = 3,
+            pretrained_backbone: Union[bool, str] = False,
+            attention_classes: Optional[int] = None,
+            device: Optional[torch.device] = None,
+            dtype: Optional[torch.dtype] = None,
+            **backbone_kwargs: Any,
+    ) -> None:
+        """
+        Args:
+            backbone: Name of a timm model, or a timm model (which is used up: its parameters become the network's).
+            split: Where to cut the backbone: index into its ``feature_info`` or path of a module. By default before
+                the last stage.
+            mechanism: 'residual' (paper, Eq. 2) or 'product' (Eq. 1).
+            attention_map: 'sigmoid', or 'sum_log' (see ``AttentionBranch``).
+            num_classes: Number of classes. With 0 the network returns pooled features, and keeps its attention map.
+            in_chans: Channels of the images.
+            pretrained_backbone: Start both halves, and the copied stage of the attention branch, from timm's
+                pretrained weights of the backbone, or from the weights in the file of this name.
+            attention_classes: Number of classes of the attention branch where ``num_classes`` is 0.
+            device: Where to create parameters.
+            dtype: Type of the parameters.
+            **backbone_kwargs: Passed to ``timm.create_model`` for the backbone (``img_size``, ``drop_path_rate``, ...).
+
+        Raises:
+            ValueError: An argument has no meaning; the message names it and says what would be right.
+        """
+        super().__init__()
+        if num_classes < 0:
+            raise ValueError(f'num_classes must be 0 (no classifier) or more, got {num_classes}.')
+        dd: dict = {'device': device, 'dtype': dtype}
+        if isinstance(backbone, str):
+            backbone = create_backbone(
+                backbone, pretrained_backbone, num_classes=num_classes, in_chans=in_chans, **dd, **backbone_kwargs)
+        parts = cut_backbone(backbone, split)
+        layout, channels = _feature_layout(parts)
+        stage = build_attention_stage(
+            parts.perception_branch,
+            parts.next_stage if layout.layout == 'NCHW' else [],
+            in_channels=channels,
+            num_features=residual_width(parts.next_channels or channels),
+            keep_weights=bool(pretrained_backbone),
+            **dd,
+        )
+        self.split = parts.path
+        self.num_classes = num_classes
+        self.in_chans = in_chans
+        self.num_features = parts.perception_branch.num_features
+        self.head_hidden_size = parts.perception_branch.head_hidden_size
+        self.num_extractor_stages = parts.num_extractor_stages
+        self.feature_info = parts.feature_info
+        if layout.layout == 'NHWC':
+            self.output_fmt = 'NHWC'
+        self.layout = layout
+        self.feature_extractor = parts.feature_extractor
+        self.attention_branch = AttentionBranch(stage, num_classes or attention_classes or 1000, attention_map, **dd)
+        self.mechanism = Mechanism(mechanism, layout)
+        # the perception branch comes last: timm's AGC clipping leaves out the last two parameters, its classifier
+        self.perception_branch = parts.perception_branch
+
+    def forward(
+            self,
+            x: torch.Tensor,
+            attention: Optional[torch.Tensor] = None,
+    ) -> Union[torch.Tensor, Tuple[torch.Tensor, torch.Tensor]]:
+        """Return logits (B, K), in training mode ``(logits, attention_logits)``.
+
+        Args:
+            x: Images, shape (B, in_chans, H, W).
+            attention: Attention map to use instead of the predicted one, shape (B, 1, h, w).
+        """
+        features = self.feature_extractor(x)
+        if self.training and not torch.jit.is_scripting():
+            predicted, attention_logits = self.attention_branch(self.layout.to_maps(features, x))
+            attention_map = predicted if attention is None else self._checked(attention, features, x)
+            return self.perception_branch(self.mechanism(features, attention_map)), attention_logits
+        return self.perception_branch(self._attended_features(features, x, attention))
+
+    def forward_features(self, x: torch.Tensor, attention: Optional[torch.Tensor] = None) -> torch.Tensor:
+        """Return the unpooled features of the perception branch.
+
+        Args:
+            x: Images, shape (B, in_chans, H, W).
+            attention: See ``forward``.
+        """
+        features = self.feature_extractor(x)
+        return self.perception_branch.forward_features(self._attended_features(features, x, attention))
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """Return logits of the perception branch.
+
+        Args:
+            x: Features as returned by ``forward_features``.
+            pre_logits: Return pooled features instead.
+        """
+        return self.perception_branch.forward_head(x, pre_logits=pre_logits)
+
+    def _attended_features(
+            self,
+            features: torch.Tensor,
+            images: torch.Tensor,
+            attention: Optional[torch.Tensor],
+    ) -> torch.Tensor:
+        if attention is None:
+            # without a gradient to send and with nobody to read them, class maps and attention logits are not computed
+            class_features = self.attention_branch.forward_features(self.layout.to_maps(features, images))
+            attention = self.attention_branch.attention_map(class_features)
+        else:
+            attention = self._checked(attention, features, images)
+        return self.mechanism(features, attention)
+
+    def _checked(self, attention: torch.Tensor, features: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        maps = self.layout.to_maps(features, images)
+        expected = [maps.shape[0], 1, maps.shape[2], maps.shape[3]]
+        if list(attention.shape) != expected:
+            raise ValueError(f'attention must have shape {expected}, got {list(attention.shape)}.')
+        return attention
+
+    @torch.jit.ignore
+    @torch.no_grad()
+    def explain(self, images: torch.Tensor, attention: Optional[torch.Tensor] = None) -> Explanation:
+        """Predict, and say where the prediction looks: one forward pass, no gradients.
+
+        Args:
+            images: Normalised images, shape (B, in_chans, H, W).
+            attention: Attention map to use instead of the predicted one, shape (B, 1, h, w).
+
+        Returns:
+            Logits (B, K), attention map (B, 1, h, w), attention logits (B, K) and class maps (B, K, h, w).
+
+        Raises:
+            ValueError: The model is in training mode, or an argument has the wrong shape.
+        """
+        if self.training:
+            raise ValueError('explain() needs evaluation mode; call model.eval() first.')
+        if images.ndim != 4 or images.shape[1] != self.in_chans:
+            raise ValueError(f'images must have shape (B, {self.in_chans}, H, W), got {tuple(images.shape)}.')
+        features = self.feature_extractor(images)
+        class_features = self.attention_branch.forward_features(self.layout.to_maps(features, images))
+        class_maps = self.attention_branch.class_maps(class_features)
+        if attention is None:
+            attention = self.attention_branch.attention_map(class_features)
+        else:
+            attention = self._checked(attention, features, images)
+        return Explanation(
+            logits=self.perception_branch(self.mechanism(features, attention)),
+            attention_map=attention,
+            attention_logits=class_maps.mean(dim=(2, 3)),
+            class_maps=class_maps,
+        )
+
+    @torch.jit.ignore
+    def forward_intermediates(
+            self,
+            x: torch.Tensor,
+            indices: Optional[Union[int, List[int]]] = None,
+            norm: bool = False,
+            stop_early: bool = False,
+            output_fmt: str = 'NCHW',
+            intermediates_only: bool = False,
+            attention: Optional[torch.Tensor] = None,
+    ) -> Union[List[torch.Tensor], Tuple[torch.Tensor, List[torch.Tensor]]]:
+        """Return features of the stages of ``feature_info``; those after the cut have seen the attention map.
+
+        Args:
+            x: Images, shape (B, in_chans, H, W).
+            indices: The last n stages if int, all if None, else the stages with these indices.
+            norm: Apply the backbone's final norm to the features of stages after the cut.
+            stop_early: Do not run what comes after the last of the stages asked for.
+            output_fmt: Only 'NCHW'.
+            intermediates_only: Leave out the final features.
+            attention: See ``forward``.
+
+        Returns:
+            Final features and a list of features of shape (B, C, h, w), or only the list.
+
+        Raises:
+            ValueError: ``output_fmt`` is not 'NCHW', or ``norm`` is asked for a stage before the cut.
+        """
+        if output_fmt != 'NCHW':
+            raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}.")
+        take_indices, _ = feature_take_indices(len(self.feature_info), indices)
+        before = [index for index in take_indices if index < self.num_extractor_stages]
+        after = [index for index in take_indices if index >= self.num_extractor_stages]
+        if norm and before:
+            raise ValueError(f'norm=True is only possible for stages after the cut, not for {before}.')
+        # an empty list means all to timm, so that the cut itself is asked for in its place
+        features, intermediates = self.feature_extractor.forward_intermediates(
+            x, indices=before or [max(self.num_extractor_stages - 1, 0)], output_fmt='NCHW')
+        intermediates = list(intermediates) if before else []
+        if stop_early and intermediates_only and not after:
+            return intermediates
+        gated = self._attended_features(features, x, attention)
+        final, later = find_adapter(self.perception_branch).perception_intermediates(
+            self.perception_branch, gated, after or [len(self.feature_info) - 1], norm)
+        if after:
+            intermediates += [self.layout.to_maps(y, x) if y.ndim == 3 else y for y in later]
+        return intermediates if intermediates_only else (final, intermediates)
+
+    @torch.jit.ignore
+    def get_classifier(self, name_only: bool = False) -> Union[str, nn.Module]:
+        """Return the classifier of the perception branch, whose logits are the model's prediction.
+
+        Args:
+            name_only: Return its path instead.
+        """
+        classifier = self.perception_branch.get_classifier(name_only=name_only)
+        return f'perception_branch.{classifier}' if name_only else classifier
+
+    @torch.jit.ignore
+    def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
+        """Replace the classifiers of both branches; with ``num_classes`` 0 the attention branch stays as it is.
+
+        Args:
+            num_classes: Number of classes, 0 to return pooled features.
+            global_pool: Type of pooling, the current one if None.
+
+        Raises:
+            ValueError: ``num_classes`` is negative.
+        """
+        if num_classes < 0:
+            raise ValueError(f'num_classes must be 0 (no classifier) or more, got {num_classes}.')
+        self.perception_branch.reset_classifier(num_classes, global_pool)
+        if num_classes:
+            self.attention_branch.reset_classifier(num_classes)
+        else:
+            update_model_args(self, attention_classes=self.attention_branch.num_classes)
+        self.num_classes = num_classes
+        self.head_hidden_size = self.perception_branch.head_hidden_size
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade computation for memory in all three components.
+
+        Args:
+            enable: Whether to.
+        """
+        self.feature_extractor.set_grad_checkpointing(enable)
+        self.perception_branch.set_grad_checkpointing(enable)
+        self.attention_branch.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
+        """Return the backbone's parameter groups; the attention branch falls into the last, with the classifier.
+
+        Args:
+            coarse: Group by stage instead of by block.
+        """
+        matcher = self.perception_branch.group_matcher(coarse=coarse)
+        return {
+            group: [(_in_halves(pattern), suffix) for pattern, suffix in spec] if isinstance(spec, (list, tuple))
+            else spec and _in_halves(spec)
+            for group, spec in matcher.items()
+        }
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> Set[str]:
+        """Return the names of the parameters that the backbone wants to be free of weight decay."""
+        names: Set[str] = set()
+        for half in HALVES:
+            module = getattr(self, half)
+            if hasattr(module, 'no_weight_decay'):
+                names.update(f'{half}.{name}' for name in module.no_weight_decay())
+        return names
+
+    @property
+    def global_pool(self) -> Optional[str]:
+        """Type of pooling of the perception branch."""
+        return get_model_args(self.perception_branch).get('global_pool')
+
+    @property
+    def config(self) -> Dict[str, Any]:
+        """What the network was built from: split, attention stage, attention map and mechanism."""
+        return dict(
+            backbone=type(self.perception_branch).__name__,
+            split=self.split,
+            attention_stage=self.attention_branch.stage.source,
+            attention_map=self.attention_branch.attention_map_type,
+            mechanism='residual' if self.mechanism.residual else 'product',
+        )
+
+    def extra_repr(self) -> str:
+        return ', '.join(f'{key}={value!r}' for key, value in self.config.items())
+
+
+def create_backbone(name: str, pretrained: Union[bool, str], **kwargs: Any) -> nn.Module:
+    """Create a timm model by name.
+
+    Args:
+        name: Name of a registered model, with or without a tag, or a 'hf-hub:' or 'local-dir:' address.
+        pretrained: Whether to load weights, or the file to load them from.
+        **kwargs: Passed to ``timm.create_model``.
+
+    Raises:
+        ValueError: There is no such model, or it is an ABN itself.
+    """
+    architecture = name.split('.')[0]
+    if ':' not in name and not timm.is_model(architecture):
+        close = difflib.get_close_matches(architecture, timm.list_models(), n=3)
+        hint = f'did you mean {", ".join(close)}?' if close else 'see timm.list_models().'
+        raise ValueError(f'Unknown backbone {name!r}: {hint}')
+    overlay = dict(file=pretrained) if isinstance(pretrained, str) else None
+    model = timm.create_model(name, pretrained=bool(pretrained), pretrained_cfg_overlay=overlay, **kwargs)
+    if isinstance(model, AttentionBranchNet):
+        raise ValueError(f'Backbone {name!r} is an Attention Branch Network already; pass its own backbone.')
+    return model
+
+
+def _feature_layout(parts: Split) -> Tuple[FeatureLayout, int]:
+    """Return the layout of the features at the cut, and their channels."""
+    shape = parts.feature_shape
+    if len(shape) == 2:
+        num_prefix_tokens = getattr(parts.perception_branch, 'num_prefix_tokens', 0)
+        height, width = parts.image_size
+        reduction = round(math.sqrt(height * width / (shape[0] - num_prefix_tokens)))
+        return FeatureLayout('NLC', num_prefix_tokens, reduction), shape[1]
+    if len(shape) != 3:
+        raise SplitError(f'the features at {parts.path!r} have shape {shape}; a cut needs maps or tokens.')
+    if getattr(parts.perception_branch, 'output_fmt', 'NCHW') == 'NHWC':
+        return FeatureLayout('NHWC'), shape[2]
+    return FeatureLayout(), shape[0]
+
+
+def _in_halves(pattern: str) -> str:
+    # patterns are matched from the start of a name, so that an anchor at the start of an alternative says nothing more
+    unanchored = re.sub(r'(?<!\[)\^', '', pattern)
+    return rf'^(?:{"|".join(HALVES)})\.(?:{unanchored})'
