@@ -1,0 +1,44 @@
+# make help lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# two test processes of one thread each: more threads than cores make torch many times slower
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+.PHONY: help install demo test test-slow lint conformance benchmark build clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(STAMP)  ## create the environment in .venv
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+demo: $(STAMP)  ## explain real images with a trained model; leaves outputs/demo.png
+	$(BIN)/python scripts/demo.py --out outputs/demo.png
+
+lint: $(STAMP)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint  ## lint, and all tests that are not slow
+	$(PYTEST) -m 'not slow'
+
+test-slow: $(STAMP)  ## the tests that take minutes
+	$(PYTEST) -m slow
+
+conformance: $(STAMP)  ## timm's own model tests over every model of this package
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.conformance
+
+benchmark: $(STAMP)  ## speed and memory of import, construction and evaluation
+	$(BIN)/python scripts/benchmark.py
+
+build: $(STAMP)  ## build the sdist and the wheel into dist/
+	$(BIN)/python -m build
+
+clean:  ## remove everything that make creates
+	rm -rf $(VENV) build dist outputs .conformance .pytest_cache .mypy_cache .ruff_cache
