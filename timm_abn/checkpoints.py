@@ -5,7 +5,7 @@ from typing import Any, Dict, List, Mapping, Tuple
 import timm
 import torch
 
-__all__ = ['CheckpointError', 'convert_official_checkpoint']
+__all__ = ['CheckpointError', 'check_state_dict', 'convert_official_checkpoint']
 
 # the authors' names -> ours; everything else is a name of the backbone, and found in one of the halves
 _RENAMES: Tuple[Tuple[str, str], ...] = (
@@ -45,7 +45,7 @@ def convert_official_checkpoint(checkpoint: Mapping[str, Any], model_name: str) 
     for name, tensor in expected.items():
         if name.endswith('num_batches_tracked') and name not in converted:
             converted[name] = torch.zeros((), dtype=tensor.dtype)  # written by PyTorch since 0.4.1
-    _check(converted, expected, model_name)
+    check_state_dict(converted, expected, model_name)
     return {name: converted[name] for name in expected}
 
 
@@ -71,13 +71,27 @@ def _rename(name: str, expected: Mapping[str, torch.Tensor]) -> str:
     return next((half for half in halves if half in expected), name)
 
 
-def _check(converted: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], model_name: str) -> None:
+def check_state_dict(
+        state_dict: Mapping[str, torch.Tensor],
+        expected: Mapping[str, torch.Tensor],
+        model_name: str,
+) -> None:
+    """Check that weights fit a model, and say in one line which do not.
+
+    Args:
+        state_dict: The weights.
+        expected: State dict of the model.
+        model_name: Name of the model, for the message.
+
+    Raises:
+        CheckpointError: Names are missing or unknown, or shapes differ.
+    """
     problems = []
-    missing = [name for name in expected if name not in converted]
-    unknown = [name for name in converted if name not in expected]
+    missing = [name for name in expected if name not in state_dict]
+    unknown = [name for name in state_dict if name not in expected]
     shapes = [
-        f'{name} has shape {tuple(converted[name].shape)} instead of {tuple(tensor.shape)}'
-        for name, tensor in expected.items() if name in converted and converted[name].shape != tensor.shape
+        f'{name} has shape {tuple(state_dict[name].shape)} instead of {tuple(tensor.shape)}'
+        for name, tensor in expected.items() if name in state_dict and state_dict[name].shape != tensor.shape
     ]
     if missing:
         problems.append(f'{len(missing)} missing ({_some(missing)})')

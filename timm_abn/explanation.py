@@ -1,14 +1,25 @@
-"""Explanation: what a model says about its own prediction."""
+"""Explanation: what a model says about its own prediction, and how to show it."""
 import dataclasses
+from pathlib import Path
+from typing import List, Optional, Sequence, Tuple, Union
 
 import torch
+import torch.nn.functional as F
 
-__all__ = ['Explanation']
+from .colormaps import colormap_table
+from .staging import staged_files
+
+__all__ = ['INTERPOLATIONS', 'Explanation', 'blend_maps', 'normalize_maps', 'upsample_maps']
+
+INTERPOLATIONS = ('bilinear', 'bicubic')
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Explanation:
     """A prediction and where it looked, for a batch of images.
+
+    ``explanation[i]`` is the explanation of one of the images, still with a batch dimension, ``explanation[i:j]`` of
+    several. All methods work on the whole batch, on the device of the tensors.
 
     Attributes:
         logits: Shape (B, K), the model's prediction.
@@ -20,3 +31,187 @@ class Explanation:
     attention_map: torch.Tensor
     attention_logits: torch.Tensor
     class_maps: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    def __getitem__(self, index: Union[int, slice]) -> 'Explanation':
+        if isinstance(index, int):
+            start = range(len(self))[index]  # raises IndexError, which ends an iteration
+            index = slice(start, start + 1)
+        return Explanation(**{field.name: getattr(self, field.name)[index] for field in dataclasses.fields(self)})
+
+    def top_k(self, k: int = 5) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Return probabilities and indices of the most probable classes, each of shape (B, k), in falling order.
+
+        Args:
+            k: How many; all classes if there are fewer.
+
+        Raises:
+            ValueError: ``k`` is less than 1.
+        """
+        if k < 1:
+            raise ValueError(f'k must be 1 or more, got {k}.')
+        probabilities, indices = self.logits.float().softmax(dim=1).topk(min(k, self.logits.shape[1]), dim=1)
+        return probabilities, indices
+
+    def upsample(self, size: Tuple[int, int], interpolation: str = 'bilinear') -> torch.Tensor:
+        """Return the attention map at another size, shape (B, 1, H, W), in the range of the original.
+
+        Args:
+            size: Height and width.
+            interpolation: 'bilinear' or 'bicubic'.
+
+        Raises:
+            ValueError: There is no such interpolation, or ``size`` is not positive.
+        """
+        return upsample_maps(self.attention_map, size, interpolation)
+
+    def overlay(
+            self,
+            images: torch.Tensor,
+            maps: Optional[torch.Tensor] = None,
+            alpha: float = 0.5,
+            colormap: str = 'viridis',
+            interpolation: str = 'bilinear',
+            normalize: bool = True,
+    ) -> torch.Tensor:
+        """Return images with a map laid over them in colour, shape (B, 3, H, W), in the type of ``images``.
+
+        Args:
+            images: Images to draw on, shape (B, 3, H, W) or (B, 1, H, W): floats in [0, 1], without normalisation (see
+                ``timm_abn.images.denormalize``), or uint8.
+            maps: Maps to show instead of the attention map, shape (B, 1, h, w), such as ``class_maps[:, [3]]``.
+            alpha: Opacity of the colours, in [0, 1].
+            colormap: 'viridis', 'inferno' or 'magma'.
+            interpolation: 'bilinear' or 'bicubic'.
+            normalize: Stretch each map to [0, 1], which shows where an image is attended to more than elsewhere; a flat
+                map becomes 0. Without it colours compare between images, and values outside [0, 1] are clamped.
+
+        Raises:
+            ValueError: An argument has no meaning, or the wrong shape.
+        """
+        maps = self.attention_map if maps is None else maps
+        if images.ndim != 4 or maps.ndim != 4 or maps.shape[1] != 1 or len(maps) != len(images):
+            raise ValueError(
+                f'images must have shape (B, 3, H, W) and maps (B, 1, h, w) with the same B, got {tuple(images.shape)} '
+                f'and {tuple(maps.shape)}.')
+        maps = normalize_maps(maps) if normalize else maps
+        height, width = images.shape[2:]
+        return blend_maps(images, upsample_maps(maps, (height, width), interpolation), alpha, colormap)
+
+    def save(
+            self,
+            folder: Union[str, Path],
+            images: torch.Tensor,
+            names: Optional[Sequence[str]] = None,
+            **overlay_kwargs: object,
+    ) -> List[Path]:
+        """Write one overlay per image, and the four tensors as ``explanation.safetensors``.
+
+        Either all files are written or none; files of the same name are replaced.
+
+        Args:
+            folder: Where to; made if it does not exist.
+            images: See ``overlay``.
+            names: Names of the images, without '.png'; '0', '1', ... by default.
+            **overlay_kwargs: Other arguments of ``overlay``.
+
+        Returns:
+            Paths of the overlays.
+
+        Raises:
+            ValueError: Names are not one per image, not different, or not names of files, or see ``overlay``.
+        """
+        from safetensors.torch import save_file
+        from torchvision.transforms.functional import to_pil_image
+
+        names = [str(index) for index in range(len(self))] if names is None else list(names)
+        if len(names) != len(self) or len(set(names)) != len(names):
+            raise ValueError(f'names must be {len(self)} different ones, one per image, got {names}.')
+        if any(Path(name).name != name for name in names):
+            raise ValueError(f'names must be names of files without a folder, got {names}.')
+        overlays = self.overlay(images, **overlay_kwargs)  # type: ignore[arg-type]
+        tensors = {field.name: getattr(self, field.name).contiguous() for field in dataclasses.fields(self)}
+        with staged_files(folder) as staging:
+            save_file(tensors, staging / 'explanation.safetensors')
+            for name, overlay in zip(names, overlays.cpu(), strict=True):
+                to_pil_image(overlay.float() if overlay.is_floating_point() else overlay).save(staging / f'{name}.png')
+        return [Path(folder) / f'{name}.png' for name in names]
+
+
+def upsample_maps(maps: torch.Tensor, size: Tuple[int, int], interpolation: str = 'bilinear') -> torch.Tensor:
+    """Return maps at another size, shape (B, T, H, W), each in the range of its original, in float32 or float64.
+
+    Pixels are areas, as in images (``align_corners=False``); where a map shrinks, it is averaged.
+
+    Args:
+        maps: Shape (B, T, h, w).
+        size: Height and width.
+        interpolation: 'bilinear' or 'bicubic'.
+
+    Raises:
+        ValueError: There is no such interpolation, or ``size`` is not positive.
+    """
+    if interpolation not in INTERPOLATIONS:
+        raise ValueError(f'interpolation must be one of {", ".join(map(repr, INTERPOLATIONS))}, got {interpolation!r}.')
+    height, width = size
+    if height < 1 or width < 1:
+        raise ValueError(f'size must be a positive height and width, got {tuple(size)}.')
+    maps = maps if maps.dtype == torch.float64 else maps.float()
+    shrinks = height < maps.shape[2] or width < maps.shape[3]
+    resized = F.interpolate(maps, (height, width), mode=interpolation, align_corners=False, antialias=shrinks)
+    # bicubic overshoots, and an attention map outside [0, 1] would be none
+    return resized.clamp(maps.amin(dim=(2, 3), keepdim=True), maps.amax(dim=(2, 3), keepdim=True))
+
+
+def normalize_maps(maps: torch.Tensor) -> torch.Tensor:
+    """Return maps stretched to [0, 1] one by one, in float32 or float64; a flat map becomes 0.
+
+    Args:
+        maps: Shape (B, T, h, w).
+    """
+    maps = maps if maps.dtype == torch.float64 else maps.float()
+    low, high = maps.amin(dim=(2, 3), keepdim=True), maps.amax(dim=(2, 3), keepdim=True)
+    # differences that are only rounding must not be blown up to look like attention
+    contrast = high - low > 1e-5 * torch.maximum(high.abs(), low.abs())
+    return torch.where(contrast, (maps - low) / torch.where(contrast, high - low, 1.0), 0.0)
+
+
+def blend_maps(
+        images: torch.Tensor,
+        maps: torch.Tensor,
+        alpha: float = 0.5,
+        colormap: str = 'viridis',
+) -> torch.Tensor:
+    """Return images with maps of the same size laid over them in colour, in the type of ``images``.
+
+    Args:
+        images: Shape (B, 3, H, W) or (B, 1, H, W): floats in [0, 1] or uint8.
+        maps: Shape (B, 1, H, W); values are clamped to [0, 1].
+        alpha: Opacity of the colours, in [0, 1].
+        colormap: 'viridis', 'inferno' or 'magma'.
+
+    Raises:
+        ValueError: An argument has no meaning, or the wrong shape.
+    """
+    batch, channels, height, width = images.shape
+    if channels not in (1, 3) or maps.shape != (batch, 1, height, width):
+        raise ValueError(
+            f'images must have shape (B, 3, H, W) or (B, 1, H, W) and maps (B, 1, H, W), got {tuple(images.shape)} '
+            f'and {tuple(maps.shape)}.')
+    if not 0.0 <= alpha <= 1.0:
+        raise ValueError(f'alpha must be in [0, 1], got {alpha}.')
+    is_bytes = images.dtype == torch.uint8
+    if not is_bytes and not (images.is_floating_point() and bool(((images >= 0) & (images <= 1)).all())):
+        raise ValueError(
+            f'images must be uint8, or floats in [0, 1] (timm_abn.images.denormalize undoes a normalisation), got '
+            f'{images.dtype} in [{images.min().item():.4g}, {images.max().item():.4g}].')
+    colors = colormap_table(colormap).to(maps.device)
+    levels = (maps[:, 0].nan_to_num().clamp(0, 1) * 255).round().int()
+    blended = torch.empty((batch, 3, height, width), dtype=images.dtype, device=images.device)
+    for channel in range(3):  # one at a time: a photo of 100 megapixels would need 1.2 GB for each float copy
+        color = colors[:, channel].float()[levels] / (1 if is_bytes else 255)
+        mixed = torch.lerp(images[:, channel % channels].float(), color, alpha)
+        blended[:, channel] = mixed.round() if is_bytes else mixed
+    return blended

@@ -1,0 +1,68 @@
+"""The ``timm-abn`` command. Every subcommand is a module here, with ``add_arguments(parser)`` and ``run(args)``."""
+import argparse
+import os
+import sys
+from typing import List, NoReturn, Optional
+
+from .. import __version__
+from . import explain, list_models
+from .errors import CommandError
+
+__all__ = ['CommandError', 'main']
+
+COMMANDS = {
+    'explain': explain,
+    'list': list_models,
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports wrong arguments as every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        raise CommandError(f'{message}; see {self.prog} --help')
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Run the command line and return its exit code: 2 for wrong input, else what the subcommand says.
+
+    Args:
+        argv: Arguments without the name of the program; those of the process by default.
+    """
+    try:
+        args = create_parser().parse_args(argv)
+        return args.run(args)
+    except CommandError as error:
+        return _fail(str(error))
+    except BrokenPipeError:  # the reader of the output, such as ``head``, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        return _fail(f'{error.filename}: {error.strerror}' if error.filename else str(error))
+    except KeyboardInterrupt:
+        return 130
+
+
+def _fail(message: str) -> int:
+    print(f'timm-abn: error: {message}', file=sys.stderr)
+    return 2
+
+
+def create_parser() -> argparse.ArgumentParser:
+    """Return the parser of all subcommands; what it parses has a function ``run`` for the chosen one."""
+    parser = _Parser(
+        prog='timm-abn', description='Attention Branch Networks for timm: models that explain themselves.')
+    parser.add_argument('--version', action='version', version=f'timm-abn {__version__}')
+    subparsers = parser.add_subparsers(metavar='command', required=True)
+    for name, module in COMMANDS.items():
+        summary, _, details = (module.__doc__ or '').partition('\n')
+        subparser = subparsers.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            epilog=details.strip(),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(subparser)
+        subparser.set_defaults(run=module.run)
+    return parser

@@ -1,0 +1,256 @@
+"""Explain images: attention overlays, and a table of the most probable classes.
+
+examples:
+  timm-abn explain photo.jpg --model abn_resnet20_cifar.fashion_mnist
+  timm-abn explain photo.jpg folder/ --model abn_resnet152 --checkpoint weights.safetensors --map npy
+
+Folders are searched with their subfolders. The overlay of photo.jpg is written to OUT/photo.overlay.png, in the size of
+the photo; that of folder/dogs/1.jpg to OUT/dogs/1.overlay.png; a second file of the same name becomes 1-2.overlay.png.
+
+The model sees its own preprocessing of an image, which for most models cuts off the edges. What it did not see is left
+as it is in the overlay, and 0 in the map. Colours show each map from its least value (dark) to its greatest (bright);
+--map npy gives the values themselves.
+
+exit code: 0 if all went well, 1 if images found in a folder cannot be read (the others are explained), 2 if a file
+that was named cannot be read, or for wrong arguments.
+"""
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence, Tuple
+
+import numpy as np
+import torch
+from huggingface_hub.utils import tqdm
+from PIL import Image
+from timm.data import CustomDatasetInfo, ImageNetInfo, infer_imagenet_subset
+from timm.utils import ParseKwargs
+
+from ..colormaps import COLORMAPS
+from ..explanation import INTERPOLATIONS, normalize_maps
+from ..images import IMAGE_EXTENSIONS, Box, ImageError, Preprocessing, draw_overlay, place_map, read_image
+from ..network import AttentionBranchNet
+from ..staging import staged_files
+from .errors import CommandError
+from .models import load_model
+from .table import format_table
+
+__all__ = ['add_arguments', 'run', 'class_namer', 'find_sources']
+
+OUTPUT_ENDINGS = ('.overlay.png', '.map.png')  # not to be explained when the output lies among the images
+
+
+@dataclasses.dataclass
+class Source:
+    """An image to explain.
+
+    Attributes:
+        path: The file.
+        name: Path of its output, relative to the output folder, without an ending.
+        named: Whether the user named the file, rather than a folder that holds it.
+    """
+    path: Path
+    name: Path
+    named: bool
+
+
+@dataclasses.dataclass
+class Prepared:
+    """An image that was read and preprocessed.
+
+    Attributes:
+        source: Where it comes from.
+        image: The original, as RGB.
+        x: The model's input, shape (C, H, W).
+        box: The part of the original that the input shows.
+    """
+    source: Source
+    image: Image.Image
+    x: torch.Tensor
+    box: Box
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the command."""
+    parser.add_argument('images', nargs='+', type=Path, metavar='IMAGE', help='image file, or folder of images')
+    parser.add_argument('--model', required=True, help='name of the model, see timm-abn list; or hf-hub:OWNER/NAME')
+    parser.add_argument('--checkpoint', type=Path, metavar='FILE',
+                        help='weights to load instead of the pretrained ones (.safetensors, .pth, .pth.tar)')
+    parser.add_argument('--num-classes', type=_positive, metavar='K',
+                        help='number of classes (default: that of the weights)')
+    parser.add_argument('--model-kwargs', nargs='*', default={}, action=ParseKwargs, metavar='KEY=VALUE',
+                        help='other arguments of the model, as in timm: backbone=convnext_tiny in_chans=1')
+    parser.add_argument('--out', type=Path, default=Path('outputs'), metavar='FOLDER',
+                        help='where to write overlays (default: outputs)')
+    parser.add_argument('--top-k', type=_positive, default=5, metavar='K', help='classes per image (default: 5)')
+    parser.add_argument('--map', choices=('npy', 'png'),
+                        help='also write the map in the size of the image: its values, or as shown, in grey')
+    parser.add_argument('--interpolation', choices=INTERPOLATIONS, default='bilinear',
+                        help='how maps are brought to the size of the image (default: bilinear)')
+    parser.add_argument('--colormap', choices=tuple(COLORMAPS), default='viridis', help='(default: viridis)')
+    parser.add_argument('--batch-size', type=_positive, default=16, metavar='B', help='images at once (default: 16)')
+    parser.add_argument('--device', type=_device, default='cuda' if torch.cuda.is_available() else 'cpu',
+                        help='where to compute (default here: %(default)s)')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
+    sources = find_sources(args.images)
+    model = load_model(args.model, args.checkpoint, args.num_classes, args.device, **args.model_kwargs)
+    try:
+        preprocessing = Preprocessing(model)
+    except ValueError as error:
+        raise CommandError(str(error)) from None
+    class_name = class_namer(model)
+    rows: List[Tuple[str, ...]] = []
+    problems: List[Tuple[Source, str]] = []
+    for batch in prepared_batches(sources, preprocessing, args.batch_size, problems):
+        try:
+            explanation = model.explain(torch.stack([prepared.x for prepared in batch]).to(args.device))
+        except torch.OutOfMemoryError:
+            raise CommandError(f'out of memory on {args.device}; try a smaller --batch-size') from None
+        probabilities, indices = (values.tolist() for values in explanation.top_k(args.top_k))
+        for index, prepared in enumerate(batch):
+            path = write_outputs(prepared, explanation.attention_map[index:index + 1].cpu(), args)
+            rows += _table_rows(str(prepared.source.path), map(class_name, indices[index]), probabilities[index], path)
+    if rows:
+        print(format_table(('image', 'class', 'probability', 'overlay'), rows, right=('probability',)))
+    for _, message in problems:
+        print(f'timm-abn: error: {message}', file=sys.stderr)
+    return 2 if any(source.named for source, _ in problems) else 1 if problems else 0
+
+
+def find_sources(paths: Iterable[Path]) -> List[Source]:
+    """Return the images among files and folders, each with an output name of its own.
+
+    Args:
+        paths: Files, which are taken whatever their name, and folders, of which the images are taken.
+
+    Raises:
+        CommandError: A path does not exist, or a folder holds no images.
+    """
+    sources: Dict[Path, Source] = {}
+    taken = set()
+    for path in paths:
+        if path.is_dir():
+            files = [file for file in sorted(path.rglob('*')) if _is_input(file)]
+            names = [file.relative_to(path).with_suffix('') for file in files]
+            if not files:
+                raise CommandError(f'there are no images in {path}')
+        elif path.exists():
+            files, names = [path], [Path(path.stem)]
+        else:
+            raise CommandError(f'there is no file or folder {path}')
+        for file, name in zip(files, names, strict=True):
+            if file.resolve() in sources:
+                continue
+            unique, number = name, 1
+            while str(unique).casefold() in taken:
+                number += 1
+                unique = name.with_name(f'{name.name}-{number}')
+            taken.add(str(unique).casefold())
+            sources[file.resolve()] = Source(file, unique, named=not path.is_dir())
+    return list(sources.values())
+
+
+def prepared_batches(
+        sources: Sequence[Source],
+        preprocessing: Preprocessing,
+        batch_size: int,
+        problems: List[Tuple[Source, str]],
+) -> Iterator[List[Prepared]]:
+    """Read images and yield them in batches, with a progress bar on a terminal.
+
+    Args:
+        sources: The images.
+        preprocessing: That of the model.
+        batch_size: Images per batch; fewer where large photos would fill the memory.
+        problems: Images that cannot be used are added here, with the reason.
+    """
+    batch: List[Prepared] = []
+    pixels = 0
+    for source in tqdm(sources, desc='explain', unit='image', disable=None if len(sources) > 1 else True):
+        try:
+            image = read_image(source.path)
+            batch.append(Prepared(source, image, *preprocessing(image)))
+        except ImageError as error:
+            message = str(error).rstrip('.')
+            problems.append((source, message if str(source.path) in message else f'{source.path}: {message}'))
+            continue
+        pixels += image.width * image.height
+        if len(batch) == batch_size or pixels > _MOST_PIXELS:
+            yield batch
+            batch, pixels = [], 0
+    if batch:
+        yield batch
+
+
+def write_outputs(prepared: Prepared, attention_map: torch.Tensor, args: argparse.Namespace) -> Path:
+    """Write the overlay, and the map if asked for, and return the path of the overlay.
+
+    Args:
+        prepared: The image.
+        attention_map: Shape (1, 1, h, w).
+        args: Arguments of the command.
+    """
+    name = prepared.source.name
+    with staged_files(args.out / name.parent) as staging:
+        shown = normalize_maps(attention_map)
+        overlay = draw_overlay(prepared.image, shown, prepared.box, args.interpolation, args.colormap)
+        overlay.save(staging / f'{name.name}.overlay.png')
+        if args.map:
+            values = place_map(
+                attention_map if args.map == 'npy' else shown, prepared.box, prepared.image.size, args.interpolation)
+            if args.map == 'npy':
+                np.save(staging / f'{name.name}.map.npy', values.numpy())
+            else:
+                Image.fromarray((values * 255).round().byte().numpy()).save(staging / f'{name.name}.map.png')
+    return args.out / name.parent / f'{name.name}.overlay.png'
+
+
+def class_namer(model: AttentionBranchNet) -> Callable[[int], str]:
+    """Return a function from the index of a class to its name.
+
+    As in timm's scripts, names come with the model's configuration, else ImageNet's are taken where the number of
+    classes is that of ImageNet; else names are numbers.
+    """
+    pretrained_cfg: Any = model.pretrained_cfg
+    label_names = pretrained_cfg.get('label_names')
+    if label_names and len(label_names) == model.num_classes:
+        return CustomDatasetInfo(label_names).index_to_label_name
+    subset = infer_imagenet_subset({'num_classes': model.num_classes})
+    if subset and not label_names:
+        return lambda index: ImageNetInfo(subset).index_to_description(index).split(',')[0]
+    return lambda index: f'class {index}'
+
+
+_MOST_PIXELS = 100_000_000  # of the originals of a batch: 300 MB
+
+
+def _table_rows(
+        image: str,
+        classes: Iterable[str],
+        probabilities: Iterable[float],
+        overlay: Path,
+) -> List[Tuple[str, ...]]:
+    rows = [('', name, f'{probability:.4f}', '') for name, probability in zip(classes, probabilities, strict=True)]
+    return [(image, *rows[0][1:3], str(overlay)), *rows[1:]]
+
+
+def _is_input(path: Path) -> bool:
+    name = path.name.lower()
+    return name.endswith(IMAGE_EXTENSIONS) and not name.endswith(OUTPUT_ENDINGS) and path.is_file()
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'must be a whole number of 1 or more, got {text!r}')
+    return int(text)
+
+
+def _device(text: str) -> torch.device:
+    try:
+        return torch.empty(0, device=text).device
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        raise argparse.ArgumentTypeError(f'cannot compute on {text!r}: {str(error).splitlines()[0]}') from None

@@ -1,0 +1,32 @@
+"""Writing several files so that either all of them are there or none."""
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Iterator, Union
+
+__all__ = ['staged_files']
+
+
+@contextlib.contextmanager
+def staged_files(folder: Union[str, Path]) -> Iterator[Path]:
+    """Yield an empty folder to write into; its files appear in ``folder`` when the block ends without an error.
+
+    Files of the same name are replaced. If the block fails, ``folder`` is left as it was.
+
+    Args:
+        folder: Where the files go. It is made, with its parents, if it does not exist.
+    """
+    folder = Path(folder)
+    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix='.partial-', dir=folder) as staging:
+            yield Path(staging)
+            for path in sorted(Path(staging).iterdir()):
+                os.replace(path, folder / path.name)
+    except BaseException:
+        with contextlib.suppress(OSError):  # somebody else wrote there in the meantime
+            for parent in missing:
+                parent.rmdir()
+        raise
