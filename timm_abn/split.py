@@ -14,6 +14,7 @@ Families that do work between their modules (position embeddings, say) need an a
 """
 import copy
 import dataclasses
+import inspect
 from typing import Any, Callable, Dict, Hashable, List, Optional, Set, Tuple, Type, Union
 
 import torch
@@ -33,10 +34,28 @@ def pass_through(x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
     return x
 
 
+def no_classifier(*args: Any, **kwargs: Any) -> None:
+    """Take the place of ``reset_classifier`` in the half that has no head."""
+
+
 class PassThrough(nn.Module):
     """Identity for modules that are called with more than the features; returns its first argument."""
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return x
+
+
+class OptionPassThrough(nn.Module):
+    """Identity for blocks and heads of timm that take options, spelled out since TorchScript has no ``**kwargs``."""
+
+    def forward(
+            self,
+            x: torch.Tensor,
+            attn_mask: Optional[torch.Tensor] = None,
+            is_causal: bool = False,
+            shared_rel_pos: Optional[torch.Tensor] = None,
+            pre_logits: bool = False,
+    ) -> torch.Tensor:
         return x
 
 
@@ -55,10 +74,11 @@ class Adapter:
             features: torch.Tensor,
             indices: List[int],
             norm: bool,
+            stop_early: bool,
     ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
         """Return the final features and those of the stages ``indices``, in the backbone's own layout."""
         final, intermediates = perception_branch.forward_intermediates(  # type: ignore[operator]
-            features, indices=indices, norm=norm, output_fmt='NCHW')
+            features, indices=indices, norm=norm, stop_early=stop_early, output_fmt='NCHW')
         return final, intermediates
 
 
@@ -74,10 +94,12 @@ class VisionTransformerAdapter(Adapter):
             features: torch.Tensor,
             indices: List[int],
             norm: bool,
+            stop_early: bool,
     ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
         # The family's own forward_intermediates reads the image's height and width, which tokens do not have.
         intermediates = []
-        for index, block in enumerate(perception_branch.blocks):  # type: ignore[arg-type]
+        blocks = perception_branch.blocks[:max(indices) + 1] if stop_early else perception_branch.blocks
+        for index, block in enumerate(blocks):  # type: ignore[arg-type]
             features = block(features)
             if index in indices:
                 intermediates.append(perception_branch.norm(features) if norm else features)  # type: ignore[operator]
@@ -301,7 +323,7 @@ class _Expressions(TorchDispatchMode):
         self._permuted: Dict[int, Tuple[int, List[int]]] = {}  # number -> what it is a permutation of
         self._kept: List[torch.Tensor] = []  # an id is only unique as long as its tensor lives
         self.activations: Set[int] = set()  # numbers that depend on an input
-        self.reads: List[Tuple[int, str]] = []  # (id of tensor, operator), in order of execution
+        self.reads: List[Tuple[int, int, str]] = []  # (id of tensor, its number, operator), in order of execution
 
     def name(self, tensor: torch.Tensor, key: Hashable) -> int:
         number = self._numbers.setdefault(key, len(self._numbers))
@@ -323,8 +345,8 @@ class _Expressions(TorchDispatchMode):
 
     def _key(self, value: Any, operator: str, seen: List[int]) -> Hashable:
         if isinstance(value, torch.Tensor):
-            self.reads.append((id(value), operator))
             seen.append(self.number(value))
+            self.reads.append((id(value), seen[-1], operator))
             return seen[-1]
         if isinstance(value, (list, tuple)):
             return tuple(self._key(item, operator, seen) for item in value)
@@ -452,10 +474,7 @@ def _observe(probe: nn.Module, path: str, images: torch.Tensor, expressions: _Ex
         raise SplitError(f'{family} cannot be split: it returns a {type(output).__name__}, not one tensor.')
     features, features_number, cut_time, num_reads = cuts[0]
     reads_after = expressions.reads[num_reads:]
-    crossing = [
-        operator for tensor, operator in reads_after
-        if tensor != id(features) and expressions._of_tensor[tensor] in before
-    ]
+    crossing = [operator for tensor, number, operator in reads_after if tensor != id(features) and number in before]
     return _Run(
         path=path,
         images=images,
@@ -466,8 +485,8 @@ def _observe(probe: nn.Module, path: str, images: torch.Tensor, expressions: _Ex
         num_arguments=num_arguments,
         outputs=outputs,
         cut_time=cut_time,
-        reads_before={tensor for tensor, _ in expressions.reads[:num_reads]},
-        reads_after={tensor for tensor, _ in reads_after},
+        reads_before={tensor for tensor, _, _ in expressions.reads[:num_reads]},
+        reads_after={tensor for tensor, _, _ in reads_after},
         crossing=crossing,
     )
 
@@ -542,6 +561,7 @@ def _halves(backbone: nn.Module, plan: _Plan, tensors: Dict[int, torch.Tensor]) 
     adapter = find_adapter(backbone)
     extractor = _copy_half(backbone, plan.from_extractor, plan.tensors_from_extractor, tensors)
     extractor.forward_head = pass_through  # type: ignore[assignment]
+    extractor.reset_classifier = no_classifier  # type: ignore[assignment]
     extractor.num_classes = 0  # type: ignore[assignment]
     adapter.prepare_extractor(extractor)
     perception = _copy_half(backbone, plan.from_perception, plan.tensors_from_perception, tensors)
@@ -567,10 +587,18 @@ def _copy_half(
 
 
 def _pass_through_for(module: nn.Module, several_arguments: bool) -> nn.Module:
+    options = _options_of(type(module))
+    if options and options <= _options_of(OptionPassThrough):
+        return OptionPassThrough()
     if several_arguments:
         return PassThrough()
     # timm iterates stages when it checkpoints them, so a sequence stays a (now empty) sequence
     return nn.Sequential() if isinstance(module, nn.Sequential) else nn.Identity()
+
+
+def _options_of(module_class: Type[nn.Module]) -> Set[str]:
+    """Return the names of the arguments of ``forward`` beyond the features."""
+    return set(list(inspect.signature(module_class.forward).parameters)[2:])
 
 
 def _prove(halves: Tuple[nn.Module, nn.Module], run: _Run, family: str, expressions: _Expressions) -> None:
