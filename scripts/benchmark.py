@@ -52,7 +52,7 @@ def measure_once(what: str, model: str) -> None:
     start = time.process_time()
     import timm
     if what != 'timm':
-        import timm_abn  # noqa: F401
+        import timm_abn
     if what in ('timm', 'timm_abn'):
         print(time.process_time() - start)
         return

@@ -52,7 +52,7 @@ def main() -> None:
             scheduler.step()
             batches.set_postfix(loss=f'{loss.item():.3f}')
         perception, attention = evaluate(model, test_images, test_labels)
-        print(f'epoch {epoch + 1}: test accuracy {perception:.2f} %, of the attention branch {attention:.2f} %', flush=True)
+        print(f'epoch {epoch + 1}: test accuracy {perception:.2f} %, attention branch {attention:.2f} %', flush=True)
         save(model, args.out)
 
 

@@ -9,7 +9,8 @@ import torch.nn as nn
 from timm_families import REFUSED, SPLITS
 
 import timm_abn  # noqa: F401  registers models of its own, which must not be taken for families of timm
-from timm_abn.split import Adapter, SplitError, cut_backbone, register_adapter, split_backbone
+from timm_abn.split import SplitError, cut_backbone, split_backbone
+from timm_abn.split_adapters import Adapter, register_adapter
 
 OUR_MODULES = {'abn_models', 'cifar_backbones'}
 

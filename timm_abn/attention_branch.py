@@ -52,6 +52,7 @@ class FeatureLayout(nn.Module):
         return features * factor
 
     def extra_repr(self) -> str:
+        """Return what ``repr`` says in parentheses."""
         return f'{self.layout!r}, num_prefix_tokens={self.num_prefix_tokens}, reduction={self.reduction}'
 
 
@@ -88,6 +89,7 @@ class Mechanism(nn.Module):
         return self.layout.gate(features, factor)
 
     def extra_repr(self) -> str:
+        """Return what ``repr`` says in parentheses."""
         return 'residual' if self.residual else 'product'
 
 

@@ -6,7 +6,7 @@ same width take its place. Which one was built is written on the stage: ``stage.
 """
 import copy
 from collections import OrderedDict
-from typing import List, Optional, Tuple
+from typing import List, Optional
 
 import torch
 import torch.nn as nn
@@ -30,6 +30,7 @@ class AttentionStage(nn.Sequential):
         self.num_features = num_features
 
     def extra_repr(self) -> str:
+        """Return what ``repr`` says in parentheses."""
         return f'source={self.source!r}'
 
 

@@ -6,140 +6,29 @@ own class with its own parameter names; what runs on the other side of the cut i
 No forward hooks stay behind, and no parameter is copied.
 
 A cut is proven before it is handed out. The uncut backbone and both halves run once on the meta device, where tensors
-have shapes but no values; each run is reduced to the expression that it computes (``_Expressions``). The cut is exact
+have shapes but no values; each run is reduced to the expression that it computes (``Expressions``). The cut is exact
 if and only if the halves compute the same expressions as the backbone. Cuts for which that does not hold, such as a
 cut inside a residual block or a backbone that hands two tensors from stage to stage, are refused.
 
 Families that do work between their modules (position embeddings, say) need an adapter: see ``register_adapter``.
 """
-import copy
 import dataclasses
 import inspect
-from typing import Any, Callable, Dict, Hashable, List, Optional, Set, Tuple, Type, Union
+from typing import Any, Callable, Dict, List, Optional, Set, Tuple, Type, Union
 
 import torch
 import torch.nn as nn
-from timm.models import VisionTransformer, VisionTransformerSAM, get_model_input_config
-from torch.utils._python_dispatch import TorchDispatchMode
+from timm.models import get_model_input_config
 
-__all__ = ['SplitError', 'Split', 'Adapter', 'cut_backbone', 'find_adapter', 'register_adapter', 'split_backbone']
+from .expressions import Expressions
+from .module_copy import copy_module
+from .split_adapters import OptionPassThrough, PassThrough, find_adapter, no_classifier, pass_through
+
+__all__ = ['Split', 'SplitError', 'cut_backbone', 'resolve_split', 'split_backbone']
 
 
 class SplitError(ValueError):
     """A backbone cannot be cut exactly at the requested place."""
-
-
-def pass_through(x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-    """Return ``x``: takes the place of a method (``forward_head``, ``_pos_embed``) that belongs to the other half."""
-    return x
-
-
-def no_classifier(*args: Any, **kwargs: Any) -> None:
-    """Take the place of ``reset_classifier`` in the half that has no head."""
-
-
-class PassThrough(nn.Module):
-    """Identity for modules that are called with more than the features; returns its first argument."""
-
-    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        return x
-
-
-class OptionPassThrough(nn.Module):
-    """Identity for blocks and heads of timm that take options, spelled out since TorchScript has no ``**kwargs``."""
-
-    def forward(
-            self,
-            x: torch.Tensor,
-            attn_mask: Optional[torch.Tensor] = None,
-            is_causal: bool = False,
-            shared_rel_pos: Optional[torch.Tensor] = None,
-            pre_logits: bool = False,
-    ) -> torch.Tensor:
-        return x
-
-
-class Adapter:
-    """What a family needs beyond pass-through modules. The base class is right for most families."""
-
-    def prepare_extractor(self, feature_extractor: nn.Module) -> None:
-        """Undo the work that the backbone does between its modules after the cut."""
-
-    def prepare_perception(self, perception_branch: nn.Module) -> None:
-        """Skip the work that the backbone does between its modules before the cut."""
-
-    def perception_intermediates(
-            self,
-            perception_branch: nn.Module,
-            features: torch.Tensor,
-            indices: List[int],
-            norm: bool,
-            stop_early: bool,
-    ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
-        """Return the final features and those of the stages ``indices``, in the backbone's own layout."""
-        final, intermediates = perception_branch.forward_intermediates(  # type: ignore[operator]
-            features, indices=indices, norm=norm, stop_early=stop_early, output_fmt='NCHW')
-        return final, intermediates
-
-
-class VisionTransformerAdapter(Adapter):
-    """``VisionTransformer`` and its subclasses: tokens already carry their position and prefix at the cut."""
-
-    def prepare_perception(self, perception_branch: nn.Module) -> None:
-        perception_branch._pos_embed = pass_through  # type: ignore[assignment]
-
-    def perception_intermediates(
-            self,
-            perception_branch: nn.Module,
-            features: torch.Tensor,
-            indices: List[int],
-            norm: bool,
-            stop_early: bool,
-    ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
-        # The family's own forward_intermediates reads the image's height and width, which tokens do not have.
-        intermediates = []
-        blocks = perception_branch.blocks[:max(indices) + 1] if stop_early else perception_branch.blocks
-        for index, block in enumerate(blocks):  # type: ignore[arg-type]
-            features = block(features)
-            if index in indices:
-                intermediates.append(perception_branch.norm(features) if norm else features)  # type: ignore[operator]
-        return perception_branch.norm(features), intermediates  # type: ignore[operator]
-
-
-class _ToChannelsLast(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.permute(0, 2, 3, 1)
-
-
-class VisionTransformerSAMAdapter(Adapter):
-    """``VisionTransformerSAM``: the features, which are NHWC, leave the extractor through an NCHW neck."""
-
-    def prepare_extractor(self, feature_extractor: nn.Module) -> None:
-        feature_extractor.neck = _ToChannelsLast()
-
-
-_ADAPTERS: Dict[Type[nn.Module], Adapter] = {
-    VisionTransformer: VisionTransformerAdapter(),
-    VisionTransformerSAM: VisionTransformerSAMAdapter(),
-}
-
-
-def register_adapter(backbone_class: Type[nn.Module], adapter: Adapter) -> None:
-    """Use ``adapter`` for backbones of ``backbone_class`` and of its subclasses.
-
-    Args:
-        backbone_class: Class of the timm model.
-        adapter: What the family needs.
-    """
-    _ADAPTERS[backbone_class] = adapter
-
-
-def find_adapter(backbone: nn.Module) -> Adapter:
-    """Return the adapter registered for the most specific class of ``backbone``."""
-    for backbone_class in type(backbone).__mro__:
-        if backbone_class in _ADAPTERS:
-            return _ADAPTERS[backbone_class]
-    return Adapter()
 
 
 @dataclasses.dataclass
@@ -205,8 +94,8 @@ def cut_backbone(backbone: nn.Module, split: Optional[Union[int, str]] = None) -
     """
     path = resolve_split(backbone, split)
     meta_tensors = _meta_tensors(backbone)
-    probe = _copy_module(backbone, dict(meta_tensors)).eval()
-    expressions = _Expressions()
+    probe = copy_module(backbone, dict(meta_tensors)).eval()
+    expressions = Expressions()
     run = _observe(probe, path, _probe_images(backbone), expressions)
     plan = _plan_cut(probe, run, type(backbone).__name__)
     _prove(_halves(backbone, plan, meta_tensors), run, type(backbone).__name__, expressions)
@@ -273,28 +162,6 @@ def _probe_images(backbone: nn.Module) -> torch.Tensor:
     return torch.empty((2, *get_model_input_config(backbone)['input_size']), device='meta', dtype=dtype)
 
 
-def _copy_module(module: nn.Module, memo: Dict[int, Any]) -> nn.Module:
-    """Return a deep copy, like ``copy.deepcopy`` but several times as fast on a tree of modules."""
-    if id(module) in memo:
-        return memo[id(module)]
-    special = (c for c in type(module).__mro__ if c not in (nn.Module, object))
-    if any('__getstate__' in vars(c) or '__deepcopy__' in vars(c) for c in special):
-        return copy.deepcopy(module, memo)
-    duplicate = object.__new__(type(module))
-    memo[id(module)] = duplicate
-    for name, value in vars(module).items():
-        if name == '_modules':
-            value = {key: child if child is None else _copy_module(child, memo) for key, child in value.items()}
-        elif name in ('_parameters', '_buffers'):
-            value = {key: tensor if tensor is None else memo[id(tensor)] for key, tensor in value.items()}
-        elif isinstance(value, dict) and not value:
-            value = type(value)()  # the dozen registries of hooks that every module has
-        elif not isinstance(value, (bool, int, float, str, type(None))):
-            value = copy.deepcopy(value, memo)
-        vars(duplicate)[name] = value
-    return duplicate
-
-
 def _meta_tensors(backbone: nn.Module) -> Dict[int, torch.Tensor]:
     """Return a deepcopy memo that turns every tensor of ``backbone`` into one on the meta device."""
     memo: Dict[int, torch.Tensor] = {}
@@ -306,97 +173,6 @@ def _meta_tensors(backbone: nn.Module) -> Dict[int, torch.Tensor]:
             elif isinstance(tensor, torch.Tensor):
                 memo[id(tensor)] = tensor.detach().to('meta')
     return memo
-
-
-class _Expressions(TorchDispatchMode):
-    """Reduces a run to the expression that it computes.
-
-    Every tensor is given a number that stands for an operator applied to the numbers of its arguments; equal
-    expressions have equal numbers, in every run under the same instance. Tensors made outside (parameters, buffers)
-    are leaves and known by identity, constants by their values.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._numbers: Dict[Hashable, int] = {}
-        self._of_tensor: Dict[int, int] = {}
-        self._permuted: Dict[int, Tuple[int, List[int]]] = {}  # number -> what it is a permutation of
-        self._kept: List[torch.Tensor] = []  # an id is only unique as long as its tensor lives
-        self.activations: Set[int] = set()  # numbers that depend on an input
-        self.reads: List[Tuple[int, int, str]] = []  # (id of tensor, its number, operator), in order of execution
-
-    def name(self, tensor: torch.Tensor, key: Hashable) -> int:
-        number = self._numbers.setdefault(key, len(self._numbers))
-        self._of_tensor[id(tensor)] = number
-        self._kept.append(tensor)
-        return number
-
-    def name_input(self, tensor: torch.Tensor, key: str) -> int:
-        number = self.name(tensor, key)
-        self.activations.add(number)
-        return number
-
-    def number(self, tensor: torch.Tensor) -> int:
-        if id(tensor) not in self._of_tensor:
-            # the model's tensors are on the meta device; one with values is a constant, an index written as a list
-            value = id(tensor) if tensor.is_meta else (str(tensor.dtype), str(tensor.tolist()))
-            self.name(tensor, ('leaf', value))
-        return self._of_tensor[id(tensor)]
-
-    def _key(self, value: Any, operator: str, seen: List[int]) -> Hashable:
-        if isinstance(value, torch.Tensor):
-            seen.append(self.number(value))
-            self.reads.append((id(value), seen[-1], operator))
-            return seen[-1]
-        if isinstance(value, (list, tuple)):
-            return tuple(self._key(item, operator, seen) for item in value)
-        if isinstance(value, dict):
-            return tuple((k, self._key(v, operator, seen)) for k, v in sorted(value.items()))
-        return repr(value)
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        operator, seen = str(func), []  # type: Tuple[str, List[int]]
-        key = (operator, self._key(args, operator, seen), self._key(kwargs, operator, seen))
-        if func is torch.ops.aten.native_batch_norm.default:
-            # by far the slowest operator on the meta device, which decomposes it in Python
-            result = (torch.empty_like(args[0]), *(args[0].new_empty(0) for _ in range(2)))
-        else:
-            result = func(*args, **kwargs)
-        written = [
-            value for argument, value in zip(func._schema.arguments, args)
-            if isinstance(value, torch.Tensor) and argument.alias_info is not None and argument.alias_info.is_write
-        ]
-        outputs = [*written, *(result if isinstance(result, (list, tuple)) else [result])]
-        depends = any(number in self.activations for number in seen)
-        for position, tensor in enumerate(outputs):
-            if isinstance(tensor, torch.Tensor):
-                number = self._name_permuted(func, args, tensor)
-                if number is None:
-                    number = self.name(tensor, (key, position))
-                if depends:
-                    self.activations.add(number)
-        return result
-
-    def _name_permuted(self, func: Any, args: Any, result: torch.Tensor) -> Optional[int]:
-        # a change of layout and its way back (NCHW to NHWC for a norm, and back) is no change
-        if func is torch.ops.aten.permute.default:
-            order = [dim % result.ndim for dim in args[1]]
-        elif func is torch.ops.aten.transpose.int:
-            order = list(range(result.ndim))
-            order[args[1]], order[args[2]] = order[args[2]], order[args[1]]
-        else:
-            return None
-        source = self.number(args[0])
-        base, base_order = self._permuted.get(source, (source, list(range(result.ndim))))
-        order = [base_order[dim] for dim in order]
-        if order == sorted(order):
-            self._of_tensor[id(result)] = base
-            self._kept.append(result)
-            return base
-        number = self.name(result, ('permuted', base, tuple(order)))
-        self._permuted[number] = (base, order)
-        return number
 
 
 @dataclasses.dataclass
@@ -416,7 +192,7 @@ class _Run:
     crossing: List[str]  # operators that read, after the cut, activations other than what crosses it
 
 
-def _observe(probe: nn.Module, path: str, images: torch.Tensor, expressions: _Expressions) -> _Run:
+def _observe(probe: nn.Module, path: str, images: torch.Tensor, expressions: Expressions) -> _Run:
     family = type(probe).__name__
     time = 0
     calls: Dict[str, List[Tuple[int, int]]] = {}
@@ -579,7 +355,7 @@ def _copy_half(
     for name, several_arguments in removed_modules.items():
         module = backbone.get_submodule(name)
         memo[id(module)] = _pass_through_for(module, several_arguments)
-    half = _copy_module(backbone, memo)
+    half = copy_module(backbone, memo)
     for name in removed_tensors:
         parent, _, attribute = name.rpartition('.')
         setattr(half.get_submodule(parent), attribute, None)
@@ -601,7 +377,7 @@ def _options_of(module_class: Type[nn.Module]) -> Set[str]:
     return set(list(inspect.signature(module_class.forward).parameters)[2:])
 
 
-def _prove(halves: Tuple[nn.Module, nn.Module], run: _Run, family: str, expressions: _Expressions) -> None:
+def _prove(halves: Tuple[nn.Module, nn.Module], run: _Run, family: str, expressions: Expressions) -> None:
     extractor, perception = (half.eval() for half in halves)
     features = torch.empty_like(run.features)
     for half, inputs, key, expected in (
@@ -630,7 +406,7 @@ def _next_stage(
         stages: List[str],
         run: _Run,
         plan: _Plan,
-        expressions: _Expressions,
+        expressions: Expressions,
 ) -> List[str]:
     """Return the chain of modules from the cut to the next stage, if it is a chain."""
     following = [stage for stage in stages if plan.sides.get(stage) == 'after' and stage in run.outputs]

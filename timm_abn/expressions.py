@@ -1,0 +1,105 @@
+"""What a run of a model computes, as an expression: the means by which cuts are proven to be exact."""
+from typing import Any, Dict, Hashable, List, Optional, Set, Tuple
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+__all__ = ['Expressions']
+
+
+class Expressions(TorchDispatchMode):
+    """Reduces runs to the expressions that they compute.
+
+    Every tensor is given a number that stands for an operator applied to the numbers of its arguments; equal
+    expressions have equal numbers, in every run under the same instance. Tensors made outside (parameters, buffers)
+    are leaves and known by identity, constants by their values.
+
+    Attributes:
+        activations: The numbers that depend on an input.
+        reads: What operators read, in order of execution: id of the tensor, its number, name of the operator.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._numbers: Dict[Hashable, int] = {}
+        self._of_tensor: Dict[int, int] = {}
+        self._permuted: Dict[int, Tuple[int, List[int]]] = {}  # number -> what it is a permutation of
+        self._kept: List[torch.Tensor] = []  # an id is only unique as long as its tensor lives
+        self.activations: Set[int] = set()
+        self.reads: List[Tuple[int, int, str]] = []
+
+    def name(self, tensor: torch.Tensor, key: Hashable) -> int:
+        """Let ``tensor`` stand for the expression ``key``, and return its number."""
+        number = self._numbers.setdefault(key, len(self._numbers))
+        self._of_tensor[id(tensor)] = number
+        self._kept.append(tensor)
+        return number
+
+    def name_input(self, tensor: torch.Tensor, key: str) -> int:
+        """Let ``tensor`` stand for the input ``key``, whatever computed it, and return its number."""
+        number = self.name(tensor, key)
+        self.activations.add(number)
+        return number
+
+    def number(self, tensor: torch.Tensor) -> int:
+        """Return the number of the expression that ``tensor`` stands for."""
+        if id(tensor) not in self._of_tensor:
+            # the model's tensors are on the meta device; one with values is a constant, an index written as a list
+            value = id(tensor) if tensor.is_meta else (str(tensor.dtype), str(tensor.tolist()))
+            self.name(tensor, ('leaf', value))
+        return self._of_tensor[id(tensor)]
+
+    def _key(self, value: Any, operator: str, seen: List[int]) -> Hashable:
+        if isinstance(value, torch.Tensor):
+            seen.append(self.number(value))
+            self.reads.append((id(value), seen[-1], operator))
+            return seen[-1]
+        if isinstance(value, (list, tuple)):
+            return tuple(self._key(item, operator, seen) for item in value)
+        if isinstance(value, dict):
+            return tuple((k, self._key(v, operator, seen)) for k, v in sorted(value.items()))
+        return repr(value)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        operator, seen = str(func), []  # type: Tuple[str, List[int]]
+        key = (operator, self._key(args, operator, seen), self._key(kwargs, operator, seen))
+        if func is torch.ops.aten.native_batch_norm.default:
+            # by far the slowest operator on the meta device, which decomposes it in Python
+            result = (torch.empty_like(args[0]), *(args[0].new_empty(0) for _ in range(2)))
+        else:
+            result = func(*args, **kwargs)
+        written = [
+            value for argument, value in zip(func._schema.arguments, args)
+            if isinstance(value, torch.Tensor) and argument.alias_info is not None and argument.alias_info.is_write
+        ]
+        outputs = [*written, *(result if isinstance(result, (list, tuple)) else [result])]
+        depends = any(number in self.activations for number in seen)
+        for position, tensor in enumerate(outputs):
+            if isinstance(tensor, torch.Tensor):
+                number = self._name_permuted(func, args, tensor)
+                if number is None:
+                    number = self.name(tensor, (key, position))
+                if depends:
+                    self.activations.add(number)
+        return result
+
+    def _name_permuted(self, func: Any, args: Any, result: torch.Tensor) -> Optional[int]:
+        # a change of layout and its way back (NCHW to NHWC for a norm, and back) is no change
+        if func is torch.ops.aten.permute.default:
+            order = [dim % result.ndim for dim in args[1]]
+        elif func is torch.ops.aten.transpose.int:
+            order = list(range(result.ndim))
+            order[args[1]], order[args[2]] = order[args[2]], order[args[1]]
+        else:
+            return None
+        source = self.number(args[0])
+        base, base_order = self._permuted.get(source, (source, list(range(result.ndim))))
+        order = [base_order[dim] for dim in order]
+        if order == sorted(order):
+            self._of_tensor[id(result)] = base
+            self._kept.append(result)
+            return base
+        number = self.name(result, ('permuted', base, tuple(order)))
+        self._permuted[number] = (base, order)
+        return number

@@ -1,0 +1,29 @@
+"""Copying a tree of modules without copying what is in it."""
+import copy
+from typing import Any, Dict
+
+import torch.nn as nn
+
+__all__ = ['copy_module']
+
+
+def copy_module(module: nn.Module, memo: Dict[int, Any]) -> nn.Module:
+    """Return a deep copy, like ``copy.deepcopy`` but several times as fast on a tree of modules."""
+    if id(module) in memo:
+        return memo[id(module)]
+    special = (c for c in type(module).__mro__ if c not in (nn.Module, object))
+    if any('__getstate__' in vars(c) or '__deepcopy__' in vars(c) for c in special):
+        return copy.deepcopy(module, memo)
+    duplicate = object.__new__(type(module))
+    memo[id(module)] = duplicate
+    for name, value in vars(module).items():
+        if name == '_modules':
+            value = {key: child if child is None else copy_module(child, memo) for key, child in value.items()}
+        elif name in ('_parameters', '_buffers'):
+            value = {key: tensor if tensor is None else memo[id(tensor)] for key, tensor in value.items()}
+        elif isinstance(value, dict) and not value:
+            value = type(value)()  # the dozen registries of hooks that every module has
+        elif not isinstance(value, (bool, int, float, str, type(None))):
+            value = copy.deepcopy(value, memo)
+        vars(duplicate)[name] = value
+    return duplicate
