@@ -51,6 +51,8 @@ def read_image(path: Union[str, Path]) -> Image.Image:
             # between once and twice its limit Pillow warns, which is no news to somebody with a large photo
             warnings.simplefilter('ignore', Image.DecompressionBombWarning)
             with Image.open(path) as image:
+                image.verify()  # the checksums of a PNG, which loading does not look at; the file is used up by it
+            with Image.open(path) as image:
                 return to_rgb(_upright(image))
     except Image.UnidentifiedImageError:
         raise ImageError(f'{path} is not an image that Pillow can read.') from None

@@ -75,7 +75,8 @@ def _check_name(name: str) -> None:
     architecture, _, tag = name.partition('.')
     names = abn_names()
     if architecture not in names:
-        close = difflib.get_close_matches(architecture, names, n=3)
+        longer = [name for name in names if name.startswith(architecture)]
+        close = longer[:3] or difflib.get_close_matches(architecture, names, n=3)
         hint = f'did you mean {", ".join(close)}?' if close else 'see timm-abn list'
         reason = 'is not an Attention Branch Network' if timm.is_model(architecture) else 'is no model'
         raise CommandError(f'{name} {reason}; {hint}')
