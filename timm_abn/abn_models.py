@@ -1,7 +1,7 @@
 """The models: ``abn`` over any backbone, and Attention Branch Networks by name."""
 import dataclasses
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple, Union
+from typing import Any, Dict, Tuple, Union
 
 import torch
 from timm.models import (
@@ -10,12 +10,11 @@ from timm.models import (
     generate_default_cfgs,
     get_pretrained_cfg,
     register_model,
-    split_model_name_tag,
 )
 from timm.models._builder import resolve_pretrained_cfg
 
 from . import cifar_backbones  # noqa: F401  registers the 32x32 backbones
-from .network import AttentionBranchNet
+from .network import AttentionBranchNet, create_backbone
 
 WEIGHTS = Path(__file__).parent / 'weights'
 
@@ -38,19 +37,29 @@ def checkpoint_filter_fn(state_dict: Dict[str, torch.Tensor], model: AttentionBr
 
 
 def _create_abn(variant: str, pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
-    cfg = resolve_pretrained_cfg(variant, kwargs.pop('pretrained_cfg', None), kwargs.pop('pretrained_cfg_overlay', None))
+    cfg = resolve_pretrained_cfg(
+        variant, kwargs.pop('pretrained_cfg', None), kwargs.pop('pretrained_cfg_overlay', None))
     if pretrained:
         kwargs.pop('pretrained_backbone', None)  # the weights of the whole network replace them anyway
+    feature_cfg: Dict[str, Any] = dict(feature_cls='getter')
+    if kwargs.get('features_only'):
+        feature_cfg['out_indices'] = _default_out_indices(kwargs['backbone'])
     return build_model_with_cfg(
         AttentionBranchNet,
         variant,
         pretrained,
         pretrained_cfg=cfg.to_dict(),
         pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg=dict(feature_cls='getter'),
+        feature_cfg=feature_cfg,
         # without a classifier of its own (num_classes=0) the network keeps the attention branch of its weights
         **dict(dict(attention_classes=cfg.num_classes or None), **kwargs),
     )
+
+
+def _default_out_indices(backbone: str) -> Tuple[int, ...]:
+    """Return the stages that the backbone itself would return with ``features_only=True``."""
+    features: Any = create_backbone(backbone, pretrained=False, features_only=True, device=torch.device('meta'))
+    return tuple(features.feature_info.out_indices)
 
 
 def _backbone_cfg(backbone: str, **kwargs: Any) -> Dict[str, Any]:
@@ -114,124 +123,145 @@ def abn(pretrained: bool = False, backbone: str = 'resnet50', **kwargs: Any) -> 
 @register_model
 def abn_resnet18(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over ResNet-18."""
-    return _create_abn('abn_resnet18', pretrained, **dict(dict(backbone='resnet18'), **kwargs))
+    model_args = dict(backbone='resnet18')
+    return _create_abn('abn_resnet18', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_resnet34(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over ResNet-34."""
-    return _create_abn('abn_resnet34', pretrained, **dict(dict(backbone='resnet34'), **kwargs))
+    model_args = dict(backbone='resnet34')
+    return _create_abn('abn_resnet34', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_resnet50(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over ResNet-50."""
-    return _create_abn('abn_resnet50', pretrained, **dict(dict(backbone='resnet50'), **kwargs))
+    model_args = dict(backbone='resnet50')
+    return _create_abn('abn_resnet50', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_resnet101(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over ResNet-101."""
-    return _create_abn('abn_resnet101', pretrained, **dict(dict(backbone='resnet101'), **kwargs))
+    model_args = dict(backbone='resnet101')
+    return _create_abn('abn_resnet101', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_resnet152(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over ResNet-152."""
-    return _create_abn('abn_resnet152', pretrained, **dict(dict(backbone='resnet152'), **kwargs))
+    model_args = dict(backbone='resnet152')
+    return _create_abn('abn_resnet152', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_resnext50_32x4d(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over ResNeXt-50 32x4d."""
-    return _create_abn('abn_resnext50_32x4d', pretrained, **dict(dict(backbone='resnext50_32x4d'), **kwargs))
+    model_args = dict(backbone='resnext50_32x4d')
+    return _create_abn('abn_resnext50_32x4d', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_seresnet50(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over SE-ResNet-50."""
-    return _create_abn('abn_seresnet50', pretrained, **dict(dict(backbone='seresnet50'), **kwargs))
+    model_args = dict(backbone='seresnet50')
+    return _create_abn('abn_seresnet50', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_seresnet101(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over SE-ResNet-101."""
-    return _create_abn('abn_seresnet101', pretrained, **dict(dict(backbone='seresnet101'), **kwargs))
+    model_args = dict(backbone='seresnet101')
+    return _create_abn('abn_seresnet101', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_seresnet152(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over SE-ResNet-152."""
-    return _create_abn('abn_seresnet152', pretrained, **dict(dict(backbone='seresnet152'), **kwargs))
+    model_args = dict(backbone='seresnet152')
+    return _create_abn('abn_seresnet152', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_vgg16(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over VGG-16."""
-    return _create_abn('abn_vgg16', pretrained, **dict(dict(backbone='vgg16'), **kwargs))
+    model_args = dict(backbone='vgg16')
+    return _create_abn('abn_vgg16', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_vgg16_bn(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over VGG-16 with batch norm."""
-    return _create_abn('abn_vgg16_bn', pretrained, **dict(dict(backbone='vgg16_bn'), **kwargs))
+    model_args = dict(backbone='vgg16_bn')
+    return _create_abn('abn_vgg16_bn', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_densenet121(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over DenseNet-121."""
-    return _create_abn('abn_densenet121', pretrained, **dict(dict(backbone='densenet121'), **kwargs))
+    model_args = dict(backbone='densenet121')
+    return _create_abn('abn_densenet121', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_efficientnet_b0(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over EfficientNet-B0."""
-    return _create_abn('abn_efficientnet_b0', pretrained, **dict(dict(backbone='efficientnet_b0'), **kwargs))
+    model_args = dict(backbone='efficientnet_b0')
+    return _create_abn('abn_efficientnet_b0', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_convnext_tiny(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over ConvNeXt-Tiny."""
-    return _create_abn('abn_convnext_tiny', pretrained, **dict(dict(backbone='convnext_tiny'), **kwargs))
+    model_args = dict(backbone='convnext_tiny')
+    return _create_abn('abn_convnext_tiny', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_swin_tiny_patch4_window7_224(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over Swin-Tiny."""
-    return _create_abn('abn_swin_tiny_patch4_window7_224', pretrained, **dict(dict(backbone='swin_tiny_patch4_window7_224'), **kwargs))
+    model_args = dict(backbone='swin_tiny_patch4_window7_224')
+    return _create_abn('abn_swin_tiny_patch4_window7_224', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_vit_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over ViT-Small."""
-    return _create_abn('abn_vit_small_patch16_224', pretrained, **dict(dict(backbone='vit_small_patch16_224'), **kwargs))
+    model_args = dict(backbone='vit_small_patch16_224')
+    return _create_abn('abn_vit_small_patch16_224', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_resnet20_cifar(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over ResNet-20 for 32x32 images."""
-    return _create_abn('abn_resnet20_cifar', pretrained, **dict(dict(backbone='resnet20_cifar'), **kwargs))
+    model_args = dict(backbone='resnet20_cifar')
+    return _create_abn('abn_resnet20_cifar', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_resnet32_cifar(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over ResNet-32 for 32x32 images."""
-    return _create_abn('abn_resnet32_cifar', pretrained, **dict(dict(backbone='resnet32_cifar'), **kwargs))
+    model_args = dict(backbone='resnet32_cifar')
+    return _create_abn('abn_resnet32_cifar', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_resnet44_cifar(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over ResNet-44 for 32x32 images."""
-    return _create_abn('abn_resnet44_cifar', pretrained, **dict(dict(backbone='resnet44_cifar'), **kwargs))
+    model_args = dict(backbone='resnet44_cifar')
+    return _create_abn('abn_resnet44_cifar', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_resnet56_cifar(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over ResNet-56 for 32x32 images."""
-    return _create_abn('abn_resnet56_cifar', pretrained, **dict(dict(backbone='resnet56_cifar'), **kwargs))
+    model_args = dict(backbone='resnet56_cifar')
+    return _create_abn('abn_resnet56_cifar', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_resnet110_cifar(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over ResNet-110 for 32x32 images."""
-    return _create_abn('abn_resnet110_cifar', pretrained, **dict(dict(backbone='resnet110_cifar'), **kwargs))
+    model_args = dict(backbone='resnet110_cifar')
+    return _create_abn('abn_resnet110_cifar', pretrained, **dict(model_args, **kwargs))

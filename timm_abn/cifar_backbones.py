@@ -62,12 +62,12 @@ class CifarResNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(16, **dd)
         self.act1 = nn.ReLU(inplace=True)
         self.feature_info: List[Dict[str, Any]] = []
-        channels = 16
+        channels, stages = 16, []
         for index, planes in enumerate((16, 32, 64)):
-            name = f'layer{index + 1}'
-            self.add_module(name, _residual_stage(block, channels, planes, num_blocks, 1 if index == 0 else 2, **dd))
+            stages.append(_residual_stage(block, channels, planes, num_blocks, 1 if index == 0 else 2, **dd))
             channels = planes * block.expansion
-            self.feature_info.append(dict(num_chs=channels, reduction=2 ** index, module=name))
+            self.feature_info.append(dict(num_chs=channels, reduction=2 ** index, module=f'layer{index + 1}'))
+        self.layer1, self.layer2, self.layer3 = stages
 
         self.num_features = channels
         self.global_pool, self.fc = create_classifier(channels, num_classes, pool_type=global_pool, **dd)
@@ -98,13 +98,9 @@ class CifarResNet(nn.Module):
         self.grad_checkpointing = enable
 
     @torch.jit.ignore
-    def get_classifier(self, name_only: bool = False) -> Union[str, nn.Module]:
-        """Return the classifier.
-
-        Args:
-            name_only: Return its name instead.
-        """
-        return 'fc' if name_only else self.fc
+    def get_classifier(self) -> nn.Module:
+        """Return the classifier."""
+        return self.fc
 
     def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
         """Replace the classifier.

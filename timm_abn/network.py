@@ -11,10 +11,11 @@ Explanation", CVPR 2019.
 import difflib
 import math
 import re
-from typing import Any, Dict, List, Optional, Set, Tuple, Union
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Set, Tuple, Union
 
 import timm
 import torch
+import torch.fx
 import torch.nn as nn
 from timm.models import get_model_args
 from timm.models._features import feature_take_indices
@@ -43,6 +44,11 @@ class AttentionBranchNet(nn.Module):
         perception_branch: Second half of the backbone.
     """
     __jit_unused_properties__ = ['global_pool', 'config']
+
+    if TYPE_CHECKING:  # TorchScript would try to compile these types
+        feature_extractor: Any
+        attention_branch: Any
+        perception_branch: Any
 
     def __init__(
             self,
@@ -105,10 +111,13 @@ class AttentionBranchNet(nn.Module):
             self.output_fmt = 'NHWC'
         self.layout = layout
         self.feature_extractor = parts.feature_extractor
-        self.attention_branch = AttentionBranch(stage, num_classes or attention_classes or 1000, attention_map, **dd)
+        attention_classes = num_classes or attention_classes or 1000
+        self.attention_branch = AttentionBranch(stage, attention_classes, attention_map, **dd)
         self.mechanism = Mechanism(mechanism, layout)
         # the perception branch comes last: timm's AGC clipping leaves out the last two parameters, its classifier
         self.perception_branch = parts.perception_branch
+        if not num_classes:
+            update_model_args(self, attention_classes=attention_classes)
 
     def forward(
             self,
@@ -122,9 +131,9 @@ class AttentionBranchNet(nn.Module):
             attention: Attention map to use instead of the predicted one, shape (B, 1, h, w).
         """
         features = self.feature_extractor(x)
-        if self.training and not torch.jit.is_scripting():
+        if self.training and self.attention_branch is not None and not torch.jit.is_scripting():
             predicted, attention_logits = self.attention_branch(self.layout.to_maps(features, x))
-            attention_map = predicted if attention is None else self._checked(attention, features, x)
+            attention_map = given_or_predicted(attention, predicted)
             return self.perception_branch(self.mechanism(features, attention_map)), attention_logits
         return self.perception_branch(self._attended_features(features, x, attention))
 
@@ -153,20 +162,17 @@ class AttentionBranchNet(nn.Module):
             images: torch.Tensor,
             attention: Optional[torch.Tensor],
     ) -> torch.Tensor:
-        if attention is None:
-            # without a gradient to send and with nobody to read them, class maps and attention logits are not computed
-            class_features = self.attention_branch.forward_features(self.layout.to_maps(features, images))
-            attention = self.attention_branch.attention_map(class_features)
-        else:
-            attention = self._checked(attention, features, images)
-        return self.mechanism(features, attention)
-
-    def _checked(self, attention: torch.Tensor, features: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        if self.attention_branch is None:
+            return features  # pruned: nothing after the cut is left to attend to
         maps = self.layout.to_maps(features, images)
-        expected = [maps.shape[0], 1, maps.shape[2], maps.shape[3]]
-        if list(attention.shape) != expected:
-            raise ValueError(f'attention must have shape {expected}, got {list(attention.shape)}.')
-        return attention
+        if attention is None or (not torch.jit.is_scripting() and is_fx_proxy(attention)):
+            # with nobody to read them, class maps and attention logits are not computed
+            predicted = self.attention_branch.attention_map(self.attention_branch.forward_features(maps))
+            attention_map = given_or_predicted(attention, predicted)
+        else:
+            check_attention(attention, maps)
+            attention_map = attention
+        return self.mechanism(features, attention_map)
 
     @torch.jit.ignore
     @torch.no_grad()
@@ -181,22 +187,22 @@ class AttentionBranchNet(nn.Module):
             Logits (B, K), attention map (B, 1, h, w), attention logits (B, K) and class maps (B, K, h, w).
 
         Raises:
-            ValueError: The model is in training mode, or an argument has the wrong shape.
+            ValueError: The model is in training mode, has lost its attention branch to ``prune_intermediate_layers``,
+                or an argument has the wrong shape.
         """
         if self.training:
             raise ValueError('explain() needs evaluation mode; call model.eval() first.')
         if images.ndim != 4 or images.shape[1] != self.in_chans:
             raise ValueError(f'images must have shape (B, {self.in_chans}, H, W), got {tuple(images.shape)}.')
+        if self.attention_branch is None:
+            raise ValueError('explain() needs the attention branch, which prune_intermediate_layers() has removed.')
         features = self.feature_extractor(images)
         class_features = self.attention_branch.forward_features(self.layout.to_maps(features, images))
         class_maps = self.attention_branch.class_maps(class_features)
-        if attention is None:
-            attention = self.attention_branch.attention_map(class_features)
-        else:
-            attention = self._checked(attention, features, images)
+        attention_map = given_or_predicted(attention, self.attention_branch.attention_map(class_features))
         return Explanation(
-            logits=self.perception_branch(self.mechanism(features, attention)),
-            attention_map=attention,
+            logits=self.perception_branch(self.mechanism(features, attention_map)),
+            attention_map=attention_map,
             attention_logits=class_maps.mean(dim=(2, 3)),
             class_maps=class_maps,
         )
@@ -234,30 +240,57 @@ class AttentionBranchNet(nn.Module):
         take_indices, _ = feature_take_indices(len(self.feature_info), indices)
         before = [index for index in take_indices if index < self.num_extractor_stages]
         after = [index for index in take_indices if index >= self.num_extractor_stages]
-        if norm and before:
+        if norm and before and self.layout.layout == 'NLC':
             raise ValueError(f'norm=True is only possible for stages after the cut, not for {before}.')
+        stop_before_cut = stop_early and not after
         # an empty list means all to timm, so that the cut itself is asked for in its place
         features, intermediates = self.feature_extractor.forward_intermediates(
-            x, indices=before or [max(self.num_extractor_stages - 1, 0)], output_fmt='NCHW')
+            x, indices=before or [max(self.num_extractor_stages - 1, 0)], stop_early=stop_before_cut, output_fmt='NCHW')
         intermediates = list(intermediates) if before else []
-        if stop_early and intermediates_only and not after:
-            return intermediates
-        gated = self._attended_features(features, x, attention)
+        if stop_before_cut:
+            return intermediates if intermediates_only else (features, intermediates)
+        attended = self._attended_features(features, x, attention)
+        if not after:
+            final = self.perception_branch.forward_features(attended)
+            return intermediates if intermediates_only else (final, intermediates)
         final, later = find_adapter(self.perception_branch).perception_intermediates(
-            self.perception_branch, gated, after or [len(self.feature_info) - 1], norm)
-        if after:
-            intermediates += [self.layout.to_maps(y, x) if y.ndim == 3 else y for y in later]
+            self.perception_branch, attended, after, norm, stop_early)
+        intermediates += [self.layout.to_maps(y, x) if y.ndim == 3 else y for y in later]
         return intermediates if intermediates_only else (final, intermediates)
 
     @torch.jit.ignore
-    def get_classifier(self, name_only: bool = False) -> Union[str, nn.Module]:
-        """Return the classifier of the perception branch, whose logits are the model's prediction.
+    def prune_intermediate_layers(
+            self,
+            indices: Union[int, List[int]] = 1,
+            prune_norm: bool = False,
+            prune_head: bool = True,
+    ) -> List[int]:
+        """Remove what features of the given stages do not need: later stages, and the attention branch before the cut.
 
         Args:
-            name_only: Return its path instead.
+            indices: The last n stages if int, all if None, else the stages with these indices.
+            prune_norm: Remove the backbone's final norm too.
+            prune_head: Remove the classifiers too.
+
+        Returns:
+            Indices of the stages.
         """
-        classifier = self.perception_branch.get_classifier(name_only=name_only)
-        return f'perception_branch.{classifier}' if name_only else classifier
+        take_indices, max_index = feature_take_indices(len(self.feature_info), indices)
+        if max_index < self.num_extractor_stages:
+            self.feature_extractor.prune_intermediate_layers(take_indices, prune_norm=prune_norm, prune_head=prune_head)
+            self.attention_branch = None
+        self.perception_branch.prune_intermediate_layers(take_indices, prune_norm=prune_norm, prune_head=prune_head)
+        self.num_classes = self.perception_branch.num_classes
+        self.num_features = self.perception_branch.num_features
+        self.head_hidden_size = self.perception_branch.head_hidden_size
+        if self.attention_branch is not None and not self.num_classes:
+            self.attention_branch.classifier = nn.Identity()  # nobody asks for attention logits
+        return take_indices
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        """Return the classifier of the perception branch, whose logits are the model's prediction."""
+        return self.perception_branch.get_classifier()
 
     @torch.jit.ignore
     def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
@@ -273,9 +306,9 @@ class AttentionBranchNet(nn.Module):
         if num_classes < 0:
             raise ValueError(f'num_classes must be 0 (no classifier) or more, got {num_classes}.')
         self.perception_branch.reset_classifier(num_classes, global_pool)
-        if num_classes:
+        if self.attention_branch is not None and num_classes:
             self.attention_branch.reset_classifier(num_classes)
-        else:
+        elif self.attention_branch is not None:
             update_model_args(self, attention_classes=self.attention_branch.num_classes)
         self.num_classes = num_classes
         self.head_hidden_size = self.perception_branch.head_hidden_size
@@ -289,7 +322,8 @@ class AttentionBranchNet(nn.Module):
         """
         self.feature_extractor.set_grad_checkpointing(enable)
         self.perception_branch.set_grad_checkpointing(enable)
-        self.attention_branch.grad_checkpointing = enable
+        if self.attention_branch is not None:
+            self.attention_branch.grad_checkpointing = enable
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
@@ -332,7 +366,30 @@ class AttentionBranchNet(nn.Module):
         )
 
     def extra_repr(self) -> str:
+        """Return what the network was built from."""
         return ', '.join(f'{key}={value!r}' for key, value in self.config.items())
+
+
+def check_attention(attention: torch.Tensor, maps: torch.Tensor) -> None:
+    """Raise ValueError unless ``attention`` holds one value for each place of ``maps``, shape (B, C, h, w)."""
+    expected = [maps.shape[0], 1, maps.shape[2], maps.shape[3]]
+    if list(attention.shape) != expected:
+        raise ValueError(f'attention must have shape {expected}, got {list(attention.shape)}.')
+
+
+@torch.jit.unused
+def is_fx_proxy(attention: Optional[torch.Tensor]) -> bool:
+    """Return whether fx is tracing, so that it is open whether an attention map will be given."""
+    return isinstance(attention, torch.fx.Proxy)
+
+
+@torch.fx.wrap
+def given_or_predicted(given: Optional[torch.Tensor], predicted: torch.Tensor) -> torch.Tensor:
+    """Return the attention map that was given, if there is one, else the predicted; a leaf of fx graphs."""
+    if given is None:
+        return predicted
+    check_attention(given, predicted)
+    return given
 
 
 def create_backbone(name: str, pretrained: Union[bool, str], **kwargs: Any) -> nn.Module:

@@ -1,0 +1,31 @@
+"""Run timm's own model tests over our models: ``python -m tests.conformance [pytest options]``."""
+import sys
+from typing import List
+
+import pytest
+
+from tests.conformance.timm_sdist import SdistUnavailable, timm_tests
+
+
+def main(options: List[str]) -> int:
+    """Return pytest's exit code, or 2 if timm's tests cannot be had.
+
+    Args:
+        options: Passed to pytest: ``-k abn_resnet50``, ``-m cfg``, ``-n 2``, ...
+    """
+    try:
+        timm = timm_tests()
+    except SdistUnavailable as error:
+        print(f'conformance: {error}', file=sys.stderr)
+        return 2
+    return pytest.main([
+        '-p', 'tests.conformance.plugin',
+        '-c', str(timm / 'pyproject.toml'),
+        '--import-mode', 'importlib',
+        str(timm / 'tests' / 'test_models.py'),
+        *options,
+    ])
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1:]))

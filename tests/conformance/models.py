@@ -1,0 +1,29 @@
+"""Small Attention Branch Networks for tests: one per layout of features (NCHW, convolution with MLPs, tokens)."""
+from typing import Any
+
+from timm.models import generate_default_cfgs, register_model
+
+from timm_abn import AttentionBranchNet
+from timm_abn.abn_models import _backbone_cfg, _create_abn
+
+default_cfgs = generate_default_cfgs({
+    f'abn_{backbone}': _backbone_cfg(backbone) for backbone in ('test_resnet', 'test_convnext', 'test_vit')
+})
+
+
+@register_model
+def abn_test_resnet(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over timm's ResNet for tests."""
+    return _create_abn('abn_test_resnet', pretrained, **dict(dict(backbone='test_resnet'), **kwargs))
+
+
+@register_model
+def abn_test_convnext(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over timm's ConvNeXt for tests."""
+    return _create_abn('abn_test_convnext', pretrained, **dict(dict(backbone='test_convnext'), **kwargs))
+
+
+@register_model
+def abn_test_vit(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over timm's ViT for tests."""
+    return _create_abn('abn_test_vit', pretrained, **dict(dict(backbone='test_vit'), **kwargs))
