@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 import torch.nn as nn
-from timm_families import REFUSED, SPLITS
+from timm_families import FULL_SIZE, REFUSED, SPLITS
 
 import timm_abn  # noqa: F401  registers models of its own, which must not be taken for families of timm
 from timm_abn.split import SplitError, cut_backbone, split_backbone
@@ -25,16 +25,16 @@ def make_backbone(name, **kwargs):
     return model
 
 
-def images_for(model, batch_size=2):
+def images_for(model, full_size=False):
     cfg = model.pretrained_cfg
     channels, height, width = cfg['input_size']
-    if not cfg.get('fixed_input_size') and not hasattr(model, 'set_input_size'):
+    if not full_size and not cfg.get('fixed_input_size') and not hasattr(model, 'set_input_size'):
         height, width = min(height, 96), min(width, 96)
-    return torch.randn(batch_size, channels, height, width, dtype=torch.float64)
+    return torch.randn(2, channels, height, width, dtype=torch.float64)
 
 
-def assert_exact(model, split=None):
-    images = images_for(model)
+def assert_exact(model, split=None, full_size=False):
+    images = images_for(model, full_size)
     with torch.no_grad():
         expected = model(images)
         feature_extractor, perception_branch = split_backbone(model, split)
@@ -48,7 +48,7 @@ def assert_exact(model, split=None):
 @torch.no_grad()
 def test_family_cuts_exactly(family):
     name, split = SPLITS[family]
-    assert_exact(make_backbone(name), split)
+    assert_exact(make_backbone(name), split, full_size=family in FULL_SIZE)
 
 
 @pytest.mark.parametrize('family', REFUSED)

@@ -75,6 +75,9 @@ SPLITS = {
     'xception_aligned': ('xception41p', 'blocks.10'),
 }
 
+# families whose windows fit only the model's own image size
+FULL_SIZE = {'byoanet'}
+
 # families that cannot be cut exactly (yet) -> smallest model, and why; an entry can only move up
 REFUSED = {
     'beit': ('beit_base_patch16_224', 'position embeddings and class token are added in line'),

@@ -1,0 +1,80 @@
+"""The wheel must hold everything: installed beside the dependencies, away from the checkout, the command works."""
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope='module')
+def distributions(tmp_path_factory):
+    pytest.importorskip('build')
+    folder = tmp_path_factory.mktemp('dist')
+    command = [sys.executable, '-m', 'build', '--no-isolation', '--outdir', str(folder), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True)
+    return next(folder.glob('*.whl')), next(folder.glob('*.tar.gz'))
+
+
+@pytest.fixture(scope='module')
+def environment(distributions, tmp_path_factory):
+    """An environment that holds the wheel, and sees the dependencies but not the checkout."""
+    folder = tmp_path_factory.mktemp('environment')
+    venv.create(folder, with_pip=True)
+    python = folder / ('Scripts' if os.name == 'nt' else 'bin') / 'python'
+    subprocess.run(
+        [python, '-m', 'pip', 'install', '--quiet', '--no-deps', '--no-index', distributions[0]], check=True)
+    purelib = subprocess.run(
+        [python, '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))'], check=True, capture_output=True,
+        text=True).stdout.strip()
+    Path(purelib, 'dependencies.pth').write_text(sysconfig.get_path('purelib'))
+    return python.parent
+
+
+def run(environment, program, *arguments, cwd):
+    clean = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
+    return subprocess.run(
+        [environment / program, *arguments], cwd=cwd, env=clean, capture_output=True, text=True, check=True).stdout
+
+
+def test_wheel_holds_weights_samples_and_types(distributions):
+    names = zipfile.ZipFile(distributions[0]).namelist()
+    assert 'timm_abn/weights/abn_resnet20_cifar.fashion_mnist.safetensors' in names
+    assert 'timm_abn/py.typed' in names
+    assert sum(name.startswith('timm_abn/samples/') and name.endswith('.png') for name in names) >= 10
+    assert any(name.endswith('licenses/LICENSE') for name in names)
+    assert all(name.startswith(('timm_abn/', 'timm_abn-')) for name in names)
+    assert distributions[0].stat().st_size < 3 * 2 ** 20
+
+
+def test_sdist_holds_the_tests_and_nothing_that_was_made(distributions):
+    names = ['/'.join(name.split('/')[1:]) for name in tarfile.open(distributions[1]).getnames()]
+    assert {'README.md', 'LICENSE', 'CHANGELOG.md', 'tests/test_split.py', 'pyproject.toml'} <= set(names)
+    assert not any(name.startswith(('.venv', 'outputs', 'data', '.conformance')) for name in names)
+
+
+def test_installed_command_explains_an_image(environment, tmp_path):
+    code = 'import timm_abn; print(timm_abn.__file__)'
+    module = Path(run(environment, 'python', '-c', code, cwd=tmp_path).strip())
+    assert environment.parent in module.parents
+    sample = next(module.parent.glob('samples/**/*.png'))
+    output = run(
+        environment, 'timm-abn', 'explain', str(sample), '--model', 'abn_resnet20_cifar.fashion_mnist', '--out',
+        str(tmp_path / 'out'), cwd=tmp_path)
+    assert sample.stem in output
+    assert list((tmp_path / 'out').rglob('*.png'))
+
+
+def test_importing_costs_little_more_than_importing_timm(tmp_path):
+    # what matters is that nothing heavy is imported besides timm; seconds are measured by scripts/benchmark.py
+    code = 'import json, sys, timm; a = set(sys.modules); import timm_abn; print(json.dumps(sorted(set(sys.modules) - a)))'
+    added = json.loads(subprocess.run([sys.executable, '-c', code], check=True, capture_output=True, text=True).stdout)
+    assert not [name for name in added if name.split('.')[0] != 'timm_abn'], added
+    assert not [name for name in added if name.startswith('timm_abn.cli')]
