@@ -140,15 +140,16 @@ def resolve_split(backbone: nn.Module, split: Optional[Union[int, str]] = None) 
         split = len(stages) * 3 // 4 - 1 if len(reductions) == 1 and len(stages) > 3 else len(stages) - 2
     if isinstance(split, bool) or not isinstance(split, (int, str)):
         raise SplitError(f'split must be a stage index or a module path, got {split!r}; {valid}.')
-    if isinstance(split, str) and split.lstrip('-').isdigit():
-        split = int(split)  # command lines and YAML hand over text
-    if isinstance(split, int):
-        if not -len(stages) <= split < len(stages):
-            raise SplitError(f'{name} has no stage {split}; {valid}.')
-        split = stages[split]
-    if not split or split not in dict(backbone.named_modules()):
-        raise SplitError(f'{name} has no module {split!r}; {valid}.')
-    return split
+    if isinstance(split, int) or split.lstrip('-').isdigit():  # command lines and YAML hand over text
+        index = int(split)
+        if not -len(stages) <= index < len(stages):
+            raise SplitError(f'{name} has no stage {index}; {valid}.')
+        path = stages[index]
+    else:
+        path = split
+    if not path or path not in dict(backbone.named_modules()):
+        raise SplitError(f'{name} has no module {path!r}; {valid}.')
+    return path
 
 
 def _feature_info(backbone: nn.Module) -> List[Dict[str, Any]]:

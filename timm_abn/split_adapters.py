@@ -81,8 +81,9 @@ class VisionTransformerAdapter(Adapter):
     ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
         # The family's own forward_intermediates reads the image's height and width, which tokens do not have.
         intermediates = []
-        blocks = perception_branch.blocks[:max(indices) + 1] if stop_early else perception_branch.blocks
-        for index, block in enumerate(blocks):  # type: ignore[arg-type]
+        for index, block in enumerate(perception_branch.blocks):  # type: ignore[arg-type]
+            if stop_early and index > max(indices):
+                break
             features = block(features)
             if index in indices:
                 intermediates.append(perception_branch.norm(features) if norm else features)  # type: ignore[operator]
