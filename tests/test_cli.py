@@ -192,9 +192,10 @@ def test_checkpoint_of_training(photos, capsys):
     (['--model', MODEL, '--checkpoint', 'MODEL', '--model-kwargs', 'nonsense=4'], "argument 'nonsense'"),
     (['--model', MODEL, '--checkpoint', 'MODEL', '--device', 'warp'], "--device: cannot compute on 'warp'"),
     (['--model', MODEL, '--checkpoint', 'MODEL', '--batch-size', '0'], "--batch-size: must be a whole number of"),
-    (['--model', MODEL, '--checkpoint', 'MODEL', '--top-k', '-1'], "--top-k: must be a whole number of 1 or more, got '-1'"),
+    (['--model', MODEL, '--checkpoint', 'MODEL', '--top-k', '-1'], "--top-k: must be a whole number of 1"),
     (['--model', MODEL, '--checkpoint', 'MODEL', '--colormap', 'jet'], "--colormap: invalid choice: 'jet'"),
     (['--model', MODEL, '--checkpoint', 'MODEL', '--out', 'photo.jpg'], 'photo.jpg'),
+    (['--model', 'local-dir:missing'], 'cannot create local-dir:missing: '),
     ([], 'required: --model; see timm-abn explain --help'),
 ])
 def test_wrong_input_is_one_line_and_exit_code_2(checkpoint, photos, capsys, args, message):

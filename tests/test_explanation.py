@@ -57,10 +57,12 @@ def test_bicubic_stays_in_the_range_of_each_map():
     assert upsampled[1].max() == 0.25 and upsampled[1].min() == 0
 
 
-def test_shrinking_averages():
-    maps = torch.zeros(1, 1, 8, 8)
-    maps[..., ::2] = 1
-    torch.testing.assert_close(upsample_maps(maps, (1, 1)), torch.full((1, 1, 1, 1), 0.5))
+@pytest.mark.parametrize('mode', ['bilinear', 'bicubic'])
+def test_shrinking_averages_and_does_not_pick(mode):
+    maps = torch.zeros(1, 1, 16, 16)
+    maps[..., 1] = 1  # not one of the pixels that would be picked
+    small = upsample_maps(maps, (2, 2), mode)
+    assert (small[..., 0] > 0.05).all() and (small[..., 1] < 0.02).all()
 
 
 def test_half_precision_and_several_maps_per_image():
@@ -88,8 +90,9 @@ def test_a_flat_map_is_zero_and_never_nan(value):
 
 
 def test_a_map_of_nan_gives_no_nan():
-    overlay = make(torch.full((1, 1, 4, 4), float('nan'))).overlay(torch.rand(1, 3, 8, 8))
-    assert overlay.isfinite().all()
+    for normalize in (True, False):
+        overlay = make(torch.full((1, 1, 4, 4), float('nan'))).overlay(torch.rand(1, 3, 8, 8), normalize=normalize)
+        assert overlay.isfinite().all()
 
 
 def test_overlay_equals_a_slow_one(explanation):
@@ -108,10 +111,10 @@ def test_overlay_equals_a_slow_one(explanation):
 
 def test_overlay_of_bytes_and_of_grey_images(explanation):
     images = torch.randint(0, 256, (3, 1, 14, 10), dtype=torch.uint8)
-    overlay = explanation.overlay(images)
+    overlay = explanation.overlay(images, alpha=0.3)
     assert overlay.dtype == torch.uint8 and overlay.shape == (3, 3, 14, 10)
-    torch.testing.assert_close(overlay / 255, explanation.overlay(images / 255), rtol=0, atol=0.6 / 255)
-    torch.testing.assert_close(overlay, explanation.overlay(images.expand(3, 3, 14, 10)))
+    torch.testing.assert_close(overlay / 255, explanation.overlay(images / 255, alpha=0.3), rtol=0, atol=0.501 / 255)
+    torch.testing.assert_close(overlay, explanation.overlay(images.expand(3, 3, 14, 10), alpha=0.3))
 
 
 def test_overlay_of_raw_values_is_comparable(explanation):

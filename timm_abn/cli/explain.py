@@ -198,7 +198,8 @@ def write_outputs(prepared: Prepared, attention_map: torch.Tensor, args: argpars
     with staged_files(args.out / name.parent) as staging:
         shown = normalize_maps(attention_map)
         overlay = draw_overlay(prepared.image, shown, prepared.box, args.interpolation, args.colormap)
-        overlay.save(staging / f'{name.name}.overlay.png')
+        # a photo of 24 megapixels: four times faster than by default, and a quarter larger
+        overlay.save(staging / f'{name.name}.overlay.png', compress_level=1)
         if args.map:
             values = place_map(
                 attention_map if args.map == 'npy' else shown, prepared.box, prepared.image.size, args.interpolation)

@@ -53,8 +53,6 @@ def load_model(
         _check_has_weights(name, num_classes)
     try:
         model = timm.create_model(name, pretrained=state_dict is None, num_classes=num_classes, **kwargs)
-    except FileNotFoundError:
-        raise CommandError(f'the weights of {name} are missing from this installation') from None
     except (OSError, RuntimeError, TypeError, ValueError) as error:
         raise CommandError(f'cannot create {name}: {_one_line(error)}') from None
     if not isinstance(model, AttentionBranchNet):
@@ -109,7 +107,7 @@ def _read_checkpoint(path: Path) -> Dict[str, torch.Tensor]:
         state_dict = load_state_dict(str(path), weights_only=True)
         strangers = [key for key, value in state_dict.items() if not isinstance(value, torch.Tensor)]
     except Exception as error:  # on damaged files torch.load raises errors of a dozen types
-        raise CommandError(f'{path} is no checkpoint, or damaged: {_one_line(error)}') from None
+        raise CommandError(f'{path} is no checkpoint, or damaged: {_one_line(error).split(". ")[0]}') from None
     if strangers or not state_dict:
         found = ', '.join(map(str, strangers[:3])) or 'nothing'
         raise CommandError(f'{path} is no checkpoint of a model: it holds {found}')
