@@ -332,3 +332,13 @@ def test_demo(checkpoint, tmp_path):
     assert len([line for line in lines if line.endswith(('right', 'WRONG'))]) == 20 + 1  # and the count
     with Image.open(out) as picture:
         assert picture.width > 1000 and picture.height > 1000
+
+
+def test_the_shipped_model_explains_the_shipped_images(tmp_path, capsys):
+    assert main(['explain', str(REPOSITORY / 'timm_abn' / 'samples'), '--model', MODEL, '--top-k', '1',
+                 '--out', str(tmp_path)]) == 0
+    names = timm.get_pretrained_cfg(MODEL).label_names
+    rows = [re.split(r'  +', line) for line in capsys.readouterr().out.splitlines()[2:]]
+    right = [cells[1] == names[int(Path(cells[0]).name[0])] for cells in rows]
+    assert len(right) == 20 and sum(right) >= 18
+    assert len(list(tmp_path.iterdir())) == 20
