@@ -107,8 +107,8 @@ class AttentionBranchNet(nn.Module):
         self.head_hidden_size = parts.perception_branch.head_hidden_size
         self.num_extractor_stages = parts.num_extractor_stages
         self.feature_info = parts.feature_info
-        if layout.layout == 'NHWC':
-            self.output_fmt = 'NHWC'
+        if hasattr(parts.perception_branch, 'output_fmt'):
+            self.output_fmt = parts.perception_branch.output_fmt
         self.layout = layout
         self.feature_extractor = parts.feature_extractor
         attention_classes = num_classes or attention_classes or 1000
@@ -132,9 +132,11 @@ class AttentionBranchNet(nn.Module):
         """
         features = self.feature_extractor(x)
         if self.training and self.attention_branch is not None and not torch.jit.is_scripting():
-            predicted, attention_logits = self.attention_branch(self.layout.to_maps(features, x))
-            attention_map = given_or_predicted(attention, predicted)
-            return self.perception_branch(self.mechanism(features, attention_map)), attention_logits
+            class_features = self.attention_branch.forward_features(self.layout.to_maps(features, x))
+            attention_map = given_or_predicted(attention, self.attention_branch.attention_map(class_features))
+            logits = self.perception_branch(self.mechanism(features, attention_map))
+            # both outputs are made last, which is where tools that trace graphs look for them
+            return logits, self.attention_branch.attention_logits(class_features)
         return self.perception_branch(self._attended_features(features, x, attention))
 
     def forward_features(self, x: torch.Tensor, attention: Optional[torch.Tensor] = None) -> torch.Tensor:
@@ -425,9 +427,11 @@ def _feature_layout(parts: Split) -> Tuple[FeatureLayout, int]:
         return FeatureLayout('NLC', num_prefix_tokens, reduction), shape[1]
     if len(shape) != 3:
         raise SplitError(f'the features at {parts.path!r} have shape {shape}; a cut needs maps or tokens.')
-    if getattr(parts.perception_branch, 'output_fmt', 'NCHW') == 'NHWC':
-        return FeatureLayout('NHWC'), shape[2]
-    return FeatureLayout(), shape[0]
+    height, width = parts.image_size
+    nchw, nhwc = (height / shape[axis] == width / shape[axis + 1] for axis in (1, 0))
+    if nchw == nhwc:  # what a backbone says of its last features need not hold at the cut, but breaks a tie
+        nhwc = getattr(parts.perception_branch, 'output_fmt', 'NCHW') == 'NHWC'
+    return (FeatureLayout('NHWC'), shape[2]) if nhwc else (FeatureLayout(), shape[0])
 
 
 def _in_halves(pattern: str) -> str:

@@ -1,0 +1,425 @@
+"""The network: what it computes, what it refuses, and how its parts are replaced and taken away."""
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from timm.models._manipulate import group_parameters
+from timm.optim import create_optimizer_v2
+from tiny_models import NUM_CLASSES, TINY_BACKBONES, attention_for, tiny_abn, tiny_backbone, tiny_images
+
+from timm_abn import AttentionBranchNet
+
+all_backbones = pytest.mark.parametrize('backbone', TINY_BACKBONES)
+K_DEPENDENT = [f'attention_branch.{name}.' for name in (
+    'class_conv', 'class_norm', 'classifier', 'map_conv', 'map_norm')]
+
+
+def without_half(name):
+    """Return the backbone's own name of a parameter."""
+    return name.split('.', 1)[1]
+
+
+def uncut_backbone(model, name, **kwargs):
+    """Return the backbone in one piece, with the weights of both halves."""
+    backbone = tiny_backbone(name, **kwargs)
+    weights = {without_half(k): v for k, v in model.state_dict().items() if not k.startswith('attention_branch.')}
+    backbone.load_state_dict(weights)
+    return backbone.train(model.training)
+
+
+def run_with_gated_features(backbone, split, images, factor, num_prefix_tokens):
+    """Return the logits of the uncut backbone when the output of ``split`` is multiplied by ``factor``."""
+    def gate(module, args, output):
+        if output.ndim == 3:
+            gated = output.clone()
+            gated[:, num_prefix_tokens:] *= factor.reshape(len(factor), -1, 1)
+            return gated
+        return output * (factor if output.shape[2:] == factor.shape[2:] else factor.permute(0, 2, 3, 1))
+
+    handle = backbone.get_submodule(split).register_forward_hook(gate)
+    try:
+        return backbone(images)
+    finally:
+        handle.remove()
+
+
+class Calls:
+    """Counts the forward calls of a module."""
+
+    def __init__(self, module):
+        self.count = 0
+        module.register_forward_hook(self)
+
+    def __call__(self, *args):
+        self.count += 1
+
+
+@all_backbones
+@pytest.mark.parametrize('mechanism', ['residual', 'product'])
+def test_logits_are_those_of_the_backbone_with_attended_features(backbone, mechanism):
+    model = tiny_abn(backbone, mechanism=mechanism)
+    images = tiny_images()
+    explanation = model.explain(images)
+    factor = explanation.attention_map + (mechanism == 'residual')
+    with torch.no_grad():
+        expected = run_with_gated_features(
+            uncut_backbone(model, backbone), model.split, images, factor, model.layout.num_prefix_tokens)
+        actual = model(images)
+    torch.testing.assert_close(actual, expected)
+    assert torch.equal(explanation.logits, actual)
+
+
+@all_backbones
+def test_prediction_depends_on_the_attention_map(backbone):
+    if backbone == 'test_convnext':
+        pytest.xfail('the norm that follows the default cut undoes a factor that is the same for all channels')
+    model = tiny_abn(backbone)
+    images = tiny_images()
+    attention = attention_for(model, images)
+    with torch.no_grad():
+        for parameter in model.perception_branch.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+        logits, others = model(images, attention), model(images, attention.flip(2, 3))
+    assert (logits - others).norm() > 1e-3 * logits.norm()
+
+
+@all_backbones
+def test_training_mode_returns_both_predictions(backbone):
+    model = tiny_abn(backbone).train()
+    images = tiny_images()
+    with torch.no_grad():
+        logits, attention_logits = model(images)
+        features = model.feature_extractor(images)
+        attention_map, expected_attention_logits = model.attention_branch(model.layout.to_maps(features, images))
+        expected = run_with_gated_features(
+            uncut_backbone(model, backbone), model.split, images, 1 + attention_map, model.layout.num_prefix_tokens)
+    assert logits.shape == attention_logits.shape == (2, NUM_CLASSES)
+    torch.testing.assert_close(logits, expected)
+    torch.testing.assert_close(attention_logits, expected_attention_logits)
+
+
+@all_backbones
+def test_evaluation_mode_returns_one_tensor(backbone):
+    model = tiny_abn(backbone)
+    images = tiny_images()
+    with torch.no_grad():
+        logits = model(images)
+        assert torch.equal(model.forward_head(model.forward_features(images)), logits)
+    assert isinstance(logits, torch.Tensor)
+    assert logits.shape == (2, NUM_CLASSES)
+
+
+def test_no_loss_is_detached():
+    """The gradient of both losses together is that of finite differences, in all three components."""
+    torch.manual_seed(0)
+    model = tiny_abn('resnet20_cifar').double().train()
+    images, targets = tiny_images(4, size=(32, 32), dtype=torch.float64), torch.tensor([0, 1, 2, 3])
+
+    def loss():
+        logits, attention_logits = model(images)
+        return F.cross_entropy(logits, targets) + F.cross_entropy(attention_logits, targets)
+
+    loss().backward()
+    for component in ('feature_extractor', 'attention_branch', 'perception_branch'):
+        parameters = list(getattr(model, component).parameters())
+        directions = [torch.randn_like(p) for p in parameters]
+        slope = sum((p.grad * d).sum() for p, d in zip(parameters, directions, strict=True))
+        ends = []
+        for step in (1e-8, -2e-8):
+            with torch.no_grad():
+                for parameter, direction in zip(parameters, directions, strict=True):
+                    parameter += step * direction
+                ends.append(loss())
+        with torch.no_grad():
+            for parameter, direction in zip(parameters, directions, strict=True):
+                parameter += 1e-8 * direction
+        torch.testing.assert_close((ends[0] - ends[1]) / 2e-8, slope, rtol=1e-3, atol=1e-5)
+
+
+def test_each_loss_reaches_what_made_it():
+    model = tiny_abn('resnet20_cifar').train()
+    logits, attention_logits = model(tiny_images(4))
+    logits.logsumexp(1).sum().backward(retain_graph=True)
+    without = {name for name, parameter in model.named_parameters() if parameter.grad is None}
+    assert without == {'attention_branch.classifier.weight'}
+    model.zero_grad()
+    attention_logits.logsumexp(1).sum().backward()
+    without = {name.split('.')[0] for name, parameter in model.named_parameters() if parameter.grad is None}
+    assert without == {'perception_branch', 'attention_branch'}
+    assert model.attention_branch.map_conv.weight.grad is None
+    assert model.feature_extractor.conv1.weight.grad.abs().sum() > 0
+
+
+def test_evaluation_computes_only_what_is_returned():
+    model = tiny_abn('test_resnet')
+    images = tiny_images()
+    attention = attention_for(model, images)
+    class_maps = Calls(model.attention_branch.classifier)
+    map_conv = Calls(model.attention_branch.map_conv)
+    stem = Calls(model.feature_extractor.conv1)
+    with torch.no_grad():
+        model(images)
+        assert (class_maps.count, map_conv.count, stem.count) == (0, 1, 1)
+        model(images, attention)
+        assert (class_maps.count, map_conv.count, stem.count) == (0, 1, 2)
+        model.explain(images)
+        assert (class_maps.count, map_conv.count, stem.count) == (1, 2, 3)
+
+
+@all_backbones
+@pytest.mark.parametrize('training', [False, True])
+def test_given_attention_replaces_the_predicted(backbone, training):
+    model = tiny_abn(backbone).train(training)
+    images = tiny_images()
+    attention = attention_for(model, images)
+    with torch.no_grad():
+        expected = model.perception_branch(model.mechanism(model.feature_extractor(images), attention))
+        output = model(images, attention=attention)
+    assert torch.equal(output[0] if training else output, expected)
+    if not training:
+        assert torch.equal(model.forward_head(model.forward_features(images, attention)), expected)
+        assert torch.equal(model.explain(images, attention).logits, expected)
+        final, _ = model.forward_intermediates(images, attention=attention)
+        torch.testing.assert_close(model.forward_head(final), expected)
+
+
+@pytest.mark.parametrize('backbone', ['test_resnet', 'test_vit', 'swin_tiny_patch4_window7_224'])
+@pytest.mark.parametrize('shape', [(2, 1, 3, 4), (2, 2, 4, 4), (1, 1, 4, 4), (2, 4, 4)])
+def test_attention_of_wrong_shape(backbone, shape):
+    model = tiny_abn(backbone)
+    images = tiny_images()
+    expected = list(attention_for(model, images).shape)
+    message = f'attention must have shape {expected}, got {list(shape)}.'
+    for mode in (model.eval(), model.train()):
+        with pytest.raises(ValueError) as error:
+            mode(images, attention=torch.rand(shape))
+        assert str(error.value) == message
+    with pytest.raises(ValueError) as error:
+        model.eval().explain(images, torch.rand(shape))
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (dict(num_classes=-1), 'num_classes must be 0'),
+    (dict(mechanism='sum'), "mechanism must be one of 'residual', 'product', got 'sum'"),
+    (dict(attention_map='softmax'), "attention_map must be one of 'sigmoid', 'sum_log', got 'softmax'"),
+    (dict(backbone='resnet20_cifra'), "Unknown backbone 'resnet20_cifra': did you mean resnet20_cifar"),
+    (dict(backbone='abn_resnet20_cifar'), 'is an Attention Branch Network already'),
+])
+def test_arguments_without_meaning(arguments, message):
+    with pytest.raises(ValueError, match=message) as error:
+        AttentionBranchNet(**{'backbone': 'resnet20_cifar', **arguments})
+    assert '\n' not in str(error.value)
+
+
+def test_explain_refuses():
+    model = tiny_abn('test_resnet')
+    with pytest.raises(ValueError, match=r'images must have shape \(B, 3, H, W\), got \(2, 1, 64, 64\)'):
+        model.explain(tiny_images(channels=1))
+    with pytest.raises(ValueError, match='evaluation mode'):
+        model.train().explain(tiny_images())
+    model.eval().prune_intermediate_layers([0])
+    with pytest.raises(ValueError, match=r'prune_intermediate_layers\(\) has removed'):
+        model.explain(tiny_images())
+
+
+@pytest.mark.parametrize('backbone, arguments, size, map_size', [
+    ('resnet20_cifar', {}, (33, 47), (17, 24)),
+    ('test_resnet', {}, (64, 96), (4, 6)),
+    ('test_resnet', {}, (65, 97), (5, 7)),
+    ('test_convnext', {}, (65, 97), (4, 6)),
+    ('test_vit', dict(dynamic_img_size=True), (64, 96), (4, 6)),
+    ('swin_tiny_patch4_window7_224', dict(strict_img_size=False), (64, 96), (4, 6)),
+])
+def test_any_input_size(backbone, arguments, size, map_size):
+    model = tiny_abn(backbone, **arguments)
+    explanation = model.explain(tiny_images(size=size))
+    assert explanation.attention_map.shape == (2, 1, *map_size)
+    assert explanation.class_maps.shape == (2, NUM_CLASSES, *map_size)
+    assert torch.isfinite(explanation.logits).all()
+
+
+@all_backbones
+def test_perception_classifier_is_registered_last(backbone):
+    model = tiny_abn(backbone)
+    classifier = list(model.get_classifier().parameters())
+    assert classifier[0].shape[0] == NUM_CLASSES
+    assert all(a is b for a, b in zip(list(model.parameters())[-len(classifier):], classifier, strict=True))
+
+
+@all_backbones
+def test_without_classes_pooled_features_and_the_map_remain(backbone):
+    model = tiny_abn(backbone)
+    images = tiny_images()
+    expected_map = model.explain(images).attention_map
+    with torch.no_grad():
+        pooled = model.forward_head(model.forward_features(images), pre_logits=True)
+        model.reset_classifier(0)
+        assert torch.equal(model(images), pooled)
+    assert model.num_classes == 0
+    assert pooled.shape == (2, model.head_hidden_size)
+    explanation = model.explain(images)
+    assert torch.equal(explanation.attention_map, expected_map)
+    assert explanation.attention_logits.shape == (2, NUM_CLASSES)
+
+    model = tiny_abn(backbone, num_classes=0, attention_classes=7)
+    assert model(images).shape == pooled.shape
+    assert model.explain(images).class_maps.shape[1] == 7
+
+
+def test_reset_classifier_rebuilds_both_heads_and_nothing_else():
+    model = tiny_abn('test_resnet')
+    with torch.no_grad():
+        for tensor in [*model.parameters(), *model.buffers()]:
+            tensor += 1
+    before = copy.deepcopy(model.state_dict())
+    model.reset_classifier(7)
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(before[name], tensor)}
+    assert changed == {
+        name for name in before if name.startswith(('perception_branch.fc.', *K_DEPENDENT))}
+    assert model.num_classes == 7
+    assert [logits.shape[1] for logits in model.train()(tiny_images())] == [7, 7]
+    with pytest.raises(ValueError, match='num_classes must be 0'):
+        model.reset_classifier(-1)
+
+
+@pytest.mark.parametrize('in_chans', [1, 4])
+@all_backbones
+def test_in_chans(backbone, in_chans):
+    model = tiny_abn(backbone, in_chans=in_chans)
+    assert model.in_chans == in_chans
+    assert model(tiny_images(channels=in_chans)).shape == (2, NUM_CLASSES)
+
+
+@all_backbones
+@pytest.mark.parametrize('coarse', [False, True])
+def test_parameter_groups_are_those_of_the_backbone(backbone, coarse):
+    model, uncut = tiny_abn(backbone), tiny_backbone(backbone)
+    groups = group_parameters(model, model.group_matcher(coarse), reverse=True)
+    expected = group_parameters(uncut, uncut.group_matcher(coarse), reverse=True)
+    of_branch = {group for name, group in groups.items() if name.startswith('attention_branch.')}
+    of_halves = {without_half(name): group for name, group in groups.items() if not name.startswith('attention_')}
+    assert of_halves == expected
+    assert of_branch == {max(expected.values())}
+
+
+@all_backbones
+def test_no_weight_decay_names_the_parameters_of_the_backbone(backbone):
+    model, uncut = tiny_abn(backbone), tiny_backbone(backbone)
+    names = {name for name, _ in model.named_parameters()} & model.no_weight_decay()
+    expected = uncut.no_weight_decay() if hasattr(uncut, 'no_weight_decay') else set()
+    assert {without_half(name) for name in names} == expected & {name for name, _ in uncut.named_parameters()}
+
+
+@all_backbones
+def test_layer_decay_reaches_every_parameter(backbone):
+    model = tiny_abn(backbone)
+    optimizer = create_optimizer_v2(model, opt='adamw', lr=1e-3, weight_decay=0.05, layer_decay=0.5)
+    scales = {id(p): group['lr_scale'] for group in optimizer.param_groups for p in group['params']}
+    by_name = {name: scales.pop(id(parameter)) for name, parameter in model.named_parameters()}
+    assert not scales
+    first = max(scale for name, scale in by_name.items() if name.startswith('feature_extractor.'))
+    last = max(scale for name, scale in by_name.items() if name.startswith('perception_branch.'))
+    assert first < last == 1
+    assert {scale for name, scale in by_name.items() if name.startswith('attention_branch.')} == {1}
+
+
+@all_backbones
+def test_intermediates_are_what_the_stages_return(backbone):
+    model = tiny_abn(backbone)
+    images = tiny_images()
+    outputs = {}
+    for info in model.feature_info:
+        model.get_submodule(info['module']).register_forward_hook(
+            lambda module, args, output, name=info['module']: outputs.setdefault(name, output))
+    with torch.no_grad():
+        final, intermediates = model.forward_intermediates(images)
+        torch.testing.assert_close(final, model.forward_features(images))
+    assert [tuple(x.shape[1:2]) for x in intermediates] == [(info['num_chs'],) for info in model.feature_info]
+    for info, actual in zip(model.feature_info, intermediates, strict=True):
+        expected = outputs[info['module']]
+        if backbone == 'test_vit':
+            expected = expected[:, 1:].transpose(1, 2).reshape(actual.shape)
+        elif backbone.startswith('swin'):
+            expected = expected.permute(0, 3, 1, 2)
+        torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize('backbone', ['test_convnext', 'test_vit'])
+def test_stop_early_runs_nothing_that_was_not_asked_for(backbone):
+    model = tiny_abn(backbone)
+    images = tiny_images()
+    with torch.no_grad():
+        expected = model.forward_intermediates(images, intermediates_only=True)
+        for index in range(len(expected)):
+            later = [Calls(model.get_submodule(info['module'])) for info in model.feature_info[index + 1:]]
+            actual, = model.forward_intermediates(images, indices=[index], stop_early=True, intermediates_only=True)
+            assert torch.equal(actual, expected[index])
+            assert not any(calls.count for calls in later)
+
+
+def test_intermediates_refuse():
+    model = tiny_abn('test_vit')
+    with pytest.raises(ValueError, match="output_fmt must be 'NCHW', got 'NLC'"):
+        model.forward_intermediates(tiny_images(), output_fmt='NLC')
+    with pytest.raises(ValueError, match='norm=True'):
+        model.forward_intermediates(tiny_images(), indices=[0], norm=True)
+
+
+@all_backbones
+@pytest.mark.parametrize('feature_cls', [None, 'hook', 'fx'])
+def test_features_only_returns_the_stages_of_the_backbone(backbone, feature_cls):
+    images = tiny_images()
+    expected = tiny_backbone(backbone, features_only=True, feature_cls='getter')
+    actual = tiny_abn(backbone, features_only=True, feature_cls=feature_cls)
+    reference = tiny_abn(backbone)
+    for key in ('channels', 'reduction'):
+        assert getattr(actual.feature_info, key)() == getattr(expected.feature_info, key)()
+    with torch.no_grad():
+        features = actual(images)
+        intermediates = reference.forward_intermediates(
+            images, indices=list(actual.feature_info.out_indices), intermediates_only=True)
+    for x, y in zip(features, intermediates, strict=True):
+        if feature_cls is not None:  # these two return what the modules return
+            x = reference.layout.to_maps(x, images)
+        torch.testing.assert_close(x, y)
+
+
+def test_features_before_the_cut_need_no_attention_branch():
+    model = tiny_abn('test_resnet')
+    expected = model.forward_intermediates(tiny_images(), indices=[2], intermediates_only=True)[0]
+    assert model.prune_intermediate_layers([2]) == [2]
+    names = {name.split('.')[1] for name, _ in model.named_parameters()}
+    assert names == {'conv1', 'bn1', 'layer1', 'layer2'}
+    assert torch.equal(model.forward_features(tiny_images()), expected)
+    assert model.train()(tiny_images()).shape == expected.shape
+    assert model.num_features == model.head_hidden_size == expected.shape[1]
+    model.reset_classifier(3, 'avg')
+    assert model.eval()(tiny_images()).shape == (2, 3)
+
+
+def test_features_after_the_cut_leave_no_parameter_unused():
+    model = tiny_abn('test_convnext', features_only=True).train()
+    sum(x.pow(2).mean() for x in model(tiny_images())).backward()
+    assert not [name for name, parameter in model.named_parameters() if parameter.grad is None]
+
+
+def test_same_seed_gives_the_same_weights():
+    first, second = tiny_abn('test_convnext').state_dict(), tiny_abn('test_convnext').state_dict()
+    assert all(torch.equal(first[name], tensor) for name, tensor in second.items())
+
+
+def test_device_and_dtype_reach_every_tensor():
+    model = tiny_abn('test_convnext', device='meta', dtype=torch.bfloat16)
+    tensors = dict([*model.named_parameters(), *model.named_buffers()])
+    assert {tensor.device.type for tensor in tensors.values()} == {'meta'}
+    assert {tensor.dtype for name, tensor in tensors.items() if 'num_batches' not in name} == {torch.bfloat16}
+
+
+def test_config_says_what_was_built():
+    model = tiny_abn('test_convnext', split='stages.1', mechanism='product', attention_map='sum_log')
+    assert model.config == dict(
+        backbone='ConvNeXt', split='stages.1', attention_stage=model.attention_branch.stage.source,
+        attention_map='sum_log', mechanism='product')
+    assert "split='stages.1'" in repr(model)
