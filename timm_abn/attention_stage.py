@@ -54,6 +54,9 @@ def build_attention_stage(
         device: Where to create parameters.
         dtype: Type of the parameters.
     """
+    # the norm of a backbone that ends with one is left out, as in the authors' DenseNet: the branch has its own
+    if len(next_stage) > 1 and isinstance(backbone.get_submodule(next_stage[-1]), nn.BatchNorm2d):
+        next_stage = next_stage[:-1]
     if next_stage:
         modules = [copy.deepcopy(backbone.get_submodule(path)) for path in next_stage]
         for module in modules:
