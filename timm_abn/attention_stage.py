@@ -15,7 +15,7 @@ from timm.layers import BlurPool2d
 from timm.models import VGG
 from timm.models.resnet import Bottleneck, downsample_conv
 
-__all__ = ['AttentionStage', 'build_attention_stage', 'init_convolutions']
+__all__ = ['CAM_WIDTH', 'AttentionStage', 'build_attention_stage', 'init_convolutions', 'set_stride_one']
 
 CAM_WIDTH = 1024  # of the convolution by which CAM (Zhou et al., CVPR 2016) replaces VGG's fully connected layers
 
@@ -62,7 +62,7 @@ def build_attention_stage(
     if len(next_stage) > 1 and isinstance(backbone.get_submodule(next_stage[-1]), nn.BatchNorm2d):
         next_stage = next_stage[:-1]
     copied = nn.Sequential(*(copy.deepcopy(backbone.get_submodule(path)) for path in next_stage))
-    _set_stride_one(copied)
+    set_stride_one(copied)
     channels = _probe_channels(copied, in_channels) if any(True for _ in copied.parameters()) else None
     if channels is not None:
         # one sequence stays flat, so that its blocks keep their names
@@ -101,12 +101,17 @@ def init_convolutions(module: nn.Module, reset_others: bool = False) -> None:
                 reset()
 
 
-def _set_stride_one(module: nn.Module) -> None:
+def set_stride_one(module: nn.Module) -> None:
+    """Set the strides of the layers within a stage to 1, so that it keeps the resolution of its input.
+
+    Args:
+        module: The stage. Pools in it that do nothing at stride 1 are left out.
+    """
     for name, child in module.named_children():
         stride = getattr(child, 'stride', 1)
         strides = tuple(stride) if isinstance(stride, (tuple, list)) else (stride,)
         if all(s == 1 for s in strides):
-            _set_stride_one(child)
+            set_stride_one(child)
         elif isinstance(child, nn.Conv2d):
             child.stride = (1, 1)
         elif isinstance(child, nn.MaxPool2d) and child.kernel_size in (3, (3, 3)):
@@ -114,7 +119,7 @@ def _set_stride_one(module: nn.Module) -> None:
         elif isinstance(child, (nn.MaxPool2d, nn.AvgPool2d, BlurPool2d)):
             setattr(module, name, nn.Identity())  # what timm builds for a pooled shortcut of stride 1
         else:
-            _set_stride_one(child)
+            set_stride_one(child)
 
 
 def _probe_channels(stage: nn.Module, in_channels: int) -> Optional[int]:
