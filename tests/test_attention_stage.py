@@ -23,9 +23,32 @@ def build(name, keep_weights=False):
                                   'efficientnet_b0', 'tf_efficientnet_lite0', 'regnetx_002', 'legacy_seresnet18'])
 def test_copied_stages_keep_the_resolution(name):
     _, parts, stage = build(name)
-    assert stage.source == f'copy of {", ".join(parts.next_stage)} at stride 1'
+    copied = [path for path in parts.next_stage if path != 'features.norm5']  # the final norm of DenseNet
+    assert stage.source == f'copy of {", ".join(copied)} at stride 1'
     x = torch.randn(2, parts.feature_shape[0], 9, 7)
     assert stage(x).shape == (2, stage.num_features, 9, 7)
+
+
+@pytest.mark.parametrize(('name', 'layers'), [
+    ('vgg11', [nn.Conv2d, nn.ReLU]),
+    ('vgg11_bn', [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]),
+])
+def test_a_convolution_takes_the_place_of_the_fully_connected_layers_of_vgg(name, layers):
+    with torch.device('meta'):
+        _, parts, stage = build(name)
+    assert parts.next_stage and parts.path.startswith('features.')
+    assert stage.source == '3x3 convolution of width 1024 in the place of the fully connected layers'
+    assert [type(layer) for layer in stage] == layers
+    assert stage(torch.randn(2, 512, 9, 7, device='meta')).shape == (2, 1024, 9, 7)
+
+
+def test_pools_between_the_cut_and_the_next_stage_are_left_out():
+    with torch.device('meta'):
+        backbone = timm.create_model('vgg11')
+        parts = cut_backbone(backbone, 'features.14')  # before the last but one pool
+        stage = build_attention_stage(backbone, parts.next_stage, 512, 64, keep_weights=False)
+    assert stage.source == f'copy of {", ".join(parts.next_stage)} at stride 1'
+    assert stage(torch.randn(2, 512, 9, 7, device='meta')).shape == (2, 512, 9, 7)
 
 
 @pytest.mark.parametrize('name', ['test_convnext', 'convnext_atto', 'inception_next_atto'])

@@ -1,5 +1,5 @@
 """Attention Branch Networks for timm. Importing this package registers its models with timm."""
-from . import abn_models, cifar_backbones
+from . import abn_models, cam_models, cifar_backbones
 from .attention_branch import AttentionBranch, Mechanism
 from .explanation import Explanation
 from .network import AttentionBranchNet
@@ -8,6 +8,6 @@ from .split import SplitError, split_backbone
 __version__ = '0.1.0'
 
 __all__ = [
-    'AttentionBranch', 'AttentionBranchNet', 'Explanation', 'Mechanism', 'SplitError', 'abn_models', 'cifar_backbones',
-    'split_backbone',
+    'AttentionBranch', 'AttentionBranchNet', 'Explanation', 'Mechanism', 'SplitError', 'abn_models', 'cam_models',
+    'cifar_backbones', 'split_backbone',
 ]

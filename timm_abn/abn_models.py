@@ -1,9 +1,11 @@
 """The models: ``abn`` over any backbone, and Attention Branch Networks by name."""
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any, Dict, Tuple, Union
 
 import torch
+from timm.layers import SEModule
 from timm.models import (
     PretrainedCfg,
     build_model_with_cfg,
@@ -13,7 +15,7 @@ from timm.models import (
 )
 from timm.models._builder import resolve_pretrained_cfg
 
-from . import cifar_backbones  # noqa: F401  registers the 32x32 backbones
+from . import cifar_backbones, cifar_densenet, cifar_wide_resnet  # noqa: F401  registers the 32x32 backbones
 from .network import AttentionBranchNet, create_backbone
 
 WEIGHTS = Path(__file__).parent / 'weights'
@@ -88,15 +90,20 @@ _INPUT_FIELDS = (
     'test_crop_pct', 'crop_mode', 'mean', 'std', 'pool_size', 'test_pool_size',
 )
 
+# a reduction of exactly 16, as in the papers of SENet and ABN; timm rounds the 4 channels of the first stage up to 8
+_SQUEEZE_EXCITATION = partial(SEModule, rd_divisor=1)
+
 FASHION_MNIST_CLASSES = (
     't-shirt/top', 'trouser', 'pullover', 'dress', 'coat', 'sandal', 'shirt', 'sneaker', 'bag', 'ankle boot')
 
 default_cfgs = generate_default_cfgs({
     **{f'abn_{backbone}': _backbone_cfg(backbone) for backbone in (
         'resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnext50_32x4d',
-        'seresnet50', 'seresnet101', 'seresnet152', 'vgg16', 'vgg16_bn', 'densenet121', 'efficientnet_b0',
-        'convnext_tiny', 'swin_tiny_patch4_window7_224', 'vit_small_patch16_224',
+        'seresnet18', 'seresnet34', 'seresnet50', 'seresnet101', 'seresnet152',
+        'vgg16', 'vgg16_bn', 'densenet121', 'efficientnet_b0', 'convnext_tiny',
+        'swin_tiny_patch4_window7_224', 'vit_small_patch16_224',
         'resnet32_cifar', 'resnet44_cifar', 'resnet56_cifar', 'resnet110_cifar',
+        'wrn28_4_cifar', 'wrn28_10_cifar', 'densenet100_12_cifar', 'resnext29_8x64d_cifar',
     )},
     'abn_resnet20_cifar.fashion_mnist': dict(
         _backbone_cfg('resnet20_cifar'), file=str(WEIGHTS / 'abn_resnet20_cifar.fashion_mnist.safetensors'),
@@ -160,6 +167,20 @@ def abn_resnext50_32x4d(pretrained: bool = False, **kwargs: Any) -> AttentionBra
     """Attention Branch Network over ResNeXt-50 32x4d."""
     model_args = dict(backbone='resnext50_32x4d')
     return _create_abn('abn_resnext50_32x4d', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def abn_seresnet18(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over SE-ResNet-18."""
+    model_args = dict(backbone='seresnet18', block_args=dict(attn_layer=_SQUEEZE_EXCITATION))
+    return _create_abn('abn_seresnet18', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def abn_seresnet34(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over SE-ResNet-34."""
+    model_args = dict(backbone='seresnet34', block_args=dict(attn_layer=_SQUEEZE_EXCITATION))
+    return _create_abn('abn_seresnet34', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
@@ -265,3 +286,31 @@ def abn_resnet110_cifar(pretrained: bool = False, **kwargs: Any) -> AttentionBra
     """Attention Branch Network over ResNet-110 for 32x32 images."""
     model_args = dict(backbone='resnet110_cifar')
     return _create_abn('abn_resnet110_cifar', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def abn_wrn28_4_cifar(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over Wide ResNet-28-4 for 32x32 images."""
+    model_args = dict(backbone='wrn28_4_cifar')
+    return _create_abn('abn_wrn28_4_cifar', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def abn_wrn28_10_cifar(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over Wide ResNet-28-10 for 32x32 images."""
+    model_args = dict(backbone='wrn28_10_cifar')
+    return _create_abn('abn_wrn28_10_cifar', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def abn_densenet100_12_cifar(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over DenseNet-BC-100 for 32x32 images, cut after the second transition."""
+    model_args = dict(backbone='densenet100_12_cifar', split='features.transition2')
+    return _create_abn('abn_densenet100_12_cifar', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def abn_resnext29_8x64d_cifar(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over ResNeXt-29 8x64d for 32x32 images; like the authors' it lacks the branch's norm."""
+    model_args = dict(backbone='resnext29_8x64d_cifar', attention_norm=False)
+    return _create_abn('abn_resnext29_8x64d_cifar', pretrained, **dict(model_args, **kwargs))

@@ -109,6 +109,7 @@ class AttentionBranch(nn.Module):
             stage: AttentionStage,
             num_classes: int = 1000,
             attention_map: str = 'sigmoid',
+            norm: bool = True,
             device: Optional[torch.device] = None,
             dtype: Optional[torch.dtype] = None,
     ) -> None:
@@ -117,6 +118,7 @@ class AttentionBranch(nn.Module):
             stage: The stage before the head; tells how many channels there are.
             num_classes: Number of classes (K).
             attention_map: 'sigmoid' or 'sum_log'.
+            norm: Batch norm between the stage and the head; the authors' ResNeXt-29 has none.
             device: Where to create parameters.
             dtype: Type of the parameters.
 
@@ -128,7 +130,7 @@ class AttentionBranch(nn.Module):
         self.attention_map_type = attention_map
         self.grad_checkpointing = False
         self.stage = stage
-        self.norm = nn.BatchNorm2d(stage.num_features, device=device, dtype=dtype)
+        self.norm = nn.BatchNorm2d(stage.num_features, device=device, dtype=dtype) if norm else nn.Identity()
         self.act = nn.ReLU(inplace=True)
         self._build_head(num_classes, device=device, dtype=dtype)
 

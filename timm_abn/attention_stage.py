@@ -1,19 +1,23 @@
 """The first part of an attention branch: the stage after the cut, once more, at full resolution.
 
 The paper (section 3.1) copies the stage that follows the cut and sets its strides to 1, so that the attention map keeps
-the resolution of the features. Where that is not possible (patch merging, token models), two residual blocks of the
-same width take its place. Which one was built is written on the stage: ``stage.source``.
+the resolution of the features. In VGG, where only fully connected layers follow the cut, a convolution takes their
+place, as in CAM. Where nothing can be copied (patch merging, token models), two residual blocks of the same width are
+built. Which of them it was is written on the stage: ``stage.source``.
 """
 import copy
 from collections import OrderedDict
-from typing import List, Optional
+from typing import Dict, List, Optional
 
 import torch
 import torch.nn as nn
 from timm.layers import BlurPool2d
+from timm.models import VGG
 from timm.models.resnet import Bottleneck, downsample_conv
 
-__all__ = ['AttentionStage', 'build_attention_stage', 'init_convolutions']
+__all__ = ['CAM_WIDTH', 'AttentionStage', 'build_attention_stage', 'init_convolutions', 'set_stride_one']
+
+CAM_WIDTH = 1024  # of the convolution by which CAM (Zhou et al., CVPR 2016) replaces VGG's fully connected layers
 
 
 class AttentionStage(nn.Sequential):
@@ -54,21 +58,27 @@ def build_attention_stage(
         device: Where to create parameters.
         dtype: Type of the parameters.
     """
-    if next_stage:
-        modules = [copy.deepcopy(backbone.get_submodule(path)) for path in next_stage]
-        for module in modules:
-            _set_stride_one(module)
-        channels = _probe_channels(modules, in_channels)
-        if channels is not None:
-            # one sequence stays flat, so that its blocks keep their names
-            children = list(modules[0].named_children()) if _is_plain_sequence(modules) else [
-                (str(index), module) for index, module in enumerate(modules)]
-            stage = AttentionStage(OrderedDict(children), f'copy of {", ".join(next_stage)} at stride 1', channels)
-            if not keep_weights:
-                init_convolutions(stage, reset_others=True)
-            return stage
-    blocks = _residual_blocks(in_channels, num_features, device=device, dtype=dtype)
-    stage = AttentionStage(blocks, f'{len(blocks)} residual blocks of width {num_features}', num_features)
+    # the norm of a backbone that ends with one is left out, as in the authors' DenseNet: the branch has its own
+    if len(next_stage) > 1 and isinstance(backbone.get_submodule(next_stage[-1]), nn.BatchNorm2d):
+        next_stage = next_stage[:-1]
+    copied = nn.Sequential(*(copy.deepcopy(backbone.get_submodule(path)) for path in next_stage))
+    set_stride_one(copied)
+    channels = _probe_channels(copied, in_channels) if any(True for _ in copied.parameters()) else None
+    if channels is not None:
+        # one sequence stays flat, so that its blocks keep their names
+        children = copied[0] if len(copied) == 1 and type(copied[0]) is nn.Sequential else copied
+        stage = AttentionStage(
+            OrderedDict(children.named_children()), f'copy of {", ".join(next_stage)} at stride 1', channels)
+        if not keep_weights:
+            init_convolutions(stage, reset_others=True)
+        return stage
+    if isinstance(backbone, VGG):
+        blocks = _convolution(in_channels, CAM_WIDTH, backbone.use_norm, device=device, dtype=dtype)
+        source = f'3x3 convolution of width {CAM_WIDTH} in the place of the fully connected layers'
+        stage = AttentionStage(blocks, source, CAM_WIDTH)
+    else:
+        blocks = _residual_blocks(in_channels, num_features, device=device, dtype=dtype)
+        stage = AttentionStage(blocks, f'{len(blocks)} residual blocks of width {num_features}', num_features)
     init_convolutions(stage)
     return stage
 
@@ -91,16 +101,17 @@ def init_convolutions(module: nn.Module, reset_others: bool = False) -> None:
                 reset()
 
 
-def _is_plain_sequence(modules: List[nn.Module]) -> bool:
-    return len(modules) == 1 and type(modules[0]) is nn.Sequential
+def set_stride_one(module: nn.Module) -> None:
+    """Set the strides of the layers within a stage to 1, so that it keeps the resolution of its input.
 
-
-def _set_stride_one(module: nn.Module) -> None:
+    Args:
+        module: The stage. Pools in it that do nothing at stride 1 are left out.
+    """
     for name, child in module.named_children():
         stride = getattr(child, 'stride', 1)
         strides = tuple(stride) if isinstance(stride, (tuple, list)) else (stride,)
         if all(s == 1 for s in strides):
-            _set_stride_one(child)
+            set_stride_one(child)
         elif isinstance(child, nn.Conv2d):
             child.stride = (1, 1)
         elif isinstance(child, nn.MaxPool2d) and child.kernel_size in (3, (3, 3)):
@@ -108,25 +119,36 @@ def _set_stride_one(module: nn.Module) -> None:
         elif isinstance(child, (nn.MaxPool2d, nn.AvgPool2d, BlurPool2d)):
             setattr(module, name, nn.Identity())  # what timm builds for a pooled shortcut of stride 1
         else:
-            _set_stride_one(child)
+            set_stride_one(child)
 
 
-def _probe_channels(modules: List[nn.Module], in_channels: int) -> Optional[int]:
-    """Return the channels of the chain's output, or None if it does not keep the resolution of an NCHW input."""
+def _probe_channels(stage: nn.Module, in_channels: int) -> Optional[int]:
+    """Return the channels of the stage's output, or None if it does not keep the resolution of an NCHW input."""
     size = (12, 10)  # not square, so that transposed layouts are noticed
     x = torch.empty((1, in_channels, *size), device='meta')
-    memo = {id(t): torch.empty_like(t, device='meta') for m in modules for t in [*m.parameters(), *m.buffers()]}
-    memo = {
-        id(t): nn.Parameter(memo[id(t)]) if isinstance(t, nn.Parameter) else memo[id(t)]
-        for m in modules for t in [*m.parameters(), *m.buffers()]
-    }
+    memo: Dict[int, torch.Tensor] = {id(t): nn.Parameter(t.detach().to('meta')) for t in stage.parameters()}
+    memo.update({id(t): t.to('meta') for t in stage.buffers()})
     try:
         with torch.no_grad():
-            for module in modules:
-                x = copy.deepcopy(module, dict(memo)).to(dtype=x.dtype).eval()(x)
+            x = copy.deepcopy(stage, memo).to(dtype=x.dtype).eval()(x)
     except Exception:
         return None  # a stage of another layout, or one that fixes its resolution
     return x.shape[1] if x.ndim == 4 and tuple(x.shape[2:]) == size else None
+
+
+def _convolution(
+        in_channels: int,
+        channels: int,
+        norm: bool,
+        device: Optional[torch.device],
+        dtype: Optional[torch.dtype],
+) -> 'OrderedDict[str, nn.Module]':
+    dd: dict = {'device': device, 'dtype': dtype}
+    layers: OrderedDict[str, nn.Module] = OrderedDict(conv=nn.Conv2d(in_channels, channels, 3, padding=1, **dd))
+    if norm:
+        layers['norm'] = nn.BatchNorm2d(channels, **dd)
+    layers['act'] = nn.ReLU(inplace=True)
+    return layers
 
 
 def _residual_blocks(

@@ -1,15 +1,35 @@
-"""Converting the authors' checkpoints (their repository: machine-perception-robotics-group/attention_branch_network)."""
+"""Converting the authors' checkpoints.
+
+Their repository: https://github.com/machine-perception-robotics-group/attention_branch_network
+"""
+import difflib
 import re
-from typing import Any, Dict, List, Mapping, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Tuple, Type, Union
 
 import timm
 import torch
+import torch.nn as nn
+from timm.models import ResNet
 
-__all__ = ['CheckpointError', 'check_state_dict', 'convert_official_checkpoint']
+from .cifar_backbones import CifarResNet
+from .cifar_densenet import CifarDenseNet
+from .cifar_wide_resnet import CifarWideResNet
+from .network import AttentionBranchNet
 
-# the authors' names -> ours; everything else is a name of the backbone, and found in one of the halves
-_RENAMES: Tuple[Tuple[str, str], ...] = (
-    (r'^att_layer\d\.', 'attention_branch.stage.'),
+__all__ = [
+    'CheckpointError', 'check_state_dict', 'convert_official_checkpoint', 'find_official_model', 'official_model_args',
+]
+
+Renames = Tuple[Tuple[str, Union[str, Callable[[re.Match], str]]], ...]
+
+
+def _dense_layer(prefix: str) -> Callable[[re.Match], str]:
+    # timm counts the layers of a block from 1, the authors from 0
+    return lambda match: f'{match.expand(prefix)}denselayer{int(match["layer"]) + 1}.'
+
+
+# the authors' names -> ours, applied one after the other
+_BRANCH_RENAMES: Renames = (
     (r'^bn_att\.', 'attention_branch.norm.'),
     (r'^att_conv\.', 'attention_branch.class_conv.'),
     (r'^bn_att2\.', 'attention_branch.class_norm.'),
@@ -17,10 +37,70 @@ _RENAMES: Tuple[Tuple[str, str], ...] = (
     (r'^att_conv3\.', 'attention_branch.map_conv.'),
     (r'^bn_att3\.', 'attention_branch.map_norm.'),
 )
+_RESNET_RENAMES: Renames = (
+    (r'^att_layer\d\.', 'attention_branch.stage.'),
+    (r'\.(fc[12])\.', r'.se.\1.'),
+)
+_RESNEXT_RENAMES: Renames = (
+    (r'^conv_1_3x3\.', 'conv1.'),
+    (r'^bn_1\.', 'bn1.'),
+    (r'^stage_att\.stage_att_bottleneck_(\d+)\.', r'attention_branch.stage.\1.'),
+    (r'^stage_(\d)\.stage_\d_bottleneck_(\d+)\.', r'layer\1.\2.'),
+    (r'\.conv_reduce\.', '.conv1.'),
+    (r'\.bn_reduce\.', '.bn1.'),
+    (r'\.conv_conv\.', '.conv2.'),
+    (r'\.bn\.', '.bn2.'),
+    (r'\.conv_expand\.', '.conv3.'),
+    (r'\.bn_expand\.', '.bn3.'),
+    (r'\.shortcut\.shortcut_conv\.', '.downsample.0.'),
+    (r'\.shortcut\.shortcut_bn\.', '.downsample.1.'),
+    (r'^classifier\.', 'fc.'),
+)
+_WIDE_RESNET_RENAMES: Renames = (
+    (r'^bn1\.', 'norm.'),
+    (r'\.bn([12])\.', r'.norm\1.'),
+    (r'\.convShortcut\.', '.downsample.'),
+    (r'^att_block\d\.layer\.', 'attention_branch.stage.'),
+    (r'^block(\d)\.layer\.', r'layer\1.'),
+)
+_DENSENET_RENAMES: Renames = (
+    (r'^conv1\.', 'features.conv0.'),
+    (r'^bn\.', 'features.norm5.'),
+    (r'^fc\.', 'classifier.'),
+    (r'^trans(\d)\.bn1\.', r'features.transition\1.norm.'),
+    (r'^trans(\d)\.conv1\.', r'features.transition\1.conv.'),
+    (r'^(att_)?(dense\d\.\d+)\.bn([12])\.', r'\1\2.norm\3.'),
+    (r'^att_dense\d\.(?P<layer>\d+)\.', _dense_layer('attention_branch.stage.0.')),
+    (r'^dense(\d)\.(?P<layer>\d+)\.', _dense_layer(r'features.denseblock\1.')),
+)
+_RENAMES: Dict[Type[nn.Module], Renames] = {
+    ResNet: _RESNET_RENAMES,
+    CifarResNet: _RESNET_RENAMES + _RESNEXT_RENAMES,
+    CifarWideResNet: _WIDE_RESNET_RENAMES,
+    CifarDenseNet: _DENSENET_RENAMES,
+}
+
+# a name that only checkpoints of these models have -> the models, the likeliest first
+_CANDIDATES: Tuple[Tuple[str, Tuple[str, ...]], ...] = (
+    (r'^stage_att\.', ('abn_resnext29_8x64d_cifar',)),
+    (r'^att_block3\.', ('abn_wrn28_4_cifar', 'abn_wrn28_10_cifar')),
+    (r'^att_dense3\.', ('abn_densenet100_12_cifar',)),
+    (r'^att_layer3\.', tuple(f'abn_resnet{depth}_cifar' for depth in (110, 20, 32, 44, 56))),
+    (r'^att_layer4\.0\.fc1\.', tuple(f'abn_seresnet{depth}' for depth in (152, 101, 50, 34, 18))),
+    (r'^att_layer4\.', (*(f'abn_resnet{depth}' for depth in (152, 101, 50, 34, 18)), 'abn_resnext50_32x4d')),
+)
 
 
 class CheckpointError(ValueError):
-    """A checkpoint does not hold what was expected; the message names the keys."""
+    """A checkpoint does not hold what was expected; the message names the keys.
+
+    Attributes:
+        num_differences: How many keys differ, where the checkpoint was compared with a model.
+    """
+
+    def __init__(self, message: str, num_differences: int = 0) -> None:
+        super().__init__(message)
+        self.num_differences = num_differences
 
 
 def convert_official_checkpoint(checkpoint: Mapping[str, Any], model_name: str) -> Dict[str, torch.Tensor]:
@@ -32,21 +112,83 @@ def convert_official_checkpoint(checkpoint: Mapping[str, Any], model_name: str) 
         model_name: Name of the model here, for example 'abn_resnet152'.
 
     Returns:
-        A state dict that ``timm.create_model(model_name, num_classes=...)`` loads strictly.
+        A state dict that ``timm.create_model(model_name, **official_model_args(checkpoint))`` loads strictly.
 
     Raises:
         CheckpointError: The checkpoint is not one of this architecture.
+        ValueError: There is no such model, or it is not an Attention Branch Network.
     """
     state_dict = _state_dict_of(checkpoint)
-    num_classes = state_dict['fc.weight'].shape[0] if 'fc.weight' in state_dict else 1000
-    with torch.device('meta'):
-        expected = timm.create_model(model_name, num_classes=num_classes, device=torch.device('meta')).state_dict()
-    converted = {_rename(name, expected): tensor for name, tensor in state_dict.items()}
+    model = _meta_model(model_name, official_model_args(state_dict))
+    expected = model.state_dict()
+    if 'attention_branch.norm.weight' not in expected:
+        # the authors' ResNeXt makes this norm but never uses it
+        state_dict = {name: tensor for name, tensor in state_dict.items() if not name.startswith('bn_att.')}
+    renames = _BRANCH_RENAMES + _RENAMES.get(type(model.perception_branch), ())
+    converted = {_rename(name, renames, expected): tensor for name, tensor in state_dict.items()}
     for name, tensor in expected.items():
         if name.endswith('num_batches_tracked') and name not in converted:
             converted[name] = torch.zeros((), dtype=tensor.dtype)  # written by PyTorch since 0.4.1
+        if name in converted and tuple(tensor.shape) == (*converted[name].shape, 1, 1):
+            converted[name] = converted[name].reshape(tensor.shape)  # a linear layer there, a 1x1 convolution here
     check_state_dict(converted, expected, model_name)
     return {name: converted[name] for name in expected}
+
+
+def official_model_args(checkpoint: Mapping[str, Any]) -> Dict[str, Any]:
+    """Return the arguments of ``timm.create_model`` that a checkpoint of the authors' code asks for.
+
+    Args:
+        checkpoint: See ``convert_official_checkpoint``.
+
+    Returns:
+        The number of classes, and the kind of attention map where it is not the sigmoid.
+    """
+    state_dict = _state_dict_of(checkpoint)
+    model_args: Dict[str, Any] = {}
+    if 'att_conv.weight' in state_dict:
+        model_args['num_classes'] = state_dict['att_conv.weight'].shape[0]
+    if 'att_layer4.0.fc1.weight' in state_dict and 'att_conv3.weight' not in state_dict:
+        model_args['attention_map'] = 'sum_log'
+    return model_args
+
+
+def find_official_model(checkpoint: Mapping[str, Any]) -> str:
+    """Return the name of the model that a checkpoint of the authors' code belongs to.
+
+    Args:
+        checkpoint: See ``convert_official_checkpoint``.
+
+    Raises:
+        CheckpointError: It belongs to none; the message names the likeliest, and the first keys that differ.
+    """
+    state_dict = _state_dict_of(checkpoint)
+    candidates = next((models for key, models in _CANDIDATES if any(re.match(key, name) for name in state_dict)), ())
+    errors = []
+    for model_name in candidates:
+        try:
+            convert_official_checkpoint(state_dict, model_name)
+            return model_name
+        except CheckpointError as error:
+            errors.append(error)
+    if not errors:
+        raise CheckpointError(
+            'the checkpoint is not one of the authors\' code: it has none of the names att_layer3, att_layer4, '
+            f'att_block3, att_dense3, stage_att, but {_some(list(state_dict))}.')
+    raise min(errors, key=lambda error: error.num_differences)
+
+
+def _meta_model(model_name: str, model_args: Mapping[str, Any]) -> AttentionBranchNet:
+    if not timm.is_model(model_name):
+        close = difflib.get_close_matches(model_name, timm.list_models('abn_*'), n=3)
+        hint = f'did you mean {", ".join(close)}?' if close else "see timm.list_models('abn_*')."
+        raise ValueError(f'unknown model {model_name!r}: {hint}')
+    if not model_name.startswith('abn'):
+        raise ValueError(f'{model_name!r} is not an Attention Branch Network; their names begin with abn_.')
+    with torch.device('meta'):
+        model = timm.create_model(model_name, device=torch.device('meta'), **model_args)
+    assert isinstance(model, AttentionBranchNet)
+    return model
 
 
 def _state_dict_of(checkpoint: Mapping[str, Any]) -> Dict[str, torch.Tensor]:
@@ -62,13 +204,13 @@ def _state_dict_of(checkpoint: Mapping[str, Any]) -> Dict[str, torch.Tensor]:
     return state_dict
 
 
-def _rename(name: str, expected: Mapping[str, torch.Tensor]) -> str:
-    for pattern, replacement in _RENAMES:
-        renamed, count = re.subn(pattern, replacement, name)
-        if count:
-            return renamed
-    halves = [f'feature_extractor.{name}', f'perception_branch.{name}']
-    return next((half for half in halves if half in expected), name)
+def _rename(name: str, renames: Renames, expected: Mapping[str, torch.Tensor]) -> str:
+    """Return our name of a tensor, or its own if it has none."""
+    renamed = name
+    for pattern, replacement in renames:
+        renamed = re.sub(pattern, replacement, renamed)
+    places = (renamed, f'feature_extractor.{renamed}', f'perception_branch.{renamed}')
+    return next((place for place in places if place in expected), name)
 
 
 def check_state_dict(
@@ -100,7 +242,10 @@ def check_state_dict(
     if shapes:
         problems.append(f'{len(shapes)} of another shape ({_some(shapes)})')
     if problems:
-        raise CheckpointError(f'the checkpoint is not one of {model_name}: keys {"; ".join(problems)}.')
+        raise CheckpointError(
+            f'the checkpoint is not one of {model_name}: keys {"; ".join(problems)}.',
+            num_differences=len(missing) + len(unknown) + len(shapes),
+        )
 
 
 def _some(names: List[str], most: int = 3) -> str:

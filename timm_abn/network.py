@@ -56,6 +56,7 @@ class AttentionBranchNet(nn.Module):
             split: Optional[Union[int, str]] = None,
             mechanism: str = 'residual',
             attention_map: str = 'sigmoid',
+            attention_norm: bool = True,
             num_classes: int = 1000,
             in_chans: int = 3,
             pretrained_backbone: Union[bool, str] = False,
@@ -71,6 +72,7 @@ class AttentionBranchNet(nn.Module):
                 the last stage.
             mechanism: 'residual' (paper, Eq. 2) or 'product' (Eq. 1).
             attention_map: 'sigmoid', or 'sum_log' (see ``AttentionBranch``).
+            attention_norm: Batch norm after the stage of the attention branch.
             num_classes: Number of classes. With 0 the network returns pooled features, and keeps its attention map.
             in_chans: Channels of the images.
             pretrained_backbone: Start both halves, and the copied stage of the attention branch, from timm's
@@ -112,7 +114,7 @@ class AttentionBranchNet(nn.Module):
         self.layout = layout
         self.feature_extractor = parts.feature_extractor
         attention_classes = num_classes or attention_classes or 1000
-        self.attention_branch = AttentionBranch(stage, attention_classes, attention_map, **dd)
+        self.attention_branch = AttentionBranch(stage, attention_classes, attention_map, attention_norm, **dd)
         self.mechanism = Mechanism(mechanism, layout)
         # the perception branch comes last: timm's AGC clipping leaves out the last two parameters, its classifier
         self.perception_branch = parts.perception_branch

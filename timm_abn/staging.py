@@ -1,11 +1,11 @@
-"""Writing several files so that either all of them are there or none."""
+"""Writing files so that either all of them are there or none."""
 import contextlib
 import os
 import tempfile
 from pathlib import Path
 from typing import Iterator, Union
 
-__all__ = ['staged_files']
+__all__ = ['check_new_folder', 'staged_files', 'staged_folder']
 
 
 @contextlib.contextmanager
@@ -30,3 +30,29 @@ def staged_files(folder: Union[str, Path]) -> Iterator[Path]:
             for parent in missing:
                 parent.rmdir()
         raise
+
+
+@contextlib.contextmanager
+def staged_folder(folder: Union[str, Path]) -> Iterator[Path]:
+    """Yield an empty folder to write into, which becomes ``folder`` when the block ends without an error.
+
+    Args:
+        folder: The new folder; its parents are made if they do not exist.
+
+    Raises:
+        FileExistsError: ``folder`` exists and is not an empty folder.
+    """
+    folder = Path(folder).absolute()
+    check_new_folder(folder)
+    with staged_files(folder.parent) as staging:
+        (staging / folder.name).mkdir()
+        yield staging / folder.name
+
+
+def check_new_folder(folder: Union[str, Path]) -> None:
+    """Raise FileExistsError if ``folder`` exists, unless it is an empty folder."""
+    folder = Path(folder)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise FileExistsError(f'{folder} is not empty; choose a new folder')
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f'{folder} is a file; choose a new folder')

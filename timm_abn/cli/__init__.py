@@ -5,12 +5,13 @@ import sys
 from typing import List, NoReturn, Optional
 
 from .. import __version__
-from . import explain, list_models
+from . import convert, explain, list_models
 from .errors import CommandError
 
 __all__ = ['CommandError', 'main']
 
 COMMANDS = {
+    'convert': convert,
     'explain': explain,
     'list': list_models,
 }

@@ -1,0 +1,74 @@
+"""Results that the paper and the authors' repository report. Kept by hand; nothing here was measured with this code."""
+import dataclasses
+from typing import Dict, Tuple
+
+__all__ = ['REPORTED_RESULTS', 'ReportedResult']
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportedResult:
+    """A number that somebody else reports.
+
+    Attributes:
+        dataset: What was classified.
+        metric: 'top-1 error' or 'top-1 accuracy'.
+        percent: The number.
+        source: Where it stands.
+    """
+    dataset: str
+    metric: str
+    percent: float
+    source: str
+
+
+REPOSITORY = "authors' repository"
+
+
+def _error(dataset: str, percent: float, source: str) -> ReportedResult:
+    return ReportedResult(dataset, 'top-1 error', percent, source)
+
+
+def _cars(model: float, maker: float) -> Tuple[ReportedResult, ReportedResult]:
+    return (
+        ReportedResult('CompCars, car models', 'top-1 accuracy', model, 'paper, Table 3'),
+        ReportedResult('CompCars, makers', 'top-1 accuracy', maker, 'paper, Table 3'),
+    )
+
+
+# the paper's Table 1, on CIFAR-100: without ABN, with ABN and 'product', with ABN and 'residual'
+_TABLE_1 = {
+    'resnet20_cifar': (31.47, 30.61, 30.46),
+    'resnet32_cifar': (30.13, 28.34, 27.91),
+    'resnet44_cifar': (25.90, 24.83, 25.59),
+    'resnet56_cifar': (25.61, 24.22, 24.07),
+    'resnet110_cifar': (24.14, 23.28, 22.82),
+}
+
+REPORTED_RESULTS: Dict[str, Tuple[ReportedResult, ...]] = {
+    **{name: (_error('CIFAR-100', plain, 'paper, Table 1'),) for name, (plain, _, _) in _TABLE_1.items()},
+    **{
+        f'abn_{name}': (
+            _error('CIFAR-100', residual, 'paper, Table 1'),
+            _error('CIFAR-100, mechanism product', product, 'paper, Table 1'),
+        ) for name, (_, product, residual) in _TABLE_1.items()
+    },
+}
+REPORTED_RESULTS['resnet110_cifar'] += (
+    _error('CIFAR-10', 6.43, 'paper, section 4.2'), _error('CIFAR-100', 24.1, REPOSITORY))
+REPORTED_RESULTS['abn_resnet110_cifar'] += (
+    _error('CIFAR-10', 4.91, 'paper, section 4.2'), _error('CIFAR-100', 22.5, REPOSITORY))
+REPORTED_RESULTS.update({
+    'densenet100_12_cifar': (
+        _error('CIFAR-10', 4.51, 'paper, section 4.2'), _error('CIFAR-100', 22.5, REPOSITORY)),
+    'abn_densenet100_12_cifar': (
+        _error('CIFAR-10', 4.17, 'paper, section 4.2'), _error('CIFAR-100', 21.6, REPOSITORY)),
+    'wrn28_10_cifar': (_error('CIFAR-100', 18.9, REPOSITORY),),
+    'abn_wrn28_10_cifar': (_error('CIFAR-100', 18.1, REPOSITORY),),
+    'resnext29_8x64d_cifar': (_error('CIFAR-100', 18.3, REPOSITORY),),
+    'abn_resnext29_8x64d_cifar': (_error('CIFAR-100', 17.7, REPOSITORY),),
+    'abn_resnet50': (_error('ImageNet', 23.1, REPOSITORY),),
+    'abn_resnet101': (_error('ImageNet', 21.8, REPOSITORY), *_cars(97.1, 98.1)),
+    'abn_resnet152': (_error('ImageNet', 21.37, 'paper, section 4.2'), _error('ImageNet', 21.4, REPOSITORY)),
+    'abn_seresnet152': (_error('ImageNet', 20.77, 'paper, section 4.2'),),
+    'abn_vgg16': _cars(90.7, 92.9),
+})
