@@ -11,13 +11,15 @@ Explanation", CVPR 2019.
 import difflib
 import math
 import re
+import textwrap
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Set, Tuple, Union
 
 import timm
 import torch
 import torch.fx
 import torch.nn as nn
-from timm.models import get_model_args
+from timm.models import get_model_args, get_pretrained_cfg, load_state_dict
 from timm.models._features import feature_take_indices
 from timm.models._input import update_model_args
 
@@ -43,7 +45,7 @@ class AttentionBranchNet(nn.Module):
         mechanism: Applies the attention map to the features.
         perception_branch: Second half of the backbone.
     """
-    __jit_unused_properties__ = ['global_pool', 'config']
+    __jit_unused_properties__ = ['global_pool', 'config', '_model_args']
 
     if TYPE_CHECKING:  # TorchScript would try to compile these types
         feature_extractor: Any
@@ -354,6 +356,16 @@ class AttentionBranchNet(nn.Module):
         return names
 
     @property
+    def _model_args(self) -> Dict[str, Any]:
+        """timm's record of how to build the network again, which it saves with the weights."""
+        return self.__dict__.get('_recorded_args', {})
+
+    @_model_args.setter
+    def _model_args(self, args: Dict[str, Any]) -> None:
+        # the saved weights replace those that the backbone started from, which may be a file of this machine
+        self.__dict__['_recorded_args'] = {key: arg for key, arg in args.items() if key != 'pretrained_backbone'}
+
+    @property
     def global_pool(self) -> Optional[str]:
         """Type of pooling of the perception branch."""
         return get_model_args(self.perception_branch).get('global_pool')
@@ -405,18 +417,42 @@ def create_backbone(name: str, pretrained: Union[bool, str], **kwargs: Any) -> n
         **kwargs: Passed to ``timm.create_model``.
 
     Raises:
-        ValueError: There is no such model, or it is an ABN itself.
+        ValueError: There is no such model, it is an ABN itself, or the file does not hold its weights.
     """
     architecture = name.split('.')[0]
     if ':' not in name and not timm.is_model(architecture):
         close = difflib.get_close_matches(architecture, timm.list_models(), n=3)
         hint = f'did you mean {", ".join(close)}?' if close else 'see timm.list_models().'
         raise ValueError(f'Unknown backbone {name!r}: {hint}')
-    overlay = dict(file=pretrained) if isinstance(pretrained, str) else None
-    model = timm.create_model(name, pretrained=bool(pretrained), pretrained_cfg_overlay=overlay, **kwargs)
+    if isinstance(pretrained, str):
+        model = _create_backbone_from_file(name, pretrained, **kwargs)
+    else:
+        model = timm.create_model(name, pretrained=pretrained, **kwargs)
     if isinstance(model, AttentionBranchNet):
         raise ValueError(f'Backbone {name!r} is an Attention Branch Network already; pass its own backbone.')
     return model
+
+
+def _create_backbone_from_file(name: str, file: str, **kwargs: Any) -> nn.Module:
+    if not Path(file).is_file():
+        raise ValueError(f'pretrained_backbone names no file: {file!r}.')
+    try:
+        weights = load_state_dict(file)
+    except Exception as error:  # as many kinds as there are formats
+        raise ValueError(f'{file!r} is not a checkpoint: {_one_line(error)}') from error
+    overlay: Dict[str, Any] = dict(file=file)
+    cfg = None if ':' in name else get_pretrained_cfg(name)
+    classifier = weights.get(f'{cfg.classifier}.weight') if cfg else None
+    if classifier is not None:
+        overlay['num_classes'] = len(classifier)  # where it is not that of the network, timm leaves the classifier out
+    try:
+        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f'{file!r} does not hold weights of {name}: {_one_line(error)}') from error
+
+
+def _one_line(error: Exception) -> str:
+    return textwrap.shorten(f'{type(error).__name__}: {error}', 300)
 
 
 def _feature_layout(parts: Split) -> Tuple[FeatureLayout, int]:

@@ -4,11 +4,13 @@ from typing import List
 
 import pytest
 
-from tests.conformance.timm_sdist import SdistUnavailable, timm_tests
+from .timm_sdist import SdistUnavailable, timm_tests
+
+UNAVAILABLE = 69  # by the convention of sysexits.h
 
 
 def main(options: List[str]) -> int:
-    """Return pytest's exit code, or 2 if timm's tests cannot be had.
+    """Return pytest's exit code, or 69 if timm's tests cannot be had.
 
     Args:
         options: Passed to pytest: ``-k abn_resnet50``, ``-m cfg``, ``-n 2``, ...
@@ -17,9 +19,9 @@ def main(options: List[str]) -> int:
         timm = timm_tests()
     except SdistUnavailable as error:
         print(f'conformance: {error}', file=sys.stderr)
-        return 2
+        return UNAVAILABLE
     return pytest.main([
-        '-p', 'tests.conformance.plugin',
+        '-p', f'{__package__}.plugin',
         '-c', str(timm / 'pyproject.toml'),
         '--import-mode', 'importlib',
         str(timm / 'tests' / 'test_models.py'),

@@ -10,11 +10,12 @@ from typing import Any, Iterable, List, Union
 import pytest
 import timm
 
-from tests.conformance import models  # noqa: F401  registers the small ABNs
-from tests.conformance.exceptions import EXCEPTIONS
 from timm_abn import AttentionBranchNet
 
-OUR_PACKAGES = ('timm_abn.', 'tests.conformance.')
+from . import models  # registers the small ABNs
+from .exceptions import EXCEPTIONS
+
+OUR_PACKAGES = ('timm_abn.', models.__name__)
 PREFIX = 'abn_'
 
 _list_models = timm.list_models
