@@ -227,3 +227,22 @@ def test_next_stage_is_the_chain_of_modules_after_the_cut(name, expected):
     with torch.device('meta'):
         model = timm.create_model(name, device='meta')
     assert cut_backbone(model).next_stage == expected
+
+
+@pytest.mark.parametrize('name, split, expected', [
+    ('test_convnext', 'stages.2', True),
+    ('test_convnext', 'stages.2.blocks.0', False),
+    ('test_resnet', None, False),
+    ('test_vit', None, False),
+    ('swin_tiny_patch4_window7_224', None, False),  # its norm sees four places at once
+])
+def test_norm_that_would_undo_the_attention_map_is_noticed(name, split, expected):
+    model = make_backbone(name)
+    parts = cut_backbone(model, split)
+    assert parts.normalised is expected
+    if expected:
+        features = parts.feature_extractor(images_for(model))
+        factor = 1 + torch.rand(2, 1, *features.shape[2:], dtype=torch.float64)
+        # all that remains is the norm's epsilon
+        expected_logits = parts.perception_branch(features)
+        torch.testing.assert_close(parts.perception_branch(features * factor), expected_logits, rtol=1e-2, atol=1e-4)

@@ -235,7 +235,8 @@ def abn_efficientnet_b0(pretrained: bool = False, **kwargs: Any) -> AttentionBra
 @register_model
 def abn_convnext_tiny(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over ConvNeXt-Tiny."""
-    model_args = dict(backbone='convnext_tiny')
+    # inside the third stage: the norm between stages would undo an attention map applied there
+    model_args = dict(backbone='convnext_tiny', split='stages.2.blocks.5')
     return _create_abn('abn_convnext_tiny', pretrained, **dict(model_args, **kwargs))
 
 

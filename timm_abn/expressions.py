@@ -49,6 +49,12 @@ class Expressions(TorchDispatchMode):
             self.name(tensor, ('leaf', value))
         return self._of_tensor[id(tensor)]
 
+    def readers(self, number: int) -> Set[str]:
+        """Return the operators that read the expression ``number``, in whatever order of dimensions."""
+        same = {number, *(other for other, (base, _) in self._permuted.items() if base == number)}
+        layouts = {'aten.permute.default', 'aten.transpose.int'}
+        return {operator for _, read, operator in self.reads if read in same} - layouts
+
     def _key(self, value: Any, operator: str, seen: List[int]) -> Hashable:
         if isinstance(value, torch.Tensor):
             seen.append(self.number(value))

@@ -9,6 +9,7 @@ Reference: Fukui, Hirakawa, Yamashita, Fujiyoshi, "Attention Branch Network: Lea
 Explanation", CVPR 2019.
 """
 import difflib
+import logging
 import math
 import re
 import textwrap
@@ -29,6 +30,8 @@ from .explanation import Explanation
 from .split import Split, SplitError, cut_backbone, find_adapter
 
 __all__ = ['AttentionBranchNet']
+
+_logger = logging.getLogger(__name__)
 
 HALVES = ('feature_extractor', 'perception_branch')
 
@@ -95,6 +98,10 @@ class AttentionBranchNet(nn.Module):
             backbone = create_backbone(
                 backbone, pretrained_backbone, num_classes=num_classes, in_chans=in_chans, **dd, **backbone_kwargs)
         parts = cut_backbone(backbone, split)
+        if parts.normalised:
+            _logger.warning(
+                f'The layer norm that follows the cut at {parts.path!r} undoes the attention map: predictions will not '
+                f'depend on it. Choose a split inside a stage instead, such as a block of {parts.path!r}.')
         layout, channels = _feature_layout(parts)
         stage = build_attention_stage(
             parts.perception_branch,

@@ -44,6 +44,8 @@ class Split:
         feature_info: The backbone's ``feature_info``, with the paths that its modules have in the two halves.
         num_extractor_stages: How many entries of ``feature_info`` lie at or before the cut.
         next_channels: Channels of the entry after the cut, if there is one.
+        normalised: Whether a layer norm over channels is all that reads the features. It undoes any factor that is the
+            same for all channels, and so an attention map.
         next_stage: Paths of the modules between the cut and the next entry of ``feature_info``, in order of
             execution; empty if no chain of modules leads there.
     """
@@ -55,6 +57,7 @@ class Split:
     feature_info: List[Dict[str, Any]]
     num_extractor_stages: int
     next_channels: Optional[int]
+    normalised: bool
     next_stage: List[str]
 
 
@@ -114,6 +117,7 @@ def cut_backbone(backbone: nn.Module, split: Optional[Union[int, str]] = None) -
             for index, info in enumerate(infos)
         ],
         num_extractor_stages=num_before,
+        normalised=run.readers == {'aten.native_layer_norm.default'},
         next_channels=infos[num_before]['num_chs'] if num_before < len(infos) else None,
         next_stage=_next_stage(probe, stages, run, plan, expressions),
     )
@@ -191,6 +195,7 @@ class _Run:
     reads_before: Set[int]  # ids of the tensors read before the cut
     reads_after: Set[int]
     crossing: List[str]  # operators that read, after the cut, activations other than what crosses it
+    readers: Set[str]  # operators that read what crosses the cut
 
 
 def _observe(probe: nn.Module, path: str, images: torch.Tensor, expressions: Expressions) -> _Run:
@@ -200,7 +205,7 @@ def _observe(probe: nn.Module, path: str, images: torch.Tensor, expressions: Exp
     num_arguments: Dict[str, int] = {}
     outputs: Dict[str, int] = {}
     open_calls: Dict[str, List[int]] = {}
-    cuts: List[Tuple[torch.Tensor, int, int, int]] = []
+    cuts: List[Tuple[torch.Tensor, int, int, int, int]] = []
     before: Set[int] = set()
 
     def on_enter(name: str) -> Callable[..., None]:
@@ -224,8 +229,7 @@ def _observe(probe: nn.Module, path: str, images: torch.Tensor, expressions: Exp
                     raise SplitError(f'{family} cannot be split at {path!r}: that module {what}.')
                 number = expressions.number(output)
                 before.update(expressions.activations)
-                expressions.name_input(output, 'features')
-                cuts.append((output, number, time, len(expressions.reads)))
+                cuts.append((output, number, time, len(expressions.reads), expressions.name_input(output, 'features')))
         return hook
 
     handles = []
@@ -249,7 +253,7 @@ def _observe(probe: nn.Module, path: str, images: torch.Tensor, expressions: Exp
         raise SplitError(f'{family} cannot be split at {path!r}: that module does not run in the forward pass.')
     if not isinstance(output, torch.Tensor):
         raise SplitError(f'{family} cannot be split: it returns a {type(output).__name__}, not one tensor.')
-    features, features_number, cut_time, num_reads = cuts[0]
+    features, features_number, cut_time, num_reads, cut_number = cuts[0]
     reads_after = expressions.reads[num_reads:]
     crossing = [operator for tensor, number, operator in reads_after if tensor != id(features) and number in before]
     return _Run(
@@ -265,6 +269,7 @@ def _observe(probe: nn.Module, path: str, images: torch.Tensor, expressions: Exp
         reads_before={tensor for tensor, _, _ in expressions.reads[:num_reads]},
         reads_after={tensor for tensor, _, _ in reads_after},
         crossing=crossing,
+        readers=expressions.readers(cut_number),
     )
 
 
