@@ -8,32 +8,21 @@ GMACs are multiply-accumulates of the evaluation of one image of the model's own
 error in percent that the paper reports (CVPR 2019, Table 1 and section 4.2); it is not a measurement of these weights.
 """
 import argparse
-from typing import Any, Tuple
+from typing import Tuple
 
 import timm
-import torch
 from huggingface_hub.utils import tqdm
-from timm.models import get_model_input_config
-from torch.utils.flop_counter import FlopCounterMode
 
+from ..model_facts import model_facts
+from ..results import REPORTED_RESULTS
 from .errors import CommandError
 from .models import abn_names
 from .table import format_table
 
-__all__ = ['REPORTED_ERRORS', 'add_arguments', 'run', 'summarize']
+__all__ = ['add_arguments', 'run', 'summarize']
 
 HEADER = (
     'model', 'backbone', 'split', 'attention stage', 'input', 'params (M)', 'GMACs', 'weights', 'reported error (%)')
-
-REPORTED_ERRORS = {
-    'abn_resnet20_cifar': 'CIFAR-100 30.46',
-    'abn_resnet32_cifar': 'CIFAR-100 27.91',
-    'abn_resnet44_cifar': 'CIFAR-100 25.59',
-    'abn_resnet56_cifar': 'CIFAR-100 24.07',
-    'abn_resnet110_cifar': 'CIFAR-100 22.82, CIFAR-10 4.91',
-    'abn_resnet152': 'ImageNet 21.37',
-    'abn_seresnet152': 'ImageNet 20.77',
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,20 +46,20 @@ def summarize(name: str) -> Tuple[str, ...]:
     Args:
         name: Name of a registered ABN.
     """
-    # on the meta device there are shapes but no values: nothing is computed, and no memory taken
-    model: Any = timm.create_model(name, device=torch.device('meta')).eval()
-    input_size = get_model_input_config(model)['input_size']
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(torch.empty((1, *input_size), device='meta'))
+    facts = model_facts(name)
     tags = [pretrained.partition('.')[2] for pretrained in timm.list_pretrained(f'{name}.*')]
+    reported = [
+        f'{result.dataset} {result.percent:.2f}' for result in REPORTED_RESULTS.get(name, ())
+        if result.source.startswith('paper') and result.metric == 'top-1 error' and not result.variant
+    ]
     return (
         name,
-        model.perception_branch.pretrained_cfg['architecture'] + (' (or any)' if name == 'abn' else ''),
-        model.config['split'],
-        model.config['attention_stage'].partition(' of ')[0],
-        '{}x{}x{}'.format(*input_size),
-        f'{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.2f}',
-        f'{counter.get_total_flops() / 2e9:.2f}',
+        facts.backbone + (' (or any)' if name == 'abn' else ''),
+        facts.split,
+        facts.attention_stage.partition(' of ')[0],
+        'x'.join(map(str, facts.input_size)),
+        f'{facts.num_params / 1e6:.2f}',
+        f'{facts.num_macs / 1e9:.2f}',
         ', '.join(tags) or '-',
-        REPORTED_ERRORS.get(name, '-'),
+        ', '.join(reported) or '-',
     )
