@@ -162,6 +162,7 @@ def _update_summary(timm_update_summary: Callable) -> Callable:
             accuracies = ', '.join(
                 f'{name} {value:.2f}' for name, value in eval_metrics.items() if name.endswith(('top1', 'top5')))
             _logger.info(f'Validation of epoch {epoch}, both branches: {accuracies}')
+            _validation.begin()
         timm_update_summary(epoch, train_metrics, eval_metrics, *args, **kwargs)
 
     return update_summary

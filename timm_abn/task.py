@@ -185,6 +185,7 @@ _OVERRIDES: Dict[Type[nn.Module], Dict[str, Callable]] = {
     timm.task.ClassificationTask: dict(
         __init__=_init, forward=_forward, prepare_distributed=_prepare_distributed, get_eval_model=_get_eval_model,
         create_evaluator=_create_evaluator),
+    timm.task.MultiLabelClassificationTask: dict(create_evaluator=_create_evaluator),  # derives from the one above
     timm.task.LogitDistillationTask: dict(
         __init__=_init, forward=_distillation_forward, prepare_distributed=_prepare_distributed,
         get_eval_model=_get_eval_model, create_evaluator=_create_evaluator),

@@ -141,5 +141,9 @@ def _download(version: str, fetch: Callable[[str], bytes] = _fetch) -> Path:
         came = _version_in(partial)
         if came != version:
             raise TrainingError(f'asked for the scripts of timm {version}, but those of {came} came; nothing was kept.')
-        os.replace(partial, target)
+        try:
+            os.replace(partial, target)
+        except OSError:
+            if not target.is_dir():  # else another process was faster
+                raise
     return target
