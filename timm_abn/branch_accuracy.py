@@ -4,7 +4,6 @@ timm's scripts validate a model by the logits that it returns, which are those o
 shows them the other branch too: in their summary, log and results there are ``attention_top1`` and ``attention_top5``
 next to ``top1`` and ``top5``.
 """
-import functools
 import logging
 from typing import Any, Callable, Dict, List, Optional
 
@@ -12,6 +11,8 @@ import timm.utils
 import torch
 import torch.nn as nn
 from timm.utils import reduce_tensor, unwrap_model
+
+from .replacing import replace
 
 __all__ = ['BothBranches', 'BranchEvaluator', 'extend_timm_metrics']
 
@@ -135,14 +136,12 @@ _validation = _Validation()
 
 
 def extend_timm_metrics() -> None:
-    """Let ``timm.utils.accuracy`` and ``update_summary`` see the attention branch; a second call changes nothing."""
-    if not getattr(timm.utils.accuracy, 'of_both_branches', False):
-        timm.utils.accuracy = _accuracy(timm.utils.accuracy)
-        timm.utils.update_summary = _update_summary(timm.utils.update_summary)
+    """Let ``timm.utils.accuracy`` and ``update_summary`` see the attention branch."""
+    replace(timm.utils, 'accuracy', _accuracy)
+    replace(timm.utils, 'update_summary', _update_summary)
 
 
 def _accuracy(timm_accuracy: Callable) -> Callable:
-    @functools.wraps(timm_accuracy)
     def accuracy(output: torch.Tensor, target: torch.Tensor, topk: Any = (1,)) -> List[torch.Tensor]:
         attention_logits = _validation.take(len(output))
         if attention_logits is not None:
@@ -150,12 +149,10 @@ def _accuracy(timm_accuracy: Callable) -> Callable:
             _validation.add({f'attention_top{k}': value for k, value in zip(topk, values)}, len(output))
         return timm_accuracy(output, target, topk)
 
-    accuracy.of_both_branches = True
     return accuracy
 
 
 def _update_summary(timm_update_summary: Callable) -> Callable:
-    @functools.wraps(timm_update_summary)
     def update_summary(epoch: int, train_metrics: Any, eval_metrics: Any, *args: Any, **kwargs: Any) -> None:
         if eval_metrics and _validation.num_samples:
             eval_metrics.update(_validation.metrics())

@@ -72,7 +72,7 @@ class AttentionBranchLoss(nn.Module):
         attention_loss = self.criterion(attention_logits, target)
         return self.criterion(logits, target) + self.attention_loss_weight * attention_loss
 
-    def extra_repr(self) -> str:
+    def extra_repr(self) -> str:  # noqa: D102
         return f'attention_loss_weight={self.attention_loss_weight}'
 
 
@@ -92,7 +92,7 @@ def extend_timm_tasks(attention_loss_weight: float = 1.0) -> None:
         if 'attention_loss_weight' not in vars(task_class):
             for name, override in overrides.items():
                 setattr(task_class, name, functools.partialmethod(override, getattr(task_class, name)))
-        task_class.attention_loss_weight = attention_loss_weight
+        setattr(task_class, 'attention_loss_weight', attention_loss_weight)  # noqa: B010  an attribute of ours
     extend_timm_metrics()
 
 

@@ -13,8 +13,8 @@ def make_saver_atomic() -> None:
 
     timm removes the old file before it renames or links the new one, and copies where it cannot link.
     """
-    CheckpointSaver._replace = _replace
-    CheckpointSaver._duplicate = _duplicate
+    CheckpointSaver._replace = _replace  # type: ignore[method-assign]
+    CheckpointSaver._duplicate = _duplicate  # type: ignore[method-assign]
 
 
 def _replace(self: Any, src: str, dst: str) -> None:

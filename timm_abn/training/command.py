@@ -9,16 +9,15 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 import timm
-import timm.data
 import yaml
 
 from ..task import TrainingError, extend_timm_tasks
 from .atomic_saver import make_saver_atomic
 from .datasets import extend_timm_datasets
-from .reproducible import extend_timm_loader
+from .loader import extend_timm_loader
 from .scripts import SCRIPTS, check_version, find_scripts, run_script
 from .transforms import CROP_MODES, extend_timm_transforms
 
@@ -71,7 +70,8 @@ def main(name: str, arguments: Sequence[str]) -> int:
                 config = _read_config(own.config)
                 for_timm += _config_for_timm(own, config, Path(scratch))
                 _prepare_training(_settings(own, config, for_timm))
-            _extend_timm(trains)
+            extend_timm_datasets()
+            extend_timm_transforms()
             run_script(scripts, name, for_timm)
     except TrainingError as error:
         if is_first:
@@ -164,9 +164,8 @@ def _settings(own: argparse.Namespace, config: Dict[str, Any], for_timm: Sequenc
 def _prepare_training(settings: argparse.Namespace) -> None:
     extend_timm_tasks(settings.attention_loss_weight)
     _check_settings(settings)
-    extend_timm_loader(settings.seed)
-    if settings.crop_mode:
-        _set_crop_mode(settings.crop_mode)
+    extend_timm_loader(settings.seed, settings.crop_mode)
+    make_saver_atomic()
 
 
 def _check_settings(settings: argparse.Namespace) -> None:
@@ -184,29 +183,9 @@ def _check_settings(settings: argparse.Namespace) -> None:
             'out, or use --torchcompile.')
     if settings.naflex_loader:
         raise TrainingError(
-            '--naflex-loader feeds patches, and the attention branch of an Attention Branch Network needs images. Leave '
-            'it out, or use --train-img-sizes.')
+            '--naflex-loader feeds patches, and the attention branch of an Attention Branch Network needs images. '
+            'Leave it out, or use --train-img-sizes.')
     if settings.kd_model_name and settings.kd_distill_type != 'logit':
         raise TrainingError(
-            f'--kd-distill-type {settings.kd_distill_type} leaves out the loss of the attention branch; only logit works '
-            'for an Attention Branch Network.')
-
-
-def _set_crop_mode(crop_mode: str) -> None:
-    """Evaluate with this crop: timm's train.py has no flag for it."""
-    timm_create = timm.data.create_loader
-
-    def create_loader(dataset: Any, *args: Any, **kwargs: Any) -> Any:
-        if not kwargs.get('is_training'):
-            kwargs['crop_mode'] = crop_mode
-        return timm_create(dataset, *args, **kwargs)
-
-    timm.data.create_loader = create_loader
-
-
-def _extend_timm(trains: bool) -> None:
-    extend_timm_datasets()
-    extend_timm_transforms()
-    if trains:
-        make_saver_atomic()
-
+            f'--kd-distill-type {settings.kd_distill_type} leaves out the loss of the attention branch; only logit '
+            'works for an Attention Branch Network.')

@@ -3,7 +3,6 @@
 ``torch/svhn``: SVHN, with the splits ``train``, ``extra``, ``train+extra`` and ``test``.
 ``compcars``: the web-nature part of CompCars by its official split files, with ``--target-key model`` or ``maker``.
 """
-import functools
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
@@ -14,6 +13,7 @@ import torchvision.datasets
 from PIL import Image
 from torch.utils.data import Dataset
 
+from ..replacing import replace
 from ..task import TrainingError
 
 __all__ = ['CompCars', 'extend_timm_datasets', 'svhn']
@@ -140,31 +140,27 @@ class CompCars(Dataset):
 
 
 def extend_timm_datasets() -> None:
-    """Add the data sets of this module to ``timm.data.create_dataset``; a second call changes nothing."""
-    if not getattr(timm.data.create_dataset, 'with_paper_datasets', False):
-        timm.data.create_dataset = _with_paper_datasets(timm.data.create_dataset)
+    """Add the data sets of this module to ``timm.data.create_dataset``."""
+    def build(timm_create: Callable) -> Callable:
+        def create_dataset(name: str, root: Optional[str] = None, split: str = 'validation', **kwargs: Any) -> Any:
+            key = name.lower()
+            download = bool(kwargs.get('download'))
+            _check_root(key, root, download)
+            if key == 'torch/svhn':
+                return svhn(str(root), split, download)
+            if key == 'compcars':
+                return CompCars(str(root), split, kwargs.get('target_key') or 'model')
+            try:
+                return timm_create(name, root=root, split=split, **kwargs)
+            except RuntimeError as error:
+                if key not in _TORCH_FOLDERS and key:
+                    raise
+                expected = _TORCH_FOLDERS.get(key, 'a folder for each split, and in it a folder for each class')
+                raise TrainingError(f'{name or "image folder"}: expected {expected} in {root}. {error}') from error
 
+        return create_dataset
 
-def _with_paper_datasets(timm_create: Callable) -> Callable:
-    @functools.wraps(timm_create)
-    def create_dataset(name: str, root: Optional[str] = None, split: str = 'validation', **kwargs: Any) -> Any:
-        key = name.lower()
-        download = bool(kwargs.get('download'))
-        _check_root(key, root, download)
-        if key == 'torch/svhn':
-            return svhn(str(root), split, download)
-        if key == 'compcars':
-            return CompCars(str(root), split, kwargs.get('target_key') or 'model')
-        try:
-            return timm_create(name, root=root, split=split, **kwargs)
-        except RuntimeError as error:
-            if key not in _TORCH_FOLDERS and key:
-                raise
-            expected = _TORCH_FOLDERS.get(key, 'a folder for each split, and in it a folder for each class')
-            raise TrainingError(f'{name or "image folder"}: expected {expected} in {root}. {error}') from error
-
-    create_dataset.with_paper_datasets = True
-    return create_dataset
+    replace(timm.data, 'create_dataset', build)
 
 
 def _check_root(key: str, root: Optional[str], download: bool) -> None:
@@ -174,5 +170,5 @@ def _check_root(key: str, root: Optional[str], download: bool) -> None:
     if not root:
         raise TrainingError('--data-dir is missing: the folder of the data set.')
     if not Path(root).exists() and not download:
-        expected = _TORCH_FOLDERS.get(key)
-        raise TrainingError(f'--data-dir {root} does not exist' + (f'; expected {expected} in it.' if expected else '.'))
+        expected = f'; expected {_TORCH_FOLDERS[key]} in it.' if key in _TORCH_FOLDERS else '.'
+        raise TrainingError(f'--data-dir {root} does not exist{expected}')

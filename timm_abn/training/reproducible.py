@@ -3,18 +3,14 @@
 timm draws both from generators that run on through the epochs, and a checkpoint does not hold their state. Here each
 epoch begins from its own seed, and each image is augmented from a seed of its own, whatever worker process reads it.
 """
-import functools
-import os
 import random
-from typing import Any, Callable, Iterator, Optional
+from typing import Any, Iterator, Optional
 
 import numpy as np
-import timm.data
 import torch
-from torch.utils.data import Dataset, IterableDataset, RandomSampler, Sampler
-from torch.utils.data.distributed import DistributedSampler
+from torch.utils.data import Dataset, RandomSampler, Sampler
 
-__all__ = ['EpochSampler', 'SeededDataset', 'extend_timm_loader']
+__all__ = ['EpochSampler', 'SeededDataset', 'seed_of']
 
 
 class SeededDataset(Dataset):
@@ -117,39 +113,3 @@ class EpochSampler(Sampler):
 def seed_of(*numbers: int) -> int:
     """Return a seed of 32 bits, different for different numbers."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-
-def extend_timm_loader(seed: int) -> None:
-    """Make the training loaders of ``timm.data.create_loader`` reproducible by epoch.
-
-    Data that is streamed, repeated augmentation and timm's multi-epochs loader stay as they are in timm.
-
-    Args:
-        seed: Seed of the training run.
-    """
-    timm_create = getattr(timm.data.create_loader, 'of_timm', timm.data.create_loader)
-    timm.data.create_loader = _with_seeds(timm_create, seed)
-
-
-def _with_seeds(timm_create: Callable, seed: int) -> Callable:
-    @functools.wraps(timm_create)
-    def create_loader(dataset: Any, *args: Any, **kwargs: Any) -> Any:
-        if not _can_be_seeded(dataset, kwargs):
-            return timm_create(dataset, *args, **kwargs)
-        seeded = SeededDataset(dataset, seed, rank=int(os.environ.get('RANK', 0)))
-        loader = timm_create(seeded, *args, **kwargs)
-        batches = loader.batch_sampler
-        if isinstance(batches.sampler, (RandomSampler, DistributedSampler)):
-            batches.sampler = EpochSampler(batches.sampler, seeded)
-        return loader
-
-    create_loader.of_timm = timm_create
-    return create_loader
-
-
-def _can_be_seeded(dataset: Any, options: Any) -> bool:
-    return bool(
-        options.get('is_training')
-        and not isinstance(dataset, IterableDataset)
-        and not options.get('num_aug_repeats')
-        and not options.get('use_multi_epochs_loader'))

@@ -48,8 +48,8 @@ def find_scripts(folder: Optional[str] = None) -> Path:
             return place
     raise TrainingError(
         f"timm's scripts were not found; they are not in its wheel. Check out tag v{timm.__version__} of "
-        'https://github.com/huggingface/pytorch-image-models and name the folder by --timm-scripts or $TIMM_SCRIPTS, or '
-        f'pass --timm-scripts {DOWNLOAD} once.')
+        'https://github.com/huggingface/pytorch-image-models and name the folder by --timm-scripts or $TIMM_SCRIPTS, '
+        f'or pass --timm-scripts {DOWNLOAD} once.')
 
 
 def check_version(folder: Path, needs_tasks: bool) -> Optional[str]:
@@ -71,8 +71,8 @@ def check_version(folder: Path, needs_tasks: bool) -> Optional[str]:
             f'branch; use those of {_FIRST_WITH_TASKS} or newer, best v{timm.__version__}.')
     if _release(found) > _release(timm.__version__):
         raise TrainingError(
-            f'the scripts in {folder} are of timm {found}, but timm {timm.__version__} is installed; use the scripts of '
-            f'tag v{timm.__version__}, or pip install timm=={found}.')
+            f'the scripts in {folder} are of timm {found}, but timm {timm.__version__} is installed; use the scripts '
+            f'of tag v{timm.__version__}, or pip install timm=={found}.')
     if _release(found) < _release(timm.__version__):
         return f'the scripts in {folder} are of timm {found}, older than the installed {timm.__version__}.'
     return None

@@ -1,10 +1,11 @@
 """The crops of the paper's training, beside those of timm's ``--train-crop-mode``."""
-import functools
 from typing import Any, Callable, Dict, Sequence, Union
 
 import timm.data.transforms_factory as factory
 from timm.data.transforms import RandomResizedCropAndInterpolation, str_to_interp_mode
 from torchvision import transforms
+
+from ..replacing import replace
 
 __all__ = ['CROP_MODES', 'extend_timm_transforms']
 
@@ -18,37 +19,33 @@ def _pad(size: Size, interpolation: Any) -> Callable:
 
 def _resize(size: Size, interpolation: Any) -> Callable:
     """Resize to 256 / 224 of the size, random crop (paper, section 4.1: ImageNet)."""
-    shorter = min(size) if isinstance(size, (tuple, list)) else size
+    shorter = size if isinstance(size, int) else min(size)
     return transforms.Compose([
         transforms.Resize(round(shorter * 256 / 224), interpolation=interpolation), transforms.RandomCrop(size)])
 
 
 def _squash(size: Size, interpolation: Any) -> Callable:
     """Resize to the size whatever the proportions, no crop (paper, section 4.3: CompCars)."""
-    return transforms.Resize(tuple(size) if isinstance(size, (tuple, list)) else (size, size), interpolation)
+    return transforms.Resize((size, size) if isinstance(size, int) else tuple(size), interpolation)
 
 
 CROP_MODES: Dict[str, Callable[[Size, Any], Callable]] = dict(pad=_pad, resize=_resize, squash=_squash)
 
 
 def extend_timm_transforms() -> None:
-    """Add the modes of ``CROP_MODES`` to timm's training transforms; a second call changes nothing."""
-    if not getattr(factory.transforms_imagenet_train, 'with_crop_modes', False):
-        factory.transforms_imagenet_train = _with_crop_modes(factory.transforms_imagenet_train)
+    """Add the modes of ``CROP_MODES`` to timm's training transforms."""
+    def build(timm_transforms: Callable) -> Callable:
+        def transforms_imagenet_train(img_size: Size = 224, **kwargs: Any) -> Any:
+            mode = kwargs.get('train_crop_mode')
+            if mode not in CROP_MODES:
+                return timm_transforms(img_size, **kwargs)
+            built = timm_transforms(img_size, **dict(kwargs, train_crop_mode='rrc'))
+            name = kwargs.get('interpolation', 'bilinear')
+            crop = CROP_MODES[mode](img_size, str_to_interp_mode('bilinear' if name == 'random' else name))
+            steps = (built[0] if isinstance(built, tuple) else built).transforms
+            steps[:] = [crop if isinstance(step, RandomResizedCropAndInterpolation) else step for step in steps]
+            return built
 
+        return transforms_imagenet_train
 
-def _with_crop_modes(timm_transforms: Callable) -> Callable:
-    @functools.wraps(timm_transforms)
-    def transforms_imagenet_train(img_size: Size = 224, **kwargs: Any) -> Any:
-        mode = kwargs.get('train_crop_mode')
-        if mode not in CROP_MODES:
-            return timm_transforms(img_size, **kwargs)
-        built = timm_transforms(img_size, **dict(kwargs, train_crop_mode='rrc'))
-        name = kwargs.get('interpolation', 'bilinear')
-        crop = CROP_MODES[mode](img_size, str_to_interp_mode('bilinear' if name == 'random' else name))
-        steps = (built[0] if isinstance(built, tuple) else built).transforms
-        steps[:] = [crop if isinstance(step, RandomResizedCropAndInterpolation) else step for step in steps]
-        return built
-
-    transforms_imagenet_train.with_crop_modes = True
-    return transforms_imagenet_train
+    replace(factory, 'transforms_imagenet_train', build)
