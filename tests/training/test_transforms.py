@@ -34,7 +34,8 @@ def test_pad():
         assert image.shape == (3, 32, 32)
         inside = image[2] > 0
         rows, columns = torch.where(inside)
-        top, left = int(rows[0] - image[0, rows[0], columns[0]] + 1), int(columns[0] - image[1, rows[0], columns[0]] + 1)
+        first = image[:, rows[0], columns[0]]
+        top, left = int(rows[0] - first[0] + 1), int(columns[0] - first[1] + 1)
         assert abs(top) <= 4 and abs(left) <= 4
         assert image[:, ~inside].eq(0).all()  # black, before normalisation
         expected = torch.arange(32) + 1 - top
