@@ -73,14 +73,16 @@ def test_step_equals_a_step_by_hand(abn, weight):
 
 
 @pytest.mark.parametrize('criterion_kwargs', [
-    dict(smoothing=0.1), dict(loss_type='bce', smoothing=0.1), dict(soft_targets=True), dict(loss_type='jsd', jsd_splits=2),
+    dict(smoothing=0.1), dict(loss_type='bce', smoothing=0.1), dict(soft_targets=True),
+    dict(loss_type='jsd', jsd_splits=2),
 ])
 def test_every_criterion_of_timm_applies_to_both_branches(abn, criterion_kwargs):
     images, target = batch(soft=criterion_kwargs.get('soft_targets', False))
     task = timm.task.ClassificationTask(abn, criterion_kwargs=criterion_kwargs)
     criterion = timm.task.create_classification_loss(**criterion_kwargs)
     assert_same_step(
-        abn, lambda: task(images, target)['loss'], lambda first, second: criterion(first, target) + criterion(second, target))
+        abn, lambda: task(images, target)['loss'],
+        lambda first, second: criterion(first, target) + criterion(second, target))
 
 
 def test_two_lines_for_a_loop_of_ones_own(abn):
@@ -215,8 +217,8 @@ def test_distributed_on_the_cpu(abn, tmp_path):
 def test_compiled_model_trains_and_validates(abn):
     images, target = batch()
     reference = copy.deepcopy(abn)
+    expected = timm.task.ClassificationTask(reference, nn.CrossEntropyLoss())(images, target)['loss']
     task = timm.task.ClassificationTask(abn, nn.CrossEntropyLoss())
     task.compile(backend='eager')
-    torch.testing.assert_close(
-        task(images, target)['loss'], timm.task.ClassificationTask(reference, nn.CrossEntropyLoss())(images, target)['loss'])
+    torch.testing.assert_close(task(images, target)['loss'], expected)
     torch.testing.assert_close(task.get_eval_model().eval()(images), reference.eval()(images))
