@@ -101,6 +101,9 @@ def test_each_process_of_several_draws_its_own():
 def test_a_number_for_each_tuple_of_numbers():
     seeds = {seed_of(seed, epoch, index) for seed in range(3) for epoch in range(5) for index in range(200)}
     assert len(seeds) == 3000 and all(0 <= seed < 2 ** 32 for seed in seeds)
+    assert len({seed_of(1, 2), seed_of(2, 1), seed_of(1, 2, 0), seed_of(3, 0)}) == 4
+    bits = np.array([[seed >> bit & 1 for bit in range(32)] for seed in seeds])
+    assert np.abs(bits.mean(axis=0) - 0.5).max() < 0.05
 
 
 def test_what_cannot_be_seeded_stays_as_in_timm():
