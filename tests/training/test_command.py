@@ -1,0 +1,233 @@
+"""The launcher, end to end: with the stand-in for timm's scripts, and with timm's own where they are."""
+import csv
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+
+import timm_abn.task
+
+from .timm_scripts import BOTH, MODEL, ROOT, SMALL, STAND_IN, TIMM, finish, needs_timm_scripts, start
+
+
+@pytest.fixture
+def losses(monkeypatch):
+    """What the loss of both branches was asked for, and gave."""
+    seen = []
+    forward = timm_abn.task.AttentionBranchLoss.forward
+
+    def spy(self, output, target):
+        loss = forward(self, output, target)
+        seen.append((output, target, loss))
+        return loss
+
+    monkeypatch.setattr(timm_abn.task.AttentionBranchLoss, 'forward', spy)
+    return seen
+
+
+def summary(folder):
+    return list(csv.DictReader((folder / 'run' / 'summary.csv').open()))
+
+
+@pytest.mark.parametrize('scripts', BOTH)
+def test_trains_both_branches(launch, losses, image_folder, tmp_path, scripts):
+    code = launch(
+        'train.py', *MODEL, *SMALL, '--data-dir', image_folder, '--output', tmp_path, '--smoothing', 0, scripts=scripts)
+    assert code == 0 and len(losses) == 4
+    (logits, attention_logits), target, loss = losses[0]
+    torch.testing.assert_close(loss, F.cross_entropy(logits, target) + F.cross_entropy(attention_logits, target))
+    row, = summary(tmp_path)
+    assert 0 <= float(row['eval_attention_top1']) <= 100
+    assert float(row['train_loss']) == pytest.approx(sum(loss.item() for _, _, loss in losses) / 4, rel=1e-4)
+
+
+@pytest.mark.parametrize('scripts', BOTH)
+def test_validates_what_was_trained(launch, image_folder, tmp_path, capfd, scripts):
+    launch('train.py', *MODEL, *SMALL, '--data-dir', image_folder, '--output', tmp_path, scripts=scripts)
+    flags = ['--device', 'cpu', '--workers', '0'] if scripts != STAND_IN else []
+    code = launch(
+        'validate.py', *MODEL, *flags, '--data-dir', image_folder, '--num-classes', 3, '--img-size', 32,
+        '--checkpoint', tmp_path / 'run' / 'last.pth.tar', scripts=scripts)
+    assert code == 0
+    top1 = float(summary(tmp_path)[0]['eval_top1'])
+    assert f'"top1": {top1:.4f}'.rstrip('0').rstrip('.') in capfd.readouterr().out
+
+
+@pytest.mark.parametrize('scripts', BOTH)
+def test_device_modules_of_timm_need_no_launcher(image_folder, tmp_path, scripts):
+    finish(start(
+        scripts / 'train.py', '--device-modules', 'timm_abn.task', *MODEL, *SMALL, '--data-dir', image_folder,
+        '--output', tmp_path))
+    row, = summary(tmp_path)
+    assert float(row['train_loss']) > 1.6 and 'eval_attention_top1' in row  # ln 3 for each branch
+
+
+@pytest.mark.parametrize('scripts', BOTH)
+def test_two_processes(image_folder, tmp_path, scripts):
+    output = finish(start(
+        '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', 2, ROOT / 'train_wrappers' / 'train.py',
+        *MODEL, *SMALL, '--data-dir', image_folder, '--output', tmp_path, '--timm-scripts', scripts, '--model-ema'))
+    row, = summary(tmp_path)
+    assert 1.6 < float(row['train_loss']) < 10 and 'eval_attention_top1' in row
+    assert output.count('Validation of epoch 0, both branches') == 1
+
+
+def test_other_models_train_as_in_timm(launch, losses, image_folder, tmp_path, capfd):
+    code = launch('train.py', '--model', 'test_resnet', *SMALL, '--data-dir', image_folder, '--output', tmp_path)
+    assert code == 0 and not losses
+    assert capfd.readouterr().err.count('is not an Attention Branch Network: it trains as in timm') == 1
+    assert 'eval_attention_top1' not in summary(tmp_path)[0]
+
+
+def test_attention_loss_weight(launch, losses, image_folder, tmp_path):
+    flags = (*MODEL, *SMALL, '--data-dir', image_folder, '--output', tmp_path)
+    config = tmp_path / 'recipe.yaml'
+    config.write_text('attention_loss_weight: 0.5\nsmoothing: 0.0\ncrop_mode: squash\n')
+    for arguments, weight in ((['--config', config], 0.5), (['-c', config, '--attention-loss-weight', 0.25], 0.25)):
+        losses.clear()
+        assert launch('train.py', *flags, *arguments) == 0
+        (logits, attention_logits), target, loss = losses[-1]
+        torch.testing.assert_close(
+            loss, F.cross_entropy(logits, target) + weight * F.cross_entropy(attention_logits, target))
+
+
+def test_keys_of_ours_do_not_reach_the_script_of_timm(launch, image_folder, tmp_path):
+    config = tmp_path / 'recipe.yaml'
+    config.write_text('attention_loss_weight: 0.5\nlr: 0.07\n')
+    assert launch('train.py', *MODEL, *SMALL, '--data-dir', image_folder, '--output', tmp_path, '-c', config) == 0
+    args = vars(torch.load(tmp_path / 'run' / 'last.pth.tar', weights_only=False)['args'])
+    assert 'attention_loss_weight' not in args and args['lr'] == 0.05
+
+
+def test_crop_mode_is_that_of_the_validation_images(launch, image_folder, tmp_path, monkeypatch):
+    made = []
+    create = timm.data.create_loader
+    monkeypatch.setattr(
+        timm.data, 'create_loader', lambda *args, **kwargs: made.append(create(*args, **kwargs)) or made[-1])
+    assert launch(
+        'train.py', *MODEL, *SMALL, '--data-dir', image_folder, '--output', tmp_path, '--crop-mode', 'squash') == 0
+    train, validation = (loader.dataset.transform.transforms for loader in made)
+    assert isinstance(validation[0].size, tuple)  # center would be one number, the shorter side
+    assert 'RandomResizedCrop' in type(train[0]).__name__
+
+
+def test_wrapper_and_checkout_hide_nothing(launch, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    checkout = tmp_path / 'checkout'
+    (checkout / 'timm').mkdir(parents=True)  # a checkout of timm holds timm itself
+    (checkout / 'timm' / 'version.py').write_text("__version__ = '1.0.31'\n")
+    (checkout / 'train.py').write_text('import sys\nopen("path", "w").write("\\n".join(sys.path))\n')
+    sys.path.insert(0, str(ROOT / 'train_wrappers'))
+    assert launch('train.py', '--model', 'abn_resnet50', scripts=checkout) == 0
+    path = Path('path').read_text().splitlines()
+    assert path[-1] == str(checkout) and str(ROOT / 'train_wrappers') not in path
+
+
+def test_help_of_both(launch, capfd):
+    with pytest.raises(SystemExit) as stopped:
+        launch('train.py', '--help')
+    output = capfd.readouterr().out
+    assert stopped.value.code == 0 and '--attention-loss-weight' in output and '--decay-milestones' in output
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['--model', 'abn_resnet51'], '--model abn_resnet51 is not known: did you mean abn_resnet'),
+    (['--model', 'abn_resnet50', '--torchscript'], '--torchscript cannot train'),
+    (['--model', 'abn_resnet50', '--naflex-loader'], '--naflex-loader feeds patches'),
+    (['--model', 'abn_resnet50', '--kd-model-name', 'resnet50', '--kd-distill-type', 'feature'],
+     '--kd-distill-type feature leaves out'),
+    (['--model', 'abn_resnet50', '--attention-loss-weight', '-1'], 'attention_loss_weight must be a finite number'),
+    (['--model', 'abn_resnet50', '--config', 'nowhere.yaml'], '--config nowhere.yaml cannot be read'),
+    (['--model', 'abn_resnet50', '--data-dir', 'nowhere'], '--data-dir nowhere does not exist'),
+    (['--model', 'abn_resnet50'], '--data-dir is missing'),
+    (['--model', 'abn_resnet50', '--timm-scripts', 'x'], "--timm-scripts is 'x', where there is no train.py"),
+])
+def test_what_cannot_hold_is_one_line(launch, capfd, arguments, message):
+    assert launch('train.py', *arguments, scripts=None if '--timm-scripts' in arguments else STAND_IN) == 2
+    error = capfd.readouterr().err
+    lines = [line for line in error.splitlines() if 'error' in line]
+    assert len(lines) == 1 and lines[0].startswith('timm-abn-train: error: ') and message in lines[0]
+    assert 'Traceback' not in error
+
+
+@pytest.mark.parametrize('config, message', [
+    ('a: [', 'is not YAML'), ('just words', 'must hold "flag: value" lines'),
+    ('model: abn_resnet50\ntorchscript: true', '--torchscript cannot train'),
+])
+def test_bad_config_is_one_line(launch, capfd, tmp_path, config, message):
+    path = tmp_path / 'recipe.yaml'
+    path.write_text(config)
+    assert launch('train.py', '--config', path) == 2
+    error = capfd.readouterr().err
+    assert len(error.splitlines()) == 1 and message in error
+
+
+def test_nothing_is_read_before_a_refusal(launch, monkeypatch):
+    def create_dataset(*args, **kwargs):
+        raise AssertionError('data was read')
+
+    monkeypatch.setattr(timm.data, 'create_dataset', create_dataset)
+    assert launch('train.py', '--model', 'abn_resnet50', '--torchscript', '--data-dir', '.') == 2
+
+
+FLAGS = {
+    'ema': ['--model-ema', '--model-ema-decay', '0.9'],
+    'amp bfloat16': ['--amp', '--amp-dtype', 'bfloat16'],
+    'amp float16': ['--amp'],
+    'bfloat16': ['--model-dtype', 'bfloat16'],
+    'accumulation': ['--grad-accum-steps', '3'],
+    'mixup and cutmix': ['--mixup', '0.2', '--cutmix', '1.0'],
+    'mixup without prefetcher': ['--mixup', '0.2', '--no-prefetcher'],
+    'binary cross entropy': ['--bce-loss'],
+    'jsd': ['--aug-splits', '3', '--jsd-loss', '--aa', 'rand-m9-mstd0.5'],
+    'split bn': ['--aug-splits', '2', '--split-bn', '--aa', 'rand-m9'],
+    'channels last': ['--channels-last'],
+    'checkpointing': ['--grad-checkpointing'],
+    'compile': ['--torchcompile', 'aot_eager', '--model-ema'],
+    'clip': ['--clip-grad', '1.0'],
+    'agc': ['--clip-grad', '0.02', '--clip-mode', 'agc'],
+    'layer decay': ['--layer-decay', '0.7', '--opt', 'adamw'],
+    'drop path': ['--drop', '0.1', '--drop-path', '0.1'],
+    'head init': ['--head-init-scale', '0.5', '--head-init-bias', '-1'],
+    'image sizes': ['--train-img-sizes', '24', '32'],
+    'multistep': ['--sched', 'multistep', '--decay-milestones', '2', '3'],
+    'crops': ['--train-crop-mode', 'pad'],
+    'logit distillation': [
+        '--kd-model-name', 'abn_resnet20_cifar.fashion_mnist', '--model', 'abn_resnet20_cifar.fashion_mnist',
+        '--model-kwargs', '--in-chans', '1'],
+    'random erasing': ['--reprob', '0.3', '--no-aug'],
+}
+
+
+@needs_timm_scripts
+@pytest.mark.parametrize('flags', FLAGS.values(), ids=FLAGS)
+def test_flags_of_timm(launch, losses, image_folder, tmp_path, flags):
+    """Each works, and the first loss is that of both branches."""
+    batch = ['--batch-size', '4'] if '--train-img-sizes' in flags else []
+    code = launch(
+        'train.py', *MODEL, *SMALL, '--data-dir', image_folder, '--output', tmp_path, *flags, *batch, '--epochs', '2',
+        scripts=TIMM)
+    assert code == 0
+    (logits, attention_logits), _, loss = losses[0]
+    assert logits.shape == attention_logits.shape and (logits != attention_logits).any() and torch.isfinite(loss)
+    rows = summary(tmp_path)
+    assert len(rows) == 2 and all(0 <= float(row['eval_attention_top1']) <= 100 for row in rows)
+
+
+@needs_timm_scripts
+@pytest.mark.parametrize('name, flags, expected', [
+    ('benchmark.py', ['--bench', 'inference', '--num-bench-iter', '10', '-b', '2'], 'infer_samples'),
+    ('onnx_export.py', None, None),
+])
+def test_other_scripts_of_timm(launch, capfd, tmp_path, name, flags, expected):
+    if flags is None:
+        pytest.importorskip('onnx')
+        flags, expected = [], 'Export'
+        arguments = [tmp_path / 'abn.onnx', *MODEL]
+    else:
+        arguments = [*MODEL, '--img-size', 32, '--device', 'cpu', *flags]
+    assert launch(name, *arguments, scripts=TIMM) == 0
+    assert expected in capfd.readouterr().out

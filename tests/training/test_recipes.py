@@ -1,0 +1,127 @@
+"""The recipes: what timm makes of them, and that each baseline differs from its ABN in nothing but the model."""
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import yaml
+from timm.scheduler import create_scheduler_v2
+
+from timm_abn.training.transforms import CROP_MODES
+
+from .test_datasets import compcars  # noqa: F401  a fixture
+from .timm_scripts import BOTH, ROOT, TIMM, needs_timm_scripts
+
+RECIPES = ROOT / 'train_wrappers' / 'recipes'
+NAMES = sorted(path.stem for path in RECIPES.glob('*.yaml'))
+PAIRS = [name for name in NAMES if not name.endswith('_baseline')]
+
+# epochs, and those after which the learning rate drops (paper, sections 4.1 and 4.3)
+SCHEDULES = dict(cifar10=(300, 150, 225), cifar100=(300, 150, 225), svhn=(40, 20, 30), imagenet=(90, 45, 67),
+                 compcars=(50, 25, 35))
+OF_THE_PAPER = [name for name in NAMES if name.split('_')[0] in SCHEDULES]
+
+
+def read(name):
+    return yaml.safe_load((RECIPES / f'{name}.yaml').read_text())
+
+
+def test_all_that_were_promised_are_there():
+    networks = {
+        'resnet20', 'resnet32', 'resnet44', 'resnet56', 'resnet110', 'wrn28_4', 'wrn28_10', 'densenet100_12',
+        'resnext29_8x64d'}
+    imagenet = {'vgg16', 'vgg16_bn', 'resnet50', 'resnet101', 'resnet152', 'resnext50', 'seresnet152'}
+    assert {f'{dataset}_{network}' for dataset in ('cifar10', 'cifar100') for network in networks} < set(PAIRS)
+    assert {f'imagenet_{network}' for network in imagenet} < set(PAIRS)
+    for target in ('model', 'maker'):
+        assert {f'compcars_{target}_vgg16', f'compcars_{target}_resnet101'} < set(PAIRS)
+    assert {name for name in PAIRS if name.startswith('svhn')}
+
+
+@pytest.mark.parametrize('name', PAIRS)
+def test_the_baseline_differs_in_the_model_alone(name):
+    recipe, baseline = read(name), read(f'{name}_baseline')
+    assert recipe.pop('model').split('.')[0] == f'abn_{baseline.pop("model")}'
+    assert recipe == baseline
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_models_are_registered(name):
+    assert timm.is_model(read(name)['model'])
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_command_in_the_recipe_is_its_own(name):
+    lines = (RECIPES / f'{name}.yaml').read_text().splitlines()
+    assert f'--config train_wrappers/recipes/{name}.yaml' in lines[1]
+    assert all(len(line) <= 120 for line in lines)
+
+
+@pytest.mark.parametrize('name', OF_THE_PAPER)
+def test_schedule_and_optimizer_are_the_papers(name):
+    recipe = read(name)
+    epochs, first, second = SCHEDULES[name.split('_')[0]]
+    rate = 0.01 if name.startswith(('compcars', 'imagenet_vgg16')) and 'bn' not in name else 0.1
+    assert (recipe['epochs'], recipe['lr'], recipe['momentum'], recipe['opt']) == (epochs, rate, 0.9, 'momentum')
+    assert recipe['batch_size'] == (32 if name.startswith('compcars') else 256)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=recipe['lr'])
+    scheduler, _ = create_scheduler_v2(
+        optimizer, sched=recipe['sched'], num_epochs=epochs, decay_milestones=recipe['decay_milestones'],
+        decay_rate=recipe['decay_rate'], warmup_epochs=recipe['warmup_epochs'])
+    rates = []
+    for epoch in range(epochs):  # as timm's script does: a step after each epoch
+        rates.append(optimizer.param_groups[0]['lr'])
+        scheduler.step(epoch + 1)
+    expected = [rate] * first + [rate / 10] * (second - first) + [rate / 100] * (epochs - second)
+    assert rates == pytest.approx(expected)
+
+
+@pytest.mark.parametrize('name', OF_THE_PAPER)
+def test_images_are_the_papers(name):
+    recipe = read(name)
+    dataset = name.split('_')[0]
+    cfg = timm.get_pretrained_cfg(recipe['model']).to_dict()
+    size = tuple(recipe.get('input_size') or cfg['input_size'])
+    assert size == dict(imagenet=(3, 224, 224), compcars=(3, 224, 323)).get(dataset, (3, 32, 32))
+    mode = dict(imagenet='resize', compcars='squash').get(dataset, 'pad')
+    assert recipe['train_crop_mode'] == mode and mode in CROP_MODES
+    mean = tuple(recipe.get('mean') or cfg['mean'])
+    assert mean == ((0.485, 0.456, 0.406) if 'input_size' in recipe else (0.4914, 0.4822, 0.4465))
+
+
+@needs_timm_scripts
+@pytest.mark.parametrize('name', NAMES)
+def test_timm_parses_it(name, monkeypatch):
+    script = timm_train()
+    monkeypatch.setattr(sys, 'argv', ['train.py', '--config', str(RECIPES / f'{name}.yaml'), '--data-dir', '.'])
+    args = vars(script._parse_args()[0])
+    flags = {action.dest: action for action in script.parser._actions}
+    for key, value in read(name).items():
+        if key == 'crop_mode':  # ours
+            continue
+        assert args[key] == value and key in flags
+        kind = flags[key].type
+        for item in value if isinstance(value, list) else [value]:
+            assert kind is None or isinstance(kind(item), type(item)) or kind is float and isinstance(item, int), key
+
+
+def timm_train():
+    spec = importlib.util.spec_from_file_location('timm_train', Path(TIMM) / 'train.py')
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
+
+
+@pytest.mark.parametrize('scripts', BOTH)
+@pytest.mark.parametrize('name', ['compcars_model_resnet101', 'compcars_maker_vgg16_baseline'])
+def test_recipe_of_compcars_trains(launch, compcars, tmp_path, name, scripts):  # noqa: F811
+    model = 'abn' if not name.endswith('baseline') else 'test_resnet'
+    backbone = ['--model-kwargs', 'backbone=test_resnet'] if model == 'abn' else []
+    assert launch(
+        'train.py', '--config', RECIPES / f'{name}.yaml', '--data-dir', compcars, '--model', model, *backbone,
+        '--batch-size', 3, '--epochs', 1, '--device', 'cpu', '--workers', 0, '--output', tmp_path / 'out',
+        '--experiment', 'run', scripts=scripts) == 0
+    checkpoint = torch.load(tmp_path / 'out' / 'run' / 'last.pth.tar', weights_only=False)
+    assert checkpoint['args'].num_classes == (431 if '_model_' in name else 75)

@@ -1,0 +1,165 @@
+"""Accuracy of the attention branch on the validation set, beside that of the perception branch.
+
+timm's scripts validate a model by the logits that it returns, which are those of the perception branch. Here is what
+shows them the other branch too: in their summary, log and results there are ``attention_top1`` and ``attention_top5``
+next to ``top1`` and ``top5``.
+"""
+import logging
+from typing import Any, Callable, Dict, List, Optional
+
+import timm.utils
+import torch
+import torch.nn as nn
+from timm.utils import reduce_tensor, unwrap_model
+
+from .replacing import replace
+
+__all__ = ['BothBranches', 'BranchEvaluator', 'extend_timm_metrics']
+
+_logger = logging.getLogger(__name__)
+
+
+class BothBranches(nn.Module):
+    """A model under evaluation: returns logits, and hands the attention logits to the metrics of the validation.
+
+    Both come from one forward pass. A compiled model is evaluated without its compiled forward, which does not compute
+    the attention logits.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        """
+        Args:
+            module: An ABN, as it is or in wrappers (DDP, EMA, ``torch.compile``) that timm's ``unwrap_model`` removes.
+        """
+        super().__init__()
+        self.module = module  # the name that unwrap_model looks for, so that checkpoints hold the model's own names
+
+    def train(self, mode: bool = True) -> 'BothBranches':
+        """Set the mode of the model; validation begins with ``eval()``."""
+        if not mode:
+            _validation.begin()
+        return super().train(mode)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return logits (B, K).
+
+        Args:
+            x: Images, shape (B, in_chans, H, W).
+        """
+        if self.training:
+            return self.module(x)
+        explanation = unwrap_model(self.module).explain(x)
+        _validation.attention_logits = explanation.attention_logits
+        return explanation.logits
+
+
+class BranchEvaluator:
+    """One of timm's evaluators for each branch, with the interface of one."""
+
+    def __init__(self, perception: Any, attention: Any) -> None:
+        """
+        Args:
+            perception: Evaluator of the logits.
+            attention: Evaluator of the attention logits, whose metrics get the prefix ``attention_``.
+        """
+        self.perception = perception
+        self.attention = attention
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.perception, name)
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self.perception.reset()
+        self.attention.reset()
+
+    def update(self, output: torch.Tensor, target: torch.Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            output: Logits, shape (B, K).
+            target: Classes (B,), or probabilities (B, K).
+        """
+        self.perception.update(output, target)
+        attention_logits = _validation.take(len(output))
+        if attention_logits is not None:
+            self.attention.update(attention_logits, target)
+
+    def summary(self) -> Dict[str, float]:
+        """Return the metrics of this process so far."""
+        return self._together(self.perception.summary(), self.attention.summary())
+
+    def compute(self, distributed: bool = False) -> Dict[str, float]:
+        """Return the metrics.
+
+        Args:
+            distributed: Sum over processes.
+        """
+        return self._together(self.perception.compute(distributed), self.attention.compute(distributed))
+
+    def _together(self, perception: Dict[str, float], attention: Dict[str, float]) -> Dict[str, float]:
+        if self.attention.num_samples:
+            perception.update({f'attention_{name}': value for name, value in attention.items()})
+        return perception
+
+
+class _Validation:
+    """The validation under way, for scripts that call ``accuracy()`` themselves (timm's, up to 1.0.29 at least)."""
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        self.attention_logits: Optional[torch.Tensor] = None
+        self.sums: Dict[str, float] = {}
+        self.num_samples = 0
+
+    def take(self, batch_size: int) -> Optional[torch.Tensor]:
+        """Return the attention logits of the batch just evaluated, once."""
+        attention_logits, self.attention_logits = self.attention_logits, None
+        if attention_logits is None or len(attention_logits) != batch_size:
+            return None  # another model's batch, or predictions of augmented copies put together
+        return attention_logits
+
+    def add(self, accuracies: Dict[str, torch.Tensor], batch_size: int) -> None:
+        for name, accuracy in accuracies.items():
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                accuracy = reduce_tensor(accuracy, torch.distributed.get_world_size())
+            self.sums[name] = self.sums.get(name, 0.) + accuracy.item() * batch_size
+        self.num_samples += batch_size
+
+    def metrics(self) -> Dict[str, float]:
+        return {name: total / self.num_samples for name, total in self.sums.items()}
+
+
+_validation = _Validation()
+
+
+def extend_timm_metrics() -> None:
+    """Let ``timm.utils.accuracy`` and ``update_summary`` see the attention branch."""
+    replace(timm.utils, 'accuracy', _accuracy)
+    replace(timm.utils, 'update_summary', _update_summary)
+
+
+def _accuracy(timm_accuracy: Callable) -> Callable:
+    def accuracy(output: torch.Tensor, target: torch.Tensor, topk: Any = (1,)) -> List[torch.Tensor]:
+        attention_logits = _validation.take(len(output))
+        if attention_logits is not None:
+            values = timm_accuracy(attention_logits, target, topk)
+            _validation.add({f'attention_top{k}': value for k, value in zip(topk, values)}, len(output))
+        return timm_accuracy(output, target, topk)
+
+    return accuracy
+
+
+def _update_summary(timm_update_summary: Callable) -> Callable:
+    def update_summary(epoch: int, train_metrics: Any, eval_metrics: Any, *args: Any, **kwargs: Any) -> None:
+        if eval_metrics and _validation.num_samples:
+            eval_metrics.update(_validation.metrics())
+            accuracies = ', '.join(
+                f'{name} {value:.2f}' for name, value in eval_metrics.items() if name.endswith(('top1', 'top5')))
+            _logger.info(f'Validation of epoch {epoch}, both branches: {accuracies}')
+            _validation.begin()
+        timm_update_summary(epoch, train_metrics, eval_metrics, *args, **kwargs)
+
+    return update_summary

@@ -1,0 +1,20 @@
+"""Replacing functions of timm by ones that know of ABNs."""
+import functools
+from typing import Any, Callable
+
+__all__ = ['replace']
+
+
+def replace(owner: Any, name: str, build: Callable[[Callable], Callable]) -> None:
+    """Replace a function of timm by ``build`` of it; a second call replaces the replacement, and not twice.
+
+    Args:
+        owner: Module that holds the function, under which timm's scripts look it up.
+        name: Name of the function.
+        build: Makes the replacement from timm's function.
+    """
+    function = getattr(owner, name)
+    function_of_timm = getattr(function, 'of_timm', function)
+    replacement = functools.wraps(function_of_timm)(build(function_of_timm))
+    replacement.of_timm = function_of_timm  # type: ignore[attr-defined]
+    setattr(owner, name, replacement)

@@ -1,0 +1,210 @@
+"""The training loss of an ABN, L_attention + L_perception (paper, Eq. 3), for timm's scripts and for any other loop.
+
+In a loop of your own, with PyTorch, Lightning or Accelerate, it is two lines::
+
+    criterion = AttentionBranchLoss(nn.CrossEntropyLoss())
+    loss = criterion(model(images), targets)
+
+Importing this module teaches the tasks of ``timm.task``, which timm's ``train.py`` trains with, the same loss. timm
+imports what its own flag names, so that its script needs no launcher::
+
+    python train.py --device-modules timm_abn.task --model abn_resnet50 --data-dir /data/imagenet
+
+Models that are not Attention Branch Networks train as before.
+"""
+import functools
+import logging
+import math
+from typing import Any, Callable, Dict, List, Optional, Tuple, Type, Union
+
+import timm.task
+import torch
+import torch.nn as nn
+from timm.utils import unwrap_model
+
+from .branch_accuracy import BothBranches, BranchEvaluator, extend_timm_metrics
+from .network import AttentionBranchNet
+
+__all__ = ['AttentionBranchLoss', 'TrainingError', 'extend_timm_tasks']
+
+_logger = logging.getLogger(__name__)
+
+
+class TrainingError(ValueError):
+    """Something that was asked for cannot hold for training an ABN; the message is one line for the user."""
+
+
+class AttentionBranchLoss(nn.Module):
+    """Sum of one criterion over the logits of both branches (paper, Eq. 3).
+
+    In training mode an ABN returns ``(logits, attention_logits)``; in evaluation mode it returns ``logits``, whose loss
+    is that of the perception branch alone.
+    """
+
+    def __init__(self, criterion: Callable[..., torch.Tensor], attention_loss_weight: float = 1.0) -> None:
+        """
+        Args:
+            criterion: Loss of logits and targets, of one branch.
+            attention_loss_weight: Weight of the attention branch's loss; 1 in the paper.
+
+        Raises:
+            TrainingError: The weight is negative or not finite.
+        """
+        super().__init__()
+        _check_weight(attention_loss_weight)
+        self.criterion = criterion
+        self.attention_loss_weight = attention_loss_weight
+
+    def forward(
+            self,
+            output: Union[torch.Tensor, Tuple[torch.Tensor, torch.Tensor]],
+            target: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return the loss.
+
+        Args:
+            output: What an ABN returned: ``(logits, attention_logits)``, or ``logits``, each of shape (B, K).
+            target: What the criterion wants: classes (B,), or probabilities (B, K).
+        """
+        if isinstance(output, torch.Tensor):
+            return self.criterion(output, target)
+        logits, attention_logits = output
+        attention_loss = self.criterion(attention_logits, target)
+        return self.criterion(logits, target) + self.attention_loss_weight * attention_loss
+
+    def extra_repr(self) -> str:  # noqa: D102
+        return f'attention_loss_weight={self.attention_loss_weight}'
+
+
+def extend_timm_tasks(attention_loss_weight: float = 1.0) -> None:
+    """Teach timm's training tasks the loss of ABNs, for all tasks made from now on in this process.
+
+    Importing this module has done it with weight 1; calling it again changes the weight and nothing else.
+
+    Args:
+        attention_loss_weight: Weight of the attention branch's loss.
+
+    Raises:
+        TrainingError: The weight is negative or not finite.
+    """
+    _check_weight(attention_loss_weight)
+    for task_class, overrides in _OVERRIDES.items():
+        if 'attention_loss_weight' not in vars(task_class):
+            for name, override in overrides.items():
+                setattr(task_class, name, functools.partialmethod(override, getattr(task_class, name)))
+        setattr(task_class, 'attention_loss_weight', attention_loss_weight)  # noqa: B010  an attribute of ours
+    extend_timm_metrics()
+
+
+# Overrides of timm's methods; each gets timm's own as its first argument after self. Patched in the class, because
+# timm's script takes the classes by name, and its multi-label task derives from one of them.
+
+def _init(self: Any, timm_init: Callable, *args: Any, **kwargs: Any) -> None:
+    timm_init(self, *args, **kwargs)
+    model = self.get_trainable_module()
+    if _is_scripted_abn(model):
+        raise TrainingError(
+            '--torchscript cannot train an Attention Branch Network: scripted, it has no attention logits. '
+            'Leave it out, or use --torchcompile.')
+    if _is_abn(model):
+        self.criterion = AttentionBranchLoss(self.criterion, self.attention_loss_weight)
+    elif self.verbose:
+        _logger.info(f'{type(unwrap_model(model)).__name__} is not an Attention Branch Network: it trains as in timm.')
+
+
+def _forward(self: Any, timm_forward: Callable, input: torch.Tensor, target: torch.Tensor) -> Dict[str, torch.Tensor]:
+    result = timm_forward(self, input, target)
+    if isinstance(self.criterion, AttentionBranchLoss):
+        result['output'], result['attention_output'] = result['output']
+    return result
+
+
+def _distillation_forward(
+        self: Any,
+        timm_forward: Callable,
+        input: torch.Tensor,
+        target: torch.Tensor,
+) -> Dict[str, torch.Tensor]:
+    """Distil the teacher into the perception branch; the task's own loss is that of both branches."""
+    if not isinstance(self.criterion, AttentionBranchLoss):
+        return timm_forward(self, input, target)
+    output = self.trainable_module(input)
+    result = timm_forward(_AfterForward(self, output), input, target)
+    result['attention_output'] = output[1]
+    return result
+
+
+class _AfterForward:
+    """Stands in for a distillation task whose student has run: shows timm's forward the logits it knows of."""
+
+    def __init__(self, task: Any, output: Tuple[torch.Tensor, torch.Tensor]) -> None:
+        self.task = task
+        self.trainable_module = lambda _: output[0]
+        self.criterion = lambda _, target: task.criterion(output, target)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.task, name)
+
+
+def _refuse_abn(self: Any, timm_init: Callable, student_model: nn.Module, *args: Any, **kwargs: Any) -> None:
+    if _is_abn(student_model):
+        raise TrainingError(
+            f'{type(self).__name__} leaves out the loss of the attention branch: an Attention Branch Network can only '
+            'be distilled with --kd-distill-type logit.')
+    timm_init(self, student_model, *args, **kwargs)
+
+
+def _prepare_distributed(
+        self: Any,
+        timm_prepare: Callable,
+        device_ids: Optional[List[Any]] = None,
+        **ddp_kwargs: Any,
+) -> Any:
+    # DistributedDataParallel takes no device ids on the CPU, where timm's script passes them all the same
+    return timm_prepare(self, device_ids=None if self.device.type == 'cpu' else device_ids, **ddp_kwargs)
+
+
+def _get_eval_model(
+        self: Any,
+        timm_get: Callable,
+        module: Optional[nn.Module] = None,
+        ema: bool = False,
+) -> Optional[nn.Module]:
+    eval_model = timm_get(self, module, ema=ema)
+    return BothBranches(eval_model) if _is_abn(eval_model) else eval_model
+
+
+def _create_evaluator(self: Any, timm_create: Callable, **kwargs: Any) -> Any:
+    evaluator = timm_create(self, **kwargs)
+    if _is_abn(self.get_trainable_module()):
+        return BranchEvaluator(evaluator, timm_create(self, **kwargs))
+    return evaluator
+
+
+_OVERRIDES: Dict[Type[nn.Module], Dict[str, Callable]] = {
+    timm.task.ClassificationTask: dict(
+        __init__=_init, forward=_forward, prepare_distributed=_prepare_distributed, get_eval_model=_get_eval_model,
+        create_evaluator=_create_evaluator),
+    timm.task.MultiLabelClassificationTask: dict(create_evaluator=_create_evaluator),  # derives from the one above
+    timm.task.LogitDistillationTask: dict(
+        __init__=_init, forward=_distillation_forward, prepare_distributed=_prepare_distributed,
+        get_eval_model=_get_eval_model, create_evaluator=_create_evaluator),
+    timm.task.FeatureDistillationTask: dict(__init__=_refuse_abn),
+    timm.task.TokenDistillationTask: dict(__init__=_refuse_abn),
+}
+
+
+def _is_abn(model: Optional[nn.Module]) -> bool:
+    return model is not None and isinstance(unwrap_model(model), AttentionBranchNet)
+
+
+def _is_scripted_abn(model: nn.Module) -> bool:
+    return isinstance(model, torch.jit.ScriptModule) and model.original_name == AttentionBranchNet.__name__
+
+
+def _check_weight(weight: float) -> None:
+    if not (math.isfinite(weight) and weight >= 0):
+        raise TrainingError(f'attention_loss_weight must be a finite number that is not negative, got {weight}.')
+
+
+extend_timm_tasks()

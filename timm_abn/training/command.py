@@ -1,0 +1,191 @@
+"""The commands ``timm-abn-train`` and ``timm-abn-validate``, and what is under ``train_wrappers/``.
+
+They find timm's script of the same name, teach timm about ABNs in this process, and run the script unmodified. All of
+its flags work; a few are added.
+"""
+import argparse
+import difflib
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Dict, List, Sequence, Tuple
+
+import timm
+import yaml
+
+from ..task import TrainingError, extend_timm_tasks
+from .atomic_saver import make_saver_atomic
+from .datasets import extend_timm_datasets
+from .loader import extend_timm_loader
+from .scripts import SCRIPTS, check_version, find_scripts, run_script
+from .transforms import CROP_MODES, extend_timm_transforms
+
+__all__ = ['main', 'run', 'train', 'validate']
+
+_CROPS = ', '.join(CROP_MODES)
+
+
+def train() -> int:
+    """Run timm's ``train.py``; returns the exit code."""
+    return main('train.py', sys.argv[1:])
+
+
+def validate() -> int:
+    """Run timm's ``validate.py``; returns the exit code."""
+    return main('validate.py', sys.argv[1:])
+
+
+def run() -> int:
+    """Run the script of timm that the first argument names; returns the exit code."""
+    if len(sys.argv) < 2 or sys.argv[1].startswith('-'):
+        names = ', '.join(SCRIPTS)
+        print(f'usage: run.py SCRIPT [its arguments]\n\nSCRIPT is one of timm: {names}.', file=sys.stderr)
+        return 0 if sys.argv[1:] in (['-h'], ['--help']) else 2
+    name = sys.argv[1] if sys.argv[1].endswith('.py') else f'{sys.argv[1]}.py'
+    return main(name, sys.argv[2:])
+
+
+def main(name: str, arguments: Sequence[str]) -> int:
+    """Run a script of timm for ABNs.
+
+    Args:
+        name: File name of the script.
+        arguments: Command line, with timm's flags and ours.
+
+    Returns:
+        Exit code: 2 if something that was asked for cannot hold; the message is one line.
+    """
+    _hide_own_folder()
+    trains = name == 'train.py'
+    is_first = os.environ.get('RANK', '0') == '0'
+    try:
+        own, for_timm = _own_arguments(name, arguments)
+        scripts = find_scripts(own.timm_scripts)
+        remark = check_version(scripts, needs_tasks=trains)
+        if remark and is_first:
+            print(f'{_command(name)}: {remark}', file=sys.stderr)
+        with tempfile.TemporaryDirectory() as scratch:
+            if trains:
+                config = _read_config(own.config)
+                for_timm += _config_for_timm(own, config, Path(scratch))
+                _prepare_training(_settings(own, config, for_timm))
+            extend_timm_datasets()
+            extend_timm_transforms()
+            run_script(scripts, name, for_timm)
+    except TrainingError as error:
+        if is_first:
+            print(f'{_command(name)}: error: {error}', file=sys.stderr)
+        return 2
+    return 0
+
+
+def _hide_own_folder() -> None:
+    """Take the folder of the wrapper off the path, where its train.py would hide what is meant by ``import train``."""
+    wrapper = Path(sys.argv[0]).resolve()
+    if sys.path and wrapper.suffix == '.py' and Path(sys.path[0] or '.').resolve() == wrapper.parent:
+        del sys.path[0]
+
+
+def _command(name: str) -> str:
+    return f'timm-abn-{Path(name).stem}'
+
+
+def _own_arguments(name: str, arguments: Sequence[str]) -> Tuple[argparse.Namespace, List[str]]:
+    trains = name == 'train.py'
+    parser = argparse.ArgumentParser(
+        prog=_command(name), usage=f"{_command(name)} [flags of timm's {name}] [these]", add_help=False,
+        allow_abbrev=False)
+    parser.add_argument(
+        '--timm-scripts', metavar='DIR',
+        help="checkout of timm's repository, or 'download' to fetch the scripts of the installed timm once "
+             '(default: $TIMM_SCRIPTS)')
+    if trains:
+        parser.add_argument(
+            '--attention-loss-weight', type=float, metavar='W', help='weight of the attention loss (default: 1)')
+        parser.add_argument(
+            '--crop-mode', choices=('center', 'squash', 'border'),
+            help="crop of the validation images, as in timm's validate.py (default: that of the model)")
+        parser.add_argument('-c', '--config', default='', help=argparse.SUPPRESS)
+    if any(flag in arguments for flag in ('-h', '--help')):
+        parser.print_help()
+        crops = f' --train-crop-mode also takes {_CROPS}; --dataset also torch/svhn and compcars.' if trains else ''
+        print(f"\n{name} of timm follows, whose flags all work.{crops}\n", flush=True)
+    return parser.parse_known_args(arguments)
+
+
+def _read_config(path: str) -> Dict[str, Any]:
+    if not path:
+        return {}
+    try:
+        config = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise TrainingError(f'--config {path} cannot be read: {error.strerror}.') from error
+    except yaml.YAMLError as error:
+        raise TrainingError(f'--config {path} is not YAML: {" ".join(str(error).split())}') from error
+    if not isinstance(config, dict):
+        raise TrainingError(f'--config {path} must hold "flag: value" lines, got a {type(config).__name__}.')
+    return config
+
+
+_OWN_KEYS = ('attention_loss_weight', 'crop_mode')
+
+
+def _config_for_timm(own: argparse.Namespace, config: Dict[str, Any], scratch: Path) -> List[str]:
+    """Return the arguments that give timm's script the config, without the keys that it does not know."""
+    if not own.config:
+        return []
+    path = Path(own.config)
+    if any(key in config for key in _OWN_KEYS):
+        path = scratch / path.name
+        path.write_text(yaml.safe_dump({key: value for key, value in config.items() if key not in _OWN_KEYS}))
+    return ['--config', str(path)]
+
+
+def _settings(own: argparse.Namespace, config: Dict[str, Any], for_timm: Sequence[str]) -> argparse.Namespace:
+    """Return those settings of the run that matter here: the command line's, else the config's, else the default."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument('--model', default='resnet50')
+    parser.add_argument('--seed', type=int, default=42)
+    parser.add_argument('--torchscript', action='store_true')
+    parser.add_argument('--naflex-loader', action='store_true')
+    parser.add_argument('--kd-model-name')
+    parser.add_argument('--kd-distill-type', default='logit')
+    parser.add_argument('--attention-loss-weight', type=float, default=1.0)
+    parser.add_argument('--crop-mode')
+    parser.set_defaults(**{key: value for key, value in config.items() if key in vars(parser.parse_args([]))})
+    settings = parser.parse_known_args(list(for_timm))[0]
+    for key in _OWN_KEYS:
+        if getattr(own, key) is not None:
+            setattr(settings, key, getattr(own, key))
+    return settings
+
+
+def _prepare_training(settings: argparse.Namespace) -> None:
+    extend_timm_tasks(settings.attention_loss_weight)
+    _check_settings(settings)
+    extend_timm_loader(settings.seed, settings.crop_mode)
+    make_saver_atomic()
+
+
+def _check_settings(settings: argparse.Namespace) -> None:
+    """Refuse what cannot hold, before any data is read."""
+    architecture = settings.model.split('.')[0]
+    if ':' not in settings.model and not timm.is_model(architecture):
+        close = difflib.get_close_matches(architecture, timm.list_models(), n=3)
+        hint = f'did you mean {", ".join(close)}?' if close else 'timm-abn list shows all.'
+        raise TrainingError(f'--model {settings.model} is not known: {hint}')
+    if not architecture.startswith('abn'):
+        return
+    if settings.torchscript:
+        raise TrainingError(
+            '--torchscript cannot train an Attention Branch Network: scripted, it has no attention logits. Leave it '
+            'out, or use --torchcompile.')
+    if settings.naflex_loader:
+        raise TrainingError(
+            '--naflex-loader feeds patches, and the attention branch of an Attention Branch Network needs images. '
+            'Leave it out, or use --train-img-sizes.')
+    if settings.kd_model_name and settings.kd_distill_type != 'logit':
+        raise TrainingError(
+            f'--kd-distill-type {settings.kd_distill_type} leaves out the loss of the attention branch; only logit '
+            'works for an Attention Branch Network.')

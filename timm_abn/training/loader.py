@@ -1,0 +1,49 @@
+"""Loaders of timm's scripts: training data that a resumed run repeats exactly, and the crop of validation images."""
+import os
+from typing import Any, Callable, Dict, Optional
+
+import timm.data
+from torch.utils.data import IterableDataset, RandomSampler
+from torch.utils.data.distributed import DistributedSampler
+
+from ..replacing import replace
+from .reproducible import EpochSampler, SeededDataset
+
+__all__ = ['extend_timm_loader']
+
+
+def extend_timm_loader(seed: int, crop_mode: Optional[str] = None) -> None:
+    """Extend ``timm.data.create_loader``.
+
+    Data that is streamed, repeated augmentation and timm's multi-epochs loader stay as they are in timm.
+
+    Args:
+        seed: Seed of the order and of the augmentation of training data, epoch by epoch.
+        crop_mode: Crop of validation images, for which timm's ``train.py`` has no flag; the model's if None.
+    """
+    def build(timm_create: Callable) -> Callable:
+        def create_loader(dataset: Any, *args: Any, **kwargs: Any) -> Any:
+            if not kwargs.get('is_training'):
+                if crop_mode:
+                    kwargs['crop_mode'] = crop_mode
+                return timm_create(dataset, *args, **kwargs)
+            if not _can_be_seeded(dataset, kwargs):
+                return timm_create(dataset, *args, **kwargs)
+            seeded = SeededDataset(dataset, seed, rank=int(os.environ.get('RANK', 0)))
+            loader = timm_create(seeded, *args, **kwargs)
+            # a loader's own sampler cannot be exchanged, but that of its batches can; it is the one that is asked
+            batches = loader.batch_sampler
+            if isinstance(batches.sampler, (RandomSampler, DistributedSampler)):
+                batches.sampler = EpochSampler(batches.sampler, seeded)
+            return loader
+
+        return create_loader
+
+    replace(timm.data, 'create_loader', build)
+
+
+def _can_be_seeded(dataset: Any, options: Dict[str, Any]) -> bool:
+    return not (
+        isinstance(dataset, IterableDataset)
+        or options.get('num_aug_repeats')
+        or options.get('use_multi_epochs_loader'))

@@ -1,0 +1,124 @@
+"""Training data whose order and augmentation depend on nothing but seed and epoch, so that a resumed run is exact.
+
+timm draws both from generators that run on through the epochs, and a checkpoint does not hold their state. Here each
+epoch begins from its own seed, and each image is augmented from a seed of its own, whatever worker process reads it.
+"""
+import random
+from typing import Any, Iterator, Optional
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, RandomSampler, Sampler
+
+__all__ = ['EpochSampler', 'SeededDataset', 'seed_of']
+
+
+class SeededDataset(Dataset):
+    """Seeds the random number generators of its process before it reads an image."""
+
+    def __init__(self, dataset: Any, seed: int, rank: int = 0) -> None:
+        """
+        Args:
+            dataset: Data set with a ``transform``.
+            seed: Seed of the training run.
+            rank: Number of this process among those of a distributed run.
+        """
+        self.dataset = dataset
+        self.seed = seed
+        self.rank = rank
+        # read by workers, which may live through many epochs
+        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self.announced: Optional[int] = None
+
+    @property
+    def transform(self) -> Any:
+        """Transform of the data set."""
+        return self.dataset.transform
+
+    @transform.setter
+    def transform(self, transform: Any) -> None:
+        self.dataset.transform = transform
+
+    def __getattr__(self, name: str) -> Any:
+        if name == 'dataset':  # not there yet while a copy is being unpickled
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        seed = seed_of(self.seed, self.rank, int(self.epoch), index)
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.default_generator.manual_seed(seed)  # not those of devices, which belong to the model
+        return self.dataset[index]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch comes next; timm's script does.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+        """
+        self.announced = epoch
+
+    def begin_epoch(self, epoch: Optional[int]) -> int:
+        """Begin an epoch, and seed this process for it. Returns its number.
+
+        Args:
+            epoch: Its number, if known; else the announced one, else the one after the last.
+        """
+        if epoch is None:
+            epoch = int(self.epoch) + 1 if self.announced is None else self.announced
+        self.announced = None
+        self.epoch.fill_(epoch)
+        seed = seed_of(self.seed, self.rank, epoch)
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        return epoch
+
+
+class EpochSampler(Sampler):
+    """Lets each pass over a sampler begin an epoch of a ``SeededDataset``."""
+
+    def __init__(self, sampler: Sampler, dataset: SeededDataset) -> None:
+        """
+        Args:
+            sampler: Sampler of the training loader.
+            dataset: Data set that it samples.
+        """
+        self.sampler = sampler
+        self.dataset = dataset
+
+    def __iter__(self) -> Iterator[int]:
+        epoch = self.dataset.begin_epoch(getattr(self.sampler, 'epoch', None))
+        if isinstance(self.sampler, RandomSampler):
+            self.sampler.generator = torch.Generator().manual_seed(seed_of(self.dataset.seed, 0, epoch))
+        return iter(self.sampler)
+
+    def __len__(self) -> int:
+        return len(self.sampler)  # type: ignore[arg-type]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Pass the number of the epoch on.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+        """
+        if hasattr(self.sampler, 'set_epoch'):
+            self.sampler.set_epoch(epoch)
+
+
+def seed_of(*numbers: int) -> int:
+    """Return a seed of 32 bits that changes with every bit of the numbers, and with their order (splitmix64)."""
+    mixed = 0
+    for number in numbers:
+        mixed = (mixed + number + 0x9E3779B97F4A7C15) & _64_BITS
+        mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & _64_BITS
+        mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & _64_BITS
+        mixed ^= mixed >> 31
+    return mixed >> 32
+
+
+_64_BITS = (1 << 64) - 1
