@@ -88,7 +88,10 @@ def test_reset_classifier_rebuilds_what_depends_on_the_classes():
     assert all(p.dtype == torch.float64 for p in branch.parameters())
 
 
-@pytest.mark.parametrize('mechanism, expected', [('residual', lambda x, m: x * (1 + m)), ('product', lambda x, m: x * m)])
+@pytest.mark.parametrize('mechanism, expected', [
+    ('residual', lambda x, m: x * (1 + m)),
+    ('product', lambda x, m: x * m),
+])
 @pytest.mark.parametrize('layout', ['NCHW', 'NHWC', 'NLC'])
 def test_mechanism_in_every_layout(mechanism, expected, layout):
     maps, attention_map = torch.randn(2, 4, 3, 5, dtype=torch.float64), torch.rand(2, 1, 3, 5, dtype=torch.float64)
