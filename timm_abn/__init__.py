@@ -1,6 +1,7 @@
 """Attention Branch Networks for timm. Importing this package registers its models with timm."""
 from . import abn_models, cam_models, cifar_backbones
 from .attention_branch import AttentionBranch, Mechanism
+from .checkpoints import CheckpointError, convert_official_checkpoint
 from .explanation import Explanation
 from .network import AttentionBranchNet
 from .split import SplitError, split_backbone
@@ -8,6 +9,6 @@ from .split import SplitError, split_backbone
 __version__ = '0.1.0'
 
 __all__ = [
-    'AttentionBranch', 'AttentionBranchNet', 'Explanation', 'Mechanism', 'SplitError', 'abn_models', 'cam_models',
-    'cifar_backbones', 'split_backbone',
+    'AttentionBranch', 'AttentionBranchNet', 'CheckpointError', 'Explanation', 'Mechanism', 'SplitError', 'abn_models',
+    'cam_models', 'cifar_backbones', 'convert_official_checkpoint', 'split_backbone',
 ]
