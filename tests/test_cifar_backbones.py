@@ -4,7 +4,7 @@ import timm
 import torch
 import torch.nn as nn
 
-import timm_abn  # noqa: F401  registers the models
+from timm_abn import split_backbone
 
 META = torch.device('meta')
 
@@ -89,3 +89,18 @@ def test_gradient_checkpointing_changes_nothing():
         model(x).sum().backward()
         gradients.append(model.conv1.weight.grad.clone())
     torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize(('name', 'split', 'kwargs'), [
+    ('wrn28_4_cifar', None, dict(num_blocks=2, width=1)),
+    ('densenet100_12_cifar', 'features.transition2', dict(block_config=(2, 2, 2))),
+    ('resnext29_8x64d_cifar', None, dict(num_blocks=1, planes=(8, 16, 32))),
+    ('resnet44_cifar', None, dict(num_blocks=2)),
+])
+def test_cut_is_exact(name, split, kwargs):
+    torch.manual_seed(0)
+    backbone = timm.create_model(name, **kwargs).double().eval()
+    x = torch.randn(2, 3, 32, 24, dtype=torch.float64)
+    expected = backbone(x)
+    feature_extractor, perception_branch = split_backbone(backbone, split)
+    assert torch.equal(perception_branch(feature_extractor(x)), expected)

@@ -12,7 +12,7 @@ import timm_abn  # noqa: F401  registers models of its own, which must not be ta
 from timm_abn.split import SplitError, cut_backbone, split_backbone
 from timm_abn.split_adapters import Adapter, register_adapter
 
-OUR_MODULES = {'abn_models', 'cifar_backbones'}
+OUR_MODULES = {'abn_models', 'cam_models', 'cifar_backbones', 'cifar_densenet', 'cifar_wide_resnet'}
 
 
 def make_backbone(name, **kwargs):
