@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # two test processes of one thread each: more threads than cores make torch many times slower
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: help install demo test test-slow lint conformance benchmark build clean
+.PHONY: help install demo test test-slow lint conformance benchmark comparison build clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,6 +36,11 @@ conformance: $(STAMP)  ## timm's own model tests over every model of this packag
 
 benchmark: $(STAMP)  ## speed and memory of import, construction and evaluation
 	$(BIN)/python scripts/benchmark.py
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/benchmark_training.py
+
+DATA ?= data
+comparison: $(STAMP)  ## ResNet-20 with and without ABN on Fashion-MNIST in $(DATA), three seeds; needs timm's scripts
+	$(BIN)/python scripts/compare_fashion_mnist.py --data-dir $(DATA)
 
 build: $(STAMP)  ## build the sdist and the wheel into dist/
 	$(BIN)/python -m build

@@ -15,7 +15,9 @@ from ..task import TrainingError
 
 __all__ = ['DOWNLOAD', 'SCRIPTS', 'check_version', 'find_scripts', 'run_script']
 
-SCRIPTS = ('train.py', 'validate.py', 'benchmark.py', 'inference.py', 'onnx_export.py', 'avg_checkpoints.py')
+SCRIPTS = (
+    'train.py', 'validate.py', 'benchmark.py', 'inference.py', 'onnx_export.py', 'avg_checkpoints.py',
+    'clean_checkpoint.py')
 DOWNLOAD = 'download'
 
 _FILES = (*SCRIPTS, 'timm/version.py')
