@@ -22,7 +22,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from ..checkpoints import convert_official_checkpoint, find_official_model, official_model_args
 from ..hub import model_card, save_hub_folder
 from ..staging import check_new_folder
-from .errors import CommandError
+from .errors import CommandError, first_sentence
 
 __all__ = ['add_arguments', 'run']
 
@@ -84,8 +84,7 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
     try:
         checkpoint = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # on damaged files torch.load raises errors of a dozen types
-        reason = str(error).strip().partition('\n')[0] or type(error).__name__
-        raise CommandError(f'{path} is no checkpoint, or damaged: {reason}') from None
+        raise CommandError(f'{path} is no checkpoint, or damaged: {first_sentence(error)}') from None
     if not isinstance(checkpoint, Mapping):
         raise CommandError(f'{path} is no checkpoint of a model: it holds a {type(checkpoint).__name__}')
     return checkpoint

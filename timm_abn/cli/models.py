@@ -9,7 +9,7 @@ from timm.models import load_state_dict
 
 from ..checkpoints import CheckpointError, check_state_dict
 from ..network import AttentionBranchNet
-from .errors import CommandError
+from .errors import CommandError, first_sentence
 
 __all__ = ['abn_names', 'load_model']
 
@@ -107,7 +107,7 @@ def _read_checkpoint(path: Path) -> Dict[str, torch.Tensor]:
         state_dict = load_state_dict(str(path), weights_only=True)
         strangers = [key for key, value in state_dict.items() if not isinstance(value, torch.Tensor)]
     except Exception as error:  # on damaged files torch.load raises errors of a dozen types
-        raise CommandError(f'{path} is no checkpoint, or damaged: {_one_line(error).split(". ")[0]}') from None
+        raise CommandError(f'{path} is no checkpoint, or damaged: {first_sentence(error)}') from None
     if strangers or not state_dict:
         found = ', '.join(map(str, strangers[:3])) or 'nothing'
         raise CommandError(f'{path} is no checkpoint of a model: it holds {found}')
