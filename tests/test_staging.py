@@ -1,6 +1,6 @@
 import pytest
 
-from timm_abn.staging import staged_files
+from timm_abn.staging import staged_files, staged_folder
 
 
 def test_files_appear_together(tmp_path):
@@ -30,3 +30,29 @@ def test_existing_files_survive_a_failure_and_are_replaced_by_success(tmp_path):
         (staging / 'a.txt').write_text('new')
     assert (tmp_path / 'a.txt').read_text() == 'new'
     assert sorted(path.name for path in tmp_path.iterdir()) == ['a.txt', 'other.txt']
+
+
+def test_folder_appears_whole(tmp_path):
+    folder = tmp_path / 'new' / 'folder'
+    with staged_folder(folder) as staging:
+        (staging / 'a').write_text('a')
+        assert not folder.exists()
+    assert [path.name for path in folder.iterdir()] == ['a']
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_folder_of_a_failed_block_never_appears(tmp_path):
+    with pytest.raises(RuntimeError), staged_folder(tmp_path / 'new' / 'folder') as staging:
+        (staging / 'a').write_text('a')
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+
+
+def test_folder_that_holds_something_is_left_alone(tmp_path):
+    (tmp_path / 'folder').mkdir()
+    with staged_folder(tmp_path / 'folder') as staging:  # an empty one is as good as none
+        (staging / 'a').write_text('first')
+    for taken in (tmp_path / 'folder', tmp_path / 'folder' / 'a'):
+        with pytest.raises(FileExistsError, match='choose a new folder'), staged_folder(taken) as staging:
+            (staging / 'a').write_text('second')
+    assert (tmp_path / 'folder' / 'a').read_text() == 'first'
