@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import timm_abn.task
+from timm_abn.training.command import run
 
 from .timm_scripts import BOTH, MODEL, ROOT, SMALL, STAND_IN, TIMM, finish, needs_timm_scripts, start
 
@@ -218,16 +219,25 @@ def test_flags_of_timm(launch, losses, image_folder, tmp_path, flags):
 
 
 @needs_timm_scripts
-@pytest.mark.parametrize('name, flags, expected', [
-    ('benchmark.py', ['--bench', 'inference', '--num-bench-iter', '10', '-b', '2'], 'infer_samples'),
-    ('onnx_export.py', None, None),
-])
-def test_other_scripts_of_timm(launch, capfd, tmp_path, name, flags, expected):
-    if flags is None:
-        pytest.importorskip('onnx')
-        flags, expected = [], 'Export'
-        arguments = [tmp_path / 'abn.onnx', *MODEL]
-    else:
-        arguments = [*MODEL, '--img-size', 32, '--device', 'cpu', *flags]
-    assert launch(name, *arguments, scripts=TIMM) == 0
-    assert expected in capfd.readouterr().out
+def test_other_scripts_of_timm(launch, image_folder, tmp_path, capfd):
+    arguments = [*MODEL, '--img-size', 32, '--device', 'cpu', '--bench', 'inference', '--num-bench-iter', 10, '-b', 2]
+    assert launch('benchmark.py', *arguments, scripts=TIMM) == 0
+    assert 'infer_samples_per_sec' in capfd.readouterr().out
+    launch('train.py', *MODEL, *SMALL, '--data-dir', image_folder, '--output', tmp_path, scripts=TIMM)
+    folder = tmp_path / 'run'
+    assert launch(
+        'avg_checkpoints.py', '--input', folder, '--output', tmp_path / 'average.pth', scripts=TIMM) == 0
+    weights = torch.load(tmp_path / 'average.pth', weights_only=True)
+    timm.create_model('abn', backbone='test_resnet', num_classes=3).load_state_dict(weights)
+
+
+def test_script_that_timm_has_not(launch, capfd):
+    assert launch('evaluate.py') == 2
+    assert capfd.readouterr().err.splitlines()[-1].startswith('run.py evaluate: error: there is no evaluate.py in ')
+
+
+@pytest.mark.parametrize('arguments, code', [([], 2), (['--help'], 0)])
+def test_run_says_which_scripts_there_are(monkeypatch, capfd, arguments, code):
+    monkeypatch.setattr(sys, 'argv', ['run.py', *arguments])
+    assert run() == code
+    assert 'benchmark.py, inference.py, onnx_export.py' in capfd.readouterr().err

@@ -85,6 +85,23 @@ def test_the_process_itself_is_seeded_too():
     assert draws[0] == draws[1]
 
 
+def test_images_of_scheduled_sizes_are_the_same_too(image_folder):
+    def epoch(number, workers):
+        extend_timm_loader(1)
+        loader = timm.data.create_loader(
+            timm.data.create_dataset('', root=str(image_folder), split='train'), input_size=(3, 32, 32), batch_size=4,
+            is_training=True, num_workers=workers, device=torch.device('cpu'), input_size_choices=[24, 32],
+            scale=(0.5, 1.0))
+        for place in (loader.dataset, loader.batch_sampler):  # as timm's script
+            place.set_epoch(number)
+        return [images for images, _ in loader]
+
+    first, again, another = epoch(2, workers=0), epoch(2, workers=2), epoch(1, workers=0)
+    assert {images.shape[-1] for images in first} == {24, 32}
+    assert all(torch.equal(one, other) for one, other in zip(first, again))
+    assert not all(torch.equal(one, other) for one, other in zip(first, another))
+
+
 def test_each_process_of_several_draws_its_own():
     def epoch(rank):
         dataset = SeededDataset(Draws(), seed=1, rank=rank)

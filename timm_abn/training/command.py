@@ -88,7 +88,8 @@ def _hide_own_folder() -> None:
 
 
 def _command(name: str) -> str:
-    return f'timm-abn-{Path(name).stem}'
+    script = Path(name).stem
+    return f'timm-abn-{script}' if script in ('train', 'validate') else f'run.py {script}'
 
 
 def _own_arguments(name: str, arguments: Sequence[str]) -> Tuple[argparse.Namespace, List[str]]:
