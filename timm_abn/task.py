@@ -203,8 +203,8 @@ def _is_scripted_abn(model: nn.Module) -> bool:
 
 
 def _check_weight(weight: float) -> None:
-    if not (math.isfinite(weight) and weight >= 0):
-        raise TrainingError(f'attention_loss_weight must be a finite number that is not negative, got {weight}.')
+    if not (isinstance(weight, (int, float)) and math.isfinite(weight) and weight >= 0):
+        raise TrainingError(f'attention_loss_weight must be a finite number that is not negative, got {weight!r}.')
 
 
 extend_timm_tasks()

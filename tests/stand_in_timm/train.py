@@ -29,7 +29,8 @@ for flag, default in dict(
     parser.add_argument(f'--{flag.replace("_", "-")}', default=default)
 for flag in ('num-classes', 'img-size', 'in-chans'):
     parser.add_argument(f'--{flag}', type=int)
-for flag, default in dict(batch_size=32, epochs=2, workers=0, seed=42, local_rank=0, warmup_epochs=0, val_interval=1).items():
+for flag, default in dict(
+        batch_size=32, epochs=2, workers=0, seed=42, local_rank=0, warmup_epochs=0, val_interval=1).items():
     parser.add_argument(f'--{flag.replace("_", "-")}', type=int, default=default)
 for flag, default in dict(lr=0.05, weight_decay=1e-4, smoothing=0., color_jitter=0.4, mixup=0., reprob=0.).items():
     parser.add_argument(f'--{flag.replace("_", "-")}', type=float, default=default)

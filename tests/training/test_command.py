@@ -157,6 +157,8 @@ def test_what_cannot_hold_is_one_line(launch, capfd, arguments, message):
 @pytest.mark.parametrize('config, message', [
     ('a: [', 'is not YAML'), ('just words', 'must hold "flag: value" lines'),
     ('model: abn_resnet50\ntorchscript: true', '--torchscript cannot train'),
+    ('crop_mode: sqash', "crop_mode must be one of center, squash, border, got 'sqash'"),
+    ('attention_loss_weight: much', "must be a finite number that is not negative, got 'much'"),
 ])
 def test_bad_config_is_one_line(launch, capfd, tmp_path, config, message):
     path = tmp_path / 'recipe.yaml'

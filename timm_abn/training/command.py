@@ -24,6 +24,7 @@ from .transforms import CROP_MODES, extend_timm_transforms
 __all__ = ['main', 'run', 'train', 'validate']
 
 _CROPS = ', '.join(CROP_MODES)
+_VALIDATION_CROPS = ('center', 'squash', 'border')
 
 
 def train() -> int:
@@ -105,7 +106,7 @@ def _own_arguments(name: str, arguments: Sequence[str]) -> Tuple[argparse.Namesp
         parser.add_argument(
             '--attention-loss-weight', type=float, metavar='W', help='weight of the attention loss (default: 1)')
         parser.add_argument(
-            '--crop-mode', choices=('center', 'squash', 'border'),
+            '--crop-mode', choices=_VALIDATION_CROPS,
             help="crop of the validation images, as in timm's validate.py (default: that of the model)")
         parser.add_argument('-c', '--config', default='', help=argparse.SUPPRESS)
     if any(flag in arguments for flag in ('-h', '--help')):
@@ -163,8 +164,8 @@ def _settings(own: argparse.Namespace, config: Dict[str, Any], for_timm: Sequenc
 
 
 def _prepare_training(settings: argparse.Namespace) -> None:
-    extend_timm_tasks(settings.attention_loss_weight)
     _check_settings(settings)
+    extend_timm_tasks(settings.attention_loss_weight)
     extend_timm_loader(settings.seed, settings.crop_mode)
     make_saver_atomic()
 
@@ -176,6 +177,8 @@ def _check_settings(settings: argparse.Namespace) -> None:
         close = difflib.get_close_matches(architecture, timm.list_models(), n=3)
         hint = f'did you mean {", ".join(close)}?' if close else 'timm-abn list shows all.'
         raise TrainingError(f'--model {settings.model} is not known: {hint}')
+    if settings.crop_mode not in (None, *_VALIDATION_CROPS):  # of the config; argparse checks the flag
+        raise TrainingError(f'crop_mode must be one of {", ".join(_VALIDATION_CROPS)}, got {settings.crop_mode!r}.')
     if not architecture.startswith('abn'):
         return
     if settings.torchscript:
