@@ -130,7 +130,7 @@ def _read_config(path: str) -> Dict[str, Any]:
     return config
 
 
-_OWN_KEYS = ('attention_loss_weight', 'crop_mode')
+_OWN_KEYS: Dict[str, Any] = dict(attention_loss_weight=1.0, crop_mode=None)  # and their defaults
 
 
 def _config_for_timm(own: argparse.Namespace, config: Dict[str, Any], scratch: Path) -> List[str]:
@@ -153,13 +153,11 @@ def _settings(own: argparse.Namespace, config: Dict[str, Any], for_timm: Sequenc
     parser.add_argument('--naflex-loader', action='store_true')
     parser.add_argument('--kd-model-name')
     parser.add_argument('--kd-distill-type', default='logit')
-    parser.add_argument('--attention-loss-weight', type=float, default=1.0)
-    parser.add_argument('--crop-mode')
     parser.set_defaults(**{key: value for key, value in config.items() if key in vars(parser.parse_args([]))})
     settings = parser.parse_known_args(list(for_timm))[0]
-    for key in _OWN_KEYS:
-        if getattr(own, key) is not None:
-            setattr(settings, key, getattr(own, key))
+    for key, default in _OWN_KEYS.items():
+        said = getattr(own, key)
+        setattr(settings, key, config.get(key, default) if said is None else said)
     return settings
 
 
