@@ -13,6 +13,8 @@ TINY_BACKBONES = {
     'swin_tiny_patch4_window7_224': dict(
         img_size=64, window_size=2, embed_dim=16, depths=(1, 1, 2, 1), num_heads=(1, 1, 1, 1), drop_path_rate=0.),
 }
+# by default ConvNeXt is cut before a layer norm, which undoes the attention map
+TINY_SPLITS = {'test_convnext': 'stages.2.blocks.0'}
 NUM_CLASSES = 5
 
 
@@ -23,7 +25,7 @@ def tiny_backbone(name, **kwargs):
 
 def tiny_abn(backbone, **kwargs):
     torch.manual_seed(0)
-    arguments = {'num_classes': NUM_CLASSES, **TINY_BACKBONES[backbone], **kwargs}
+    arguments = {'num_classes': NUM_CLASSES, 'split': TINY_SPLITS.get(backbone), **TINY_BACKBONES[backbone], **kwargs}
     model = timm.create_model('abn', backbone=backbone, **arguments)
     with torch.no_grad():
         model.eval()

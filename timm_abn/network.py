@@ -255,19 +255,21 @@ class AttentionBranchNet(nn.Module):
         after = [index for index in take_indices if index >= self.num_extractor_stages]
         if norm and before and self.layout.layout == 'NLC':
             raise ValueError(f'norm=True is only possible for stages after the cut, not for {before}.')
-        stop_before_cut = stop_early and not after
+        if stop_early and not after:
+            return self.feature_extractor.forward_intermediates(
+                x, indices=before, stop_early=True, output_fmt='NCHW', intermediates_only=intermediates_only)
         # an empty list means all to timm, so that the cut itself is asked for in its place
         features, intermediates = self.feature_extractor.forward_intermediates(
-            x, indices=before or [max(self.num_extractor_stages - 1, 0)], stop_early=stop_before_cut, output_fmt='NCHW')
+            x, indices=before or [max(self.num_extractor_stages - 1, 0)], output_fmt='NCHW')
         intermediates = list(intermediates) if before else []
-        if stop_before_cut:
-            return intermediates if intermediates_only else (features, intermediates)
         attended = self._attended_features(features, x, attention)
         if not after:
             final = self.perception_branch.forward_features(attended)
             return intermediates if intermediates_only else (final, intermediates)
-        final, later = find_adapter(self.perception_branch).perception_intermediates(
-            self.perception_branch, attended, after, norm, stop_early)
+        later: Any = find_adapter(self.perception_branch).perception_intermediates(
+            self.perception_branch, attended, after, norm, stop_early, intermediates_only)
+        if not intermediates_only:
+            final, later = later
         intermediates += [self.layout.to_maps(y, x) if y.ndim == 3 else y for y in later]
         return intermediates if intermediates_only else (final, intermediates)
 

@@ -14,6 +14,7 @@ Families that do work between their modules (position embeddings, say) need an a
 """
 import dataclasses
 import inspect
+from collections import OrderedDict
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple, Type, Union
 
 import torch
@@ -104,8 +105,8 @@ def cut_backbone(backbone: nn.Module, split: Optional[Union[int, str]] = None) -
     _prove(_halves(backbone, plan, meta_tensors), run, type(backbone).__name__, expressions)
     extractor, perception = _halves(backbone, plan, {id(t): t for t in [*backbone.parameters(), *backbone.buffers()]})
     infos = _feature_info(backbone)
-    stages = [info['module'] for info in infos]
-    num_before = sum(plan.sides.get(stage) == 'before' for stage in stages)
+    stages = [info.get('module', '') for info in infos]
+    num_before = 1 + max((i for i, stage in enumerate(stages) if plan.sides.get(stage) == 'before'), default=-1)
     return Split(
         feature_extractor=extractor,
         perception_branch=perception,
@@ -113,8 +114,8 @@ def cut_backbone(backbone: nn.Module, split: Optional[Union[int, str]] = None) -
         image_size=(run.images.shape[2], run.images.shape[3]),
         feature_shape=tuple(run.features.shape[1:]),
         feature_info=[
-            dict(info, module=f'{"feature_extractor" if index < num_before else "perception_branch"}.{info["module"]}')
-            for index, info in enumerate(infos)
+            dict(info, module=stage and f'{"feature_extractor" if index < num_before else "perception_branch"}.{stage}')
+            for index, (info, stage) in enumerate(zip(infos, stages))
         ],
         num_extractor_stages=num_before,
         normalised=run.readers == {'aten.native_layer_norm.default'},
@@ -134,8 +135,9 @@ def resolve_split(backbone: nn.Module, split: Optional[Union[int, str]] = None) 
         SplitError: There is no such stage or module.
     """
     infos = _feature_info(backbone)
-    stages = [info['module'] for info in infos]
-    valid = f'valid splits: {", ".join(f"{i} ({name})" for i, name in enumerate(stages))}, or any module path'
+    stages = [info.get('module', '') for info in infos]
+    named = ', '.join(f'{index} ({stage})' for index, stage in enumerate(stages) if stage)
+    valid = f'valid splits: {named}, or any module path'
     name = type(backbone).__name__
     if split is None:
         if len(stages) < 2:
@@ -158,8 +160,7 @@ def resolve_split(backbone: nn.Module, split: Optional[Union[int, str]] = None) 
 
 def _feature_info(backbone: nn.Module) -> List[Dict[str, Any]]:
     infos = getattr(backbone, 'feature_info', [])
-    infos = infos if isinstance(infos, (list, tuple)) else infos.get_dicts()
-    return [info for info in infos if info.get('module')]
+    return list(infos) if isinstance(infos, (list, tuple)) else infos.get_dicts()
 
 
 def _probe_images(backbone: nn.Module) -> torch.Tensor:
@@ -374,8 +375,10 @@ def _pass_through_for(module: nn.Module, several_arguments: bool) -> nn.Module:
         return OptionPassThrough()
     if several_arguments:
         return PassThrough()
-    # timm iterates stages when it checkpoints them, so a sequence stays a (now empty) sequence
-    return nn.Sequential() if isinstance(module, nn.Sequential) else nn.Identity()
+    if isinstance(module, nn.Sequential):  # families iterate and index their sequences
+        return nn.Sequential(OrderedDict(
+            (name, _pass_through_for(child, several_arguments)) for name, child in module.named_children()))
+    return nn.Identity()
 
 
 def _options_of(module_class: Type[nn.Module]) -> Set[str]:

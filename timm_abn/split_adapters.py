@@ -1,9 +1,10 @@
 """What some families of timm need to be cut, beyond modules that let the features pass."""
-from typing import Any, Dict, List, Optional, Tuple, Type
+from typing import Any, Dict, List, Optional, Tuple, Type, Union
 
 import torch
 import torch.nn as nn
-from timm.models import VisionTransformer, VisionTransformerSAM
+from timm.layers import ClassifierHead
+from timm.models import VGG, MlpMixer, VisionTransformer, VisionTransformerRelPos, VisionTransformerSAM
 
 __all__ = [
     'Adapter', 'OptionPassThrough', 'PassThrough', 'find_adapter', 'no_classifier', 'pass_through', 'register_adapter',
@@ -58,18 +59,16 @@ class Adapter:
             indices: List[int],
             norm: bool,
             stop_early: bool,
-    ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
-        """Return the final features and those of the stages ``indices``, in the backbone's own layout."""
-        final, intermediates = perception_branch.forward_intermediates(  # type: ignore[operator]
-            features, indices=indices, norm=norm, stop_early=stop_early, output_fmt='NCHW')
-        return final, intermediates
+            intermediates_only: bool,
+    ) -> Union[List[torch.Tensor], Tuple[torch.Tensor, List[torch.Tensor]]]:
+        """Do what the backbone's ``forward_intermediates`` does, with features in the place of images."""
+        return perception_branch.forward_intermediates(  # type: ignore[operator]
+            features, indices=indices, norm=norm, stop_early=stop_early, output_fmt='NCHW',
+            intermediates_only=intermediates_only)
 
 
-class VisionTransformerAdapter(Adapter):
-    """``VisionTransformer`` and its subclasses: tokens already carry their position and prefix at the cut."""
-
-    def prepare_perception(self, perception_branch: nn.Module) -> None:
-        perception_branch._pos_embed = pass_through  # type: ignore[assignment]
+class TokenAdapter(Adapter):
+    """Families of ``blocks`` and a ``norm`` whose ``forward_intermediates`` reads the size of the images."""
 
     def perception_intermediates(
             self,
@@ -78,16 +77,45 @@ class VisionTransformerAdapter(Adapter):
             indices: List[int],
             norm: bool,
             stop_early: bool,
-    ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
-        # The family's own forward_intermediates reads the image's height and width, which tokens do not have.
+            intermediates_only: bool,
+    ) -> Union[List[torch.Tensor], Tuple[torch.Tensor, List[torch.Tensor]]]:
+        """Return tokens, shape (B, N, C), in the place of maps."""
         intermediates = []
         for index, block in enumerate(perception_branch.blocks):  # type: ignore[arg-type]
             if stop_early and index > max(indices):
                 break
-            features = block(features)
+            features = block(features, **self.block_arguments(perception_branch))
             if index in indices:
                 intermediates.append(perception_branch.norm(features) if norm else features)  # type: ignore[operator]
+        if intermediates_only:
+            return intermediates
         return perception_branch.norm(features), intermediates  # type: ignore[operator]
+
+    def block_arguments(self, perception_branch: nn.Module) -> Dict[str, torch.Tensor]:
+        """Return what blocks are called with, besides the features."""
+        return {}
+
+
+class VisionTransformerAdapter(TokenAdapter):
+    """``VisionTransformer`` and its subclasses: tokens already carry their position and prefix at the cut."""
+
+    def prepare_perception(self, perception_branch: nn.Module) -> None:
+        perception_branch._pos_embed = pass_through  # type: ignore[assignment]
+
+
+class VisionTransformerRelPosAdapter(TokenAdapter):
+    """``VisionTransformerRelPos``: blocks may share their relative positions."""
+
+    def block_arguments(self, perception_branch: nn.Module) -> Dict[str, torch.Tensor]:
+        shared = perception_branch.shared_rel_pos
+        return {} if shared is None else dict(shared_rel_pos=shared.get_bias())  # type: ignore[operator,union-attr]
+
+
+class VGGAdapter(Adapter):
+    """``VGG``: removing stages looks into the head, of which the extractor keeps an empty one."""
+
+    def prepare_extractor(self, feature_extractor: nn.Module) -> None:
+        feature_extractor.head = ClassifierHead(feature_extractor.num_features, 0, pool_type='')  # type: ignore[arg-type]
 
 
 class _ToChannelsLast(nn.Module):
@@ -103,7 +131,10 @@ class VisionTransformerSAMAdapter(Adapter):
 
 
 _ADAPTERS: Dict[Type[nn.Module], Adapter] = {
+    MlpMixer: TokenAdapter(),
+    VGG: VGGAdapter(),
     VisionTransformer: VisionTransformerAdapter(),
+    VisionTransformerRelPos: VisionTransformerRelPosAdapter(),
     VisionTransformerSAM: VisionTransformerSAMAdapter(),
 }
 

@@ -14,16 +14,19 @@ default_cfgs = generate_default_cfgs({
 @register_model
 def abn_test_resnet(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over timm's ResNet for tests."""
-    return _create_abn('abn_test_resnet', pretrained, **dict(dict(backbone='test_resnet'), **kwargs))
+    model_args = dict(backbone='test_resnet')
+    return _create_abn('abn_test_resnet', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_test_convnext(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over timm's ConvNeXt for tests."""
-    return _create_abn('abn_test_convnext', pretrained, **dict(dict(backbone='test_convnext'), **kwargs))
+    model_args = dict(backbone='test_convnext', split='stages.2.blocks.0')
+    return _create_abn('abn_test_convnext', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_test_vit(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over timm's ViT for tests."""
-    return _create_abn('abn_test_vit', pretrained, **dict(dict(backbone='test_vit'), **kwargs))
+    model_args = dict(backbone='test_vit')
+    return _create_abn('abn_test_vit', pretrained, **dict(model_args, **kwargs))
