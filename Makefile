@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # two test processes of one thread each: more threads than cores make torch many times slower
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: help install demo test test-slow lint conformance benchmark comparison build clean
+.PHONY: help install demo test test-slow lint format conformance benchmark comparison build clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -21,8 +21,12 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)  ## explain real images with a trained model; leaves outputs/demo.png
 	$(BIN)/python scripts/demo.py --out outputs/demo.png
 
+format: $(STAMP)  ## let ruff format the code
+	$(BIN)/ruff format --quiet .
+
 lint: $(STAMP)  ## ruff and mypy
-	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
 
 test: lint  ## lint, and all tests that are not slow

@@ -3,6 +3,7 @@
 Example:
     python scripts/benchmark.py --model abn_resnet152
 """
+
 import argparse
 import resource
 import statistics
@@ -26,14 +27,17 @@ def main() -> None:
     import timm
 
     import timm_abn  # noqa: F401  registers the models
+
     backbone = timm.model_entrypoint(args.model).__name__.removeprefix('abn_')
 
     plain, plugin = in_turn('timm', 'timm_abn', args.model)
     report('import', 'timm', plain[0], 'timm_abn', plugin[0])
     plain, plugin = in_turn('backbone', 'model', args.model)
     report('construction', backbone, plain[0], args.model, plugin[0])
-    print(f'peak memory of construction: {plugin[1]:.0f} MB above the imports, '
-          f'{plugin[1] / plugin[2]:.2f}x the {plugin[2]:.0f} MB of the parameters')
+    print(
+        f'peak memory of construction: {plugin[1]:.0f} MB above the imports, '
+        f'{plugin[1] / plugin[2]:.2f}x the {plugin[2]:.0f} MB of the parameters'
+    )
     evaluation(args.model, backbone)
 
 
@@ -51,6 +55,7 @@ def in_turn(first: str, second: str, model: str) -> List[List[float]]:
 def measure_once(what: str, model: str) -> None:
     start = time.process_time()
     import timm
+
     if what != 'timm':
         import timm_abn
     if what in ('timm', 'timm_abn'):
@@ -59,6 +64,7 @@ def measure_once(what: str, model: str) -> None:
     import torch
 
     import timm_abn  # noqa: F401
+
     torch.set_num_threads(1)
     name = model.removeprefix('abn_') if what == 'backbone' else model
     timm.create_model('abn', backbone='test_resnet')  # what is imported or cached on first use is not the model's cost
@@ -66,7 +72,7 @@ def measure_once(what: str, model: str) -> None:
     start = time.process_time()
     network = timm.create_model(name)
     seconds = time.process_time() - start
-    size = sum(p.numel() * p.element_size() for p in network.parameters()) / 2 ** 20
+    size = sum(p.numel() * p.element_size() for p in network.parameters()) / 2**20
     print(seconds, peak_memory() - before, size)
 
 
@@ -79,12 +85,14 @@ def evaluation(model: str, backbone: str) -> None:
     """Print the time of an evaluation forward pass beside the backbone's, and that of an explanation."""
     import timm
     import torch
+
     networks = [timm.create_model(name).eval() for name in (backbone, model)]
     images = torch.randn(2, *networks[0].pretrained_cfg['input_size'])
     with torch.inference_mode():
         plain, attended, explained = (
-            median_time(run) for run in (
-                lambda: networks[0](images), lambda: networks[1](images), lambda: networks[1].explain(images)))
+            median_time(run)
+            for run in (lambda: networks[0](images), lambda: networks[1](images), lambda: networks[1].explain(images))
+        )
     report('evaluation, batch 2', backbone, plain, model, attended)
     report('explanation, batch 2', model, attended, f'{model}.explain', explained)
 

@@ -3,6 +3,7 @@
 Example:
     python scripts/benchmark_training.py --model abn_resnet20_cifar --batch-size 64
 """
+
 import argparse
 import statistics
 import time
@@ -93,8 +94,10 @@ def in_turn(first: Callable[[], Any], second: Callable[[], Any], repeats: int) -
 
 
 def report(what: str, first: str, second: str, seconds: List[float], unit: float, name: str) -> None:
-    print(f'{what}: {first} {seconds[0] * unit:.2f} {name}, {second} {seconds[1] * unit:.2f} {name}, '
-          f'{(seconds[1] / seconds[0] - 1) * 100:+.1f} %')
+    print(
+        f'{what}: {first} {seconds[0] * unit:.2f} {name}, {second} {seconds[1] * unit:.2f} {name}, '
+        f'{(seconds[1] / seconds[0] - 1) * 100:+.1f} %'
+    )
 
 
 if __name__ == '__main__':

@@ -7,6 +7,7 @@ Every run is timm's train.py under our launcher, with the recipe ``fashion_mnist
 the last epoch, on the 10,000 test images: no epoch is picked by its test accuracy. Stopped and started again, it goes
 on with the runs that have not ended.
 """
+
 import argparse
 import csv
 import dataclasses
@@ -24,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 @dataclasses.dataclass(frozen=True)
 class Contestant:
     """A model that takes part."""
+
     title: str
     recipe: str
     flags: List[str]
@@ -75,10 +77,25 @@ def begin(args: argparse.Namespace, contestant: Contestant, seed: int) -> subpro
     """Start a training run."""
     name = experiment(contestant, seed)
     command = [
-        sys.executable, str(ROOT / 'train_wrappers' / 'train.py'),
-        '--config', str(ROOT / 'train_wrappers' / 'recipes' / f'{contestant.recipe}.yaml'), *contestant.flags,
-        '--data-dir', str(args.data_dir), '--epochs', str(args.epochs), '--val-interval', str(args.epochs),
-        '--seed', str(seed), '--output', str(args.out), '--experiment', name, '--workers', '0',
+        sys.executable,
+        str(ROOT / 'train_wrappers' / 'train.py'),
+        '--config',
+        str(ROOT / 'train_wrappers' / 'recipes' / f'{contestant.recipe}.yaml'),
+        *contestant.flags,
+        '--data-dir',
+        str(args.data_dir),
+        '--epochs',
+        str(args.epochs),
+        '--val-interval',
+        str(args.epochs),
+        '--seed',
+        str(seed),
+        '--output',
+        str(args.out),
+        '--experiment',
+        name,
+        '--workers',
+        '0',
     ]
     if args.timm_scripts:
         command += ['--timm-scripts', args.timm_scripts]
@@ -124,7 +141,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--epochs', type=int, default=4, help='default: %(default)s')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], help='default: 0 1 2')
     parser.add_argument('--jobs', type=int, default=2, help='runs at a time (default: %(default)s)')
-    parser.add_argument('--timm-scripts', metavar='DIR', help="as of timm-abn-train (default: $TIMM_SCRIPTS)")
+    parser.add_argument('--timm-scripts', metavar='DIR', help='as of timm-abn-train (default: $TIMM_SCRIPTS)')
     return parser.parse_args()
 
 

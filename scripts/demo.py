@@ -3,6 +3,7 @@
 Example:
     python scripts/demo.py --out outputs/demo.png
 """
+
 import argparse
 from pathlib import Path
 from typing import Any, List, NamedTuple, Optional
@@ -25,6 +26,7 @@ SAMPLES = Path(timm_abn.__file__).parent / 'samples'
 
 class Result(NamedTuple):
     """An image, where the model looked, and what it said."""
+
     name: str
     image: Image.Image
     attention_map: torch.Tensor  # (1, 1, h, w), in [0, 1]
@@ -57,7 +59,7 @@ def explain_samples(checkpoint: Optional[Path] = None) -> List[Result]:
         Result(
             name=path.stem,
             image=image,
-            attention_map=normalize_maps(explanation.attention_map[index:index + 1]),
+            attention_map=normalize_maps(explanation.attention_map[index : index + 1]),
             prediction=class_name(indices[index].item()),
             probability=probabilities[index].item(),
             truth=class_name(int(path.name.split('_')[0])),  # names begin with the index of the class

@@ -3,6 +3,7 @@
 Example:
     python scripts/evaluate_fashion_mnist.py --data-dir data --download
 """
+
 import argparse
 from pathlib import Path
 

@@ -3,6 +3,7 @@
 Example:
     python scripts/make_model_cards.py
 """
+
 from pathlib import Path
 from typing import Dict, List, Tuple
 
@@ -93,11 +94,18 @@ def results(name: str) -> List[str]:
         name: Name of a registered model.
     """
     rows = [
-        (f'{result.dataset}{", " if result.variant else ""}{result.variant}', result.metric, result.percent,
-         f'reported, {result.source}') for result in REPORTED_RESULTS.get(name, ())
+        (
+            f'{result.dataset}{", " if result.variant else ""}{result.variant}',
+            result.metric,
+            result.percent,
+            f'reported, {result.source}',
+        )
+        for result in REPORTED_RESULTS.get(name, ())
     ] + [
         (f'{result.dataset} (`{tagged}`)', result.metric, result.percent, f'measured, `{result.command}`')
-        for tagged, measured in MEASURED_RESULTS.items() if tagged.split('.')[0] == name for result in measured
+        for tagged, measured in MEASURED_RESULTS.items()
+        if tagged.split('.')[0] == name
+        for result in measured
     ]
     if not rows:
         return []

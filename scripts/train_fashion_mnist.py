@@ -6,6 +6,7 @@ Example:
 The loss is L_attention + L_perception (paper, Eq. 3). Augmentation is the paper's for small images: pad 4, random crop,
 horizontal flip. On 2 CPU cores an epoch takes about 100 seconds, with bfloat16 autocast.
 """
+
 import argparse
 import os
 from pathlib import Path
@@ -34,14 +35,20 @@ def main() -> None:
     decay = [p for p in model.parameters() if p.ndim > 1]
     no_decay = [p for p in model.parameters() if p.ndim <= 1]
     optimizer = torch.optim.SGD(
-        [dict(params=decay, weight_decay=args.weight_decay), dict(params=no_decay, weight_decay=0.)],
-        lr=args.lr, momentum=0.9, nesterov=True)
+        [dict(params=decay, weight_decay=args.weight_decay), dict(params=no_decay, weight_decay=0.0)],
+        lr=args.lr,
+        momentum=0.9,
+        nesterov=True,
+    )
     steps = args.epochs * (len(train_images) // args.batch_size)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, total_steps=steps, pct_start=0.2)
     for epoch in range(args.epochs):
         model.train()
-        batches = tqdm(batches_of(train_images, train_labels, args.batch_size), desc=f'epoch {epoch + 1}/{args.epochs}',
-                       total=len(train_images) // args.batch_size)
+        batches = tqdm(
+            batches_of(train_images, train_labels, args.batch_size),
+            desc=f'epoch {epoch + 1}/{args.epochs}',
+            total=len(train_images) // args.batch_size,
+        )
         for images, labels in batches:
             with torch.autocast('cpu', torch.bfloat16):
                 logits, attention_logits = model(images)
@@ -65,7 +72,7 @@ def load(data_dir: Path, train: bool, download: bool, mean: float, std: float) -
 def batches_of(images: torch.Tensor, labels: torch.Tensor, size: int) -> Iterator[Tuple[torch.Tensor, torch.Tensor]]:
     order = torch.randperm(len(images))
     for start in range(0, len(images) - size + 1, size):
-        chosen = order[start:start + size]
+        chosen = order[start : start + size]
         yield augment(images[chosen]), labels[chosen]
 
 

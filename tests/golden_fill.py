@@ -1,4 +1,5 @@
 """The rule by which the golden files' parameters and inputs were filled (see golden/README.md)."""
+
 import hashlib
 import json
 import math

@@ -1,4 +1,5 @@
 """The models by name, their configurations, and where their weights come from."""
+
 import json
 
 import pytest
@@ -11,15 +12,39 @@ from tiny_models import NUM_CLASSES, TINY_BACKBONES, tiny_backbone, tiny_images
 import timm_abn  # noqa: F401  registers the models
 
 # DESIGN.md, section 5
-NAMES = [f'abn_{backbone}' for backbone in (
-    'resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnext50_32x4d',
-    'seresnet50', 'seresnet101', 'seresnet152', 'vgg16', 'vgg16_bn', 'densenet121', 'efficientnet_b0', 'convnext_tiny',
-    'swin_tiny_patch4_window7_224', 'vit_small_patch16_224',
-    'resnet20_cifar', 'resnet32_cifar', 'resnet44_cifar', 'resnet56_cifar', 'resnet110_cifar',
-    'wrn28_4_cifar', 'wrn28_10_cifar', 'densenet100_12_cifar', 'resnext29_8x64d_cifar',
-)]
+NAMES = [
+    f'abn_{backbone}'
+    for backbone in (
+        'resnet18',
+        'resnet34',
+        'resnet50',
+        'resnet101',
+        'resnet152',
+        'resnext50_32x4d',
+        'seresnet50',
+        'seresnet101',
+        'seresnet152',
+        'vgg16',
+        'vgg16_bn',
+        'densenet121',
+        'efficientnet_b0',
+        'convnext_tiny',
+        'swin_tiny_patch4_window7_224',
+        'vit_small_patch16_224',
+        'resnet20_cifar',
+        'resnet32_cifar',
+        'resnet44_cifar',
+        'resnet56_cifar',
+        'resnet110_cifar',
+        'wrn28_4_cifar',
+        'wrn28_10_cifar',
+        'densenet100_12_cifar',
+        'resnext29_8x64d_cifar',
+    )
+]
 K_DEPENDENT = {
-    f'attention_branch.{name}' for name in ('class_conv', 'class_norm', 'classifier', 'map_conv', 'map_norm')}
+    f'attention_branch.{name}' for name in ('class_conv', 'class_norm', 'classifier', 'map_conv', 'map_norm')
+}
 
 
 def as_tuple(names):
@@ -65,36 +90,53 @@ def test_abn_goes_over_any_backbone(backbone):
     assert model(tiny_images()).shape == (2, 4)
 
 
-@pytest.mark.parametrize(('name', 'suggestion'), [
-    ('resnet5O', 'did you mean resnet50'), ('xyzzy-42', r'see timm\.list_models'),
-])
+@pytest.mark.parametrize(
+    ('name', 'suggestion'),
+    [
+        ('resnet5O', 'did you mean resnet50'),
+        ('xyzzy-42', r'see timm\.list_models'),
+    ],
+)
 def test_unknown_backbone(name, suggestion):
     with pytest.raises(ValueError, match=f'Unknown backbone {name!r}.*{suggestion}') as error:
         timm.create_model('abn', backbone=name)
     assert '\n' not in str(error.value)
 
 
-@pytest.mark.parametrize('arguments', [
-    dict(model_name='abn_resnet18', pretrained=True),
-    dict(model_name='abn', backbone='test_resnet', pretrained=True),
-    dict(model_name='abn', backbone='resnet20_cifar', pretrained_backbone=True),
-])
+@pytest.mark.parametrize(
+    'arguments',
+    [
+        dict(model_name='abn_resnet18', pretrained=True),
+        dict(model_name='abn', backbone='test_resnet', pretrained=True),
+        dict(model_name='abn', backbone='resnet20_cifar', pretrained_backbone=True),
+    ],
+)
 def test_weights_that_do_not_exist_are_an_error(arguments):
     with pytest.raises(RuntimeError, match='No pretrained weights exist'):
         timm.create_model(**arguments)
 
 
-@pytest.mark.parametrize(('backbone', 'copied_stage'), [
-    ('resnet20_cifar', 'layer3.'), ('test_resnet', 'layer4.'), ('test_convnext', None), ('test_vit', None),
-    ('swin_tiny_patch4_window7_224', None),
-])
+@pytest.mark.parametrize(
+    ('backbone', 'copied_stage'),
+    [
+        ('resnet20_cifar', 'layer3.'),
+        ('test_resnet', 'layer4.'),
+        ('test_convnext', None),
+        ('test_vit', None),
+        ('swin_tiny_patch4_window7_224', None),
+    ],
+)
 def test_backbone_weights_fill_both_halves_and_the_copied_stage(tmp_path, backbone, copied_stage):
     weights = tiny_backbone(backbone).state_dict()
     save_file(weights, tmp_path / 'backbone.safetensors')
     torch.manual_seed(1)
     model = timm.create_model(
-        'abn', backbone=backbone, pretrained_backbone=str(tmp_path / 'backbone.safetensors'), num_classes=NUM_CLASSES,
-        **TINY_BACKBONES[backbone])
+        'abn',
+        backbone=backbone,
+        pretrained_backbone=str(tmp_path / 'backbone.safetensors'),
+        num_classes=NUM_CLASSES,
+        **TINY_BACKBONES[backbone],
+    )
     found = set()
     for name, tensor in model.state_dict().items():
         half, _, own_name = name.partition('.')
@@ -112,9 +154,11 @@ def test_backbone_weights_of_other_classes_and_channels(tmp_path):
     weights = tiny_backbone('test_resnet', num_classes=7).state_dict()
     torch.save({'state_dict': weights}, tmp_path / 'backbone.pth')
     model = timm.create_model(
-        'abn', backbone='test_resnet', pretrained_backbone=str(tmp_path / 'backbone.pth'), num_classes=3, in_chans=1)
+        'abn', backbone='test_resnet', pretrained_backbone=str(tmp_path / 'backbone.pth'), num_classes=3, in_chans=1
+    )
     torch.testing.assert_close(
-        model.feature_extractor.conv1[0].weight, weights['conv1.0.weight'].sum(dim=1, keepdim=True))
+        model.feature_extractor.conv1[0].weight, weights['conv1.0.weight'].sum(dim=1, keepdim=True)
+    )
     assert torch.equal(model.perception_branch.layer4[0].conv1.weight, weights['layer4.0.conv1.weight'])
     assert model.perception_branch.fc.weight.shape == (3, weights['fc.weight'].shape[1])
 
@@ -147,8 +191,7 @@ def trained(tmp_path):
 
 
 def load(overlay, **arguments):
-    return timm.create_model(
-        'abn_resnet20_cifar', pretrained=True, pretrained_cfg_overlay=overlay, **arguments).eval()
+    return timm.create_model('abn_resnet20_cifar', pretrained=True, pretrained_cfg_overlay=overlay, **arguments).eval()
 
 
 def test_weights_of_other_classes_leave_out_what_depends_on_them(trained, caplog):
@@ -194,5 +237,4 @@ def test_shipped_weights_take_other_classes_and_channels():
     assert shipped.num_classes == 10 and shipped.in_chans == 1
     other = timm.create_model('abn_resnet20_cifar.fashion_mnist', pretrained=True, in_chans=3, num_classes=4).eval()
     assert other(tiny_images(size=(28, 28))).shape == (2, 4)
-    assert torch.equal(
-        other.perception_branch.layer3[0].conv1.weight, shipped.perception_branch.layer3[0].conv1.weight)
+    assert torch.equal(other.perception_branch.layer3[0].conv1.weight, shipped.perception_branch.layer3[0].conv1.weight)

@@ -1,4 +1,5 @@
 """The attention branch and the mechanism, against the paper's equations written out in float64."""
+
 from collections import OrderedDict
 
 import pytest
@@ -88,10 +89,13 @@ def test_reset_classifier_rebuilds_what_depends_on_the_classes():
     assert all(p.dtype == torch.float64 for p in branch.parameters())
 
 
-@pytest.mark.parametrize('mechanism, expected', [
-    ('residual', lambda x, m: x * (1 + m)),
-    ('product', lambda x, m: x * m),
-])
+@pytest.mark.parametrize(
+    'mechanism, expected',
+    [
+        ('residual', lambda x, m: x * (1 + m)),
+        ('product', lambda x, m: x * m),
+    ],
+)
 @pytest.mark.parametrize('layout', ['NCHW', 'NHWC', 'NLC'])
 def test_mechanism_in_every_layout(mechanism, expected, layout):
     maps, attention_map = torch.randn(2, 4, 3, 5, dtype=torch.float64), torch.rand(2, 1, 3, 5, dtype=torch.float64)
@@ -128,10 +132,13 @@ def test_mechanism_makes_one_new_tensor_of_the_size_of_the_features():
     assert allocated < 1.2 * features.numel() * features.element_size()
 
 
-@pytest.mark.parametrize('build, message', [
-    (lambda: Mechanism('sum'), "mechanism must be one of 'residual', 'product', got 'sum'."),
-    (lambda: make_branch(attention_map='relu'), "attention_map must be one of 'sigmoid', 'sum_log', got 'relu'."),
-])
+@pytest.mark.parametrize(
+    'build, message',
+    [
+        (lambda: Mechanism('sum'), "mechanism must be one of 'residual', 'product', got 'sum'."),
+        (lambda: make_branch(attention_map='relu'), "attention_map must be one of 'sigmoid', 'sum_log', got 'relu'."),
+    ],
+)
 def test_unknown_choices_are_refused(build, message):
     with pytest.raises(ValueError) as error:
         build()

@@ -1,4 +1,5 @@
 """The stage of the attention branch: a copy at stride 1, or residual blocks."""
+
 import copy
 
 import pytest
@@ -19,8 +20,21 @@ def build(name, keep_weights=False):
     return backbone, parts, build_attention_stage(backbone, parts.next_stage, channels, 64, keep_weights)
 
 
-@pytest.mark.parametrize('name', ['test_resnet', 'resnet18', 'resnet20_cifar', 'seresnet50', 'resnet50d', 'densenet121',
-                                  'efficientnet_b0', 'tf_efficientnet_lite0', 'regnetx_002', 'legacy_seresnet18'])
+@pytest.mark.parametrize(
+    'name',
+    [
+        'test_resnet',
+        'resnet18',
+        'resnet20_cifar',
+        'seresnet50',
+        'resnet50d',
+        'densenet121',
+        'efficientnet_b0',
+        'tf_efficientnet_lite0',
+        'regnetx_002',
+        'legacy_seresnet18',
+    ],
+)
 def test_copied_stages_keep_the_resolution(name):
     _, parts, stage = build(name)
     copied = [path for path in parts.next_stage if path != 'features.norm5']  # the final norm of DenseNet
@@ -29,10 +43,13 @@ def test_copied_stages_keep_the_resolution(name):
     assert stage(x).shape == (2, stage.num_features, 9, 7)
 
 
-@pytest.mark.parametrize(('name', 'layers'), [
-    ('vgg11', [nn.Conv2d, nn.ReLU]),
-    ('vgg11_bn', [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]),
-])
+@pytest.mark.parametrize(
+    ('name', 'layers'),
+    [
+        ('vgg11', [nn.Conv2d, nn.ReLU]),
+        ('vgg11_bn', [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]),
+    ],
+)
 def test_a_convolution_takes_the_place_of_the_fully_connected_layers_of_vgg(name, layers):
     with torch.device('meta'):
         _, parts, stage = build(name)

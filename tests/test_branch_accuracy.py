@@ -1,4 +1,5 @@
 """Accuracy of the attention branch on validation data, against counting by hand."""
+
 import csv
 from collections import OrderedDict
 
@@ -25,7 +26,8 @@ def batches():
     generator = torch.Generator().manual_seed(3)
     return [
         (torch.randn(size, 3, 32, 32, generator=generator), torch.randint(0, CLASSES, (size,), generator=generator))
-        for size in (8, 8, 5)]
+        for size in (8, 8, 5)
+    ]
 
 
 def by_hand(task):
@@ -72,7 +74,8 @@ def test_script_that_counts_itself_gets_both_in_its_summary(task, tmp_path, capl
                 top1.update(timm.utils.accuracy(model(images), target, topk=(1, 5))[0].item(), len(images))
     metrics = OrderedDict(loss=1.0, top1=top1.avg)
     timm.utils.update_summary(
-        0, OrderedDict(loss=2.0), metrics, filename=str(tmp_path / 'summary.csv'), write_header=True)
+        0, OrderedDict(loss=2.0), metrics, filename=str(tmp_path / 'summary.csv'), write_header=True
+    )
     row = next(csv.DictReader((tmp_path / 'summary.csv').open()))
     perception, attention = by_hand(task)
     assert float(row['eval_top1']) == pytest.approx(perception)

@@ -1,4 +1,5 @@
 """The CAM baselines: a linear classifier on a last stage of stride 1, whose class maps explain the prediction."""
+
 import pytest
 import timm
 import torch
@@ -45,14 +46,17 @@ def test_explanation(build, resolution):
         torch.testing.assert_close(attention[0], stretched)
 
 
-@pytest.mark.parametrize(('build', 'change', 'message'), [
-    (tiny_resnet, lambda model: model.train(), 'evaluation mode'),
-    (tiny_resnet, lambda model: model.reset_classifier(0), 'num_classes=0'),
-    (tiny_vgg, lambda model: model.reset_classifier(0), 'num_classes=0'),
-    (tiny_resnet, lambda model: model.reset_classifier(5, 'max'), "global_pool='max'"),
-    (tiny_vgg, lambda model: model.reset_classifier(5, 'max'), "global_pool='max'"),
-    (tiny_cifar, lambda model: model.reset_classifier(5, 'catavgmax'), "global_pool='catavgmax'"),
-])
+@pytest.mark.parametrize(
+    ('build', 'change', 'message'),
+    [
+        (tiny_resnet, lambda model: model.train(), 'evaluation mode'),
+        (tiny_resnet, lambda model: model.reset_classifier(0), 'num_classes=0'),
+        (tiny_vgg, lambda model: model.reset_classifier(0), 'num_classes=0'),
+        (tiny_resnet, lambda model: model.reset_classifier(5, 'max'), "global_pool='max'"),
+        (tiny_vgg, lambda model: model.reset_classifier(5, 'max'), "global_pool='max'"),
+        (tiny_cifar, lambda model: model.reset_classifier(5, 'catavgmax'), "global_pool='catavgmax'"),
+    ],
+)
 def test_what_cannot_be_explained(build, change, message):
     model = build()
     change(model)
@@ -65,11 +69,14 @@ def test_wrong_images():
         tiny_resnet().explain(torch.randn(1, 1, 32, 32))
 
 
-@pytest.mark.parametrize(('name', 'backbone', 'channels', 'reduction', 'size'), [
-    ('cam_resnet50', 'resnet50', 2048, 16, 224),
-    ('cam_resnet152', 'resnet152', 2048, 16, 224),
-    ('cam_resnet110_cifar', 'resnet110_cifar', 256, 2, 32),
-])
+@pytest.mark.parametrize(
+    ('name', 'backbone', 'channels', 'reduction', 'size'),
+    [
+        ('cam_resnet50', 'resnet50', 2048, 16, 224),
+        ('cam_resnet152', 'resnet152', 2048, 16, 224),
+        ('cam_resnet110_cifar', 'resnet110_cifar', 256, 2, 32),
+    ],
+)
 def test_only_the_stride_differs_from_the_backbone(name, backbone, channels, reduction, size):
     model = timm.create_model(name, device=torch.device('meta'))
     model.load_state_dict(timm.create_model(backbone, device=torch.device('meta')).state_dict())
@@ -82,7 +89,10 @@ def test_vgg_has_a_convolution_instead_of_fully_connected_layers():
     model = timm.create_model('cam_vgg16_bn', device=torch.device('meta'))
     vgg = timm.create_model('vgg16_bn', device=torch.device('meta'))
     assert [type(layer) for layer in model.features] == [type(layer) for layer in vgg.features[:-1]] + [
-        nn.Conv2d, nn.BatchNorm2d, nn.ReLU]
+        nn.Conv2d,
+        nn.BatchNorm2d,
+        nn.ReLU,
+    ]
     assert model.features[-3].weight.shape == (1024, 512, 3, 3)
     linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
     assert [layer.weight.shape for layer in linear] == [(1000, 1024)]

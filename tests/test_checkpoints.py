@@ -1,4 +1,5 @@
 """Converting checkpoints: the other models of the families, other numbers of classes, and what is refused."""
+
 import pytest
 import timm
 import torch
@@ -23,14 +24,17 @@ def official(name, num_classes=None):
     return {key: torch.empty(shape, device='meta') for key, shape in shapes.items()}
 
 
-@pytest.mark.parametrize(('golden_name', 'model_name', 'attention_map'), [
-    ('cifar100_resnet32', 'abn_resnet32_cifar', 'sigmoid'),
-    ('cifar100_wrn28_4', 'abn_wrn28_4_cifar', 'sigmoid'),
-    ('cifar100_densenet100_12', 'abn_densenet100_12_cifar', 'sigmoid'),
-    ('cifar100_resnext29_8x64d', 'abn_resnext29_8x64d_cifar', 'sigmoid'),
-    ('imagenet_resnet18', 'abn_resnet18', 'sigmoid'),
-    ('imagenet_se_resnet34', 'abn_seresnet34', 'sum_log'),
-])
+@pytest.mark.parametrize(
+    ('golden_name', 'model_name', 'attention_map'),
+    [
+        ('cifar100_resnet32', 'abn_resnet32_cifar', 'sigmoid'),
+        ('cifar100_wrn28_4', 'abn_wrn28_4_cifar', 'sigmoid'),
+        ('cifar100_densenet100_12', 'abn_densenet100_12_cifar', 'sigmoid'),
+        ('cifar100_resnext29_8x64d', 'abn_resnext29_8x64d_cifar', 'sigmoid'),
+        ('imagenet_resnet18', 'abn_resnet18', 'sigmoid'),
+        ('imagenet_se_resnet34', 'abn_seresnet34', 'sum_log'),
+    ],
+)
 def test_finds_the_model_and_its_arguments(golden_name, model_name, attention_map):
     state_dict = official(golden_name, num_classes=7)
     assert find_official_model(state_dict) == model_name
@@ -51,8 +55,13 @@ def official_names(state_dict):
         else:
             layer, _, parameter = rest.partition('.')
             heads = {
-                'stage': 'att_layer4', 'norm': 'bn_att', 'class_conv': 'att_conv', 'class_norm': 'bn_att2',
-                'classifier': 'att_conv2', 'map_conv': 'att_conv3', 'map_norm': 'bn_att3',
+                'stage': 'att_layer4',
+                'norm': 'bn_att',
+                'class_conv': 'att_conv',
+                'class_norm': 'bn_att2',
+                'classifier': 'att_conv2',
+                'map_conv': 'att_conv3',
+                'map_norm': 'bn_att3',
             }
             yield name, f'{heads[layer]}.{parameter.replace("se.", "")}'
 
@@ -85,14 +94,19 @@ def test_norm_that_the_authors_resnext_never_uses_is_left_out():
     assert list(converted) == list(convert_official_checkpoint(state_dict, 'abn_resnext29_8x64d_cifar'))
 
 
-@pytest.mark.parametrize(('change', 'message'), [
-    (lambda d: d.pop('att_conv.weight'), r'attention_branch\.class_conv\.weight'),
-    (lambda d: d.update({'layer9.weight': torch.zeros(1)}), r'1 unknown \(layer9\.weight\)'),
-    (lambda d: d.update({'fc.weight': torch.zeros(100, 65)}),
-     r'perception_branch\.fc\.weight has shape \(100, 65\) instead of \(100, 64\)'),
-    (lambda d: d.update({'epoch': 3}), r'of tensors, got epoch of other types'),
-    (lambda d: d.clear(), r'holds no tensors'),
-])
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda d: d.pop('att_conv.weight'), r'attention_branch\.class_conv\.weight'),
+        (lambda d: d.update({'layer9.weight': torch.zeros(1)}), r'1 unknown \(layer9\.weight\)'),
+        (
+            lambda d: d.update({'fc.weight': torch.zeros(100, 65)}),
+            r'perception_branch\.fc\.weight has shape \(100, 65\) instead of \(100, 64\)',
+        ),
+        (lambda d: d.update({'epoch': 3}), r'of tensors, got epoch of other types'),
+        (lambda d: d.clear(), r'holds no tensors'),
+    ],
+)
 def test_refuses_by_name(change, message):
     state_dict = official('cifar100_resnet20')
     change(state_dict)
@@ -110,10 +124,13 @@ def test_another_architecture_is_refused():
         find_official_model(shallow)
 
 
-@pytest.mark.parametrize(('model_name', 'message'), [
-    ('abn_resnet2O_cifar', "unknown model 'abn_resnet2O_cifar': did you mean .*abn_resnet20_cifar"),
-    ('resnet18', "'resnet18' is not an Attention Branch Network"),
-])
+@pytest.mark.parametrize(
+    ('model_name', 'message'),
+    [
+        ('abn_resnet2O_cifar', "unknown model 'abn_resnet2O_cifar': did you mean .*abn_resnet20_cifar"),
+        ('resnet18', "'resnet18' is not an Attention Branch Network"),
+    ],
+)
 def test_wrong_model_names(model_name, message):
     with pytest.raises(ValueError, match=message):
         convert_official_checkpoint({'conv1.weight': torch.zeros(1)}, model_name)

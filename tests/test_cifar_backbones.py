@@ -1,4 +1,5 @@
 """The backbones for 32x32 images, without ABN."""
+
 import pytest
 import timm
 import torch
@@ -9,34 +10,51 @@ from timm_abn import split_backbone
 META = torch.device('meta')
 
 
-@pytest.mark.parametrize(('name', 'millions'), [
-    ('resnet20_cifar', 0.27),  # He et al., Table 6
-    ('resnet32_cifar', 0.46),
-    ('wrn28_4_cifar', 5.8),
-    ('wrn28_10_cifar', 36.5),  # Zagoruyko and Komodakis, Table 5
-    ('densenet100_12_cifar', 0.77),  # Huang et al., Table 2, rounds it to 0.8
-    ('resnext29_8x64d_cifar', 34.4),  # Xie et al., Table 7
-])
+@pytest.mark.parametrize(
+    ('name', 'millions'),
+    [
+        ('resnet20_cifar', 0.27),  # He et al., Table 6
+        ('resnet32_cifar', 0.46),
+        ('wrn28_4_cifar', 5.8),
+        ('wrn28_10_cifar', 36.5),  # Zagoruyko and Komodakis, Table 5
+        ('densenet100_12_cifar', 0.77),  # Huang et al., Table 2, rounds it to 0.8
+        ('resnext29_8x64d_cifar', 34.4),  # Xie et al., Table 7
+    ],
+)
 def test_sizes_are_those_of_the_papers(name, millions):
     model = timm.create_model(name, num_classes=10, device=META)
     assert sum(parameter.numel() for parameter in model.parameters()) / 1e6 == pytest.approx(millions, rel=0.02)
 
 
-@pytest.mark.parametrize(('name', 'depth'), [
-    ('resnet20_cifar', 20), ('resnet32_cifar', 32),
-    ('densenet100_12_cifar', 100), ('resnext29_8x64d_cifar', 29),
-])
+@pytest.mark.parametrize(
+    ('name', 'depth'),
+    [
+        ('resnet20_cifar', 20),
+        ('resnet32_cifar', 32),
+        ('densenet100_12_cifar', 100),
+        ('resnext29_8x64d_cifar', 29),
+    ],
+)
 def test_depths_count_the_layers(name, depth):
     model = timm.create_model(name, device=META)
-    layers = [layer for layer_name, layer in model.named_modules()
-              if isinstance(layer, (nn.Conv2d, nn.Linear)) and 'downsample' not in layer_name]
+    layers = [
+        layer
+        for layer_name, layer in model.named_modules()
+        if isinstance(layer, (nn.Conv2d, nn.Linear)) and 'downsample' not in layer_name
+    ]
     assert len(layers) == depth
 
 
-@pytest.mark.parametrize(('name', 'channels'), [
-    ('resnet20_cifar', [16, 32, 64]), ('resnet110_cifar', [64, 128, 256]), ('wrn28_4_cifar', [64, 128, 256]),
-    ('densenet100_12_cifar', [216, 300, 342]), ('resnext29_8x64d_cifar', [256, 512, 1024]),
-])
+@pytest.mark.parametrize(
+    ('name', 'channels'),
+    [
+        ('resnet20_cifar', [16, 32, 64]),
+        ('resnet110_cifar', [64, 128, 256]),
+        ('wrn28_4_cifar', [64, 128, 256]),
+        ('densenet100_12_cifar', [216, 300, 342]),
+        ('resnext29_8x64d_cifar', [256, 512, 1024]),
+    ],
+)
 def test_stages(name, channels):
     model = timm.create_model(name, features_only=True, device=META)
     assert model.feature_info.channels() == channels
@@ -91,12 +109,15 @@ def test_gradient_checkpointing_changes_nothing():
     torch.testing.assert_close(*gradients)
 
 
-@pytest.mark.parametrize(('name', 'split', 'kwargs'), [
-    ('wrn28_4_cifar', None, dict(num_blocks=2, width=1)),
-    ('densenet100_12_cifar', 'features.transition2', dict(block_config=(2, 2, 2))),
-    ('resnext29_8x64d_cifar', None, dict(num_blocks=1, planes=(8, 16, 32))),
-    ('resnet44_cifar', None, dict(num_blocks=2)),
-])
+@pytest.mark.parametrize(
+    ('name', 'split', 'kwargs'),
+    [
+        ('wrn28_4_cifar', None, dict(num_blocks=2, width=1)),
+        ('densenet100_12_cifar', 'features.transition2', dict(block_config=(2, 2, 2))),
+        ('resnext29_8x64d_cifar', None, dict(num_blocks=1, planes=(8, 16, 32))),
+        ('resnet44_cifar', None, dict(num_blocks=2)),
+    ],
+)
 def test_cut_is_exact(name, split, kwargs):
     torch.manual_seed(0)
     backbone = timm.create_model(name, **kwargs).double().eval()

@@ -34,8 +34,13 @@ def checkpoint(tmp_path_factory):
 def photos(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
-    for name, size in [('photo.jpg', (60, 40)), ('folder/1.png', (28, 28)), ('folder/dogs/1.png', (50, 31)),
-                       ('folder/cats/1.JPEG', (1, 1)), ('folder/cats/1.png', (30, 30))]:
+    for name, size in [
+        ('photo.jpg', (60, 40)),
+        ('folder/1.png', (28, 28)),
+        ('folder/dogs/1.png', (50, 31)),
+        ('folder/cats/1.JPEG', (1, 1)),
+        ('folder/cats/1.png', (30, 30)),
+    ]:
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)).save(name)
     Path('folder/notes.txt').write_text('not an image, and no concern of ours')
@@ -60,7 +65,12 @@ def error_of(capsys):
 def test_explain_files_and_folders(checkpoint, photos, capsys):
     assert explain(checkpoint, 'photo.jpg', 'folder', '--top-k', '3') == 0
     assert written() == [
-        '1.overlay.png', 'cats/1-2.overlay.png', 'cats/1.overlay.png', 'dogs/1.overlay.png', 'photo.overlay.png']
+        '1.overlay.png',
+        'cats/1-2.overlay.png',
+        'cats/1.overlay.png',
+        'dogs/1.overlay.png',
+        'photo.overlay.png',
+    ]
     with Image.open('outputs/photo.overlay.png') as overlay, Image.open('outputs/dogs/1.overlay.png') as other:
         assert overlay.size == (60, 40) and other.size == (50, 31)
     captured = capsys.readouterr()
@@ -153,8 +163,12 @@ def test_output_among_the_images_is_not_explained_again(checkpoint, photos):
 def test_find_sources(photos):
     sources = find_sources([Path('photo.jpg'), Path('folder/dogs/1.png'), Path('folder'), Path('photo.jpg')])
     assert [(str(source.path), str(source.name), source.named) for source in sources] == [
-        ('photo.jpg', 'photo', True), ('folder/dogs/1.png', '1', True), ('folder/1.png', '1-2', False),
-        ('folder/cats/1.JPEG', 'cats/1', False), ('folder/cats/1.png', 'cats/1-2', False)]
+        ('photo.jpg', 'photo', True),
+        ('folder/dogs/1.png', '1', True),
+        ('folder/1.png', '1-2', False),
+        ('folder/cats/1.JPEG', 'cats/1', False),
+        ('folder/cats/1.png', 'cats/1-2', False),
+    ]
 
 
 def test_checkpoint_of_training(photos, capsys):
@@ -162,9 +176,15 @@ def test_checkpoint_of_training(photos, capsys):
     torch.manual_seed(1)
     model = timm.create_model('abn', backbone='test_resnet', num_classes=7)
     averaged = {f'module.{name}': tensor for name, tensor in model.state_dict().items()}
-    torch.save(dict(
-        state_dict={name: torch.zeros_like(tensor) for name, tensor in averaged.items()}, state_dict_ema=averaged,
-        args=argparse.Namespace(lr=0.1), epoch=3), 'model.pth.tar')
+    torch.save(
+        dict(
+            state_dict={name: torch.zeros_like(tensor) for name, tensor in averaged.items()},
+            state_dict_ema=averaged,
+            args=argparse.Namespace(lr=0.1),
+            epoch=3,
+        ),
+        'model.pth.tar',
+    )
     args = ['explain', 'photo.jpg', '--model', 'abn', '--model-kwargs', 'backbone=test_resnet']
     assert main([*args, '--checkpoint', 'model.pth.tar', '--top-k', '7']) == 0
     lines = capsys.readouterr().out.splitlines()[2:]
@@ -172,32 +192,42 @@ def test_checkpoint_of_training(photos, capsys):
     assert len({line.split()[-2] for line in lines}) > 1  # zeros would make all classes equal
 
 
-@pytest.mark.parametrize(('args', 'message'), [
-    (['--model', 'abn_resnet50'],
-     'abn_resnet50 has no pretrained weights, and random ones explain nothing: pass weights of your own with '
-     '--checkpoint FILE, or take a model that has them (abn_resnet20_cifar.fashion_mnist)'),
-    (['--model', 'abn_resnet20'], 'abn_resnet20 is no model; did you mean abn_resnet20_cifar'),
-    (['--model', 'resnet50'], 'resnet50 is not an Attention Branch Network; did you mean abn_resnet50'),
-    (['--model', 'xyz'], 'xyz is no model; see timm-abn list'),
-    (['--model', 'abn_resnet20_cifar.cifar10'], "no weights 'cifar10'; there are abn_resnet20_cifar.fashion_mnist"),
-    (['--model', 'abn_resnet18.in1k'], "abn_resnet18 has no weights 'in1k'; it has none"),
-    (['--model', MODEL, '--num-classes', '3'], 'are for 10 classes, not 3'),
-    (['--model', MODEL, '--checkpoint', 'missing.pth'], 'there is no checkpoint missing.pth'),
-    (['--model', MODEL, '--checkpoint', 'photo.jpg'], 'photo.jpg is no checkpoint, or damaged: '),
-    (['--model', 'abn', '--checkpoint', 'MODEL', '--model-kwargs', 'backbone=resnet5O'], 'Unknown backbone'),
-    (['--model', 'abn_resnet32_cifar', '--checkpoint', 'MODEL'], 'missing (feature_extractor.layer1.3.'),
-    (['--model', MODEL, '--checkpoint', 'MODEL', '--num-classes', '4'],
-     'attention_branch.class_conv.weight has shape (10, 64, 1, 1) instead of (4, 64, 1, 1)'),
-    (['--model', MODEL, '--checkpoint', 'MODEL', '--model-kwargs', 'in_chans=4'], 'feature_extractor.conv1.weight has'),
-    (['--model', MODEL, '--checkpoint', 'MODEL', '--model-kwargs', 'nonsense=4'], "argument 'nonsense'"),
-    (['--model', MODEL, '--checkpoint', 'MODEL', '--device', 'warp'], "--device: cannot compute on 'warp'"),
-    (['--model', MODEL, '--checkpoint', 'MODEL', '--batch-size', '0'], "--batch-size: must be a whole number of"),
-    (['--model', MODEL, '--checkpoint', 'MODEL', '--top-k', '-1'], "--top-k: must be a whole number of 1"),
-    (['--model', MODEL, '--checkpoint', 'MODEL', '--colormap', 'jet'], "--colormap: invalid choice: 'jet'"),
-    (['--model', MODEL, '--checkpoint', 'MODEL', '--out', 'photo.jpg'], 'photo.jpg'),
-    (['--model', 'local-dir:missing'], 'cannot create local-dir:missing: '),
-    ([], 'required: --model; see timm-abn explain --help'),
-])
+@pytest.mark.parametrize(
+    ('args', 'message'),
+    [
+        (
+            ['--model', 'abn_resnet50'],
+            'abn_resnet50 has no pretrained weights, and random ones explain nothing: pass weights of your own with '
+            '--checkpoint FILE, or take a model that has them (abn_resnet20_cifar.fashion_mnist)',
+        ),
+        (['--model', 'abn_resnet20'], 'abn_resnet20 is no model; did you mean abn_resnet20_cifar'),
+        (['--model', 'resnet50'], 'resnet50 is not an Attention Branch Network; did you mean abn_resnet50'),
+        (['--model', 'xyz'], 'xyz is no model; see timm-abn list'),
+        (['--model', 'abn_resnet20_cifar.cifar10'], "no weights 'cifar10'; there are abn_resnet20_cifar.fashion_mnist"),
+        (['--model', 'abn_resnet18.in1k'], "abn_resnet18 has no weights 'in1k'; it has none"),
+        (['--model', MODEL, '--num-classes', '3'], 'are for 10 classes, not 3'),
+        (['--model', MODEL, '--checkpoint', 'missing.pth'], 'there is no checkpoint missing.pth'),
+        (['--model', MODEL, '--checkpoint', 'photo.jpg'], 'photo.jpg is no checkpoint, or damaged: '),
+        (['--model', 'abn', '--checkpoint', 'MODEL', '--model-kwargs', 'backbone=resnet5O'], 'Unknown backbone'),
+        (['--model', 'abn_resnet32_cifar', '--checkpoint', 'MODEL'], 'missing (feature_extractor.layer1.3.'),
+        (
+            ['--model', MODEL, '--checkpoint', 'MODEL', '--num-classes', '4'],
+            'attention_branch.class_conv.weight has shape (10, 64, 1, 1) instead of (4, 64, 1, 1)',
+        ),
+        (
+            ['--model', MODEL, '--checkpoint', 'MODEL', '--model-kwargs', 'in_chans=4'],
+            'feature_extractor.conv1.weight has',
+        ),
+        (['--model', MODEL, '--checkpoint', 'MODEL', '--model-kwargs', 'nonsense=4'], "argument 'nonsense'"),
+        (['--model', MODEL, '--checkpoint', 'MODEL', '--device', 'warp'], "--device: cannot compute on 'warp'"),
+        (['--model', MODEL, '--checkpoint', 'MODEL', '--batch-size', '0'], '--batch-size: must be a whole number of'),
+        (['--model', MODEL, '--checkpoint', 'MODEL', '--top-k', '-1'], '--top-k: must be a whole number of 1'),
+        (['--model', MODEL, '--checkpoint', 'MODEL', '--colormap', 'jet'], "--colormap: invalid choice: 'jet'"),
+        (['--model', MODEL, '--checkpoint', 'MODEL', '--out', 'photo.jpg'], 'photo.jpg'),
+        (['--model', 'local-dir:missing'], 'cannot create local-dir:missing: '),
+        ([], 'required: --model; see timm-abn explain --help'),
+    ],
+)
 def test_wrong_input_is_one_line_and_exit_code_2(checkpoint, photos, capsys, args, message):
     args = [str(checkpoint) if arg == 'MODEL' else arg for arg in args]
     assert main(['explain', 'photo.jpg', *args]) == 2
@@ -205,13 +235,16 @@ def test_wrong_input_is_one_line_and_exit_code_2(checkpoint, photos, capsys, arg
     assert not Path('outputs').exists()
 
 
-@pytest.mark.parametrize(('args', 'message'), [
-    ([], 'required: command; see timm-abn --help'),
-    (['nonsense'], "invalid choice: 'nonsense'"),
-    (['list', 'resnet*'], "no model matches 'resnet*'"),
-    (['explain', 'missing.jpg', '--model', MODEL], 'there is no file or folder missing.jpg'),
-    (['explain', 'empty', '--model', MODEL], 'there are no images in empty'),
-])
+@pytest.mark.parametrize(
+    ('args', 'message'),
+    [
+        ([], 'required: command; see timm-abn --help'),
+        (['nonsense'], "invalid choice: 'nonsense'"),
+        (['list', 'resnet*'], "no model matches 'resnet*'"),
+        (['explain', 'missing.jpg', '--model', MODEL], 'there is no file or folder missing.jpg'),
+        (['explain', 'empty', '--model', MODEL], 'there are no images in empty'),
+    ],
+)
 def test_wrong_arguments(photos, capsys, args, message):
     Path('empty').mkdir()
     assert main(args) == 2
@@ -247,18 +280,21 @@ def test_list(capsys):
     assert [line.split()[0] for line in lines[2:]] == ['abn_resnet20_cifar', 'abn_resnet32_cifar']
     starts = [match.start() for match in re.finditer(r'-+', lines[1])]
     for line in (lines[0], *lines[2:]):  # every column begins, after a gap of two, where its rule begins
-        assert all(line[start - 2:start] == '  ' for start in starts[1:])
+        assert all(line[start - 2 : start] == '  ' for start in starts[1:])
 
 
 def test_list_knows_every_model():
     assert abn_names() == timm.list_models('abn*')
 
 
-@pytest.mark.parametrize(('name', 'reported'), [
-    ('abn_resnet110_cifar', 'CIFAR-100 22.82, CIFAR-10 4.91'),
-    ('abn_resnet152', 'ImageNet 21.37'),
-    ('abn_resnet18', '-'),
-])
+@pytest.mark.parametrize(
+    ('name', 'reported'),
+    [
+        ('abn_resnet110_cifar', 'CIFAR-100 22.82, CIFAR-10 4.91'),
+        ('abn_resnet152', 'ImageNet 21.37'),
+        ('abn_resnet18', '-'),
+    ],
+)
 def test_errors_that_the_paper_reports(name, reported):
     assert summarize(name)[-1] == reported
 
@@ -308,11 +344,14 @@ def test_as_a_process(checkpoint, photos):
         'import sys, timm_abn\n'
         'assert not {"timm_abn.cli", "timm_abn.images", "PIL.ImageCms"} & set(sys.modules)\n'
         'from timm_abn.cli import main\n'
-        'sys.exit(main())')
+        'sys.exit(main())'
+    )
     Path('folder/bad.png').write_bytes(b'')
     done = subprocess.run(
         [sys.executable, '-c', code, 'explain', 'folder', '--model', MODEL, '--checkpoint', str(checkpoint)],
-        capture_output=True, text=True)
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 1
     assert done.stderr == 'timm-abn: error: folder/bad.png is not an image that Pillow can read\n'
     assert 'outputs/cats/1.overlay.png' in done.stdout
@@ -335,7 +374,10 @@ def test_demo(checkpoint, tmp_path):
     out = tmp_path / 'new' / 'demo.png'
     done = subprocess.run(
         [sys.executable, REPOSITORY / 'scripts' / 'demo.py', '--out', out, '--checkpoint', checkpoint],
-        capture_output=True, text=True, check=True)
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     lines = done.stdout.splitlines()
     assert len([line for line in lines if line.endswith(('right', 'WRONG'))]) == 20 + 1  # and the count
     with Image.open(out) as picture:
@@ -343,8 +385,21 @@ def test_demo(checkpoint, tmp_path):
 
 
 def test_the_shipped_model_explains_the_shipped_images(tmp_path, capsys):
-    assert main(['explain', str(REPOSITORY / 'timm_abn' / 'samples'), '--model', MODEL, '--top-k', '1',
-                 '--out', str(tmp_path)]) == 0
+    assert (
+        main(
+            [
+                'explain',
+                str(REPOSITORY / 'timm_abn' / 'samples'),
+                '--model',
+                MODEL,
+                '--top-k',
+                '1',
+                '--out',
+                str(tmp_path),
+            ]
+        )
+        == 0
+    )
     names = timm.get_pretrained_cfg(MODEL).label_names
     rows = [re.split(r'  +', line) for line in capsys.readouterr().out.splitlines()[2:]]
     right = [cells[1] == names[int(Path(cells[0]).name[0])] for cells in rows]

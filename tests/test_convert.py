@@ -1,4 +1,5 @@
 """The command ``timm-abn convert``."""
+
 import json
 
 import pytest
@@ -14,25 +15,34 @@ from timm_abn.cli import main
 @pytest.fixture
 def official_file(tmp_path):
     """Return a function that writes a file as the authors' training script does, and returns its path and weights."""
+
     def write(golden_name, **save_kwargs):
         weights = {
             name: tensor.float() if tensor.is_floating_point() else tensor
             for name, tensor in fill_state_dict(load_golden(golden_name)['state_dict']).items()
         }
         checkpoint = dict(
-            epoch=90, acc=torch.tensor(71.25), best_acc=torch.tensor(72.5), optimizer=dict(state={}, param_groups=[]),
-            state_dict={f'module.{name}': tensor for name, tensor in weights.items() if 'num_batches' not in name})
+            epoch=90,
+            acc=torch.tensor(71.25),
+            best_acc=torch.tensor(72.5),
+            optimizer=dict(state={}, param_groups=[]),
+            state_dict={f'module.{name}': tensor for name, tensor in weights.items() if 'num_batches' not in name},
+        )
         path = tmp_path / 'model_best.pth.tar'
         torch.save(checkpoint, path, **save_kwargs)
         return path, weights
+
     return write
 
 
-@pytest.mark.parametrize(('golden_name', 'model_name', 'options'), [
-    ('cifar100_resnet20', 'abn_resnet20_cifar', {}),
-    ('cifar100_densenet100_12', 'abn_densenet100_12_cifar', {}),
-    ('imagenet_se_resnet18', 'abn_seresnet18', dict(_use_new_zipfile_serialization=False)),
-])
+@pytest.mark.parametrize(
+    ('golden_name', 'model_name', 'options'),
+    [
+        ('cifar100_resnet20', 'abn_resnet20_cifar', {}),
+        ('cifar100_densenet100_12', 'abn_densenet100_12_cifar', {}),
+        ('imagenet_se_resnet18', 'abn_seresnet18', dict(_use_new_zipfile_serialization=False)),
+    ],
+)
 def test_folder_gives_the_authors_numbers(golden_name, model_name, options, official_file, tmp_path, capsys):
     path, weights = official_file(golden_name, **options)
     folder = tmp_path / 'weights' / 'converted'
@@ -66,11 +76,18 @@ def test_configuration_and_card(official_file, tmp_path):
     assert 'test_input_size' not in cfg
     card = ModelCard.load(folder / 'README.md')
     assert card.data.to_dict() == {
-        'library_name': 'timm', 'pipeline_tag': 'image-classification', 'license': 'unknown',
+        'library_name': 'timm',
+        'pipeline_tag': 'image-classification',
+        'license': 'unknown',
         'tags': ['image-classification', 'timm', 'timm-abn', 'attention-branch-network', 'visual-explanation'],
     }
-    for fact in ('| Backbone | seresnet18 |', '| Attention map, mechanism | sum_log, residual |', '| Classes | 1000 |',
-                 '| Epochs, as recorded in the checkpoint | 90 |', f"create_model('local-dir:{folder}'"):
+    for fact in (
+        '| Backbone | seresnet18 |',
+        '| Attention map, mechanism | sum_log, residual |',
+        '| Classes | 1000 |',
+        '| Epochs, as recorded in the checkpoint | 90 |',
+        f"create_model('local-dir:{folder}'",
+    ):
         assert fact in card.text
 
 
@@ -108,15 +125,18 @@ def of_other_code(tmp_path):
     return tmp_path / 'timm.pth'
 
 
-@pytest.mark.parametrize(('make', 'options', 'message'), [
-    (lambda folder: folder / 'none.pth', (), 'there is no checkpoint'),
-    (corrupt, (), 'bad.pth is no checkpoint, or damaged: '),
-    (of_another_type, (), 'it holds a list'),
-    (hostile, (), 'is no checkpoint, or damaged: '),
-    (of_other_code, (), "not one of the authors' code: it has none of the names"),
-    (of_other_code, ('--model', 'abn_resnet18'), 'not one of abn_resnet18: keys'),
-    (of_other_code, ('--model', 'abn_resnet19'), "unknown model 'abn_resnet19': did you mean"),
-])
+@pytest.mark.parametrize(
+    ('make', 'options', 'message'),
+    [
+        (lambda folder: folder / 'none.pth', (), 'there is no checkpoint'),
+        (corrupt, (), 'bad.pth is no checkpoint, or damaged: '),
+        (of_another_type, (), 'it holds a list'),
+        (hostile, (), 'is no checkpoint, or damaged: '),
+        (of_other_code, (), "not one of the authors' code: it has none of the names"),
+        (of_other_code, ('--model', 'abn_resnet18'), 'not one of abn_resnet18: keys'),
+        (of_other_code, ('--model', 'abn_resnet19'), "unknown model 'abn_resnet19': did you mean"),
+    ],
+)
 def test_bad_input_is_one_line_and_leaves_nothing(make, options, message, tmp_path, capsys):
     path = make(tmp_path)
     before = sorted(tmp_path.iterdir())

@@ -181,19 +181,22 @@ def test_save_leaves_nothing_of_a_failure(explanation, tmp_path, monkeypatch):
     assert len(saved) == 2 and list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(('call', 'message'), [
-    (lambda e: e.upsample((8, 8), 'nearest'), "one of 'bilinear', 'bicubic', got 'nearest'"),
-    (lambda e: e.upsample((0, 8)), r'positive height and width, got \(0, 8\)'),
-    (lambda e: e.top_k(0), 'k must be 1 or more, got 0'),
-    (lambda e: e.overlay(torch.rand(2, 3, 8, 8)), r'got \(2, 3, 8, 8\) and \(3, 1, 7, 5\)'),
-    (lambda e: e.overlay(torch.rand(3, 2, 8, 8)), r'\(B, 3, H, W\) or \(B, 1, H, W\)'),
-    (lambda e: e.overlay(torch.rand(3, 3, 8, 8) * 2 - 1), 'denormalize'),
-    (lambda e: e.overlay(torch.ones(3, 3, 8, 8).int()), 'got torch.int32'),
-    (lambda e: e.overlay(torch.rand(3, 3, 8, 8), alpha=2), r'alpha must be in \[0, 1\], got 2'),
-    (lambda e: e.overlay(torch.rand(3, 3, 8, 8), colormap='jet'), "got 'jet'"),
-    (lambda e: e.save('x', torch.rand(3, 3, 8, 8), names=['a', 'a', 'b']), '3 different ones'),
-    (lambda e: e.save('x', torch.rand(3, 3, 8, 8), names=['a', '../b', 'c']), 'without a folder'),
-])
+@pytest.mark.parametrize(
+    ('call', 'message'),
+    [
+        (lambda e: e.upsample((8, 8), 'nearest'), "one of 'bilinear', 'bicubic', got 'nearest'"),
+        (lambda e: e.upsample((0, 8)), r'positive height and width, got \(0, 8\)'),
+        (lambda e: e.top_k(0), 'k must be 1 or more, got 0'),
+        (lambda e: e.overlay(torch.rand(2, 3, 8, 8)), r'got \(2, 3, 8, 8\) and \(3, 1, 7, 5\)'),
+        (lambda e: e.overlay(torch.rand(3, 2, 8, 8)), r'\(B, 3, H, W\) or \(B, 1, H, W\)'),
+        (lambda e: e.overlay(torch.rand(3, 3, 8, 8) * 2 - 1), 'denormalize'),
+        (lambda e: e.overlay(torch.ones(3, 3, 8, 8).int()), 'got torch.int32'),
+        (lambda e: e.overlay(torch.rand(3, 3, 8, 8), alpha=2), r'alpha must be in \[0, 1\], got 2'),
+        (lambda e: e.overlay(torch.rand(3, 3, 8, 8), colormap='jet'), "got 'jet'"),
+        (lambda e: e.save('x', torch.rand(3, 3, 8, 8), names=['a', 'a', 'b']), '3 different ones'),
+        (lambda e: e.save('x', torch.rand(3, 3, 8, 8), names=['a', '../b', 'c']), 'without a folder'),
+    ],
+)
 def test_wrong_arguments(explanation, call, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=message) as error:

@@ -1,4 +1,5 @@
 """The models compute what the authors' code computes, in evaluation and in training mode."""
+
 import pytest
 import timm
 import torch
@@ -33,7 +34,8 @@ CASES = [*MODELS.items(), *(pytest.param(*item, marks=pytest.mark.slow) for item
 
 def close(actual, expected, rtol, atol):
     torch.testing.assert_close(
-        torch.as_tensor(actual, dtype=torch.float64), torch.tensor(expected, dtype=torch.float64), rtol=rtol, atol=atol)
+        torch.as_tensor(actual, dtype=torch.float64), torch.tensor(expected, dtype=torch.float64), rtol=rtol, atol=atol
+    )
 
 
 def sums_close(actual, expected):
@@ -58,8 +60,11 @@ def test_equals_the_authors_code(golden_name, model_name):
     check_evaluation(model.eval(), images, golden)
     our_names = {id(tensor): name for name, tensor in converted.items()}
     check_training(
-        model.train(), images, golden['train_mode'],
-        {name: our_names.get(id(tensor)) for name, tensor in official.items()})
+        model.train(),
+        images,
+        golden['train_mode'],
+        {name: our_names.get(id(tensor)) for name, tensor in official.items()},
+    )
     model.load_state_dict(converted)
     check_single_precision(model.float().eval(), images.float(), golden)
 
@@ -74,8 +79,8 @@ def check_evaluation(model, images, golden):
     for statistic in ('mean', 'min', 'max'):
         close(getattr(actual, statistic)(), expected[statistic], rtol=1e-9, atol=1e-9)
     for actual, expected in (
-            (explanation.attention_logits, golden['attention_logits']),
-            (explanation.logits, golden['perception_logits']),
+        (explanation.attention_logits, golden['attention_logits']),
+        (explanation.logits, golden['perception_logits']),
     ):
         assert list(actual.shape) == expected['shape']
         close(actual[:, :8], expected['first8'], rtol=1e-9, atol=1e-9)
@@ -91,8 +96,8 @@ def check_evaluation(model, images, golden):
 def check_single_precision(model, images, golden):
     explanation = model.explain(images)
     for actual, expected in (
-            (explanation.attention_logits, golden['attention_logits']),
-            (explanation.logits, golden['perception_logits']),
+        (explanation.attention_logits, golden['attention_logits']),
+        (explanation.logits, golden['perception_logits']),
     ):
         close(actual[:, :8], expected['first8'], rtol=0, atol=1e-5 * actual.abs().max().item())
     expected = golden['attention_map']

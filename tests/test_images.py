@@ -23,7 +23,8 @@ def model_of(channels=3, size=(32, 32), **cfg):
     model = nn.Module()
     model.in_chans = channels
     model.pretrained_cfg = dict(
-        input_size=(channels, *size), interpolation='bilinear', mean=(0.5,) * channels, std=(0.25,) * channels, **cfg)
+        input_size=(channels, *size), interpolation='bilinear', mean=(0.5,) * channels, std=(0.25,) * channels, **cfg
+    )
     return model
 
 
@@ -121,8 +122,12 @@ def test_sixteen_bit_png_with_a_transparent_level(tmp_path):
 
     pixels = b'\0' + struct.pack('>3H', 0, 1000, 30000)
     (tmp_path / 'image.png').write_bytes(
-        b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', 3, 1, 16, 0, 0, 0, 0))
-        + chunk(b'tRNS', struct.pack('>H', 1000)) + chunk(b'IDAT', zlib.compress(pixels)) + chunk(b'IEND', b''))
+        b'\x89PNG\r\n\x1a\n'
+        + chunk(b'IHDR', struct.pack('>IIBBBBB', 3, 1, 16, 0, 0, 0, 0))
+        + chunk(b'tRNS', struct.pack('>H', 1000))
+        + chunk(b'IDAT', zlib.compress(pixels))
+        + chunk(b'IEND', b'')
+    )
     np.testing.assert_array_equal(np.asarray(read_image(tmp_path / 'image.png'))[0, :, 0], [0, 255, 117])
 
 
@@ -180,15 +185,18 @@ def encoded(kind, size=(64, 64)):
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize(('content', 'message'), [
-    (b'', 'is not an image'),
-    (b'a text\n' * 100, 'is not an image'),
-    (encoded('jpeg')[:2000], 'truncated'),
-    (encoded('png')[:2000], 'cannot be read'),
-    (encoded('png')[:200] + b'\xff' * 500 + encoded('png')[700:], 'cannot be read'),
-    (encoded('webp')[:500], 'read'),
-    (encoded('gif')[:2000], 'cannot be read'),
-])
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (b'', 'is not an image'),
+        (b'a text\n' * 100, 'is not an image'),
+        (encoded('jpeg')[:2000], 'truncated'),
+        (encoded('png')[:2000], 'cannot be read'),
+        (encoded('png')[:200] + b'\xff' * 500 + encoded('png')[700:], 'cannot be read'),
+        (encoded('webp')[:500], 'read'),
+        (encoded('gif')[:2000], 'cannot be read'),
+    ],
+)
 def test_damaged_files(tmp_path, content, message):
     path = tmp_path / 'image.jpg'
     path.write_bytes(content)
@@ -267,7 +275,7 @@ def test_a_map_comes_back_to_where_it_was_seen(config, size):
     # a bright square in the original; what the model sees of it, taken for a map, must come back onto the square
     width, height = size
     square = np.zeros((height, width), dtype=bool)
-    square[int(height * 0.3):int(height * 0.55), int(width * 0.5):int(width * 0.75)] = True
+    square[int(height * 0.3) : int(height * 0.55), int(width * 0.5) : int(width * 0.75)] = True
     image = Image.fromarray(np.where(square, 255, 0).astype(np.uint8)).convert('RGB')
     x, box = Preprocessing(model_of(**dict(dict(size=(64, 64)), **config)))(image)
     seen = x.mean(dim=0)[None, None] * 0.25 + 0.5

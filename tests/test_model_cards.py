@@ -1,4 +1,5 @@
 """MODEL_CARDS.md says what the models say: figures are generated, never typed."""
+
 import importlib.util
 from pathlib import Path
 

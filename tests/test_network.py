@@ -1,4 +1,5 @@
 """The network: what it computes, what it refuses, and how its parts are replaced and taken away."""
+
 import copy
 
 import pytest
@@ -11,8 +12,9 @@ from tiny_models import NUM_CLASSES, TINY_BACKBONES, attention_for, tiny_abn, ti
 from timm_abn import AttentionBranchNet
 
 all_backbones = pytest.mark.parametrize('backbone', TINY_BACKBONES)
-K_DEPENDENT = [f'attention_branch.{name}.' for name in (
-    'class_conv', 'class_norm', 'classifier', 'map_conv', 'map_norm')]
+K_DEPENDENT = [
+    f'attention_branch.{name}.' for name in ('class_conv', 'class_norm', 'classifier', 'map_conv', 'map_norm')
+]
 
 
 def without_half(name):
@@ -30,6 +32,7 @@ def uncut_backbone(model, name, **kwargs):
 
 def run_with_gated_features(backbone, split, images, factor, num_prefix_tokens):
     """Return the logits of the uncut backbone when the output of ``split`` is multiplied by ``factor``."""
+
     def gate(module, args, output):
         if output.ndim == 3:
             gated = output.clone()
@@ -64,7 +67,8 @@ def test_logits_are_those_of_the_backbone_with_attended_features(backbone, mecha
     factor = explanation.attention_map + (mechanism == 'residual')
     with torch.no_grad():
         expected = run_with_gated_features(
-            uncut_backbone(model, backbone), model.split, images, factor, model.layout.num_prefix_tokens)
+            uncut_backbone(model, backbone), model.split, images, factor, model.layout.num_prefix_tokens
+        )
         actual = model(images)
     torch.testing.assert_close(actual, expected)
     assert torch.equal(explanation.logits, actual)
@@ -91,7 +95,8 @@ def test_training_mode_returns_both_predictions(backbone):
         features = model.feature_extractor(images)
         attention_map, expected_attention_logits = model.attention_branch(model.layout.to_maps(features, images))
         expected = run_with_gated_features(
-            uncut_backbone(model, backbone), model.split, images, 1 + attention_map, model.layout.num_prefix_tokens)
+            uncut_backbone(model, backbone), model.split, images, 1 + attention_map, model.layout.num_prefix_tokens
+        )
     assert logits.shape == attention_logits.shape == (2, NUM_CLASSES)
     torch.testing.assert_close(logits, expected)
     torch.testing.assert_close(attention_logits, expected_attention_logits)
@@ -198,13 +203,16 @@ def test_attention_of_wrong_shape(backbone, shape):
     assert str(error.value) == message
 
 
-@pytest.mark.parametrize('arguments, message', [
-    (dict(num_classes=-1), 'num_classes must be 0'),
-    (dict(mechanism='sum'), "mechanism must be one of 'residual', 'product', got 'sum'"),
-    (dict(attention_map='softmax'), "attention_map must be one of 'sigmoid', 'sum_log', got 'softmax'"),
-    (dict(backbone='resnet20_cifra'), "Unknown backbone 'resnet20_cifra': did you mean resnet20_cifar"),
-    (dict(backbone='abn_resnet20_cifar'), 'is an Attention Branch Network already'),
-])
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (dict(num_classes=-1), 'num_classes must be 0'),
+        (dict(mechanism='sum'), "mechanism must be one of 'residual', 'product', got 'sum'"),
+        (dict(attention_map='softmax'), "attention_map must be one of 'sigmoid', 'sum_log', got 'softmax'"),
+        (dict(backbone='resnet20_cifra'), "Unknown backbone 'resnet20_cifra': did you mean resnet20_cifar"),
+        (dict(backbone='abn_resnet20_cifar'), 'is an Attention Branch Network already'),
+    ],
+)
 def test_arguments_without_meaning(arguments, message):
     with pytest.raises(ValueError, match=message) as error:
         AttentionBranchNet(**{'backbone': 'resnet20_cifar', **arguments})
@@ -222,14 +230,17 @@ def test_explain_refuses():
         model.explain(tiny_images())
 
 
-@pytest.mark.parametrize('backbone, arguments, size, map_size', [
-    ('resnet20_cifar', {}, (33, 47), (17, 24)),
-    ('test_resnet', {}, (64, 96), (4, 6)),
-    ('test_resnet', {}, (65, 97), (5, 7)),
-    ('test_convnext', {}, (65, 97), (4, 6)),
-    ('test_vit', dict(dynamic_img_size=True), (64, 96), (4, 6)),
-    ('swin_tiny_patch4_window7_224', dict(strict_img_size=False), (64, 96), (4, 6)),
-])
+@pytest.mark.parametrize(
+    'backbone, arguments, size, map_size',
+    [
+        ('resnet20_cifar', {}, (33, 47), (17, 24)),
+        ('test_resnet', {}, (64, 96), (4, 6)),
+        ('test_resnet', {}, (65, 97), (5, 7)),
+        ('test_convnext', {}, (65, 97), (4, 6)),
+        ('test_vit', dict(dynamic_img_size=True), (64, 96), (4, 6)),
+        ('swin_tiny_patch4_window7_224', dict(strict_img_size=False), (64, 96), (4, 6)),
+    ],
+)
 def test_any_input_size(backbone, arguments, size, map_size):
     model = tiny_abn(backbone, **arguments)
     explanation = model.explain(tiny_images(size=size))
@@ -243,7 +254,7 @@ def test_perception_classifier_is_registered_last(backbone):
     model = tiny_abn(backbone)
     classifier = list(model.get_classifier().parameters())
     assert classifier[0].shape[0] == NUM_CLASSES
-    assert all(a is b for a, b in zip(list(model.parameters())[-len(classifier):], classifier, strict=True))
+    assert all(a is b for a, b in zip(list(model.parameters())[-len(classifier) :], classifier, strict=True))
 
 
 @all_backbones
@@ -274,8 +285,7 @@ def test_reset_classifier_rebuilds_both_heads_and_nothing_else():
     before = copy.deepcopy(model.state_dict())
     model.reset_classifier(7)
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(before[name], tensor)}
-    assert changed == {
-        name for name in before if name.startswith(('perception_branch.fc.', *K_DEPENDENT))}
+    assert changed == {name for name in before if name.startswith(('perception_branch.fc.', *K_DEPENDENT))}
     assert model.num_classes == 7
     assert [logits.shape[1] for logits in model.train()(tiny_images())] == [7, 7]
     with pytest.raises(ValueError, match='num_classes must be 0'):
@@ -330,7 +340,8 @@ def test_intermediates_are_what_the_stages_return(backbone):
     outputs = {}
     for info in model.feature_info:
         model.get_submodule(info['module']).register_forward_hook(
-            lambda module, args, output, name=info['module']: outputs.setdefault(name, output))
+            lambda module, args, output, name=info['module']: outputs.setdefault(name, output)
+        )
     with torch.no_grad():
         final, intermediates = model.forward_intermediates(images)
         torch.testing.assert_close(final, model.forward_features(images))
@@ -351,8 +362,8 @@ def test_stop_early_runs_nothing_that_was_not_asked_for(backbone):
     with torch.no_grad():
         expected = model.forward_intermediates(images, intermediates_only=True)
         for index in range(len(expected)):
-            later = [Calls(model.get_submodule(info['module'])) for info in model.feature_info[index + 1:]]
-            actual, = model.forward_intermediates(images, indices=[index], stop_early=True, intermediates_only=True)
+            later = [Calls(model.get_submodule(info['module'])) for info in model.feature_info[index + 1 :]]
+            (actual,) = model.forward_intermediates(images, indices=[index], stop_early=True, intermediates_only=True)
             assert torch.equal(actual, expected[index])
             assert not any(calls.count for calls in later)
 
@@ -377,7 +388,8 @@ def test_features_only_returns_the_stages_of_the_backbone(backbone, feature_cls)
     with torch.no_grad():
         features = actual(images)
         intermediates = reference.forward_intermediates(
-            images, indices=list(actual.feature_info.out_indices), intermediates_only=True)
+            images, indices=list(actual.feature_info.out_indices), intermediates_only=True
+        )
     for x, y in zip(features, intermediates, strict=True):
         if feature_cls is not None:  # these two return what the modules return
             x = reference.layout.to_maps(x, images)
@@ -418,6 +430,10 @@ def test_device_and_dtype_reach_every_tensor():
 def test_config_says_what_was_built():
     model = tiny_abn('test_convnext', split='stages.1', mechanism='product', attention_map='sum_log')
     assert model.config == dict(
-        backbone='ConvNeXt', split='stages.1', attention_stage=model.attention_branch.stage.source,
-        attention_map='sum_log', mechanism='product')
+        backbone='ConvNeXt',
+        split='stages.1',
+        attention_stage=model.attention_branch.stage.source,
+        attention_map='sum_log',
+        mechanism='product',
+    )
     assert "split='stages.1'" in repr(model)

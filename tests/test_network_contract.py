@@ -1,4 +1,5 @@
 """The network under PyTorch's and timm's tools: compilers, tracers, copies, parallel and mixed-precision training."""
+
 import copy
 import pickle
 
@@ -99,6 +100,7 @@ def test_channels_last_is_kept_by_every_convolution():
     def note(name):
         def hook(module, args, output):
             strides[name] = args[0].is_contiguous(memory_format=torch.channels_last)
+
         return hook
 
     for name, module in model.named_modules():
@@ -180,17 +182,21 @@ def test_trains_on_two_processes(tmp_path):
     with context.Manager() as manager:
         results = manager.dict()
         torch.multiprocessing.spawn(
-            _train_on_one_rank, args=(2, f'file://{tmp_path}/rendezvous', results), nprocs=2, start_method='spawn')
+            _train_on_one_rank, args=(2, f'file://{tmp_path}/rendezvous', results), nprocs=2, start_method='spawn'
+        )
         assert dict(results) == {0: True, 1: True}
 
 
-@pytest.mark.parametrize('backbone, arguments, num_classes', [
-    ('test_resnet', dict(in_chans=1), None),
-    ('test_convnext', dict(split='stages.1', mechanism='product'), None),
-    ('test_convnext', dict(split=1, attention_map='sum_log'), 3),
-    ('test_vit', dict(split='blocks.2'), 0),
-    ('resnet20_cifar', dict(num_classes=0), None),
-])
+@pytest.mark.parametrize(
+    'backbone, arguments, num_classes',
+    [
+        ('test_resnet', dict(in_chans=1), None),
+        ('test_convnext', dict(split='stages.1', mechanism='product'), None),
+        ('test_convnext', dict(split=1, attention_map='sum_log'), 3),
+        ('test_vit', dict(split='blocks.2'), 0),
+        ('resnet20_cifar', dict(num_classes=0), None),
+    ],
+)
 def test_saved_model_is_reloaded_bit_by_bit(tmp_path, backbone, arguments, num_classes):
     model = tiny_abn(backbone, **arguments)
     if num_classes is not None:
@@ -212,5 +218,8 @@ def test_saved_model_takes_other_classes(tmp_path):
     assert reloaded(images).shape == (2, 7)
     kept = [name for name, tensor in model.state_dict().items() if tensor.shape == reloaded.state_dict()[name].shape]
     assert len(kept) > 0.8 * len(model.state_dict())
-    assert all(torch.equal(model.state_dict()[n], reloaded.state_dict()[n]) for n in kept if not n.startswith(
-        ('attention_branch.map_', 'attention_branch.class_')))
+    assert all(
+        torch.equal(model.state_dict()[n], reloaded.state_dict()[n])
+        for n in kept
+        if not n.startswith(('attention_branch.map_', 'attention_branch.class_'))
+    )

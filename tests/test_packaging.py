@@ -1,4 +1,5 @@
 """The wheel must hold everything: installed beside the dependencies, away from the checkout, the command works."""
+
 import json
 import os
 import subprocess
@@ -29,11 +30,13 @@ def environment(distributions, tmp_path_factory):
     folder = tmp_path_factory.mktemp('environment')
     venv.create(folder, with_pip=True)
     python = folder / ('Scripts' if os.name == 'nt' else 'bin') / 'python'
-    subprocess.run(
-        [python, '-m', 'pip', 'install', '--quiet', '--no-deps', '--no-index', distributions[0]], check=True)
+    subprocess.run([python, '-m', 'pip', 'install', '--quiet', '--no-deps', '--no-index', distributions[0]], check=True)
     purelib = subprocess.run(
-        [python, '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))'], check=True, capture_output=True,
-        text=True).stdout.strip()
+        [python, '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))'],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
     Path(purelib, 'dependencies.pth').write_text(sysconfig.get_path('purelib'))
     return python.parent
 
@@ -41,7 +44,8 @@ def environment(distributions, tmp_path_factory):
 def run(environment, program, *arguments, cwd):
     clean = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
     return subprocess.run(
-        [environment / program, *arguments], cwd=cwd, env=clean, capture_output=True, text=True, check=True).stdout
+        [environment / program, *arguments], cwd=cwd, env=clean, capture_output=True, text=True, check=True
+    ).stdout
 
 
 def test_wheel_holds_weights_samples_and_types(distributions):
@@ -51,7 +55,7 @@ def test_wheel_holds_weights_samples_and_types(distributions):
     assert sum(name.startswith('timm_abn/samples/') and name.endswith('.png') for name in names) >= 10
     assert any(name.endswith('licenses/LICENSE') for name in names)
     assert all(name.startswith(('timm_abn/', 'timm_abn-')) for name in names)
-    assert distributions[0].stat().st_size < 3 * 2 ** 20
+    assert distributions[0].stat().st_size < 3 * 2**20
 
 
 def test_sdist_holds_the_tests_and_nothing_that_was_made(distributions):
@@ -66,8 +70,16 @@ def test_installed_command_explains_an_image(environment, tmp_path):
     assert environment.parent in module.parents
     sample = next(module.parent.glob('samples/**/*.png'))
     output = run(
-        environment, 'timm-abn', 'explain', str(sample), '--model', 'abn_resnet20_cifar.fashion_mnist', '--out',
-        str(tmp_path / 'out'), cwd=tmp_path)
+        environment,
+        'timm-abn',
+        'explain',
+        str(sample),
+        '--model',
+        'abn_resnet20_cifar.fashion_mnist',
+        '--out',
+        str(tmp_path / 'out'),
+        cwd=tmp_path,
+    )
     assert sample.stem in output
     assert list((tmp_path / 'out').rglob('*.png'))
 

@@ -1,4 +1,5 @@
 """Both halves of a cut must compute exactly what the backbone computes, in every family of timm."""
+
 import copy
 import pickle
 
@@ -70,15 +71,18 @@ def test_every_family_is_accounted_for(record_property):
     assert len(SPLITS) >= 72
 
 
-@pytest.mark.parametrize('split, path', [
-    (0, 'act1'),
-    (3, 'layer3'),
-    (-2, 'layer3'),
-    ('2', 'layer2'),
-    ('layer1', 'layer1'),
-    ('layer2.0', 'layer2.0'),
-    (None, 'layer3'),
-])
+@pytest.mark.parametrize(
+    'split, path',
+    [
+        (0, 'act1'),
+        (3, 'layer3'),
+        (-2, 'layer3'),
+        ('2', 'layer2'),
+        ('layer1', 'layer1'),
+        ('layer2.0', 'layer2.0'),
+        (None, 'layer3'),
+    ],
+)
 def test_split_by_index_and_path(split, path):
     model = make_backbone('test_resnet')
     assert cut_backbone(model, split).path == path
@@ -89,17 +93,20 @@ def test_default_split_of_isotropic_backbones_is_after_three_quarters():
     assert cut_backbone(make_backbone('test_vit')).path == 'blocks.3'  # of six blocks: round(4.5) - 1
 
 
-@pytest.mark.parametrize('split, message', [
-    (7, r'ResNet has no stage 7; valid splits: 0 \(act1\), .*4 \(layer4\), or any module path'),
-    (-6, 'no stage -6'),
-    ('layer9', "no module 'layer9'; valid splits"),
-    ('', "no module ''"),
-    (True, 'stage index or a module path, got True'),
-    (1.5, 'stage index or a module path, got 1.5'),
-    ('layer3.0.conv1', "split exactly at 'layer3.0.conv1': more than one tensor crosses the cut"),
-    ('layer3.0.downsample', "split exactly at 'layer3.0.downsample': more than one tensor crosses the cut"),
-    ('layer3.0.act3', "split exactly at 'layer3.0.act3': it does work between its modules"),
-])
+@pytest.mark.parametrize(
+    'split, message',
+    [
+        (7, r'ResNet has no stage 7; valid splits: 0 \(act1\), .*4 \(layer4\), or any module path'),
+        (-6, 'no stage -6'),
+        ('layer9', "no module 'layer9'; valid splits"),
+        ('', "no module ''"),
+        (True, 'stage index or a module path, got True'),
+        (1.5, 'stage index or a module path, got 1.5'),
+        ('layer3.0.conv1', "split exactly at 'layer3.0.conv1': more than one tensor crosses the cut"),
+        ('layer3.0.downsample', "split exactly at 'layer3.0.downsample': more than one tensor crosses the cut"),
+        ('layer3.0.act3', "split exactly at 'layer3.0.act3': it does work between its modules"),
+    ],
+)
 def test_wrong_splits_are_refused_in_one_line(split, message):
     with pytest.raises(SplitError, match=message) as error:
         split_backbone(make_backbone('test_resnet'), split)
@@ -203,8 +210,10 @@ def test_training_mode_gives_the_same_gradients():
     feature_extractor, perception_branch = split_backbone(cut)
     whole(images).square().sum().backward()
     perception_branch(feature_extractor(images)).square().sum().backward()
-    gradients = {**{n: p.grad for n, p in feature_extractor.named_parameters()},
-                 **{n: p.grad for n, p in perception_branch.named_parameters()}}
+    gradients = {
+        **{n: p.grad for n, p in feature_extractor.named_parameters()},
+        **{n: p.grad for n, p in perception_branch.named_parameters()},
+    }
     for name, parameter in whole.named_parameters():
         assert torch.equal(gradients[name], parameter.grad), name
 
@@ -217,25 +226,31 @@ def test_backbone_on_the_meta_device():
     assert output.shape == (2, 1000)
 
 
-@pytest.mark.parametrize('name, expected', [
-    ('resnet18', ['layer4']),
-    ('densenet121', ['features.transition3', 'features.denseblock4', 'features.norm5']),
-    ('efficientnet_b0', ['blocks.5', 'blocks.6']),
-    ('resnet20_cifar', ['layer3']),
-])
+@pytest.mark.parametrize(
+    'name, expected',
+    [
+        ('resnet18', ['layer4']),
+        ('densenet121', ['features.transition3', 'features.denseblock4', 'features.norm5']),
+        ('efficientnet_b0', ['blocks.5', 'blocks.6']),
+        ('resnet20_cifar', ['layer3']),
+    ],
+)
 def test_next_stage_is_the_chain_of_modules_after_the_cut(name, expected):
     with torch.device('meta'):
         model = timm.create_model(name, device='meta')
     assert cut_backbone(model).next_stage == expected
 
 
-@pytest.mark.parametrize('name, split, expected', [
-    ('test_convnext', 'stages.2', True),
-    ('test_convnext', 'stages.2.blocks.0', False),
-    ('test_resnet', None, False),
-    ('test_vit', None, False),
-    ('swin_tiny_patch4_window7_224', None, False),  # its norm sees four places at once
-])
+@pytest.mark.parametrize(
+    'name, split, expected',
+    [
+        ('test_convnext', 'stages.2', True),
+        ('test_convnext', 'stages.2.blocks.0', False),
+        ('test_resnet', None, False),
+        ('test_vit', None, False),
+        ('swin_tiny_patch4_window7_224', None, False),  # its norm sees four places at once
+    ],
+)
 def test_norm_that_would_undo_the_attention_map_is_noticed(name, split, expected):
     model = make_backbone(name)
     parts = cut_backbone(model, split)

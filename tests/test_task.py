@@ -1,4 +1,5 @@
 """The training loss, against steps written by hand."""
+
 import copy
 import logging
 
@@ -66,31 +67,42 @@ def test_step_equals_a_step_by_hand(abn, weight):
     task = timm.task.ClassificationTask(abn, nn.CrossEntropyLoss())
 
     def by_hand(logits, attention_logits):
-        return -(logits.log_softmax(1)[range(BATCH), target].mean()
-                 + weight * attention_logits.log_softmax(1)[range(BATCH), target].mean())
+        return -(
+            logits.log_softmax(1)[range(BATCH), target].mean()
+            + weight * attention_logits.log_softmax(1)[range(BATCH), target].mean()
+        )
 
     assert_same_step(abn, lambda: task(images, target)['loss'], by_hand)
 
 
-@pytest.mark.parametrize('criterion_kwargs', [
-    dict(smoothing=0.1), dict(loss_type='bce', smoothing=0.1), dict(soft_targets=True),
-    dict(loss_type='jsd', jsd_splits=2),
-])
+@pytest.mark.parametrize(
+    'criterion_kwargs',
+    [
+        dict(smoothing=0.1),
+        dict(loss_type='bce', smoothing=0.1),
+        dict(soft_targets=True),
+        dict(loss_type='jsd', jsd_splits=2),
+    ],
+)
 def test_every_criterion_of_timm_applies_to_both_branches(abn, criterion_kwargs):
     images, target = batch(soft=criterion_kwargs.get('soft_targets', False))
     task = timm.task.ClassificationTask(abn, criterion_kwargs=criterion_kwargs)
     criterion = timm.task.create_classification_loss(**criterion_kwargs)
     assert_same_step(
-        abn, lambda: task(images, target)['loss'],
-        lambda first, second: criterion(first, target) + criterion(second, target))
+        abn,
+        lambda: task(images, target)['loss'],
+        lambda first, second: criterion(first, target) + criterion(second, target),
+    )
 
 
 def test_two_lines_for_a_loop_of_ones_own(abn):
     images, target = batch()
     criterion = AttentionBranchLoss(nn.CrossEntropyLoss())
     assert_same_step(
-        abn, lambda: criterion(abn(images), target),
-        lambda first, second: F.cross_entropy(first, target) + F.cross_entropy(second, target))
+        abn,
+        lambda: criterion(abn(images), target),
+        lambda first, second: F.cross_entropy(first, target) + F.cross_entropy(second, target),
+    )
 
 
 def test_loss_of_logits_alone_is_the_perception_loss(abn):
@@ -138,22 +150,35 @@ def test_other_models_train_as_in_timm_and_that_is_said_once(plain, caplog):
 def test_multi_label_task_trains_both_branches(abn):
     images, target = batch(soft=True)
     task = timm.task.MultiLabelClassificationTask(abn, nn.BCEWithLogitsLoss())
-    assert_same_step(abn, lambda: task(images, target)['loss'], lambda first, second: (
-        F.binary_cross_entropy_with_logits(first, target) + F.binary_cross_entropy_with_logits(second, target)))
+    assert_same_step(
+        abn,
+        lambda: task(images, target)['loss'],
+        lambda first, second: (
+            F.binary_cross_entropy_with_logits(first, target) + F.binary_cross_entropy_with_logits(second, target)
+        ),
+    )
 
 
 def test_logit_distillation_teaches_the_perception_branch(abn, plain):
     images, target = batch()
     task = timm.task.LogitDistillationTask(
-        abn, plain, nn.CrossEntropyLoss(), task_loss_weight=0.7, distill_loss_weight=0.4, temperature=3.0,
-        dtype=torch.float64)
+        abn,
+        plain,
+        nn.CrossEntropyLoss(),
+        task_loss_weight=0.7,
+        distill_loss_weight=0.4,
+        temperature=3.0,
+        dtype=torch.float64,
+    )
 
     def by_hand(logits, attention_logits):
         with torch.no_grad():
             images_of_teacher = images  # both normalise alike
             teacher = plain(images_of_teacher)
-        distillation = F.kl_div(
-            (logits / 3).log_softmax(1), (teacher / 3).log_softmax(1), reduction='batchmean', log_target=True) * 9
+        distillation = (
+            F.kl_div((logits / 3).log_softmax(1), (teacher / 3).log_softmax(1), reduction='batchmean', log_target=True)
+            * 9
+        )
         both = F.cross_entropy(logits, target) + F.cross_entropy(attention_logits, target)
         return 0.7 * both + 0.4 * distillation
 

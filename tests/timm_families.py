@@ -1,4 +1,5 @@
 """The smallest model of every family (module) of timm, and what is known about cutting it."""
+
 # family -> smallest model, and the split to test where the default one lies inside a block
 SPLITS = {
     'byoanet': ('halonet_h1', None),

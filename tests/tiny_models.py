@@ -1,4 +1,5 @@
 """Seeded networks that are quick to build and run: one for each layout of features, and one of the paper."""
+
 import timm
 import torch
 
@@ -11,7 +12,8 @@ TINY_BACKBONES = {
     'test_convnext': {},
     'test_vit': dict(img_size=64),
     'swin_tiny_patch4_window7_224': dict(
-        img_size=64, window_size=2, embed_dim=16, depths=(1, 1, 2, 1), num_heads=(1, 1, 1, 1), drop_path_rate=0.),
+        img_size=64, window_size=2, embed_dim=16, depths=(1, 1, 2, 1), num_heads=(1, 1, 1, 1), drop_path_rate=0.0
+    ),
 }
 # by default ConvNeXt is cut before a layer norm, which undoes the attention map
 TINY_SPLITS = {'test_convnext': 'stages.2.blocks.0'}

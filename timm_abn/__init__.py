@@ -1,4 +1,5 @@
 """Attention Branch Networks for timm. Importing this package registers its models with timm."""
+
 from . import abn_models, cam_models, cifar_backbones
 from .attention_branch import AttentionBranch, Mechanism
 from .checkpoints import CheckpointError, convert_official_checkpoint
@@ -9,6 +10,15 @@ from .split import SplitError, split_backbone
 __version__ = '0.1.0'
 
 __all__ = [
-    'AttentionBranch', 'AttentionBranchNet', 'CheckpointError', 'Explanation', 'Mechanism', 'SplitError', 'abn_models',
-    'cam_models', 'cifar_backbones', 'convert_official_checkpoint', 'split_backbone',
+    'AttentionBranch',
+    'AttentionBranchNet',
+    'CheckpointError',
+    'Explanation',
+    'Mechanism',
+    'SplitError',
+    'abn_models',
+    'cam_models',
+    'cifar_backbones',
+    'convert_official_checkpoint',
+    'split_backbone',
 ]

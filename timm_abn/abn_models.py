@@ -1,4 +1,5 @@
 """The models: ``abn`` over any backbone, and Attention Branch Networks by name."""
+
 import dataclasses
 from functools import partial
 from pathlib import Path
@@ -40,7 +41,8 @@ def checkpoint_filter_fn(state_dict: Dict[str, torch.Tensor], model: AttentionBr
 
 def _create_abn(variant: str, pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     cfg = resolve_pretrained_cfg(
-        variant, kwargs.pop('pretrained_cfg', None), kwargs.pop('pretrained_cfg_overlay', None))
+        variant, kwargs.pop('pretrained_cfg', None), kwargs.pop('pretrained_cfg_overlay', None)
+    )
     if pretrained:
         kwargs.pop('pretrained_backbone', None)  # the weights of the whole network replace them anyway
     feature_cfg: Dict[str, Any] = dict(feature_cls='getter')
@@ -86,31 +88,84 @@ def _backbone_cfg(backbone: str, **kwargs: Any) -> Dict[str, Any]:
 
 
 _INPUT_FIELDS = (
-    'num_classes', 'input_size', 'test_input_size', 'min_input_size', 'fixed_input_size', 'interpolation', 'crop_pct',
-    'test_crop_pct', 'crop_mode', 'mean', 'std', 'pool_size', 'test_pool_size',
+    'num_classes',
+    'input_size',
+    'test_input_size',
+    'min_input_size',
+    'fixed_input_size',
+    'interpolation',
+    'crop_pct',
+    'test_crop_pct',
+    'crop_mode',
+    'mean',
+    'std',
+    'pool_size',
+    'test_pool_size',
 )
 
 # a reduction of exactly 16, as in the papers of SENet and ABN; timm rounds the 4 channels of the first stage up to 8
 _SQUEEZE_EXCITATION = partial(SEModule, rd_divisor=1)
 
 FASHION_MNIST_CLASSES = (
-    't-shirt/top', 'trouser', 'pullover', 'dress', 'coat', 'sandal', 'shirt', 'sneaker', 'bag', 'ankle boot')
+    't-shirt/top',
+    'trouser',
+    'pullover',
+    'dress',
+    'coat',
+    'sandal',
+    'shirt',
+    'sneaker',
+    'bag',
+    'ankle boot',
+)
 
-default_cfgs = generate_default_cfgs({
-    **{f'abn_{backbone}': _backbone_cfg(backbone) for backbone in (
-        'resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnext50_32x4d',
-        'seresnet18', 'seresnet34', 'seresnet50', 'seresnet101', 'seresnet152',
-        'vgg16', 'vgg16_bn', 'densenet121', 'efficientnet_b0', 'convnext_tiny',
-        'swin_tiny_patch4_window7_224', 'vit_small_patch16_224',
-        'resnet32_cifar', 'resnet44_cifar', 'resnet56_cifar', 'resnet110_cifar',
-        'wrn28_4_cifar', 'wrn28_10_cifar', 'densenet100_12_cifar', 'resnext29_8x64d_cifar',
-    )},
-    'abn_resnet20_cifar.fashion_mnist': dict(
-        _backbone_cfg('resnet20_cifar'), file=str(WEIGHTS / 'abn_resnet20_cifar.fashion_mnist.safetensors'),
-        num_classes=10, input_size=(1, 28, 28), pool_size=(7, 7), mean=(0.2860,), std=(0.3530,),
-        label_names=FASHION_MNIST_CLASSES, license='mit'),
-    'abn_resnet20_cifar.untrained*': _backbone_cfg('resnet20_cifar'),
-})
+default_cfgs = generate_default_cfgs(
+    {
+        **{
+            f'abn_{backbone}': _backbone_cfg(backbone)
+            for backbone in (
+                'resnet18',
+                'resnet34',
+                'resnet50',
+                'resnet101',
+                'resnet152',
+                'resnext50_32x4d',
+                'seresnet18',
+                'seresnet34',
+                'seresnet50',
+                'seresnet101',
+                'seresnet152',
+                'vgg16',
+                'vgg16_bn',
+                'densenet121',
+                'efficientnet_b0',
+                'convnext_tiny',
+                'swin_tiny_patch4_window7_224',
+                'vit_small_patch16_224',
+                'resnet32_cifar',
+                'resnet44_cifar',
+                'resnet56_cifar',
+                'resnet110_cifar',
+                'wrn28_4_cifar',
+                'wrn28_10_cifar',
+                'densenet100_12_cifar',
+                'resnext29_8x64d_cifar',
+            )
+        },
+        'abn_resnet20_cifar.fashion_mnist': dict(
+            _backbone_cfg('resnet20_cifar'),
+            file=str(WEIGHTS / 'abn_resnet20_cifar.fashion_mnist.safetensors'),
+            num_classes=10,
+            input_size=(1, 28, 28),
+            pool_size=(7, 7),
+            mean=(0.2860,),
+            std=(0.3530,),
+            label_names=FASHION_MNIST_CLASSES,
+            license='mit',
+        ),
+        'abn_resnet20_cifar.untrained*': _backbone_cfg('resnet20_cifar'),
+    }
+)
 
 
 @register_model

@@ -1,4 +1,5 @@
 """The attention branch and the attention mechanism (paper, sections 3.1 and 3.2)."""
+
 from typing import Optional, Tuple
 
 import torch
@@ -16,6 +17,7 @@ MECHANISMS = ('residual', 'product')
 
 class FeatureLayout(nn.Module):
     """Translates between a backbone's layout of features and maps of shape (B, C, h, w)."""
+
     layout: Final[str]
     num_prefix_tokens: Final[int]
     reduction: Final[int]
@@ -35,7 +37,7 @@ class FeatureLayout(nn.Module):
     def to_maps(self, features: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         """Return features as (B, C, h, w), without prefix tokens; ``images`` tells the grid of tokens."""
         if self.layout == 'NLC':
-            tokens = features[:, self.num_prefix_tokens:].transpose(1, 2)
+            tokens = features[:, self.num_prefix_tokens :].transpose(1, 2)
             height, width = images.shape[2] // self.reduction, images.shape[3] // self.reduction
             return tokens.reshape(tokens.shape[0], tokens.shape[1], height, width)
         if self.layout == 'NHWC':
@@ -62,6 +64,7 @@ class Mechanism(nn.Module):
     ``residual`` (paper, Eq. 2, the default): ``features * (1 + attention_map)``. ``product`` (Eq. 1):
     ``features * attention_map``. Only the small factor is computed twice; the features are read and written once.
     """
+
     residual: Final[bool]
 
     def __init__(self, mechanism: str = 'residual', layout: Optional[FeatureLayout] = None) -> None:
@@ -102,16 +105,17 @@ class AttentionBranch(nn.Module):
     last; the published numbers were made with 3x3.) ``attention_map='sum_log'`` is the authors' variant for SENet: the
     map is the sum over classes of ``log(1 + class features)``, without a sigmoid.
     """
+
     attention_map_type: Final[str]
 
     def __init__(
-            self,
-            stage: AttentionStage,
-            num_classes: int = 1000,
-            attention_map: str = 'sigmoid',
-            norm: bool = True,
-            device: Optional[torch.device] = None,
-            dtype: Optional[torch.dtype] = None,
+        self,
+        stage: AttentionStage,
+        num_classes: int = 1000,
+        attention_map: str = 'sigmoid',
+        norm: bool = True,
+        device: Optional[torch.device] = None,
+        dtype: Optional[torch.dtype] = None,
     ) -> None:
         """
         Args:

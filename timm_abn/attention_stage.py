@@ -5,6 +5,7 @@ the resolution of the features. In VGG, where only fully connected layers follow
 place, as in CAM. Where nothing can be copied (patch merging, token models), two residual blocks of the same width are
 built. Which of them it was is written on the stage: ``stage.source``.
 """
+
 import copy
 from collections import OrderedDict
 from typing import Dict, List, Optional
@@ -39,13 +40,13 @@ class AttentionStage(nn.Sequential):
 
 
 def build_attention_stage(
-        backbone: nn.Module,
-        next_stage: List[str],
-        in_channels: int,
-        num_features: int,
-        keep_weights: bool,
-        device: Optional[torch.device] = None,
-        dtype: Optional[torch.dtype] = None,
+    backbone: nn.Module,
+    next_stage: List[str],
+    in_channels: int,
+    num_features: int,
+    keep_weights: bool,
+    device: Optional[torch.device] = None,
+    dtype: Optional[torch.dtype] = None,
 ) -> AttentionStage:
     """Build the stage of an attention branch.
 
@@ -68,7 +69,8 @@ def build_attention_stage(
         # one sequence stays flat, so that its blocks keep their names
         children = copied[0] if len(copied) == 1 and type(copied[0]) is nn.Sequential else copied
         stage = AttentionStage(
-            OrderedDict(children.named_children()), f'copy of {", ".join(next_stage)} at stride 1', channels)
+            OrderedDict(children.named_children()), f'copy of {", ".join(next_stage)} at stride 1', channels
+        )
         if not keep_weights:
             init_convolutions(stage, reset_others=True)
         return stage
@@ -137,11 +139,11 @@ def _probe_channels(stage: nn.Module, in_channels: int) -> Optional[int]:
 
 
 def _convolution(
-        in_channels: int,
-        channels: int,
-        norm: bool,
-        device: Optional[torch.device],
-        dtype: Optional[torch.dtype],
+    in_channels: int,
+    channels: int,
+    norm: bool,
+    device: Optional[torch.device],
+    dtype: Optional[torch.dtype],
 ) -> 'OrderedDict[str, nn.Module]':
     dd: dict = {'device': device, 'dtype': dtype}
     layers: OrderedDict[str, nn.Module] = OrderedDict(conv=nn.Conv2d(in_channels, channels, 3, padding=1, **dd))
@@ -152,18 +154,20 @@ def _convolution(
 
 
 def _residual_blocks(
-        in_channels: int,
-        num_features: int,
-        device: Optional[torch.device],
-        dtype: Optional[torch.dtype],
+    in_channels: int,
+    num_features: int,
+    device: Optional[torch.device],
+    dtype: Optional[torch.dtype],
 ) -> 'OrderedDict[str, nn.Module]':
     planes = max(num_features // Bottleneck.expansion, 1)
     dd: dict = {'device': device, 'dtype': dtype}
     shortcut = downsample_conv(in_channels, planes * Bottleneck.expansion, kernel_size=1, **dd)
-    return OrderedDict([
-        ('0', Bottleneck(in_channels, planes, downsample=shortcut, **dd)),
-        ('1', Bottleneck(planes * Bottleneck.expansion, planes, **dd)),
-    ])
+    return OrderedDict(
+        [
+            ('0', Bottleneck(in_channels, planes, downsample=shortcut, **dd)),
+            ('1', Bottleneck(planes * Bottleneck.expansion, planes, **dd)),
+        ]
+    )
 
 
 def residual_width(width: int) -> int:

@@ -4,6 +4,7 @@ timm's scripts validate a model by the logits that it returns, which are those o
 shows them the other branch too: in their summary, log and results there are ``attention_top1`` and ``attention_top5``
 next to ``top1`` and ``top5``.
 """
+
 import logging
 from typing import Any, Callable, Dict, List, Optional
 
@@ -125,7 +126,7 @@ class _Validation:
         for name, accuracy in accuracies.items():
             if torch.distributed.is_available() and torch.distributed.is_initialized():
                 accuracy = reduce_tensor(accuracy, torch.distributed.get_world_size())
-            self.sums[name] = self.sums.get(name, 0.) + accuracy.item() * batch_size
+            self.sums[name] = self.sums.get(name, 0.0) + accuracy.item() * batch_size
         self.num_samples += batch_size
 
     def metrics(self) -> Dict[str, float]:
@@ -157,7 +158,8 @@ def _update_summary(timm_update_summary: Callable) -> Callable:
         if eval_metrics and _validation.num_samples:
             eval_metrics.update(_validation.metrics())
             accuracies = ', '.join(
-                f'{name} {value:.2f}' for name, value in eval_metrics.items() if name.endswith(('top1', 'top5')))
+                f'{name} {value:.2f}' for name, value in eval_metrics.items() if name.endswith(('top1', 'top5'))
+            )
             _logger.info(f'Validation of epoch {epoch}, both branches: {accuracies}')
             _validation.begin()
         timm_update_summary(epoch, train_metrics, eval_metrics, *args, **kwargs)

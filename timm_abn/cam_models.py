@@ -4,6 +4,7 @@ Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016
 and the classifier is one linear layer on the spatial means of its features. That layer, applied at each place instead
 of to the means, is a 1x1 convolution whose outputs are the class maps; their spatial means are the logits.
 """
+
 from typing import Any, Dict, List, Union
 
 import torch
@@ -24,6 +25,7 @@ __all__ = ['CamCifarResNet', 'CamResNet', 'CamVGG', 'ClassActivationMapping']
 
 class ClassActivationMapping:
     """Adds ``explain`` to a timm model whose classifier is a linear layer after average pooling."""
+
     training: bool
 
     @torch.jit.ignore
@@ -51,7 +53,8 @@ class ClassActivationMapping:
         if not isinstance(classifier, nn.Linear) or pooling != 'avg':
             raise ValueError(
                 f"explain() needs a linear classifier on global_pool='avg', got num_classes={model.num_classes} and "
-                f'global_pool={pooling!r}.')
+                f'global_pool={pooling!r}.'
+            )
         features = model.forward_features(images)
         class_maps = F.conv2d(features, classifier.weight[:, :, None, None], classifier.bias)
         logits = model.forward_head(features)
@@ -95,7 +98,7 @@ class CamCifarResNet(ClassActivationMapping, CifarResNet):
 class CamVGG(ClassActivationMapping, VGG):
     """VGG whose last pooling and fully connected layers gave way to a 3x3 convolution (Zhou et al., section 3)."""
 
-    def __init__(self, cfg: List[Union[int, str]], drop_rate: float = 0., **kwargs: Any) -> None:
+    def __init__(self, cfg: List[Union[int, str]], drop_rate: float = 0.0, **kwargs: Any) -> None:
         """
         Args:
             cfg: Layers of timm's ``VGG``, ending with a pooling.
@@ -117,24 +120,36 @@ class CamVGG(ClassActivationMapping, VGG):
 
 
 _PAPER = {
-    'paper_name': 'Learning Deep Features for Discriminative Localization', 'paper_ids': 'arXiv:1512.04150',
+    'paper_name': 'Learning Deep Features for Discriminative Localization',
+    'paper_ids': 'arXiv:1512.04150',
 }
 
 
 def _cfg(**kwargs: Any) -> Dict[str, Any]:
     return {
-        'num_classes': 1000, 'input_size': (3, 224, 224), 'pool_size': (14, 14), 'crop_pct': 0.875,
-        'interpolation': 'bilinear', 'mean': IMAGENET_DEFAULT_MEAN, 'std': IMAGENET_DEFAULT_STD,
-        'first_conv': 'conv1', 'classifier': 'fc', 'license': 'apache-2.0', **_PAPER, **kwargs,
+        'num_classes': 1000,
+        'input_size': (3, 224, 224),
+        'pool_size': (14, 14),
+        'crop_pct': 0.875,
+        'interpolation': 'bilinear',
+        'mean': IMAGENET_DEFAULT_MEAN,
+        'std': IMAGENET_DEFAULT_STD,
+        'first_conv': 'conv1',
+        'classifier': 'fc',
+        'license': 'apache-2.0',
+        **_PAPER,
+        **kwargs,
     }
 
 
-default_cfgs = generate_default_cfgs({
-    'cam_vgg16_bn': _cfg(first_conv='features.0', classifier='head.fc'),
-    'cam_resnet50': _cfg(),
-    'cam_resnet152': _cfg(),
-    'cam_resnet110_cifar': cifar_cfg(pool_size=(16, 16), **_PAPER),
-})
+default_cfgs = generate_default_cfgs(
+    {
+        'cam_vgg16_bn': _cfg(first_conv='features.0', classifier='head.fc'),
+        'cam_resnet50': _cfg(),
+        'cam_resnet152': _cfg(),
+        'cam_resnet110_cifar': cifar_cfg(pool_size=(16, 16), **_PAPER),
+    }
+)
 
 
 def _create_cam_resnet(variant: str, pretrained: bool, **kwargs: Any) -> CamResNet:
@@ -145,9 +160,13 @@ def _create_cam_resnet(variant: str, pretrained: bool, **kwargs: Any) -> CamResN
 def cam_vgg16_bn(pretrained: bool = False, **kwargs: Any) -> CamVGG:
     """CAM over VGG-16 with batch norm."""
     return build_model_with_cfg(
-        CamVGG, 'cam_vgg16_bn', pretrained, model_cfg=vgg_cfgs['vgg16'],
+        CamVGG,
+        'cam_vgg16_bn',
+        pretrained,
+        model_cfg=vgg_cfgs['vgg16'],
         feature_cfg=dict(flatten_sequential=True, out_indices=(0, 1, 2, 3, 4)),
-        **dict(dict(norm_layer=nn.BatchNorm2d), **kwargs))
+        **dict(dict(norm_layer=nn.BatchNorm2d), **kwargs),
+    )
 
 
 @register_model
@@ -169,5 +188,9 @@ def cam_resnet110_cifar(pretrained: bool = False, **kwargs: Any) -> CamCifarResN
     """CAM over ResNet-110 for 32x32 images, of bottleneck blocks."""
     model_args = dict(block=Bottleneck, num_blocks=18)
     return build_model_with_cfg(
-        CamCifarResNet, 'cam_resnet110_cifar', pretrained,
-        feature_cfg=dict(out_indices=(0, 1, 2), feature_cls='getter'), **dict(model_args, **kwargs))
+        CamCifarResNet,
+        'cam_resnet110_cifar',
+        pretrained,
+        feature_cfg=dict(out_indices=(0, 1, 2), feature_cls='getter'),
+        **dict(model_args, **kwargs),
+    )

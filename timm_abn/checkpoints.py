@@ -2,6 +2,7 @@
 
 Their repository: https://github.com/machine-perception-robotics-group/attention_branch_network
 """
+
 import difflib
 import re
 from typing import Any, Callable, Dict, List, Mapping, Tuple, Type, Union
@@ -17,7 +18,11 @@ from .cifar_wide_resnet import CifarWideResNet
 from .network import AttentionBranchNet
 
 __all__ = [
-    'CheckpointError', 'check_state_dict', 'convert_official_checkpoint', 'find_official_model', 'official_model_args',
+    'CheckpointError',
+    'check_state_dict',
+    'convert_official_checkpoint',
+    'find_official_model',
+    'official_model_args',
 ]
 
 Renames = Tuple[Tuple[str, Union[str, Callable[[re.Match], str]]], ...]
@@ -173,8 +178,9 @@ def find_official_model(checkpoint: Mapping[str, Any]) -> str:
             errors.append(error)
     if not errors:
         raise CheckpointError(
-            'the checkpoint is not one of the authors\' code: it has none of the names att_layer3, att_layer4, '
-            f'att_block3, att_dense3, stage_att, but {_some(list(state_dict))}.')
+            "the checkpoint is not one of the authors' code: it has none of the names att_layer3, att_layer4, "
+            f'att_block3, att_dense3, stage_att, but {_some(list(state_dict))}.'
+        )
     raise min(errors, key=lambda error: error.num_differences)
 
 
@@ -199,8 +205,10 @@ def _state_dict_of(checkpoint: Mapping[str, Any]) -> Dict[str, torch.Tensor]:
     strangers = [name for name, tensor in state_dict.items() if not isinstance(tensor, torch.Tensor)]
     if strangers or not state_dict:
         raise CheckpointError(
-            f'expected a state dict of tensors, got {_some(strangers)} of other types.' if strangers
-            else 'the checkpoint holds no tensors.')
+            f'expected a state dict of tensors, got {_some(strangers)} of other types.'
+            if strangers
+            else 'the checkpoint holds no tensors.'
+        )
     return state_dict
 
 
@@ -214,9 +222,9 @@ def _rename(name: str, renames: Renames, expected: Mapping[str, torch.Tensor]) -
 
 
 def check_state_dict(
-        state_dict: Mapping[str, torch.Tensor],
-        expected: Mapping[str, torch.Tensor],
-        model_name: str,
+    state_dict: Mapping[str, torch.Tensor],
+    expected: Mapping[str, torch.Tensor],
+    model_name: str,
 ) -> None:
     """Check that weights fit a model, and say in one line which do not.
 
@@ -233,7 +241,8 @@ def check_state_dict(
     unknown = [name for name in state_dict if name not in expected]
     shapes = [
         f'{name} has shape {tuple(state_dict[name].shape)} instead of {tuple(tensor.shape)}'
-        for name, tensor in expected.items() if name in state_dict and state_dict[name].shape != tensor.shape
+        for name, tensor in expected.items()
+        if name in state_dict and state_dict[name].shape != tensor.shape
     ]
     if missing:
         problems.append(f'{len(missing)} missing ({_some(missing)})')

@@ -1,4 +1,5 @@
 """The paper's backbones for 32x32 images, as timm models."""
+
 from typing import Any, Dict, List, Optional, Tuple, Type, Union
 
 import torch
@@ -37,12 +38,12 @@ class CifarBackbone(nn.Module):
         self.grad_checkpointing = False
 
     def add_stages(
-            self,
-            stages: List[nn.Module],
-            channels: List[int],
-            norm: nn.Module,
-            global_pool: str,
-            **dd: Any,
+        self,
+        stages: List[nn.Module],
+        channels: List[int],
+        norm: nn.Module,
+        global_pool: str,
+        **dd: Any,
     ) -> None:
         """Add everything that comes after the stem, and draw the weights.
 
@@ -56,7 +57,7 @@ class CifarBackbone(nn.Module):
         self.layer1, self.layer2, self.layer3 = stages
         self.norm = norm
         self.feature_info = [
-            dict(num_chs=num_chs, reduction=2 ** index, module=f'layer{index + 1}')
+            dict(num_chs=num_chs, reduction=2**index, module=f'layer{index + 1}')
             for index, num_chs in enumerate(channels)
         ]
         self.num_features = channels[-1]
@@ -110,20 +111,21 @@ class CifarBackbone(nn.Module):
         self.num_classes = num_classes
         pool_type = self.global_pool.pool_type if global_pool is None else global_pool
         self.global_pool, self.fc = create_classifier(
-            self.num_features, num_classes, pool_type=pool_type, **get_device_dtype(self))
+            self.num_features, num_classes, pool_type=pool_type, **get_device_dtype(self)
+        )
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
         self.global_pool.train(self.training)
         self.fc.train(self.training)
 
     @torch.jit.ignore
     def forward_intermediates(
-            self,
-            x: torch.Tensor,
-            indices: Optional[Union[int, List[int]]] = None,
-            norm: bool = False,
-            stop_early: bool = False,
-            output_fmt: str = 'NCHW',
-            intermediates_only: bool = False,
+        self,
+        x: torch.Tensor,
+        indices: Optional[Union[int, List[int]]] = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = 'NCHW',
+        intermediates_only: bool = False,
     ) -> Union[List[torch.Tensor], Tuple[torch.Tensor, List[torch.Tensor]]]:
         """Return the features of stages.
 
@@ -152,10 +154,10 @@ class CifarBackbone(nn.Module):
         return x if stop_early and max_index < last_index else self.norm(x), intermediates
 
     def prune_intermediate_layers(
-            self,
-            indices: Union[int, List[int]] = 1,
-            prune_norm: bool = False,
-            prune_head: bool = True,
+        self,
+        indices: Union[int, List[int]] = 1,
+        prune_norm: bool = False,
+        prune_head: bool = True,
     ) -> List[int]:
         """Remove stages that are not needed for the features asked for.
 
@@ -218,18 +220,18 @@ class CifarResNet(CifarBackbone):
     """
 
     def __init__(
-            self,
-            block: Union[Type[BasicBlock], Type[Bottleneck]],
-            num_blocks: int,
-            planes: Tuple[int, int, int] = (16, 32, 64),
-            cardinality: int = 1,
-            base_width: int = 64,
-            num_classes: int = 100,
-            in_chans: int = 3,
-            global_pool: str = 'avg',
-            drop_rate: float = 0.,
-            device: Optional[torch.device] = None,
-            dtype: Optional[torch.dtype] = None,
+        self,
+        block: Union[Type[BasicBlock], Type[Bottleneck]],
+        num_blocks: int,
+        planes: Tuple[int, int, int] = (16, 32, 64),
+        cardinality: int = 1,
+        base_width: int = 64,
+        num_classes: int = 100,
+        in_chans: int = 3,
+        global_pool: str = 'avg',
+        drop_rate: float = 0.0,
+        device: Optional[torch.device] = None,
+        dtype: Optional[torch.dtype] = None,
     ) -> None:
         """
         Args:
@@ -257,10 +259,12 @@ class CifarResNet(CifarBackbone):
             if stride != 1 or in_channels != width * block.expansion:
                 shortcut = downsample_conv(in_channels, width * block.expansion, kernel_size=1, stride=stride, **dd)
             grouping: dict = {'cardinality': cardinality, 'base_width': base_width, **dd}
-            stages.append(nn.Sequential(
-                block(in_channels, width, stride=stride, downsample=shortcut, **grouping),
-                *(block(width * block.expansion, width, **grouping) for _ in range(num_blocks - 1)),
-            ))
+            stages.append(
+                nn.Sequential(
+                    block(in_channels, width, stride=stride, downsample=shortcut, **grouping),
+                    *(block(width * block.expansion, width, **grouping) for _ in range(num_blocks - 1)),
+                )
+            )
         self.add_stages(stages, channels, nn.Identity(), global_pool, **dd)
 
     def forward_stem(self, x: torch.Tensor) -> torch.Tensor:
@@ -275,23 +279,36 @@ class CifarResNet(CifarBackbone):
 def cifar_cfg(**kwargs: Any) -> Dict[str, Any]:
     """Return the pretrained_cfg of a backbone for 32x32 images, without weights."""
     return {
-        'num_classes': 100, 'input_size': (3, 32, 32), 'pool_size': (8, 8), 'crop_pct': 1.0,
-        'interpolation': 'bicubic', 'mean': CIFAR_MEAN, 'std': CIFAR_STD, 'first_conv': 'conv1', 'classifier': 'fc',
-        'license': 'apache-2.0', 'paper_name': 'Deep Residual Learning for Image Recognition',
-        'paper_ids': 'arXiv:1512.03385', **kwargs,
+        'num_classes': 100,
+        'input_size': (3, 32, 32),
+        'pool_size': (8, 8),
+        'crop_pct': 1.0,
+        'interpolation': 'bicubic',
+        'mean': CIFAR_MEAN,
+        'std': CIFAR_STD,
+        'first_conv': 'conv1',
+        'classifier': 'fc',
+        'license': 'apache-2.0',
+        'paper_name': 'Deep Residual Learning for Image Recognition',
+        'paper_ids': 'arXiv:1512.03385',
+        **kwargs,
     }
 
 
-default_cfgs = generate_default_cfgs({
-    **{f'resnet{depth}_cifar': cifar_cfg() for depth in (20, 32, 44, 56, 110)},
-    'resnext29_8x64d_cifar': cifar_cfg(
-        paper_name='Aggregated Residual Transformations for Deep Neural Networks', paper_ids='arXiv:1611.05431'),
-})
+default_cfgs = generate_default_cfgs(
+    {
+        **{f'resnet{depth}_cifar': cifar_cfg() for depth in (20, 32, 44, 56, 110)},
+        'resnext29_8x64d_cifar': cifar_cfg(
+            paper_name='Aggregated Residual Transformations for Deep Neural Networks', paper_ids='arXiv:1611.05431'
+        ),
+    }
+)
 
 
 def _create_cifar_resnet(variant: str, pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     return build_model_with_cfg(
-        CifarResNet, variant, pretrained, feature_cfg=dict(out_indices=(0, 1, 2), feature_cls='getter'), **kwargs)
+        CifarResNet, variant, pretrained, feature_cfg=dict(out_indices=(0, 1, 2), feature_cls='getter'), **kwargs
+    )
 
 
 def _resnet_args(depth: int) -> Dict[str, Any]:

@@ -1,4 +1,5 @@
 """DenseNets for 32x32 images, as timm models."""
+
 from collections import OrderedDict
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -19,16 +20,16 @@ class CifarDenseNet(DenseNet):
     """
 
     def __init__(
-            self,
-            growth_rate: int = 12,
-            block_config: Tuple[int, ...] = (16, 16, 16),
-            num_classes: int = 100,
-            in_chans: int = 3,
-            global_pool: str = 'avg',
-            drop_rate: float = 0.,
-            proj_drop_rate: float = 0.,
-            device: Optional[torch.device] = None,
-            dtype: Optional[torch.dtype] = None,
+        self,
+        growth_rate: int = 12,
+        block_config: Tuple[int, ...] = (16, 16, 16),
+        num_classes: int = 100,
+        in_chans: int = 3,
+        global_pool: str = 'avg',
+        drop_rate: float = 0.0,
+        proj_drop_rate: float = 0.0,
+        device: Optional[torch.device] = None,
+        dtype: Optional[torch.dtype] = None,
     ) -> None:
         """
         Args:
@@ -64,11 +65,16 @@ class CifarDenseNet(DenseNet):
         init_convolutions(self)
 
 
-default_cfgs = generate_default_cfgs({
-    'densenet100_12_cifar': cifar_cfg(
-        first_conv='features.conv0', classifier='classifier',
-        paper_name='Densely Connected Convolutional Networks', paper_ids='arXiv:1608.06993'),
-})
+default_cfgs = generate_default_cfgs(
+    {
+        'densenet100_12_cifar': cifar_cfg(
+            first_conv='features.conv0',
+            classifier='classifier',
+            paper_name='Densely Connected Convolutional Networks',
+            paper_ids='arXiv:1608.06993',
+        ),
+    }
+)
 
 
 @register_model
@@ -76,5 +82,9 @@ def densenet100_12_cifar(pretrained: bool = False, **kwargs: Any) -> CifarDenseN
     """DenseNet-BC-100 of growth rate 12 for 32x32 images."""
     model_args = dict(growth_rate=12, block_config=(16, 16, 16))
     return build_model_with_cfg(
-        CifarDenseNet, 'densenet100_12_cifar', pretrained,
-        feature_cfg=dict(out_indices=(0, 1, 2), feature_cls='getter'), **dict(model_args, **kwargs))
+        CifarDenseNet,
+        'densenet100_12_cifar',
+        pretrained,
+        feature_cfg=dict(out_indices=(0, 1, 2), feature_cls='getter'),
+        **dict(model_args, **kwargs),
+    )

@@ -1,4 +1,5 @@
 """Wide ResNets for 32x32 images, as timm models."""
+
 from typing import Any, List, Optional
 
 import torch
@@ -15,13 +16,13 @@ class WideBlock(nn.Module):
     """Pre-activation basic block with dropout between its convolutions."""
 
     def __init__(
-            self,
-            in_channels: int,
-            channels: int,
-            stride: int = 1,
-            proj_drop_rate: float = 0.,
-            device: Optional[torch.device] = None,
-            dtype: Optional[torch.dtype] = None,
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int = 1,
+        proj_drop_rate: float = 0.0,
+        device: Optional[torch.device] = None,
+        dtype: Optional[torch.dtype] = None,
     ) -> None:
         """
         Args:
@@ -61,16 +62,16 @@ class CifarWideResNet(CifarBackbone):
     """
 
     def __init__(
-            self,
-            num_blocks: int = 4,
-            width: int = 4,
-            num_classes: int = 100,
-            in_chans: int = 3,
-            global_pool: str = 'avg',
-            drop_rate: float = 0.,
-            proj_drop_rate: float = 0.,
-            device: Optional[torch.device] = None,
-            dtype: Optional[torch.dtype] = None,
+        self,
+        num_blocks: int = 4,
+        width: int = 4,
+        num_classes: int = 100,
+        in_chans: int = 3,
+        global_pool: str = 'avg',
+        drop_rate: float = 0.0,
+        proj_drop_rate: float = 0.0,
+        device: Optional[torch.device] = None,
+        dtype: Optional[torch.dtype] = None,
     ) -> None:
         """
         Args:
@@ -90,10 +91,12 @@ class CifarWideResNet(CifarBackbone):
         widths = [16 * width, 32 * width, 64 * width]
         stages: List[nn.Module] = []
         for in_channels, channels, stride in zip((16, *widths[:-1]), widths, (1, 2, 2), strict=True):
-            stages.append(nn.Sequential(
-                WideBlock(in_channels, channels, stride, proj_drop_rate, **dd),
-                *(WideBlock(channels, channels, 1, proj_drop_rate, **dd) for _ in range(num_blocks - 1)),
-            ))
+            stages.append(
+                nn.Sequential(
+                    WideBlock(in_channels, channels, stride, proj_drop_rate, **dd),
+                    *(WideBlock(channels, channels, 1, proj_drop_rate, **dd) for _ in range(num_blocks - 1)),
+                )
+            )
         self.add_stages(stages, widths, BatchNormAct2d(widths[-1], **dd), global_pool, **dd)
 
     def forward_stem(self, x: torch.Tensor) -> torch.Tensor:
@@ -105,15 +108,18 @@ class CifarWideResNet(CifarBackbone):
         return self.conv1(x)
 
 
-default_cfgs = generate_default_cfgs({
-    name: cifar_cfg(paper_name='Wide Residual Networks', paper_ids='arXiv:1605.07146')
-    for name in ('wrn28_4_cifar', 'wrn28_10_cifar')
-})
+default_cfgs = generate_default_cfgs(
+    {
+        name: cifar_cfg(paper_name='Wide Residual Networks', paper_ids='arXiv:1605.07146')
+        for name in ('wrn28_4_cifar', 'wrn28_10_cifar')
+    }
+)
 
 
 def _create_cifar_wide_resnet(variant: str, pretrained: bool = False, **kwargs: Any) -> CifarWideResNet:
     return build_model_with_cfg(
-        CifarWideResNet, variant, pretrained, feature_cfg=dict(out_indices=(0, 1, 2), feature_cls='getter'), **kwargs)
+        CifarWideResNet, variant, pretrained, feature_cfg=dict(out_indices=(0, 1, 2), feature_cls='getter'), **kwargs
+    )
 
 
 @register_model

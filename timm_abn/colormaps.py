@@ -3,6 +3,7 @@
 Each string holds every fifth colour of Matplotlib's table of the same name (by Nathaniel Smith and Stéfan van der Walt,
 dedicated to the public domain, CC0), as hexadecimal sRGB. Linear interpolation gives the other colours back, to 1/255.
 """
+
 import functools
 
 import torch

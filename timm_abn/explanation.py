@@ -1,4 +1,5 @@
 """Explanation: what a model says about its own prediction, and how to show it."""
+
 import dataclasses
 from pathlib import Path
 from typing import List, Optional, Sequence, Tuple, Union
@@ -27,6 +28,7 @@ class Explanation:
         attention_logits: Shape (B, K), the attention branch's own prediction.
         class_maps: Shape (B, K, h, w), evidence for each class at each place; their means are the attention logits.
     """
+
     logits: torch.Tensor
     attention_map: torch.Tensor
     attention_logits: torch.Tensor
@@ -68,13 +70,13 @@ class Explanation:
         return upsample_maps(self.attention_map, size, interpolation)
 
     def overlay(
-            self,
-            images: torch.Tensor,
-            maps: Optional[torch.Tensor] = None,
-            alpha: float = 0.5,
-            colormap: str = 'viridis',
-            interpolation: str = 'bilinear',
-            normalize: bool = True,
+        self,
+        images: torch.Tensor,
+        maps: Optional[torch.Tensor] = None,
+        alpha: float = 0.5,
+        colormap: str = 'viridis',
+        interpolation: str = 'bilinear',
+        normalize: bool = True,
     ) -> torch.Tensor:
         """Return images with a map laid over them in colour, shape (B, 3, H, W), in the type of ``images``.
 
@@ -95,17 +97,18 @@ class Explanation:
         if images.ndim != 4 or maps.ndim != 4 or maps.shape[1] != 1 or len(maps) != len(images):
             raise ValueError(
                 f'images must have shape (B, 3, H, W) and maps (B, 1, h, w) with the same B, got {tuple(images.shape)} '
-                f'and {tuple(maps.shape)}.')
+                f'and {tuple(maps.shape)}.'
+            )
         maps = normalize_maps(maps) if normalize else maps
         height, width = images.shape[2:]
         return blend_maps(images, upsample_maps(maps, (height, width), interpolation), alpha, colormap)
 
     def save(
-            self,
-            folder: Union[str, Path],
-            images: torch.Tensor,
-            names: Optional[Sequence[str]] = None,
-            **overlay_kwargs: object,
+        self,
+        folder: Union[str, Path],
+        images: torch.Tensor,
+        names: Optional[Sequence[str]] = None,
+        **overlay_kwargs: object,
     ) -> List[Path]:
         """Write one overlay per image, and the four tensors as ``explanation.safetensors``.
 
@@ -179,10 +182,10 @@ def normalize_maps(maps: torch.Tensor) -> torch.Tensor:
 
 
 def blend_maps(
-        images: torch.Tensor,
-        maps: torch.Tensor,
-        alpha: float = 0.5,
-        colormap: str = 'viridis',
+    images: torch.Tensor,
+    maps: torch.Tensor,
+    alpha: float = 0.5,
+    colormap: str = 'viridis',
 ) -> torch.Tensor:
     """Return images with maps of the same size laid over them in colour, in the type of ``images``.
 
@@ -199,14 +202,16 @@ def blend_maps(
     if channels not in (1, 3) or maps.shape != (batch, 1, height, width):
         raise ValueError(
             f'images must have shape (B, 3, H, W) or (B, 1, H, W) and maps (B, 1, H, W), got {tuple(images.shape)} '
-            f'and {tuple(maps.shape)}.')
+            f'and {tuple(maps.shape)}.'
+        )
     if not 0.0 <= alpha <= 1.0:
         raise ValueError(f'alpha must be in [0, 1], got {alpha}.')
     is_bytes = images.dtype == torch.uint8
     if not is_bytes and not (images.is_floating_point() and bool(((images >= 0) & (images <= 1)).all())):
         raise ValueError(
             f'images must be uint8, or floats in [0, 1] (timm_abn.images.denormalize undoes a normalisation), got '
-            f'{images.dtype} in [{images.min().item():.4g}, {images.max().item():.4g}].')
+            f'{images.dtype} in [{images.min().item():.4g}, {images.max().item():.4g}].'
+        )
     colors = colormap_table(colormap).to(maps.device)
     levels = (maps[:, 0].nan_to_num().clamp(0, 1) * 255).round().int()
     blended = torch.empty((batch, 3, height, width), dtype=images.dtype, device=images.device)

@@ -1,4 +1,5 @@
 """What a run of a model computes, as an expression: the means by which cuts are proven to be exact."""
+
 from typing import Any, Dict, Hashable, List, Optional, Set, Tuple
 
 import torch
@@ -76,7 +77,8 @@ class Expressions(TorchDispatchMode):
         else:
             result = func(*args, **kwargs)
         written = [
-            value for argument, value in zip(func._schema.arguments, args)
+            value
+            for argument, value in zip(func._schema.arguments, args)
             if isinstance(value, torch.Tensor) and argument.alias_info is not None and argument.alias_info.is_write
         ]
         outputs = [*written, *(result if isinstance(result, (list, tuple)) else [result])]

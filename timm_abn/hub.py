@@ -1,4 +1,5 @@
 """Folders that the Hugging Face Hub takes and ``timm.create_model`` loads: weights, configuration, model card."""
+
 from pathlib import Path
 from typing import Any, Mapping, Optional, Tuple, Union
 
@@ -9,16 +10,16 @@ from .staging import staged_folder
 
 __all__ = ['CITATION', 'model_card', 'save_hub_folder']
 
-CITATION = '''\
+CITATION = """\
 @inproceedings{fukui2019attention,
   title={Attention Branch Network: Learning of Attention Mechanism for Visual Explanation},
   author={Fukui, Hiroshi and Hirakawa, Tsubasa and Yamashita, Takayoshi and Fujiyoshi, Hironobu},
   booktitle={Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition},
   pages={10705--10714},
   year={2019}
-}'''
+}"""
 
-_CARD = '''\
+_CARD = """\
 ---
 library_name: timm
 pipeline_tag: image-classification
@@ -52,15 +53,15 @@ explanation = model.explain(images)   # .logits, .attention_map, .attention_logi
 ```bibtex
 {citation}
 ```
-'''
+"""
 
 
 def model_card(
-        model: AttentionBranchNet,
-        summary: str,
-        license: str,
-        address: str,
-        facts: Tuple[Tuple[str, str], ...] = (),
+    model: AttentionBranchNet,
+    summary: str,
+    license: str,
+    address: str,
+    facts: Tuple[Tuple[str, str], ...] = (),
 ) -> str:
     """Return the text of a model card, with the front matter of the Hub.
 
@@ -94,11 +95,11 @@ def model_card(
 
 
 def save_hub_folder(
-        model: AttentionBranchNet,
-        folder: Union[str, Path],
-        card: str,
-        data_config: Optional[Mapping[str, Any]] = None,
-        pretrained_cfg: Optional[Mapping[str, Any]] = None,
+    model: AttentionBranchNet,
+    folder: Union[str, Path],
+    card: str,
+    data_config: Optional[Mapping[str, Any]] = None,
+    pretrained_cfg: Optional[Mapping[str, Any]] = None,
 ) -> None:
     """Write ``model.safetensors``, ``config.json`` and ``README.md``; all of them, or nothing at all.
 

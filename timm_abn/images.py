@@ -3,6 +3,7 @@
 A model sees its preprocessing of an image: resized, and cut to a rectangle in the middle. ``Preprocessing`` remembers
 which part of the original that was, so that an attention map can be laid over the pixels it speaks of.
 """
+
 import warnings
 from pathlib import Path
 from typing import Any, Dict, Sequence, Tuple, Union
@@ -19,13 +20,34 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from .explanation import blend_maps, upsample_maps
 
 __all__ = [
-    'IMAGE_EXTENSIONS', 'Box', 'ImageError', 'Preprocessing', 'denormalize', 'draw_overlay', 'place_map', 'read_image',
+    'IMAGE_EXTENSIONS',
+    'Box',
+    'ImageError',
+    'Preprocessing',
+    'denormalize',
+    'draw_overlay',
+    'place_map',
+    'read_image',
     'to_rgb',
 ]
 
 IMAGE_EXTENSIONS = (
-    '.avif', '.bmp', '.gif', '.jfif', '.jp2', '.jpeg', '.jpg', '.pbm', '.pgm', '.png', '.ppm',
-    '.tga', '.tif', '.tiff', '.webp')
+    '.avif',
+    '.bmp',
+    '.gif',
+    '.jfif',
+    '.jp2',
+    '.jpeg',
+    '.jpg',
+    '.pbm',
+    '.pgm',
+    '.png',
+    '.ppm',
+    '.tga',
+    '.tif',
+    '.tiff',
+    '.webp',
+)
 
 Box = Tuple[int, int, int, int]  # left, top, right and bottom in pixels, as in Pillow
 
@@ -58,7 +80,7 @@ def read_image(path: Union[str, Path]) -> Image.Image:
         raise ImageError(f'{path} is not an image that Pillow can read.') from None
     except Image.DecompressionBombError:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        raise ImageError(f'{path} has more than {limit:,} pixels, Pillow\'s limit; make it smaller first.') from None
+        raise ImageError(f"{path} has more than {limit:,} pixels, Pillow's limit; make it smaller first.") from None
     except Exception as error:  # on damaged files Pillow's decoders raise errors of a dozen types
         reason = getattr(error, 'strerror', None) or ' '.join(str(error).split()) or type(error).__name__
         raise ImageError(f'{path} cannot be read: {reason}') from None
@@ -100,7 +122,8 @@ def denormalize(images: torch.Tensor, mean: Sequence[float], std: Sequence[float
     """
     if not images.shape[1] == len(mean) == len(std):
         raise ValueError(
-            f'mean and std must have one value for each of {images.shape[1]} channels, got {len(mean)} and {len(std)}.')
+            f'mean and std must have one value for each of {images.shape[1]} channels, got {len(mean)} and {len(std)}.'
+        )
     scale, shift = (torch.tensor(v, dtype=images.dtype, device=images.device).view(1, -1, 1, 1) for v in (std, mean))
     return (images * scale + shift).clamp(0, 1)
 
@@ -152,7 +175,7 @@ class Preprocessing:
         width, height = image.size
         shorter = max(self.config['input_size'][1:]) / self.config['crop_pct']
         keeps_shorter = self.config['crop_mode'] not in ('squash', 'border')
-        if keeps_shorter and max(width, height) / min(width, height) * shorter ** 2 > _MOST_PIXELS:
+        if keeps_shorter and max(width, height) / min(width, height) * shorter**2 > _MOST_PIXELS:
             raise ImageError(f'an image of {width} x {height} pixels is too long and thin to be resized for the model.')
         if self.channels == 1:
             image = image.convert('L')
@@ -175,11 +198,11 @@ class Preprocessing:
 
 
 def draw_overlay(
-        image: Image.Image,
-        attention_map: torch.Tensor,
-        box: Box,
-        interpolation: str = 'bilinear',
-        colormap: str = 'viridis',
+    image: Image.Image,
+    attention_map: torch.Tensor,
+    box: Box,
+    interpolation: str = 'bilinear',
+    colormap: str = 'viridis',
 ) -> Image.Image:
     """Return an image with a map laid over the part of it that the model saw.
 
@@ -220,7 +243,7 @@ def _visible(maps: torch.Tensor, box: Box, size: Tuple[int, int], interpolation:
     left, top, right, bottom = box
     values = upsample_maps(maps, (bottom - top, right - left), interpolation)
     part = (max(left, 0), max(top, 0), min(right, size[0]), min(bottom, size[1]))
-    return part, values[:, :, part[1] - top:part[3] - top, part[0] - left:part[2] - left]
+    return part, values[:, :, part[1] - top : part[3] - top, part[0] - left : part[2] - left]
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -1,4 +1,5 @@
 """Facts about a registered model, found out by building it: never typed."""
+
 import dataclasses
 from typing import Any, Tuple
 
@@ -24,6 +25,7 @@ class ModelFacts:
         split: Module after which the backbone is cut.
         attention_stage: What the stage of the attention branch is.
     """
+
     input_size: Tuple[int, int, int]
     num_params: int
     num_macs: int

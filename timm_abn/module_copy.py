@@ -1,4 +1,5 @@
 """Copying a tree of modules without copying what is in it."""
+
 import copy
 from typing import Any, Dict
 

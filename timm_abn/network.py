@@ -8,6 +8,7 @@
 Reference: Fukui, Hirakawa, Yamashita, Fujiyoshi, "Attention Branch Network: Learning of Attention Mechanism for Visual
 Explanation", CVPR 2019.
 """
+
 import difflib
 import logging
 import math
@@ -48,6 +49,7 @@ class AttentionBranchNet(nn.Module):
         mechanism: Applies the attention map to the features.
         perception_branch: Second half of the backbone.
     """
+
     __jit_unused_properties__ = ['global_pool', 'config', '_model_args']
 
     if TYPE_CHECKING:  # TorchScript would try to compile these types
@@ -56,19 +58,19 @@ class AttentionBranchNet(nn.Module):
         perception_branch: Any
 
     def __init__(
-            self,
-            backbone: Union[str, nn.Module] = 'resnet50',
-            split: Optional[Union[int, str]] = None,
-            mechanism: str = 'residual',
-            attention_map: str = 'sigmoid',
-            attention_norm: bool = True,
-            num_classes: int = 1000,
-            in_chans: int = 3,
-            pretrained_backbone: Union[bool, str] = False,
-            attention_classes: Optional[int] = None,
-            device: Optional[torch.device] = None,
-            dtype: Optional[torch.dtype] = None,
-            **backbone_kwargs: Any,
+        self,
+        backbone: Union[str, nn.Module] = 'resnet50',
+        split: Optional[Union[int, str]] = None,
+        mechanism: str = 'residual',
+        attention_map: str = 'sigmoid',
+        attention_norm: bool = True,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        pretrained_backbone: Union[bool, str] = False,
+        attention_classes: Optional[int] = None,
+        device: Optional[torch.device] = None,
+        dtype: Optional[torch.dtype] = None,
+        **backbone_kwargs: Any,
     ) -> None:
         """
         Args:
@@ -96,12 +98,14 @@ class AttentionBranchNet(nn.Module):
         dd: dict = {'device': device, 'dtype': dtype}
         if isinstance(backbone, str):
             backbone = create_backbone(
-                backbone, pretrained_backbone, num_classes=num_classes, in_chans=in_chans, **dd, **backbone_kwargs)
+                backbone, pretrained_backbone, num_classes=num_classes, in_chans=in_chans, **dd, **backbone_kwargs
+            )
         parts = cut_backbone(backbone, split)
         if parts.normalised:
             _logger.warning(
                 f'The layer norm that follows the cut at {parts.path!r} undoes the attention map: predictions will not '
-                f'depend on it. Choose a split inside a stage instead, such as a block of {parts.path!r}.')
+                f'depend on it. Choose a split inside a stage instead, such as a block of {parts.path!r}.'
+            )
         layout, channels = _feature_layout(parts)
         stage = build_attention_stage(
             parts.perception_branch,
@@ -131,9 +135,9 @@ class AttentionBranchNet(nn.Module):
             update_model_args(self, attention_classes=attention_classes)
 
     def forward(
-            self,
-            x: torch.Tensor,
-            attention: Optional[torch.Tensor] = None,
+        self,
+        x: torch.Tensor,
+        attention: Optional[torch.Tensor] = None,
     ) -> Union[torch.Tensor, Tuple[torch.Tensor, torch.Tensor]]:
         """Return logits (B, K), in training mode ``(logits, attention_logits)``.
 
@@ -170,10 +174,10 @@ class AttentionBranchNet(nn.Module):
         return self.perception_branch.forward_head(x, pre_logits=pre_logits)
 
     def _attended_features(
-            self,
-            features: torch.Tensor,
-            images: torch.Tensor,
-            attention: Optional[torch.Tensor],
+        self,
+        features: torch.Tensor,
+        images: torch.Tensor,
+        attention: Optional[torch.Tensor],
     ) -> torch.Tensor:
         if self.attention_branch is None:
             return features  # pruned: nothing after the cut is left to attend to
@@ -222,14 +226,14 @@ class AttentionBranchNet(nn.Module):
 
     @torch.jit.ignore
     def forward_intermediates(
-            self,
-            x: torch.Tensor,
-            indices: Optional[Union[int, List[int]]] = None,
-            norm: bool = False,
-            stop_early: bool = False,
-            output_fmt: str = 'NCHW',
-            intermediates_only: bool = False,
-            attention: Optional[torch.Tensor] = None,
+        self,
+        x: torch.Tensor,
+        indices: Optional[Union[int, List[int]]] = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = 'NCHW',
+        intermediates_only: bool = False,
+        attention: Optional[torch.Tensor] = None,
     ) -> Union[List[torch.Tensor], Tuple[torch.Tensor, List[torch.Tensor]]]:
         """Return features of the stages of ``feature_info``; those after the cut have seen the attention map.
 
@@ -257,17 +261,20 @@ class AttentionBranchNet(nn.Module):
             raise ValueError(f'norm=True is only possible for stages after the cut, not for {before}.')
         if stop_early and not after:
             return self.feature_extractor.forward_intermediates(
-                x, indices=before, stop_early=True, output_fmt='NCHW', intermediates_only=intermediates_only)
+                x, indices=before, stop_early=True, output_fmt='NCHW', intermediates_only=intermediates_only
+            )
         # an empty list means all to timm, so that the cut itself is asked for in its place
         features, intermediates = self.feature_extractor.forward_intermediates(
-            x, indices=before or [max(self.num_extractor_stages - 1, 0)], output_fmt='NCHW')
+            x, indices=before or [max(self.num_extractor_stages - 1, 0)], output_fmt='NCHW'
+        )
         intermediates = list(intermediates) if before else []
         attended = self._attended_features(features, x, attention)
         if not after:
             final = self.perception_branch.forward_features(attended)
             return intermediates if intermediates_only else (final, intermediates)
         later: Any = find_adapter(self.perception_branch).perception_intermediates(
-            self.perception_branch, attended, after, norm, stop_early, intermediates_only)
+            self.perception_branch, attended, after, norm, stop_early, intermediates_only
+        )
         if not intermediates_only:
             final, later = later
         intermediates += [self.layout.to_maps(y, x) if y.ndim == 3 else y for y in later]
@@ -275,10 +282,10 @@ class AttentionBranchNet(nn.Module):
 
     @torch.jit.ignore
     def prune_intermediate_layers(
-            self,
-            indices: Union[int, List[int]] = 1,
-            prune_norm: bool = False,
-            prune_head: bool = True,
+        self,
+        indices: Union[int, List[int]] = 1,
+        prune_norm: bool = False,
+        prune_head: bool = True,
     ) -> List[int]:
         """Remove what features of the given stages do not need: later stages, and the attention branch before the cut.
 
@@ -349,7 +356,8 @@ class AttentionBranchNet(nn.Module):
         """
         matcher = self.perception_branch.group_matcher(coarse=coarse)
         return {
-            group: [(_in_halves(pattern), suffix) for pattern, suffix in spec] if isinstance(spec, (list, tuple))
+            group: [(_in_halves(pattern), suffix) for pattern, suffix in spec]
+            if isinstance(spec, (list, tuple))
             else spec and _in_halves(spec)
             for group, spec in matcher.items()
         }

@@ -1,4 +1,5 @@
 """Replacing functions of timm by ones that know of ABNs."""
+
 import functools
 from typing import Any, Callable
 

@@ -1,4 +1,5 @@
 """Results of the models, kept by hand: what others report, apart from what was measured with this code."""
+
 import dataclasses
 from typing import Dict, Tuple
 
@@ -16,6 +17,7 @@ class ReportedResult:
         source: Where it stands.
         variant: How the model differs from the one of this name, if it does.
     """
+
     dataset: str
     metric: str
     percent: float
@@ -33,6 +35,7 @@ class MeasuredResult:
         percent: The number.
         command: How to measure it again.
     """
+
     dataset: str
     metric: str
     percent: float
@@ -42,8 +45,11 @@ class MeasuredResult:
 MEASURED_RESULTS: Dict[str, Tuple[MeasuredResult, ...]] = {
     'abn_resnet20_cifar.fashion_mnist': (
         MeasuredResult(
-            'Fashion-MNIST, 10,000 test images', 'top-1 accuracy', 93.78,
-            'python scripts/evaluate_fashion_mnist.py --data-dir data --download'),
+            'Fashion-MNIST, 10,000 test images',
+            'top-1 accuracy',
+            93.78,
+            'python scripts/evaluate_fashion_mnist.py --data-dir data --download',
+        ),
     ),
 }
 
@@ -76,25 +82,33 @@ REPORTED_RESULTS: Dict[str, Tuple[ReportedResult, ...]] = {
         f'abn_{name}': (
             _error('CIFAR-100', residual, 'paper, Table 1'),
             _error('CIFAR-100', product, 'paper, Table 1', variant="mechanism='product'"),
-        ) for name, (_, product, residual) in _TABLE_1.items()
+        )
+        for name, (_, product, residual) in _TABLE_1.items()
     },
 }
 REPORTED_RESULTS['resnet110_cifar'] += (
-    _error('CIFAR-10', 6.43, 'paper, section 4.2'), _error('CIFAR-100', 24.1, REPOSITORY))
+    _error('CIFAR-10', 6.43, 'paper, section 4.2'),
+    _error('CIFAR-100', 24.1, REPOSITORY),
+)
 REPORTED_RESULTS['abn_resnet110_cifar'] += (
-    _error('CIFAR-10', 4.91, 'paper, section 4.2'), _error('CIFAR-100', 22.5, REPOSITORY))
-REPORTED_RESULTS.update({
-    'densenet100_12_cifar': (
-        _error('CIFAR-10', 4.51, 'paper, section 4.2'), _error('CIFAR-100', 22.5, REPOSITORY)),
-    'abn_densenet100_12_cifar': (
-        _error('CIFAR-10', 4.17, 'paper, section 4.2'), _error('CIFAR-100', 21.6, REPOSITORY)),
-    'wrn28_10_cifar': (_error('CIFAR-100', 18.9, REPOSITORY),),
-    'abn_wrn28_10_cifar': (_error('CIFAR-100', 18.1, REPOSITORY),),
-    'resnext29_8x64d_cifar': (_error('CIFAR-100', 18.3, REPOSITORY),),
-    'abn_resnext29_8x64d_cifar': (_error('CIFAR-100', 17.7, REPOSITORY),),
-    'abn_resnet50': (_error('ImageNet', 23.1, REPOSITORY),),
-    'abn_resnet101': (_error('ImageNet', 21.8, REPOSITORY), *_cars(97.1, 98.1)),
-    'abn_resnet152': (_error('ImageNet', 21.37, 'paper, section 4.2'), _error('ImageNet', 21.4, REPOSITORY)),
-    'abn_seresnet152': (_error('ImageNet', 20.77, 'paper, section 4.2'),),
-    'abn_vgg16': _cars(90.7, 92.9),
-})
+    _error('CIFAR-10', 4.91, 'paper, section 4.2'),
+    _error('CIFAR-100', 22.5, REPOSITORY),
+)
+REPORTED_RESULTS.update(
+    {
+        'densenet100_12_cifar': (_error('CIFAR-10', 4.51, 'paper, section 4.2'), _error('CIFAR-100', 22.5, REPOSITORY)),
+        'abn_densenet100_12_cifar': (
+            _error('CIFAR-10', 4.17, 'paper, section 4.2'),
+            _error('CIFAR-100', 21.6, REPOSITORY),
+        ),
+        'wrn28_10_cifar': (_error('CIFAR-100', 18.9, REPOSITORY),),
+        'abn_wrn28_10_cifar': (_error('CIFAR-100', 18.1, REPOSITORY),),
+        'resnext29_8x64d_cifar': (_error('CIFAR-100', 18.3, REPOSITORY),),
+        'abn_resnext29_8x64d_cifar': (_error('CIFAR-100', 17.7, REPOSITORY),),
+        'abn_resnet50': (_error('ImageNet', 23.1, REPOSITORY),),
+        'abn_resnet101': (_error('ImageNet', 21.8, REPOSITORY), *_cars(97.1, 98.1)),
+        'abn_resnet152': (_error('ImageNet', 21.37, 'paper, section 4.2'), _error('ImageNet', 21.4, REPOSITORY)),
+        'abn_seresnet152': (_error('ImageNet', 20.77, 'paper, section 4.2'),),
+        'abn_vgg16': _cars(90.7, 92.9),
+    }
+)

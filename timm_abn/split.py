@@ -12,6 +12,7 @@ cut inside a residual block or a backbone that hands two tensors from stage to s
 
 Families that do work between their modules (position embeddings, say) need an adapter: see ``register_adapter``.
 """
+
 import dataclasses
 import inspect
 from collections import OrderedDict
@@ -50,6 +51,7 @@ class Split:
         next_stage: Paths of the modules between the cut and the next entry of ``feature_info``, in order of
             execution; empty if no chain of modules leads there.
     """
+
     feature_extractor: nn.Module
     perception_branch: nn.Module
     path: str
@@ -63,8 +65,8 @@ class Split:
 
 
 def split_backbone(
-        backbone: nn.Module,
-        split: Optional[Union[int, str]] = None,
+    backbone: nn.Module,
+    split: Optional[Union[int, str]] = None,
 ) -> Tuple[nn.Module, nn.Module]:
     """Cut a timm backbone in two halves that together compute exactly what it computes.
 
@@ -184,6 +186,7 @@ def _meta_tensors(backbone: nn.Module) -> Dict[int, torch.Tensor]:
 @dataclasses.dataclass
 class _Run:
     """One observed run of the uncut backbone."""
+
     path: str
     images: torch.Tensor
     features: torch.Tensor  # what crosses the cut
@@ -215,6 +218,7 @@ def _observe(probe: nn.Module, path: str, images: torch.Tensor, expressions: Exp
             time += 1
             open_calls.setdefault(name, []).append(time)
             num_arguments[name] = max(num_arguments.get(name, 0), len(args) + len(kwargs))
+
         return hook
 
     def on_leave(name: str) -> Callable[..., None]:
@@ -231,6 +235,7 @@ def _observe(probe: nn.Module, path: str, images: torch.Tensor, expressions: Exp
                 number = expressions.number(output)
                 before.update(expressions.activations)
                 cuts.append((output, number, time, len(expressions.reads), expressions.name_input(output, 'features')))
+
         return hook
 
     handles = []
@@ -246,7 +251,8 @@ def _observe(probe: nn.Module, path: str, images: torch.Tensor, expressions: Exp
     except Exception as error:
         raise SplitError(
             f'{family} cannot be split: it does not run on images of shape {tuple(images.shape[1:])} '
-            f'({_first_line(error)}).') from error
+            f'({_first_line(error)}).'
+        ) from error
     finally:
         for handle in handles:
             handle.remove()
@@ -277,6 +283,7 @@ def _observe(probe: nn.Module, path: str, images: torch.Tensor, expressions: Exp
 @dataclasses.dataclass
 class _Plan:
     """Which modules and tensors each half gives up, by path."""
+
     sides: Dict[str, str]  # every module that lies wholly on one side: 'before' or 'after'
     from_extractor: Dict[str, bool]  # module path -> called with more than one argument
     from_perception: Dict[str, bool]
@@ -353,10 +360,10 @@ def _halves(backbone: nn.Module, plan: _Plan, tensors: Dict[int, torch.Tensor]) 
 
 
 def _copy_half(
-        backbone: nn.Module,
-        removed_modules: Dict[str, bool],
-        removed_tensors: List[str],
-        tensors: Dict[int, torch.Tensor],
+    backbone: nn.Module,
+    removed_modules: Dict[str, bool],
+    removed_tensors: List[str],
+    tensors: Dict[int, torch.Tensor],
 ) -> nn.Module:
     memo: Dict[int, Any] = dict(tensors)
     for name, several_arguments in removed_modules.items():
@@ -376,8 +383,9 @@ def _pass_through_for(module: nn.Module, several_arguments: bool) -> nn.Module:
     if several_arguments:
         return PassThrough()
     if isinstance(module, nn.Sequential):  # families iterate and index their sequences
-        return nn.Sequential(OrderedDict(
-            (name, _pass_through_for(child, several_arguments)) for name, child in module.named_children()))
+        return nn.Sequential(
+            OrderedDict((name, _pass_through_for(child, several_arguments)) for name, child in module.named_children())
+        )
     return nn.Identity()
 
 
@@ -390,8 +398,8 @@ def _prove(halves: Tuple[nn.Module, nn.Module], run: _Run, family: str, expressi
     extractor, perception = (half.eval() for half in halves)
     features = torch.empty_like(run.features)
     for half, inputs, key, expected in (
-            (extractor, run.images, 'images', run.features_number),
-            (perception, features, 'features', run.output_number),
+        (extractor, run.images, 'images', run.features_number),
+        (perception, features, 'features', run.output_number),
     ):
         name = 'feature extractor' if half is extractor else 'perception branch'
         reason = 'it does work between its modules that pass-through modules cannot skip'
@@ -411,11 +419,11 @@ def _prove(halves: Tuple[nn.Module, nn.Module], run: _Run, family: str, expressi
 
 
 def _next_stage(
-        probe: nn.Module,
-        stages: List[str],
-        run: _Run,
-        plan: _Plan,
-        expressions: Expressions,
+    probe: nn.Module,
+    stages: List[str],
+    run: _Run,
+    plan: _Plan,
+    expressions: Expressions,
 ) -> List[str]:
     """Return the chain of modules from the cut to the next stage, if it is a chain."""
     following = [stage for stage in stages if plan.sides.get(stage) == 'after' and stage in run.outputs]
@@ -424,8 +432,11 @@ def _next_stage(
     stage = min(following, key=lambda name: run.calls[name][0][1])
     stage_end = run.calls[stage][0][1]
     chain = sorted(
-        (name for name in run.calls if name in plan.sides and plan.sides[name] == 'after'
-         and run.calls[name][0][1] <= stage_end),
+        (
+            name
+            for name in run.calls
+            if name in plan.sides and plan.sides[name] == 'after' and run.calls[name][0][1] <= stage_end
+        ),
         key=lambda name: run.calls[name][0][0],
     )
     # the largest modules of the chain: children of a module already in it go with their parent

@@ -1,4 +1,5 @@
 """What some families of timm need to be cut, beyond modules that let the features pass."""
+
 from typing import Any, Dict, List, Optional, Tuple, Type, Union
 
 import torch
@@ -7,7 +8,13 @@ from timm.layers import ClassifierHead
 from timm.models import VGG, MlpMixer, VisionTransformer, VisionTransformerRelPos, VisionTransformerSAM
 
 __all__ = [
-    'Adapter', 'OptionPassThrough', 'PassThrough', 'find_adapter', 'no_classifier', 'pass_through', 'register_adapter',
+    'Adapter',
+    'OptionPassThrough',
+    'PassThrough',
+    'find_adapter',
+    'no_classifier',
+    'pass_through',
+    'register_adapter',
 ]
 
 
@@ -32,12 +39,12 @@ class OptionPassThrough(nn.Module):
     """Identity for blocks and heads of timm that take options, spelled out since TorchScript has no ``**kwargs``."""
 
     def forward(
-            self,
-            x: torch.Tensor,
-            attn_mask: Optional[torch.Tensor] = None,
-            is_causal: bool = False,
-            shared_rel_pos: Optional[torch.Tensor] = None,
-            pre_logits: bool = False,
+        self,
+        x: torch.Tensor,
+        attn_mask: Optional[torch.Tensor] = None,
+        is_causal: bool = False,
+        shared_rel_pos: Optional[torch.Tensor] = None,
+        pre_logits: bool = False,
     ) -> torch.Tensor:
         """Return ``x``."""
         return x
@@ -53,31 +60,36 @@ class Adapter:
         """Skip the work that the backbone does between its modules before the cut."""
 
     def perception_intermediates(
-            self,
-            perception_branch: nn.Module,
-            features: torch.Tensor,
-            indices: List[int],
-            norm: bool,
-            stop_early: bool,
-            intermediates_only: bool,
+        self,
+        perception_branch: nn.Module,
+        features: torch.Tensor,
+        indices: List[int],
+        norm: bool,
+        stop_early: bool,
+        intermediates_only: bool,
     ) -> Union[List[torch.Tensor], Tuple[torch.Tensor, List[torch.Tensor]]]:
         """Do what the backbone's ``forward_intermediates`` does, with features in the place of images."""
         return perception_branch.forward_intermediates(  # type: ignore[operator]
-            features, indices=indices, norm=norm, stop_early=stop_early, output_fmt='NCHW',
-            intermediates_only=intermediates_only)
+            features,
+            indices=indices,
+            norm=norm,
+            stop_early=stop_early,
+            output_fmt='NCHW',
+            intermediates_only=intermediates_only,
+        )
 
 
 class TokenAdapter(Adapter):
     """Families of ``blocks`` and a ``norm`` whose ``forward_intermediates`` reads the size of the images."""
 
     def perception_intermediates(
-            self,
-            perception_branch: nn.Module,
-            features: torch.Tensor,
-            indices: List[int],
-            norm: bool,
-            stop_early: bool,
-            intermediates_only: bool,
+        self,
+        perception_branch: nn.Module,
+        features: torch.Tensor,
+        indices: List[int],
+        norm: bool,
+        stop_early: bool,
+        intermediates_only: bool,
     ) -> Union[List[torch.Tensor], Tuple[torch.Tensor, List[torch.Tensor]]]:
         """Return tokens, shape (B, N, C), in the place of maps."""
         intermediates = []

@@ -1,4 +1,5 @@
 """Writing files so that either all of them are there or none."""
+
 import contextlib
 import os
 import tempfile

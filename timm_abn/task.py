@@ -12,6 +12,7 @@ imports what its own flag names, so that its script needs no launcher::
 
 Models that are not Attention Branch Networks train as before.
 """
+
 import functools
 import logging
 import math
@@ -56,9 +57,9 @@ class AttentionBranchLoss(nn.Module):
         self.attention_loss_weight = attention_loss_weight
 
     def forward(
-            self,
-            output: Union[torch.Tensor, Tuple[torch.Tensor, torch.Tensor]],
-            target: torch.Tensor,
+        self,
+        output: Union[torch.Tensor, Tuple[torch.Tensor, torch.Tensor]],
+        target: torch.Tensor,
     ) -> torch.Tensor:
         """Return the loss.
 
@@ -99,13 +100,15 @@ def extend_timm_tasks(attention_loss_weight: float = 1.0) -> None:
 # Overrides of timm's methods; each gets timm's own as its first argument after self. Patched in the class, because
 # timm's script takes the classes by name, and its multi-label task derives from one of them.
 
+
 def _init(self: Any, timm_init: Callable, *args: Any, **kwargs: Any) -> None:
     timm_init(self, *args, **kwargs)
     model = self.get_trainable_module()
     if _is_scripted_abn(model):
         raise TrainingError(
             '--torchscript cannot train an Attention Branch Network: scripted, it has no attention logits. '
-            'Leave it out, or use --torchcompile.')
+            'Leave it out, or use --torchcompile.'
+        )
     if _is_abn(model):
         self.criterion = AttentionBranchLoss(self.criterion, self.attention_loss_weight)
     elif self.verbose:
@@ -120,10 +123,10 @@ def _forward(self: Any, timm_forward: Callable, input: torch.Tensor, target: tor
 
 
 def _distillation_forward(
-        self: Any,
-        timm_forward: Callable,
-        input: torch.Tensor,
-        target: torch.Tensor,
+    self: Any,
+    timm_forward: Callable,
+    input: torch.Tensor,
+    target: torch.Tensor,
 ) -> Dict[str, torch.Tensor]:
     """Distil the teacher into the perception branch; the task's own loss is that of both branches."""
     if not isinstance(self.criterion, AttentionBranchLoss):
@@ -150,25 +153,26 @@ def _refuse_abn(self: Any, timm_init: Callable, student_model: nn.Module, *args:
     if _is_abn(student_model):
         raise TrainingError(
             f'{type(self).__name__} leaves out the loss of the attention branch: an Attention Branch Network can only '
-            'be distilled with --kd-distill-type logit.')
+            'be distilled with --kd-distill-type logit.'
+        )
     timm_init(self, student_model, *args, **kwargs)
 
 
 def _prepare_distributed(
-        self: Any,
-        timm_prepare: Callable,
-        device_ids: Optional[List[Any]] = None,
-        **ddp_kwargs: Any,
+    self: Any,
+    timm_prepare: Callable,
+    device_ids: Optional[List[Any]] = None,
+    **ddp_kwargs: Any,
 ) -> Any:
     # DistributedDataParallel takes no device ids on the CPU, where timm's script passes them all the same
     return timm_prepare(self, device_ids=None if self.device.type == 'cpu' else device_ids, **ddp_kwargs)
 
 
 def _get_eval_model(
-        self: Any,
-        timm_get: Callable,
-        module: Optional[nn.Module] = None,
-        ema: bool = False,
+    self: Any,
+    timm_get: Callable,
+    module: Optional[nn.Module] = None,
+    ema: bool = False,
 ) -> Optional[nn.Module]:
     eval_model = timm_get(self, module, ema=ema)
     return BothBranches(eval_model) if _is_abn(eval_model) else eval_model
@@ -183,12 +187,20 @@ def _create_evaluator(self: Any, timm_create: Callable, **kwargs: Any) -> Any:
 
 _OVERRIDES: Dict[Type[nn.Module], Dict[str, Callable]] = {
     timm.task.ClassificationTask: dict(
-        __init__=_init, forward=_forward, prepare_distributed=_prepare_distributed, get_eval_model=_get_eval_model,
-        create_evaluator=_create_evaluator),
+        __init__=_init,
+        forward=_forward,
+        prepare_distributed=_prepare_distributed,
+        get_eval_model=_get_eval_model,
+        create_evaluator=_create_evaluator,
+    ),
     timm.task.MultiLabelClassificationTask: dict(create_evaluator=_create_evaluator),  # derives from the one above
     timm.task.LogitDistillationTask: dict(
-        __init__=_init, forward=_distillation_forward, prepare_distributed=_prepare_distributed,
-        get_eval_model=_get_eval_model, create_evaluator=_create_evaluator),
+        __init__=_init,
+        forward=_distillation_forward,
+        prepare_distributed=_prepare_distributed,
+        get_eval_model=_get_eval_model,
+        create_evaluator=_create_evaluator,
+    ),
     timm.task.FeatureDistillationTask: dict(__init__=_refuse_abn),
     timm.task.TokenDistillationTask: dict(__init__=_refuse_abn),
 }

@@ -1,4 +1,5 @@
 """Run timm's own model tests over our models: ``python -m tests.conformance [pytest options]``."""
+
 import sys
 from typing import List
 
@@ -20,13 +21,18 @@ def main(options: List[str]) -> int:
     except SdistUnavailable as error:
         print(f'conformance: {error}', file=sys.stderr)
         return UNAVAILABLE
-    return pytest.main([
-        '-p', f'{__package__}.plugin',
-        '-c', str(timm / 'pyproject.toml'),
-        '--import-mode', 'importlib',
-        str(timm / 'tests' / 'test_models.py'),
-        *options,
-    ])
+    return pytest.main(
+        [
+            '-p',
+            f'{__package__}.plugin',
+            '-c',
+            str(timm / 'pyproject.toml'),
+            '--import-mode',
+            'importlib',
+            str(timm / 'tests' / 'test_models.py'),
+            *options,
+        ]
+    )
 
 
 if __name__ == '__main__':

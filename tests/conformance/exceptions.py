@@ -2,6 +2,7 @@
 
 Each entry is expected to fail: one that passes after all makes the run fail, so that the list can only shrink.
 """
+
 from typing import Dict
 
 # test id without the path, as a wildcard pattern -> reason

@@ -4,6 +4,7 @@ timm's test module asks ``timm.list_models`` at import time what to test; the pl
 package. timm chooses by name which tests a model is fit for (``vit_*`` has no spatial output, ``densenet*`` is not
 scripted), so that a pattern for a backbone is read as a pattern for the ABN over it as well.
 """
+
 from fnmatch import fnmatch
 from typing import Any, Iterable, List, Union
 
@@ -22,11 +23,11 @@ _list_models = timm.list_models
 
 
 def list_our_models(
-        filter: Union[str, Iterable[str]] = '',
-        module: Union[str, Iterable[str]] = '',
-        pretrained: bool = False,
-        exclude_filters: Union[str, Iterable[str]] = '',
-        **kwargs: Any,
+    filter: Union[str, Iterable[str]] = '',
+    module: Union[str, Iterable[str]] = '',
+    pretrained: bool = False,
+    exclude_filters: Union[str, Iterable[str]] = '',
+    **kwargs: Any,
 ) -> List[str]:
     """Answer as ``timm.list_models`` does, of our models.
 
@@ -38,7 +39,8 @@ def list_our_models(
         **kwargs: See ``timm.list_models``.
     """
     names = _list_models(
-        filter=with_abn(filter), pretrained=pretrained, exclude_filters=with_abn(exclude_filters), **kwargs)
+        filter=with_abn(filter), pretrained=pretrained, exclude_filters=with_abn(exclude_filters), **kwargs
+    )
     return [name for name in names if is_ours(name)]
 
 
@@ -55,6 +57,7 @@ def is_ours(name: str) -> bool:
 
 class _Perceives(type):
     """Makes ``isinstance`` ask for the class of the perception branch: the head of an ABN is its backbone's."""
+
     backbones: tuple = ()
 
     def __instancecheck__(cls, instance: Any) -> bool:
@@ -64,7 +67,8 @@ class _Perceives(type):
 def pytest_configure(config: pytest.Config) -> None:
     timm.list_models = list_our_models
     timm.list_pretrained = lambda filter='', exclude_filters='': list_our_models(
-        filter, pretrained=True, exclude_filters=exclude_filters, include_tags=True)
+        filter, pretrained=True, exclude_filters=exclude_filters, include_tags=True
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: List[pytest.Item]) -> None:

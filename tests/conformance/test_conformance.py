@@ -1,4 +1,5 @@
 """timm's own model tests pass for small models of ours; ``python -m tests.conformance`` runs them for all."""
+
 import io
 import re
 import subprocess
@@ -25,8 +26,13 @@ def test_small_models_pass():
     assert set(outcomes.values()) == {'PASSED'}
     models = {name.split('[')[1].removeprefix('1-').removeprefix('2-').rstrip(']') for name in outcomes}
     assert models == {
-        'abn_test_resnet', 'abn_test_convnext', 'abn_test_vit', 'resnet20_cifar',
-        'abn_resnet20_cifar', 'abn_resnet20_cifar.fashion_mnist', 'abn_resnet20_cifar.untrained',
+        'abn_test_resnet',
+        'abn_test_convnext',
+        'abn_test_vit',
+        'resnet20_cifar',
+        'abn_resnet20_cifar',
+        'abn_resnet20_cifar.fashion_mnist',
+        'abn_resnet20_cifar.untrained',
     }
     # what timm's lists say of a backbone holds for the ABN over it
     assert 'test_model_default_cfgs_non_std[1-abn_test_vit]' in outcomes
@@ -47,7 +53,11 @@ def make_archive(path, members):
 
 
 GOOD = {
-    'PKG-INFO': b'Name: timm\nVersion: 9.9\n', 'pyproject.toml': b'', 'tests/test_models.py': b'', 'setup.py': b'evil'}
+    'PKG-INFO': b'Name: timm\nVersion: 9.9\n',
+    'pyproject.toml': b'',
+    'tests/test_models.py': b'',
+    'setup.py': b'evil',
+}
 
 
 @pytest.fixture
@@ -65,12 +75,15 @@ def test_only_the_tests_are_extracted(archive, tmp_path):
     assert timm_sdist.timm_tests(tmp_path / 'cache') == folder  # kept
 
 
-@pytest.mark.parametrize('members, message', [
-    ({**GOOD, 'PKG-INFO': b'Name: timm\nVersion: 9.8\n'}, 'is of timm 9.8, not timm 9.9'),
-    ({**GOOD, 'tests/test_models.py': None}, 'link'),
-    ({'PKG-INFO': GOOD['PKG-INFO']}, 'pyproject.toml'),
-    (None, 'is not a source distribution of timm 9.9'),
-])
+@pytest.mark.parametrize(
+    'members, message',
+    [
+        ({**GOOD, 'PKG-INFO': b'Name: timm\nVersion: 9.8\n'}, 'is of timm 9.8, not timm 9.9'),
+        ({**GOOD, 'tests/test_models.py': None}, 'link'),
+        ({'PKG-INFO': GOOD['PKG-INFO']}, 'pyproject.toml'),
+        (None, 'is not a source distribution of timm 9.9'),
+    ],
+)
 def test_another_archive_is_refused(archive, tmp_path, members, message):
     archive.write_bytes(b'not an archive') if members is None else make_archive(archive, members)
     with pytest.raises(timm_sdist.SdistUnavailable, match=message):

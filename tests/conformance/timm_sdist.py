@@ -1,4 +1,5 @@
 """timm's own model tests, from the source distribution of the installed version (wheels of timm hold no tests)."""
+
 import importlib.metadata
 import os
 import subprocess
@@ -40,8 +41,22 @@ def timm_tests(cache: Path = CACHE) -> Path:
 def _download(version: str, folder: Path) -> Path:
     # pip compares the file with the hash in the index
     command = [
-        sys.executable, '-m', 'pip', 'download', f'timm=={version}', '--no-deps', '--no-binary', 'timm',
-        '--dest', str(folder), '--quiet', '--disable-pip-version-check', '--retries', '1', '--timeout', '15',
+        sys.executable,
+        '-m',
+        'pip',
+        'download',
+        f'timm=={version}',
+        '--no-deps',
+        '--no-binary',
+        'timm',
+        '--dest',
+        str(folder),
+        '--quiet',
+        '--disable-pip-version-check',
+        '--retries',
+        '1',
+        '--timeout',
+        '15',
     ]
     result = subprocess.run(command, capture_output=True, text=True)
     archives = list(folder.glob('timm-*.tar.gz'))

@@ -2,6 +2,7 @@
 
 It takes the same names from timm in the same way, in the same order, and has a few of the flags.
 """
+
 import argparse
 import importlib
 import os
@@ -24,15 +25,23 @@ parser = argparse.ArgumentParser()
 for flag in ('data-dir', 'initial-checkpoint', 'resume', 'train-crop-mode', 'input-key', 'target-key', 'experiment'):
     parser.add_argument(f'--{flag}', default='')
 for flag, default in dict(
-        dataset='', model='resnet50', train_split='train', val_split='validation', output='output', device='cpu',
-        opt='momentum', train_interpolation='random').items():
+    dataset='',
+    model='resnet50',
+    train_split='train',
+    val_split='validation',
+    output='output',
+    device='cpu',
+    opt='momentum',
+    train_interpolation='random',
+).items():
     parser.add_argument(f'--{flag.replace("_", "-")}', default=default)
 for flag in ('num-classes', 'img-size', 'in-chans'):
     parser.add_argument(f'--{flag}', type=int)
 for flag, default in dict(
-        batch_size=32, epochs=2, workers=0, seed=42, local_rank=0, warmup_epochs=0, val_interval=1).items():
+    batch_size=32, epochs=2, workers=0, seed=42, local_rank=0, warmup_epochs=0, val_interval=1
+).items():
     parser.add_argument(f'--{flag.replace("_", "-")}', type=int, default=default)
-for flag, default in dict(lr=0.05, weight_decay=1e-4, smoothing=0., color_jitter=0.4, mixup=0., reprob=0.).items():
+for flag, default in dict(lr=0.05, weight_decay=1e-4, smoothing=0.0, color_jitter=0.4, mixup=0.0, reprob=0.0).items():
     parser.add_argument(f'--{flag.replace("_", "-")}', type=float, default=default)
 for flag in ('model-ema', 'no-aug'):
     parser.add_argument(f'--{flag}', action='store_true')
@@ -52,26 +61,48 @@ def main():
         importlib.import_module(module)
     device = utils.init_distributed_device(args)
     utils.random_seed(args.seed, args.rank)
-    model = create_model(
-        args.model, num_classes=args.num_classes, in_chans=args.in_chans or 3, **args.model_kwargs)
+    model = create_model(args.model, num_classes=args.num_classes, in_chans=args.in_chans or 3, **args.model_kwargs)
     data_config = resolve_data_config(vars(args), model=model)
     train_set, val_set = (
         create_dataset(
-            args.dataset, root=args.data_dir, split=split, is_training=training, seed=args.seed,
-            input_img_mode='RGB', target_key=args.target_key or None)
-        for split, training in ((args.train_split, True), (args.val_split, False)))
+            args.dataset,
+            root=args.data_dir,
+            split=split,
+            is_training=training,
+            seed=args.seed,
+            input_img_mode='RGB',
+            target_key=args.target_key or None,
+        )
+        for split, training in ((args.train_split, True), (args.val_split, False))
+    )
     mixup = dict(mixup_alpha=args.mixup, num_classes=args.num_classes)
     common = dict(
-        input_size=data_config['input_size'], batch_size=args.batch_size, mean=data_config['mean'],
-        std=data_config['std'], num_workers=args.workers, distributed=args.distributed, device=device)
+        input_size=data_config['input_size'],
+        batch_size=args.batch_size,
+        mean=data_config['mean'],
+        std=data_config['std'],
+        num_workers=args.workers,
+        distributed=args.distributed,
+        device=device,
+    )
     train_loader = create_loader(
-        train_set, is_training=True, no_aug=args.no_aug, train_crop_mode=args.train_crop_mode or None,
-        color_jitter=args.color_jitter, re_prob=args.reprob, interpolation=args.train_interpolation,
-        collate_fn=FastCollateMixup(**mixup) if args.mixup else None, **common)
+        train_set,
+        is_training=True,
+        no_aug=args.no_aug,
+        train_crop_mode=args.train_crop_mode or None,
+        color_jitter=args.color_jitter,
+        re_prob=args.reprob,
+        interpolation=args.train_interpolation,
+        collate_fn=FastCollateMixup(**mixup) if args.mixup else None,
+        **common,
+    )
     val_loader = create_loader(val_set, is_training=False, crop_pct=data_config['crop_pct'], **common)
     task = ClassificationTask(
-        model, criterion_kwargs=dict(smoothing=args.smoothing, soft_targets=args.mixup > 0), device=device,
-        verbose=utils.is_primary(args))
+        model,
+        criterion_kwargs=dict(smoothing=args.smoothing, soft_targets=args.mixup > 0),
+        device=device,
+        verbose=utils.is_primary(args),
+    )
     eval_model = task.get_eval_model()
     optimizer = create_optimizer_v2(model, opt=args.opt, lr=args.lr, weight_decay=args.weight_decay)
     start_epoch = resume_task_checkpoint(task, args.resume, optimizer=optimizer) if args.resume else 0
@@ -85,7 +116,8 @@ def main():
     if utils.is_primary(args):
         folder = utils.get_outdir(args.output, args.experiment or 'run')
         saver = utils.CheckpointSaver(
-            model, optimizer, args=args, checkpoint_dir=folder, recovery_dir=folder, task=task, max_history=2)
+            model, optimizer, args=args, checkpoint_dir=folder, recovery_dir=folder, task=task, max_history=2
+        )
     scheduler = MultiStepLRScheduler(optimizer, args.decay_milestones, decay_rate=0.1)
     scheduler.step(start_epoch)
     for epoch in range(start_epoch, args.epochs):
@@ -100,7 +132,8 @@ def main():
             eval_metrics = validate(task.get_eval_model(ema=True), val_loader)
         if saver is not None:
             utils.update_summary(
-                epoch, train_metrics, eval_metrics, os.path.join(folder, 'summary.csv'), write_header=epoch == 0)
+                epoch, train_metrics, eval_metrics, os.path.join(folder, 'summary.csv'), write_header=epoch == 0
+            )
             saver.save_checkpoint(epoch, metric=eval_metrics['top1'])
         scheduler.step(epoch + 1)
     if args.distributed:

@@ -1,4 +1,5 @@
 """A small validation script with the seams of timm's validate.py; see train.py beside it."""
+
 import argparse
 import json
 
@@ -19,14 +20,20 @@ parser.add_argument('--model-kwargs', nargs='*', default={}, action=utils.ParseK
 
 def main():
     args = parser.parse_args()
-    model = create_model(
-        args.model, num_classes=args.num_classes, checkpoint_path=args.checkpoint, **args.model_kwargs)
+    model = create_model(args.model, num_classes=args.num_classes, checkpoint_path=args.checkpoint, **args.model_kwargs)
     data_config = resolve_data_config(vars(args), model=model)
     dataset = create_dataset(root=args.data_dir, name=args.dataset, split=args.split)
     loader = create_loader(
-        dataset, input_size=data_config['input_size'], batch_size=32, num_workers=0, device=torch.device('cpu'),
-        mean=data_config['mean'], std=data_config['std'], crop_pct=data_config['crop_pct'],
-        crop_mode=data_config['crop_mode'])
+        dataset,
+        input_size=data_config['input_size'],
+        batch_size=32,
+        num_workers=0,
+        device=torch.device('cpu'),
+        mean=data_config['mean'],
+        std=data_config['std'],
+        crop_pct=data_config['crop_pct'],
+        crop_mode=data_config['crop_mode'],
+    )
     model.eval()
     top1 = utils.AverageMeter()
     with torch.inference_mode():

@@ -1,4 +1,5 @@
 """Images to train on, and the launcher, for the tests of this folder."""
+
 import logging
 import sys
 
@@ -32,6 +33,7 @@ def image_folder(tmp_path_factory):
 @pytest.fixture
 def launch(monkeypatch):
     """Run the launcher in this process, on a process as new as can be."""
+
     def launch(name, *arguments, scripts=STAND_IN):
         monkeypatch.setattr(sys, 'argv', [str(ROOT / 'train_wrappers' / name)])
         return main(name, [*map(str, arguments), *(('--timm-scripts', str(scripts)) if scripts else ())])

@@ -1,4 +1,5 @@
 """Checkpoint files are old or new at every moment, with links and without."""
+
 import os
 
 import pytest
@@ -20,14 +21,17 @@ def saver(tmp_path, monkeypatch):
     task = timm.task.ClassificationTask(model, verbose=False)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     return CheckpointSaver(
-        model, optimizer, checkpoint_dir=str(tmp_path), recovery_dir=str(tmp_path), max_history=2, task=task)
+        model, optimizer, checkpoint_dir=str(tmp_path), recovery_dir=str(tmp_path), max_history=2, task=task
+    )
 
 
 @pytest.fixture(params=[True, False], ids=['links', 'no links'])
 def links(request, monkeypatch):
     if not request.param:
+
         def link(*args):
             raise OSError('not supported')
+
         monkeypatch.setattr(os, 'link', link)
 
 
@@ -36,15 +40,19 @@ def epochs(folder):
 
 
 def test_files_are_those_of_timm(saver, links, tmp_path):
-    for epoch, metric in enumerate((10., 30., 20.)):
+    for epoch, metric in enumerate((10.0, 30.0, 20.0)):
         saver.save_checkpoint(epoch, metric)
     assert epochs(tmp_path) == {
-        'last.pth.tar': 2, 'model_best.pth.tar': 1, 'checkpoint-1.pth.tar': 1, 'checkpoint-2.pth.tar': 2}
+        'last.pth.tar': 2,
+        'model_best.pth.tar': 1,
+        'checkpoint-1.pth.tar': 1,
+        'checkpoint-2.pth.tar': 2,
+    }
     assert {path.name for path in tmp_path.iterdir()} == set(epochs(tmp_path))
 
 
 def test_no_moment_without_a_whole_file(saver, links, tmp_path, monkeypatch):
-    saver.save_checkpoint(0, 10.)
+    saver.save_checkpoint(0, 10.0)
     names = {'last.pth.tar', 'model_best.pth.tar'}
     moments = []
 
@@ -54,11 +62,12 @@ def test_no_moment_without_a_whole_file(saver, links, tmp_path, monkeypatch):
             result = function(*args, **kwargs)
             moments.append(epochs(tmp_path))
             return result
+
         return watched
 
     for module, name in ((os, 'replace'), (os, 'remove'), (os, 'unlink')):
         monkeypatch.setattr(module, name, watch(getattr(module, name)))
-    saver.save_checkpoint(1, 20.)
-    saver.save_checkpoint(1, 30.)  # again: a link to what is there already
+    saver.save_checkpoint(1, 20.0)
+    saver.save_checkpoint(1, 30.0)  # again: a link to what is there already
     assert len(moments) > 6 and all(names <= set(moment) for moment in moments)
     assert not list(tmp_path.glob('*.partial'))

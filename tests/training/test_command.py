@@ -1,4 +1,5 @@
 """The launcher, end to end: with the stand-in for timm's scripts, and with timm's own where they are."""
+
 import csv
 import sys
 from pathlib import Path
@@ -36,11 +37,12 @@ def summary(folder):
 @pytest.mark.parametrize('scripts', BOTH)
 def test_trains_both_branches(launch, losses, image_folder, tmp_path, scripts):
     code = launch(
-        'train.py', *MODEL, *SMALL, '--data-dir', image_folder, '--output', tmp_path, '--smoothing', 0, scripts=scripts)
+        'train.py', *MODEL, *SMALL, '--data-dir', image_folder, '--output', tmp_path, '--smoothing', 0, scripts=scripts
+    )
     assert code == 0 and len(losses) == 4
     (logits, attention_logits), target, loss = losses[0]
     torch.testing.assert_close(loss, F.cross_entropy(logits, target) + F.cross_entropy(attention_logits, target))
-    row, = summary(tmp_path)
+    (row,) = summary(tmp_path)
     assert 0 <= float(row['eval_attention_top1']) <= 100
     assert float(row['train_loss']) == pytest.approx(sum(loss.item() for _, _, loss in losses) / 4, rel=1e-4)
 
@@ -50,8 +52,19 @@ def test_validates_what_was_trained(launch, image_folder, tmp_path, capfd, scrip
     launch('train.py', *MODEL, *SMALL, '--data-dir', image_folder, '--output', tmp_path, scripts=scripts)
     flags = ['--device', 'cpu', '--workers', '0'] if scripts != STAND_IN else []
     code = launch(
-        'validate.py', *MODEL, *flags, '--data-dir', image_folder, '--num-classes', 3, '--img-size', 32,
-        '--checkpoint', tmp_path / 'run' / 'last.pth.tar', scripts=scripts)
+        'validate.py',
+        *MODEL,
+        *flags,
+        '--data-dir',
+        image_folder,
+        '--num-classes',
+        3,
+        '--img-size',
+        32,
+        '--checkpoint',
+        tmp_path / 'run' / 'last.pth.tar',
+        scripts=scripts,
+    )
     assert code == 0
     top1 = float(summary(tmp_path)[0]['eval_top1'])
     assert f'"top1": {top1:.4f}'.rstrip('0').rstrip('.') in capfd.readouterr().out
@@ -59,19 +72,45 @@ def test_validates_what_was_trained(launch, image_folder, tmp_path, capfd, scrip
 
 @pytest.mark.parametrize('scripts', BOTH)
 def test_device_modules_of_timm_need_no_launcher(image_folder, tmp_path, scripts):
-    finish(start(
-        scripts / 'train.py', '--device-modules', 'timm_abn.task', *MODEL, *SMALL, '--data-dir', image_folder,
-        '--output', tmp_path))
-    row, = summary(tmp_path)
+    finish(
+        start(
+            scripts / 'train.py',
+            '--device-modules',
+            'timm_abn.task',
+            *MODEL,
+            *SMALL,
+            '--data-dir',
+            image_folder,
+            '--output',
+            tmp_path,
+        )
+    )
+    (row,) = summary(tmp_path)
     assert float(row['train_loss']) > 1.6 and 'eval_attention_top1' in row  # ln 3 for each branch
 
 
 @pytest.mark.parametrize('scripts', BOTH)
 def test_two_processes(image_folder, tmp_path, scripts):
-    output = finish(start(
-        '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', 2, ROOT / 'train_wrappers' / 'train.py',
-        *MODEL, *SMALL, '--data-dir', image_folder, '--output', tmp_path, '--timm-scripts', scripts, '--model-ema'))
-    row, = summary(tmp_path)
+    output = finish(
+        start(
+            '-m',
+            'torch.distributed.run',
+            '--standalone',
+            '--nproc_per_node',
+            2,
+            ROOT / 'train_wrappers' / 'train.py',
+            *MODEL,
+            *SMALL,
+            '--data-dir',
+            image_folder,
+            '--output',
+            tmp_path,
+            '--timm-scripts',
+            scripts,
+            '--model-ema',
+        )
+    )
+    (row,) = summary(tmp_path)
     assert 1.6 < float(row['train_loss']) < 10 and 'eval_attention_top1' in row
     assert output.count('Validation of epoch 0, both branches') == 1
 
@@ -92,7 +131,8 @@ def test_attention_loss_weight(launch, losses, image_folder, tmp_path):
         assert launch('train.py', *flags, *arguments) == 0
         (logits, attention_logits), target, loss = losses[-1]
         torch.testing.assert_close(
-            loss, F.cross_entropy(logits, target) + weight * F.cross_entropy(attention_logits, target))
+            loss, F.cross_entropy(logits, target) + weight * F.cross_entropy(attention_logits, target)
+        )
 
 
 def test_keys_of_ours_do_not_reach_the_script_of_timm(launch, image_folder, tmp_path):
@@ -107,9 +147,12 @@ def test_crop_mode_is_that_of_the_validation_images(launch, image_folder, tmp_pa
     made = []
     create = timm.data.create_loader
     monkeypatch.setattr(
-        timm.data, 'create_loader', lambda *args, **kwargs: made.append(create(*args, **kwargs)) or made[-1])
-    assert launch(
-        'train.py', *MODEL, *SMALL, '--data-dir', image_folder, '--output', tmp_path, '--crop-mode', 'squash') == 0
+        timm.data, 'create_loader', lambda *args, **kwargs: made.append(create(*args, **kwargs)) or made[-1]
+    )
+    assert (
+        launch('train.py', *MODEL, *SMALL, '--data-dir', image_folder, '--output', tmp_path, '--crop-mode', 'squash')
+        == 0
+    )
     train, validation = (loader.dataset.transform.transforms for loader in made)
     assert isinstance(validation[0].size, tuple)  # center would be one number, the shorter side
     assert 'RandomResizedCrop' in type(train[0]).__name__
@@ -134,18 +177,23 @@ def test_help_of_both(launch, capfd):
     assert stopped.value.code == 0 and '--attention-loss-weight' in output and '--decay-milestones' in output
 
 
-@pytest.mark.parametrize('arguments, message', [
-    (['--model', 'abn_resnet51'], '--model abn_resnet51 is not known: did you mean abn_resnet'),
-    (['--model', 'abn_resnet50', '--torchscript'], '--torchscript cannot train'),
-    (['--model', 'abn_resnet50', '--naflex-loader'], '--naflex-loader feeds patches'),
-    (['--model', 'abn_resnet50', '--kd-model-name', 'resnet50', '--kd-distill-type', 'feature'],
-     '--kd-distill-type feature leaves out'),
-    (['--model', 'abn_resnet50', '--attention-loss-weight', '-1'], 'attention_loss_weight must be a finite number'),
-    (['--model', 'abn_resnet50', '--config', 'nowhere.yaml'], '--config nowhere.yaml cannot be read'),
-    (['--model', 'abn_resnet50', '--data-dir', 'nowhere'], '--data-dir nowhere does not exist'),
-    (['--model', 'abn_resnet50'], '--data-dir is missing'),
-    (['--model', 'abn_resnet50', '--timm-scripts', 'x'], "--timm-scripts is 'x', where there is no train.py"),
-])
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (['--model', 'abn_resnet51'], '--model abn_resnet51 is not known: did you mean abn_resnet'),
+        (['--model', 'abn_resnet50', '--torchscript'], '--torchscript cannot train'),
+        (['--model', 'abn_resnet50', '--naflex-loader'], '--naflex-loader feeds patches'),
+        (
+            ['--model', 'abn_resnet50', '--kd-model-name', 'resnet50', '--kd-distill-type', 'feature'],
+            '--kd-distill-type feature leaves out',
+        ),
+        (['--model', 'abn_resnet50', '--attention-loss-weight', '-1'], 'attention_loss_weight must be a finite number'),
+        (['--model', 'abn_resnet50', '--config', 'nowhere.yaml'], '--config nowhere.yaml cannot be read'),
+        (['--model', 'abn_resnet50', '--data-dir', 'nowhere'], '--data-dir nowhere does not exist'),
+        (['--model', 'abn_resnet50'], '--data-dir is missing'),
+        (['--model', 'abn_resnet50', '--timm-scripts', 'x'], "--timm-scripts is 'x', where there is no train.py"),
+    ],
+)
 def test_what_cannot_hold_is_one_line(launch, capfd, arguments, message):
     assert launch('train.py', *arguments, scripts=None if '--timm-scripts' in arguments else STAND_IN) == 2
     error = capfd.readouterr().err
@@ -154,12 +202,16 @@ def test_what_cannot_hold_is_one_line(launch, capfd, arguments, message):
     assert 'Traceback' not in error
 
 
-@pytest.mark.parametrize('config, message', [
-    ('a: [', 'is not YAML'), ('just words', 'must hold "flag: value" lines'),
-    ('model: abn_resnet50\ntorchscript: true', '--torchscript cannot train'),
-    ('crop_mode: sqash', "crop_mode must be one of center, squash, border, got 'sqash'"),
-    ('attention_loss_weight: much', "must be a finite number that is not negative, got 'much'"),
-])
+@pytest.mark.parametrize(
+    'config, message',
+    [
+        ('a: [', 'is not YAML'),
+        ('just words', 'must hold "flag: value" lines'),
+        ('model: abn_resnet50\ntorchscript: true', '--torchscript cannot train'),
+        ('crop_mode: sqash', "crop_mode must be one of center, squash, border, got 'sqash'"),
+        ('attention_loss_weight: much', "must be a finite number that is not negative, got 'much'"),
+    ],
+)
 def test_bad_config_is_one_line(launch, capfd, tmp_path, config, message):
     path = tmp_path / 'recipe.yaml'
     path.write_text(config)
@@ -199,8 +251,14 @@ FLAGS = {
     'multistep': ['--sched', 'multistep', '--decay-milestones', '2', '3'],
     'crops': ['--train-crop-mode', 'pad'],
     'logit distillation': [
-        '--kd-model-name', 'abn_resnet20_cifar.fashion_mnist', '--model', 'abn_resnet20_cifar.fashion_mnist',
-        '--model-kwargs', '--in-chans', '1'],
+        '--kd-model-name',
+        'abn_resnet20_cifar.fashion_mnist',
+        '--model',
+        'abn_resnet20_cifar.fashion_mnist',
+        '--model-kwargs',
+        '--in-chans',
+        '1',
+    ],
     'random erasing': ['--reprob', '0.3', '--no-aug'],
 }
 
@@ -211,8 +269,19 @@ def test_flags_of_timm(launch, losses, image_folder, tmp_path, flags):
     """Each works, and the first loss is that of both branches."""
     batch = ['--batch-size', '4'] if '--train-img-sizes' in flags else []
     code = launch(
-        'train.py', *MODEL, *SMALL, '--data-dir', image_folder, '--output', tmp_path, *flags, *batch, '--epochs', '2',
-        scripts=TIMM)
+        'train.py',
+        *MODEL,
+        *SMALL,
+        '--data-dir',
+        image_folder,
+        '--output',
+        tmp_path,
+        *flags,
+        *batch,
+        '--epochs',
+        '2',
+        scripts=TIMM,
+    )
     assert code == 0
     (logits, attention_logits), _, loss = losses[0]
     assert logits.shape == attention_logits.shape and (logits != attention_logits).any() and torch.isfinite(loss)
@@ -227,8 +296,7 @@ def test_other_scripts_of_timm(launch, image_folder, tmp_path, capfd):
     assert 'infer_samples_per_sec' in capfd.readouterr().out
     launch('train.py', *MODEL, *SMALL, '--data-dir', image_folder, '--output', tmp_path, scripts=TIMM)
     folder = tmp_path / 'run'
-    assert launch(
-        'avg_checkpoints.py', '--input', folder, '--output', tmp_path / 'average.pth', scripts=TIMM) == 0
+    assert launch('avg_checkpoints.py', '--input', folder, '--output', tmp_path / 'average.pth', scripts=TIMM) == 0
     weights = torch.load(tmp_path / 'average.pth', weights_only=True)
     timm.create_model('abn', backbone='test_resnet', num_classes=3).load_state_dict(weights)
 

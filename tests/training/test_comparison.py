@@ -1,4 +1,5 @@
 """The comparison on Fashion-MNIST, on a handful of images."""
+
 import re
 
 import numpy as np
@@ -26,12 +27,26 @@ def few_images(tmp_path):
 @pytest.mark.parametrize('scripts', BOTH)
 def test_comparison(few_images, tmp_path, scripts):
     command = [
-        ROOT / 'scripts' / 'compare_fashion_mnist.py', '--data-dir', few_images, '--out', tmp_path / 'out',
-        '--epochs', 1, '--seeds', 0, 1, '--timm-scripts', scripts]
+        ROOT / 'scripts' / 'compare_fashion_mnist.py',
+        '--data-dir',
+        few_images,
+        '--out',
+        tmp_path / 'out',
+        '--epochs',
+        1,
+        '--seeds',
+        0,
+        1,
+        '--timm-scripts',
+        scripts,
+    ]
     output = finish(start(*command))
     rows = (tmp_path / 'out' / 'table.md').read_text().splitlines()[2:]
     assert [row.split(' | ')[0] for row in rows] == [
-        '| ResNet-20', '| ABN-ResNet-20, product', '| ABN-ResNet-20, residual']
+        '| ResNet-20',
+        '| ABN-ResNet-20, product',
+        '| ABN-ResNet-20, residual',
+    ]
     for row in rows:
         mean, deviation = map(float, re.search(r'\| (\d+\.\d\d) ± (\d+\.\d\d) %', row).groups())
         each = [float(value) for value in row.split(' | ')[3].rstrip(' |').split(', ')]

@@ -1,4 +1,5 @@
 """The data sets that timm does not know, in folders made as the official archives unpack."""
+
 import numpy as np
 import pytest
 import timm.data
@@ -51,7 +52,8 @@ def test_compcars_shows_the_car(compcars):
 def test_compcars_through_the_loader(compcars):
     dataset = timm.data.create_dataset('compcars', root=str(compcars), split='train')
     loader = timm.data.create_loader(
-        dataset, input_size=(3, 16, 24), batch_size=3, num_workers=0, device=torch.device('cpu'))
+        dataset, input_size=(3, 16, 24), batch_size=3, num_workers=0, device=torch.device('cpu')
+    )
     images, labels = next(iter(loader))
     assert images.shape == (3, 3, 16, 24) and labels.tolist() == [2, 0, 1]
 
@@ -72,12 +74,15 @@ def break_compcars(folder, how):
         (folder / 'train_test_split' / 'classification' / 'train.txt').write_text('7/30/2010/a.jpg\n7/9/2011/b.jpg\n')
 
 
-@pytest.mark.parametrize('how, split, message', [
-    ('no label', 'train', r'expected the folder label in .*must hold image/, label/ and train_test_split/'),
-    ('no image', 'train', r'1 files of the split are missing, the first is .*b\.jpg'),
-    ('strange', 'test', r'has a model that train\.txt has not: 100/12/2012/d\.jpg'),
-    ('well', 'hold-out', r"no split 'hold-out': expected .*hold-out\.txt; there are: test, train"),
-])
+@pytest.mark.parametrize(
+    'how, split, message',
+    [
+        ('no label', 'train', r'expected the folder label in .*must hold image/, label/ and train_test_split/'),
+        ('no image', 'train', r'1 files of the split are missing, the first is .*b\.jpg'),
+        ('strange', 'test', r'has a model that train\.txt has not: 100/12/2012/d\.jpg'),
+        ('well', 'hold-out', r"no split 'hold-out': expected .*hold-out\.txt; there are: test, train"),
+    ],
+)
 def test_compcars_says_what_is_missing(compcars, how, split, message):
     break_compcars(compcars, how)
     with pytest.raises(TrainingError, match=message):
@@ -107,8 +112,10 @@ def svhn_folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize('split, labels', [
-    ('train+extra', [3] * 3 + [5] * 5), ('train', [3] * 3), ('test', [2] * 2), ('validation', [2] * 2)])
+@pytest.mark.parametrize(
+    'split, labels',
+    [('train+extra', [3] * 3 + [5] * 5), ('train', [3] * 3), ('test', [2] * 2), ('validation', [2] * 2)],
+)
 def test_svhn_splits(svhn_folder, split, labels):
     dataset = timm.data.create_dataset('torch/svhn', root=str(svhn_folder), split=split)
     assert dataset.labels.tolist() == dataset.data[:, 0, 0, 0].tolist() == labels
@@ -124,6 +131,7 @@ def test_svhn_says_what_is_missing(svhn_folder, tmp_path):
 
 def test_svhn_without_scipy_or_with_a_broken_file(svhn_folder, monkeypatch):
     for error, message in ((ImportError('scipy'), 'pip install scipy'), (RuntimeError('corrupted'), 'corrupted')):
+
         def fail(*args, error=error, **kwargs):
             raise error
 
@@ -132,10 +140,15 @@ def test_svhn_without_scipy_or_with_a_broken_file(svhn_folder, monkeypatch):
             timm.data.create_dataset('torch/svhn', root=str(svhn_folder), split='test')
 
 
-@pytest.mark.parametrize('name, expected', [
-    ('torch/cifar100', 'expected cifar-100-python in '), ('torch/cifar10', 'expected cifar-10-batches-py in '),
-    ('torch/fashion_mnist', 'expected FashionMNIST/raw in '), ('', 'a folder for each class in '),
-])
+@pytest.mark.parametrize(
+    'name, expected',
+    [
+        ('torch/cifar100', 'expected cifar-100-python in '),
+        ('torch/cifar10', 'expected cifar-10-batches-py in '),
+        ('torch/fashion_mnist', 'expected FashionMNIST/raw in '),
+        ('', 'a folder for each class in '),
+    ],
+)
 def test_incomplete_folder_says_what_was_expected(tmp_path, name, expected):
     with pytest.raises(TrainingError, match=expected):
         timm.data.create_dataset(name, root=str(tmp_path), split='train')

@@ -1,4 +1,5 @@
 """The recipes: what timm makes of them, and that each baseline differs from its ABN in nothing but the model."""
+
 import importlib.util
 import sys
 from pathlib import Path
@@ -19,8 +20,9 @@ NAMES = sorted(path.stem for path in RECIPES.glob('*.yaml'))
 PAIRS = [name for name in NAMES if not name.endswith('_baseline')]
 
 # epochs, and those after which the learning rate drops (paper, sections 4.1 and 4.3)
-SCHEDULES = dict(cifar10=(300, 150, 225), cifar100=(300, 150, 225), svhn=(40, 20, 30), imagenet=(90, 45, 67),
-                 compcars=(50, 25, 35))
+SCHEDULES = dict(
+    cifar10=(300, 150, 225), cifar100=(300, 150, 225), svhn=(40, 20, 30), imagenet=(90, 45, 67), compcars=(50, 25, 35)
+)
 OF_THE_PAPER = [name for name in NAMES if name.split('_')[0] in SCHEDULES]
 
 
@@ -30,8 +32,16 @@ def read(name):
 
 def test_all_that_were_promised_are_there():
     networks = {
-        'resnet20', 'resnet32', 'resnet44', 'resnet56', 'resnet110', 'wrn28_4', 'wrn28_10', 'densenet100_12',
-        'resnext29_8x64d'}
+        'resnet20',
+        'resnet32',
+        'resnet44',
+        'resnet56',
+        'resnet110',
+        'wrn28_4',
+        'wrn28_10',
+        'densenet100_12',
+        'resnext29_8x64d',
+    }
     imagenet = {'vgg16', 'vgg16_bn', 'resnet50', 'resnet101', 'resnet152', 'resnext50', 'seresnet152'}
     assert {f'{dataset}_{network}' for dataset in ('cifar10', 'cifar100') for network in networks} < set(PAIRS)
     assert {f'imagenet_{network}' for network in imagenet} < set(PAIRS)
@@ -68,8 +78,13 @@ def test_schedule_and_optimizer_are_the_papers(name):
     assert recipe['batch_size'] == (32 if name.startswith('compcars') else 256)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=recipe['lr'])
     scheduler, _ = create_scheduler_v2(
-        optimizer, sched=recipe['sched'], num_epochs=epochs, decay_milestones=recipe['decay_milestones'],
-        decay_rate=recipe['decay_rate'], warmup_epochs=recipe['warmup_epochs'])
+        optimizer,
+        sched=recipe['sched'],
+        num_epochs=epochs,
+        decay_milestones=recipe['decay_milestones'],
+        decay_rate=recipe['decay_rate'],
+        warmup_epochs=recipe['warmup_epochs'],
+    )
     rates = []
     for epoch in range(epochs):  # as timm's script does: a step after each epoch
         rates.append(optimizer.param_groups[0]['lr'])
@@ -119,9 +134,31 @@ def timm_train():
 def test_recipe_of_compcars_trains(launch, compcars, tmp_path, name, scripts):  # noqa: F811
     model = 'abn' if not name.endswith('baseline') else 'test_resnet'
     backbone = ['--model-kwargs', 'backbone=test_resnet'] if model == 'abn' else []
-    assert launch(
-        'train.py', '--config', RECIPES / f'{name}.yaml', '--data-dir', compcars, '--model', model, *backbone,
-        '--batch-size', 3, '--epochs', 1, '--device', 'cpu', '--workers', 0, '--output', tmp_path / 'out',
-        '--experiment', 'run', scripts=scripts) == 0
+    assert (
+        launch(
+            'train.py',
+            '--config',
+            RECIPES / f'{name}.yaml',
+            '--data-dir',
+            compcars,
+            '--model',
+            model,
+            *backbone,
+            '--batch-size',
+            3,
+            '--epochs',
+            1,
+            '--device',
+            'cpu',
+            '--workers',
+            0,
+            '--output',
+            tmp_path / 'out',
+            '--experiment',
+            'run',
+            scripts=scripts,
+        )
+        == 0
+    )
     checkpoint = torch.load(tmp_path / 'out' / 'run' / 'last.pth.tar', weights_only=False)
     assert checkpoint['args'].num_classes == (431 if '_model_' in name else 75)

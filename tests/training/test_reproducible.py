@@ -1,4 +1,5 @@
 """Training data depends on seed and epoch alone, and a run that was killed and resumed ends as if it had not been."""
+
 import os
 import random
 import signal
@@ -18,6 +19,7 @@ from .timm_scripts import BOTH, MODEL, ROOT, STAND_IN, finish, start
 
 class Draws(Dataset):
     """Each sample tells its index and one draw of every random number generator."""
+
     transform = property(lambda self: None, lambda self, value: None)  # timm's loader sets one
 
     def __len__(self):
@@ -36,8 +38,16 @@ def loader_of_timm(monkeypatch):
 def make_loader(seed=1, workers=0, **options):
     extend_timm_loader(seed)
     return timm.data.create_loader(
-        Draws(), input_size=(1, 1, 4), batch_size=4, is_training=True, no_aug=True, num_workers=workers,
-        use_prefetcher=False, device=torch.device('cpu'), **options)
+        Draws(),
+        input_size=(1, 1, 4),
+        batch_size=4,
+        is_training=True,
+        no_aug=True,
+        num_workers=workers,
+        use_prefetcher=False,
+        device=torch.device('cpu'),
+        **options,
+    )
 
 
 def epoch_of(loader, epoch=None):
@@ -89,9 +99,15 @@ def test_images_of_scheduled_sizes_are_the_same_too(image_folder):
     def epoch(number, workers):
         extend_timm_loader(1)
         loader = timm.data.create_loader(
-            timm.data.create_dataset('', root=str(image_folder), split='train'), input_size=(3, 32, 32), batch_size=4,
-            is_training=True, num_workers=workers, device=torch.device('cpu'), input_size_choices=[24, 32],
-            scale=(0.5, 1.0))
+            timm.data.create_dataset('', root=str(image_folder), split='train'),
+            input_size=(3, 32, 32),
+            batch_size=4,
+            is_training=True,
+            num_workers=workers,
+            device=torch.device('cpu'),
+            input_size_choices=[24, 32],
+            scale=(0.5, 1.0),
+        )
         for place in (loader.dataset, loader.batch_sampler):  # as timm's script
             place.set_epoch(number)
         return [images for images, _ in loader]
@@ -117,7 +133,7 @@ def test_each_process_of_several_draws_its_own():
 
 def test_a_number_for_each_tuple_of_numbers():
     seeds = {seed_of(seed, epoch, index) for seed in range(3) for epoch in range(5) for index in range(200)}
-    assert len(seeds) == 3000 and all(0 <= seed < 2 ** 32 for seed in seeds)
+    assert len(seeds) == 3000 and all(0 <= seed < 2**32 for seed in seeds)
     assert len({seed_of(1, 2), seed_of(2, 1), seed_of(1, 2, 0), seed_of(3, 0)}) == 4
     bits = np.array([[seed >> bit & 1 for bit in range(32)] for seed in seeds])
     assert np.abs(bits.mean(axis=0) - 0.5).max() < 0.05
@@ -127,12 +143,36 @@ def test_what_cannot_be_seeded_stays_as_in_timm():
     assert not isinstance(make_loader(use_multi_epochs_loader=True).dataset, SeededDataset)
     extend_timm_loader(1)
     validation = timm.data.create_loader(
-        Draws(), input_size=(1, 1, 4), batch_size=4, use_prefetcher=False, device=torch.device('cpu'), num_workers=0)
+        Draws(), input_size=(1, 1, 4), batch_size=4, use_prefetcher=False, device=torch.device('cpu'), num_workers=0
+    )
     assert isinstance(validation.dataset, Draws)
 
 
-RUN = ('--num-classes', 3, '--img-size', 32, '--batch-size', 2, '--epochs', 4, '--device', 'cpu', '--opt', 'momentum',
-       '--lr', 0.05, '--warmup-epochs', 0, '--experiment', 'run', '--model-ema', '--mixup', 0.3, '--reprob', 0.2)
+RUN = (
+    '--num-classes',
+    3,
+    '--img-size',
+    32,
+    '--batch-size',
+    2,
+    '--epochs',
+    4,
+    '--device',
+    'cpu',
+    '--opt',
+    'momentum',
+    '--lr',
+    0.05,
+    '--warmup-epochs',
+    0,
+    '--experiment',
+    'run',
+    '--model-ema',
+    '--mixup',
+    0.3,
+    '--reprob',
+    0.2,
+)
 
 
 def kill_in_epoch(process, epoch):
@@ -154,7 +194,8 @@ def assert_killed_run_ends_like_another(command, folder):
     assert torch.load(last, weights_only=False)['epoch'] < 3  # whole, and not the last one
     finish(start(*command, '--output', folder / 'killed', '--resume', last))
     whole, resumed = (
-        torch.load(folder / name / 'run' / 'last.pth.tar', weights_only=False) for name in ('whole', 'killed'))
+        torch.load(folder / name / 'run' / 'last.pth.tar', weights_only=False) for name in ('whole', 'killed')
+    )
     assert whole['epoch'] == resumed['epoch'] == 3
     for weights in ('state_dict', 'state_dict_ema'):
         for name, tensor in whole[weights].items():
@@ -165,8 +206,18 @@ def assert_killed_run_ends_like_another(command, folder):
 def test_killed_and_resumed(image_folder, tmp_path, scripts):
     flags = ['--workers', 2] + (['--log-interval', 1, '--drop', 0.1] if scripts != STAND_IN else [])
     assert_killed_run_ends_like_another(
-        [ROOT / 'train_wrappers' / 'train.py', '--timm-scripts', scripts, *MODEL, *RUN, *flags, '--data-dir',
-         image_folder], tmp_path)
+        [
+            ROOT / 'train_wrappers' / 'train.py',
+            '--timm-scripts',
+            scripts,
+            *MODEL,
+            *RUN,
+            *flags,
+            '--data-dir',
+            image_folder,
+        ],
+        tmp_path,
+    )
 
 
 @pytest.mark.slow
@@ -174,5 +225,20 @@ def test_killed_and_resumed(image_folder, tmp_path, scripts):
 def test_killed_and_resumed_with_two_processes(image_folder, tmp_path, scripts):
     flags = ['--workers', 0] + (['--log-interval', 1] if scripts != STAND_IN else [])
     assert_killed_run_ends_like_another(
-        ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', 2, ROOT / 'train_wrappers' / 'train.py',
-         '--timm-scripts', scripts, *MODEL, *RUN, *flags, '--data-dir', image_folder], tmp_path)
+        [
+            '-m',
+            'torch.distributed.run',
+            '--standalone',
+            '--nproc_per_node',
+            2,
+            ROOT / 'train_wrappers' / 'train.py',
+            '--timm-scripts',
+            scripts,
+            *MODEL,
+            *RUN,
+            *flags,
+            '--data-dir',
+            image_folder,
+        ],
+        tmp_path,
+    )

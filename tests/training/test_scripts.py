@@ -1,4 +1,5 @@
 """Finding and checking timm's scripts."""
+
 import urllib.error
 from pathlib import Path
 
@@ -18,6 +19,7 @@ def checkout(tmp_path):
         for script in ('train.py', 'validate.py'):
             (folder / script).write_text('')
         return folder
+
     return make
 
 
@@ -52,13 +54,16 @@ def test_wrong_folder_is_refused(monkeypatch, tmp_path, by_flag):
         scripts.find_scripts(str(tmp_path) if by_flag else None)
 
 
-@pytest.mark.parametrize('found, installed, outcome', [
-    ('1.0.31', '1.0.31', None),
-    ('1.0.31', '1.0.31.dev0', None),
-    ('1.0.29.dev0', '1.0.31', 'are of timm 1.0.29.dev0, older than the installed 1.0.31'),
-    ('1.1.2', '1.0.31', TrainingError('but timm 1.0.31 is installed')),
-    ('1.0.22', '1.0.31', TrainingError('would leave out the loss of the attention branch')),
-])
+@pytest.mark.parametrize(
+    'found, installed, outcome',
+    [
+        ('1.0.31', '1.0.31', None),
+        ('1.0.31', '1.0.31.dev0', None),
+        ('1.0.29.dev0', '1.0.31', 'are of timm 1.0.29.dev0, older than the installed 1.0.31'),
+        ('1.1.2', '1.0.31', TrainingError('but timm 1.0.31 is installed')),
+        ('1.0.22', '1.0.31', TrainingError('would leave out the loss of the attention branch')),
+    ],
+)
 def test_versions(checkout, monkeypatch, found, installed, outcome):
     monkeypatch.setattr(timm, '__version__', installed)
     folder = checkout(found)
@@ -82,6 +87,7 @@ def fetch_of(version):
     def fetch(url):
         assert f'/v{timm.__version__}/' in url
         return f"__version__ = '{version}'\n".encode()
+
     return fetch
 
 
@@ -96,11 +102,14 @@ def not_there(url):
     raise urllib.error.URLError('no network')
 
 
-@pytest.mark.parametrize('fetch, message', [
-    (not_there, 'could not be downloaded: .*no network'),
-    (fetch_of('0.9.0'), r'those of 0\.9\.0 came; nothing was kept'),
-    (lambda url: b'<html>', 'is not a Python script'),
-])
+@pytest.mark.parametrize(
+    'fetch, message',
+    [
+        (not_there, 'could not be downloaded: .*no network'),
+        (fetch_of('0.9.0'), r'those of 0\.9\.0 came; nothing was kept'),
+        (lambda url: b'<html>', 'is not a Python script'),
+    ],
+)
 def test_failed_download_leaves_nothing(tmp_path, fetch, message):
     with pytest.raises(TrainingError, match=message):
         scripts._download(timm.__version__, fetch)

@@ -1,4 +1,5 @@
 """The crops of the paper, against what they must do to a picture whose pixels tell where they came from."""
+
 import numpy as np
 import pytest
 import torch
@@ -16,13 +17,14 @@ def extended():
 
 def picture(height, width):
     """Red tells the row, green the column, both counted from 1; blue is full."""
-    rows, columns = np.mgrid[1:height + 1, 1:width + 1]
+    rows, columns = np.mgrid[1 : height + 1, 1 : width + 1]
     return Image.fromarray(np.stack([rows, columns, np.full_like(rows, 255)], axis=2).astype(np.uint8))
 
 
 def train_transform(size, mode, **options):
     return create_transform(
-        size, is_training=True, train_crop_mode=mode, hflip=0., color_jitter=None, use_prefetcher=True, **options)
+        size, is_training=True, train_crop_mode=mode, hflip=0.0, color_jitter=None, use_prefetcher=True, **options
+    )
 
 
 def test_pad():
@@ -66,8 +68,15 @@ def test_modes_of_timm_and_the_other_steps_stay():
     assert kinds == ['RandomResizedCropAndInterpolation', 'MaybePILToTensor']
     assert type(train_transform((3, 32, 32), 'rkrr').transforms[0]).__name__ == 'ResizeKeepRatio'
     built = create_transform(
-        (3, 32, 32), is_training=True, train_crop_mode='pad', hflip=0.5, color_jitter=0.4, auto_augment='rand-m9',
-        use_prefetcher=True, separate=True)
+        (3, 32, 32),
+        is_training=True,
+        train_crop_mode='pad',
+        hflip=0.5,
+        color_jitter=0.4,
+        auto_augment='rand-m9',
+        use_prefetcher=True,
+        separate=True,
+    )
     assert [type(step) for step in built[0].transforms] == [transforms.RandomCrop, transforms.RandomHorizontalFlip]
     assert len(built) == 3
     with pytest.raises(AssertionError):

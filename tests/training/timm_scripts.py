@@ -1,4 +1,5 @@
 """Scripts to test the launcher with: a small stand-in of ours, and timm's own where $TIMM_SCRIPTS names them."""
+
 import os
 import signal
 import subprocess
@@ -16,17 +17,41 @@ needs_timm_scripts = pytest.mark.skipif(not TIMM, reason=NO_TIMM)
 BOTH = [pytest.param(STAND_IN, id='stand_in'), pytest.param(Path(TIMM or '.'), id='timm', marks=needs_timm_scripts)]
 
 MODEL = ('--model', 'abn', '--model-kwargs', 'backbone=test_resnet')
-SMALL = ('--num-classes', '3', '--img-size', '32', '--batch-size', '6', '--epochs', '1', '--device', 'cpu',
-         '--workers', '0', '--opt', 'momentum', '--lr', '0.05', '--warmup-epochs', '0', '--experiment', 'run')
+SMALL = (
+    '--num-classes',
+    '3',
+    '--img-size',
+    '32',
+    '--batch-size',
+    '6',
+    '--epochs',
+    '1',
+    '--device',
+    'cpu',
+    '--workers',
+    '0',
+    '--opt',
+    'momentum',
+    '--lr',
+    '0.05',
+    '--warmup-epochs',
+    '0',
+    '--experiment',
+    'run',
+)
 
 
 def start(*command, **environment):
     """Start a command of Python's in another process."""
     paths = [str(ROOT), os.environ.get('PYTHONPATH', '')]
     return subprocess.Popen(
-        [sys.executable, *map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        [sys.executable, *map(str, command)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
         start_new_session=True,
-        env=dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join(filter(None, paths)), **environment))
+        env=dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join(filter(None, paths)), **environment),
+    )
 
 
 def finish(process):

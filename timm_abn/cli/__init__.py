@@ -1,4 +1,5 @@
 """The ``timm-abn`` command. Every subcommand is a module here, with ``add_arguments(parser)`` and ``run(args)``."""
+
 import argparse
 import os
 import sys
@@ -51,8 +52,7 @@ def _fail(message: str) -> int:
 
 def create_parser() -> argparse.ArgumentParser:
     """Return the parser of all subcommands; what it parses has a function ``run`` for the chosen one."""
-    parser = _Parser(
-        prog='timm-abn', description='Attention Branch Networks for timm: models that explain themselves.')
+    parser = _Parser(prog='timm-abn', description='Attention Branch Networks for timm: models that explain themselves.')
     parser.add_argument('--version', action='version', version=f'timm-abn {__version__}')
     subparsers = parser.add_subparsers(metavar='command', required=True)
     for name, module in COMMANDS.items():

@@ -11,6 +11,7 @@ kind of the attention map: the authors' SENets sum logarithms where the paper ha
 The checkpoints are linked from https://github.com/machine-perception-robotics-group/attention_branch_network. Only
 tensors and plain values are read from them; no code in them is run.
 """
+
 import argparse
 from pathlib import Path
 from typing import Any, Mapping, Tuple
@@ -28,8 +29,12 @@ __all__ = ['add_arguments', 'run']
 
 # how the authors' code prepares images of ImageNet; for CIFAR the models here say the same
 IMAGENET_PREPROCESSING = dict(
-    input_size=(3, 224, 224), interpolation='bilinear', crop_pct=0.875, mean=IMAGENET_DEFAULT_MEAN,
-    std=IMAGENET_DEFAULT_STD)
+    input_size=(3, 224, 224),
+    interpolation='bilinear',
+    crop_pct=0.875,
+    mean=IMAGENET_DEFAULT_MEAN,
+    std=IMAGENET_DEFAULT_STD,
+)
 
 SUMMARY = """\
 Attention Branch Network, converted with `timm-abn convert` from a checkpoint of the code that the authors of the paper
@@ -98,8 +103,8 @@ def recorded_facts(checkpoint: Mapping[str, Any]) -> Tuple[Tuple[str, str], ...]
     """
     facts = []
     for key, name, form in (
-            ('epoch', 'Epochs, as recorded in the checkpoint', '{:.0f}'),
-            ('best_acc', 'Top-1 accuracy (%), as recorded in the checkpoint', '{:.2f}'),
+        ('epoch', 'Epochs, as recorded in the checkpoint', '{:.0f}'),
+        ('best_acc', 'Top-1 accuracy (%), as recorded in the checkpoint', '{:.2f}'),
     ):
         value = checkpoint.get(key)
         if isinstance(value, torch.Tensor) and value.numel() == 1:

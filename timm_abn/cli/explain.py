@@ -14,6 +14,7 @@ as it is in the overlay, and 0 in the map. Colours show each map from its least 
 exit code: 0 if all went well, 1 if images found in a folder cannot be read (the others are explained), 2 if a file
 that was named cannot be read, or for wrong arguments.
 """
+
 import argparse
 import dataclasses
 import sys
@@ -50,6 +51,7 @@ class Source:
         name: Path of its output, relative to the output folder, without an ending.
         named: Whether the user named the file, rather than a folder that holds it.
     """
+
     path: Path
     name: Path
     named: bool
@@ -65,6 +67,7 @@ class Prepared:
         x: The model's input, shape (C, H, W).
         box: The part of the original that the input shows.
     """
+
     source: Source
     image: Image.Image
     x: torch.Tensor
@@ -75,23 +78,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     parser.add_argument('images', nargs='+', type=Path, metavar='IMAGE', help='image file, or folder of images')
     parser.add_argument('--model', required=True, help='name of the model, see timm-abn list; or hf-hub:OWNER/NAME')
-    parser.add_argument('--checkpoint', type=Path, metavar='FILE',
-                        help='weights to load instead of the pretrained ones (.safetensors, .pth, .pth.tar)')
-    parser.add_argument('--num-classes', type=_positive, metavar='K',
-                        help='number of classes (default: that of the weights)')
-    parser.add_argument('--model-kwargs', nargs='*', default={}, action=ParseKwargs, metavar='KEY=VALUE',
-                        help='other arguments of the model, as in timm: backbone=convnext_tiny in_chans=1')
-    parser.add_argument('--out', type=Path, default=Path('outputs'), metavar='FOLDER',
-                        help='where to write overlays (default: outputs)')
+    parser.add_argument(
+        '--checkpoint',
+        type=Path,
+        metavar='FILE',
+        help='weights to load instead of the pretrained ones (.safetensors, .pth, .pth.tar)',
+    )
+    parser.add_argument(
+        '--num-classes', type=_positive, metavar='K', help='number of classes (default: that of the weights)'
+    )
+    parser.add_argument(
+        '--model-kwargs',
+        nargs='*',
+        default={},
+        action=ParseKwargs,
+        metavar='KEY=VALUE',
+        help='other arguments of the model, as in timm: backbone=convnext_tiny in_chans=1',
+    )
+    parser.add_argument(
+        '--out', type=Path, default=Path('outputs'), metavar='FOLDER', help='where to write overlays (default: outputs)'
+    )
     parser.add_argument('--top-k', type=_positive, default=5, metavar='K', help='classes per image (default: 5)')
-    parser.add_argument('--map', choices=('npy', 'png'),
-                        help='also write the map in the size of the image: its values, or as shown, in grey')
-    parser.add_argument('--interpolation', choices=INTERPOLATIONS, default='bilinear',
-                        help='how maps are brought to the size of the image (default: bilinear)')
+    parser.add_argument(
+        '--map',
+        choices=('npy', 'png'),
+        help='also write the map in the size of the image: its values, or as shown, in grey',
+    )
+    parser.add_argument(
+        '--interpolation',
+        choices=INTERPOLATIONS,
+        default='bilinear',
+        help='how maps are brought to the size of the image (default: bilinear)',
+    )
     parser.add_argument('--colormap', choices=tuple(COLORMAPS), default='viridis', help='(default: viridis)')
     parser.add_argument('--batch-size', type=_positive, default=16, metavar='B', help='images at once (default: 16)')
-    parser.add_argument('--device', type=_device, default='cuda' if torch.cuda.is_available() else 'cpu',
-                        help='where to compute (default here: %(default)s)')
+    parser.add_argument(
+        '--device',
+        type=_device,
+        default='cuda' if torch.cuda.is_available() else 'cpu',
+        help='where to compute (default here: %(default)s)',
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -112,7 +138,7 @@ def run(args: argparse.Namespace) -> int:
             raise CommandError(f'out of memory on {args.device}; try a smaller --batch-size') from None
         probabilities, indices = (values.tolist() for values in explanation.top_k(args.top_k))
         for index, prepared in enumerate(batch):
-            path = write_outputs(prepared, explanation.attention_map[index:index + 1].cpu(), args)
+            path = write_outputs(prepared, explanation.attention_map[index : index + 1].cpu(), args)
             rows += _table_rows(str(prepared.source.path), map(class_name, indices[index]), probabilities[index], path)
     if rows:
         print(format_table(('image', 'class', 'probability', 'overlay'), rows, right=('probability',)))
@@ -155,10 +181,10 @@ def find_sources(paths: Iterable[Path]) -> List[Source]:
 
 
 def prepared_batches(
-        sources: Sequence[Source],
-        preprocessing: Preprocessing,
-        batch_size: int,
-        problems: List[Tuple[Source, str]],
+    sources: Sequence[Source],
+    preprocessing: Preprocessing,
+    batch_size: int,
+    problems: List[Tuple[Source, str]],
 ) -> Iterator[List[Prepared]]:
     """Read images and yield them in batches, with a progress bar on a terminal.
 
@@ -202,7 +228,8 @@ def write_outputs(prepared: Prepared, attention_map: torch.Tensor, args: argpars
         overlay.save(staging / f'{name.name}.overlay.png', compress_level=1)
         if args.map:
             values = place_map(
-                attention_map if args.map == 'npy' else shown, prepared.box, prepared.image.size, args.interpolation)
+                attention_map if args.map == 'npy' else shown, prepared.box, prepared.image.size, args.interpolation
+            )
             if args.map == 'npy':
                 np.save(staging / f'{name.name}.map.npy', values.numpy())
             else:
@@ -230,10 +257,10 @@ _MOST_PIXELS = 100_000_000  # of the originals of a batch: 300 MB
 
 
 def _table_rows(
-        image: str,
-        classes: Iterable[str],
-        probabilities: Iterable[float],
-        overlay: Path,
+    image: str,
+    classes: Iterable[str],
+    probabilities: Iterable[float],
+    overlay: Path,
 ) -> List[Tuple[str, ...]]:
     rows = [('', name, f'{probability:.4f}', '') for name, probability in zip(classes, probabilities, strict=True)]
     return [(image, *rows[0][1:3], str(overlay)), *rows[1:]]

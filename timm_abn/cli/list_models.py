@@ -7,6 +7,7 @@ examples:
 GMACs are multiply-accumulates of the evaluation of one image of the model's own size. The last column is the top-1
 error in percent that the paper reports (CVPR 2019, Table 1 and section 4.2); it is not a measurement of these weights.
 """
+
 import argparse
 from typing import Tuple
 
@@ -22,7 +23,16 @@ from .table import format_table
 __all__ = ['add_arguments', 'run', 'summarize']
 
 HEADER = (
-    'model', 'backbone', 'split', 'attention stage', 'input', 'params (M)', 'GMACs', 'weights', 'reported error (%)')
+    'model',
+    'backbone',
+    'split',
+    'attention stage',
+    'input',
+    'params (M)',
+    'GMACs',
+    'weights',
+    'reported error (%)',
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +59,8 @@ def summarize(name: str) -> Tuple[str, ...]:
     facts = model_facts(name)
     tags = [pretrained.partition('.')[2] for pretrained in timm.list_pretrained(f'{name}.*')]
     reported = [
-        f'{result.dataset} {result.percent:.2f}' for result in REPORTED_RESULTS.get(name, ())
+        f'{result.dataset} {result.percent:.2f}'
+        for result in REPORTED_RESULTS.get(name, ())
         if result.source.startswith('paper') and result.metric == 'top-1 error' and not result.variant
     ]
     return (

@@ -1,4 +1,5 @@
 """Finding and loading the model that a command was given the name of."""
+
 import difflib
 from pathlib import Path
 from typing import Any, Dict, List, Optional
@@ -24,11 +25,11 @@ def abn_names(pattern: str = '') -> List[str]:
 
 
 def load_model(
-        name: str,
-        checkpoint: Optional[Path] = None,
-        num_classes: Optional[int] = None,
-        device: Optional[torch.device] = None,
-        **kwargs: Any,
+    name: str,
+    checkpoint: Optional[Path] = None,
+    num_classes: Optional[int] = None,
+    device: Optional[torch.device] = None,
+    **kwargs: Any,
 ) -> AttentionBranchNet:
     """Create a model with trained weights, in evaluation mode.
 
@@ -93,11 +94,13 @@ def _check_has_weights(name: str, num_classes: Optional[int]) -> None:
         trained = timm.list_pretrained([f'{abn}.*' for abn in abn_names()])
         raise CommandError(
             f'{name} has no pretrained weights, and random ones explain nothing: pass weights of your own with '
-            f'--checkpoint FILE, or take a model that has them ({", ".join(trained)})')
+            f'--checkpoint FILE, or take a model that has them ({", ".join(trained)})'
+        )
     if num_classes not in (None, cfg.num_classes):
         raise CommandError(
             f'the weights of {name} are for {cfg.num_classes} classes, not {num_classes}: leave out --num-classes, or '
-            f'pass weights of your own with --checkpoint FILE')
+            f'pass weights of your own with --checkpoint FILE'
+        )
 
 
 def _read_checkpoint(path: Path) -> Dict[str, torch.Tensor]:

@@ -1,4 +1,5 @@
 """Tables of text."""
+
 from typing import Iterable, List, Sequence
 
 __all__ = ['format_table']

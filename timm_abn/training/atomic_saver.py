@@ -1,4 +1,5 @@
 """Checkpoint files of timm's saver that are always whole: old or new, never missing and never half-written."""
+
 import os
 import shutil
 from typing import Any

@@ -3,6 +3,7 @@
 They find timm's script of the same name, teach timm about ABNs in this process, and run the script unmodified. All of
 its flags work; a few are added.
 """
+
 import argparse
 import difflib
 import os
@@ -96,23 +97,31 @@ def _command(name: str) -> str:
 def _own_arguments(name: str, arguments: Sequence[str]) -> Tuple[argparse.Namespace, List[str]]:
     trains = name == 'train.py'
     parser = argparse.ArgumentParser(
-        prog=_command(name), usage=f"{_command(name)} [flags of timm's {name}] [these]", add_help=False,
-        allow_abbrev=False)
+        prog=_command(name),
+        usage=f"{_command(name)} [flags of timm's {name}] [these]",
+        add_help=False,
+        allow_abbrev=False,
+    )
     parser.add_argument(
-        '--timm-scripts', metavar='DIR',
+        '--timm-scripts',
+        metavar='DIR',
         help="checkout of timm's repository, or 'download' to fetch the scripts of the installed timm once "
-             '(default: $TIMM_SCRIPTS)')
+        '(default: $TIMM_SCRIPTS)',
+    )
     if trains:
         parser.add_argument(
-            '--attention-loss-weight', type=float, metavar='W', help='weight of the attention loss (default: 1)')
+            '--attention-loss-weight', type=float, metavar='W', help='weight of the attention loss (default: 1)'
+        )
         parser.add_argument(
-            '--crop-mode', choices=_VALIDATION_CROPS,
-            help="crop of the validation images, as in timm's validate.py (default: that of the model)")
+            '--crop-mode',
+            choices=_VALIDATION_CROPS,
+            help="crop of the validation images, as in timm's validate.py (default: that of the model)",
+        )
         parser.add_argument('-c', '--config', default='', help=argparse.SUPPRESS)
     if any(flag in arguments for flag in ('-h', '--help')):
         parser.print_help()
         crops = f' --train-crop-mode also takes {_CROPS}; --dataset also torch/svhn and compcars.' if trains else ''
-        print(f"\n{name} of timm follows, whose flags all work.{crops}\n", flush=True)
+        print(f'\n{name} of timm follows, whose flags all work.{crops}\n', flush=True)
     return parser.parse_known_args(arguments)
 
 
@@ -182,12 +191,15 @@ def _check_settings(settings: argparse.Namespace) -> None:
     if settings.torchscript:
         raise TrainingError(
             '--torchscript cannot train an Attention Branch Network: scripted, it has no attention logits. Leave it '
-            'out, or use --torchcompile.')
+            'out, or use --torchcompile.'
+        )
     if settings.naflex_loader:
         raise TrainingError(
             '--naflex-loader feeds patches, and the attention branch of an Attention Branch Network needs images. '
-            'Leave it out, or use --train-img-sizes.')
+            'Leave it out, or use --train-img-sizes.'
+        )
     if settings.kd_model_name and settings.kd_distill_type != 'logit':
         raise TrainingError(
             f'--kd-distill-type {settings.kd_distill_type} leaves out the loss of the attention branch; only logit '
-            'works for an Attention Branch Network.')
+            'works for an Attention Branch Network.'
+        )

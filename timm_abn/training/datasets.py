@@ -3,6 +3,7 @@
 ``torch/svhn``: SVHN, with the splits ``train``, ``extra``, ``train+extra`` and ``test``.
 ``compcars``: the web-nature part of CompCars by its official split files, with ``--target-key model`` or ``maker``.
 """
+
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
@@ -48,7 +49,8 @@ def svhn(root: str, split: str = 'train+extra', download: bool = False) -> Datas
     if missing and not download:
         raise TrainingError(
             f'SVHN: expected {" and ".join(missing)} in {root}; pass --dataset-download, or get them from '
-            'http://ufldl.stanford.edu/housenumbers.')
+            'http://ufldl.stanford.edu/housenumbers.'
+        )
     try:
         parts = [torchvision.datasets.SVHN(root, name, download=download) for name in names]
     except RuntimeError as error:
@@ -68,6 +70,7 @@ class CompCars(Dataset):
     Yang et al., "A Large-Scale Car Dataset for Fine-Grained Categorization and Verification", CVPR 2015. Images lie in
     ``image/<maker>/<model>/<year>/<name>.jpg``, their boxes in ``label/...txt``; a split file names them line by line.
     """
+
     TARGETS = ('model', 'maker')
 
     def __init__(self, root: str, split: str = 'train', target: str = 'model') -> None:
@@ -90,7 +93,8 @@ class CompCars(Dataset):
             if not (self.root / folder).is_dir():
                 raise TrainingError(
                     f'CompCars: expected the folder {folder} in {root}; --data-dir must hold image/, label/ and '
-                    'train_test_split/ of the web-nature data.')
+                    'train_test_split/ of the web-nature data.'
+                )
         self.transform: Optional[Callable] = None
         self.images = self._read_split('test' if split in _EVALUATION else split)
         position = self.TARGETS.index(target)
@@ -118,11 +122,15 @@ class CompCars(Dataset):
 
     def _check_complete(self) -> None:
         missing = [
-            path for name in self.images for path in (self.root / 'image' / name, self._label_path(name))
-            if not path.is_file()]
+            path
+            for name in self.images
+            for path in (self.root / 'image' / name, self._label_path(name))
+            if not path.is_file()
+        ]
         if missing:
             raise TrainingError(
-                f'CompCars is incomplete: {len(missing)} files of the split are missing, the first is {missing[0]}.')
+                f'CompCars is incomplete: {len(missing)} files of the split are missing, the first is {missing[0]}.'
+            )
 
     def _label_path(self, name: str) -> Path:
         return (self.root / 'label' / name).with_suffix('.txt')
@@ -141,6 +149,7 @@ class CompCars(Dataset):
 
 def extend_timm_datasets() -> None:
     """Add the data sets of this module to ``timm.data.create_dataset``."""
+
     def build(timm_create: Callable) -> Callable:
         def create_dataset(name: str, root: Optional[str] = None, split: str = 'validation', **kwargs: Any) -> Any:
             key = name.lower()

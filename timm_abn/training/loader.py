@@ -1,4 +1,5 @@
 """Loaders of timm's scripts: training data that a resumed run repeats exactly, and the crop of validation images."""
+
 import os
 from typing import Any, Callable, Dict, Optional
 
@@ -21,6 +22,7 @@ def extend_timm_loader(seed: int, crop_mode: Optional[str] = None) -> None:
         seed: Seed of the order and of the augmentation of training data, epoch by epoch.
         crop_mode: Crop of validation images, for which timm's ``train.py`` has no flag; the model's if None.
     """
+
     def build(timm_create: Callable) -> Callable:
         def create_loader(dataset: Any, *args: Any, **kwargs: Any) -> Any:
             if not kwargs.get('is_training'):
@@ -44,6 +46,5 @@ def extend_timm_loader(seed: int, crop_mode: Optional[str] = None) -> None:
 
 def _can_be_seeded(dataset: Any, options: Dict[str, Any]) -> bool:
     return not (
-        isinstance(dataset, IterableDataset)
-        or options.get('num_aug_repeats')
-        or options.get('use_multi_epochs_loader'))
+        isinstance(dataset, IterableDataset) or options.get('num_aug_repeats') or options.get('use_multi_epochs_loader')
+    )

@@ -3,6 +3,7 @@
 timm draws both from generators that run on through the epochs, and a checkpoint does not hold their state. Here each
 epoch begins from its own seed, and each image is augmented from a seed of its own, whatever worker process reads it.
 """
+
 import random
 from typing import Any, Iterator, Optional
 

@@ -1,4 +1,5 @@
 """Finding, checking and running the scripts of timm, which are in no wheel: they live at the root of its repository."""
+
 import os
 import re
 import runpy
@@ -16,8 +17,14 @@ from ..task import TrainingError
 __all__ = ['DOWNLOAD', 'SCRIPTS', 'check_version', 'find_scripts', 'run_script']
 
 SCRIPTS = (
-    'train.py', 'validate.py', 'benchmark.py', 'inference.py', 'onnx_export.py', 'avg_checkpoints.py',
-    'clean_checkpoint.py')
+    'train.py',
+    'validate.py',
+    'benchmark.py',
+    'inference.py',
+    'onnx_export.py',
+    'avg_checkpoints.py',
+    'clean_checkpoint.py',
+)
 DOWNLOAD = 'download'
 
 _FILES = (*SCRIPTS, 'timm/version.py')
@@ -43,7 +50,8 @@ def find_scripts(folder: Optional[str] = None) -> Path:
             source = '--timm-scripts' if folder else '$TIMM_SCRIPTS'
             raise TrainingError(
                 f"{source} is {said!r}, where there is no train.py; it must be a checkout of timm's repository, tag "
-                f'v{timm.__version__}.')
+                f'v{timm.__version__}.'
+            )
         return Path(said).resolve()
     for place in (Path(timm.__file__).parents[1], _cache(timm.__version__)):
         if (place / 'train.py').is_file() and (place / 'validate.py').is_file():
@@ -51,7 +59,8 @@ def find_scripts(folder: Optional[str] = None) -> Path:
     raise TrainingError(
         f"timm's scripts were not found; they are not in its wheel. Check out tag v{timm.__version__} of "
         'https://github.com/huggingface/pytorch-image-models and name the folder by --timm-scripts or $TIMM_SCRIPTS, '
-        f'or pass --timm-scripts {DOWNLOAD} once.')
+        f'or pass --timm-scripts {DOWNLOAD} once.'
+    )
 
 
 def check_version(folder: Path, needs_tasks: bool) -> Optional[str]:
@@ -66,15 +75,17 @@ def check_version(folder: Path, needs_tasks: bool) -> Optional[str]:
     """
     found = _version_in(folder)
     if found is None:
-        return f"{folder} has no timm/version.py: whether its scripts go with timm {timm.__version__} is not known."
+        return f'{folder} has no timm/version.py: whether its scripts go with timm {timm.__version__} is not known.'
     if needs_tasks and _release(found) < _release(_FIRST_WITH_TASKS):
         raise TrainingError(
             f'the scripts in {folder} are of timm {found}, whose train.py would leave out the loss of the attention '
-            f'branch; use those of {_FIRST_WITH_TASKS} or newer, best v{timm.__version__}.')
+            f'branch; use those of {_FIRST_WITH_TASKS} or newer, best v{timm.__version__}.'
+        )
     if _release(found) > _release(timm.__version__):
         raise TrainingError(
             f'the scripts in {folder} are of timm {found}, but timm {timm.__version__} is installed; use the scripts '
-            f'of tag v{timm.__version__}, or pip install timm=={found}.')
+            f'of tag v{timm.__version__}, or pip install timm=={found}.'
+        )
     if _release(found) < _release(timm.__version__):
         return f'the scripts in {folder} are of timm {found}, older than the installed {timm.__version__}.'
     return None

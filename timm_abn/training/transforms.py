@@ -1,4 +1,5 @@
 """The crops of the paper's training, beside those of timm's ``--train-crop-mode``."""
+
 from typing import Any, Callable, Dict, Sequence, Union
 
 import timm.data.transforms_factory as factory
@@ -20,8 +21,9 @@ def _pad(size: Size, interpolation: Any) -> Callable:
 def _resize(size: Size, interpolation: Any) -> Callable:
     """Resize to 256 / 224 of the size, random crop (paper, section 4.1: ImageNet)."""
     shorter = size if isinstance(size, int) else min(size)
-    return transforms.Compose([
-        transforms.Resize(round(shorter * 256 / 224), interpolation=interpolation), transforms.RandomCrop(size)])
+    return transforms.Compose(
+        [transforms.Resize(round(shorter * 256 / 224), interpolation=interpolation), transforms.RandomCrop(size)]
+    )
 
 
 def _squash(size: Size, interpolation: Any) -> Callable:
@@ -34,6 +36,7 @@ CROP_MODES: Dict[str, Callable[[Size, Any], Callable]] = dict(pad=_pad, resize=_
 
 def extend_timm_transforms() -> None:
     """Add the modes of ``CROP_MODES`` to timm's training transforms."""
+
     def build(timm_transforms: Callable) -> Callable:
         def transforms_imagenet_train(img_size: Size = 224, **kwargs: Any) -> Any:
             mode = kwargs.get('train_crop_mode')
