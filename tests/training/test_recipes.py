@@ -17,7 +17,8 @@ from .timm_scripts import BOTH, ROOT, TIMM, needs_timm_scripts
 
 RECIPES = ROOT / 'train_wrappers' / 'recipes'
 NAMES = sorted(path.stem for path in RECIPES.glob('*.yaml'))
-PAIRS = [name for name in NAMES if not name.endswith('_baseline')]
+CAM = [name for name in NAMES if name.endswith('_cam')]
+PAIRS = [name for name in NAMES if not name.endswith(('_baseline', '_cam'))]
 
 # epochs, and those after which the learning rate drops (paper, sections 4.1 and 4.3)
 SCHEDULES = dict(
@@ -54,6 +55,18 @@ def test_all_that_were_promised_are_there():
 def test_the_baseline_differs_in_the_model_alone(name):
     recipe, baseline = read(name), read(f'{name}_baseline')
     assert recipe.pop('model').split('.')[0] == f'abn_{baseline.pop("model")}'
+    assert recipe == baseline
+
+
+def test_cam_recipes_are_those_of_the_paper():
+    assert {f'imagenet_{network}_cam' for network in ('vgg16_bn', 'resnet50', 'resnet152')} < set(CAM)
+
+
+@pytest.mark.parametrize('name', CAM)
+def test_cam_differs_in_the_model_alone(name):
+    recipe, baseline = read(name), read(f'{name.removesuffix("_cam")}_baseline')
+    assert recipe.pop('model') == f'cam_{baseline.pop("model")}'
+    baseline.pop('drop', None)  # VGG's fully connected layers, which CAM replaces
     assert recipe == baseline
 
 
