@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from timm.models._manipulate import group_parameters
@@ -310,6 +311,26 @@ def test_parameter_groups_are_those_of_the_backbone(backbone, coarse):
     of_halves = {without_half(name): group for name, group in groups.items() if not name.startswith('attention_')}
     assert of_halves == expected
     assert of_branch == {max(expected.values())}
+
+
+def test_parameter_groups_of_a_backbone_that_gives_a_function():
+    uncut = timm.create_model('inception_v3', device='meta')
+    model = timm.create_model('abn', backbone='inception_v3', device='meta')
+    groups = group_parameters(model, model.group_matcher(), reverse=True)
+    expected = group_parameters(uncut, uncut.group_matcher(), reverse=True)
+    of_halves = {without_half(name): group for name, group in groups.items() if not name.startswith('attention_')}
+    assert of_halves == expected
+    assert {group for name, group in groups.items() if name.startswith('attention_')} == {max(expected.values())}
+
+
+def test_parameter_groups_of_a_backbone_that_has_none():
+    model = timm.create_model('abn', backbone='poolformerv2_s12', device='meta')
+    groups = group_parameters(model, model.group_matcher(), reverse=True)
+    assert {(name.split('.')[0], group) for name, group in groups.items()} == {
+        ('feature_extractor', 0),
+        ('attention_branch', 1),
+        ('perception_branch', 1),
+    }
 
 
 @all_backbones

@@ -15,7 +15,7 @@ import math
 import re
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Set, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Set, Tuple, Union
 
 import timm
 import torch
@@ -122,8 +122,9 @@ class AttentionBranchNet(nn.Module):
         self.head_hidden_size = parts.perception_branch.head_hidden_size
         self.num_extractor_stages = parts.num_extractor_stages
         self.feature_info = parts.feature_info
-        if hasattr(parts.perception_branch, 'output_fmt'):
-            self.output_fmt = parts.perception_branch.output_fmt
+        for name in ('output_fmt', 'feature_dim'):  # what some backbones say of their features
+            if hasattr(parts.perception_branch, name):
+                setattr(self, name, getattr(parts.perception_branch, name))
         self.layout = layout
         self.feature_extractor = parts.feature_extractor
         attention_classes = num_classes or attention_classes or 1000
@@ -348,13 +349,17 @@ class AttentionBranchNet(nn.Module):
             self.attention_branch.grad_checkpointing = enable
 
     @torch.jit.ignore
-    def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
+    def group_matcher(self, coarse: bool = False) -> Union[Dict[str, Any], Callable[[str], Any]]:
         """Return the backbone's parameter groups; the attention branch falls into the last, with the classifier.
 
         Args:
             coarse: Group by stage instead of by block.
         """
+        if not hasattr(self.perception_branch, 'group_matcher'):
+            return dict(stem=r'^feature_extractor\.')  # all that does not match is one group
         matcher = self.perception_branch.group_matcher(coarse=coarse)
+        if callable(matcher):
+            return lambda name: matcher(name.partition('.')[2]) if name.startswith(HALVES) else float('inf')
         return {
             group: [(_in_halves(pattern), suffix) for pattern, suffix in spec]
             if isinstance(spec, (list, tuple))
