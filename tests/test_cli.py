@@ -17,6 +17,7 @@ from timm_abn.cli.explain import class_namer, find_sources
 from timm_abn.cli.list_models import summarize
 from timm_abn.cli.models import abn_names
 from timm_abn.cli.table import format_table
+from timm_abn.images import Preprocessing, read_image
 
 MODEL = 'abn_resnet20_cifar.fashion_mnist'
 REPOSITORY = Path(__file__).parent.parent
@@ -405,3 +406,21 @@ def test_the_shipped_model_explains_the_shipped_images(tmp_path, capsys):
     right = [cells[1] == names[int(Path(cells[0]).name[0])] for cells in rows]
     assert len(right) == 20 and sum(right) >= 18
     assert len(list(tmp_path.iterdir())) == 20
+
+
+def test_explain_draws_a_map_for_each_of_the_most_probable_tasks(photos, capsys):
+    torch.manual_seed(0)
+    model = timm.create_model('abn_resnet20_cifar', num_classes=4, multi_task=True).eval()
+    safetensors.torch.save_file(model.state_dict(), 'tasks.safetensors')
+    command = ['explain', 'photo.jpg', '--model', 'abn_resnet20_cifar', '--checkpoint', 'tasks.safetensors']
+    assert main([*command, '--top-k', '2', '--map', 'npy']) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
+    x = torch.stack([Preprocessing(model)(read_image(Path('photo.jpg')))[0]])
+    explanation = model.explain(x)
+    probabilities, indices = explanation.top_k(2)
+    tasks = indices[0].tolist()
+    assert written() == sorted(f'photo.class_{task}.{kind}' for task in tasks for kind in ('map.npy', 'overlay.png'))
+    for row, task, probability in zip(rows, tasks, probabilities[0].tolist(), strict=True):
+        assert row[-4:] == ['class', str(task), f'{probability:.4f}', f'outputs/photo.class_{task}.overlay.png']
+        values = np.load(f'outputs/photo.class_{task}.map.npy')
+        assert abs(values.max() - explanation.attention_map[0, task].max().item()) < 0.05

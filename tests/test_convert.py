@@ -8,7 +8,7 @@ import torch
 from golden_fill import fill_input, fill_state_dict, load_golden
 from huggingface_hub import ModelCard
 
-from timm_abn.checkpoints import convert_official_checkpoint
+from timm_abn.checkpoints import CheckpointError, convert_official_checkpoint
 from timm_abn.cli import main
 
 
@@ -168,3 +168,42 @@ def test_failure_while_writing_leaves_nothing(official_file, tmp_path, monkeypat
     assert main(['convert', str(path), '--out', str(tmp_path / 'new' / 'out')]) == 2
     assert 'No space left on device' in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_multi_task_checkpoint(tmp_path, capsys):
+    golden = load_golden('multi_task/mtabn_v1tag10_resnet18_T5_218x178')
+    weights = {f'module.{name}': tensor for name, tensor in fill_state_dict(golden['state_dict']).items()}
+    torch.save(dict(epoch=10, model_state_dict=weights), tmp_path / 'celeba.model')
+    command = ['convert', str(tmp_path / 'celeba.model'), '--out']
+    assert main([*command, str(tmp_path / 'product')]) == 0
+    assert 'Model: abn_resnet18\nClasses: 5\n' in capsys.readouterr().out
+    assert main([*command, str(tmp_path / 'residual'), '--mechanism', 'residual']) == 0
+    for mechanism in ('product', 'residual'):
+        model = timm.create_model(f'local-dir:{tmp_path / mechanism}', pretrained=True).eval()
+        assert (model.config['mechanism'], model.config['attention_map']) == (mechanism, 'raw')
+    model = timm.create_model(f'local-dir:{tmp_path / "product"}', pretrained=True).eval()
+    logits = model(fill_input(golden['input']['seed'], golden['input']['shape']).float())
+    outputs = torch.tensor(golden['perception_logits']['values'])
+    torch.testing.assert_close(logits, outputs[:, 1] - outputs[:, 0], rtol=0, atol=1e-5 * outputs.abs().max().item())
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda weights: weights.pop('output_per.3.weight'), 'must hold output_per.0.weight, output_per.1.weight'),
+        (lambda weights: weights.update({'output_per.3.bias': torch.zeros(1)}), 'all of one or all of two outputs'),
+        (lambda weights: weights.pop('conv_att.weight'), 'keys'),
+    ],
+)
+def test_damaged_multi_task_checkpoint(change, message):
+    weights = fill_state_dict(load_golden('multi_task/mtabn_v1tag10_resnet18_T5_218x178')['state_dict'])
+    change(weights)
+    with pytest.raises(CheckpointError, match=message):
+        convert_official_checkpoint(weights, 'abn_resnet18')
+
+
+def test_mechanism_is_a_question_of_multi_task_checkpoints_only(official_file, tmp_path, capsys):
+    path, _ = official_file('cifar100_resnet20')
+    assert main(['convert', str(path), '--out', str(tmp_path / 'out'), '--mechanism', 'product']) == 2
+    assert '--mechanism is always residual' in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()

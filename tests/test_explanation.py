@@ -10,7 +10,7 @@ from PIL import Image
 
 import timm_abn  # noqa: F401  registers the models
 from timm_abn.colormaps import colormap_table
-from timm_abn.explanation import Explanation, blend_maps, normalize_maps, upsample_maps
+from timm_abn.explanation import Explanation, MultiTaskExplanation, blend_maps, normalize_maps, upsample_maps
 
 
 def make(attention_map, num_classes=4):
@@ -217,3 +217,43 @@ def test_stays_on_the_device(explanation):
     overlay = on_gpu.overlay(images.cuda())
     assert overlay.is_cuda and on_gpu.upsample((9, 9)).is_cuda and on_gpu.top_k(2)[0].is_cuda
     torch.testing.assert_close(overlay.cpu(), explanation.overlay(images), rtol=0, atol=0.01)
+
+
+@pytest.fixture
+def multi_task_explanation():
+    torch.manual_seed(0)
+    maps = torch.rand(2, 3, 7, 5) * 4 - 2
+    return MultiTaskExplanation(
+        logits=torch.tensor([[0.0, 2.0, -1.0], [3.0, -3.0, 1.0]]),
+        attention_map=maps,
+        attention_logits=maps.mean(dim=(2, 3)),
+        class_maps=maps,  # as of raw maps: one tensor in two places
+    )
+
+
+def test_tasks_are_ranked_by_their_own_probability(multi_task_explanation):
+    probabilities, indices = multi_task_explanation.top_k(2)
+    assert indices.tolist() == [[1, 0], [0, 2]]
+    torch.testing.assert_close(probabilities[0], torch.tensor([0.8807971, 0.5]))
+
+
+def test_one_of_several_maps_must_be_chosen(multi_task_explanation):
+    images = torch.rand(2, 3, 14, 10)
+    with pytest.raises(ValueError, match='there are 3 attention maps, one a task; choose one'):
+        multi_task_explanation.overlay(images)
+    chosen = multi_task_explanation.attention_map[:, [1]]
+    torch.testing.assert_close(
+        multi_task_explanation.overlay(images, chosen), make(chosen).overlay(images), rtol=0, atol=0
+    )
+
+
+def test_save_writes_a_picture_a_task(multi_task_explanation, tmp_path):
+    images = torch.rand(2, 3, 14, 10)
+    paths = multi_task_explanation.save(tmp_path, images, names=['cat', 'dog'])
+    assert sorted(path.name for path in paths) == [f'{name}.{task}.png' for name in ('cat', 'dog') for task in range(3)]
+    expected = multi_task_explanation.overlay(images, multi_task_explanation.attention_map[:, [2]])
+    actual = torch.from_numpy(np.array(Image.open(tmp_path / 'dog.2.png'))).permute(2, 0, 1) / 255
+    torch.testing.assert_close(actual, expected[1], rtol=0, atol=1 / 255)
+    tensors = safetensors.torch.load_file(tmp_path / 'explanation.safetensors')
+    assert torch.equal(tensors['attention_map'], multi_task_explanation.attention_map)
+    assert type(multi_task_explanation[1]) is MultiTaskExplanation

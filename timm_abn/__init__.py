@@ -3,7 +3,7 @@
 from . import abn_models, cam_models, cifar_backbones
 from .attention_branch import AttentionBranch, Mechanism, MultiTaskAttentionBranch
 from .checkpoints import CheckpointError, convert_official_checkpoint
-from .explanation import Explanation
+from .explanation import Explanation, MultiTaskExplanation
 from .multi_task_network import MultiTaskAttentionBranchNet
 from .network import AttentionBranchNet
 from .split import SplitError, split_backbone
@@ -18,6 +18,7 @@ __all__ = [
     'Mechanism',
     'MultiTaskAttentionBranch',
     'MultiTaskAttentionBranchNet',
+    'MultiTaskExplanation',
     'SplitError',
     'abn_models',
     'cam_models',

@@ -233,19 +233,22 @@ def _with_one_classifier(state_dict: Dict[str, torch.Tensor]) -> Dict[str, torch
     others = {}
     for name, tensor in state_dict.items():
         match = _TASK_CLASSIFIER.fullmatch(name)
-        if match is None or tensor.ndim < 1 or len(tensor) not in (1, 2):
+        if match is None:
             others[name] = tensor
-            continue
-        two_rows = tensor if len(tensor) == 2 else torch.cat([torch.zeros_like(tensor), tensor])
-        tasks.setdefault(match['kind'], {})[int(match['task'])] = two_rows
+        else:
+            tasks.setdefault(match['kind'], {})[int(match['task'])] = tensor
+    num_outputs = {len(tensor) if tensor.ndim else 0 for rows in tasks.values() for tensor in rows.values()}
     for kind, rows in tasks.items():
         shapes = {tuple(tensor.shape) for tensor in rows.values()}
-        if sorted(rows) != list(range(len(rows))) or len(shapes) > 1:
+        if sorted(rows) != list(range(len(rows))) or len(shapes) > 1 or num_outputs not in ({1}, {2}):
             raise CheckpointError(
-                f'the checkpoint must hold output_per.0.{kind}, output_per.1.{kind} and so on, all of one shape, got '
-                f'those of tasks {_some([str(task) for task in sorted(rows)])} of shapes {sorted(shapes)}.'
+                f'the checkpoint must hold output_per.0.{kind}, output_per.1.{kind} ..., all of one or all of two '
+                f'outputs, got those of tasks {_some([str(task) for task in sorted(rows)])} of shapes {sorted(shapes)}.'
             )
-        others[f'fc.{kind}'] = torch.cat([rows[task] for task in range(len(rows))])
+        stacked = torch.stack([rows[task] for task in range(len(rows))])
+        if num_outputs == {1}:
+            stacked = torch.cat([torch.zeros_like(stacked), stacked], dim=1)
+        others[f'fc.{kind}'] = stacked.flatten(0, 1)
     return others
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from .colormaps import colormap_table
 from .staging import staged_files
 
-__all__ = ['INTERPOLATIONS', 'Explanation', 'blend_maps', 'normalize_maps', 'upsample_maps']
+__all__ = ['INTERPOLATIONS', 'Explanation', 'MultiTaskExplanation', 'blend_maps', 'normalize_maps', 'upsample_maps']
 
 INTERPOLATIONS = ('bilinear', 'bicubic')
 
@@ -41,7 +41,7 @@ class Explanation:
         if isinstance(index, int):
             start = range(len(self))[index]  # raises IndexError, which ends an iteration
             index = slice(start, start + 1)
-        return Explanation(**{field.name: getattr(self, field.name)[index] for field in dataclasses.fields(self)})
+        return type(self)(**{field.name: getattr(self, field.name)[index] for field in dataclasses.fields(self)})
 
     def top_k(self, k: int = 5) -> Tuple[torch.Tensor, torch.Tensor]:
         """Return probabilities and indices of the most probable classes, each of shape (B, k), in falling order.
@@ -93,6 +93,11 @@ class Explanation:
         Raises:
             ValueError: An argument has no meaning, or the wrong shape.
         """
+        if maps is None and self.attention_map.shape[1] != 1:
+            raise ValueError(
+                f'there are {self.attention_map.shape[1]} attention maps, one a task; choose one to show, for example '
+                f'maps=explanation.attention_map[:, [0]].'
+            )
         maps = self.attention_map if maps is None else maps
         if images.ndim != 4 or maps.ndim != 4 or maps.shape[1] != 1 or len(maps) != len(images):
             raise ValueError(
@@ -110,14 +115,15 @@ class Explanation:
         names: Optional[Sequence[str]] = None,
         **overlay_kwargs: object,
     ) -> List[Path]:
-        """Write one overlay per image, and the four tensors as ``explanation.safetensors``.
+        """Write one overlay per image (and per task), and the four tensors as ``explanation.safetensors``.
 
         Either all files are written or none; files of the same name are replaced.
 
         Args:
             folder: Where to; made if it does not exist.
             images: See ``overlay``.
-            names: Names of the images, without '.png'; '0', '1', ... by default.
+            names: Names of the images, without '.png'; '0', '1', ... by default. With several tasks the index of the
+                task follows, as in '0.39.png'.
             **overlay_kwargs: Other arguments of ``overlay``.
 
         Returns:
@@ -134,13 +140,55 @@ class Explanation:
             raise ValueError(f'names must be {len(self)} different ones, one per image, got {names}.')
         if any(Path(name).name != name for name in names):
             raise ValueError(f'names must be names of files without a folder, got {names}.')
-        overlays = self.overlay(images, **overlay_kwargs)  # type: ignore[arg-type]
-        tensors = {field.name: getattr(self, field.name).contiguous() for field in dataclasses.fields(self)}
+        pictures = self._pictures(images, names, **overlay_kwargs)
+        # copies, because raw maps are class maps and attention maps in one, and safetensors shares no memory
+        tensors = {
+            field.name: getattr(self, field.name).clone(memory_format=torch.contiguous_format)
+            for field in dataclasses.fields(self)
+        }
         with staged_files(folder) as staging:
             save_file(tensors, staging / 'explanation.safetensors')
-            for name, overlay in zip(names, overlays.cpu(), strict=True):
-                to_pil_image(overlay.float() if overlay.is_floating_point() else overlay).save(staging / f'{name}.png')
-        return [Path(folder) / f'{name}.png' for name in names]
+            for name, picture in pictures.items():
+                to_pil_image(picture.float() if picture.is_floating_point() else picture).save(staging / f'{name}.png')
+        return [Path(folder) / f'{name}.png' for name in pictures]
+
+    def _pictures(self, images: torch.Tensor, names: Sequence[str], **overlay_kwargs: Any) -> Dict[str, torch.Tensor]:
+        return dict(zip(names, self.overlay(images, **overlay_kwargs).cpu(), strict=True))
+
+
+class MultiTaskExplanation(Explanation):
+    """The answers to several binary tasks and where each looked, for a batch of images (paper, section 3.4).
+
+    Attributes:
+        logits: Shape (B, T), the model's predictions; their sigmoids are the probabilities of a yes.
+        attention_map: Shape (B, T, h, w), one map a task; in [0, 1] for sigmoid maps, of any value for raw ones.
+        attention_logits: Shape (B, T), the attention branch's own predictions.
+        class_maps: Shape (B, T, h, w), evidence for each task at each place; their means are the attention logits.
+    """
+
+    def top_k(self, k: int = 5) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Return probabilities and indices of the tasks most probably answered yes, each of shape (B, k), falling.
+
+        Args:
+            k: How many; all tasks if there are fewer.
+
+        Raises:
+            ValueError: ``k`` is less than 1.
+        """
+        if k < 1:
+            raise ValueError(f'k must be 1 or more, got {k}.')
+        probabilities, indices = self.logits.float().sigmoid().topk(min(k, self.logits.shape[1]), dim=1)
+        return probabilities, indices
+
+    def _pictures(self, images: torch.Tensor, names: Sequence[str], **overlay_kwargs: Any) -> Dict[str, torch.Tensor]:
+        """Return an overlay for each image and task, under '<name of the image>.<index of the task>'."""
+        if overlay_kwargs.get('maps') is not None:
+            return super()._pictures(images, names, **overlay_kwargs)
+        pictures = {}
+        for task in range(self.attention_map.shape[1]):
+            overlays = self.overlay(images, self.attention_map[:, task : task + 1], **overlay_kwargs)
+            pictures.update({f'{name}.{task}': overlay for name, overlay in zip(names, overlays.cpu(), strict=True)})
+        return pictures
 
 
 def upsample_maps(maps: torch.Tensor, size: Tuple[int, int], interpolation: str = 'bilinear') -> torch.Tensor:

@@ -15,6 +15,7 @@ import torch.nn as nn
 
 from .attention_branch import MultiTaskAttentionBranch
 from .attention_stage import AttentionStage
+from .explanation import MultiTaskExplanation
 from .gated_features import GatedFeatures, gate_each
 from .network import AttentionBranchNet
 
@@ -31,9 +32,11 @@ class MultiTaskAttentionBranchNet(AttentionBranchNet):
 
     ``forward_features``, and what ``forward_intermediates`` returns of stages after the cut, have a leading dimension
     B * T, the T results of an image in succession. With ``num_classes=0`` pooled features have shape (B, T, C).
+    Attention maps, those of ``explain()`` and those given as ``attention``, have shape (B, T, h, w).
     """
 
     outputs_per_class = 2
+    _explanation_class = MultiTaskExplanation
 
     def __init__(
         self,

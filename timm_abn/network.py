@@ -51,6 +51,7 @@ class AttentionBranchNet(nn.Module):
     """
 
     outputs_per_class = 1  # of the perception branch
+    _explanation_class = Explanation
     __jit_unused_properties__ = ['global_pool', 'config', '_model_args']
 
     if TYPE_CHECKING:  # TorchScript would try to compile these types
@@ -253,7 +254,7 @@ class AttentionBranchNet(nn.Module):
         class_features = self.attention_branch.forward_features(self.layout.to_maps(features, images))
         class_maps = self.attention_branch.class_maps(class_features)
         attention_map = given_or_predicted(attention, self.attention_branch.attention_map(class_features))
-        return Explanation(
+        return self._explanation_class(
             logits=self._perceive(features, attention_map),
             attention_map=attention_map,
             attention_logits=class_maps.mean(dim=(2, 3)),

@@ -48,8 +48,11 @@ def load_model(
     state_dict = None
     if checkpoint is not None:
         state_dict = _read_checkpoint(checkpoint)
-        if num_classes is None and _CLASS_WEIGHT in state_dict:
-            num_classes = len(state_dict[_CLASS_WEIGHT])
+        if _CLASS_WEIGHT in state_dict:
+            num_classes = num_classes or len(state_dict[_CLASS_WEIGHT])
+        elif _TASK_WEIGHT in state_dict:
+            num_classes = num_classes or len(state_dict[_TASK_WEIGHT])
+            kwargs = dict(dict(multi_task=True), **kwargs)
     elif ':' not in name:
         _check_has_weights(name, num_classes)
     try:
@@ -68,6 +71,7 @@ def load_model(
 
 
 _CLASS_WEIGHT = 'attention_branch.class_norm.weight'  # one per class
+_TASK_WEIGHT = 'attention_branch.map_conv.weight'  # a row per task, of networks that have no weight of classes
 
 
 def _check_name(name: str) -> None:
