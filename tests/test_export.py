@@ -13,8 +13,12 @@ from timm_abn.export import ExportError, export_metadata, export_network, larges
 
 MODEL = 'abn_resnet20_cifar.fashion_mnist'
 
-# batch, height and width that are not those of the example
-OTHERS = {'test_resnet': (3, 72, 100), 'test_convnext': (1, 80, 112), 'test_vit': (5, 96, 64)}
+# batch, height and width that are not those of the example, and what makes the backbone smaller yet
+OTHERS = {
+    'test_resnet': ((3, 72, 100), {}),
+    'test_convnext': ((1, 80, 112), dict(depths=(1, 1, 2, 1))),
+    'test_vit': ((5, 96, 64), dict(depth=3)),
+}
 
 
 @pytest.fixture(scope='module')
@@ -40,26 +44,36 @@ def assert_explains(model, outputs, images):
 
 @pytest.mark.parametrize('backbone', OTHERS)
 def test_dynamic_graphs_take_other_batches_and_sizes(onnxruntime, tmp_path, backbone):
-    model = tiny_abn(backbone, **(dict(depths=(1, 1, 2, 1)) if backbone == 'test_convnext' else {}))
+    (batch, *size), smaller = OTHERS[backbone]
+    model = tiny_abn(backbone, **smaller)
     exported = export_network(model, dynamic=True)
     assert exported.dynamic_axes == {0: 'batch', 2: 'height', 3: 'width'}
     exported.save_onnx(tmp_path / 'model.onnx', dict(model='tiny'))
     exported.save(tmp_path / 'model.pt2', dict(model='tiny'))
     program = torch.export.load(tmp_path / 'model.pt2').module()
-    batch, *size = OTHERS[backbone]
     for images in (tiny_images(1), tiny_images(batch, size=size)):
         assert_explains(model, run_onnx(onnxruntime, tmp_path / 'model.onnx', images), images)
         assert_explains(model, program(images), images)
 
 
 def test_backbone_of_one_size_is_dynamic_in_the_batch_alone(onnxruntime, tmp_path):
-    model = tiny_abn('test_vit', dynamic_img_size=False)
+    model = tiny_abn('test_vit', dynamic_img_size=False, depth=2)
     exported = export_network(model, dynamic=True)
     assert exported.dynamic_axes == {0: 'batch'}
     exported.save_onnx(tmp_path / 'model.onnx', {})
     assert_explains(model, run_onnx(onnxruntime, tmp_path / 'model.onnx', tiny_images(7)), tiny_images(7))
     with pytest.raises(Exception, match='Got invalid dimensions'):
         run_onnx(onnxruntime, tmp_path / 'model.onnx', tiny_images(1, size=(96, 96)))
+
+
+def test_multi_task_graph_has_a_map_for_each_task(onnxruntime, tmp_path):
+    model = tiny_abn('test_resnet', multi_task=True, num_classes=3, task_chunk_size=2)
+    exported = export_network(model, dynamic=True)
+    exported.save_onnx(tmp_path / 'model.onnx', {})
+    images = tiny_images(5, size=(72, 64))
+    for outputs in (run_onnx(onnxruntime, tmp_path / 'model.onnx', images), exported.program.module()(images)):
+        assert outputs['attention_map'].shape == (5, 3, 5, 4) and outputs['logits'].shape == (5, 3)
+        assert_explains(model, outputs, images)
 
 
 @pytest.mark.parametrize('mechanism, attention_map', [('product', 'sigmoid'), ('residual', 'sum_log')])
@@ -96,23 +110,23 @@ def test_network_that_cannot_be_traced(monkeypatch):
 def test_onnx_command(onnxruntime, tmp_path, capsys):
     onnx = pytest.importorskip('onnx')
     file = tmp_path / 'new' / 'model.onnx'
-    assert main(['export', 'onnx', '--model', MODEL, '--dynamic', '--out', str(file)]) == 0
+    assert main(['export', 'onnx', '--model', MODEL, '--out', str(file)]) == 0
     assert [path.name for path in file.parent.iterdir()] == ['model.onnx']
     captured = capsys.readouterr()
-    assert 'Images: batch x 1 x height x width\n' in captured.out and not captured.err
+    assert 'Images: 1 x 1 x 28 x 28\n' in captured.out and not captured.err
     assert 'Largest difference from the model: ' in captured.out
     graph = onnx.load(file)
     onnx.checker.check_model(graph, full_check=True)
     metadata = {entry.key: json.loads(entry.value) for entry in graph.metadata_props}
     assert metadata['model'] == MODEL and metadata['mean'] == [0.2860] and metadata['label_names'][0] == 't-shirt/top'
     model = timm.create_model(MODEL, pretrained=True).eval()
-    images = tiny_images(2, channels=1, size=(28, 28))
+    images = tiny_images(1, channels=1, size=(28, 28))
     assert_explains(model, run_onnx(onnxruntime, file, images), images)
 
 
 def test_torch_export_command(tmp_path, capsys):
     torch.manual_seed(0)
-    arguments = dict(backbone='test_vit', img_size=32, num_classes=NUM_CLASSES)
+    arguments = dict(backbone='test_vit', img_size=32, depth=2, num_classes=NUM_CLASSES)
     model = timm.create_model('abn', **arguments).eval()
     torch.save(model.state_dict(), tmp_path / 'weights.pth')
     options = [f'{name}={value}' for name, value in arguments.items() if name != 'num_classes']

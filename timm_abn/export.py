@@ -19,7 +19,16 @@ from timm.models import get_model_input_config
 from .images import Preprocessing
 from .network import AttentionBranchNet
 
-__all__ = ['TOLERANCE', 'ExportError', 'ExportedNetwork', 'check_onnx_packages', 'export_network', 'onnx_runner']
+__all__ = [
+    'TOLERANCE',
+    'ExportError',
+    'ExportedNetwork',
+    'check_onnx_packages',
+    'export_metadata',
+    'export_network',
+    'largest_difference',
+    'onnx_runner',
+]
 
 OUTPUTS = ('logits', 'attention_map')
 TOLERANCE = 1e-4  # largest difference of an output, relative where it is greater than 1
