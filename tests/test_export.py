@@ -6,7 +6,7 @@ import sys
 import pytest
 import timm
 import torch
-from tiny_models import NUM_CLASSES, tiny_abn, tiny_images
+from tiny_models import tiny_abn, tiny_images
 
 from timm_abn.cli import main
 from timm_abn.export import ExportError, export_metadata, export_network, largest_difference
@@ -124,20 +124,27 @@ def test_onnx_command(onnxruntime, tmp_path, capsys):
     assert_explains(model, run_onnx(onnxruntime, file, images), images)
 
 
-def test_torch_export_command(tmp_path, capsys):
+@pytest.mark.parametrize(
+    'dynamic_img_size, said, size',
+    [
+        (True, 'batch x 3 x height x width (multiples of 16)', (48, 32)),
+        (False, 'batch x 3 x 32 x 32 (other image sizes cannot be traced)', (32, 32)),
+    ],
+)
+def test_torch_export_command(tmp_path, capsys, dynamic_img_size, said, size):
     torch.manual_seed(0)
-    arguments = dict(backbone='test_vit', img_size=32, depth=2, num_classes=NUM_CLASSES)
+    arguments = dict(backbone='test_vit', img_size=32, dynamic_img_size=dynamic_img_size, depth=2, num_classes=5)
     model = timm.create_model('abn', **arguments).eval()
     torch.save(model.state_dict(), tmp_path / 'weights.pth')
     options = [f'{name}={value}' for name, value in arguments.items() if name != 'num_classes']
     file = tmp_path / 'model.pt2'
     command = ['export', 'torch-export', '--model', 'abn', '--checkpoint', str(tmp_path / 'weights.pth')]
     assert main([*command, '--dynamic', '--out', str(file), '--model-kwargs', *options]) == 0
-    assert 'Images: batch x 3 x height x width (multiples of 16)\n' in capsys.readouterr().out
+    assert f'Images: {said}\n' in capsys.readouterr().out
     extra = {'metadata.json': ''}
     program = torch.export.load(file, extra_files=extra).module()
     assert json.loads(extra['metadata.json'])['input_size'] == [3, 32, 32]
-    images = tiny_images(2, size=(48, 32))
+    images = tiny_images(2, size=size)
     assert_explains(model, program(images), images)
 
 

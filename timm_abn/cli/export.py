@@ -114,7 +114,7 @@ def describe_images(model: AttentionBranchNet, exported: ExportedNetwork, dynami
     lengths = exported.trials[0].shape
     shape = ' x '.join(exported.dynamic_axes.get(axis, str(length)) for axis, length in enumerate(lengths))
     if dynamic and 2 not in exported.dynamic_axes:
-        return f'{shape} (the backbone takes no other image size)'
+        return f'{shape} (other image sizes cannot be traced)'
     if dynamic and model.layout.layout == 'NLC':
         return f'{shape} (multiples of {model.layout.reduction})'
     return shape
