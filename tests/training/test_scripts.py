@@ -1,5 +1,6 @@
 """Finding and checking timm's scripts."""
 
+import sys
 import urllib.error
 from pathlib import Path
 
@@ -60,6 +61,8 @@ def test_wrong_folder_is_refused(monkeypatch, tmp_path, by_flag):
         ('1.0.31', '1.0.31', None),
         ('1.0.31', '1.0.31.dev0', None),
         ('1.0.29.dev0', '1.0.31', 'are of timm 1.0.29.dev0, older than the installed 1.0.31'),
+        ('1.0.27', '1.0.31', 'are of timm 1.0.27, older than the installed 1.0.31.'),
+        ('1.0.26', '1.0.31', "those before 1.0.27 do not show the attention branch's accuracy"),
         ('1.1.2', '1.0.31', TrainingError('but timm 1.0.31 is installed')),
         ('1.0.22', '1.0.31', TrainingError('would leave out the loss of the attention branch')),
     ],
@@ -76,7 +79,8 @@ def test_versions(checkout, monkeypatch, found, installed, outcome):
 
 
 def test_old_scripts_may_do_anything_but_train(checkout):
-    assert 'older than the installed' in scripts.check_version(checkout('1.0.20'), needs_tasks=False)
+    remark = scripts.check_version(checkout('1.0.20'), needs_tasks=False)
+    assert remark.endswith(f'are of timm 1.0.20, older than the installed {timm.__version__}.')
 
 
 def test_unknown_version_is_said(tmp_path):
@@ -120,3 +124,14 @@ def test_unknown_script_is_refused(checkout):
     folder = checkout('1.0.31')
     with pytest.raises(TrainingError, match='there is no evaluate.py'):
         scripts.run_script(folder, 'evaluate.py', [])
+
+
+def test_package_that_a_script_needs_is_named(checkout, monkeypatch):
+    monkeypatch.setattr(sys, 'path', list(sys.path))
+    folder = checkout('1.0.31')
+    (folder / 'inference.py').write_text('import package_not_installed.submodule\n')
+    with pytest.raises(TrainingError, match=r'^inference\.py of timm needs package_not_installed, .*pip install pack'):
+        scripts.run_script(folder, 'inference.py', [])
+    (folder / 'inference.py').write_text('import timm.not_in_this_version\n')
+    with pytest.raises(ModuleNotFoundError):
+        scripts.run_script(folder, 'inference.py', [])

@@ -6,7 +6,7 @@ import sys
 from typing import List, NoReturn, Optional
 
 from .. import __version__
-from . import convert, explain, list_models
+from . import convert, explain, export, list_models
 from .errors import CommandError
 
 __all__ = ['CommandError', 'main']
@@ -14,6 +14,7 @@ __all__ = ['CommandError', 'main']
 COMMANDS = {
     'convert': convert,
     'explain': explain,
+    'export': export,
     'list': list_models,
 }
 

@@ -30,7 +30,6 @@ import torch
 from huggingface_hub.utils import tqdm
 from PIL import Image
 from timm.data import CustomDatasetInfo, ImageNetInfo, infer_imagenet_subset
-from timm.utils import ParseKwargs
 
 from ..colormaps import COLORMAPS
 from ..explanation import INTERPOLATIONS, normalize_maps
@@ -38,7 +37,7 @@ from ..images import IMAGE_EXTENSIONS, Box, ImageError, Preprocessing, draw_over
 from ..network import AttentionBranchNet
 from ..staging import staged_files
 from .errors import CommandError
-from .models import load_model
+from .models import add_model_arguments, load_model, positive
 from .table import format_table
 
 __all__ = ['add_arguments', 'run', 'class_namer', 'find_sources']
@@ -81,28 +80,11 @@ class Prepared:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     parser.add_argument('images', nargs='+', type=Path, metavar='IMAGE', help='image file, or folder of images')
-    parser.add_argument('--model', required=True, help='name of the model, see timm-abn list; or hf-hub:OWNER/NAME')
-    parser.add_argument(
-        '--checkpoint',
-        type=Path,
-        metavar='FILE',
-        help='weights to load instead of the pretrained ones (.safetensors, .pth, .pth.tar)',
-    )
-    parser.add_argument(
-        '--num-classes', type=_positive, metavar='K', help='number of classes (default: that of the weights)'
-    )
-    parser.add_argument(
-        '--model-kwargs',
-        nargs='*',
-        default={},
-        action=ParseKwargs,
-        metavar='KEY=VALUE',
-        help='other arguments of the model, as in timm: backbone=convnext_tiny in_chans=1',
-    )
+    add_model_arguments(parser)
     parser.add_argument(
         '--out', type=Path, default=Path('outputs'), metavar='FOLDER', help='where to write overlays (default: outputs)'
     )
-    parser.add_argument('--top-k', type=_positive, default=5, metavar='K', help='classes per image (default: 5)')
+    parser.add_argument('--top-k', type=positive, default=5, metavar='K', help='classes per image (default: 5)')
     parser.add_argument(
         '--map',
         choices=('npy', 'png'),
@@ -115,7 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='how maps are brought to the size of the image (default: bilinear)',
     )
     parser.add_argument('--colormap', choices=tuple(COLORMAPS), default='viridis', help='(default: viridis)')
-    parser.add_argument('--batch-size', type=_positive, default=16, metavar='B', help='images at once (default: 16)')
+    parser.add_argument('--batch-size', type=positive, default=16, metavar='B', help='images at once (default: 16)')
     parser.add_argument(
         '--device',
         type=_device,
@@ -299,12 +281,6 @@ def _table_rows(
 def _is_input(path: Path) -> bool:
     name = path.name.lower()
     return name.endswith(IMAGE_EXTENSIONS) and not name.endswith(OUTPUT_ENDINGS) and path.is_file()
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'must be a whole number of 1 or more, got {text!r}')
-    return int(text)
 
 
 def _device(text: str) -> torch.device:

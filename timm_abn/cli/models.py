@@ -1,5 +1,6 @@
 """Finding and loading the model that a command was given the name of."""
 
+import argparse
 import difflib
 from pathlib import Path
 from typing import Any, Dict, List, Optional
@@ -7,12 +8,13 @@ from typing import Any, Dict, List, Optional
 import timm
 import torch
 from timm.models import load_state_dict
+from timm.utils import ParseKwargs
 
 from ..checkpoints import CheckpointError, check_state_dict
 from ..network import AttentionBranchNet
 from .errors import CommandError, first_sentence
 
-__all__ = ['abn_names', 'load_model']
+__all__ = ['abn_names', 'add_model_arguments', 'load_model', 'positive']
 
 
 def abn_names(pattern: str = '') -> List[str]:
@@ -22,6 +24,35 @@ def abn_names(pattern: str = '') -> List[str]:
         pattern: Only those that match it, for example 'abn_resnet*'; all if empty.
     """
     return timm.list_models(pattern, module='abn_models')
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments that say which model to load."""
+    parser.add_argument('--model', required=True, help='name of the model, see timm-abn list; or hf-hub:OWNER/NAME')
+    parser.add_argument(
+        '--checkpoint',
+        type=Path,
+        metavar='FILE',
+        help='weights to load instead of the pretrained ones (.safetensors, .pth, .pth.tar)',
+    )
+    parser.add_argument(
+        '--num-classes', type=positive, metavar='K', help='number of classes (default: that of the weights)'
+    )
+    parser.add_argument(
+        '--model-kwargs',
+        nargs='*',
+        default={},
+        action=ParseKwargs,
+        metavar='KEY=VALUE',
+        help='other arguments of the model, as in timm: backbone=convnext_tiny in_chans=1',
+    )
+
+
+def positive(text: str) -> int:
+    """Return a whole number of 1 or more that was given as an argument."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'must be a whole number of 1 or more, got {text!r}')
+    return int(text)
 
 
 def load_model(

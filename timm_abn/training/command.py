@@ -68,10 +68,12 @@ def main(name: str, arguments: Sequence[str]) -> int:
         if remark and is_first:
             print(f'{_command(name)}: {remark}', file=sys.stderr)
         with tempfile.TemporaryDirectory() as scratch:
+            config = _read_config(own.config) if trains else {}
+            settings = _settings(own, config, for_timm)
             if trains:
-                config = _read_config(own.config)
                 for_timm += _config_for_timm(own, config, Path(scratch))
-                _prepare_training(_settings(own, config, for_timm))
+                _prepare_training(settings)
+            _check_weights(name, settings)
             extend_timm_datasets()
             extend_timm_transforms()
             run_script(scripts, name, for_timm)
@@ -156,7 +158,10 @@ def _config_for_timm(own: argparse.Namespace, config: Dict[str, Any], scratch: P
 def _settings(own: argparse.Namespace, config: Dict[str, Any], for_timm: Sequence[str]) -> argparse.Namespace:
     """Return those settings of the run that matter here: the command line's, else the config's, else the default."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument('--model', default='resnet50')
+    parser.add_argument('--model', '-m', default='resnet50')
+    parser.add_argument('--pretrained', action='store_true')
+    parser.add_argument('--pretrained-path')
+    parser.add_argument('--checkpoint')
     parser.add_argument('--seed', type=int, default=42)
     parser.add_argument('--torchscript', action='store_true')
     parser.add_argument('--naflex-loader', action='store_true')
@@ -165,7 +170,7 @@ def _settings(own: argparse.Namespace, config: Dict[str, Any], for_timm: Sequenc
     parser.set_defaults(**{key: value for key, value in config.items() if key in vars(parser.parse_args([]))})
     settings = parser.parse_known_args(list(for_timm))[0]
     for key, default in _OWN_KEYS.items():
-        said = getattr(own, key)
+        said = getattr(own, key, None)
         setattr(settings, key, config.get(key, default) if said is None else said)
     return settings
 
@@ -203,3 +208,21 @@ def _check_settings(settings: argparse.Namespace) -> None:
             f'--kd-distill-type {settings.kd_distill_type} leaves out the loss of the attention branch; only logit '
             'works for an Attention Branch Network.'
         )
+
+
+_LOAD_WEIGHTS = ('validate.py', 'inference.py', 'onnx_export.py')  # without --checkpoint, the pretrained ones
+
+
+def _check_weights(name: str, settings: argparse.Namespace) -> None:
+    """Refuse to let a script ask for pretrained weights of a model that has none."""
+    loads_weights = name in _LOAD_WEIGHTS
+    wanted = settings.pretrained or (loads_weights and not settings.checkpoint)
+    if not wanted or settings.pretrained_path or not timm.is_model(settings.model.split('.')[0]):
+        return
+    try:
+        cfg = timm.get_pretrained_cfg(settings.model)
+    except RuntimeError as error:  # no such tag
+        raise TrainingError(str(error)) from error
+    if cfg is None or not cfg.has_weights:
+        way = 'pass --checkpoint FILE' if loads_weights else 'leave out --pretrained'
+        raise TrainingError(f'{settings.model} has no pretrained weights: {way}.')

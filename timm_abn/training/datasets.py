@@ -4,6 +4,7 @@
 ``compcars``: the web-nature part of CompCars by its official split files, with ``--target-key model`` or ``maker``.
 """
 
+import importlib.util
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
@@ -39,12 +40,14 @@ def svhn(root: str, split: str = 'train+extra', download: bool = False) -> Datas
         download: Download what is missing.
 
     Raises:
-        TrainingError: A file is missing or broken, or there is no such split.
+        TrainingError: scipy or a file is missing, a file is broken, or there is no such split.
     """
     names = ['test' if name in _EVALUATION else name for name in split.split('+')]
     unknown = [name for name in names if name not in ('train', 'extra', 'test')]
     if unknown:
         raise TrainingError(f'SVHN has no split {unknown[0]!r}; it has train, extra and test, joined by + if several.')
+    if importlib.util.find_spec('scipy') is None:  # torchvision would notice after the download
+        raise TrainingError('SVHN is stored as MATLAB files, which take scipy to read: pip install scipy.')
     missing = [f'{name}_32x32.mat' for name in names if not (Path(root) / f'{name}_32x32.mat').is_file()]
     if missing and not download:
         raise TrainingError(
@@ -55,8 +58,6 @@ def svhn(root: str, split: str = 'train+extra', download: bool = False) -> Datas
         parts = [torchvision.datasets.SVHN(root, name, download=download) for name in names]
     except RuntimeError as error:
         raise TrainingError(f'SVHN in {root}: {error}') from error
-    except ImportError as error:
-        raise TrainingError('SVHN is stored as MATLAB files, which take scipy to read: pip install scipy.') from error
     # one object, not a ConcatDataset: timm's loader sets .transform on it
     joined = parts[0]
     joined.data = np.concatenate([part.data for part in parts])

@@ -30,6 +30,7 @@ DOWNLOAD = 'download'
 _FILES = (*SCRIPTS, 'timm/version.py')
 _URL = 'https://raw.githubusercontent.com/huggingface/pytorch-image-models/v{version}/{name}'
 _FIRST_WITH_TASKS = '1.0.23'
+_FIRST_WITH_BRANCH_ACCURACY = '1.0.27'  # validates what the task hands out, not the model itself
 
 
 def find_scripts(folder: Optional[str] = None) -> Path:
@@ -86,9 +87,12 @@ def check_version(folder: Path, needs_tasks: bool) -> Optional[str]:
             f'the scripts in {folder} are of timm {found}, but timm {timm.__version__} is installed; use the scripts '
             f'of tag v{timm.__version__}, or pip install timm=={found}.'
         )
-    if _release(found) < _release(timm.__version__):
-        return f'the scripts in {folder} are of timm {found}, older than the installed {timm.__version__}.'
-    return None
+    if _release(found) == _release(timm.__version__):
+        return None
+    remark = f'the scripts in {folder} are of timm {found}, older than the installed {timm.__version__}'
+    if needs_tasks and _release(found) < _release(_FIRST_WITH_BRANCH_ACCURACY):
+        remark += f"; those before {_FIRST_WITH_BRANCH_ACCURACY} do not show the attention branch's accuracy"
+    return f'{remark}.'
 
 
 def run_script(folder: Path, name: str, arguments: List[str]) -> None:
@@ -100,7 +104,7 @@ def run_script(folder: Path, name: str, arguments: List[str]) -> None:
         arguments: Its command line.
 
     Raises:
-        TrainingError: There is no such script.
+        TrainingError: There is no such script, or a package that it needs is not installed.
     """
     script = folder / name
     if not script.is_file():
@@ -108,7 +112,15 @@ def run_script(folder: Path, name: str, arguments: List[str]) -> None:
     # at the end: the checkout's own timm/ must not hide the installed one
     sys.path.append(str(folder))
     sys.argv = [str(script), *arguments]
-    runpy.run_path(str(script), run_name='__main__')
+    try:
+        runpy.run_path(str(script), run_name='__main__')
+    except ModuleNotFoundError as error:
+        package = (error.name or '').partition('.')[0]
+        if package in ('', 'timm', 'timm_abn'):  # not for pip to mend
+            raise
+        raise TrainingError(
+            f'{name} of timm needs {package}, which is not installed: pip install {package}.'
+        ) from error
 
 
 def _version_in(folder: Path) -> Optional[str]:
