@@ -23,6 +23,7 @@ import torch
 import torch.nn as nn
 from timm.utils import unwrap_model
 
+from .attribute_accuracy import AttributeEvaluator
 from .branch_accuracy import BothBranches, BranchEvaluator, extend_timm_metrics
 from .network import AttentionBranchNet
 
@@ -185,6 +186,14 @@ def _create_evaluator(self: Any, timm_create: Callable, **kwargs: Any) -> Any:
     return evaluator
 
 
+def _create_multi_label_evaluator(self: Any, timm_create: Callable, **kwargs: Any) -> Any:
+    return _create_evaluator(self, _attribute_evaluator, **kwargs)
+
+
+def _attribute_evaluator(task: Any, **kwargs: Any) -> AttributeEvaluator:
+    return AttributeEvaluator(device=task.device, threshold=task.threshold, **kwargs)
+
+
 _OVERRIDES: Dict[Type[nn.Module], Dict[str, Callable]] = {
     timm.task.ClassificationTask: dict(
         __init__=_init,
@@ -193,7 +202,9 @@ _OVERRIDES: Dict[Type[nn.Module], Dict[str, Callable]] = {
         get_eval_model=_get_eval_model,
         create_evaluator=_create_evaluator,
     ),
-    timm.task.MultiLabelClassificationTask: dict(create_evaluator=_create_evaluator),  # derives from the one above
+    timm.task.MultiLabelClassificationTask: dict(
+        create_evaluator=_create_multi_label_evaluator  # the rest is that of the class above, which it derives from
+    ),
     timm.task.LogitDistillationTask: dict(
         __init__=_init,
         forward=_distillation_forward,
