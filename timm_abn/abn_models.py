@@ -17,6 +17,7 @@ from timm.models import (
 from timm.models._builder import resolve_pretrained_cfg
 
 from . import cifar_backbones, cifar_densenet, cifar_wide_resnet  # noqa: F401  registers the 32x32 backbones
+from .multi_task_network import MultiTaskAttentionBranchNet
 from .network import AttentionBranchNet, create_backbone
 
 WEIGHTS = Path(__file__).parent / 'weights'
@@ -49,7 +50,7 @@ def _create_abn(variant: str, pretrained: bool = False, **kwargs: Any) -> Attent
     if kwargs.get('features_only'):
         feature_cfg['out_indices'] = _default_out_indices(kwargs['backbone'])
     return build_model_with_cfg(
-        AttentionBranchNet,
+        MultiTaskAttentionBranchNet if kwargs.pop('multi_task', False) else AttentionBranchNet,
         variant,
         pretrained,
         pretrained_cfg=cfg.to_dict(),

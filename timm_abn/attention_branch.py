@@ -9,9 +9,18 @@ from torch.jit import Final
 
 from .attention_stage import AttentionStage, init_convolutions
 
-__all__ = ['ATTENTION_MAPS', 'MECHANISMS', 'AttentionBranch', 'FeatureLayout', 'Mechanism']
+__all__ = [
+    'ATTENTION_MAPS',
+    'MECHANISMS',
+    'MULTI_TASK_ATTENTION_MAPS',
+    'AttentionBranch',
+    'FeatureLayout',
+    'Mechanism',
+    'MultiTaskAttentionBranch',
+]
 
 ATTENTION_MAPS = ('sigmoid', 'sum_log')
+MULTI_TASK_ATTENTION_MAPS = ('sigmoid', 'raw')
 MECHANISMS = ('residual', 'product')
 
 
@@ -88,8 +97,11 @@ class Mechanism(nn.Module):
             features: Features of the extractor.
             attention_map: Shape (B, 1, h, w).
         """
-        factor = 1.0 + attention_map if self.residual else attention_map
-        return self.layout.gate(features, factor)
+        return self.layout.gate(features, self.factor(attention_map))
+
+    def factor(self, attention_map: torch.Tensor) -> torch.Tensor:
+        """Return what features are multiplied by, in the shape of ``attention_map``."""
+        return 1.0 + attention_map if self.residual else attention_map
 
     def extra_repr(self) -> str:
         """Return what ``repr`` says in parentheses."""
@@ -205,6 +217,96 @@ class AttentionBranch(nn.Module):
         """
         class_features = self.forward_features(maps)
         return self.attention_map(class_features), self.attention_logits(class_features)
+
+
+class MultiTaskAttentionBranch(nn.Module):
+    """Makes one attention map a task, and its own prediction, from the features at the cut (paper, section 3.4; Fig. 3).
+
+    A stage at full resolution and a 1x1 convolution to one channel a task give the task maps, whose spatial means are
+    the attention logits. The attention maps are their sigmoid, or the task maps as they are (``'raw'``, the authors'
+    published form, which can be negative).
+    """
+
+    attention_map_type: Final[str]
+
+    def __init__(
+        self,
+        stage: AttentionStage,
+        num_classes: int = 40,
+        attention_map: str = 'sigmoid',
+        device: Optional[torch.device] = None,
+        dtype: Optional[torch.dtype] = None,
+    ) -> None:
+        """
+        Args:
+            stage: The stage before the head; tells how many channels there are.
+            num_classes: Number of tasks (T).
+            attention_map: 'sigmoid' or 'raw'.
+            device: Where to create parameters.
+            dtype: Type of the parameters.
+
+        Raises:
+            ValueError: There is no such attention map.
+        """
+        super().__init__()
+        _check_choice('attention_map', attention_map, MULTI_TASK_ATTENTION_MAPS)
+        self.attention_map_type = attention_map
+        self.grad_checkpointing = False
+        self.stage = stage
+        self._build_head(num_classes, device=device, dtype=dtype)
+
+    def _build_head(self, num_classes: int, device: Optional[torch.device], dtype: Optional[torch.dtype]) -> None:
+        self.num_classes = num_classes
+        self.map_conv = nn.Conv2d(self.stage.num_features, num_classes, 1, bias=False, device=device, dtype=dtype)
+        init_convolutions(self.map_conv)
+
+    @torch.jit.ignore
+    def head_names(self) -> Tuple[str, ...]:
+        """Return the names of the layers whose shape depends on the number of tasks."""
+        return ('map_conv',)
+
+    @torch.jit.ignore
+    def reset_classifier(self, num_classes: int) -> None:
+        """Build the convolution to the task maps anew, on the same device and in the same type.
+
+        Args:
+            num_classes: Number of tasks.
+        """
+        weight = self.map_conv.weight
+        self._build_head(num_classes, device=weight.device, dtype=weight.dtype)
+
+    def forward_features(self, maps: torch.Tensor) -> torch.Tensor:
+        """Return the task maps, shape (B, T, h, w).
+
+        Args:
+            maps: Features at the cut, shape (B, C, h, w).
+        """
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            x = checkpoint_seq(self.stage, maps)
+        else:
+            x = self.stage(maps)
+        return self.map_conv(x)
+
+    def attention_map(self, task_maps: torch.Tensor) -> torch.Tensor:
+        """Return the attention maps, shape (B, T, h, w): in [0, 1] for 'sigmoid', of any value for 'raw'."""
+        return torch.sigmoid(task_maps) if self.attention_map_type == 'sigmoid' else task_maps
+
+    def class_maps(self, task_maps: torch.Tensor) -> torch.Tensor:
+        """Return the task maps, shape (B, T, h, w): evidence for each task at each place."""
+        return task_maps
+
+    def attention_logits(self, task_maps: torch.Tensor) -> torch.Tensor:
+        """Return the attention logits, shape (B, T): the spatial means of the task maps."""
+        return task_maps.mean(dim=(2, 3))
+
+    def forward(self, maps: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Return ``(attention_map, attention_logits)``.
+
+        Args:
+            maps: Features at the cut, shape (B, C, h, w).
+        """
+        task_maps = self.forward_features(maps)
+        return self.attention_map(task_maps), self.attention_logits(task_maps)
 
 
 def _check_choice(name: str, value: str, choices: Tuple[str, ...]) -> None:

@@ -24,9 +24,10 @@ import torch.nn as nn
 from timm.models import get_model_args, get_pretrained_cfg, load_state_dict
 from timm.models._features import feature_take_indices
 from timm.models._input import update_model_args
+from torch.jit import Final
 
 from .attention_branch import AttentionBranch, FeatureLayout, Mechanism
-from .attention_stage import build_attention_stage, residual_width
+from .attention_stage import AttentionStage, build_attention_stage, residual_width
 from .explanation import Explanation
 from .split import Split, SplitError, cut_backbone, find_adapter
 
@@ -50,6 +51,7 @@ class AttentionBranchNet(nn.Module):
         perception_branch: Second half of the backbone.
     """
 
+    outputs_per_class: Final[int] = 1  # of the perception branch
     __jit_unused_properties__ = ['global_pool', 'config', '_model_args']
 
     if TYPE_CHECKING:  # TorchScript would try to compile these types
@@ -98,7 +100,12 @@ class AttentionBranchNet(nn.Module):
         dd: dict = {'device': device, 'dtype': dtype}
         if isinstance(backbone, str):
             backbone = create_backbone(
-                backbone, pretrained_backbone, num_classes=num_classes, in_chans=in_chans, **dd, **backbone_kwargs
+                backbone,
+                pretrained_backbone,
+                num_classes=num_classes * self.outputs_per_class,
+                in_chans=in_chans,
+                **dd,
+                **backbone_kwargs,
             )
         parts = cut_backbone(backbone, split)
         if parts.normalised:
@@ -128,12 +135,24 @@ class AttentionBranchNet(nn.Module):
         self.layout = layout
         self.feature_extractor = parts.feature_extractor
         attention_classes = num_classes or attention_classes or 1000
-        self.attention_branch = AttentionBranch(stage, attention_classes, attention_map, attention_norm, **dd)
+        self.attention_branch = self._create_attention_branch(
+            stage, attention_classes, attention_map, attention_norm, **dd
+        )
         self.mechanism = Mechanism(mechanism, layout)
         # the perception branch comes last: timm's AGC clipping leaves out the last two parameters, its classifier
         self.perception_branch = parts.perception_branch
         if not num_classes:
             update_model_args(self, attention_classes=attention_classes)
+
+    def _create_attention_branch(
+        self,
+        stage: AttentionStage,
+        num_classes: int,
+        attention_map: str,
+        attention_norm: bool,
+        **dd: Any,
+    ) -> nn.Module:
+        return AttentionBranch(stage, num_classes, attention_map, attention_norm, **dd)
 
     def forward(
         self,
@@ -150,10 +169,12 @@ class AttentionBranchNet(nn.Module):
         if self.training and self.attention_branch is not None and not torch.jit.is_scripting():
             class_features = self.attention_branch.forward_features(self.layout.to_maps(features, x))
             attention_map = given_or_predicted(attention, self.attention_branch.attention_map(class_features))
-            logits = self.perception_branch(self.mechanism(features, attention_map))
+            logits = self._perceive(features, attention_map)
             # both outputs are made last, which is where tools that trace graphs look for them
             return logits, self.attention_branch.attention_logits(class_features)
-        return self.perception_branch(self._attended_features(features, x, attention))
+        if self.attention_branch is None:
+            return self.perception_branch(features)
+        return self._perceive(features, self._attention_map(features, x, attention))
 
     def forward_features(self, x: torch.Tensor, attention: Optional[torch.Tensor] = None) -> torch.Tensor:
         """Return the unpooled features of the perception branch.
@@ -182,15 +203,30 @@ class AttentionBranchNet(nn.Module):
     ) -> torch.Tensor:
         if self.attention_branch is None:
             return features  # pruned: nothing after the cut is left to attend to
+        return self._gate(features, self._attention_map(features, images, attention))
+
+    def _gate(self, features: torch.Tensor, attention_map: torch.Tensor) -> torch.Tensor:
+        return self.mechanism(features, attention_map)
+
+    def _perceive(self, features: torch.Tensor, attention_map: torch.Tensor) -> torch.Tensor:
+        return self.perception_branch(self.mechanism(features, attention_map))
+
+    def _attention_map(
+        self,
+        features: torch.Tensor,
+        images: torch.Tensor,
+        attention: Optional[torch.Tensor],
+    ) -> torch.Tensor:
         maps = self.layout.to_maps(features, images)
         if attention is None or (not torch.jit.is_scripting() and is_fx_proxy(attention)):
             # with nobody to read them, class maps and attention logits are not computed
             predicted = self.attention_branch.attention_map(self.attention_branch.forward_features(maps))
-            attention_map = given_or_predicted(attention, predicted)
-        else:
-            check_attention(attention, maps)
-            attention_map = attention
-        return self.mechanism(features, attention_map)
+            return given_or_predicted(attention, predicted)
+        check_attention(attention, [maps.shape[0], self._num_maps(), maps.shape[2], maps.shape[3]])
+        return attention
+
+    def _num_maps(self) -> int:
+        return 1
 
     @torch.jit.ignore
     @torch.no_grad()
@@ -219,7 +255,7 @@ class AttentionBranchNet(nn.Module):
         class_maps = self.attention_branch.class_maps(class_features)
         attention_map = given_or_predicted(attention, self.attention_branch.attention_map(class_features))
         return Explanation(
-            logits=self.perception_branch(self.mechanism(features, attention_map)),
+            logits=self._perceive(features, attention_map),
             attention_map=attention_map,
             attention_logits=class_maps.mean(dim=(2, 3)),
             class_maps=class_maps,
@@ -303,7 +339,7 @@ class AttentionBranchNet(nn.Module):
             self.feature_extractor.prune_intermediate_layers(take_indices, prune_norm=prune_norm, prune_head=prune_head)
             self.attention_branch = None
         self.perception_branch.prune_intermediate_layers(take_indices, prune_norm=prune_norm, prune_head=prune_head)
-        self.num_classes = self.perception_branch.num_classes
+        self.num_classes = self.perception_branch.num_classes // self.outputs_per_class
         self.num_features = self.perception_branch.num_features
         self.head_hidden_size = self.perception_branch.head_hidden_size
         if self.attention_branch is not None and not self.num_classes:
@@ -328,7 +364,7 @@ class AttentionBranchNet(nn.Module):
         """
         if num_classes < 0:
             raise ValueError(f'num_classes must be 0 (no classifier) or more, got {num_classes}.')
-        self.perception_branch.reset_classifier(num_classes, global_pool)
+        self.perception_branch.reset_classifier(num_classes * self.outputs_per_class, global_pool)
         if self.attention_branch is not None and num_classes:
             self.attention_branch.reset_classifier(num_classes)
         elif self.attention_branch is not None:
@@ -408,9 +444,8 @@ class AttentionBranchNet(nn.Module):
         return ', '.join(f'{key}={value!r}' for key, value in self.config.items())
 
 
-def check_attention(attention: torch.Tensor, maps: torch.Tensor) -> None:
-    """Raise ValueError unless ``attention`` holds one value for each place of ``maps``, shape (B, C, h, w)."""
-    expected = [maps.shape[0], 1, maps.shape[2], maps.shape[3]]
+def check_attention(attention: torch.Tensor, expected: List[int]) -> None:
+    """Raise ValueError unless ``attention`` has the shape ``expected``."""
     if list(attention.shape) != expected:
         raise ValueError(f'attention must have shape {expected}, got {list(attention.shape)}.')
 
@@ -426,7 +461,7 @@ def given_or_predicted(given: Optional[torch.Tensor], predicted: torch.Tensor) -
     """Return the attention map that was given, if there is one, else the predicted; a leaf of fx graphs."""
     if given is None:
         return predicted
-    check_attention(given, predicted)
+    check_attention(given, list(predicted.shape))
     return given
 
 

@@ -1,0 +1,139 @@
+"""MultiTaskAttentionBranchNet: one attention map, and one answer, for each of several binary tasks.
+
+    images ─► feature_extractor ─► features ─────────► mechanism, T times ─► perception_branch ─► row t of T x 2 outputs
+                                       │                     ▲
+                                       └─► attention_branch ─► T attention maps
+                                                 └───────────► attention logits
+
+Reference: the paper, section 3.4.
+"""
+
+from typing import Any, Dict, List, Optional, Tuple
+
+import torch
+import torch.fx
+import torch.nn as nn
+from torch.jit import Final
+
+from .attention_branch import MultiTaskAttentionBranch
+from .attention_stage import AttentionStage
+from .gated_features import GatedFeatures, gate_each
+from .network import AttentionBranchNet
+
+__all__ = ['MultiTaskAttentionBranchNet']
+
+
+class MultiTaskAttentionBranchNet(AttentionBranchNet):
+    """Attention Branch Network for multi-task learning, such as the attributes of a face.
+
+    Like every ABN it returns ``(logits, attention_logits)`` in training mode and ``logits`` in evaluation mode, here of
+    shape (B, T) with one logit a task: its sigmoid is the probability of a yes. The perception branch has two outputs a
+    task, no and yes, as in the paper; the logit is their difference, whose sigmoid is the softmax of the two. timm's
+    multi-label training, losses and metrics apply unchanged.
+
+    ``forward_features``, and what ``forward_intermediates`` returns of stages after the cut, have a leading dimension
+    B * T, the T results of an image in succession. With ``num_classes=0`` pooled features have shape (B, T, C).
+    """
+
+    outputs_per_class: Final[int] = 2
+
+    def __init__(
+        self,
+        *args: Any,
+        num_classes: int = 40,
+        task_chunk_size: int = 8,
+        attention_norm: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        """
+        Args:
+            *args: See ``AttentionBranchNet``.
+            num_classes: Number of tasks (T).
+            task_chunk_size: How many tasks pass the perception branch as one batch, which bounds the memory. Batch norm
+                in training mode sees each chunk as a batch; with 1 it is the authors' published form. Evaluation does
+                not depend on it.
+            attention_norm: Only for networks of a single task.
+            **kwargs: See ``AttentionBranchNet``; ``attention_map`` is 'sigmoid' or 'raw' (see
+                ``MultiTaskAttentionBranch``).
+
+        Raises:
+            ValueError: An argument has no meaning; the message names it and says what would be right.
+        """
+        if isinstance(task_chunk_size, bool) or not isinstance(task_chunk_size, int) or task_chunk_size < 1:
+            raise ValueError(f'task_chunk_size must be a whole number of 1 or more, got {task_chunk_size!r}.')
+        if not attention_norm:
+            raise ValueError('attention_norm=False needs multi_task=False: a multi-task attention branch has no norm.')
+        super().__init__(*args, num_classes=num_classes, **kwargs)
+        self.task_chunk_size = task_chunk_size
+
+    def _create_attention_branch(
+        self,
+        stage: AttentionStage,
+        num_classes: int,
+        attention_map: str,
+        attention_norm: bool,
+        **dd: Any,
+    ) -> nn.Module:
+        return MultiTaskAttentionBranch(stage, num_classes, attention_map, **dd)
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """Return logits (B, T), or pooled features (B, T, C).
+
+        Args:
+            x: Features as returned by ``forward_features``, of B * T maps.
+            pre_logits: Return pooled features.
+        """
+        outputs = self.perception_branch.forward_head(x, pre_logits=pre_logits)
+        num_tasks = self._num_maps()
+        if pre_logits or not self.num_classes:
+            return outputs.unflatten(0, (-1, num_tasks))
+        return self._answers(outputs, 0, num_tasks)
+
+    def _num_maps(self) -> int:
+        return self.attention_branch.num_classes
+
+    def _gate(self, features: torch.Tensor, attention_map: torch.Tensor) -> torch.Tensor:
+        """Return features gated by each of the maps, with a leading dimension B * T."""
+        factors = self.mechanism.factor(attention_map)
+        if self.layout.layout == 'NCHW':
+            return gate_each(features, factors)
+        repeated = features.unsqueeze(1).expand(-1, factors.shape[1], *features.shape[1:]).flatten(0, 1)
+        return self.layout.gate(repeated, factors.flatten(0, 1).unsqueeze(1))
+
+    def _perceive(self, features: torch.Tensor, attention_map: torch.Tensor) -> torch.Tensor:
+        """Return the logits (B, T), or (B, T, C) without a classifier.
+
+        Args:
+            features: Features of the extractor.
+            attention_map: Shape (B, T, h, w).
+        """
+        num_tasks = self._num_maps()
+        convolved: Dict[Tuple, torch.Tensor] = {}
+        answers: List[torch.Tensor] = []
+        for start in range(0, num_tasks, self.task_chunk_size):
+            count = min(self.task_chunk_size, num_tasks - start)
+            chunk = attention_map[:, start : start + count]
+            if self.layout.layout == 'NCHW' and can_defer(features):
+                gated: torch.Tensor = GatedFeatures.create(features, self.mechanism.factor(chunk), convolved)
+            else:
+                gated = self._gate(features, chunk)
+            answers.append(self._answers(self.perception_branch(gated), start, count))
+        return torch.cat(answers, dim=1)
+
+    def _answers(self, outputs: torch.Tensor, start: int, count: int) -> torch.Tensor:
+        """Return what ``count`` tasks from task ``start`` on say, shape (B, count).
+
+        Args:
+            outputs: Outputs of the perception branch, shape (B * count, T * 2), no before yes.
+        """
+        if not self.num_classes:
+            return outputs.unflatten(0, (-1, count))
+        pairs = outputs.reshape(-1, count, self.num_classes, 2)[:, :, start : start + count]
+        no_and_yes = pairs.diagonal(dim1=1, dim2=2)
+        return no_and_yes[:, 1] - no_and_yes[:, 0]
+
+
+def can_defer(features: torch.Tensor) -> bool:
+    """Return whether operations run one by one, now, so that what is computed can depend on the kind of a tensor."""
+    recording = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.jit.is_scripting()
+    return not recording and type(features) is torch.Tensor
