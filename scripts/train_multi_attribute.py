@@ -83,6 +83,7 @@ def create(args: argparse.Namespace, num_classes: int) -> torch.nn.Module:
         split=SPLIT,
         num_classes=num_classes,
         multi_task=True,
+        task_chunk_size=num_classes,
         attention_map=args.attention_map,
         mechanism=args.mechanism,
     )
