@@ -10,8 +10,8 @@ those of timm for multi-label training; importing timm_abn.task teaches them bot
 
 Printed, and written to ``metrics.json``: accuracy and average precision, mean of the attributes, and the pointing game:
 how often the maximum of a map lies on the object of its attribute, over all objects of the test scenes. Chance is the
-share of the scene that the object covers. Of the ABN, the attention maps and the class maps of the attention branch
-point; of the baseline, its class activation maps (CAM).
+share of the scene that the object covers. Of the ABN, its attention maps point; of the baseline, its class activation
+maps (CAM), which have 2x2 places, and those of the same weights in the dilated form of the network, with 8x8 places.
 """
 
 import argparse
@@ -148,16 +148,15 @@ def evaluate(task: MultiLabelClassificationTask, data: TensorDataset) -> Dict[st
 
 def explaining(model: torch.nn.Module, name: str) -> Callable[[torch.Tensor], Dict[str, torch.Tensor]]:
     """Return what makes maps (B, T, h, w) of images, by name."""
+    if name == 'abn':
+        return lambda images: {'attention maps': model.explain(images).attention_map}
+    dilated = timm.create_model(BACKBONE, num_classes=model.num_classes, output_stride=8).eval()
+    dilated.load_state_dict(model.state_dict())
 
-    def attention_branch(images: torch.Tensor) -> Dict[str, torch.Tensor]:
-        explanation = model.explain(images)
-        return {'attention maps': explanation.attention_map, 'class maps': explanation.class_maps}
+    def class_activation(network: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+        return torch.einsum('bchw,tc->bthw', network.forward_features(images), network.get_classifier().weight)
 
-    def class_activation(images: torch.Tensor) -> Dict[str, torch.Tensor]:
-        features = model.forward_features(images)
-        return {'CAM': torch.einsum('bchw,tc->bthw', features, model.get_classifier().weight)}
-
-    return attention_branch if name == 'abn' else class_activation
+    return lambda images: {'CAM': class_activation(model, images), 'CAM, dilated': class_activation(dilated, images)}
 
 
 @torch.no_grad()
@@ -184,6 +183,7 @@ def pointing(maps: Dict[str, torch.Tensor], targets: torch.Tensor, segmentation:
 
 def picture(data: TensorDataset, maps: torch.Tensor, attributes: List[str], rows: int = 8) -> Image.Image:
     """Return a figure: scenes, and beside each its attention maps; those of attributes that it has are framed."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     images, targets = data[:rows]
@@ -200,8 +200,9 @@ def picture(data: TensorDataset, maps: torch.Tensor, attributes: List[str], rows
             axes[0, column].set_title(name.replace('_', ' '), fontsize=8)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
-    figure.canvas.draw()
-    return Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert('RGB')
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert('RGB')
 
 
 def parse_args() -> argparse.Namespace:
