@@ -19,12 +19,13 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import numpy as np
 import safetensors.torch
 import timm
 import torch
+import yaml
 from huggingface_hub.utils import tqdm
 from PIL import Image
 from timm.optim import create_optimizer_v2
@@ -39,6 +40,7 @@ from timm_abn.training.celeba import CelebA
 
 BACKBONE = 'test_resnet'  # a tiny ResNet: the cut after layer1 gives maps of 16x16 for scenes of 64x64
 SPLIT = 'layer1'
+SIZE = 64
 MEAN, STD = 0.45, 0.25
 
 
@@ -53,7 +55,9 @@ def main() -> int:
         print(f'{Path(__file__).name}: error: {error}', file=sys.stderr)
         return 2
     torch.manual_seed(args.seed)
-    model = create(args, len(attributes)).to(memory_format=torch.channels_last)
+    setup = arguments(args, len(attributes))
+    model = timm.create_model(setup['model'], num_classes=setup['num_classes'], **setup['model_kwargs'])
+    model.to(memory_format=torch.channels_last)
     task = MultiLabelClassificationTask(model, verbose=False)
     start = time.process_time()
     fit(task, train, held_out, args)
@@ -66,6 +70,7 @@ def main() -> int:
     for name, value in metrics.items():
         print(f'{name:32} {value:.4f}')
     with staged_files(args.out / f'{args.model}-seed{args.seed}') as folder:
+        (folder / 'args.yaml').write_text(yaml.safe_dump(setup))
         (folder / 'metrics.json').write_text(json.dumps(metrics, indent=2) + '\n')
         weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
         safetensors.torch.save_file(weights, folder / 'model.safetensors')
@@ -74,18 +79,24 @@ def main() -> int:
     return 0
 
 
-def create(args: argparse.Namespace, num_classes: int) -> torch.nn.Module:
-    if args.model == 'baseline':
-        return timm.create_model(BACKBONE, num_classes=num_classes)
-    return timm.create_model(
-        'abn',
+def arguments(args: argparse.Namespace, num_classes: int) -> Dict[str, Any]:
+    """Return what the model is and what its images are like, in the words of timm's train.py."""
+    model_kwargs = dict(
         backbone=BACKBONE,
         split=SPLIT,
-        num_classes=num_classes,
         multi_task=True,
         task_chunk_size=num_classes,
         attention_map=args.attention_map,
         mechanism=args.mechanism,
+    )
+    return dict(
+        model='abn' if args.model == 'abn' else BACKBONE,
+        model_kwargs=model_kwargs if args.model == 'abn' else {},
+        num_classes=num_classes,
+        input_size=[3, SIZE, SIZE],
+        mean=[MEAN] * 3,
+        std=[STD] * 3,
+        crop_pct=1.0,
     )
 
 
