@@ -220,6 +220,29 @@ def test_bad_config_is_one_line(launch, capfd, tmp_path, config, message):
     assert len(error.splitlines()) == 1 and message in error
 
 
+@pytest.mark.parametrize('script', ['train.py', 'validate.py'])
+@pytest.mark.parametrize(
+    'flags, said',
+    [
+        (['--task', 'multilabel'], '--task multilabel'),
+        (['--dataset', 'CelebA'], '--dataset celeba'),
+        (['--model-kwargs', 'multi_task=True'], '--model-kwargs multi_task=True'),
+    ],
+)
+def test_scripts_without_multi_label_training_are_refused(launch, capfd, tmp_path, script, flags, said):
+    (tmp_path / script).write_text('raise AssertionError("the script ran")')
+    (tmp_path / 'train.py').touch()
+    assert launch(script, '--model', 'abn_resnet50', *flags, scripts=tmp_path) == 2
+    message = f'error: {said} needs scripts of timm that know --task, which {tmp_path / script} does not; use those of'
+    assert message in capfd.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize('flags', [['--dataset', 'celeba'], ['--model-kwargs', 'multi_task=True']])
+def test_several_attributes_need_the_task_for_them(launch, capfd, flags):
+    assert launch('train.py', '--model', 'abn_resnet50', *flags) == 2
+    assert 'has several attributes an image: pass --task multilabel' in capfd.readouterr().err
+
+
 def test_nothing_is_read_before_a_refusal(launch, monkeypatch):
     def create_dataset(*args, **kwargs):
         raise AssertionError('data was read')
