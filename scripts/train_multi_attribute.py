@@ -198,13 +198,14 @@ def picture(data: TensorDataset, maps: torch.Tensor, attributes: List[str], rows
     from matplotlib.figure import Figure
 
     images, targets = data[:rows]
+    rows = len(images)
     figure = Figure(figsize=(1.1 * (len(attributes) + 1), 1.15 * rows + 0.3), layout='constrained')
     axes = figure.subplots(rows, len(attributes) + 1)
     for row in range(rows):
-        axes[row, 0].imshow(images[row].permute(1, 2, 0))
+        axes[row, 0].imshow(images[row].permute(1, 2, 0).numpy())
         for column, name in enumerate(attributes, start=1):
             axis = axes[row, column]
-            axis.imshow(maps[row, column - 1], cmap='inferno')
+            axis.imshow(maps[row, column - 1].numpy(), cmap='inferno')
             present = bool(targets[row, column - 1])
             for spine in axis.spines.values():
                 spine.set(color='tab:green', linewidth=3, visible=present)
