@@ -220,8 +220,8 @@ def picture(data: TensorDataset, maps: torch.Tensor, attributes: List[str], rows
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--model', choices=('abn', 'baseline'), default='abn', help='default: %(default)s')
-    parser.add_argument('--attention-map', choices=('sigmoid', 'raw'), default='sigmoid', help='default: %(default)s')
-    parser.add_argument('--mechanism', choices=('residual', 'product'), default='residual', help='default: %(default)s')
+    parser.add_argument('--attention-map', choices=('sigmoid', 'raw'), default='raw', help='default: %(default)s')
+    parser.add_argument('--mechanism', choices=('residual', 'product'), default='product', help='default: %(default)s')
     parser.add_argument('--data-dir', type=Path, default=Path('data/multi_attribute'), help='default: %(default)s')
     parser.add_argument('--out', type=Path, default=Path('outputs/multi_attribute'), help='default: %(default)s')
     parser.add_argument('--epochs', type=int, default=10, help='default: %(default)s')
