@@ -3,7 +3,7 @@
 from typing import Any, Dict
 
 import torch
-from timm.task import MultiLabelClassificationEvaluator
+from timm.task.evaluator import MultiLabelClassificationEvaluator
 
 __all__ = ['AttributeEvaluator', 'attribute_accuracy']
 

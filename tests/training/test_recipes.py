@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
@@ -191,7 +192,7 @@ def test_recipe_of_compcars_trains(launch, compcars, tmp_path, name, scripts):  
 
 @pytest.mark.parametrize('scripts', BOTH)
 @pytest.mark.parametrize('name', ['celeba_resnet101', 'celeba_resnet101_baseline'])
-def test_recipe_of_celeba_trains(launch, celeba, tmp_path, name, scripts):  # noqa: F811
+def test_recipe_of_celeba_trains_and_validates(launch, celeba, tmp_path, capfd, name, scripts):  # noqa: F811
     if not knows_multi_label(scripts / 'train.py'):
         pytest.skip('these scripts have no --task')
     model = ['--model', 'test_resnet']
@@ -203,6 +204,12 @@ def test_recipe_of_celeba_trains(launch, celeba, tmp_path, name, scripts):  # no
     config = ['--config', RECIPES / f'{name}.yaml', '--data-dir', celeba]
     assert launch('train.py', *config, *model, *flags, *output, '--input-size', 3, 32, 32, scripts=scripts) == 0
     (row,) = csv.DictReader((tmp_path / 'out' / 'run' / 'summary.csv').open())
+    checkpoint = ['--checkpoint', tmp_path / 'out' / 'run' / 'last.pth.tar']
+    data = ['--dataset', 'celeba', '--data-dir', celeba, '--split', 'test', '--task', 'multilabel', '--num-classes', 3]
+    assert launch('validate.py', *model, *data, *checkpoint, '--img-size', 32, '--crop-mode', 'squash') == 0
+    result = json.loads(capfd.readouterr().out.split('--result\n')[-1])
+    # by the stand-in: those of timm have been seen to train only
+    assert result['accuracy'] == pytest.approx(float(row['eval_accuracy'])) and result['map'] == float(row['eval_map'])
     branches = [''] if name.endswith('baseline') else ['', 'attention_']
     assert all(
         0 <= float(row[f'eval_{branch}{metric}']) <= 100 for branch in branches for metric in ('accuracy', 'map')
