@@ -1,9 +1,10 @@
 """Attention Branch Networks for timm. Importing this package registers its models with timm."""
 
 from . import abn_models, cam_models, cifar_backbones
-from .attention_branch import AttentionBranch, Mechanism
+from .attention_branch import AttentionBranch, Mechanism, MultiTaskAttentionBranch
 from .checkpoints import CheckpointError, convert_official_checkpoint
 from .explanation import Explanation
+from .multi_task_network import MultiTaskAttentionBranchNet
 from .network import AttentionBranchNet
 from .split import SplitError, split_backbone
 
@@ -15,6 +16,8 @@ __all__ = [
     'CheckpointError',
     'Explanation',
     'Mechanism',
+    'MultiTaskAttentionBranch',
+    'MultiTaskAttentionBranchNet',
     'SplitError',
     'abn_models',
     'cam_models',

@@ -40,11 +40,11 @@ class GatedFeatures(torch.Tensor):
 
     _features: torch.Tensor
     _factors: torch.Tensor
-    _convolved: Dict[Tuple, torch.Tensor]
+    _convolved: Dict[str, torch.Tensor]
     _gated: Optional[torch.Tensor]
 
     @staticmethod
-    def create(features: torch.Tensor, factors: torch.Tensor, convolved: Dict[Tuple, torch.Tensor]) -> 'GatedFeatures':
+    def create(features: torch.Tensor, factors: torch.Tensor, convolved: Dict[str, torch.Tensor]) -> 'GatedFeatures':
         """Return gated features.
 
         Args:
@@ -92,7 +92,7 @@ class GatedFeatures(torch.Tensor):
         if tuple(weight.shape[2:]) != (1, 1) or padding not in (0, (0, 0), 'valid') or bias is not None:
             return None
         strides = (stride, stride) if isinstance(stride, int) else tuple(stride)
-        key = (id(self._features), id(weight), strides, groups)
+        key = f'{id(self._features)} {id(weight)} {strides} {groups}'
         convolved = self._convolved.get(key)
         if convolved is None:
             convolved = F.conv2d(self._features, weight, None, strides, groups=groups)
