@@ -9,6 +9,8 @@ import timm
 from timm_abn.task import TrainingError
 from timm_abn.training import scripts
 
+from .timm_scripts import STAND_IN
+
 
 @pytest.fixture
 def checkout(tmp_path):
@@ -120,3 +122,11 @@ def test_unknown_script_is_refused(checkout):
     folder = checkout('1.0.31')
     with pytest.raises(TrainingError, match='there is no evaluate.py'):
         scripts.run_script(folder, 'evaluate.py', [])
+
+
+def test_multi_label_training_is_known_by_its_flag(tmp_path):
+    script = tmp_path / 'train.py'
+    script.write_text("parser.add_argument('--task-loss-weight')\n")
+    assert not scripts.knows_multi_label(script)
+    script.write_text("parser.add_argument('--task', default='classification')\n")
+    assert scripts.knows_multi_label(script) and scripts.knows_multi_label(STAND_IN / 'train.py')
