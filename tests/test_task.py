@@ -147,16 +147,53 @@ def test_other_models_train_as_in_timm_and_that_is_said_once(plain, caplog):
     assert caplog.text.count('not an Attention Branch Network') == 1
 
 
-def test_multi_label_task_trains_both_branches(abn):
-    images, target = batch(soft=True)
-    task = timm.task.MultiLabelClassificationTask(abn, nn.BCEWithLogitsLoss())
+@pytest.fixture
+def multi_task_abn():
+    torch.manual_seed(0)
+    return timm.create_model('abn', backbone='test_resnet', num_classes=CLASSES, multi_task=True).double()
+
+
+def bce_by_hand(logits, target):
+    probability = 1 / (1 + (-logits).exp())
+    return -(target * probability.log() + (1 - target) * (1 - probability).log()).mean()
+
+
+@pytest.mark.parametrize('weight', [1.0, 0.25])
+@pytest.mark.parametrize('model', ['abn', 'multi_task_abn'])
+def test_multi_label_task_trains_both_branches(model, weight, request):
+    model = request.getfixturevalue(model)
+    extend_timm_tasks(weight)
+    images, _ = batch()
+    target = (torch.rand(BATCH, CLASSES) < 0.4).double()
+    task = timm.task.MultiLabelClassificationTask(model)
     assert_same_step(
-        abn,
+        model,
         lambda: task(images, target)['loss'],
-        lambda first, second: (
-            F.binary_cross_entropy_with_logits(first, target) + F.binary_cross_entropy_with_logits(second, target)
-        ),
+        lambda first, second: bce_by_hand(first, target) + weight * bce_by_hand(second, target),
     )
+
+
+def test_multi_task_model_needs_the_multi_label_task(multi_task_abn):
+    with pytest.raises(TrainingError, match='needs --task multilabel'):
+        timm.task.ClassificationTask(multi_task_abn)
+
+
+@pytest.mark.parametrize(
+    'target, message',
+    [
+        (
+            torch.zeros(BATCH, 40),
+            r'the model has 5 attributes, but the targets have shape \(6, 40\); expected \(B, 5\)',
+        ),
+        (torch.zeros(BATCH), r'the targets have shape \(6,\); expected \(B, 5\)'),
+        (torch.full((BATCH, CLASSES), -1.0), 'targets must be 0 or 1, .* got -1'),
+        (torch.full((BATCH, CLASSES), float('nan')), 'targets must be 0 or 1, .* got nan'),
+    ],
+)
+def test_targets_that_do_not_fit_are_refused(multi_task_abn, target, message):
+    task = timm.task.MultiLabelClassificationTask(multi_task_abn)
+    with pytest.raises(TrainingError, match=message):
+        task(batch()[0], target)
 
 
 def test_logit_distillation_teaches_the_perception_branch(abn, plain):

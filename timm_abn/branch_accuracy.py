@@ -8,11 +8,13 @@ next to ``top1`` and ``top5``.
 import logging
 from typing import Any, Callable, Dict, List, Optional
 
+import timm.task
 import timm.utils
 import torch
 import torch.nn as nn
 from timm.utils import reduce_tensor, unwrap_model
 
+from .attribute_accuracy import AttributeEvaluator
 from .replacing import replace
 
 __all__ = ['BothBranches', 'BranchEvaluator', 'extend_timm_metrics']
@@ -137,9 +139,11 @@ _validation = _Validation()
 
 
 def extend_timm_metrics() -> None:
-    """Let ``timm.utils.accuracy`` and ``update_summary`` see the attention branch."""
+    """Let timm's metrics see the attention branch, and count attributes that are predicted right."""
     replace(timm.utils, 'accuracy', _accuracy)
     replace(timm.utils, 'update_summary', _update_summary)
+    # a class, and one that derives from timm's; its validate.py, which has no task, takes it by this name
+    timm.task.MultiLabelClassificationEvaluator = AttributeEvaluator  # type: ignore[misc]
 
 
 def _accuracy(timm_accuracy: Callable) -> Callable:

@@ -23,7 +23,9 @@ import torch
 import torch.nn as nn
 from timm.utils import unwrap_model
 
+from .attribute_accuracy import AttributeEvaluator
 from .branch_accuracy import BothBranches, BranchEvaluator, extend_timm_metrics
+from .multi_task_network import MultiTaskAttentionBranchNet
 from .network import AttentionBranchNet
 
 __all__ = ['AttentionBranchLoss', 'TrainingError', 'extend_timm_tasks']
@@ -109,6 +111,8 @@ def _init(self: Any, timm_init: Callable, *args: Any, **kwargs: Any) -> None:
             '--torchscript cannot train an Attention Branch Network: scripted, it has no attention logits. '
             'Leave it out, or use --torchcompile.'
         )
+    if isinstance(unwrap_model(model), MultiTaskAttentionBranchNet) and not getattr(self, 'multi_label', False):
+        raise TrainingError('multi_task=True answers several questions an image: it needs --task multilabel.')
     if _is_abn(model):
         self.criterion = AttentionBranchLoss(self.criterion, self.attention_loss_weight)
     elif self.verbose:
@@ -120,6 +124,39 @@ def _forward(self: Any, timm_forward: Callable, input: torch.Tensor, target: tor
     if isinstance(self.criterion, AttentionBranchLoss):
         result['output'], result['attention_output'] = result['output']
     return result
+
+
+def _multi_label_forward(
+    self: Any,
+    timm_forward: Callable,
+    input: torch.Tensor,
+    target: torch.Tensor,
+) -> Dict[str, torch.Tensor]:
+    model = unwrap_model(self.get_trainable_module())
+    if isinstance(model, AttentionBranchNet):
+        _check_targets(target, model.num_classes)
+    return timm_forward(self, input, target)
+
+
+def _check_targets(target: torch.Tensor, num_classes: int) -> None:
+    """Refuse targets that are not one number in [0, 1] for each attribute.
+
+    Args:
+        target: What is true, shape (B, T).
+        num_classes: Number of attributes of the model (T).
+
+    Raises:
+        TrainingError: The shape is another, or a value is not in [0, 1]; values are looked at on the CPU only, where it
+            does not hold up the device.
+    """
+    if target.ndim != 2 or target.shape[1] != num_classes:
+        raise TrainingError(
+            f'the model has {num_classes} attributes, but the targets have shape {tuple(target.shape)}; expected (B, '
+            f'{num_classes}).'
+        )
+    if target.device.type == 'cpu' and not ((target >= 0) & (target <= 1)).all():
+        strange = target[~((target >= 0) & (target <= 1))][0].item()
+        raise TrainingError(f'multi-label targets must be 0 or 1, or between if smoothed or mixed, got {strange:g}.')
 
 
 def _distillation_forward(
@@ -185,6 +222,14 @@ def _create_evaluator(self: Any, timm_create: Callable, **kwargs: Any) -> Any:
     return evaluator
 
 
+def _create_multi_label_evaluator(self: Any, timm_create: Callable, **kwargs: Any) -> Any:
+    return _create_evaluator(self, _attribute_evaluator, **kwargs)
+
+
+def _attribute_evaluator(task: Any, **kwargs: Any) -> AttributeEvaluator:
+    return AttributeEvaluator(device=task.device, threshold=task.threshold, **kwargs)
+
+
 _OVERRIDES: Dict[Type[nn.Module], Dict[str, Callable]] = {
     timm.task.ClassificationTask: dict(
         __init__=_init,
@@ -193,7 +238,10 @@ _OVERRIDES: Dict[Type[nn.Module], Dict[str, Callable]] = {
         get_eval_model=_get_eval_model,
         create_evaluator=_create_evaluator,
     ),
-    timm.task.MultiLabelClassificationTask: dict(create_evaluator=_create_evaluator),  # derives from the one above
+    timm.task.MultiLabelClassificationTask: dict(
+        forward=_multi_label_forward,  # the rest is that of the class above, which it derives from
+        create_evaluator=_create_multi_label_evaluator,
+    ),
     timm.task.LogitDistillationTask: dict(
         __init__=_init,
         forward=_distillation_forward,

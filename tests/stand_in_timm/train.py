@@ -12,11 +12,16 @@ import torch
 import torch.nn as nn
 import yaml
 from timm import utils
-from timm.data import FastCollateMixup, create_dataset, create_loader, resolve_data_config
+from timm.data import FastCollateMixup, MultiLabelTarget, create_dataset, create_loader, resolve_data_config
 from timm.models import create_model
 from timm.optim import create_optimizer_v2
 from timm.scheduler import MultiStepLRScheduler
-from timm.task import ClassificationTask, load_task_ema_checkpoint, resume_task_checkpoint
+from timm.task import (
+    ClassificationTask,
+    MultiLabelClassificationTask,
+    load_task_ema_checkpoint,
+    resume_task_checkpoint,
+)
 
 config_parser = argparse.ArgumentParser(add_help=False)
 config_parser.add_argument('-c', '--config', default='')
@@ -45,6 +50,8 @@ for flag, default in dict(lr=0.05, weight_decay=1e-4, smoothing=0.0, color_jitte
     parser.add_argument(f'--{flag.replace("_", "-")}', type=float, default=default)
 for flag in ('model-ema', 'no-aug'):
     parser.add_argument(f'--{flag}', action='store_true')
+parser.add_argument('--task', default='classification', choices=('classification', 'multilabel'))
+parser.add_argument('--input-size', nargs=3, type=int)
 parser.add_argument('--model-kwargs', nargs='*', default={}, action=utils.ParseKwargs)
 parser.add_argument('--device-modules', nargs='+', default=[])
 parser.add_argument('--decay-milestones', nargs='+', type=int, default=[90])
@@ -72,6 +79,7 @@ def main():
             seed=args.seed,
             input_img_mode='RGB',
             target_key=args.target_key or None,
+            target_transform=MultiLabelTarget(args.num_classes) if args.task == 'multilabel' else None,
         )
         for split, training in ((args.train_split, True), (args.val_split, False))
     )
@@ -97,7 +105,8 @@ def main():
         **common,
     )
     val_loader = create_loader(val_set, is_training=False, crop_pct=data_config['crop_pct'], **common)
-    task = ClassificationTask(
+    task_class = MultiLabelClassificationTask if args.task == 'multilabel' else ClassificationTask
+    task = task_class(
         model,
         criterion_kwargs=dict(smoothing=args.smoothing, soft_targets=args.mixup > 0),
         device=device,
@@ -127,14 +136,14 @@ def main():
         train_metrics = train_one_epoch(epoch, task, train_loader, optimizer)
         if args.distributed:
             utils.distribute_bn(task.get_trainable_module(), args.world_size, reduce=True)
-        eval_metrics = validate(eval_model, val_loader)
+        eval_metrics = validate(task, eval_model, val_loader)
         if task.has_ema():
-            eval_metrics = validate(task.get_eval_model(ema=True), val_loader)
+            eval_metrics = validate(task, task.get_eval_model(ema=True), val_loader)
         if saver is not None:
             utils.update_summary(
                 epoch, train_metrics, eval_metrics, os.path.join(folder, 'summary.csv'), write_header=epoch == 0
             )
-            saver.save_checkpoint(epoch, metric=eval_metrics['top1'])
+            saver.save_checkpoint(epoch, metric=eval_metrics['map' if args.task == 'multilabel' else 'top1'])
         scheduler.step(epoch + 1)
     if args.distributed:
         torch.distributed.destroy_process_group()
@@ -155,17 +164,21 @@ def train_one_epoch(epoch, task, loader, optimizer):
     return OrderedDict(loss=meter.avg)
 
 
-def validate(model, loader):
+def validate(task, model, loader):
     model.eval()
+    evaluator = task.create_evaluator()
     losses, top1 = utils.AverageMeter(), utils.AverageMeter()
     with torch.inference_mode():
         for images, target in loader:
             output = model(images)
             if isinstance(output, (tuple, list)):
                 output = output[0]
+            if task.multi_label:
+                evaluator.update(output, target)
+                continue
             losses.update(nn.functional.cross_entropy(output, target).item(), len(images))
             top1.update(utils.accuracy(output, target, topk=(1, 5))[0].item(), len(images))
-    return OrderedDict(loss=losses.avg, top1=top1.avg)
+    return evaluator.compute() if task.multi_label else OrderedDict(loss=losses.avg, top1=top1.avg)
 
 
 if __name__ == '__main__':

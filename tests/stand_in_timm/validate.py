@@ -5,8 +5,9 @@ import json
 
 import torch
 from timm import utils
-from timm.data import create_dataset, create_loader, resolve_data_config
+from timm.data import MultiLabelTarget, create_dataset, create_loader, resolve_data_config
 from timm.models import create_model
+from timm.task import MultiLabelClassificationEvaluator
 from timm.utils import accuracy
 
 parser = argparse.ArgumentParser()
@@ -15,6 +16,7 @@ for flag, default in dict(data_dir='', dataset='', split='validation', model='re
 for flag in ('num-classes', 'img-size'):
     parser.add_argument(f'--{flag}', type=int)
 parser.add_argument('--crop-mode')
+parser.add_argument('--task', default='classification', choices=('classification', 'multilabel'))
 parser.add_argument('--model-kwargs', nargs='*', default={}, action=utils.ParseKwargs)
 
 
@@ -22,7 +24,13 @@ def main():
     args = parser.parse_args()
     model = create_model(args.model, num_classes=args.num_classes, checkpoint_path=args.checkpoint, **args.model_kwargs)
     data_config = resolve_data_config(vars(args), model=model)
-    dataset = create_dataset(root=args.data_dir, name=args.dataset, split=args.split)
+    multi_label = args.task == 'multilabel'
+    dataset = create_dataset(
+        root=args.data_dir,
+        name=args.dataset,
+        split=args.split,
+        target_transform=MultiLabelTarget(args.num_classes) if multi_label else None,
+    )
     loader = create_loader(
         dataset,
         input_size=data_config['input_size'],
@@ -35,11 +43,16 @@ def main():
         crop_mode=data_config['crop_mode'],
     )
     model.eval()
+    evaluator = MultiLabelClassificationEvaluator()
     top1 = utils.AverageMeter()
     with torch.inference_mode():
         for images, target in loader:
+            if multi_label:
+                evaluator.update(model(images), target)
+                continue
             top1.update(accuracy(model(images), target)[0].item(), len(images))
-    print(f'--result\n{json.dumps(dict(model=args.model, top1=top1.avg))}')
+    metrics = evaluator.compute() if multi_label else dict(top1=top1.avg)
+    print(f'--result\n{json.dumps(dict(metrics, model=args.model))}')
 
 
 if __name__ == '__main__':

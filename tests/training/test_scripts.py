@@ -10,6 +10,8 @@ import timm
 from timm_abn.task import TrainingError
 from timm_abn.training import scripts
 
+from .timm_scripts import STAND_IN
+
 
 @pytest.fixture
 def checkout(tmp_path):
@@ -135,3 +137,11 @@ def test_package_that_a_script_needs_is_named(checkout, monkeypatch):
     (folder / 'inference.py').write_text('import timm.not_in_this_version\n')
     with pytest.raises(ModuleNotFoundError):
         scripts.run_script(folder, 'inference.py', [])
+
+
+def test_multi_label_training_is_known_by_its_flag(tmp_path):
+    script = tmp_path / 'train.py'
+    script.write_text("parser.add_argument('--task-loss-weight')\n")
+    assert not scripts.knows_multi_label(script)
+    script.write_text("parser.add_argument('--task', default='classification')\n")
+    assert scripts.knows_multi_label(script) and scripts.knows_multi_label(STAND_IN / 'train.py')

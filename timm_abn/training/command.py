@@ -14,12 +14,13 @@ from typing import Any, Dict, List, Sequence, Tuple
 
 import timm
 import yaml
+from timm.utils import ParseKwargs
 
 from ..task import TrainingError, extend_timm_tasks
 from .atomic_saver import make_saver_atomic
 from .datasets import extend_timm_datasets
 from .loader import extend_timm_loader
-from .scripts import SCRIPTS, check_version, find_scripts, run_script
+from .scripts import SCRIPTS, check_version, find_scripts, knows_multi_label, run_script
 from .transforms import CROP_MODES, extend_timm_transforms
 
 __all__ = ['main', 'run', 'train', 'validate']
@@ -70,6 +71,8 @@ def main(name: str, arguments: Sequence[str]) -> int:
         with tempfile.TemporaryDirectory() as scratch:
             config = _read_config(own.config) if trains else {}
             settings = _settings(own, config, for_timm)
+            if name in ('train.py', 'validate.py'):
+                _check_multi_label(settings, scripts / name)
             if trains:
                 for_timm += _config_for_timm(own, config, Path(scratch))
                 _prepare_training(settings)
@@ -122,7 +125,9 @@ def _own_arguments(name: str, arguments: Sequence[str]) -> Tuple[argparse.Namesp
         parser.add_argument('-c', '--config', default='', help=argparse.SUPPRESS)
     if any(flag in arguments for flag in ('-h', '--help')):
         parser.print_help()
-        crops = f' --train-crop-mode also takes {_CROPS}; --dataset also torch/svhn and compcars.' if trains else ''
+        crops = (
+            f' --train-crop-mode also takes {_CROPS}; --dataset also torch/svhn, compcars and celeba.' if trains else ''
+        )
         print(f'\n{name} of timm follows, whose flags all work.{crops}\n', flush=True)
     return parser.parse_known_args(arguments)
 
@@ -167,12 +172,32 @@ def _settings(own: argparse.Namespace, config: Dict[str, Any], for_timm: Sequenc
     parser.add_argument('--naflex-loader', action='store_true')
     parser.add_argument('--kd-model-name')
     parser.add_argument('--kd-distill-type', default='logit')
+    parser.add_argument('--dataset', default='')
+    parser.add_argument('--task', default='')
+    parser.add_argument('--model-kwargs', nargs='*', default={}, action=ParseKwargs)
     parser.set_defaults(**{key: value for key, value in config.items() if key in vars(parser.parse_args([]))})
     settings = parser.parse_known_args(list(for_timm))[0]
     for key, default in _OWN_KEYS.items():
         said = getattr(own, key, None)
         setattr(settings, key, config.get(key, default) if said is None else said)
     return settings
+
+
+def _check_multi_label(settings: argparse.Namespace, script: Path) -> None:
+    """Refuse several attributes an image where the script, or its task, is for one class an image."""
+    flags = {
+        '--task multilabel': settings.task == 'multilabel',
+        '--dataset celeba': settings.dataset.lower() == 'celeba',
+        '--model-kwargs multi_task=True': settings.model_kwargs.get('multi_task'),
+    }
+    said = [flag for flag, holds in flags.items() if holds]
+    if said and not knows_multi_label(script):
+        raise TrainingError(
+            f'{said[0]} needs scripts of timm that know --task, which {script} does not; use those of tag '
+            f'v{timm.__version__}.'
+        )
+    if said and settings.task != 'multilabel':
+        raise TrainingError(f'{said[0]} has several attributes an image: pass --task multilabel.')
 
 
 def _prepare_training(settings: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 ``torch/svhn``: SVHN, with the splits ``train``, ``extra``, ``train+extra`` and ``test``.
 ``compcars``: the web-nature part of CompCars by its official split files, with ``--target-key model`` or ``maker``.
+``celeba``: CelebA by its official files, for ``--task multilabel``; ``--target-key Smiling,Male`` chooses attributes.
 """
 
 import importlib.util
@@ -17,6 +18,7 @@ from torch.utils.data import Dataset
 
 from ..replacing import replace
 from ..task import TrainingError
+from .celeba import CelebA
 
 __all__ = ['CompCars', 'extend_timm_datasets', 'svhn']
 
@@ -160,6 +162,8 @@ def extend_timm_datasets() -> None:
                 return svhn(str(root), split, download)
             if key == 'compcars':
                 return CompCars(str(root), split, kwargs.get('target_key') or 'model')
+            if key == 'celeba':
+                return _celeba(str(root), split, **kwargs)
             try:
                 return timm_create(name, root=root, split=split, **kwargs)
             except RuntimeError as error:
@@ -171,6 +175,13 @@ def extend_timm_datasets() -> None:
         return create_dataset
 
     replace(timm.data, 'create_dataset', build)
+
+
+def _celeba(root: str, split: str, **kwargs: Any) -> CelebA:
+    if kwargs.get('target_transform') is None:
+        raise TrainingError('--dataset celeba has several attributes an image: pass --task multilabel.')
+    target_format = kwargs.get('target_format') or 'indices'
+    return CelebA(root, split, kwargs.get('target_key'), target_format, kwargs['target_transform'])
 
 
 def _check_root(key: str, root: Optional[str], download: bool) -> None:

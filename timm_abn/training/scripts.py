@@ -14,7 +14,7 @@ import timm
 
 from ..task import TrainingError
 
-__all__ = ['DOWNLOAD', 'SCRIPTS', 'check_version', 'find_scripts', 'run_script']
+__all__ = ['DOWNLOAD', 'SCRIPTS', 'check_version', 'find_scripts', 'knows_multi_label', 'run_script']
 
 SCRIPTS = (
     'train.py',
@@ -93,6 +93,11 @@ def check_version(folder: Path, needs_tasks: bool) -> Optional[str]:
     if needs_tasks and _release(found) < _release(_FIRST_WITH_BRANCH_ACCURACY):
         remark += f"; those before {_FIRST_WITH_BRANCH_ACCURACY} do not show the attention branch's accuracy"
     return f'{remark}.'
+
+
+def knows_multi_label(script: Path) -> bool:
+    """Return whether a script of timm has ``--task multilabel``, as those of 1.0.31 have."""
+    return not script.is_file() or "'--task'" in script.read_text()
 
 
 def run_script(folder: Path, name: str, arguments: List[str]) -> None:

@@ -1,0 +1,158 @@
+"""CelebA in folders made as its archive unpacks, with three attributes of the forty."""
+
+import numpy as np
+import pytest
+import timm.data
+import torch
+from PIL import Image
+from timm.data import MultiLabelTarget
+
+from timm_abn.task import TrainingError
+from timm_abn.training.celeba import CelebA
+from timm_abn.training.datasets import extend_timm_datasets
+
+ATTRIBUTES = ['Eyeglasses', 'Male', 'Smiling']
+# image -> partition, what the official file says of it
+IMAGES = {
+    '000001.jpg': (0, '-1  1 -1'),
+    '000002.jpg': (1, ' 1 -1  1'),
+    '000003.jpg': (0, ' 1  1  1'),
+    '000004.jpg': (2, '-1 -1 -1'),
+    '000005.jpg': (0, '-1 -1  1'),
+}
+TRAIN = [[0.0, 1.0, 0.0], [1.0, 1.0, 1.0], [0.0, 0.0, 1.0]]
+
+
+@pytest.fixture
+def celeba(tmp_path):
+    folder = tmp_path / 'celeba'
+    (folder / 'img_align_celeba').mkdir(parents=True)
+    for index, name in enumerate(IMAGES):
+        pixels = np.full((218, 178, 3), 40 * index, dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / 'img_align_celeba' / name)
+    rows = [f'{name} {row}' for name, (_, row) in IMAGES.items()]
+    (folder / 'list_attr_celeba.txt').write_text('\n'.join([str(len(rows)), ' '.join(ATTRIBUTES) + ' ', *rows]) + '\n')
+    partition = ''.join(f'{name} {part}\n' for name, (part, _) in IMAGES.items())
+    (folder / 'list_eval_partition.txt').write_text(partition)
+    return folder
+
+
+@pytest.fixture
+def create(monkeypatch, celeba):
+    """timm's create_dataset, called as train.py of timm 1.0.31 does for ``--task multilabel``."""
+    monkeypatch.setattr(timm.data, 'create_dataset', timm.data.create_dataset)
+    extend_timm_datasets()
+
+    def create(num_classes=3, target_format='indices', **kwargs):
+        transform = MultiLabelTarget(num_classes, dense=target_format == 'multihot')
+        arguments = dict(root=str(celeba), target_format=target_format, target_transform=transform, target_key=None)
+        return timm.data.create_dataset('celeba', **dict(arguments, **kwargs))
+
+    return create
+
+
+@pytest.mark.parametrize(
+    'split, numbers',
+    [('train', [1, 3, 5]), ('val', [2]), ('validation', [2]), ('test', [4]), ('train+val', [1, 2, 3, 5])],
+)
+def test_splits(celeba, split, numbers):
+    dataset = CelebA(str(celeba), split)
+    assert dataset.images == [f'{number:06}.jpg' for number in numbers] and len(dataset) == len(numbers)
+    assert dataset.attributes == ATTRIBUTES
+    for index, number in enumerate(numbers):
+        image, target = dataset[index]
+        assert image.size == (178, 218) and abs(np.asarray(image).mean() - 40 * (number - 1)) < 2
+        expected = [float(value) for value in IMAGES[dataset.images[index]][1].replace('-1', '0').split()]
+        assert target.tolist() == expected and target.dtype == torch.float32
+
+
+@pytest.mark.parametrize('target_format', ['indices', 'multihot'])
+def test_targets_through_the_loader_of_timm(create, target_format):
+    loader = timm.data.create_loader(
+        create(split='train', target_format=target_format),
+        input_size=(3, 32, 32),
+        batch_size=3,
+        num_workers=0,
+        device=torch.device('cpu'),
+    )
+    images, targets = next(iter(loader))
+    assert images.shape == (3, 3, 32, 32)
+    assert targets.tolist() == TRAIN and targets.dtype == torch.float32
+
+
+def test_attributes_are_chosen_in_the_order_asked_for(create):
+    dataset = create(2, split='train', target_key='Smiling, Eyeglasses')
+    assert [dataset[index][1].tolist() for index in range(3)] == [[0.0, 0.0], [1.0, 1.0], [1.0, 0.0]]
+    assert dataset.attributes == ['Smiling', 'Eyeglasses']
+
+
+def test_zero_may_stand_for_minus_one(celeba):
+    path = celeba / 'list_attr_celeba.txt'
+    path.write_text(path.read_text().replace('-1', '0'))
+    assert CelebA(str(celeba), 'train').targets.tolist() == TRAIN
+
+
+def test_model_and_data_must_have_as_many_attributes(create):
+    with pytest.raises(
+        TrainingError, match='the model has 40 classes, but the data 3 attributes; pass --num-classes 3'
+    ):
+        create(40)
+    with pytest.raises(TrainingError, match='the model has 3 classes, but the data 1 attributes'):
+        create(3, target_key='Male')
+
+
+def test_attribute_that_is_not_there(create):
+    with pytest.raises(TrainingError, match=r"no attribute 'smiling' \(--target-key\); there are Smiling"):
+        create(2, target_key='Male,smiling')
+
+
+def test_single_label_training_is_refused(create):
+    with pytest.raises(TrainingError, match='--dataset celeba has several attributes an image: pass --task multilabel'):
+        create(target_transform=None)
+
+
+def edit(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    'file, old, new, message',
+    [
+        (
+            'list_attr_celeba.txt',
+            '-1  1 -1',
+            '-1  1',
+            'line 3 of list_attr_celeba.txt .* 3 attributes, got 2 attributes',
+        ),
+        ('list_attr_celeba.txt', '-1  1 -1', '-1  2 -1', "line 3 of list_attr_celeba.txt must say 1, or -1 .* got '2'"),
+        ('list_attr_celeba.txt', '000003', '000009', 'lacks 1 images of list_eval_partition.txt, the first is 000003'),
+        ('list_attr_celeba.txt', '000005.jpg -1 -1  1\n', '', 'says that it holds 5 images, but has 4'),
+        ('list_attr_celeba.txt', '5\n', '', 'must begin with the number of images, and the names of the attributes'),
+        ('list_eval_partition.txt', '000003.jpg 0', '000003.jpg 3', "line 3 .* 0, 1 or 2, got '000003.jpg 3'"),
+        ('list_eval_partition.txt', '000003.jpg 0', '000003.jpg', "line 3 .* 0, 1 or 2, got '000003.jpg'"),
+    ],
+)
+def test_broken_files_are_one_line(celeba, file, old, new, message):
+    edit(celeba / file, old, new)
+    with pytest.raises(TrainingError, match=message) as error:
+        CelebA(str(celeba), 'train')
+    assert '\n' not in str(error.value)
+
+
+def test_what_is_missing_is_named(celeba):
+    (celeba / 'img_align_celeba' / '000003.jpg').unlink()
+    with pytest.raises(TrainingError, match=r'1 images of the split are missing, the first is .*000003\.jpg'):
+        CelebA(str(celeba), 'train')
+    assert len(CelebA(str(celeba), 'test')) == 1
+    with pytest.raises(TrainingError, match="no split 'hold-out'; it has train, val, test"):
+        CelebA(str(celeba), 'train+hold-out')
+    edit(celeba / 'list_eval_partition.txt', '000004.jpg 2', '000004.jpg 1')
+    with pytest.raises(TrainingError, match="names no image of the split 'test'"):
+        CelebA(str(celeba), 'test')
+    for name in ('list_attr_celeba.txt', 'list_eval_partition.txt', 'img_align_celeba'):
+        (celeba / name).rename(celeba / 'elsewhere')
+        with pytest.raises(TrainingError, match=f'expected {name} in .*; --data-dir must hold list_attr_celeba.txt, '):
+            CelebA(str(celeba), 'train')
+        (celeba / 'elsewhere').rename(celeba / name)
