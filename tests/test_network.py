@@ -10,7 +10,7 @@ from timm.models._manipulate import group_parameters
 from timm.optim import create_optimizer_v2
 from tiny_models import NUM_CLASSES, TINY_BACKBONES, attention_for, tiny_abn, tiny_backbone, tiny_images
 
-from timm_abn import AttentionBranchNet
+from timm_abn import AttentionBranchNet, MultiTaskAttentionBranchNet
 
 all_backbones = pytest.mark.parametrize('backbone', TINY_BACKBONES)
 K_DEPENDENT = [
@@ -218,6 +218,15 @@ def test_arguments_without_meaning(arguments, message):
     with pytest.raises(ValueError, match=message) as error:
         AttentionBranchNet(**{'backbone': 'resnet20_cifar', **arguments})
     assert '\n' not in str(error.value)
+
+
+def test_backbone_of_another_number_of_classes_is_refused():
+    with pytest.raises(ValueError, match=r'num_classes=7 needs a backbone of 7 outputs, got one of 5'):
+        AttentionBranchNet(tiny_backbone('resnet20_cifar'), num_classes=7)
+    with pytest.raises(ValueError, match=r'num_classes=5 needs a backbone of 10 outputs, got one of 5'):
+        MultiTaskAttentionBranchNet(tiny_backbone('resnet20_cifar'), num_classes=5)
+    backbone = tiny_backbone('resnet20_cifar', num_classes=10)
+    assert MultiTaskAttentionBranchNet(backbone, num_classes=5).eval()(tiny_images()).shape == (2, 5)
 
 
 def test_explain_refuses():

@@ -107,6 +107,7 @@ class AttentionBranchNet(nn.Module):
                 **dd,
                 **backbone_kwargs,
             )
+        _check_outputs(backbone, num_classes, self.outputs_per_class)
         parts = cut_backbone(backbone, split)
         if parts.normalised:
             _logger.warning(
@@ -442,6 +443,15 @@ class AttentionBranchNet(nn.Module):
     def extra_repr(self) -> str:
         """Return what the network was built from."""
         return ', '.join(f'{key}={value!r}' for key, value in self.config.items())
+
+
+def _check_outputs(backbone: nn.Module, num_classes: int, outputs_per_class: int) -> None:
+    outputs = getattr(backbone, 'num_classes', None)
+    if outputs is not None and outputs != num_classes * outputs_per_class:
+        raise ValueError(
+            f'num_classes={num_classes} needs a backbone of {num_classes * outputs_per_class} outputs, got one of '
+            f'{outputs}; backbone.reset_classifier({num_classes * outputs_per_class}) makes it fit.'
+        )
 
 
 def check_attention(attention: torch.Tensor, expected: List[int]) -> None:
