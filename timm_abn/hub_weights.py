@@ -27,7 +27,15 @@ from safetensors import safe_open
 
 from .hub_config import HubError
 
-__all__ = ['WEIGHTS_NAME', 'fetch_file', 'fetch_weights', 'local_weights', 'one_line_errors', 'read_header']
+__all__ = [
+    'CONFIG_NAME',
+    'WEIGHTS_NAME',
+    'fetch_file',
+    'fetch_weights',
+    'local_weights',
+    'one_line_errors',
+    'read_header',
+]
 
 WEIGHTS_NAME = 'model.safetensors'
 CONFIG_NAME = 'config.json'
@@ -130,11 +138,12 @@ def read_header(path: Path, origin: str) -> Dict[str, torch.Tensor]:
 
 
 @contextlib.contextmanager
-def one_line_errors(origin: str) -> Iterator[None]:
+def one_line_errors(origin: str, cannot_be: str = 'loaded from') -> Iterator[None]:
     """Turn whatever goes wrong inside into a ``HubError``.
 
     Args:
         origin: Repository or folder, for messages.
+        cannot_be: What cannot be done with it if something unforeseen happens.
     """
     repository, _, revision = origin.partition('@')
     try:
@@ -158,11 +167,11 @@ def one_line_errors(origin: str) -> Iterator[None]:
             f'{constants.ENDPOINT} cannot be reached, and {repository} is not in the cache: {_summary(error)}.'
         ) from error
     except EntryNotFoundError as error:
-        raise _FileNotInRepository(f'{origin} holds no {WEIGHTS_NAME} or config.json: {_summary(error)}.') from error
+        raise _FileNotInRepository(f'{origin} lacks a file: {_summary(error)}.') from error
     except HFValidationError as error:
         raise HubError(f'{repository!r} is not the name of a repository: {_summary(error)}.') from error
     except Exception as error:  # on damaged files torch and safetensors raise errors of a dozen types
-        raise HubError(f'{origin} cannot be loaded: {_summary(error)}.') from error
+        raise HubError(f'{origin} cannot be {cannot_be}: {_summary(error)}.') from error
 
 
 def _summary(error: Exception) -> str:

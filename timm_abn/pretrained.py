@@ -7,8 +7,9 @@ with the header of the weights, and only then built in earnest.
 
 import contextlib
 import threading
+from functools import partial
 from pathlib import Path
-from typing import Any, Dict, Iterator, Mapping, Optional, Tuple, Type, TypeVar, Union
+from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Tuple, Type, TypeVar, Union
 
 import timm
 import torch
@@ -16,6 +17,7 @@ import torch.nn as nn
 from huggingface_hub.errors import RepositoryNotFoundError
 from timm.models import build_model_with_cfg, load_model_config_from_hf
 from timm.models._builder import resolve_pretrained_cfg
+from timm.models._hub import load_model_config_from_path
 from torch.nn.modules.module import (
     register_module_module_registration_hook,
     register_module_parameter_registration_hook,
@@ -26,7 +28,14 @@ from .hub_weights import CONFIG_NAME, fetch_file, fetch_weights, local_weights, 
 from .published import ORGANISATION_VARIABLE, is_own_repository, ways_to_weights
 from .state_dicts import CheckpointError, check_state_dict
 
-__all__ = ['build_model', 'build_resolved', 'resolve_arguments']
+__all__ = [
+    'build_model',
+    'build_resolved',
+    'build_without_memory',
+    'check_folder',
+    'network_shapes',
+    'resolve_arguments',
+]
 
 ModelT = TypeVar('ModelT', bound=nn.Module)
 
@@ -172,10 +181,38 @@ def network_shapes(
         HubError: There is no such network, or it is larger than any.
     """
     cfg = {key: value for key, value in pretrained_cfg.items() if key not in ('source', 'hf_hub_id', 'file')}
+    create = partial(timm.model_entrypoint(variant), pretrained_cfg=cfg, **model_args)
+    return build_without_memory(create, origin).state_dict()
+
+
+def build_without_memory(create: Callable[..., nn.Module], origin: str) -> nn.Module:
+    """Build a network on the meta device, where tensors have a shape but no values.
+
+    Args:
+        create: Function that builds it on the ``device`` that it is given.
+        origin: Where its arguments come from, for messages.
+
+    Raises:
+        HubError: There is no such network, or it is larger than any.
+    """
     device = torch.device('meta')
-    with one_line_errors(f'the network that config.json of {origin} describes'), _bounded_size(origin), device:
-        model = timm.model_entrypoint(variant)(pretrained_cfg=cfg, device=device, **model_args)
-    return model.state_dict()
+    with one_line_errors(origin, 'built: config.json does not describe a network'), _bounded_size(origin), device:
+        return create(device=device)
+
+
+def check_folder(folder: Union[str, Path]) -> Dict[str, Any]:
+    """Check that the ``config.json`` and the weights of a folder belong together, and return what the former holds.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        HubError: They do not, or one of them cannot be used.
+    """
+    config = read_config(Path(folder) / CONFIG_NAME, str(folder))
+    pretrained_cfg, architecture, model_args = load_model_config_from_path(folder)
+    _check_network(architecture, pretrained_cfg, model_args, True, None)
+    return config
 
 
 @contextlib.contextmanager

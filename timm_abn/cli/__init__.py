@@ -6,7 +6,7 @@ import sys
 from typing import List, NoReturn, Optional
 
 from .. import __version__
-from . import convert, explain, list_models
+from . import convert, explain, list_models, publish
 from .errors import CommandError
 
 __all__ = ['CommandError', 'main']
@@ -15,6 +15,7 @@ COMMANDS = {
     'convert': convert,
     'explain': explain,
     'list': list_models,
+    'publish': publish,
 }
 
 
