@@ -133,11 +133,11 @@ def publish_folder(
     api = HfApi(library_name='timm-abn')
     with one_line_errors(repository, 'published to'):
         try:
-            exposed = private and not api.repo_info(repository).private
+            is_private = api.repo_info(repository).private
         except RepositoryNotFoundError:
             api.create_repo(repository, private=private)
-            exposed = False
-        if exposed:
+            is_private = private
+        if private and not is_private:
             raise HubError(f'{repository} exists and is public; leave out --private, or choose another name.')
         if revision:
             api.create_branch(repository, branch=revision, exist_ok=True)

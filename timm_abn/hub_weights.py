@@ -167,7 +167,10 @@ def one_line_errors(origin: str, cannot_be: str = 'loaded from') -> Iterator[Non
             f'{constants.ENDPOINT} cannot be reached, and {repository} is not in the cache: {_summary(error)}.'
         ) from error
     except EntryNotFoundError as error:
-        raise _FileNotInRepository(f'{origin} lacks a file: {_summary(error)}.') from error
+        name = str(getattr(getattr(error, 'response', None), 'url', '')).rpartition('/')[2]
+        # timm's last resort
+        missing = f'{WEIGHTS_NAME}, nor pytorch_model.bin' if name == 'pytorch_model.bin' else name or 'such file'
+        raise _FileNotInRepository(f'{origin} holds no {missing}.') from error
     except HFValidationError as error:
         raise HubError(f'{repository!r} is not the name of a repository: {_summary(error)}.') from error
     except Exception as error:  # on damaged files torch and safetensors raise errors of a dozen types

@@ -70,7 +70,7 @@ def with_hub_ids(cfgs: Mapping[str, Dict[str, Any]]) -> Dict[str, Union[Dict[str
 
 def is_own_repository(hub_id: Optional[str]) -> bool:
     """Return whether a repository is one that ``with_hub_ids`` names."""
-    return bool(hub_id) and str(hub_id).partition('/')[0] == _organisation()
+    return bool(hub_id) and str(hub_id).startswith(f'{_organisation()}/')
 
 
 def _organisation() -> str:
