@@ -1,4 +1,4 @@
-"""A Hub on the loopback interface: enough of its HTTP endpoints for the real huggingface_hub client to load and publish.
+"""A Hub on the loopback interface: the HTTP endpoints that huggingface_hub asks to load and to publish.
 
 Repositories live in memory. What goes wrong on the way is asked for by attributes of the server, so that a test reads
 as what happens.
@@ -20,7 +20,7 @@ class HubServer(ThreadingHTTPServer):
     """Serves repositories.
 
     Attributes:
-        repositories: Name -> dict(private, branches: name -> commit), where a commit is dict(sha, files: path -> bytes).
+        repositories: Name -> dict(private, branches: name -> commit), a commit being dict(sha, files: path -> bytes).
         requests: Method and path of every request so far.
         cut_after: Number of bytes after which the next download of weights breaks off, once.
         corrupt: Whether bytes of large files are changed on the way.

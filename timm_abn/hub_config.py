@@ -228,23 +228,15 @@ def check_config(config: Any, origin: str) -> None:
     architecture, cfg = config.get('architecture'), config.get('pretrained_cfg')
     if not isinstance(architecture, str) or not re.fullmatch(r'\w+', architecture) or not timm.is_model(architecture):
         raise HubError(f'{origin}: architecture must be the name of a model, got {_short(architecture)}.')
-    check_pretrained_cfg(cfg, origin)
-    assert isinstance(cfg, dict)
-    for key, rule in (
-        ('num_classes', _classes),
-        ('label_names', _label_names),
-        ('label_descriptions', _label_names),
-    ):
-        if key in config:
-            _check_entry(key, config[key], rule, origin)
+    if not isinstance(cfg, Mapping):
+        raise HubError(f'{origin}: pretrained_cfg must be an object, got {_short(cfg)}.')
+    # timm lets these stand at the top, too, and prefers them there
+    on_top = {key: config[key] for key in ('num_classes', 'label_names', 'label_descriptions') if key in config}
+    check_pretrained_cfg({**cfg, **on_top}, origin)
     check_model_args(config.get('model_args', {}), origin)
-    names = config.get('label_names', cfg.get('label_names'))
-    num_classes = config.get('num_classes', cfg.get('num_classes'))
-    if names and isinstance(names, (list, tuple)) and num_classes is not None and len(names) != num_classes:
-        raise HubError(f'{origin}: there are {len(names)} label_names for {num_classes} classes.')
 
 
-def check_pretrained_cfg(cfg: Any, origin: str, source: Optional[str] = None) -> None:
+def check_pretrained_cfg(cfg: Mapping[str, Any], origin: str, source: Optional[str] = None) -> None:
     """Check the entry ``pretrained_cfg``.
 
     Args:
@@ -255,14 +247,15 @@ def check_pretrained_cfg(cfg: Any, origin: str, source: Optional[str] = None) ->
     Raises:
         HubError: See ``check_config``.
     """
-    if not isinstance(cfg, Mapping):
-        raise HubError(f'{origin}: pretrained_cfg must be an object, got {_short(cfg)}.')
     added = {'hf-hub': ('source', 'hf_hub_id'), 'local-dir': ('source', 'file')}.get(source or '', ())
     _check_names(cfg, [*_CFG_RULES, *added], 'pretrained_cfg', origin)
     nullable = {field.name for field in dataclasses.fields(PretrainedCfg) if field.default is None}
     for key, rule in _CFG_RULES.items():
         if key in cfg and not (cfg[key] is None and key in nullable):
             _check_entry(f'pretrained_cfg.{key}', cfg[key], rule, origin)
+    names, num_classes = cfg.get('label_names'), cfg.get('num_classes', PretrainedCfg.num_classes)
+    if isinstance(names, (list, tuple)) and len(names) != num_classes:
+        raise HubError(f'{origin}: there are {len(names)} label_names for {num_classes} classes.')
 
 
 def check_model_args(model_args: Any, origin: str) -> None:

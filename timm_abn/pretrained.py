@@ -40,7 +40,7 @@ __all__ = [
 ModelT = TypeVar('ModelT', bound=nn.Module)
 
 MAX_PARAMETERS = 10**10  # 40 GB
-MAX_MODULES = 50_000
+MAX_MODULES = 20_000
 
 
 def build_model(model_cls: Type[ModelT], variant: str, pretrained: bool = False, **kwargs: Any) -> ModelT:
