@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import timm
@@ -320,6 +321,7 @@ def run(hub, folder, code, **environment):
         HF_HOME=str(folder / 'home'),
         HF_HUB_DISABLE_XET='1',
         HF_HUB_DISABLE_PROGRESS_BARS='1',
+        PYTHONPATH=str(Path(__file__).parents[1]),
         **environment,
     )
     process = subprocess.run(

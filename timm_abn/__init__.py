@@ -4,6 +4,7 @@ from . import abn_models, cam_models, cifar_backbones
 from .attention_branch import AttentionBranch, Mechanism
 from .checkpoints import CheckpointError, convert_official_checkpoint
 from .explanation import Explanation
+from .hub_config import HubError
 from .network import AttentionBranchNet
 from .split import SplitError, split_backbone
 
@@ -14,6 +15,7 @@ __all__ = [
     'AttentionBranchNet',
     'CheckpointError',
     'Explanation',
+    'HubError',
     'Mechanism',
     'SplitError',
     'abn_models',

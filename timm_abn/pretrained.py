@@ -32,6 +32,7 @@ __all__ = [
     'build_model',
     'build_resolved',
     'build_without_memory',
+    'check_address',
     'check_folder',
     'network_shapes',
     'resolve_arguments',
@@ -40,7 +41,7 @@ __all__ = [
 ModelT = TypeVar('ModelT', bound=nn.Module)
 
 MAX_PARAMETERS = 10**10  # 40 GB
-MAX_MODULES = 20_000
+MAX_MODULES = 10_000  # the deepest of timm have a fifth
 
 
 def build_model(model_cls: Type[ModelT], variant: str, pretrained: bool = False, **kwargs: Any) -> ModelT:
@@ -198,6 +199,22 @@ def build_without_memory(create: Callable[..., nn.Module], origin: str) -> nn.Mo
     device = torch.device('meta')
     with one_line_errors(origin, 'built: config.json does not describe a network'), _bounded_size(origin), device:
         return create(device=device)
+
+
+def check_address(address: str) -> None:
+    """Check the ``config.json`` behind an address, before timm reads it.
+
+    Args:
+        address: 'hf-hub:' or 'local-dir:' and a place, as ``timm.create_model`` takes it.
+
+    Raises:
+        HubError: It is not there, or cannot be used.
+    """
+    source, _, place = address.partition(':')
+    if source == 'local-dir':
+        read_config(Path(place) / CONFIG_NAME, place)
+    elif source in ('hf-hub', 'hf_hub'):
+        read_config(fetch_file(place, CONFIG_NAME), place)
 
 
 def check_folder(folder: Union[str, Path]) -> Dict[str, Any]:

@@ -7,9 +7,9 @@ examples:
 
 Then, in Python: timm.create_model('hf-hub:me/abn_resnet50', pretrained=True).
 
-What is published is a folder that timm-abn convert wrote, or a checkpoint of timm-abn-train, which says itself what model
-it is of, and how its images were prepared. Averaged weights (--model-ema) are taken where there are some. Of other
-checkpoints --model names the model. --dry-run writes the folder, and publishes nothing.
+What is published is a folder that timm-abn convert wrote, or a checkpoint of timm-abn-train, which says itself what
+model it is of, and how its images were prepared. Averaged weights (--model-ema) are taken where there are some. Of
+other checkpoints --model names the model. --dry-run writes the folder, and publishes nothing.
 
 Publishing needs a token: log in with hf auth login, or set HF_TOKEN.
 """
