@@ -1,10 +1,11 @@
 """Attention Branch Networks for timm. Importing this package registers its models with timm."""
 
 from . import abn_models, cam_models, cifar_backbones
-from .attention_branch import AttentionBranch, Mechanism
+from .attention_branch import AttentionBranch, Mechanism, MultiTaskAttentionBranch
 from .checkpoints import CheckpointError, convert_official_checkpoint
 from .explanation import Explanation
 from .hub_config import HubError
+from .multi_task_network import MultiTaskAttentionBranchNet
 from .network import AttentionBranchNet
 from .split import SplitError, split_backbone
 
@@ -17,6 +18,8 @@ __all__ = [
     'Explanation',
     'HubError',
     'Mechanism',
+    'MultiTaskAttentionBranch',
+    'MultiTaskAttentionBranchNet',
     'SplitError',
     'abn_models',
     'cam_models',

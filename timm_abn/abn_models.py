@@ -3,7 +3,7 @@
 import dataclasses
 from functools import partial
 from pathlib import Path
-from typing import Any, Dict, Tuple, Union
+from typing import Any, Dict, Tuple, Type, Union
 
 import torch
 from timm.layers import SEModule
@@ -28,10 +28,12 @@ def checkpoint_filter_fn(state_dict: Dict[str, torch.Tensor], model: AttentionBr
         model: The model that they are for.
     """
     prefix = 'attention_branch.'
-    weight = state_dict.get(f'{prefix}class_conv.weight')
-    if weight is None or weight.shape[0] == model.attention_branch.num_classes:
+    branch: Any = model.attention_branch
+    names = branch.head_names()
+    weight = state_dict.get(f'{prefix}{names[0]}.weight')  # has one row a class
+    if weight is None or len(weight) == branch.num_classes:
         return state_dict
-    heads = tuple(f'{prefix}{name}.' for name in model.attention_branch.head_names())
+    heads = tuple(f'{prefix}{name}.' for name in names)
     return {name: tensor for name, tensor in state_dict.items() if not name.startswith(heads)}
 
 
@@ -45,13 +47,21 @@ def _create_abn(variant: str, pretrained: bool = False, **kwargs: Any) -> Attent
     # without a classifier of its own (num_classes=0) the network keeps the attention branch of its weights
     kwargs.setdefault('attention_classes', kwargs['pretrained_cfg'].get('num_classes') or None)
     return build_resolved(
-        MultiTaskAttentionBranchNet if kwargs.pop('multi_task', False) else AttentionBranchNet,
+        _network_class(kwargs.pop('multi_task', False), kwargs),
         variant,
         pretrained,
         pretrained_filter_fn=checkpoint_filter_fn,
         feature_cfg=feature_cfg,
         **kwargs,
     )
+
+
+def _network_class(multi_task: bool, kwargs: Dict[str, Any]) -> Type[AttentionBranchNet]:
+    if not isinstance(multi_task, bool):
+        raise ValueError(f'multi_task must be True or False, got {multi_task!r}.')
+    if not multi_task and 'task_chunk_size' in kwargs:
+        raise ValueError(f'task_chunk_size={kwargs["task_chunk_size"]!r} needs multi_task=True.')
+    return MultiTaskAttentionBranchNet if multi_task else AttentionBranchNet
 
 
 def _default_out_indices(backbone: str) -> Tuple[int, ...]:

@@ -220,7 +220,7 @@ class AttentionBranch(nn.Module):
 
 
 class MultiTaskAttentionBranch(nn.Module):
-    """Makes one attention map a task, and its own prediction, from the features at the cut (paper, section 3.4; Fig. 3).
+    """Makes one attention map a task, and its own prediction, from the features at the cut (paper, section 3.4).
 
     A stage at full resolution and a 1x1 convolution to one channel a task give the task maps, whose spatial means are
     the attention logits. The attention maps are their sigmoid, or the task maps as they are (``'raw'``, the authors'

@@ -1,6 +1,7 @@
 """Converting the authors' checkpoints.
 
-Their repository: https://github.com/machine-perception-robotics-group/attention_branch_network
+Their repository: https://github.com/machine-perception-robotics-group/attention_branch_network. Multi-task networks
+(CelebA) come from a repository of their own, in two forms: with two outputs a task, as in the paper, or with one.
 """
 
 import difflib
@@ -44,7 +45,8 @@ _BRANCH_RENAMES: Renames = (
     (r'^bn_att3\.', 'attention_branch.map_norm.'),
 )
 _RESNET_RENAMES: Renames = (
-    (r'^att_layer\d\.', 'attention_branch.stage.'),
+    (r'^(att_layer\d|layer4_att)\.', 'attention_branch.stage.'),
+    (r'^conv_att\.', 'attention_branch.map_conv.'),
     (r'\.(fc[12])\.', r'.se.\1.'),
 )
 _RESNEXT_RENAMES: Renames = (
@@ -92,6 +94,7 @@ _CANDIDATES: Tuple[Tuple[str, Tuple[str, ...]], ...] = (
     (r'^att_block3\.', ('abn_wrn28_4_cifar', 'abn_wrn28_10_cifar')),
     (r'^att_dense3\.', ('abn_densenet100_12_cifar',)),
     (r'^att_layer3\.', tuple(f'abn_resnet{depth}_cifar' for depth in (110, 20, 32, 44, 56))),
+    (r'^layer4_att\.', tuple(f'abn_resnet{depth}' for depth in (101, 152, 50, 34, 18))),
     (r'^att_layer4\.0\.fc1\.', tuple(f'abn_seresnet{depth}' for depth in (152, 101, 50, 34, 18))),
     (r'^att_layer4\.', (*(f'abn_resnet{depth}' for depth in (152, 101, 50, 34, 18)), 'abn_resnext50_32x4d')),
 )
@@ -114,6 +117,7 @@ def convert_official_checkpoint(checkpoint: Mapping[str, Any], model_name: str) 
     """
     state_dict = _state_dict_of(checkpoint)
     model = _meta_model(model_name, official_model_args(state_dict))
+    state_dict = _with_one_classifier(state_dict)
     expected = model.state_dict()
     if 'attention_branch.norm.weight' not in expected:
         # the authors' ResNeXt makes this norm but never uses it
@@ -136,10 +140,14 @@ def official_model_args(checkpoint: Mapping[str, Any]) -> Dict[str, Any]:
         checkpoint: See ``convert_official_checkpoint``.
 
     Returns:
-        The number of classes, and the kind of attention map where it is not the sigmoid.
+        The number of classes, and the kind of attention map where it is not the sigmoid. Multi-task networks get the
+        mechanism that the authors' code has by default, 'product': the checkpoint does not tell.
     """
     state_dict = _state_dict_of(checkpoint)
     model_args: Dict[str, Any] = {}
+    if 'conv_att.weight' in state_dict:
+        num_tasks = state_dict['conv_att.weight'].shape[0]
+        return dict(num_classes=num_tasks, multi_task=True, attention_map='raw', mechanism='product')
     if 'att_conv.weight' in state_dict:
         model_args['num_classes'] = state_dict['att_conv.weight'].shape[0]
     if 'att_layer4.0.fc1.weight' in state_dict and 'att_conv3.weight' not in state_dict:
@@ -187,9 +195,10 @@ def _meta_model(model_name: str, model_args: Mapping[str, Any]) -> AttentionBran
 
 
 def _state_dict_of(checkpoint: Mapping[str, Any]) -> Dict[str, torch.Tensor]:
-    inner = checkpoint.get('state_dict', checkpoint)
+    around = next((name for name in ('state_dict', 'model_state_dict') if name in checkpoint), None)
+    inner = checkpoint if around is None else checkpoint[around]
     if not isinstance(inner, Mapping):
-        raise CheckpointError(f"'state_dict' of the checkpoint must be a mapping, got a {type(inner).__name__}.")
+        raise CheckpointError(f'{around!r} of the checkpoint must be a mapping, got a {type(inner).__name__}.')
     state_dict = {re.sub(r'^module\.', '', str(name)): tensor for name, tensor in inner.items()}
     strangers = [name for name, tensor in state_dict.items() if not isinstance(tensor, torch.Tensor)]
     if strangers or not state_dict:
@@ -199,6 +208,34 @@ def _state_dict_of(checkpoint: Mapping[str, Any]) -> Dict[str, torch.Tensor]:
             else 'the checkpoint holds no tensors.'
         )
     return state_dict
+
+
+_TASK_CLASSIFIER = re.compile(r'output_per\.(?P<task>\d+)\.(?P<kind>weight|bias)')
+
+
+def _with_one_classifier(state_dict: Dict[str, torch.Tensor]) -> Dict[str, torch.Tensor]:
+    """Return the weights of a multi-task network with its classifiers, one a task, stacked: no before yes.
+
+    The form with one output a task is that with two outputs whose first is always zero.
+    """
+    tasks: Dict[str, Dict[int, torch.Tensor]] = {}
+    others = {}
+    for name, tensor in state_dict.items():
+        match = _TASK_CLASSIFIER.fullmatch(name)
+        if match is None or tensor.ndim < 1 or len(tensor) not in (1, 2):
+            others[name] = tensor
+            continue
+        two_rows = tensor if len(tensor) == 2 else torch.cat([torch.zeros_like(tensor), tensor])
+        tasks.setdefault(match['kind'], {})[int(match['task'])] = two_rows
+    for kind, rows in tasks.items():
+        shapes = {tuple(tensor.shape) for tensor in rows.values()}
+        if sorted(rows) != list(range(len(rows))) or len(shapes) > 1:
+            raise CheckpointError(
+                f'the checkpoint must hold output_per.0.{kind}, output_per.1.{kind} and so on, all of one shape, got '
+                f'those of tasks {list_some([str(task) for task in sorted(rows)])} of shapes {sorted(shapes)}.'
+            )
+        others[f'fc.{kind}'] = torch.cat([rows[task] for task in range(len(rows))])
+    return others
 
 
 def _rename(name: str, renames: Renames, expected: Mapping[str, torch.Tensor]) -> str:

@@ -14,36 +14,43 @@ import torch.nn.functional as F
 __all__ = ['GatedFeatures', 'gate_each']
 
 
-def gate_each(features: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+def gate_each(features: torch.Tensor, factors: torch.Tensor, shift: Optional[torch.Tensor] = None) -> torch.Tensor:
     """Return features times each of the factors, shape (B * T, C, h, w), the T results of an image in succession.
 
     Args:
         features: Shape (B, C, h, w).
         factors: Shape (B, T, h, w).
+        shift: Added to the products, shape (C,).
     """
-    return (features.unsqueeze(1) * factors.unsqueeze(2)).flatten(0, 1)
+    if features.is_contiguous(memory_format=torch.channels_last):  # which a product with a fifth dimension would lose
+        rows, places = features.permute(0, 2, 3, 1).unsqueeze(1), factors.unsqueeze(4)
+        gated = rows * places if shift is None else torch.addcmul(shift, rows, places)
+        return gated.flatten(0, 1).permute(0, 3, 1, 2)
+    rows, places = features.unsqueeze(1), factors.unsqueeze(2)
+    gated = rows * places if shift is None else torch.addcmul(shift[:, None, None], rows, places)
+    return gated.flatten(0, 1)
 
 
 class GatedFeatures(torch.Tensor):
     """Stands for ``gate_each(features, factors)``, which is computed when an operation asks for it.
 
-    Only 1x1 convolutions do not: they run on ``features``, and what comes out is gated. As an argument of a backbone it
-    is an ordinary tensor of shape (B * T, C, h, w); whatever is computed from it is a plain ``torch.Tensor``.
+    Two operations do not: a 1x1 convolution runs on ``features``, and its result is gated features again; batch norm of
+    evaluation mode is merged with the product. As an argument of a backbone it is a tensor of shape (B * T, C, h, w).
     """
 
     _features: torch.Tensor
     _factors: torch.Tensor
-    _convolved: Dict[Tuple, torch.Tensor]
+    _convolved: Dict[str, torch.Tensor]
     _gated: Optional[torch.Tensor]
 
     @staticmethod
-    def create(features: torch.Tensor, factors: torch.Tensor, convolved: Dict[Tuple, torch.Tensor]) -> 'GatedFeatures':
+    def create(features: torch.Tensor, factors: torch.Tensor, convolved: Dict[str, torch.Tensor]) -> 'GatedFeatures':
         """Return gated features.
 
         Args:
             features: Shape (B, C, h, w).
             factors: Shape (B, T, h, w).
-            convolved: Keeps what the convolutions make of ``features``, for all that are given the same dictionary.
+            convolved: Keeps what convolutions make of features, for all gated features that are given the same one.
         """
         shape = (features.shape[0] * factors.shape[1], *features.shape[1:])
         gated = features.detach().new_empty(1).expand(shape).as_subclass(GatedFeatures)
@@ -62,8 +69,10 @@ class GatedFeatures(torch.Tensor):
         with torch._C.DisableTorchFunctionSubclass():
             if func in _DESCRIPTIONS:
                 return func(*args, **kwargs)
-            if func is F.conv2d and isinstance(args[0], GatedFeatures) and _is_pointwise(*args[1:], **kwargs):
-                return args[0]._convolve(*args[1:], **kwargs)
+            if func in _DEFERRED and isinstance(args[0], GatedFeatures):
+                result = _DEFERRED[func](*args, **kwargs)
+                if result is not None:
+                    return result
             return func(*_compute(args), **_compute(kwargs))
 
     def _compute(self) -> torch.Tensor:
@@ -71,7 +80,7 @@ class GatedFeatures(torch.Tensor):
             self._gated = gate_each(self._features, self._factors)
         return self._gated
 
-    def _convolve(
+    def _conv2d(
         self,
         weight: torch.Tensor,
         bias: Optional[torch.Tensor] = None,
@@ -79,18 +88,42 @@ class GatedFeatures(torch.Tensor):
         padding: Any = 0,
         dilation: Any = 1,
         groups: int = 1,
-    ) -> torch.Tensor:
+    ) -> Optional[torch.Tensor]:
+        if tuple(weight.shape[2:]) != (1, 1) or padding not in (0, (0, 0), 'valid') or bias is not None:
+            return None
         strides = (stride, stride) if isinstance(stride, int) else tuple(stride)
-        key = (id(weight), strides, groups)
+        key = f'{id(self._features)} {id(weight)} {strides} {groups}'
         convolved = self._convolved.get(key)
         if convolved is None:
             convolved = F.conv2d(self._features, weight, None, strides, groups=groups)
         if isinstance(weight, nn.Parameter):  # others may be made for this one call, and their ids used again
             self._convolved[key] = convolved
         factors = self._factors[:, :, :: strides[0], :: strides[1]].to(convolved.dtype)
-        gated = gate_each(convolved, factors)
-        return gated if bias is None else gated + bias.to(gated.dtype)[:, None, None]
+        return GatedFeatures.create(convolved, factors, self._convolved)
 
+    def _batch_norm(
+        self,
+        running_mean: Optional[torch.Tensor],
+        running_var: Optional[torch.Tensor],
+        weight: Optional[torch.Tensor] = None,
+        bias: Optional[torch.Tensor] = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Optional[torch.Tensor]:
+        if training or running_mean is None or running_var is None or running_mean.dtype != self._features.dtype:
+            return None
+        scale = (running_var + eps).rsqrt()
+        scale = scale if weight is None else scale * weight
+        shift = -running_mean * scale
+        shift = shift if bias is None else shift + bias
+        return gate_each(self._features * scale[:, None, None], self._factors, shift)
+
+
+_DEFERRED: Dict[Callable, Callable[..., Optional[torch.Tensor]]] = {
+    F.conv2d: GatedFeatures._conv2d,
+    F.batch_norm: GatedFeatures._batch_norm,
+}
 
 # what backbones ask of a tensor without looking at its values
 _DESCRIPTIONS = {
@@ -99,17 +132,6 @@ _DESCRIPTIONS = {
     torch.Tensor.is_floating_point,
     *(getattr(torch.Tensor, name).__get__ for name in ('shape', 'ndim', 'dtype', 'device', 'layout', 'is_cuda')),
 }
-
-
-def _is_pointwise(
-    weight: torch.Tensor,
-    bias: Optional[torch.Tensor] = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> bool:
-    return tuple(weight.shape[2:]) == (1, 1) and padding in (0, (0, 0), [0, 0], 'valid')
 
 
 def _compute(value: Any) -> Any:

@@ -8,12 +8,10 @@
 Reference: the paper, section 3.4.
 """
 
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List
 
 import torch
-import torch.fx
 import torch.nn as nn
-from torch.jit import Final
 
 from .attention_branch import MultiTaskAttentionBranch
 from .attention_stage import AttentionStage
@@ -35,12 +33,11 @@ class MultiTaskAttentionBranchNet(AttentionBranchNet):
     B * T, the T results of an image in succession. With ``num_classes=0`` pooled features have shape (B, T, C).
     """
 
-    outputs_per_class: Final[int] = 2
+    outputs_per_class = 2
 
     def __init__(
         self,
         *args: Any,
-        num_classes: int = 40,
         task_chunk_size: int = 8,
         attention_norm: bool = True,
         **kwargs: Any,
@@ -48,13 +45,12 @@ class MultiTaskAttentionBranchNet(AttentionBranchNet):
         """
         Args:
             *args: See ``AttentionBranchNet``.
-            num_classes: Number of tasks (T).
             task_chunk_size: How many tasks pass the perception branch as one batch, which bounds the memory. Batch norm
                 in training mode sees each chunk as a batch; with 1 it is the authors' published form. Evaluation does
                 not depend on it.
             attention_norm: Only for networks of a single task.
-            **kwargs: See ``AttentionBranchNet``; ``attention_map`` is 'sigmoid' or 'raw' (see
-                ``MultiTaskAttentionBranch``).
+            **kwargs: See ``AttentionBranchNet``; ``num_classes`` is the number of tasks (T), ``attention_map`` is
+                'sigmoid' or 'raw' (see ``MultiTaskAttentionBranch``).
 
         Raises:
             ValueError: An argument has no meaning; the message names it and says what would be right.
@@ -63,7 +59,7 @@ class MultiTaskAttentionBranchNet(AttentionBranchNet):
             raise ValueError(f'task_chunk_size must be a whole number of 1 or more, got {task_chunk_size!r}.')
         if not attention_norm:
             raise ValueError('attention_norm=False needs multi_task=False: a multi-task attention branch has no norm.')
-        super().__init__(*args, num_classes=num_classes, **kwargs)
+        super().__init__(*args, **kwargs)
         self.task_chunk_size = task_chunk_size
 
     def _create_attention_branch(
@@ -97,7 +93,7 @@ class MultiTaskAttentionBranchNet(AttentionBranchNet):
         factors = self.mechanism.factor(attention_map)
         if self.layout.layout == 'NCHW':
             return gate_each(features, factors)
-        repeated = features.unsqueeze(1).expand(-1, factors.shape[1], *features.shape[1:]).flatten(0, 1)
+        repeated = features.repeat_interleave(factors.shape[1], dim=0)
         return self.layout.gate(repeated, factors.flatten(0, 1).unsqueeze(1))
 
     def _perceive(self, features: torch.Tensor, attention_map: torch.Tensor) -> torch.Tensor:
@@ -108,17 +104,31 @@ class MultiTaskAttentionBranchNet(AttentionBranchNet):
             attention_map: Shape (B, T, h, w).
         """
         num_tasks = self._num_maps()
-        convolved: Dict[Tuple, torch.Tensor] = {}
+        convolved: Dict[str, torch.Tensor] = {}
         answers: List[torch.Tensor] = []
         for start in range(0, num_tasks, self.task_chunk_size):
             count = min(self.task_chunk_size, num_tasks - start)
             chunk = attention_map[:, start : start + count]
-            if self.layout.layout == 'NCHW' and can_defer(features):
-                gated: torch.Tensor = GatedFeatures.create(features, self.mechanism.factor(chunk), convolved)
-            else:
+            if torch.jit.is_scripting():
                 gated = self._gate(features, chunk)
+            else:
+                gated = self._gate_later(features, chunk, convolved)
             answers.append(self._answers(self.perception_branch(gated), start, count))
         return torch.cat(answers, dim=1)
+
+    @torch.jit.unused
+    def _gate_later(
+        self,
+        features: torch.Tensor,
+        attention_map: torch.Tensor,
+        convolved: Dict[str, torch.Tensor],
+    ) -> torch.Tensor:
+        """Return gated features that share ``convolved``, or plain ones where their kind must not matter."""
+        recorded = torch.compiler.is_compiling() or torch.jit.is_tracing() or type(features) is not torch.Tensor
+        # checkpointing counts on the same operations when it runs the forward pass again
+        if recorded or self.attention_branch.grad_checkpointing or self.layout.layout != 'NCHW':
+            return self._gate(features, attention_map)
+        return GatedFeatures.create(features, self.mechanism.factor(attention_map), convolved)
 
     def _answers(self, outputs: torch.Tensor, start: int, count: int) -> torch.Tensor:
         """Return what ``count`` tasks from task ``start`` on say, shape (B, count).
@@ -131,9 +141,3 @@ class MultiTaskAttentionBranchNet(AttentionBranchNet):
         pairs = outputs.reshape(-1, count, self.num_classes, 2)[:, :, start : start + count]
         no_and_yes = pairs.diagonal(dim1=1, dim2=2)
         return no_and_yes[:, 1] - no_and_yes[:, 0]
-
-
-def can_defer(features: torch.Tensor) -> bool:
-    """Return whether operations run one by one, now, so that what is computed can depend on the kind of a tensor."""
-    recording = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.jit.is_scripting()
-    return not recording and type(features) is torch.Tensor

@@ -24,7 +24,6 @@ import torch.nn as nn
 from timm.models import get_model_args, get_pretrained_cfg, load_state_dict
 from timm.models._features import feature_take_indices
 from timm.models._input import update_model_args
-from torch.jit import Final
 
 from .attention_branch import AttentionBranch, FeatureLayout, Mechanism
 from .attention_stage import AttentionStage, build_attention_stage, residual_width
@@ -51,7 +50,7 @@ class AttentionBranchNet(nn.Module):
         perception_branch: Second half of the backbone.
     """
 
-    outputs_per_class: Final[int] = 1  # of the perception branch
+    outputs_per_class = 1  # of the perception branch
     __jit_unused_properties__ = ['global_pool', 'config', '_model_args']
 
     if TYPE_CHECKING:  # TorchScript would try to compile these types

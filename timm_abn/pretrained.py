@@ -197,7 +197,7 @@ def build_without_memory(create: Callable[..., nn.Module], origin: str) -> nn.Mo
         HubError: There is no such network, or it is larger than any.
     """
     device = torch.device('meta')
-    with one_line_errors(origin, 'built: config.json does not describe a network'), _bounded_size(origin), device:
+    with one_line_errors(origin, 'built: its configuration does not describe a network'), _bounded_size(origin), device:
         return create(device=device)
 
 
@@ -252,7 +252,7 @@ def _bounded_size(origin: str) -> Iterator[None]:
 
     def check(number: int, most: int, what: str) -> None:
         if number > most:
-            raise HubError(f'{origin}: config.json describes a network of more than {most:,} {what}.')
+            raise HubError(f'{origin}: its configuration describes a network of more than {most:,} {what}.')
 
     hooks = (
         register_module_parameter_registration_hook(count_parameter),

@@ -3,6 +3,7 @@
 examples:
   timm-abn convert model_best.pth.tar --model abn_resnet152 --out weights/abn_resnet152/
   timm-abn convert model_best.pth.tar --out weights/from_the_authors/
+  timm-abn convert celeba.model --mechanism residual --out weights/celeba/
 
 Then, in Python: timm.create_model('local-dir:weights/abn_resnet152', pretrained=True). Without --model the model is
 found from the names and shapes in the checkpoint. The number of classes comes from there as well, and so does the
@@ -20,6 +21,7 @@ import timm
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from ..attention_branch import MECHANISMS
 from ..checkpoints import convert_official_checkpoint, find_official_model, official_model_args
 from ..hub import save_hub_folder
 from ..model_card import model_card
@@ -48,6 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     parser.add_argument('checkpoint', type=Path, help="the authors' file, such as model_best.pth.tar")
     parser.add_argument('--model', metavar='NAME', help='name of the model, see timm-abn list (default: found out)')
+    parser.add_argument(
+        '--mechanism',
+        choices=MECHANISMS,
+        help="of a multi-task checkpoint, which does not tell it (default: product, as in the authors' code)",
+    )
     parser.add_argument('--out', type=Path, required=True, metavar='FOLDER', help='a new folder')
 
 
@@ -58,7 +65,12 @@ def run(args: argparse.Namespace) -> int:
         checkpoint = read_checkpoint(args.checkpoint)
         name = args.model or find_official_model(checkpoint)
         state_dict = convert_official_checkpoint(checkpoint, name)
-        model: Any = timm.create_model(name, device=torch.device('meta'), **official_model_args(checkpoint))
+        model_args = official_model_args(checkpoint)
+        if args.mechanism:
+            if not model_args.get('multi_task'):
+                raise CommandError(f'{args.checkpoint} is not of a multi-task network: --mechanism is always residual')
+            model_args['mechanism'] = args.mechanism
+        model: Any = timm.create_model(name, device=torch.device('meta'), **model_args)
     except FileExistsError as error:
         raise CommandError(str(error)) from None
     except ValueError as error:
