@@ -325,7 +325,7 @@ def run(hub, folder, code, **environment):
         **environment,
     )
     process = subprocess.run(
-        [sys.executable, '-c', code], env=environment, cwd=folder, capture_output=True, text=True, timeout=120
+        [sys.executable, '-c', code], env=environment, cwd=folder, capture_output=True, text=True, timeout=300
     )
     assert not process.returncode, process.stderr
     return process.stdout

@@ -62,7 +62,7 @@ def test_good_one(folder, good):
 BAD_ENTRIES = [
     (('model_args', 'backbone'), '../../etc/passwd', 'model_args.backbone'),
     (('model_args', 'backbone'), 'hf-hub:someone/else', 'model_args.backbone'),
-    (('model_args', 'backbone'), 'local-dir:/tmp', 'model_args.backbone'),
+    (('model_args', 'backbone'), 'local-dir:/etc', 'model_args.backbone'),
     (('model_args', 'backbone'), 5, 'model_args.backbone'),
     (('model_args', 'split'), '/etc/passwd', 'model_args.split'),
     (('model_args', 'split'), [1], 'model_args.split'),

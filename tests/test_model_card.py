@@ -91,7 +91,7 @@ def test_code_of_model_cards_runs_as_it_stands(tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         env=dict(os.environ, PYTHONPATH=str(ROOT)),
     )
     assert process.stdout == '(1, 1, 14, 14)\n', process.stderr
