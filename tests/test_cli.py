@@ -225,7 +225,7 @@ def test_checkpoint_of_training(photos, capsys):
         (['--model', MODEL, '--checkpoint', 'MODEL', '--top-k', '-1'], '--top-k: must be a whole number of 1'),
         (['--model', MODEL, '--checkpoint', 'MODEL', '--colormap', 'jet'], "--colormap: invalid choice: 'jet'"),
         (['--model', MODEL, '--checkpoint', 'MODEL', '--out', 'photo.jpg'], 'photo.jpg'),
-        (['--model', 'local-dir:missing'], 'cannot create local-dir:missing: '),
+        (['--model', 'local-dir:missing'], 'cannot create local-dir:missing: missing: there is no config.json'),
         ([], 'required: --model; see timm-abn explain --help'),
     ],
 )
@@ -325,7 +325,7 @@ def test_format_table():
     assert table == 'name    n\n-----  --\na      10\nbcdef   7'
 
 
-@pytest.mark.parametrize('args', [[], ['explain'], ['list']])
+@pytest.mark.parametrize('args', [[], ['convert'], ['explain'], ['list'], ['publish']])
 def test_help(args, capsys):
     with pytest.raises(SystemExit) as exit_:
         main([*args, '--help'])

@@ -79,10 +79,11 @@ def test_configuration_and_card(official_file, tmp_path):
         'library_name': 'timm',
         'pipeline_tag': 'image-classification',
         'license': 'unknown',
+        'metrics': ['accuracy'],
         'tags': ['image-classification', 'timm', 'timm-abn', 'attention-branch-network', 'visual-explanation'],
     }
     for fact in (
-        '| Backbone | seresnet18 |',
+        '| Backbone | `seresnet18` |',
         '| Attention map, mechanism | sum_log, residual |',
         '| Classes | 1000 |',
         '| Epochs, as recorded in the checkpoint | 90 |',

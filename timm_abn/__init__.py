@@ -4,6 +4,7 @@ from . import abn_models, cam_models, cifar_backbones
 from .attention_branch import AttentionBranch, Mechanism, MultiTaskAttentionBranch
 from .checkpoints import CheckpointError, convert_official_checkpoint
 from .explanation import Explanation, MultiTaskExplanation
+from .hub_config import HubError
 from .multi_task_network import MultiTaskAttentionBranchNet
 from .network import AttentionBranchNet
 from .split import SplitError, split_backbone
@@ -15,6 +16,7 @@ __all__ = [
     'AttentionBranchNet',
     'CheckpointError',
     'Explanation',
+    'HubError',
     'Mechanism',
     'MultiTaskAttentionBranch',
     'MultiTaskAttentionBranchNet',

@@ -7,18 +7,13 @@ from typing import Any, Dict, Tuple, Type, Union
 
 import torch
 from timm.layers import SEModule
-from timm.models import (
-    PretrainedCfg,
-    build_model_with_cfg,
-    generate_default_cfgs,
-    get_pretrained_cfg,
-    register_model,
-)
-from timm.models._builder import resolve_pretrained_cfg
+from timm.models import PretrainedCfg, generate_default_cfgs, get_pretrained_cfg, register_model
 
 from . import cifar_backbones, cifar_densenet, cifar_wide_resnet  # noqa: F401  registers the 32x32 backbones
 from .multi_task_network import MultiTaskAttentionBranchNet
 from .network import AttentionBranchNet, create_backbone
+from .pretrained import build_resolved, resolve_arguments
+from .published import with_hub_ids
 
 WEIGHTS = Path(__file__).parent / 'weights'
 
@@ -43,23 +38,21 @@ def checkpoint_filter_fn(state_dict: Dict[str, torch.Tensor], model: AttentionBr
 
 
 def _create_abn(variant: str, pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
-    cfg = resolve_pretrained_cfg(
-        variant, kwargs.pop('pretrained_cfg', None), kwargs.pop('pretrained_cfg_overlay', None)
-    )
+    kwargs = resolve_arguments(variant, pretrained, **kwargs)
     if pretrained:
         kwargs.pop('pretrained_backbone', None)  # the weights of the whole network replace them anyway
     feature_cfg: Dict[str, Any] = dict(feature_cls='getter')
     if kwargs.get('features_only'):
         feature_cfg['out_indices'] = _default_out_indices(kwargs['backbone'])
-    return build_model_with_cfg(
+    # without a classifier of its own (num_classes=0) the network keeps the attention branch of its weights
+    kwargs.setdefault('attention_classes', kwargs['pretrained_cfg'].get('num_classes') or None)
+    return build_resolved(
         _network_class(kwargs.pop('multi_task', False), kwargs),
         variant,
         pretrained,
-        pretrained_cfg=cfg.to_dict(),
         pretrained_filter_fn=checkpoint_filter_fn,
         feature_cfg=feature_cfg,
-        # without a classifier of its own (num_classes=0) the network keeps the attention branch of its weights
-        **dict(dict(attention_classes=cfg.num_classes or None), **kwargs),
+        **kwargs,
     )
 
 
@@ -131,51 +124,53 @@ FASHION_MNIST_CLASSES = (
 )
 
 default_cfgs = generate_default_cfgs(
-    {
-        **{
-            f'abn_{backbone}': _backbone_cfg(backbone)
-            for backbone in (
-                'resnet18',
-                'resnet34',
-                'resnet50',
-                'resnet101',
-                'resnet152',
-                'resnext50_32x4d',
-                'seresnet18',
-                'seresnet34',
-                'seresnet50',
-                'seresnet101',
-                'seresnet152',
-                'vgg16',
-                'vgg16_bn',
-                'densenet121',
-                'efficientnet_b0',
-                'convnext_tiny',
-                'swin_tiny_patch4_window7_224',
-                'vit_small_patch16_224',
-                'resnet32_cifar',
-                'resnet44_cifar',
-                'resnet56_cifar',
-                'resnet110_cifar',
-                'wrn28_4_cifar',
-                'wrn28_10_cifar',
-                'densenet100_12_cifar',
-                'resnext29_8x64d_cifar',
-            )
-        },
-        'abn_resnet20_cifar.fashion_mnist': dict(
-            _backbone_cfg('resnet20_cifar'),
-            file=str(WEIGHTS / 'abn_resnet20_cifar.fashion_mnist.safetensors'),
-            num_classes=10,
-            input_size=(1, 28, 28),
-            pool_size=(7, 7),
-            mean=(0.2860,),
-            std=(0.3530,),
-            label_names=FASHION_MNIST_CLASSES,
-            license='mit',
-        ),
-        'abn_resnet20_cifar.untrained*': _backbone_cfg('resnet20_cifar'),
-    }
+    with_hub_ids(
+        {
+            **{
+                f'abn_{backbone}': _backbone_cfg(backbone)
+                for backbone in (
+                    'resnet18',
+                    'resnet34',
+                    'resnet50',
+                    'resnet101',
+                    'resnet152',
+                    'resnext50_32x4d',
+                    'seresnet18',
+                    'seresnet34',
+                    'seresnet50',
+                    'seresnet101',
+                    'seresnet152',
+                    'vgg16',
+                    'vgg16_bn',
+                    'densenet121',
+                    'efficientnet_b0',
+                    'convnext_tiny',
+                    'swin_tiny_patch4_window7_224',
+                    'vit_small_patch16_224',
+                    'resnet32_cifar',
+                    'resnet44_cifar',
+                    'resnet56_cifar',
+                    'resnet110_cifar',
+                    'wrn28_4_cifar',
+                    'wrn28_10_cifar',
+                    'densenet100_12_cifar',
+                    'resnext29_8x64d_cifar',
+                )
+            },
+            'abn_resnet20_cifar.fashion_mnist': dict(
+                _backbone_cfg('resnet20_cifar'),
+                file=str(WEIGHTS / 'abn_resnet20_cifar.fashion_mnist.safetensors'),
+                num_classes=10,
+                input_size=(1, 28, 28),
+                pool_size=(7, 7),
+                mean=(0.2860,),
+                std=(0.3530,),
+                label_names=FASHION_MNIST_CLASSES,
+                license='mit',
+            ),
+            'abn_resnet20_cifar.untrained*': _backbone_cfg('resnet20_cifar'),
+        }
+    )
 )
 
 

@@ -12,13 +12,15 @@ import torch.nn as nn
 import torch.nn.functional as F
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import ClassifierHead
-from timm.models import VGG, ResNet, build_model_with_cfg, generate_default_cfgs, get_model_args, register_model
+from timm.models import VGG, ResNet, generate_default_cfgs, get_model_args, register_model
 from timm.models.resnet import Bottleneck
 from timm.models.vgg import cfgs as vgg_cfgs
 
 from .attention_stage import CAM_WIDTH, set_stride_one
 from .cifar_backbones import CifarResNet, cifar_cfg
 from .explanation import Explanation, normalize_maps
+from .pretrained import build_model
+from .published import with_hub_ids
 
 __all__ = ['CamCifarResNet', 'CamResNet', 'CamVGG', 'ClassActivationMapping']
 
@@ -143,23 +145,25 @@ def _cfg(**kwargs: Any) -> Dict[str, Any]:
 
 
 default_cfgs = generate_default_cfgs(
-    {
-        'cam_vgg16_bn': _cfg(first_conv='features.0', classifier='head.fc'),
-        'cam_resnet50': _cfg(),
-        'cam_resnet152': _cfg(),
-        'cam_resnet110_cifar': cifar_cfg(pool_size=(16, 16), **_PAPER),
-    }
+    with_hub_ids(
+        {
+            'cam_vgg16_bn': _cfg(first_conv='features.0', classifier='head.fc'),
+            'cam_resnet50': _cfg(),
+            'cam_resnet152': _cfg(),
+            'cam_resnet110_cifar': cifar_cfg(pool_size=(16, 16), **_PAPER),
+        }
+    )
 )
 
 
 def _create_cam_resnet(variant: str, pretrained: bool, **kwargs: Any) -> CamResNet:
-    return build_model_with_cfg(CamResNet, variant, pretrained, **kwargs)
+    return build_model(CamResNet, variant, pretrained, **kwargs)
 
 
 @register_model
 def cam_vgg16_bn(pretrained: bool = False, **kwargs: Any) -> CamVGG:
     """CAM over VGG-16 with batch norm."""
-    return build_model_with_cfg(
+    return build_model(
         CamVGG,
         'cam_vgg16_bn',
         pretrained,
@@ -187,7 +191,7 @@ def cam_resnet152(pretrained: bool = False, **kwargs: Any) -> CamResNet:
 def cam_resnet110_cifar(pretrained: bool = False, **kwargs: Any) -> CamCifarResNet:
     """CAM over ResNet-110 for 32x32 images, of bottleneck blocks."""
     model_args = dict(block=Bottleneck, num_blocks=18)
-    return build_model_with_cfg(
+    return build_model(
         CamCifarResNet,
         'cam_resnet110_cifar',
         pretrained,

@@ -6,7 +6,7 @@ Their repository: https://github.com/machine-perception-robotics-group/attention
 
 import difflib
 import re
-from typing import Any, Callable, Dict, List, Mapping, Tuple, Type, Union
+from typing import Any, Callable, Dict, Mapping, Tuple, Type, Union
 
 import timm
 import torch
@@ -17,6 +17,7 @@ from .cifar_backbones import CifarResNet
 from .cifar_densenet import CifarDenseNet
 from .cifar_wide_resnet import CifarWideResNet
 from .network import AttentionBranchNet
+from .state_dicts import CheckpointError, check_state_dict, list_some
 
 __all__ = [
     'CheckpointError',
@@ -99,18 +100,6 @@ _CANDIDATES: Tuple[Tuple[str, Tuple[str, ...]], ...] = (
 )
 
 
-class CheckpointError(ValueError):
-    """A checkpoint does not hold what was expected; the message names the keys.
-
-    Attributes:
-        num_differences: How many keys differ, where the checkpoint was compared with a model.
-    """
-
-    def __init__(self, message: str, num_differences: int = 0) -> None:
-        super().__init__(message)
-        self.num_differences = num_differences
-
-
 def convert_official_checkpoint(checkpoint: Mapping[str, Any], model_name: str) -> Dict[str, torch.Tensor]:
     """Convert a checkpoint of the authors' code to the names of a model of this package.
 
@@ -187,7 +176,7 @@ def find_official_model(checkpoint: Mapping[str, Any]) -> str:
     if not errors:
         raise CheckpointError(
             "the checkpoint is not one of the authors' code: it has none of the names att_layer3, att_layer4, "
-            f'att_block3, att_dense3, stage_att, but {_some(list(state_dict))}.'
+            f'att_block3, att_dense3, stage_att, but {list_some(list(state_dict))}.'
         )
     raise min(errors, key=lambda error: error.num_differences)
 
@@ -214,7 +203,7 @@ def _state_dict_of(checkpoint: Mapping[str, Any]) -> Dict[str, torch.Tensor]:
     strangers = [name for name, tensor in state_dict.items() if not isinstance(tensor, torch.Tensor)]
     if strangers or not state_dict:
         raise CheckpointError(
-            f'expected a state dict of tensors, got {_some(strangers)} of other types.'
+            f'expected a state dict of tensors, got {list_some(strangers)} of other types.'
             if strangers
             else 'the checkpoint holds no tensors.'
         )
@@ -242,8 +231,8 @@ def _with_one_classifier(state_dict: Dict[str, torch.Tensor]) -> Dict[str, torch
         shapes = {tuple(tensor.shape) for tensor in rows.values()}
         if sorted(rows) != list(range(len(rows))) or len(shapes) > 1 or num_outputs not in ({1}, {2}):
             raise CheckpointError(
-                f'the checkpoint must hold output_per.0.{kind}, output_per.1.{kind} ..., all of one or all of two '
-                f'outputs, got those of tasks {_some([str(task) for task in sorted(rows)])} of shapes {sorted(shapes)}.'
+                f'the checkpoint must hold output_per.0.{kind}, output_per.1.{kind} ..., all of one or all of two outputs, '
+                f'got those of tasks {list_some([str(task) for task in sorted(rows)])} of shapes {sorted(shapes)}.'
             )
         stacked = torch.stack([rows[task] for task in range(len(rows))])
         if num_outputs == {1}:
@@ -259,43 +248,3 @@ def _rename(name: str, renames: Renames, expected: Mapping[str, torch.Tensor]) -
         renamed = re.sub(pattern, replacement, renamed)
     places = (renamed, f'feature_extractor.{renamed}', f'perception_branch.{renamed}')
     return next((place for place in places if place in expected), name)
-
-
-def check_state_dict(
-    state_dict: Mapping[str, torch.Tensor],
-    expected: Mapping[str, torch.Tensor],
-    model_name: str,
-) -> None:
-    """Check that weights fit a model, and say in one line which do not.
-
-    Args:
-        state_dict: The weights.
-        expected: State dict of the model.
-        model_name: Name of the model, for the message.
-
-    Raises:
-        CheckpointError: Names are missing or unknown, or shapes differ.
-    """
-    problems = []
-    missing = [name for name in expected if name not in state_dict]
-    unknown = [name for name in state_dict if name not in expected]
-    shapes = [
-        f'{name} has shape {tuple(state_dict[name].shape)} instead of {tuple(tensor.shape)}'
-        for name, tensor in expected.items()
-        if name in state_dict and state_dict[name].shape != tensor.shape
-    ]
-    if missing:
-        problems.append(f'{len(missing)} missing ({_some(missing)})')
-    if unknown:
-        problems.append(f'{len(unknown)} unknown ({_some(unknown)})')
-    if shapes:
-        problems.append(f'{len(shapes)} of another shape ({_some(shapes)})')
-    if problems:
-        raise CheckpointError(
-            f'the checkpoint is not one of {model_name}: keys {"; ".join(problems)}.',
-            num_differences=len(missing) + len(unknown) + len(shapes),
-        )
-
-
-def _some(names: List[str], most: int = 3) -> str:
-    return ', '.join(names[:most]) + (', ...' if len(names) > most else '')

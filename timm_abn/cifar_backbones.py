@@ -6,11 +6,13 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from timm.layers import create_classifier, get_device_dtype
-from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
+from timm.models import checkpoint_seq, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from timm.models.resnet import BasicBlock, Bottleneck, downsample_conv
 
 from .attention_stage import init_convolutions
+from .pretrained import build_model
+from .published import with_hub_ids
 
 __all__ = ['CifarBackbone', 'CifarResNet']
 
@@ -296,17 +298,19 @@ def cifar_cfg(**kwargs: Any) -> Dict[str, Any]:
 
 
 default_cfgs = generate_default_cfgs(
-    {
-        **{f'resnet{depth}_cifar': cifar_cfg() for depth in (20, 32, 44, 56, 110)},
-        'resnext29_8x64d_cifar': cifar_cfg(
-            paper_name='Aggregated Residual Transformations for Deep Neural Networks', paper_ids='arXiv:1611.05431'
-        ),
-    }
+    with_hub_ids(
+        {
+            **{f'resnet{depth}_cifar': cifar_cfg() for depth in (20, 32, 44, 56, 110)},
+            'resnext29_8x64d_cifar': cifar_cfg(
+                paper_name='Aggregated Residual Transformations for Deep Neural Networks', paper_ids='arXiv:1611.05431'
+            ),
+        }
+    )
 )
 
 
 def _create_cifar_resnet(variant: str, pretrained: bool = False, **kwargs: Any) -> CifarResNet:
-    return build_model_with_cfg(
+    return build_model(
         CifarResNet, variant, pretrained, feature_cfg=dict(out_indices=(0, 1, 2), feature_cls='getter'), **kwargs
     )
 

@@ -5,10 +5,12 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 import torch.nn as nn
-from timm.models import DenseNet, build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import DenseNet, generate_default_cfgs, register_model
 
 from .attention_stage import init_convolutions
 from .cifar_backbones import cifar_cfg
+from .pretrained import build_model
+from .published import with_hub_ids
 
 __all__ = ['CifarDenseNet']
 
@@ -66,14 +68,16 @@ class CifarDenseNet(DenseNet):
 
 
 default_cfgs = generate_default_cfgs(
-    {
-        'densenet100_12_cifar': cifar_cfg(
-            first_conv='features.conv0',
-            classifier='classifier',
-            paper_name='Densely Connected Convolutional Networks',
-            paper_ids='arXiv:1608.06993',
-        ),
-    }
+    with_hub_ids(
+        {
+            'densenet100_12_cifar': cifar_cfg(
+                first_conv='features.conv0',
+                classifier='classifier',
+                paper_name='Densely Connected Convolutional Networks',
+                paper_ids='arXiv:1608.06993',
+            ),
+        }
+    )
 )
 
 
@@ -81,7 +85,7 @@ default_cfgs = generate_default_cfgs(
 def densenet100_12_cifar(pretrained: bool = False, **kwargs: Any) -> CifarDenseNet:
     """DenseNet-BC-100 of growth rate 12 for 32x32 images."""
     model_args = dict(growth_rate=12, block_config=(16, 16, 16))
-    return build_model_with_cfg(
+    return build_model(
         CifarDenseNet,
         'densenet100_12_cifar',
         pretrained,

@@ -5,9 +5,11 @@ from typing import Any, List, Optional
 import torch
 import torch.nn as nn
 from timm.layers import BatchNormAct2d
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 
 from .cifar_backbones import CifarBackbone, cifar_cfg
+from .pretrained import build_model
+from .published import with_hub_ids
 
 __all__ = ['CifarWideResNet']
 
@@ -109,15 +111,17 @@ class CifarWideResNet(CifarBackbone):
 
 
 default_cfgs = generate_default_cfgs(
-    {
-        name: cifar_cfg(paper_name='Wide Residual Networks', paper_ids='arXiv:1605.07146')
-        for name in ('wrn28_4_cifar', 'wrn28_10_cifar')
-    }
+    with_hub_ids(
+        {
+            name: cifar_cfg(paper_name='Wide Residual Networks', paper_ids='arXiv:1605.07146')
+            for name in ('wrn28_4_cifar', 'wrn28_10_cifar')
+        }
+    )
 )
 
 
 def _create_cifar_wide_resnet(variant: str, pretrained: bool = False, **kwargs: Any) -> CifarWideResNet:
-    return build_model_with_cfg(
+    return build_model(
         CifarWideResNet, variant, pretrained, feature_cfg=dict(out_indices=(0, 1, 2), feature_cls='getter'), **kwargs
     )
 

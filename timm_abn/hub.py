@@ -1,101 +1,29 @@
 """Folders that the Hugging Face Hub takes and ``timm.create_model`` loads: weights, configuration, model card."""
 
+import shutil
 from pathlib import Path
-from typing import Any, Mapping, Optional, Tuple, Union
+from typing import Any, Dict, Mapping, Optional, Union
 
+import torch.nn as nn
+from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
+from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.utils import validate_repo_id
 from timm.models import save_for_hf
 
-from .network import AttentionBranchNet
+from .hub_config import HubError, read_config
+from .hub_weights import CONFIG_NAME, WEIGHTS_NAME, one_line_errors
+from .model_card import readdress
+from .pretrained import check_folder
 from .staging import staged_folder
 
-__all__ = ['CITATION', 'model_card', 'save_hub_folder']
+__all__ = ['CARD_NAME', 'check_repository_name', 'copy_hub_folder', 'publish_folder', 'save_hub_folder']
 
-CITATION = """\
-@inproceedings{fukui2019attention,
-  title={Attention Branch Network: Learning of Attention Mechanism for Visual Explanation},
-  author={Fukui, Hiroshi and Hirakawa, Tsubasa and Yamashita, Takayoshi and Fujiyoshi, Hironobu},
-  booktitle={Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition},
-  pages={10705--10714},
-  year={2019}
-}"""
-
-_CARD = """\
----
-library_name: timm
-pipeline_tag: image-classification
-license: {license}
-tags:
-- image-classification
-- timm
-- timm-abn
-- attention-branch-network
-- visual-explanation
----
-# {name}
-
-{summary}
-
-| | |
-|---|---|
-{facts}
-
-```python
-import timm
-import timm_abn  # registers the model
-
-model = timm.create_model('{address}', pretrained=True).eval()
-logits = model(images)                # as every timm model
-explanation = model.explain(images)   # .logits, .attention_map, .attention_logits, .class_maps
-```
-
-## Citation
-
-```bibtex
-{citation}
-```
-"""
-
-
-def model_card(
-    model: AttentionBranchNet,
-    summary: str,
-    license: str,
-    address: str,
-    facts: Tuple[Tuple[str, str], ...] = (),
-) -> str:
-    """Return the text of a model card, with the front matter of the Hub.
-
-    Args:
-        model: The model, as ``timm.create_model`` made it.
-        summary: What the weights are, and where they come from.
-        license: Licence of the weights, as the Hub spells it.
-        address: What to pass to ``timm.create_model``.
-        facts: Names and values to list besides those that the model itself tells.
-    """
-    cfg: Any = model.pretrained_cfg
-    backbone_cfg: Any = model.perception_branch.pretrained_cfg
-    rows = (
-        ('Backbone', backbone_cfg['architecture']),
-        ('Split', f'after `{model.split}`'),
-        ('Attention stage', model.attention_branch.stage.source),
-        ('Attention map, mechanism', f'{model.config["attention_map"]}, {model.config["mechanism"]}'),
-        ('Classes', str(model.num_classes)),
-        ('Parameters (M)', f'{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.2f}'),
-        ('Input', ' x '.join(map(str, cfg['input_size']))),
-        *facts,
-    )
-    return _CARD.format(
-        license=license,
-        name=cfg['architecture'],
-        summary=summary,
-        facts='\n'.join(f'| {name} | {value} |' for name, value in rows),
-        address=address,
-        citation=CITATION,
-    )
+CARD_NAME = 'README.md'
+MAX_CARD_BYTES = 2**20
 
 
 def save_hub_folder(
-    model: AttentionBranchNet,
+    model: nn.Module,
     folder: Union[str, Path],
     card: str,
     data_config: Optional[Mapping[str, Any]] = None,
@@ -115,6 +43,7 @@ def save_hub_folder(
 
     Raises:
         FileExistsError: ``folder`` exists and is not an empty folder.
+        HubError: The model was made with arguments that could not be read back.
     """
     with staged_folder(folder) as staging:
         save_for_hf(
@@ -124,6 +53,95 @@ def save_hub_folder(
             data_config=dict(data_config) if data_config else None,
             safe_serialization=True,
         )
+        read_config(staging / CONFIG_NAME, 'what would be written')
         # safetensors writes a file that nobody else may read
-        (staging / 'model.safetensors').chmod((staging / 'config.json').stat().st_mode)
-        (staging / 'README.md').write_text(card, encoding='utf-8')
+        (staging / WEIGHTS_NAME).chmod((staging / CONFIG_NAME).stat().st_mode)
+        (staging / CARD_NAME).write_text(card, encoding='utf-8')
+
+
+def copy_hub_folder(source: Union[str, Path], folder: Union[str, Path], address: str) -> Dict[str, Any]:
+    """Copy what ``save_hub_folder`` wrote, checked, with a card that loads the weights from their new address.
+
+    Args:
+        source: The folder to copy; other files in it are left out.
+        folder: A new folder.
+        address: What to pass to ``timm.create_model``.
+
+    Returns:
+        What the ``config.json`` holds.
+
+    Raises:
+        FileExistsError: ``folder`` exists and is not an empty folder.
+        HubError: A file is missing, is a link, or cannot be used.
+    """
+    source = Path(source)
+    for name in (CONFIG_NAME, WEIGHTS_NAME, CARD_NAME):
+        path = source / name
+        if path.is_symlink():  # it may lead to anything on this machine
+            raise HubError(f'{path} is a link; only files of the folder itself are published.')
+        if not path.is_file():
+            raise HubError(
+                f'{source} holds no {name}; timm-abn convert and timm-abn publish --dry-run write such folders.'
+            )
+    config = check_folder(source)
+    card = source / CARD_NAME
+    try:
+        if card.stat().st_size > MAX_CARD_BYTES:
+            raise ValueError(f'it has more than {MAX_CARD_BYTES} bytes.')
+        text = readdress(card.read_text(encoding='utf-8'), address)
+    except ValueError as error:
+        raise HubError(f'{card} is not the model card of an Attention Branch Network: {error}') from None
+    with staged_folder(folder) as staging:
+        for name in (CONFIG_NAME, WEIGHTS_NAME):
+            shutil.copyfile(source / name, staging / name)
+        (staging / CARD_NAME).write_text(text, encoding='utf-8')
+    return config
+
+
+def check_repository_name(repository: str) -> None:
+    """Raise HubError unless ``repository`` could be the name of a repository of the Hub, USER/NAME."""
+    if repository.count('/') != 1:
+        raise HubError(f'{repository!r} is not the name of a repository: it must be USER/NAME.')
+    with one_line_errors(repository):
+        validate_repo_id(repository)
+
+
+def publish_folder(
+    folder: Union[str, Path],
+    repository: str,
+    private: bool = False,
+    revision: Optional[str] = None,
+) -> str:
+    """Publish what ``save_hub_folder`` wrote, in one commit.
+
+    Args:
+        folder: The folder.
+        repository: USER/NAME; it is made if it does not exist.
+        private: Whether only its owner may see it.
+        revision: Branch to commit to; it is made if it does not exist. The main one by default.
+
+    Returns:
+        Address of the commit.
+
+    Raises:
+        HubError: There is no token, it does not allow it, the repository exists and is public although ``private`` is
+            asked for, or the Hub cannot be reached. No file is published then.
+    """
+    if not get_token():
+        raise HubError(f'{constants.ENDPOINT} needs a token to publish: log in with hf auth login, or set HF_TOKEN.')
+    files = [CommitOperationAdd(name, Path(folder) / name) for name in (WEIGHTS_NAME, CONFIG_NAME, CARD_NAME)]
+    api = HfApi(library_name='timm-abn')
+    with one_line_errors(repository, 'published to'):
+        try:
+            is_private = api.repo_info(repository).private
+        except RepositoryNotFoundError:
+            api.create_repo(repository, private=private)
+            is_private = private
+        if private and not is_private:
+            raise HubError(f'{repository} exists and is public; leave out --private, or choose another name.')
+        if revision:
+            api.create_branch(repository, branch=revision, exist_ok=True)
+        commit = api.create_commit(
+            repository, files, commit_message='Publish an Attention Branch Network', revision=revision
+        )
+    return str(commit.commit_url)

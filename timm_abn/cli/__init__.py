@@ -6,7 +6,7 @@ import sys
 from typing import List, NoReturn, Optional
 
 from .. import __version__
-from . import convert, explain, export, list_models
+from . import convert, explain, export, list_models, publish
 from .errors import CommandError
 
 __all__ = ['CommandError', 'main']
@@ -16,6 +16,7 @@ COMMANDS = {
     'explain': explain,
     'export': export,
     'list': list_models,
+    'publish': publish,
 }
 
 

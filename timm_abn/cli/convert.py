@@ -23,7 +23,9 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..attention_branch import MECHANISMS
 from ..checkpoints import convert_official_checkpoint, find_official_model, official_model_args
-from ..hub import model_card, save_hub_folder
+from ..hub import save_hub_folder
+from ..model_card import model_card
+from ..model_facts import facts_of
 from ..staging import check_new_folder
 from .errors import CommandError, first_sentence
 
@@ -73,12 +75,15 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(str(error)) from None
     except ValueError as error:
         raise CommandError(f'{args.checkpoint}: {str(error).rstrip(".")}') from None
-    model.load_state_dict(state_dict, assign=True)
     facts = recorded_facts(checkpoint)
+    card = model_card(
+        facts_of(model), name, SUMMARY, license='unknown', address=f'local-dir:{args.out}', more_facts=facts
+    )
+    model.load_state_dict(state_dict, assign=True)
     save_hub_folder(
         model,
         args.out,
-        model_card(model, SUMMARY, license='unknown', address=f'local-dir:{args.out}', facts=facts),
+        card,
         data_config=None if name.endswith('_cifar') else IMAGENET_PREPROCESSING,
         pretrained_cfg=dict(license='unknown'),
     )

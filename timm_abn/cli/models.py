@@ -12,6 +12,7 @@ from timm.utils import ParseKwargs
 
 from ..checkpoints import CheckpointError, check_state_dict
 from ..network import AttentionBranchNet
+from ..pretrained import check_address
 from .errors import CommandError, first_sentence
 
 __all__ = ['abn_names', 'add_model_arguments', 'load_model', 'positive']
@@ -87,6 +88,7 @@ def load_model(
     elif ':' not in name:
         _check_has_weights(name, num_classes)
     try:
+        check_address(name)
         model = timm.create_model(name, pretrained=state_dict is None, num_classes=num_classes, **kwargs)
     except (OSError, RuntimeError, TypeError, ValueError) as error:
         raise CommandError(f'cannot create {name}: {_one_line(error)}') from None

@@ -1,0 +1,25 @@
+"""Fixtures of several modules."""
+
+import pytest
+from hub_server import TOKEN, running_hub
+from huggingface_hub import constants
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """Yield a Hub on this machine, which huggingface_hub asks in the place of the real one; nobody is logged in."""
+    with running_hub() as server:
+        monkeypatch.setattr(constants, 'ENDPOINT', server.endpoint)
+        template = f'{server.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}'
+        monkeypatch.setattr(constants, 'HUGGINGFACE_CO_URL_TEMPLATE', template)
+        monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path / 'cache'))
+        monkeypatch.setattr(constants, 'HF_TOKEN_PATH', str(tmp_path / 'token'))
+        monkeypatch.setattr(constants, 'HF_HUB_DISABLE_XET', True)
+        monkeypatch.delenv('HF_TOKEN', raising=False)
+        yield server
+
+
+@pytest.fixture
+def logged_in(monkeypatch):
+    """Log in to the Hub."""
+    monkeypatch.setenv('HF_TOKEN', TOKEN)

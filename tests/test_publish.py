@@ -1,0 +1,219 @@
+"""The command ``timm-abn publish``."""
+
+import argparse
+import json
+
+import pytest
+import timm
+import torch
+from huggingface_hub import ModelCard
+from safetensors.torch import save_file
+from test_convert import Payload
+from tiny_models import tiny_abn, tiny_images
+
+from timm_abn.cli import main
+
+
+def settings(**kwargs):
+    """Return settings of timm's training script, as it stores them."""
+    return argparse.Namespace(
+        model='abn',
+        model_kwargs=dict(backbone='test_resnet', mechanism='product', pretrained_backbone=True),
+        num_classes=5,
+        in_chans=None,
+        input_size=None,
+        img_size=64,
+        mean=[0.5],
+        std=[0.25],
+        crop_pct=1.0,
+        interpolation='',
+        gp=None,
+        dataset='torch/cifar10',
+        eval_metric='top1',
+        **kwargs,
+    )
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """Return a model and the checkpoint that timm's training script left of it, beside averaged weights."""
+    model, other = tiny_abn('test_resnet', mechanism='product'), tiny_abn('test_resnet', mechanism='product')
+    torch.nn.init.ones_(other.perception_branch.fc.weight)
+    checkpoint = dict(
+        epoch=1,
+        arch='abn',
+        version=2,
+        args=settings(),
+        state_dict=other.state_dict(),
+        state_dict_ema=model.to(memory_format=torch.channels_last).state_dict(),
+        optimizer=dict(state={}, param_groups=[]),
+        metric=87.5,
+    )
+    torch.save(checkpoint, tmp_path / 'model_best.pth.tar')
+    return model, checkpoint, tmp_path / 'model_best.pth.tar'
+
+
+def publish(path, *options, repo='me/tiny'):
+    return main(['publish', str(path), '--repo', repo, *map(str, options)])
+
+
+def error_of(capsys, path, *options, **kwargs):
+    assert publish(path, *options, **kwargs) == 2
+    error = capsys.readouterr().err
+    assert error.startswith('timm-abn: error: ') and error.count('\n') == 1
+    return error
+
+
+def assert_same(loaded, model):
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in loaded.state_dict().items())
+    images = tiny_images()
+    torch.testing.assert_close(loaded.eval()(images), model(images))
+    assert loaded.config == model.config
+
+
+def test_a_training_checkpoint_is_published(trained, hub, logged_in, tmp_path, capsys):
+    model, _, path = trained
+    (tmp_path / 'labels.txt').write_text('cat\ndog\nhorse\ncow\nsheep\n')
+    before = sorted(tmp_path.iterdir())
+    assert publish(path, '--private', '--label-names', tmp_path / 'labels.txt', '--license', 'mit') == 0
+    output = capsys.readouterr().out
+    assert f'Published: {hub.endpoint}/me/tiny/commit/' in output
+    assert "timm.create_model('hf-hub:me/tiny', pretrained=True)" in output
+    assert hub.repositories['me/tiny']['private']
+    assert sorted(tmp_path.iterdir()) == before
+
+    loaded = timm.create_model('hf-hub:me/tiny', pretrained=True)
+    assert_same(loaded, model)
+    cfg = loaded.pretrained_cfg
+    assert cfg['label_names'] == ['cat', 'dog', 'horse', 'cow', 'sheep']
+    assert (tuple(cfg['input_size']), cfg['mean'], cfg['std']) == ((3, 64, 64), [0.5] * 3, [0.25] * 3)
+
+    card = ModelCard(hub.files('me/tiny')['README.md'].decode())
+    assert card.data.to_dict() == {
+        'library_name': 'timm',
+        'pipeline_tag': 'image-classification',
+        'license': 'mit',
+        'datasets': ['uoft-cs/cifar10'],
+        'metrics': ['accuracy'],
+        'tags': ['image-classification', 'timm', 'timm-abn', 'attention-branch-network', 'visual-explanation'],
+    }
+    for line in (
+        '# tiny',
+        '| Backbone | `test_resnet` |',
+        '| Attention map, mechanism | sigmoid, product |',
+        '| Epochs, as recorded in the checkpoint | 2 |',
+        '| Validation top1, as recorded | 87.50 |',
+    ):
+        assert line in card.text.splitlines()
+
+
+def test_dry_run_writes_a_folder_that_can_be_published(trained, hub, logged_in, tmp_path, monkeypatch, capsys):
+    model, _, path = trained
+    monkeypatch.chdir(tmp_path)
+    assert publish(path, '--dry-run') == 0
+    assert 'Written to: tiny\nNothing was published.\n' in capsys.readouterr().out
+    assert sorted(file.name for file in (tmp_path / 'tiny').iterdir()) == [
+        'README.md',
+        'config.json',
+        'model.safetensors',
+    ]
+    assert not hub.requests
+    assert_same(timm.create_model('local-dir:tiny', pretrained=True), model)
+    assert publish(path, '--dry-run', '--out', 'other') == 0
+    assert 'tiny is not empty' in error_of(capsys, path, '--dry-run')
+
+    assert publish('tiny', '--revision', 'v2', repo='you/new') == 0
+    assert_same(timm.create_model('hf-hub:you/new@v2', pretrained=True), model)
+    assert "create_model('hf-hub:you/new@v2'" in hub.files('you/new', 'v2')['README.md'].decode()
+
+
+def test_weights_alone_need_the_name_of_their_model(trained, tmp_path, capsys):
+    model, _, _ = trained
+    path = tmp_path / 'weights.safetensors'
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
+    assert 'does not say what model it is of; name it with --model' in error_of(capsys, path, '--dry-run')
+    options = ('--model', 'abn', '--model-kwargs', 'backbone=test_resnet', 'mechanism=product')
+    assert publish(path, *options, '--dry-run', '--out', tmp_path / 'out') == 0
+    assert_same(timm.create_model(f'local-dir:{tmp_path / "out"}', pretrained=True), model)
+
+
+def test_results_are_those_of_the_weights(tmp_path):
+    shipped = timm.create_model('abn_resnet20_cifar.fashion_mnist', pretrained=True)
+    options = ('--model', 'abn_resnet20_cifar.fashion_mnist', '--dry-run', '--out')
+    save_file(shipped.state_dict(), tmp_path / 'weights.safetensors')
+    assert publish(tmp_path / 'weights.safetensors', *options, tmp_path / 'shipped') == 0
+    assert 'top-1 accuracy' in (tmp_path / 'shipped' / 'README.md').read_text()
+    loaded = timm.create_model(f'local-dir:{tmp_path / "shipped"}', pretrained=True)
+    assert loaded.pretrained_cfg['label_names'] == list(shipped.pretrained_cfg['label_names'])
+
+    torch.nn.init.ones_(shipped.perception_branch.fc.weight)  # weights of something else
+    save_file(shipped.state_dict(), tmp_path / 'weights.safetensors')
+    assert publish(tmp_path / 'weights.safetensors', *options, tmp_path / 'other') == 0
+    assert 'None are recorded.' in (tmp_path / 'other' / 'README.md').read_text()
+    assert not json.loads((tmp_path / 'other' / 'config.json').read_text())['pretrained_cfg']['label_names']
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (dict(args=argparse.Namespace(model='abn_resnet19', model_kwargs={})), 'abn_resnet19'),
+        (dict(args=argparse.Namespace(model='resnet18', model_kwargs={})), 'is not an Attention Branch Network'),
+        (dict(args=argparse.Namespace(model='abn_resnet20_cifar', num_classes=5)), 'not one of abn_resnet20_cifar'),
+        (
+            dict(args=argparse.Namespace(model='abn', model_kwargs=dict(checkpoint_path='/etc/passwd'))),
+            'checkpoint_path',
+        ),
+        (dict(args=None), 'does not say what model it is of'),
+        (dict(state_dict_ema=None, state_dict={}), 'holds nothing'),
+        (dict(state_dict_ema=dict(a=1)), 'is no checkpoint of a model: it holds a'),
+        (dict(payload=Payload('payload-ran')), 'is no checkpoint, or damaged'),
+    ],
+)
+def test_bad_checkpoints_publish_nothing(change, message, trained, hub, logged_in, tmp_path, monkeypatch, capsys):
+    _, checkpoint, path = trained
+    monkeypatch.chdir(tmp_path)
+    torch.save(dict(checkpoint, **change), path)
+    assert message in error_of(capsys, path)
+    assert message in error_of(capsys, path, '--dry-run')
+    assert list(tmp_path.iterdir()) == [path]
+    assert not hub.requests
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (('--repo', 'tiny'), "'tiny' is not the name of a repository: it must be USER/NAME"),
+        (('--repo', 'me/../tiny'), 'is not the name of a repository'),
+        (('--out', 'folder'), '--out says where --dry-run writes'),
+        (('--label-names', 'labels.txt'), 'labels.txt has 1 lines for 5 classes'),
+        (('--label-names', 'none.txt'), 'none.txt'),
+        ((), 'needs a token to publish'),
+    ],
+)
+def test_bad_arguments(options, message, trained, hub, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'labels.txt').write_text('cat\n')
+    assert message in error_of(capsys, trained[2], *options)
+    assert not hub.requests
+
+
+def test_bad_folders(trained, hub, logged_in, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert 'there is no folder or checkpoint none' in error_of(capsys, 'none')
+    assert 'holds no config.json' in error_of(capsys, '.')
+    assert publish(trained[2], '--dry-run') == 0
+    assert 'leave them away' in error_of(capsys, 'tiny', '--license', 'mit')
+    card = tmp_path / 'tiny' / 'README.md'
+    text = card.read_text()
+    for damaged, message in (
+        ('# A model', 'its front matter must say library_name: timm, and the license'),
+        (text.replace('license: unknown', 'license: [1'), 'its front matter cannot be read'),
+        (text.replace('timm.create_model', 'torch.load'), 'does not load the model'),
+    ):
+        card.write_text(damaged)
+        assert message in error_of(capsys, 'tiny')
+    card.write_text(text)
+    config = tmp_path / 'tiny' / 'config.json'
+    config.write_text(config.read_text().replace('"test_resnet"', '"../etc"'))
+    assert 'model_args.backbone must be the name of a timm model' in error_of(capsys, 'tiny')
+    assert not hub.requests

@@ -1,0 +1,207 @@
+"""What is said about a model, on the Hub and in MODEL_CARDS.md: facts, results, use, limits, citation."""
+
+from typing import Any, Iterable, List, Sequence, Tuple
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from .model_facts import ModelFacts
+from .results import MEASURED_RESULTS, REPORTED_RESULTS
+
+__all__ = ['CITATION', 'LIMITS', 'fact_rows', 'model_card', 'readdress', 'result_table', 'table', 'usage']
+
+CITATION = """\
+@inproceedings{fukui2019attention,
+  title={Attention Branch Network: Learning of Attention Mechanism for Visual Explanation},
+  author={Fukui, Hiroshi and Hirakawa, Tsubasa and Yamashita, Takayoshi and Fujiyoshi, Hironobu},
+  booktitle={Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  pages={10705--10714},
+  year={2019}
+}"""
+
+LIMITS = """\
+The model classifies images. It explains its prediction by an attention map, which shows where it looked; that is not a
+proof of why it decided so. It was not examined for bias, nor for use in decisions about people."""
+
+TAGS = ('image-classification', 'timm', 'timm-abn', 'attention-branch-network', 'visual-explanation')
+
+_USAGE = """\
+import timm
+from PIL import Image
+
+import timm_abn  # registers the model with timm
+
+model = timm.create_model('{address}', pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+images = transform(Image.open('photo.jpg').convert('{mode}')).unsqueeze(0)
+
+logits = model(images)  # as from every timm model
+explanation = model.explain(images)  # one forward pass, no gradients
+explanation.attention_map  # where it looked
+"""
+
+_CARD = """\
+---
+{front_matter}
+---
+# {title}
+
+{summary}
+
+{facts}
+
+## Use
+
+With the package `timm-abn` installed:
+
+```python
+{usage}```
+
+## Results
+
+{results}
+
+## Limits
+
+{limits}
+
+## Citation
+
+```bibtex
+{citation}
+```
+"""
+
+Row = Tuple[str, str]
+
+
+def usage(address: str, in_chans: int = 3) -> str:
+    """Return Python code that explains the image ``photo.jpg``.
+
+    Args:
+        address: What to pass to ``timm.create_model``.
+        in_chans: Channels of the model's images.
+    """
+    return _USAGE.format(address=address, mode='L' if in_chans == 1 else 'RGB')
+
+
+def fact_rows(facts: ModelFacts) -> List[Row]:
+    """Return the facts about a model as names and values.
+
+    Args:
+        facts: The facts.
+    """
+    rows = [('Input', ' x '.join(map(str, facts.input_size)))]
+    if facts.backbone:
+        rows += [
+            ('Backbone', f'`{facts.backbone}`'),
+            ('Split', f'after `{facts.split}`'),
+            ('Attention stage', facts.attention_stage),
+            ('Attention map, mechanism', f'{facts.attention_map}, {facts.mechanism}'),
+        ]
+    return [
+        *rows,
+        ('Tasks' if facts.is_multi_task else 'Classes', str(facts.num_classes)),
+        ('Parameters (M)', f'{facts.num_params / 1e6:.2f}'),
+        ('GMACs', f'{facts.num_macs / 1e9:.2f}'),
+    ]
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown.
+
+    Args:
+        header: Names of the columns.
+        rows: Cells, one per column.
+    """
+    lines = [' | '.join(cells) for cells in (header, *rows)]
+    head, *body = [f'| {line} |'.replace('|  ', '| ') for line in lines]
+    return '\n'.join([head, f'|{"---|" * len(header)}', *body])
+
+
+def result_table(name: str, reported: bool = True) -> str:
+    """Return a table of the results of a model; empty if there are none.
+
+    Args:
+        name: Name of a registered model; with a tag, only results of those weights.
+        reported: Whether to list what others report, too.
+    """
+    rows = [
+        (
+            f'{result.dataset}{", " if result.variant else ""}{result.variant}',
+            result.metric,
+            f'{result.percent:g}',
+            f'reported, {result.source}',
+        )
+        for result in REPORTED_RESULTS.get(name, ())
+        if reported
+    ] + [
+        (f'{result.dataset} (`{tagged}`)', result.metric, f'{result.percent:g}', f'measured, `{result.command}`')
+        for tagged, measured in MEASURED_RESULTS.items()
+        if name in (tagged, tagged.split('.')[0])
+        for result in measured
+    ]
+    return table(('data set', 'metric', '%', ''), rows) if rows else ''
+
+
+def model_card(
+    facts: ModelFacts,
+    title: str,
+    summary: str,
+    license: str,
+    address: str,
+    more_facts: Sequence[Row] = (),
+    datasets: Sequence[str] = (),
+    results: str = '',
+) -> str:
+    """Return the text of a model card, with the front matter of the Hub.
+
+    Args:
+        facts: Facts about the model.
+        title: Name of the weights.
+        summary: What the weights are, and where they come from.
+        license: Licence of the weights, as the Hub spells it.
+        address: What to pass to ``timm.create_model``.
+        more_facts: Names and values to list besides.
+        datasets: What the weights were trained with, as the Hub calls it.
+        results: A table of results of these weights, if there are any.
+    """
+    data = ModelCardData(
+        library_name='timm',
+        pipeline_tag='image-classification',
+        license=license,
+        datasets=list(datasets) or None,
+        metrics=['accuracy'],
+        tags=list(TAGS),
+    )
+    return _CARD.format(
+        front_matter=data.to_yaml(),
+        title=title,
+        summary=summary,
+        facts=table(('', ''), [*fact_rows(facts), *more_facts]),
+        usage=usage(address, facts.input_size[0]),
+        results=results or 'None are recorded.',
+        limits=LIMITS,
+        citation=CITATION,
+    )
+
+
+def readdress(card: str, address: str) -> str:
+    """Return a card whose code loads the weights from another place.
+
+    Args:
+        card: Text of a card that ``model_card`` wrote.
+        address: What to pass to ``timm.create_model``.
+
+    Raises:
+        ValueError: It is not such a card, or has no front matter of the Hub; the message is one line.
+    """
+    try:
+        data: Any = ModelCard(card, ignore_metadata_errors=False).data
+    except Exception as error:  # of the YAML parser, or of what reads its result
+        raise ValueError(f'its front matter cannot be read: {" ".join(str(error).split())}') from None
+    if data.library_name != 'timm' or not data.license:
+        raise ValueError('its front matter must say library_name: timm, and the license.')
+    start, found, rest = card.partition("timm.create_model('")
+    if not found:
+        raise ValueError('its code does not load the model with timm.create_model.')
+    return f"{start}{found}{address}'{rest.partition(chr(39))[2]}"

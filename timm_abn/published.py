@@ -1,0 +1,91 @@
+"""Which models have weights on the Hub, and how to get weights for those that have none."""
+
+import os
+import re
+from typing import Any, Dict, FrozenSet, Mapping, Optional, Union
+
+import timm
+from timm.models import PretrainedCfg
+
+__all__ = [
+    'HUB_ORGANISATION',
+    'ORGANISATION_VARIABLE',
+    'PUBLISHED',
+    'is_own_repository',
+    'ways_to_weights',
+    'with_hub_ids',
+]
+
+# the organisation on the Hub whose repository NAME holds the weights of the model NAME
+HUB_ORGANISATION = 'timm-abn'
+
+# names whose weights are there: only these are promised
+PUBLISHED: FrozenSet[str] = frozenset()
+
+# environment variable that names another organisation, which is then asked for the weights of every model
+ORGANISATION_VARIABLE = 'TIMM_ABN_HUB_ORGANISATION'
+
+_CIFAR_BACKBONES = (
+    'resnet20',
+    'resnet32',
+    'resnet44',
+    'resnet56',
+    'resnet110',
+    'densenet100_12',
+    'wrn28_4',
+    'wrn28_10',
+    'resnext29_8x64d',
+)
+_IMAGENET_BACKBONES = ('resnet50', 'resnet101', 'resnet152', 'seresnet152', 'vgg16', 'vgg16_bn')
+
+# model -> the recipe under train_wrappers/recipes that trains it
+RECIPES: Dict[str, str] = {
+    **{f'abn_{backbone}_cifar': f'cifar100_{backbone}' for backbone in _CIFAR_BACKBONES},
+    **{f'{backbone}_cifar': f'cifar100_{backbone}_baseline' for backbone in _CIFAR_BACKBONES},
+    **{f'abn_{backbone}': f'imagenet_{backbone}' for backbone in _IMAGENET_BACKBONES},
+    'abn_resnext50_32x4d': 'imagenet_resnext50',
+    'cam_resnet50': 'imagenet_resnet50_cam',
+    'cam_resnet152': 'imagenet_resnet152_cam',
+    'cam_vgg16_bn': 'imagenet_vgg16_bn_cam',
+    'cam_resnet110_cifar': 'cifar10_resnet110_cam',
+}
+
+# architectures that the authors published code for, so that there are checkpoints to convert
+_OFFICIAL = re.compile(r'abn_((se)?resnet(18|34|50|101|152)|resnext50_32x4d|\w+_cifar)')
+
+
+def with_hub_ids(cfgs: Mapping[str, Dict[str, Any]]) -> Dict[str, Union[Dict[str, Any], PretrainedCfg]]:
+    """Return configurations of models that say where on the Hub the weights are, where they are.
+
+    Args:
+        cfgs: Name of a model, with its tag if it has one -> ``pretrained_cfg``. Weights in a file stay there.
+    """
+    named = {key: key.partition('.untrained')[0] for key, cfg in cfgs.items() if not cfg.get('file')}
+    asked_for = {key: name for key, name in named.items() if name in PUBLISHED or os.environ.get(ORGANISATION_VARIABLE)}
+    return {
+        key: dict(cfg, hf_hub_id=f'{_organisation()}/{asked_for[key]}') if key in asked_for else cfg
+        for key, cfg in cfgs.items()
+    }
+
+
+def is_own_repository(hub_id: Optional[str]) -> bool:
+    """Return whether a repository is one that ``with_hub_ids`` names."""
+    return bool(hub_id) and str(hub_id).startswith(f'{_organisation()}/')
+
+
+def _organisation() -> str:
+    return os.environ.get(ORGANISATION_VARIABLE) or HUB_ORGANISATION
+
+
+def ways_to_weights(name: str) -> str:
+    """Return how to get weights for a model that has none, as the second half of a sentence.
+
+    Args:
+        name: Name of the model, without a tag.
+    """
+    ways = [f'train it with train_wrappers/{f"recipes/{RECIPES[name]}.yaml" if name in RECIPES else "train.py"}']
+    if _OFFICIAL.fullmatch(name):
+        ways.insert(0, f"convert a checkpoint of the authors' code with timm-abn convert --model {name}")
+    if shipped := timm.list_pretrained(f'{name}.*'):
+        ways.insert(0, f'take {" or ".join(shipped)}')
+    return ', or '.join(ways)
