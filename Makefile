@@ -38,8 +38,9 @@ test-slow: $(STAMP)  ## the tests that take minutes
 conformance: $(STAMP)  ## timm's own model tests over every model of this package
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.conformance
 
-benchmark: $(STAMP)  ## speed and memory of import, construction and evaluation
+benchmark: $(STAMP)  ## speed and memory of import, construction, evaluation and multi-task networks
 	$(BIN)/python scripts/benchmark.py
+	$(BIN)/python scripts/benchmark_multi_task.py
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/benchmark_training.py
 
 DATA ?= data

@@ -13,6 +13,7 @@ from timm.models import get_pretrained_cfg
 import timm_abn  # noqa: F401  registers the models
 from timm_abn.model_card import CITATION, LIMITS, fact_rows, result_table, table, usage
 from timm_abn.model_facts import model_facts
+from timm_abn.results import COMPARISONS, Comparison
 
 TARGET = Path(__file__).resolve().parents[1] / 'MODEL_CARDS.md'
 
@@ -61,10 +62,18 @@ for the weights that it links, which `timm-abn convert` reads.
 def make_model_cards() -> str:
     """Return the text of MODEL_CARDS.md."""
     sections = [HEAD.format(limits=LIMITS, usage=usage(EXAMPLE, in_chans=1), citation=CITATION)]
+    sections += ['## Comparisons measured with this code\n', *map(make_comparison, COMPARISONS)]
     for heading, modules in GROUPS.items():
         names = timm.list_models(module=list(modules))
         sections += [f'## {heading}\n', *(make_section(name) for name in names)]
     return '\n'.join(sections)
+
+
+def make_comparison(comparison: Comparison) -> str:
+    """Return the section of models that were trained side by side."""
+    rows = table(comparison.header, comparison.rows)
+    command = f'Measured by `{comparison.command}`.'
+    return '\n\n'.join([f'### {comparison.title}', comparison.setup, rows, command]) + '\n'
 
 
 def make_section(name: str) -> str:

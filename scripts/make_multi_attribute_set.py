@@ -1,7 +1,7 @@
 """Make scenes with several attributes and known object masks: Fashion-MNIST items, pasted on photos.
 
 Example:
-    pip install scikit-image
+    pip install '.[scenes]'
     python scripts/make_multi_attribute_set.py --data-dir data --download --out data/multi_attribute
 
 A scene of 64x64 pixels shows two to four items of different classes, each with a size, a tint and a place of its own.

@@ -224,7 +224,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--mechanism', choices=('residual', 'product'), default='product', help='default: %(default)s')
     parser.add_argument('--data-dir', type=Path, default=Path('data/multi_attribute'), help='default: %(default)s')
     parser.add_argument('--out', type=Path, default=Path('outputs/multi_attribute'), help='default: %(default)s')
-    parser.add_argument('--epochs', type=int, default=10, help='default: %(default)s')
+    parser.add_argument('--epochs', type=int, default=8, help='default: %(default)s')
     parser.add_argument('--batch-size', type=int, default=64, help='default: %(default)s')
     parser.add_argument('--lr', type=float, default=2e-3, help='peak learning rate (default: %(default)s)')
     parser.add_argument('--weight-decay', type=float, default=0.05, help='default: %(default)s')

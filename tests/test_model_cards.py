@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import timm
 
-from timm_abn.results import MEASURED_RESULTS, REPORTED_RESULTS
+from timm_abn.results import COMPARISONS, MEASURED_RESULTS, REPORTED_RESULTS
 
 ROOT = Path(__file__).parents[1]
 CARDS = ROOT / 'MODEL_CARDS.md'
@@ -25,7 +25,13 @@ def our_models():
 
 def test_every_model_has_a_section():
     headings = [line[4:] for line in CARDS.read_text().splitlines() if line.startswith('### ')]
-    assert sorted(headings) == sorted(our_models())
+    assert sorted(headings) == sorted([*our_models(), *(comparison.title for comparison in COMPARISONS)])
+
+
+def test_comparisons_are_up_to_date():
+    for comparison in COMPARISONS:
+        assert generator().make_comparison(comparison) in CARDS.read_text(), 'run python scripts/make_model_cards.py'
+        assert {len(row) for row in comparison.rows} == {len(comparison.header)}
 
 
 @pytest.mark.parametrize('heading', list(generator().GROUPS))

@@ -230,9 +230,10 @@ def _with_one_classifier(state_dict: Dict[str, torch.Tensor]) -> Dict[str, torch
     for kind, rows in tasks.items():
         shapes = {tuple(tensor.shape) for tensor in rows.values()}
         if sorted(rows) != list(range(len(rows))) or len(shapes) > 1 or num_outputs not in ({1}, {2}):
+            found = f'tasks {list_some([str(task) for task in sorted(rows)])} of shapes {sorted(shapes)}'
             raise CheckpointError(
                 f'the checkpoint must hold output_per.0.{kind}, output_per.1.{kind} ..., all of one or all of two '
-                f'outputs, got those of tasks {list_some([str(task) for task in sorted(rows)])} of shapes {sorted(shapes)}.'
+                f'outputs, got those of {found}.'
             )
         stacked = torch.stack([rows[task] for task in range(len(rows))])
         if num_outputs == {1}:

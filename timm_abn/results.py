@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Dict, Tuple
 
-__all__ = ['MEASURED_RESULTS', 'REPORTED_RESULTS', 'MeasuredResult', 'ReportedResult']
+__all__ = ['COMPARISONS', 'MEASURED_RESULTS', 'REPORTED_RESULTS', 'Comparison', 'MeasuredResult', 'ReportedResult']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +40,25 @@ class MeasuredResult:
     metric: str
     percent: float
     command: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Models that were trained side by side with this code.
+
+    Attributes:
+        title: What was compared.
+        setup: What they have in common.
+        command: How to measure it again.
+        header: Names of the columns.
+        rows: A model each, in words.
+    """
+
+    title: str
+    setup: str
+    command: str
+    header: Tuple[str, ...]
+    rows: Tuple[Tuple[str, ...], ...]
 
 
 MEASURED_RESULTS: Dict[str, Tuple[MeasuredResult, ...]] = {
