@@ -5,25 +5,49 @@ Example:
 """
 
 import argparse
+import sys
 from pathlib import Path
+from typing import Tuple
 
 import timm
-from train_fashion_mnist import MODEL, evaluate, load
+import torch
+from huggingface_hub.utils import tqdm
+from torchvision.datasets import FashionMNIST
 
 import timm_abn  # noqa: F401  registers the model
 
+MODEL = 'abn_resnet20_cifar.fashion_mnist'
 
-def main() -> None:
+
+def main() -> int:
+    """Print the accuracy of both branches; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--data-dir', type=Path, default=Path('data'), help='folder that holds FashionMNIST/raw')
     parser.add_argument('--download', action='store_true', help='download Fashion-MNIST into it')
     args = parser.parse_args()
-    model = timm.create_model(MODEL, pretrained=True)
+    try:
+        dataset = FashionMNIST(str(args.data_dir), train=False, download=args.download)
+    except RuntimeError as error:
+        print(f'{Path(__file__).name}: error: {" ".join(str(error).split())}', file=sys.stderr)
+        return 2
+    model = timm.create_model(MODEL, pretrained=True).eval()
     mean, std = model.pretrained_cfg['mean'][0], model.pretrained_cfg['std'][0]
-    images, labels = load(args.data_dir, False, args.download, mean, std)
-    perception, attention = evaluate(model, images, labels)
-    print(f'{MODEL}: test accuracy {perception:.2f} %, attention branch {attention:.2f} %, on {len(images)} images')
+    perception, attention = evaluate(model, (dataset.data[:, None].float() / 255 - mean) / std, dataset.targets)
+    print(f'{MODEL}: test accuracy {perception:.2f} %, attention branch {attention:.2f} %, on {len(dataset)} images')
+    return 0
+
+
+@torch.inference_mode()
+def evaluate(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Tuple[float, float]:
+    """Return the accuracy of both branches in percent, in float32."""
+    correct = torch.zeros(2)
+    for batch, target in tqdm(list(zip(images.split(500), labels.split(500))), desc='evaluate'):
+        explanation = model.explain(batch)
+        for index, logits in enumerate((explanation.logits, explanation.attention_logits)):
+            correct[index] += (logits.argmax(dim=1) == target).sum()
+    perception, attention = (correct / len(images) * 100).tolist()
+    return perception, attention
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())
