@@ -91,10 +91,10 @@ COMPARISONS: Tuple[Comparison, ...] = (
     Comparison(
         title='Multi-task ABN and its backbone without ABN, on scenes with ten attributes',
         setup=(
-            'Eight epochs of 20,000 scenes (Fashion-MNIST items pasted on photos), timm `test_resnet` at 64x64, one seed; '
-            'means of the ten attributes on 2,000 test scenes, whose items and photos no training scene shows. Pointing '
-            'game: how often the maximum of the map of an attribute lies on its object; chance is 7.5 %. The maps are the '
-            "attention maps (16x16) of the ABN, in the authors' form (raw, product), and of the backbone its class "
+            'Eight epochs of 20,000 scenes (Fashion-MNIST items pasted on photos), timm `test_resnet` at 64x64, one '
+            'seed; means of the ten attributes on 2,000 test scenes, whose items and photos no training scene shows. '
+            'Pointing game: how often the maximum of the map of an attribute lies on its object; chance is 7.5 %. The '
+            "maps of the ABN, in the authors' form (raw, product), are 16x16; those of the backbone are its class "
             'activation maps (2x2), or those of the same weights dilated (8x8).'
         ),
         command='python scripts/train_multi_attribute.py --model abn` and `--model baseline',
