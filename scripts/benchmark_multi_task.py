@@ -52,7 +52,8 @@ def prepare(args):
     images = torch.randn(args.batch_size, *model.pretrained_cfg['input_size'])
     with torch.inference_mode():
         features = model.feature_extractor(images)
-        maps = model.explain(images).attention_map
+        branch = model.attention_branch  # alone: the perception part must not have run before its memory is measured
+        maps = branch.attention_map(branch.forward_features(features))
     return model, features, maps
 
 
