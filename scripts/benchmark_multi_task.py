@@ -50,6 +50,8 @@ def prepare(args):
     torch.manual_seed(0)
     model = timm.create_model(args.model, num_classes=args.tasks, multi_task=True).eval()
     images = torch.randn(args.batch_size, *model.pretrained_cfg['input_size'])
+    if args.channels_last:
+        model, images = (value.to(memory_format=torch.channels_last) for value in (model, images))
     with torch.inference_mode():
         features = model.feature_extractor(images)
         branch = model.attention_branch  # alone: the perception part must not have run before its memory is measured
@@ -88,6 +90,7 @@ def peak_memory(args: argparse.Namespace) -> float:
 def measure_memory(args: argparse.Namespace, task_chunk_size: int) -> str:
     command = [sys.executable, __file__, '--model', args.model, '--tasks', str(args.tasks)]
     command += ['--batch-size', str(args.batch_size), '--measure', str(task_chunk_size)]
+    command += ['--channels-last'] * args.channels_last
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
@@ -96,6 +99,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--model', default='abn_resnet101', help='name of an ABN (default: %(default)s)')
     parser.add_argument('--tasks', type=int, default=40, help='number of tasks (default: %(default)s)')
     parser.add_argument('--batch-size', type=int, default=2, help='images (default: %(default)s)')
+    parser.add_argument('--channels-last', action='store_true', help='memory format of network and images, of both')
     parser.add_argument('--measure', type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
 
