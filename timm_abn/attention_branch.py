@@ -108,7 +108,66 @@ class Mechanism(nn.Module):
         return 'residual' if self.residual else 'product'
 
 
-class AttentionBranch(nn.Module):
+class _Branch(nn.Module):
+    """What both kinds of attention branches share: a stage, then a head that depends on the number of classes."""
+
+    attention_map_type: Final[str]
+
+    def __init__(self, stage: AttentionStage, attention_map: str, choices: Tuple[str, ...]) -> None:
+        super().__init__()
+        _check_choice('attention_map', attention_map, choices)
+        self.attention_map_type = attention_map
+        self.grad_checkpointing = False
+        self.stage = stage
+
+    def _stage_features(self, maps: torch.Tensor) -> torch.Tensor:
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            return checkpoint_seq(self.stage, maps)
+        return self.stage(maps)
+
+    def _build_head(self, num_classes: int, device: Optional[torch.device], dtype: Optional[torch.dtype]) -> None:
+        raise NotImplementedError
+
+    @torch.jit.ignore
+    def head_names(self) -> Tuple[str, ...]:
+        """Return the names of the layers that ``reset_classifier`` builds anew; the first has one row a class."""
+        raise NotImplementedError
+
+    def forward_features(self, maps: torch.Tensor) -> torch.Tensor:
+        """Return what the attention map, the class maps and the attention logits are made from."""
+        raise NotImplementedError
+
+    def attention_map(self, class_features: torch.Tensor) -> torch.Tensor:
+        """Return the attention map, or one a task."""
+        raise NotImplementedError
+
+    def attention_logits(self, class_features: torch.Tensor) -> torch.Tensor:
+        """Return the attention logits, shape (B, K)."""
+        raise NotImplementedError
+
+    @torch.jit.ignore
+    def reset_classifier(self, num_classes: int) -> None:
+        """Build the layers that depend on the number of classes anew, on the same device and in the same type.
+
+        Args:
+            num_classes: Number of classes, or of tasks.
+        """
+        weight = getattr(self, self.head_names()[0]).weight
+        self._build_head(num_classes, device=weight.device, dtype=weight.dtype)
+        for name in self.head_names():
+            getattr(self, name).train(self.training)
+
+    def forward(self, maps: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Return ``(attention_map, attention_logits)``.
+
+        Args:
+            maps: Features at the cut, shape (B, C, h, w).
+        """
+        class_features = self.forward_features(maps)
+        return self.attention_map(class_features), self.attention_logits(class_features)
+
+
+class AttentionBranch(_Branch):
     """Makes the attention map, and its own prediction, from the features at the cut (paper, section 3.1; Fig. 2b).
 
     A stage at full resolution, batch norm, a 1x1 convolution to one channel a class, batch norm and ReLU give the
@@ -117,8 +176,6 @@ class AttentionBranch(nn.Module):
     last; the published numbers were made with 3x3.) ``attention_map='sum_log'`` is the authors' variant for SENet: the
     map is the sum over classes of ``log(1 + class features)``, without a sigmoid.
     """
-
-    attention_map_type: Final[str]
 
     def __init__(
         self,
@@ -141,11 +198,7 @@ class AttentionBranch(nn.Module):
         Raises:
             ValueError: There is no such attention map.
         """
-        super().__init__()
-        _check_choice('attention_map', attention_map, ATTENTION_MAPS)
-        self.attention_map_type = attention_map
-        self.grad_checkpointing = False
-        self.stage = stage
+        super().__init__(stage, attention_map, ATTENTION_MAPS)
         self.norm = nn.BatchNorm2d(stage.num_features, device=device, dtype=dtype) if norm else nn.Identity()
         self.act = nn.ReLU(inplace=True)
         self._build_head(num_classes, device=device, dtype=dtype)
@@ -168,29 +221,13 @@ class AttentionBranch(nn.Module):
         names = ('class_conv', 'class_norm', 'classifier', 'map_conv', 'map_norm')
         return tuple(name for name in names if hasattr(self, name))
 
-    @torch.jit.ignore
-    def reset_classifier(self, num_classes: int) -> None:
-        """Build the layers that depend on the number of classes anew, on the same device and in the same type.
-
-        Args:
-            num_classes: Number of classes.
-        """
-        weight = self.class_conv.weight
-        self._build_head(num_classes, device=weight.device, dtype=weight.dtype)
-        for name in self.head_names():
-            getattr(self, name).train(self.training)
-
     def forward_features(self, maps: torch.Tensor) -> torch.Tensor:
         """Return the class features, shape (B, K, h, w), not negative.
 
         Args:
             maps: Features at the cut, shape (B, C, h, w).
         """
-        if self.grad_checkpointing and not torch.jit.is_scripting():
-            x = checkpoint_seq(self.stage, maps)
-        else:
-            x = self.stage(maps)
-        return self.act(self.class_norm(self.class_conv(self.norm(x))))
+        return self.act(self.class_norm(self.class_conv(self.norm(self._stage_features(maps)))))
 
     def attention_map(self, class_features: torch.Tensor) -> torch.Tensor:
         """Return the attention map, shape (B, 1, h, w): in [0, 1] for 'sigmoid', not negative for 'sum_log'."""
@@ -209,25 +246,14 @@ class AttentionBranch(nn.Module):
         """
         return self.classifier(class_features.mean(dim=(2, 3), keepdim=True)).flatten(1)
 
-    def forward(self, maps: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Return ``(attention_map, attention_logits)``.
 
-        Args:
-            maps: Features at the cut, shape (B, C, h, w).
-        """
-        class_features = self.forward_features(maps)
-        return self.attention_map(class_features), self.attention_logits(class_features)
-
-
-class MultiTaskAttentionBranch(nn.Module):
+class MultiTaskAttentionBranch(_Branch):
     """Makes one attention map a task, and its own prediction, from the features at the cut (paper, section 3.4).
 
     A stage at full resolution and a 1x1 convolution to one channel a task give the task maps, whose spatial means are
     the attention logits. The attention maps are their sigmoid, or the task maps as they are (``'raw'``, the authors'
     published form, which can be negative).
     """
-
-    attention_map_type: Final[str]
 
     def __init__(
         self,
@@ -248,11 +274,7 @@ class MultiTaskAttentionBranch(nn.Module):
         Raises:
             ValueError: There is no such attention map.
         """
-        super().__init__()
-        _check_choice('attention_map', attention_map, MULTI_TASK_ATTENTION_MAPS)
-        self.attention_map_type = attention_map
-        self.grad_checkpointing = False
-        self.stage = stage
+        super().__init__(stage, attention_map, MULTI_TASK_ATTENTION_MAPS)
         self._build_head(num_classes, device=device, dtype=dtype)
 
     def _build_head(self, num_classes: int, device: Optional[torch.device], dtype: Optional[torch.dtype]) -> None:
@@ -265,48 +287,25 @@ class MultiTaskAttentionBranch(nn.Module):
         """Return the names of the layers whose shape depends on the number of tasks."""
         return ('map_conv',)
 
-    @torch.jit.ignore
-    def reset_classifier(self, num_classes: int) -> None:
-        """Build the convolution to the task maps anew, on the same device and in the same type.
-
-        Args:
-            num_classes: Number of tasks.
-        """
-        weight = self.map_conv.weight
-        self._build_head(num_classes, device=weight.device, dtype=weight.dtype)
-
     def forward_features(self, maps: torch.Tensor) -> torch.Tensor:
         """Return the task maps, shape (B, T, h, w).
 
         Args:
             maps: Features at the cut, shape (B, C, h, w).
         """
-        if self.grad_checkpointing and not torch.jit.is_scripting():
-            x = checkpoint_seq(self.stage, maps)
-        else:
-            x = self.stage(maps)
-        return self.map_conv(x)
+        return self.map_conv(self._stage_features(maps))
 
-    def attention_map(self, task_maps: torch.Tensor) -> torch.Tensor:
+    def attention_map(self, class_features: torch.Tensor) -> torch.Tensor:
         """Return the attention maps, shape (B, T, h, w): in [0, 1] for 'sigmoid', of any value for 'raw'."""
-        return torch.sigmoid(task_maps) if self.attention_map_type == 'sigmoid' else task_maps
+        return torch.sigmoid(class_features) if self.attention_map_type == 'sigmoid' else class_features
 
-    def class_maps(self, task_maps: torch.Tensor) -> torch.Tensor:
+    def class_maps(self, class_features: torch.Tensor) -> torch.Tensor:
         """Return the task maps, shape (B, T, h, w): evidence for each task at each place."""
-        return task_maps
+        return class_features
 
-    def attention_logits(self, task_maps: torch.Tensor) -> torch.Tensor:
+    def attention_logits(self, class_features: torch.Tensor) -> torch.Tensor:
         """Return the attention logits, shape (B, T): the spatial means of the task maps."""
-        return task_maps.mean(dim=(2, 3))
-
-    def forward(self, maps: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Return ``(attention_map, attention_logits)``.
-
-        Args:
-            maps: Features at the cut, shape (B, C, h, w).
-        """
-        task_maps = self.forward_features(maps)
-        return self.attention_map(task_maps), self.attention_logits(task_maps)
+        return class_features.mean(dim=(2, 3))
 
 
 def _check_choice(name: str, value: str, choices: Tuple[str, ...]) -> None:

@@ -176,7 +176,7 @@ def find_official_model(checkpoint: Mapping[str, Any]) -> str:
     if not errors:
         raise CheckpointError(
             "the checkpoint is not one of the authors' code: it has none of the names att_layer3, att_layer4, "
-            f'att_block3, att_dense3, stage_att, but {list_some(list(state_dict))}.'
+            f'att_block3, att_dense3, stage_att, layer4_att, but {list_some(list(state_dict))}.'
         )
     raise min(errors, key=lambda error: error.num_differences)
 

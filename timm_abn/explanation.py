@@ -44,18 +44,21 @@ class Explanation:
         return type(self)(**{field.name: getattr(self, field.name)[index] for field in dataclasses.fields(self)})
 
     def top_k(self, k: int = 5) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Return probabilities and indices of the most probable classes, each of shape (B, k), in falling order.
+        """Return probabilities and indices of the most probable classes, or tasks, of shape (B, k), in falling order.
 
         Args:
-            k: How many; all classes if there are fewer.
+            k: How many; all if there are fewer.
 
         Raises:
             ValueError: ``k`` is less than 1.
         """
         if k < 1:
             raise ValueError(f'k must be 1 or more, got {k}.')
-        probabilities, indices = self.logits.float().softmax(dim=1).topk(min(k, self.logits.shape[1]), dim=1)
+        probabilities, indices = self._probabilities().topk(min(k, self.logits.shape[1]), dim=1)
         return probabilities, indices
+
+    def _probabilities(self) -> torch.Tensor:
+        return self.logits.float().softmax(dim=1)
 
     def upsample(self, size: Tuple[int, int], interpolation: str = 'bilinear') -> torch.Tensor:
         """Return the attention map at another size, shape (B, 1, H, W), in the range of the original.
@@ -166,19 +169,8 @@ class MultiTaskExplanation(Explanation):
         class_maps: Shape (B, T, h, w), evidence for each task at each place; their means are the attention logits.
     """
 
-    def top_k(self, k: int = 5) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Return probabilities and indices of the tasks most probably answered yes, each of shape (B, k), falling.
-
-        Args:
-            k: How many; all tasks if there are fewer.
-
-        Raises:
-            ValueError: ``k`` is less than 1.
-        """
-        if k < 1:
-            raise ValueError(f'k must be 1 or more, got {k}.')
-        probabilities, indices = self.logits.float().sigmoid().topk(min(k, self.logits.shape[1]), dim=1)
-        return probabilities, indices
+    def _probabilities(self) -> torch.Tensor:
+        return self.logits.float().sigmoid()  # of each task on its own
 
     def _pictures(self, images: torch.Tensor, names: Sequence[str], **overlay_kwargs: Any) -> Dict[str, torch.Tensor]:
         """Return an overlay for each image and task, under '<name of the image>.<index of the task>'."""

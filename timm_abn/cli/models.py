@@ -15,7 +15,7 @@ from ..network import AttentionBranchNet
 from ..pretrained import check_address
 from .errors import CommandError, first_sentence
 
-__all__ = ['abn_names', 'add_model_arguments', 'load_model', 'positive']
+__all__ = ['abn_names', 'add_model_arguments', 'add_model_kwargs', 'load_model', 'positive', 'read_weights']
 
 
 def abn_names(pattern: str = '') -> List[str]:
@@ -39,6 +39,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--num-classes', type=positive, metavar='K', help='number of classes (default: that of the weights)'
     )
+    add_model_kwargs(parser)
+
+
+def add_model_kwargs(parser: argparse.ArgumentParser) -> None:
+    """Declare the argument for whatever else a model takes."""
     parser.add_argument(
         '--model-kwargs',
         nargs='*',
@@ -79,7 +84,7 @@ def load_model(
         _check_name(name)
     state_dict = None
     if checkpoint is not None:
-        state_dict = _read_checkpoint(checkpoint)
+        state_dict = read_weights(checkpoint)
         if _CLASS_WEIGHT in state_dict:
             num_classes = num_classes or len(state_dict[_CLASS_WEIGHT])
         elif _TASK_WEIGHT in state_dict:
@@ -140,7 +145,15 @@ def _check_has_weights(name: str, num_classes: Optional[int]) -> None:
         )
 
 
-def _read_checkpoint(path: Path) -> Dict[str, torch.Tensor]:
+def read_weights(path: Path) -> Dict[str, torch.Tensor]:
+    """Return the weights in a checkpoint, without running code from it.
+
+    Args:
+        path: The file.
+
+    Raises:
+        CommandError: It is not there, damaged, or holds other things than tensors.
+    """
     if not path.is_file():
         raise CommandError(f'there is no checkpoint {path}')
     try:

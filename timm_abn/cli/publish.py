@@ -22,8 +22,7 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 import timm
 import torch
 from timm.data import resolve_data_config
-from timm.models import load_state_dict
-from timm.utils import ParseKwargs, load_checkpoint_metadata
+from timm.utils import load_checkpoint_metadata
 
 from ..cam_models import ClassActivationMapping
 from ..hub import check_repository_name, copy_hub_folder, publish_folder, save_hub_folder
@@ -36,6 +35,7 @@ from ..results import MEASURED_RESULTS
 from ..staging import check_new_folder
 from ..state_dicts import check_state_dict
 from .errors import CommandError, first_sentence
+from .models import add_model_kwargs, read_weights
 
 __all__ = ['add_arguments', 'run']
 
@@ -58,14 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--private', action='store_true', help='only you may see the repository')
     parser.add_argument('--revision', metavar='BRANCH', help='branch; made if it does not exist (default: main)')
     parser.add_argument('--model', metavar='NAME', help='model of a checkpoint that does not say so itself')
-    parser.add_argument(
-        '--model-kwargs',
-        nargs='*',
-        default={},
-        action=ParseKwargs,
-        metavar='KEY=VALUE',
-        help='other arguments of the model, as in timm: backbone=convnext_tiny in_chans=1',
-    )
+    add_model_kwargs(parser)
     parser.add_argument(
         '--label-names', type=Path, metavar='FILE', help='names of the classes of a checkpoint, one a line'
     )
@@ -183,14 +176,11 @@ def read_checkpoint(path: Path) -> Tuple[Dict[str, torch.Tensor], Mapping[str, A
     Raises:
         CommandError: It is damaged, or holds other things than tensors and plain values.
     """
+    weights = read_weights(path)
     try:
-        weights = load_state_dict(str(path))
         metadata = {} if path.suffix == '.safetensors' else load_checkpoint_metadata(str(path))
-        strangers = [name for name, tensor in weights.items() if not isinstance(tensor, torch.Tensor)]
-    except Exception as error:  # on damaged files torch and safetensors raise errors of a dozen types
+    except Exception as error:  # on damaged files torch raises errors of a dozen types
         raise CommandError(f'{path} is no checkpoint, or damaged: {first_sentence(error)}') from None
-    if strangers or not weights:
-        raise CommandError(f'{path} is no checkpoint of a model: it holds {", ".join(strangers[:3]) or "nothing"}')
     return weights, metadata
 
 
