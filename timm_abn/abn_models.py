@@ -10,8 +10,9 @@ from timm.layers import SEModule
 from timm.models import PretrainedCfg, generate_default_cfgs, get_pretrained_cfg, register_model
 
 from . import cifar_backbones, cifar_densenet, cifar_wide_resnet  # noqa: F401  registers the 32x32 backbones
+from .backbone import create_backbone
 from .multi_task_network import MultiTaskAttentionBranchNet
-from .network import AttentionBranchNet, create_backbone
+from .network import AttentionBranchNet
 from .pretrained import build_resolved, resolve_arguments
 from .published import with_hub_ids
 

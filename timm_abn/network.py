@@ -9,24 +9,21 @@ Reference: Fukui, Hirakawa, Yamashita, Fujiyoshi, "Attention Branch Network: Lea
 Explanation", CVPR 2019.
 """
 
-import difflib
 import logging
 import math
 import re
-import textwrap
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Set, Tuple, Union
 
-import timm
 import torch
 import torch.fx
 import torch.nn as nn
-from timm.models import get_model_args, get_pretrained_cfg, load_state_dict
+from timm.models import get_model_args
 from timm.models._features import feature_take_indices
 from timm.models._input import update_model_args
 
 from .attention_branch import AttentionBranch, FeatureLayout, Mechanism
 from .attention_stage import AttentionStage, build_attention_stage, residual_width
+from .backbone import check_outputs, create_backbone
 from .explanation import Explanation
 from .split import Split, SplitError, cut_backbone, find_adapter
 
@@ -99,15 +96,18 @@ class AttentionBranchNet(nn.Module):
             raise ValueError(f'num_classes must be 0 (no classifier) or more, got {num_classes}.')
         dd: dict = {'device': device, 'dtype': dtype}
         if isinstance(backbone, str):
+            name = backbone
             backbone = create_backbone(
-                backbone,
+                name,
                 pretrained_backbone,
                 num_classes=num_classes * self.outputs_per_class,
                 in_chans=in_chans,
                 **dd,
                 **backbone_kwargs,
             )
-        _check_outputs(backbone, num_classes, self.outputs_per_class)
+            if isinstance(backbone, AttentionBranchNet):
+                raise ValueError(f'Backbone {name!r} is an Attention Branch Network already; pass its own backbone.')
+        check_outputs(backbone, num_classes, self.outputs_per_class)
         parts = cut_backbone(backbone, split)
         if parts.normalised:
             _logger.warning(
@@ -445,15 +445,6 @@ class AttentionBranchNet(nn.Module):
         return ', '.join(f'{key}={value!r}' for key, value in self.config.items())
 
 
-def _check_outputs(backbone: nn.Module, num_classes: int, outputs_per_class: int) -> None:
-    outputs = getattr(backbone, 'num_classes', None)
-    if outputs is not None and outputs != num_classes * outputs_per_class:
-        raise ValueError(
-            f'num_classes={num_classes} needs a backbone of {num_classes * outputs_per_class} outputs, got one of '
-            f'{outputs}; backbone.reset_classifier({num_classes * outputs_per_class}) makes it fit.'
-        )
-
-
 def check_attention(attention: torch.Tensor, expected: List[int]) -> None:
     """Raise ValueError unless ``attention`` has the shape ``expected``."""
     if list(attention.shape) != expected:
@@ -473,53 +464,6 @@ def given_or_predicted(given: Optional[torch.Tensor], predicted: torch.Tensor) -
         return predicted
     check_attention(given, list(predicted.shape))
     return given
-
-
-def create_backbone(name: str, pretrained: Union[bool, str], **kwargs: Any) -> nn.Module:
-    """Create a timm model by name.
-
-    Args:
-        name: Name of a registered model, with or without a tag, or a 'hf-hub:' or 'local-dir:' address.
-        pretrained: Whether to load weights, or the file to load them from.
-        **kwargs: Passed to ``timm.create_model``.
-
-    Raises:
-        ValueError: There is no such model, it is an ABN itself, or the file does not hold its weights.
-    """
-    architecture = name.split('.')[0]
-    if ':' not in name and not timm.is_model(architecture):
-        close = difflib.get_close_matches(architecture, timm.list_models(), n=3)
-        hint = f'did you mean {", ".join(close)}?' if close else 'see timm.list_models().'
-        raise ValueError(f'Unknown backbone {name!r}: {hint}')
-    if isinstance(pretrained, str):
-        model = _create_backbone_from_file(name, pretrained, **kwargs)
-    else:
-        model = timm.create_model(name, pretrained=pretrained, **kwargs)
-    if isinstance(model, AttentionBranchNet):
-        raise ValueError(f'Backbone {name!r} is an Attention Branch Network already; pass its own backbone.')
-    return model
-
-
-def _create_backbone_from_file(name: str, file: str, **kwargs: Any) -> nn.Module:
-    if not Path(file).is_file():
-        raise ValueError(f'pretrained_backbone names no file: {file!r}.')
-    try:
-        weights = load_state_dict(file)
-    except Exception as error:  # as many kinds as there are formats
-        raise ValueError(f'{file!r} is not a checkpoint: {_one_line(error)}') from error
-    overlay: Dict[str, Any] = dict(file=file)
-    cfg = None if ':' in name else get_pretrained_cfg(name)
-    classifier = weights.get(f'{cfg.classifier}.weight') if cfg else None
-    if classifier is not None:
-        overlay['num_classes'] = len(classifier)  # where it is not that of the network, timm leaves the classifier out
-    try:
-        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
-    except (KeyError, RuntimeError) as error:
-        raise ValueError(f'{file!r} does not hold weights of {name}: {_one_line(error)}') from error
-
-
-def _one_line(error: Exception) -> str:
-    return textwrap.shorten(f'{type(error).__name__}: {error}', 300)
 
 
 def _feature_layout(parts: Split) -> Tuple[FeatureLayout, int]:
