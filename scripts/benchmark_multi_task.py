@@ -4,7 +4,8 @@ Example:
     python scripts/benchmark_multi_task.py --model abn_resnet101 --tasks 40
 
 The loop gates the features with one map after the other and runs the perception branch each time. Both work on the same
-features and maps, without gradients, and must give the same logits.
+features and maps, and must give the same logits. The arithmetic that is left, and the rate at which this machine
+multiplies matrices, say how much faster it could be.
 """
 
 import argparse
@@ -12,15 +13,17 @@ import resource
 import subprocess
 import sys
 import time
-from typing import Callable, List
+from typing import Callable, Dict, List
 
 import timm
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import timm_abn  # noqa: F401  registers the models
 
 REPEATS = 9
 CHUNK_SIZES = (1, 8, 40)
+LOOP = 0  # in the place of a chunk size
 
 
 def main() -> None:
@@ -29,21 +32,64 @@ def main() -> None:
         print(peak_memory(args))
         return
     model, features, maps = prepare(args)
-    runs: List[Callable[[], torch.Tensor]] = [lambda: loop(model, features, maps)]
-    runs += [lambda size=size: chunked(model, features, maps, size) for size in CHUNK_SIZES]
-    times = [[seconds(run) for run in runs] for _ in range(REPEATS)]
-    # the least time is that of the run which other processes disturbed the least
-    best = [min(column) for column in zip(*times)]
-    expected = runs[0]()
-    memory = [float(measure_memory(args, size)) for size in (0, *CHUNK_SIZES)]
     print(f'{args.model}, {args.tasks} tasks, batch {args.batch_size}, {torch.get_num_threads()} threads')
-    print(f'loop over the tasks: {best[0]:.3f} s, {memory[0]:.0f} MB')
-    for size, run, fastest, peak in zip(CHUNK_SIZES, runs[1:], best[1:], memory[1:]):
-        difference = ((run() - expected).abs().max() / expected.abs().max()).item()
+    print(f'a matrix product runs at {matrix_product_rate():.0f} GFLOP/s here')
+    report_evaluation(args, model, features, maps)
+    report_training(model, features, maps)
+
+
+def report_evaluation(args, model, features, maps) -> None:
+    model.eval()
+    runs = {size: lambda size=size: perceive(model, features, maps, size) for size in (LOOP, *CHUNK_SIZES)}
+    with torch.inference_mode():
+        times = fastest(runs)
+        expected = runs[LOOP]()
+        differences = {size: (run() - expected).abs().max() / expected.abs().max() for size, run in runs.items()}
+        work = {size: gigaflops(run) for size, run in runs.items()}
+    memory = {size: measure_memory(args, size) for size in runs}
+    for size in runs:
         print(
-            f'task_chunk_size={size}: {fastest:.3f} s, {fastest / best[0]:.2f}x the time; {peak:.0f} MB, '
-            f'{peak / memory[0]:.2f}x the memory; largest relative difference {difference:.1e}'
+            f'evaluation, {describe(size)}: {times[size]:.3f} s, {times[size] / times[LOOP]:.2f}x the time; '
+            f'{work[size]:.0f} GFLOP, {work[size] / work[LOOP]:.2f}x, at {work[size] / times[size]:.0f} GFLOP/s; '
+            f'{memory[size]:.0f} MB, {memory[size] / memory[LOOP]:.2f}x; relative difference {differences[size]:.1e}'
         )
+
+
+def report_training(model, features, maps) -> None:
+    model.train()
+    features, maps = (value.clone().requires_grad_() for value in (features, maps))
+    runs = {
+        size: lambda size=size: perceive(model, features, maps, size).sum().backward() for size in (LOOP, *CHUNK_SIZES)
+    }
+    times = fastest(runs)
+    for size in runs:
+        print(f'forward and backward, {describe(size)}: {times[size]:.3f} s, {times[size] / times[LOOP]:.2f}x the time')
+
+
+def describe(size: int) -> str:
+    return 'loop over the tasks' if size == LOOP else f'task_chunk_size={size}'
+
+
+def fastest(runs: Dict[int, Callable[[], object]]) -> Dict[int, float]:
+    """Return the least time of each run in seconds: that of the run which other processes disturbed the least."""
+    times: Dict[int, List[float]] = {size: [] for size in runs}
+    for _ in range(REPEATS):
+        for size, run in runs.items():
+            start = time.perf_counter()
+            run()
+            times[size].append(time.perf_counter() - start)
+    return {size: min(values) for size, values in times.items()}
+
+
+def gigaflops(run: Callable[[], object]) -> float:
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops() / 1e9
+
+
+def matrix_product_rate(size: int = 4096) -> float:
+    matrix = torch.randn(size, size)
+    return 2 * size**3 / 1e9 / fastest({0: lambda: matrix @ matrix})[0]
 
 
 def prepare(args):
@@ -52,15 +98,18 @@ def prepare(args):
     images = torch.randn(args.batch_size, *model.pretrained_cfg['input_size'])
     if args.channels_last:
         model, images = (value.to(memory_format=torch.channels_last) for value in (model, images))
-    with torch.inference_mode():
+    with torch.no_grad():
         features = model.feature_extractor(images)
         branch = model.attention_branch  # alone: the perception part must not have run before its memory is measured
         maps = branch.attention_map(branch.forward_features(features))
     return model, features, maps
 
 
-@torch.inference_mode()
-def loop(model, features, maps):
+def perceive(model, features, maps, task_chunk_size):
+    """Run the perception part alone, which is what is compared."""
+    if task_chunk_size != LOOP:
+        model.task_chunk_size = task_chunk_size
+        return model._perceive(features, maps)
     answers = []
     for task in range(maps.shape[1]):
         outputs = model.perception_branch(model.mechanism(features, maps[:, task : task + 1]))
@@ -68,30 +117,19 @@ def loop(model, features, maps):
     return torch.stack(answers, dim=1)
 
 
-@torch.inference_mode()
-def chunked(model, features, maps, task_chunk_size):
-    model.task_chunk_size = task_chunk_size
-    return model._perceive(features, maps)  # the perception part alone, which is what is compared
-
-
-def seconds(run: Callable[[], torch.Tensor]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
 def peak_memory(args: argparse.Namespace) -> float:
     """Return the largest resident memory of this process in MB, after the perception part has run."""
     model, features, maps = prepare(args)
-    loop(model, features, maps) if args.measure == 0 else chunked(model, features, maps, args.measure)
+    with torch.inference_mode():
+        perceive(model, features, maps, args.measure)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def measure_memory(args: argparse.Namespace, task_chunk_size: int) -> str:
+def measure_memory(args: argparse.Namespace, task_chunk_size: int) -> float:
     command = [sys.executable, __file__, '--model', args.model, '--tasks', str(args.tasks)]
     command += ['--batch-size', str(args.batch_size), '--measure', str(task_chunk_size)]
     command += ['--channels-last'] * args.channels_last
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def parse_args() -> argparse.Namespace:

@@ -14,15 +14,14 @@ t + 1 where it is the item of attribute t, 0 where it is background. The same se
 """
 
 import argparse
+import importlib.util
 import sys
 from pathlib import Path
 from typing import Dict, List, Tuple
 
 import numpy as np
-import skimage.data
 from huggingface_hub.utils import tqdm
 from PIL import Image
-from scipy.ndimage import binary_fill_holes
 from torchvision.datasets import FashionMNIST
 
 from timm_abn.staging import check_new_folder, staged_folder
@@ -48,6 +47,7 @@ def main() -> int:
     """Make the folder; returns the exit code."""
     args = parse_args()
     try:
+        check_packages()
         check_new_folder(args.out)
         items = {
             train: FashionMNIST(str(args.data_dir), train=train, download=args.download) for train in (True, False)
@@ -80,8 +80,17 @@ def main() -> int:
     return 0
 
 
+def check_packages() -> None:
+    """Raise RuntimeError if a package of the extra is not installed."""
+    missing = [name for name in ('scipy', 'skimage') if importlib.util.find_spec(name) is None]
+    if missing:
+        raise RuntimeError(f"{' and '.join(missing)} cannot be imported: pip install '.[scenes]'")
+
+
 def photo(name: str) -> np.ndarray:
     """Return a photo of scikit-image, shape (H, W, 3)."""
+    import skimage.data  # of the extra, as scipy is below; --help works without
+
     pixels = skimage.data.stereo_motorcycle()[0] if name == 'motorcycle' else getattr(skimage.data, name)()
     return np.asarray(Image.fromarray(pixels).convert('RGB'))
 
@@ -126,6 +135,8 @@ def background(random: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
 
 def item(random: np.random.Generator, picture: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
     """Return an item at random size with a random tint: colours (s, s, 3) in [0, 255] and opacity (s, s) in [0, 1]."""
+    from scipy.ndimage import binary_fill_holes
+
     side = random.integers(ITEM_SIZE[0], ITEM_SIZE[1] + 1)
     tint = random.uniform(0.5, 1.0, 3)
     opaque = binary_fill_holes(picture > FOREGROUND)

@@ -97,3 +97,9 @@ def test_baseline_reports_the_same_metrics():
     task = timm.task.MultiLabelClassificationTask(timm.create_model('test_resnet', num_classes=TASKS), verbose=False)
     assert isinstance(task.create_evaluator(), AttributeEvaluator)
     assert task.create_evaluator(max_samples=3).max_samples == 3
+
+
+@pytest.mark.parametrize('module', [timm.task, timm.task.evaluator])
+def test_scripts_without_a_task_find_it_under_the_names_of_timm(module):
+    assert module.MultiLabelClassificationEvaluator is AttributeEvaluator
+    assert AttributeEvaluator.__mro__[1].__name__ == 'MultiLabelClassificationEvaluator'  # timm's own, not itself

@@ -142,8 +142,9 @@ def extend_timm_metrics() -> None:
     """Let timm's metrics see the attention branch, and count attributes that are predicted right."""
     replace(timm.utils, 'accuracy', _accuracy)
     replace(timm.utils, 'update_summary', _update_summary)
-    # a class, and one that derives from timm's; its validate.py, which has no task, takes it by this name
-    timm.task.MultiLabelClassificationEvaluator = AttributeEvaluator  # type: ignore[misc]
+    # a class, and one that derives from timm's; its validate.py, which has no task, takes it by one of these names
+    for module in (timm.task, timm.task.evaluator):
+        module.MultiLabelClassificationEvaluator = AttributeEvaluator  # type: ignore[attr-defined]
 
 
 def _accuracy(timm_accuracy: Callable) -> Callable:

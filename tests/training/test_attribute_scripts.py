@@ -82,6 +82,16 @@ def test_folder_with_something_in_it_is_left_alone(make, tmp_path, capfd):
     assert (tmp_path / 'notes').read_text() == 'mine'
 
 
+def test_packages_of_the_extra_that_are_missing(run, tmp_path, monkeypatch, capfd):
+    maker = script('make_multi_attribute_set')
+    monkeypatch.setattr(maker.importlib.util, 'find_spec', lambda name: None)
+    assert run(maker, '--out', tmp_path / 'scenes') == 2
+    assert capfd.readouterr().err == (
+        "make_multi_attribute_set.py: error: scipy and skimage cannot be imported: pip install '.[scenes]'\n"
+    )
+    assert not (tmp_path / 'scenes').exists()
+
+
 @pytest.mark.parametrize('model', ['abn', 'baseline'])
 def test_training_on_scenes(make, run, tmp_path, model):
     make(tmp_path / 'scenes')
