@@ -4,9 +4,10 @@ A model sees its preprocessing of an image: resized, and cut to a rectangle in t
 which part of the original that was, so that an attention map can be laid over the pixels it speaks of.
 """
 
+import contextlib
 import warnings
 from pathlib import Path
-from typing import Any, Dict, Sequence, Tuple, Union
+from typing import Any, Dict, Iterator, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ __all__ = [
     'Preprocessing',
     'denormalize',
     'draw_overlay',
+    'image_errors',
     'place_map',
     'read_image',
     'to_rgb',
@@ -68,14 +70,27 @@ def read_image(path: Union[str, Path]) -> Image.Image:
     Raises:
         ImageError: There is no such file, or it is not an image, damaged, or larger than Pillow's limit.
     """
+    with image_errors(path), warnings.catch_warnings():
+        # between once and twice its limit Pillow warns, which is no news to somebody with a large photo
+        warnings.simplefilter('ignore', Image.DecompressionBombWarning)
+        with Image.open(path) as image:
+            image.verify()  # the checksums of a PNG, which loading does not look at; the file is used up by it
+        with Image.open(path) as image:
+            return to_rgb(_upright(image))
+
+
+@contextlib.contextmanager
+def image_errors(path: Union[str, Path]) -> Iterator[None]:
+    """Turn whatever goes wrong inside into an ``ImageError``.
+
+    Args:
+        path: File that is read inside, for the message.
+
+    Raises:
+        ImageError: There is no such file, or it is not an image, damaged, or larger than Pillow's limit.
+    """
     try:
-        with warnings.catch_warnings():
-            # between once and twice its limit Pillow warns, which is no news to somebody with a large photo
-            warnings.simplefilter('ignore', Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                image.verify()  # the checksums of a PNG, which loading does not look at; the file is used up by it
-            with Image.open(path) as image:
-                return to_rgb(_upright(image))
+        yield
     except Image.UnidentifiedImageError:
         raise ImageError(f'{path} is not an image that Pillow can read.') from None
     except Image.DecompressionBombError:

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Iterator, Union
 
-__all__ = ['check_new_folder', 'staged_files', 'staged_folder']
+__all__ = ['check_new_folder', 'check_output_folder', 'staged_files', 'staged_folder']
 
 
 @contextlib.contextmanager
@@ -51,9 +51,35 @@ def staged_folder(folder: Union[str, Path]) -> Iterator[Path]:
 
 
 def check_new_folder(folder: Union[str, Path]) -> None:
-    """Raise FileExistsError if ``folder`` exists, unless it is an empty folder."""
+    """Raise FileExistsError if ``folder`` exists, unless it is an empty folder.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        OSError: It cannot be made: see ``check_output_folder``.
+    """
     folder = Path(folder)
     if folder.is_dir() and any(folder.iterdir()):
         raise FileExistsError(f'{folder} is not empty; choose a new folder')
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f'{folder} is a file; choose a new folder')
+    check_output_folder(folder)
+
+
+def check_output_folder(folder: Union[str, Path]) -> None:
+    """Check that files can be written into a folder, which need not exist, before long work.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        NotADirectoryError: It, or what should be a parent of it, is a file.
+        PermissionError: One must not write there.
+    """
+    folder = Path(folder).absolute()
+    place = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not place.is_dir():
+        raise NotADirectoryError(f'{place} is a file, not a folder to write into')
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise PermissionError(f'{place} must not be written to')

@@ -36,8 +36,9 @@ from ..explanation import INTERPOLATIONS, normalize_maps
 from ..images import IMAGE_EXTENSIONS, Box, ImageError, Preprocessing, draw_overlay, place_map, read_image
 from ..network import AttentionBranchNet
 from ..staging import staged_files
+from .argument_types import device, positive
 from .errors import CommandError
-from .models import add_model_arguments, load_model, positive
+from .models import add_model_arguments, load_model
 from .table import format_table
 
 __all__ = ['add_arguments', 'run', 'class_namer', 'find_sources']
@@ -100,7 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--batch-size', type=positive, default=16, metavar='B', help='images at once (default: 16)')
     parser.add_argument(
         '--device',
-        type=_device,
+        type=device,
         default='cuda' if torch.cuda.is_available() else 'cpu',
         help='where to compute (default here: %(default)s)',
     )
@@ -281,10 +282,3 @@ def _table_rows(
 def _is_input(path: Path) -> bool:
     name = path.name.lower()
     return name.endswith(IMAGE_EXTENSIONS) and not name.endswith(OUTPUT_ENDINGS) and path.is_file()
-
-
-def _device(text: str) -> torch.device:
-    try:
-        return torch.empty(0, device=text).device
-    except (AssertionError, NotImplementedError, RuntimeError) as error:
-        raise argparse.ArgumentTypeError(f'cannot compute on {text!r}: {str(error).splitlines()[0]}') from None

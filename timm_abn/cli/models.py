@@ -13,9 +13,10 @@ from timm.utils import ParseKwargs
 from ..checkpoints import CheckpointError, check_state_dict
 from ..network import AttentionBranchNet
 from ..pretrained import check_address
+from .argument_types import positive
 from .errors import CommandError, first_sentence
 
-__all__ = ['abn_names', 'add_model_arguments', 'add_model_kwargs', 'load_model', 'positive', 'read_weights']
+__all__ = ['abn_names', 'add_model_arguments', 'add_model_kwargs', 'load_model', 'read_weights']
 
 
 def abn_names(pattern: str = '') -> List[str]:
@@ -52,13 +53,6 @@ def add_model_kwargs(parser: argparse.ArgumentParser) -> None:
         metavar='KEY=VALUE',
         help='other arguments of the model, as in timm: backbone=convnext_tiny in_chans=1',
     )
-
-
-def positive(text: str) -> int:
-    """Return a whole number of 1 or more that was given as an argument."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'must be a whole number of 1 or more, got {text!r}')
-    return int(text)
 
 
 def load_model(

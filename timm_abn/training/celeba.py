@@ -4,20 +4,30 @@ Liu, Luo, Wang, Tang, "Deep Learning Face Attributes in the Wild", ICCV 2015.
 """
 
 import difflib
+import re
 from pathlib import Path
-from typing import Any, Callable, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from ..images import ImageError, image_errors
 from ..task import TrainingError
 
-__all__ = ['CelebA']
+__all__ = ['BrokenImageError', 'CelebA']
 
 _PARTITIONS = dict(train='0', val='1', test='2')
 _FILES = ('list_attr_celeba.txt', 'list_eval_partition.txt', 'img_align_celeba')
+
+
+class BrokenImageError(TrainingError):
+    """An image of a data set cannot be read; the message is one line, also where a worker of the loader met it."""
+
+    def __init__(self, message: str) -> None:
+        # torch makes an error of a worker anew, with the worker's traceback for message: its last line is ours
+        super().__init__(message.rstrip().splitlines()[-1].rpartition(f'{type(self).__name__}: ')[2])
 
 
 class CelebA(Dataset):
@@ -80,35 +90,38 @@ class CelebA(Dataset):
             raise TrainingError(
                 f'CelebA has no split {unknown[0]!r}; it has {", ".join(_PARTITIONS)}, joined by + if several.'
             )
-        wanted = {_PARTITIONS[name] for name in names}
-        chosen = set()
-        for number, line in enumerate((self.root / _FILES[1]).read_text().splitlines(), start=1):
+        partitions: Dict[str, str] = {}
+        for number, line in self._lines(_FILES[1]):
             words = line.split()
             if len(words) != 2 or words[1] not in _PARTITIONS.values():
                 raise TrainingError(
                     f'CelebA: line {number} of {_FILES[1]} must be an image and 0, 1 or 2, got {line[:80]!r}.'
                 )
-            if words[1] in wanted:
-                chosen.add(words[0])
+            if words[0] in partitions:
+                raise TrainingError(f'CelebA: line {number} of {_FILES[1]} names {words[0]} for the second time.')
+            partitions[words[0]] = words[1]
+        wanted = {_PARTITIONS[name] for name in names}
+        chosen = {name for name, partition in partitions.items() if partition in wanted}
         if not chosen:
             raise TrainingError(f'CelebA: {_FILES[1]} names no image of the split {split!r}.')
         return chosen
 
     def _read_attributes(self) -> Tuple[List[str], List[str], np.ndarray]:
         """Return the names of attributes, those of the images, and what is true of them, (N, T) of 0 and 1."""
-        lines = (self.root / _FILES[0]).read_text().splitlines()
-        known = lines[1].split() if len(lines) > 1 else []
-        if not known or not lines[0].strip().isdigit():
+        lines = self._lines(_FILES[0])
+        head = [line.strip() for _, line in lines[:2]]
+        known = head[1].split() if len(head) > 1 else []
+        if not known or not re.fullmatch('[0-9]{1,9}', head[0]):
             raise TrainingError(
                 f'CelebA: {_FILES[0]} must begin with the number of images, and the names of the attributes in its '
-                f'second line, got {" / ".join(lines[:2])[:80]!r}.'
+                f'second line, got {" / ".join(head)[:80]!r}.'
             )
-        names: List[str] = []
-        rows: List[List[bool]] = []  # of True and False, which take less memory than the words of 200,000 lines
-        for number, line in enumerate(lines[2:], start=3):
-            name, *values = line.split() or ['']
-            if not name:
-                continue
+        twice = _first_twice(known)
+        if twice:
+            raise TrainingError(f'CelebA: the second line of {_FILES[0]} names the attribute {twice} twice.')
+        rows: Dict[str, List[bool]] = {}  # True and False take less memory than the words of 200,000 lines
+        for number, line in lines[2:]:
+            name, *values = line.split()
             if len(values) != len(known):
                 raise TrainingError(
                     f'CelebA: line {number} of {_FILES[0]} must hold an image and {len(known)} attributes, got '
@@ -120,13 +133,22 @@ class CelebA(Dataset):
                     f'CelebA: line {number} of {_FILES[0]} must say 1, or -1 (or 0), of each attribute, got '
                     f'{sorted(strange)[0]!r}.'
                 )
-            names.append(name)
-            rows.append([value == '1' for value in values])
-        if len(rows) != int(lines[0]):
-            raise TrainingError(
-                f'CelebA: {_FILES[0]} says that it holds {lines[0].strip()} images, but has {len(rows)}.'
-            )
-        return known, names, np.array(rows, dtype=np.float32)
+            if name in rows:
+                raise TrainingError(f'CelebA: line {number} of {_FILES[0]} names {name} for the second time.')
+            rows[name] = [value == '1' for value in values]
+        if len(rows) != int(head[0]):
+            raise TrainingError(f'CelebA: {_FILES[0]} says that it holds {head[0]} images, but has {len(rows)}.')
+        return known, list(rows), np.array(list(rows.values()), dtype=np.float32)
+
+    def _lines(self, name: str) -> List[Tuple[int, str]]:
+        """Return the lines of a file that are not blank, each with its number, counted from 1."""
+        try:
+            text = (self.root / name).read_text(encoding='utf-8')
+        except UnicodeDecodeError:
+            raise TrainingError(f'CelebA: {self.root / name} is not a text file in UTF-8.') from None
+        except OSError as error:
+            raise TrainingError(f'CelebA: {self.root / name} cannot be read: {error.strerror}.') from error
+        return [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
 
     @staticmethod
     def _columns(attributes: Optional[str], known: List[str]) -> List[int]:
@@ -135,12 +157,21 @@ class CelebA(Dataset):
         names = [name.strip() for name in attributes.split(',')]
         for name in names:
             if name not in known:
-                close = difflib.get_close_matches(name, known, n=3) or known
-                raise TrainingError(f'CelebA has no attribute {name!r} (--target-key); there are {", ".join(close)}.')
+                close = difflib.get_close_matches(name, known, n=3)
+                hint = f'did you mean {", ".join(close)}?' if close else f'it has {", ".join(known)}.'
+                raise TrainingError(f'CelebA has no attribute {name!r} (--target-key); {hint}')
+        twice = _first_twice(names)
+        if twice:
+            raise TrainingError(f'--target-key names the attribute {twice} twice.')
         return [known.index(name) for name in names]
 
     def _check_images(self) -> None:
-        there = {path.name for path in (self.root / _FILES[2]).iterdir()}
+        try:
+            there = {path.name for path in (self.root / _FILES[2]).iterdir()}
+        except OSError as error:
+            raise TrainingError(
+                f'CelebA: {self.root / _FILES[2]} must be the folder of the images: {error.strerror}.'
+            ) from error
         missing = [name for name in self.images if name not in there]
         if missing:
             raise TrainingError(
@@ -160,10 +191,18 @@ class CelebA(Dataset):
         return len(self.images)
 
     def __getitem__(self, index: int) -> Tuple[Any, Any]:
-        with Image.open(self.root / _FILES[2] / self.images[index]) as file:
-            image: Any = file.convert('RGB')
+        path = self.root / _FILES[2] / self.images[index]
+        try:
+            with image_errors(path), Image.open(path) as file:
+                image: Any = file.convert('RGB')
+        except ImageError as error:
+            raise BrokenImageError(f'CelebA: {error}') from None
         target: Any = self.targets[index]
         if self.target_transform is not None:
             multihot = self.target_format == 'multihot'
             target = self.target_transform(target if multihot else target.nonzero().flatten().tolist())
         return (image if self.transform is None else self.transform(image)), target
+
+
+def _first_twice(names: List[str]) -> Optional[str]:
+    return next((name for index, name in enumerate(names) if name in names[:index]), None)

@@ -20,6 +20,7 @@ from ..task import TrainingError, extend_timm_tasks
 from .atomic_saver import make_saver_atomic
 from .datasets import extend_timm_datasets
 from .loader import extend_timm_loader
+from .models import check_model
 from .scripts import SCRIPTS, check_version, find_scripts, knows_multi_label, run_script
 from .transforms import CROP_MODES, extend_timm_transforms
 
@@ -71,6 +72,7 @@ def main(name: str, arguments: Sequence[str]) -> int:
         with tempfile.TemporaryDirectory() as scratch:
             config = _read_config(own.config) if trains else {}
             settings = _settings(own, config, for_timm)
+            _check_model(settings)
             if name in ('train.py', 'validate.py'):
                 _check_multi_label(settings, scripts / name)
             if trains:
@@ -175,12 +177,32 @@ def _settings(own: argparse.Namespace, config: Dict[str, Any], for_timm: Sequenc
     parser.add_argument('--dataset', default='')
     parser.add_argument('--task', default='')
     parser.add_argument('--model-kwargs', nargs='*', default={}, action=ParseKwargs)
+    parser.add_argument('--num-classes', type=int)
+    parser.add_argument('--in-chans', type=int)
+    parser.add_argument('--input-size', nargs=3, type=int)
     parser.set_defaults(**{key: value for key, value in config.items() if key in vars(parser.parse_args([]))})
-    settings = parser.parse_known_args(list(for_timm))[0]
+    try:
+        settings = parser.parse_known_args(list(for_timm))[0]
+    except ValueError as error:  # of ParseKwargs
+        raise TrainingError('--model-kwargs must be followed by KEY=VALUE, such as split=layer2.') from error
+    if not isinstance(settings.model_kwargs, dict):  # of the config
+        raise TrainingError(f'model_kwargs must hold "key: value" lines, got {settings.model_kwargs!r}.')
     for key, default in _OWN_KEYS.items():
         said = getattr(own, key, None)
         setattr(settings, key, config.get(key, default) if said is None else said)
     return settings
+
+
+def _check_model(settings: argparse.Namespace) -> None:
+    """Refuse arguments that no network can be built of; those of other packages and places are left to the script."""
+    name, kwargs = settings.model, settings.model_kwargs
+    if not name.startswith(('abn', 'cam_')) or not timm.is_model(name.split('.')[0]):
+        return
+    if ':' in name or ':' in str(kwargs.get('backbone')):
+        return
+    in_chans = settings.in_chans or (settings.input_size and settings.input_size[0])
+    given = dict(num_classes=settings.num_classes, in_chans=in_chans)
+    check_model(name, {**{key: value for key, value in given.items() if value is not None}, **kwargs})
 
 
 def _check_multi_label(settings: argparse.Namespace, script: Path) -> None:

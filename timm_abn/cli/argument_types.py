@@ -1,0 +1,51 @@
+"""Types of arguments, for argparse: each reads a word of the command line, or says what it must be."""
+
+import argparse
+import math
+
+import torch
+
+__all__ = ['device', 'positive', 'positive_number', 'whole', 'zero_or_more']
+
+
+def positive(text: str) -> int:
+    """Return a whole number of 1 or more that was given as an argument."""
+    return _whole(text, least=1)
+
+
+def whole(text: str) -> int:
+    """Return a whole number of 0 or more that was given as an argument."""
+    return _whole(text, least=0)
+
+
+def positive_number(text: str) -> float:
+    """Return a number above 0 that was given as an argument."""
+    number = zero_or_more(text)
+    if not number:
+        raise argparse.ArgumentTypeError(f'must be above 0, got {text!r}')
+    return number
+
+
+def zero_or_more(text: str) -> float:
+    """Return a number of 0 or more that was given as an argument."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number >= 0):
+        raise argparse.ArgumentTypeError(f'must be a number that is finite and not negative, got {text!r}')
+    return number
+
+
+def device(text: str) -> torch.device:
+    """Return a device that was given as an argument, and that torch can compute on here."""
+    try:
+        return torch.empty(0, device=text).device
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        raise argparse.ArgumentTypeError(f'cannot compute on {text!r}: {str(error).splitlines()[0]}') from None
+
+
+def _whole(text: str, least: int) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f'must be a whole number of {least} or more, got {text!r}')
+    return int(text)
