@@ -12,19 +12,23 @@ import argparse
 import csv
 import sys
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Sequence
 
 import timm.data
 import torch
 import yaml
 from huggingface_hub.utils import tqdm
-from timm.models import load_checkpoint
 
-import timm_abn  # noqa: F401  registers the models
 from timm_abn.attribute_accuracy import attribute_accuracy
-from timm_abn.staging import staged_files
+from timm_abn.cli.argument_types import device, positive, whole
+from timm_abn.cli.errors import CommandError
+from timm_abn.cli.models import read_weights
+from timm_abn.network import AttentionBranchNet
+from timm_abn.staging import check_output_folder, staged_files
+from timm_abn.state_dicts import CheckpointError, check_state_dict
 from timm_abn.task import TrainingError
 from timm_abn.training.celeba import CelebA
+from timm_abn.training.models import create_model
 
 CHECKPOINTS = ('last.pth.tar', 'model.safetensors')
 
@@ -33,14 +37,18 @@ def main() -> int:
     """Compare, print and write; returns the exit code."""
     args = parse_args()
     try:
-        runs = [read_run(folder) for folder in (args.abn, args.baseline)]
+        check_output(args.out)
+        folders = (args.abn, args.baseline)
+        runs = [read_run(folder) for folder in folders]
         datasets = [CelebA(str(args.data_dir), args.split, run['target_key']) for run in runs]
-        for folder, run, dataset in zip((args.abn, args.baseline), runs, datasets):
+        for folder, run, dataset in zip(folders, runs, datasets):
             check_run(folder, run, dataset)
         if datasets[0].attributes != datasets[1].attributes:
             raise TrainingError(f'{args.abn} and {args.baseline} were trained on different attributes.')
-        accuracies = [accuracy_of(run, dataset, args) for run, dataset in zip(runs, datasets)]
-    except TrainingError as error:
+        models = [load_model(folder, run) for folder, run in zip(folders, runs)]
+        check_order(folders, runs, models)
+        accuracies = [accuracy_of(*parts, args) for parts in zip(runs, models, datasets)]
+    except (CommandError, OSError, TrainingError) as error:
         print(f'{Path(__file__).name}: error: {error}', file=sys.stderr)
         return 2
     rows = table(datasets[0].attributes, *accuracies)
@@ -54,6 +62,13 @@ def main() -> int:
     return 0
 
 
+def check_output(path: Path) -> None:
+    """Raise OSError or TrainingError if a file cannot be written there."""
+    if path.is_dir():
+        raise TrainingError(f'--out {path} is a folder; name a file in it.')
+    check_output_folder(path.parent)
+
+
 def read_run(folder: Path) -> Dict[str, Any]:
     """Return what a run was started with, and the path of its weights as 'checkpoint'."""
     path = folder / 'args.yaml'
@@ -62,7 +77,28 @@ def read_run(folder: Path) -> Dict[str, Any]:
         raise TrainingError(
             f"{folder} must hold args.yaml and {' or '.join(CHECKPOINTS)}, as timm's train.py writes them."
         )
-    return dict(dict(target_key=None, model_kwargs={}), **yaml.safe_load(path.read_text()), checkpoint=checkpoints[0])
+    try:
+        run = yaml.safe_load(path.read_text(encoding='utf-8'))
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise TrainingError(f'{path} is not YAML: {" ".join(str(error).split())}') from error
+    run = dict(dict(target_key=None, model_kwargs={}), **run) if isinstance(run, dict) else {}
+    for key, kind in dict(model=str, num_classes=int, model_kwargs=dict).items():
+        if not isinstance(run.get(key), kind):
+            raise TrainingError(f"{path} does not say {key} as timm's train.py does, got {run.get(key)!r}.")
+    return dict(run, checkpoint=checkpoints[0])
+
+
+def load_model(folder: Path, run: Dict[str, Any]) -> torch.nn.Module:
+    """Return the model of a run with its weights, in evaluation mode."""
+    arguments = {key: value for key, value in run['model_kwargs'].items() if key != 'pretrained_backbone'}
+    try:
+        model = create_model(run['model'], dict(arguments, num_classes=run['num_classes']))
+        weights = read_weights(run['checkpoint'])
+        check_state_dict(weights, model.state_dict(), run['model'])
+    except (CheckpointError, TrainingError) as error:
+        raise TrainingError(f'{folder}: {error}') from error
+    model.load_state_dict(weights)
+    return model.eval()
 
 
 def check_run(folder: Path, run: Dict[str, Any], dataset: CelebA) -> None:
@@ -72,13 +108,21 @@ def check_run(folder: Path, run: Dict[str, Any], dataset: CelebA) -> None:
         )
 
 
+def check_order(folders: Sequence[Path], runs: List[Dict[str, Any]], models: List[torch.nn.Module]) -> None:
+    for folder, run, model, is_abn in zip(folders, runs, models, (True, False)):
+        if isinstance(model, AttentionBranchNet) != is_abn:
+            raise TrainingError(
+                f'{folder} holds {run["model"]}, which is {"no" if is_abn else "an"} Attention Branch Network; the run '
+                'of the ABN comes first, then that of the baseline.'
+            )
+
+
 @torch.inference_mode()
-def accuracy_of(run: Dict[str, Any], dataset: CelebA, args: argparse.Namespace) -> torch.Tensor:
+def accuracy_of(
+    run: Dict[str, Any], model: torch.nn.Module, dataset: CelebA, args: argparse.Namespace
+) -> torch.Tensor:
     """Return the accuracy of each attribute in percent, (T,)."""
-    device = torch.device(args.device)
-    model = timm.create_model(run['model'], num_classes=run['num_classes'], **run['model_kwargs'])
-    load_checkpoint(model, str(run['checkpoint']))
-    model.eval().to(device)
+    model.to(args.device)
     config = timm.data.resolve_data_config(dict(run, crop_mode=args.crop_mode), model=model)
     loader = timm.data.create_loader(
         dataset,
@@ -90,7 +134,7 @@ def accuracy_of(run: Dict[str, Any], dataset: CelebA, args: argparse.Namespace) 
         crop_pct=config['crop_pct'],
         crop_mode=config['crop_mode'],
         num_workers=args.workers,
-        device=device,
+        device=args.device,
     )
     logits = torch.cat([model(images).cpu() for images, _ in tqdm(loader, desc=run['model'])])
     return attribute_accuracy(logits, dataset.targets)
@@ -129,9 +173,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--split', default='test', help='default: %(default)s')
     parser.add_argument('--crop-mode', choices=('center', 'squash', 'border'), default='squash', help='of the recipe')
     parser.add_argument('--out', type=Path, default=Path('outputs/attributes.csv'), help='default: %(default)s')
-    parser.add_argument('--batch-size', type=int, default=64, help='default: %(default)s')
-    parser.add_argument('--workers', type=int, default=4, help='default: %(default)s')
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu', help='default: %(default)s')
+    parser.add_argument('--batch-size', type=positive, default=64, help='default: %(default)s')
+    parser.add_argument('--workers', type=whole, default=4, help='default: %(default)s')
+    parser.add_argument(
+        '--device',
+        type=device,
+        default='cuda' if torch.cuda.is_available() else 'cpu',
+        help='default here: %(default)s',
+    )
     return parser.parse_args()
 
 

@@ -24,6 +24,7 @@ from huggingface_hub.utils import tqdm
 from PIL import Image
 from torchvision.datasets import FashionMNIST
 
+from timm_abn.cli.argument_types import positive, whole
 from timm_abn.staging import check_new_folder, staged_folder
 
 SIZE = 64
@@ -49,10 +50,8 @@ def main() -> int:
     try:
         check_packages()
         check_new_folder(args.out)
-        items = {
-            train: FashionMNIST(str(args.data_dir), train=train, download=args.download) for train in (True, False)
-        }
-    except (FileExistsError, RuntimeError) as error:
+        items = {train: load_items(args.data_dir, train, args.download) for train in (True, False)}
+    except (OSError, RuntimeError) as error:
         print(f'{Path(__file__).name}: error: {" ".join(str(error).split())}', file=sys.stderr)
         return 2
     with staged_folder(args.out) as folder:
@@ -85,6 +84,18 @@ def check_packages() -> None:
     missing = [name for name in ('scipy', 'skimage') if importlib.util.find_spec(name) is None]
     if missing:
         raise RuntimeError(f"{' and '.join(missing)} cannot be imported: pip install '.[scenes]'")
+
+
+def load_items(data_dir: Path, train: bool, download: bool) -> FashionMNIST:
+    """Return Fashion-MNIST, or raise RuntimeError in one line."""
+    try:
+        return FashionMNIST(str(data_dir), train=train, download=download)
+    except Exception as error:  # on damaged files torchvision raises errors of several types
+        reason = ' '.join(str(error).split()) or 'a file is damaged'
+        raise RuntimeError(
+            f'{data_dir / "FashionMNIST" / "raw"} must hold Fashion-MNIST: {reason}; delete what is damaged there, and '
+            'pass --download'
+        ) from error
 
 
 def photo(name: str) -> np.ndarray:
@@ -152,10 +163,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--data-dir', type=Path, default=Path('data'), help='folder that holds FashionMNIST/raw')
     parser.add_argument('--download', action='store_true', help='download Fashion-MNIST into it')
     parser.add_argument('--out', type=Path, default=Path('data/multi_attribute'), help='default: %(default)s')
-    parser.add_argument('--train', type=int, default=20_000, help='training scenes (default: %(default)s)')
-    parser.add_argument('--val', type=int, default=1_000, help='validation scenes (default: %(default)s)')
-    parser.add_argument('--test', type=int, default=2_000, help='test scenes (default: %(default)s)')
-    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--train', type=positive, default=20_000, help='training scenes (default: %(default)s)')
+    parser.add_argument('--val', type=positive, default=1_000, help='validation scenes (default: %(default)s)')
+    parser.add_argument('--test', type=positive, default=2_000, help='test scenes (default: %(default)s)')
+    parser.add_argument('--seed', type=whole, default=0)
     return parser.parse_args()
 
 

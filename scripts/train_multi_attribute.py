@@ -1,6 +1,7 @@
 """Train a multi-task ABN, or its backbone without ABN, on scenes with several attributes; say where it looks.
 
 Example:
+    pip install '.[scenes,plot]'
     python scripts/make_multi_attribute_set.py --data-dir data --download --out data/multi_attribute
     python scripts/train_multi_attribute.py --model abn --data-dir data/multi_attribute
     python scripts/train_multi_attribute.py --model baseline --data-dir data/multi_attribute
@@ -15,6 +16,7 @@ maps (CAM), which have 2x2 places, and those of the same weights in the dilated 
 """
 
 import argparse
+import importlib.util
 import json
 import sys
 import time
@@ -33,8 +35,10 @@ from timm.task import MultiLabelClassificationTask
 from torch.utils.data import TensorDataset
 
 import timm_abn.task  # noqa: F401  teaches timm's task both branches
+from timm_abn.cli.argument_types import positive, positive_number, whole, zero_or_more
 from timm_abn.explanation import upsample_maps
-from timm_abn.staging import staged_files
+from timm_abn.images import ImageError, image_errors
+from timm_abn.staging import check_output_folder, staged_files
 from timm_abn.task import TrainingError
 from timm_abn.training.celeba import CelebA
 
@@ -47,11 +51,18 @@ MEAN, STD = 0.45, 0.25
 def main() -> int:
     """Train, evaluate and write the results; returns the exit code."""
     args = parse_args()
+    out = args.out / f'{args.model}-seed{args.seed}'
     try:
+        check_output_folder(out)
+        if args.model == 'abn' and importlib.util.find_spec('matplotlib') is None:
+            raise TrainingError("the picture of the maps needs matplotlib: pip install '.[scenes,plot]'")
+        segmentation = load_segmentation(args.data_dir)
         train, _ = load(args.data_dir, 'train')
         held_out, attributes = load(args.data_dir, 'val')
         test, _ = load(args.data_dir, 'test')
-    except TrainingError as error:
+        if args.batch_size > len(train):
+            raise TrainingError(f'--batch-size {args.batch_size} is more than the {len(train)} training scenes')
+    except (OSError, TrainingError) as error:
         print(f'{Path(__file__).name}: error: {error}', file=sys.stderr)
         return 2
     torch.manual_seed(args.seed)
@@ -64,12 +75,11 @@ def main() -> int:
     minutes = (time.process_time() - start) / 60
 
     metrics: Dict[str, float] = dict(evaluate(task, test), cpu_minutes=minutes)
-    segmentation = load_segmentation(args.data_dir)
     maps = predict(test, explaining(model, args.model), args.batch_size)
     metrics.update(pointing(maps, test.tensors[1], segmentation))
     for name, value in metrics.items():
         print(f'{name:32} {value:.4f}')
-    with staged_files(args.out / f'{args.model}-seed{args.seed}') as folder:
+    with staged_files(out) as folder:
         (folder / 'args.yaml').write_text(yaml.safe_dump(setup))
         (folder / 'metrics.json').write_text(json.dumps(metrics, indent=2) + '\n')
         weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
@@ -109,8 +119,17 @@ def load(data_dir: Path, split: str) -> Tuple[TensorDataset, List[str]]:
 
 def load_segmentation(data_dir: Path) -> torch.Tensor:
     """Return what each pixel of the test scenes shows, (N, 64, 64): t + 1 for attribute t, 0 for background."""
-    names = CelebA(str(data_dir), 'test').images
-    return torch.stack([torch.from_numpy(np.array(Image.open(data_dir / 'segmentation' / name))) for name in names])
+    scenes = []
+    for name in CelebA(str(data_dir), 'test').images:
+        path = data_dir / 'segmentation' / name
+        try:
+            with image_errors(path), Image.open(path) as file:
+                scenes.append(torch.from_numpy(np.array(file)))
+        except ImageError as error:
+            raise TrainingError(f'{error}; make the scenes by scripts/make_multi_attribute_set.py') from None
+        if scenes[-1].shape != (SIZE, SIZE):
+            raise TrainingError(f'{path} must be grey, of {SIZE}x{SIZE} pixels, got {tuple(scenes[-1].shape)}')
+    return torch.stack(scenes)
 
 
 def fit(
@@ -224,11 +243,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--mechanism', choices=('residual', 'product'), default='product', help='default: %(default)s')
     parser.add_argument('--data-dir', type=Path, default=Path('data/multi_attribute'), help='default: %(default)s')
     parser.add_argument('--out', type=Path, default=Path('outputs/multi_attribute'), help='default: %(default)s')
-    parser.add_argument('--epochs', type=int, default=8, help='default: %(default)s')
-    parser.add_argument('--batch-size', type=int, default=64, help='default: %(default)s')
-    parser.add_argument('--lr', type=float, default=2e-3, help='peak learning rate (default: %(default)s)')
-    parser.add_argument('--weight-decay', type=float, default=0.05, help='default: %(default)s')
-    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--epochs', type=positive, default=8, help='default: %(default)s')
+    parser.add_argument('--batch-size', type=positive, default=64, help='default: %(default)s')
+    parser.add_argument('--lr', type=positive_number, default=2e-3, help='peak learning rate (default: %(default)s)')
+    parser.add_argument('--weight-decay', type=zero_or_more, default=0.05, help='default: %(default)s')
+    parser.add_argument('--seed', type=whole, default=0)
     return parser.parse_args()
 
 

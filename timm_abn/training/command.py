@@ -200,7 +200,7 @@ def _check_model(settings: argparse.Namespace) -> None:
         return
     if ':' in name or ':' in str(kwargs.get('backbone')):
         return
-    in_chans = settings.in_chans or (settings.input_size and settings.input_size[0])
+    in_chans = settings.in_chans or (settings.input_size[0] if isinstance(settings.input_size, list) else None)
     given = dict(num_classes=settings.num_classes, in_chans=in_chans)
     check_model(name, {**{key: value for key, value in given.items() if value is not None}, **kwargs})
 
