@@ -118,9 +118,7 @@ def check_order(folders: Sequence[Path], runs: List[Dict[str, Any]], models: Lis
 
 
 @torch.inference_mode()
-def accuracy_of(
-    run: Dict[str, Any], model: torch.nn.Module, dataset: CelebA, args: argparse.Namespace
-) -> torch.Tensor:
+def accuracy_of(run: Dict[str, Any], model: torch.nn.Module, dataset: CelebA, args: argparse.Namespace) -> torch.Tensor:
     """Return the accuracy of each attribute in percent, (T,)."""
     model.to(args.device)
     config = timm.data.resolve_data_config(dict(run, crop_mode=args.crop_mode), model=model)

@@ -1,6 +1,6 @@
 import pytest
 
-from timm_abn.staging import staged_files, staged_folder
+from timm_abn.staging import check_new_folder, check_output_folder, staged_files, staged_folder
 
 
 def test_files_appear_together(tmp_path):
@@ -56,3 +56,15 @@ def test_folder_that_holds_something_is_left_alone(tmp_path):
         with pytest.raises(FileExistsError, match='choose a new folder'), staged_folder(taken) as staging:
             (staging / 'a').write_text('second')
     assert (tmp_path / 'folder' / 'a').read_text() == 'first'
+
+
+@pytest.mark.parametrize('check', [check_output_folder, check_new_folder])
+def test_folder_that_cannot_be_made(tmp_path, monkeypatch, check):
+    (tmp_path / 'file').touch()
+    check(tmp_path / 'new' / 'folder')
+    with pytest.raises(NotADirectoryError, match='file is a file, not a folder to write into'):
+        check(tmp_path / 'file' / 'new' / 'folder')
+    monkeypatch.setattr('os.access', lambda path, mode: False)
+    with pytest.raises(PermissionError, match=f'{tmp_path} must not be written to'):
+        check(tmp_path / 'new' / 'folder')
+    assert [path.name for path in tmp_path.iterdir()] == ['file']

@@ -4,6 +4,8 @@ import csv
 import filecmp
 import importlib.util
 import json
+import re
+import shutil
 import sys
 
 import numpy as np
@@ -92,6 +94,107 @@ def test_packages_of_the_extra_that_are_missing(run, tmp_path, monkeypatch, capf
     assert not (tmp_path / 'scenes').exists()
 
 
+@pytest.fixture
+def run_and_read_error(run, capfd):
+    """Run a script on what it must refuse; returns its one line."""
+
+    def run_and_read_error(module, *arguments):
+        capfd.readouterr()
+        try:
+            code = run(module, *arguments)
+        except SystemExit as stop:  # of argparse, which puts the usage before it
+            code = stop.code
+        error = capfd.readouterr().err
+        lines = [line for line in error.splitlines() if f'{module.__name__}.py: error: ' in line]
+        assert code == 2 and len(lines) == 1 and 'Traceback' not in error
+        return lines[0]
+
+    return run_and_read_error
+
+
+@pytest.mark.parametrize(
+    'flags, message',
+    [
+        (['--train', '0'], "--train: must be a whole number of 1 or more, got '0'"),
+        (['--val', '-1'], "--val: must be a whole number of 1 or more, got '-1'"),
+        (['--test', 'x'], "--test: must be a whole number of 1 or more, got 'x'"),
+        (['--seed', '-1'], "--seed: must be a whole number of 0 or more, got '-1'"),
+        (['--out', 'FILE/below/it'], 'is a file, not a folder to write into'),
+    ],
+)
+def test_scenes_that_cannot_be_made(make, run_and_read_error, few_images, tmp_path, flags, message):  # noqa: F811
+    (tmp_path / 'file').touch()
+    flags = [flag.replace('FILE', str(tmp_path / 'file')) for flag in flags]
+    arguments = ['--data-dir', few_images, '--out', tmp_path / 'scenes', *flags]
+    assert message in run_and_read_error(script('make_multi_attribute_set'), *arguments)
+    assert not (tmp_path / 'scenes').exists()
+
+
+@pytest.mark.parametrize('size', [0, 6, 1000, None])
+@pytest.mark.parametrize('name', ['train-images-idx3-ubyte', 't10k-labels-idx1-ubyte'])
+def test_damaged_fashion_mnist(make, run_and_read_error, few_images, tmp_path, name, size):  # noqa: F811
+    path = few_images / 'FashionMNIST' / 'raw' / name
+    content = path.read_bytes()
+    path.unlink()
+    if size is not None:
+        path.write_bytes(content[: min(size, len(content) - 1)])
+    arguments = ['--data-dir', few_images, '--out', tmp_path / 'scenes']
+    line = run_and_read_error(script('make_multi_attribute_set'), *arguments)
+    assert f'{path.parent} must hold Fashion-MNIST: ' in line and line.endswith('and pass --download')
+    assert not (tmp_path / 'scenes').exists()
+
+
+@pytest.fixture
+def scenes(tmp_path):
+    """Three scenes of one attribute, one a split."""
+    folder = tmp_path / 'scenes'
+    for kind in ('img_align_celeba', 'segmentation'):
+        (folder / kind).mkdir(parents=True)
+        for index in range(3):
+            Image.new('RGB' if kind != 'segmentation' else 'L', (64, 64)).save(folder / kind / f'{index}.png')
+    (folder / 'list_attr_celeba.txt').write_text('3\nBag\n0.png 1\n1.png 1\n2.png -1\n')
+    (folder / 'list_eval_partition.txt').write_text('0.png 0\n1.png 1\n2.png 2\n')
+    return folder
+
+
+@pytest.mark.parametrize(
+    'flags, message',
+    [
+        (['--epochs', '0'], "--epochs: must be a whole number of 1 or more, got '0'"),
+        (['--batch-size', '-2'], '--batch-size: must be a whole number of 1 or more'),
+        (['--batch-size', '2'], '--batch-size 2 is more than the 1 training scenes'),
+        (['--lr', '0'], "--lr: must be above 0, got '0'"),
+        (['--weight-decay', 'nan'], "--weight-decay: must be a number that is finite and not negative, got 'nan'"),
+        (['--out', 'FILE'], 'is a file, not a folder to write into'),
+    ],
+)
+def test_training_that_cannot_be(run_and_read_error, scenes, tmp_path, flags, message):
+    (tmp_path / 'file').touch()
+    flags = [flag.replace('FILE', str(tmp_path / 'file')) for flag in flags]
+    arguments = ['--model', 'baseline', '--data-dir', scenes, '--out', tmp_path / 'out', *flags]
+    assert message in run_and_read_error(script('train_multi_attribute'), *arguments)
+    assert not (tmp_path / 'out').exists()
+
+
+def test_segmentation_that_is_missing_or_broken(run_and_read_error, scenes, tmp_path):
+    arguments = ['--model', 'baseline', '--data-dir', scenes, '--out', tmp_path / 'out', '--batch-size', 1]
+    trainer = script('train_multi_attribute')
+    path = scenes / 'segmentation' / '2.png'
+    Image.new('RGB', (64, 64)).save(path)
+    assert f'{path} must be grey, of 64x64 pixels, got (64, 64, 3)' in run_and_read_error(trainer, *arguments)
+    path.write_bytes(b'')
+    assert f'{path} is not an image' in run_and_read_error(trainer, *arguments)
+    path.unlink()
+    assert f'{path} cannot be read: No such file or directory; make' in run_and_read_error(trainer, *arguments)
+
+
+def test_picture_without_matplotlib(run_and_read_error, scenes, tmp_path, monkeypatch):
+    trainer = script('train_multi_attribute')
+    monkeypatch.setattr(trainer.importlib.util, 'find_spec', lambda name: None)
+    line = run_and_read_error(trainer, '--data-dir', scenes, '--out', tmp_path / 'out')
+    assert line.endswith("needs matplotlib: pip install '.[scenes,plot]'")
+
+
 @pytest.mark.parametrize('model', ['abn', 'baseline'])
 def test_training_on_scenes(make, run, tmp_path, model):
     make(tmp_path / 'scenes')
@@ -174,10 +277,61 @@ def test_winners_by_hand():
             lambda runs: (runs[1] / 'args.yaml').write_text('model: test_resnet\nnum_classes: 1\ntarget_key: Male\n'),
             'were trained on different attributes',
         ),
+        (
+            lambda runs: shutil.copy(runs[0] / 'last.pth.tar', runs[1]),
+            'baseline: the checkpoint is not one of test_resnet: keys ',
+        ),
+        (
+            lambda runs: (runs[1] / 'last.pth.tar').rename(runs[1] / 'model.safetensors'),
+            'model.safetensors is no checkpoint, or damaged: ',
+        ),
+        (lambda runs: (runs[1] / 'args.yaml').write_text('words'), 'args.yaml does not say model as'),
+        (
+            lambda runs: (runs[1] / 'args.yaml').write_text('model: test_resnet'),
+            'does not say num_classes as .* got None',
+        ),
+        (lambda runs: (runs[1] / 'args.yaml').write_text('model: ['), 'args.yaml is not YAML: '),
+        (lambda runs: (runs[1] / 'args.yaml').write_bytes(b'\xff'), 'args.yaml is not YAML: '),
+        (
+            lambda runs: (runs[0] / 'args.yaml').write_text(
+                '{model: abn, num_classes: 3, model_kwargs: {mechanism: x}}'
+            ),
+            "abn: abn cannot be created with mechanism='x', num_classes=3: mechanism must be one of",
+        ),
+        (
+            lambda runs: (runs[0] / 'args.yaml').write_text('{model: nosuch, num_classes: 3}'),
+            'abn: nosuch cannot be created with num_classes=3: Unknown model',
+        ),
+        (
+            lambda runs: [shutil.copy(runs[1] / name, runs[0]) for name in ('args.yaml', 'last.pth.tar')],
+            'abn holds test_resnet, which is no Attention Branch Network; the run of the ABN comes first',
+        ),
+        (
+            lambda runs: [shutil.copy(runs[0] / name, runs[1]) for name in ('args.yaml', 'last.pth.tar')],
+            'baseline holds abn, which is an Attention Branch Network; the run of the ABN comes first',
+        ),
     ],
 )
-def test_runs_that_cannot_be_compared(runs, run, celeba, tmp_path, capfd, harm, message):  # noqa: F811
+def test_runs_that_cannot_be_compared(runs, run_and_read_error, celeba, tmp_path, harm, message):  # noqa: F811
     harm(runs)
-    assert run(script('compare_attributes'), *runs, '--data-dir', celeba, '--out', tmp_path / 'table.csv') == 2
-    error = capfd.readouterr().err
-    assert message in error and len(error.splitlines()) == 1 and not (tmp_path / 'table.csv').exists()
+    arguments = [*runs, '--data-dir', celeba, '--out', tmp_path / 'table.csv']
+    assert re.search(message, run_and_read_error(script('compare_attributes'), *arguments))
+    assert not (tmp_path / 'table.csv').exists()
+
+
+@pytest.mark.parametrize(
+    'flags, message',
+    [
+        (['--batch-size', '0'], '--batch-size: must be a whole number of 1 or more'),
+        (['--workers', '-1'], '--workers: must be a whole number of 0 or more'),
+        (['--device', 'foo'], "--device: cannot compute on 'foo'"),
+        (['--out', 'FOLDER'], 'is a folder; name a file in it'),
+        (['--out', 'FOLDER/file/table.csv'], 'is a file, not a folder to write into'),
+    ],
+)
+def test_flags_of_the_table(runs, run_and_read_error, celeba, tmp_path, flags, message):  # noqa: F811
+    (tmp_path / 'file').touch()
+    flags = [flag.replace('FOLDER', str(tmp_path)) for flag in flags]
+    arguments = [*runs, '--data-dir', celeba, '--out', tmp_path / 'table.csv', *flags]
+    assert message in run_and_read_error(script('compare_attributes'), *arguments)
+    assert not (tmp_path / 'table.csv').exists()

@@ -102,8 +102,17 @@ def test_model_and_data_must_have_as_many_attributes(create):
 
 
 def test_attribute_that_is_not_there(create):
-    with pytest.raises(TrainingError, match=r"no attribute 'smiling' \(--target-key\); there are Smiling"):
+    with pytest.raises(TrainingError, match=r"no attribute 'smiling' \(--target-key\); did you mean Smiling\?"):
         create(2, target_key='Male,smiling')
+    with pytest.raises(
+        TrainingError, match=r"no attribute 'Bald' \(--target-key\); it has Eyeglasses, Male, Smiling\."
+    ):
+        create(1, target_key='Bald')
+
+
+def test_attribute_asked_for_twice(create):
+    with pytest.raises(TrainingError, match='--target-key names the attribute Smiling twice'):
+        create(3, target_key='Smiling,Male, Smiling')
 
 
 def test_single_label_training_is_refused(create):
@@ -129,6 +138,17 @@ def edit(path, old, new):
         ('list_attr_celeba.txt', '-1  1 -1', '-1  2 -1', "line 3 of list_attr_celeba.txt must say 1, or -1 .* got '2'"),
         ('list_attr_celeba.txt', '000003', '000009', 'lacks 1 images of list_eval_partition.txt, the first is 000003'),
         ('list_attr_celeba.txt', '000005.jpg -1 -1  1\n', '', 'says that it holds 5 images, but has 4'),
+        (
+            'list_attr_celeba.txt',
+            '5\n',
+            '\u00b24\n',
+            'must begin with the number of images, .* got .\u00b24 / Eyeglasses',
+        ),
+        ('list_attr_celeba.txt', '5\n', '5' * 5000 + '\n', 'must begin with the number of images'),
+        ('list_attr_celeba.txt', 'Male', 'Smiling', 'the second line of list_attr_celeba.txt names .* Smiling twice'),
+        ('list_attr_celeba.txt', '000005', '000001', 'line 7 of list_attr_celeba.txt names 000001.jpg for the second'),
+        ('list_eval_partition.txt', '000005', '000004', 'line 5 .* names 000004.jpg for the second time'),
+        ('list_eval_partition.txt', '000005.jpg 0', '\n000001.jpg 0', 'line 6 .* names 000001.jpg for the second time'),
         ('list_attr_celeba.txt', '5\n', '', 'must begin with the number of images, and the names of the attributes'),
         ('list_eval_partition.txt', '000003.jpg 0', '000003.jpg 3', "line 3 .* 0, 1 or 2, got '000003.jpg 3'"),
         ('list_eval_partition.txt', '000003.jpg 0', '000003.jpg', "line 3 .* 0, 1 or 2, got '000003.jpg'"),
@@ -156,3 +176,44 @@ def test_what_is_missing_is_named(celeba):
         with pytest.raises(TrainingError, match=f'expected {name} in .*; --data-dir must hold list_attr_celeba.txt, '):
             CelebA(str(celeba), 'train')
         (celeba / 'elsewhere').rename(celeba / name)
+
+
+@pytest.mark.parametrize('file', ['list_attr_celeba.txt', 'list_eval_partition.txt'])
+def test_blank_lines_are_no_lines(celeba, file):
+    edit(celeba / file, '000003.jpg', '\n000003.jpg')
+    (celeba / file).write_text((celeba / file).read_text() + '\n  \n')
+    assert CelebA(str(celeba), 'train').targets.tolist() == TRAIN
+    edit(celeba / file, '000005.jpg', '000005.jpg strange')
+    with pytest.raises(TrainingError, match=f'line {8 if "attr" in file else 6} of {file}'):
+        CelebA(str(celeba), 'train')
+
+
+@pytest.mark.parametrize('file', ['list_attr_celeba.txt', 'list_eval_partition.txt'])
+@pytest.mark.parametrize('content', ['5\n'.encode('utf-16'), bytes(range(256))], ids=['UTF-16', 'binary'])
+def test_files_that_are_not_text(celeba, file, content):
+    (celeba / file).write_bytes(content)
+    with pytest.raises(TrainingError, match=f'{file} is not a text file in UTF-8'):
+        CelebA(str(celeba), 'train')
+
+
+def test_files_and_folders_in_the_place_of_each_other(celeba, tmp_path):
+    (celeba / 'img_align_celeba').rename(tmp_path / 'images')
+    (celeba / 'img_align_celeba').touch()
+    with pytest.raises(TrainingError, match='img_align_celeba must be the folder of the images: Not a directory'):
+        CelebA(str(celeba), 'train')
+    for file in ('list_attr_celeba.txt', 'list_eval_partition.txt'):
+        (celeba / file).unlink()
+        (celeba / file).mkdir()
+        with pytest.raises(TrainingError, match=f'{file} cannot be read: Is a directory'):
+            CelebA(str(celeba), 'train')
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.parametrize('size, reason', [(0, 'is not an image'), (700, 'cannot be read: image file is truncated')])
+def test_broken_image_is_named_in_one_line(celeba, workers, size, reason):
+    path = celeba / 'img_align_celeba' / '000003.jpg'
+    path.write_bytes(path.read_bytes()[:size])
+    loader = torch.utils.data.DataLoader(CelebA(str(celeba), 'train'), batch_size=None, num_workers=workers)
+    with pytest.raises(TrainingError, match=f'^CelebA: {path} {reason}') as error:
+        list(loader)
+    assert '\n' not in str(error.value)

@@ -211,6 +211,7 @@ def test_what_cannot_hold_is_one_line(launch, capfd, arguments, message):
     'config, message',
     [
         ('a: [', 'is not YAML'),
+        ('model: abn_resnet50\nmodel_kwargs: product', 'model_kwargs must hold "key: value" lines, got \'product\''),
         ('just words', 'must hold "flag: value" lines'),
         ('model: abn_resnet50\ntorchscript: true', '--torchscript cannot train'),
         ('crop_mode: sqash', "crop_mode must be one of center, squash, border, got 'sqash'"),
@@ -246,6 +247,43 @@ def test_scripts_without_multi_label_training_are_refused(launch, capfd, tmp_pat
 def test_several_attributes_need_the_task_for_them(launch, capfd, flags):
     assert launch('train.py', '--model', 'abn_resnet50', *flags) == 2
     assert 'has several attributes an image: pass --task multilabel' in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    'model, kwargs, message',
+    [
+        ('abn_resnet50', 'task_chunk_size=0 multi_task=True', 'task_chunk_size must be a whole number of 1 or more'),
+        ('abn_resnet50', 'attention_map=x', "attention_map must be one of 'sigmoid'"),
+        ('abn_resnet50', 'mechanism=x', "mechanism must be one of 'residual'"),
+        ('abn_resnet50', 'multi_task=yes', "multi_task must be True or False, got 'yes'"),
+        ('abn_resnet50', 'split=nowhere', "ResNet has no module 'nowhere'; valid splits: 0 (act1)"),
+        ('abn', 'backbone=nosuch', "Unknown backbone 'nosuch'"),
+        ('cam_resnet50', 'multi_task=True', "unexpected keyword argument 'multi_task'"),
+        ('abn_resnet50', 'split', '--model-kwargs must be followed by KEY=VALUE'),
+    ],
+)
+@pytest.mark.parametrize('script', ['train.py', 'validate.py'])
+def test_model_arguments_that_cannot_hold_are_one_line(launch, capfd, tmp_path, script, model, kwargs, message):
+    for name in ('train.py', script):
+        (tmp_path / name).write_text('raise AssertionError("the script ran")')
+    flags = ['--task', 'multilabel', '--num-classes', 3, '--checkpoint', 'weights.pth']
+    assert launch(script, '--model', model, '--model-kwargs', *kwargs.split(), *flags, scripts=tmp_path) == 2
+    lines = capfd.readouterr().err.splitlines()[1:]  # the first: these scripts do not say of which timm they are
+    assert len(lines) == 1 and lines[0].startswith(f'timm-abn-{script[:-3]}: error: ') and message in lines[0]
+
+
+def test_number_of_classes_and_of_channels_are_tried(launch, monkeypatch, tmp_path):
+    tried = []
+    monkeypatch.setattr('timm_abn.training.command.check_model', lambda *arguments: tried.append(arguments))
+    (tmp_path / 'train.py').touch()
+    (tmp_path / 'validate.py').touch()
+    recipe = tmp_path / 'recipe.yaml'
+    recipe.write_text('model: abn_resnet18\nmodel_kwargs: {mechanism: product}\ninput_size: [2, 32, 32]\n')
+    assert launch('train.py', '-c', recipe, '--num-classes', 3, scripts=tmp_path) == 0
+    assert tried == [('abn_resnet18', dict(num_classes=3, in_chans=2, mechanism='product'))]
+    for flags in (['test_resnet'], ['abn', '--model-kwargs', 'backbone=hf-hub:a/b'], ['local-dir:abn_resnet18']):
+        assert launch('validate.py', '--checkpoint', 'x', '--model', *flags, scripts=tmp_path) == 0
+    assert len(tried) == 1
 
 
 def test_nothing_is_read_before_a_refusal(launch, monkeypatch):

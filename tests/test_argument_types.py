@@ -1,0 +1,37 @@
+import argparse
+
+import pytest
+import torch
+
+from timm_abn.cli.argument_types import device, positive, positive_number, whole, zero_or_more
+
+
+@pytest.mark.parametrize(
+    'read, text, value',
+    [(positive, '1', 1), (whole, '0', 0), (positive_number, '2e-3', 0.002), (zero_or_more, '0', 0.0)],
+)
+def test_numbers(read, text, value):
+    assert read(text) == value
+
+
+@pytest.mark.parametrize(
+    'read, text, message',
+    [
+        (positive, '0', "must be a whole number of 1 or more, got '0'"),
+        (whole, '-1', "must be a whole number of 0 or more, got '-1'"),
+        (whole, '\u00b2', 'must be a whole number of 0 or more'),
+        (positive_number, '0.0', "must be above 0, got '0.0'"),
+        (positive_number, 'nan', "must be a number that is finite and not negative, got 'nan'"),
+        (zero_or_more, 'inf', 'must be a number that is finite'),
+        (zero_or_more, '-1e-9', 'must be a number that is finite and not negative'),
+        (zero_or_more, 'much', "must be a number that is finite and not negative, got 'much'"),
+        (device, 'foo', "cannot compute on 'foo'"),
+    ],
+)
+def test_other_words(read, text, message):
+    with pytest.raises(argparse.ArgumentTypeError, match=message):
+        read(text)
+
+
+def test_device():
+    assert device('cpu') == torch.device('cpu')
