@@ -221,6 +221,23 @@ def test_checkpoint_of_training_says_what_model_it_is_of_and_how_images_were_pre
     assert probabilities_of(capsys.readouterr().out.splitlines()[2:]) != found
 
 
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        (dict(input_size=5), 'says that images were prepared with input_size=5, which cannot be'),
+        (dict(mean=[1, 2]), 'says that images were prepared with mean=[1, 2], which cannot be'),
+        (dict(crop_pct='a'), "crop_pct must be a number from 0.01 to 10, got 'a'"),
+        (dict(input_size=[3, 10**6, 10**6]), 'input_size must be [channels, height, width], none above 8192'),
+        (dict(in_chans='x'), "in_chans must be a whole number from 1 to 1024, got 'x'"),
+        (dict(gp='nonsense'), 'cannot create abn: Invalid pool type: nonsense'),
+    ],
+)
+def test_settings_of_training_that_cannot_be(photos, capsys, settings, message):
+    recorded(**settings)
+    assert main(['explain', 'photo.jpg', '--model', 'abn', '--checkpoint', 'recorded.pth.tar']) == 2
+    assert message in error_of(capsys)
+
+
 def test_number_of_classes_among_the_model_kwargs(checkpoint, photos, capsys):
     assert explain(checkpoint, 'photo.jpg', '--model-kwargs', 'num_classes=10') == 0
     assert explain(checkpoint, 'photo.jpg', '--model-kwargs', 'num_classes=3') == 2

@@ -9,6 +9,7 @@ from timm.data import resolve_data_config
 from timm.models import load_state_dict
 from timm.utils import load_checkpoint_metadata
 
+from ..hub_config import HubError, check_model_args, check_pretrained_cfg
 from .errors import CommandError, first_sentence
 
 __all__ = ['data_config_of', 'model_arguments', 'read_checkpoint', 'training_settings']
@@ -54,6 +55,7 @@ def model_arguments(
     settings: Mapping[str, Any],
     given: Mapping[str, Any],
     weights: Mapping[str, torch.Tensor],
+    path: Path,
 ) -> Dict[str, Any]:
     """Return the arguments that build the network of a checkpoint.
 
@@ -61,14 +63,24 @@ def model_arguments(
         settings: Settings of timm's training script.
         given: Arguments given on the command line, which come first.
         weights: The weights, which tell the number of classes, and whether they are tasks, if nothing else does.
+        path: The checkpoint, for messages.
+
+    Raises:
+        CommandError: Recorded arguments make no sense.
     """
     recorded = settings.get('model_kwargs')
     arguments = dict(recorded) if isinstance(recorded, Mapping) else {}
     arguments.update({key: settings.get(key) for key in ('num_classes', 'in_chans')}, global_pool=settings.get('gp'))
-    if settings.get('input_size'):
-        arguments['in_chans'] = settings['input_size'][0]
+    input_size = settings.get('input_size')
+    if isinstance(input_size, (list, tuple)) and input_size:  # else data_config_of says what is wrong
+        arguments['in_chans'] = input_size[0]
     arguments.pop('pretrained_backbone', None)  # the checkpoint has the weights that came of it
-    arguments = {key: value for key, value in {**arguments, **given}.items() if value is not None}
+    arguments = {key: value for key, value in arguments.items() if value is not None}
+    try:
+        check_model_args(arguments, str(path))
+    except HubError as error:
+        raise CommandError(str(error).rstrip('.')) from None
+    arguments.update(given)
     if _CLASS_WEIGHT in weights:
         arguments.setdefault('num_classes', len(weights[_CLASS_WEIGHT]))
     elif _TASK_WEIGHT in weights:
@@ -89,6 +101,12 @@ def data_config_of(settings: Mapping[str, Any], model: torch.nn.Module, path: Pa
         CommandError: They make no sense.
     """
     try:
-        return resolve_data_config(dict(settings), model=model)
-    except (AssertionError, TypeError, ValueError) as error:
-        raise CommandError(f'{path}: {first_sentence(error)}') from None
+        data_config = resolve_data_config(dict(settings), model=model)
+        check_pretrained_cfg(data_config, str(path))
+    except HubError as error:
+        raise CommandError(str(error).rstrip('.')) from None
+    except (AssertionError, TypeError, ValueError):
+        names = ('input_size', 'img_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
+        found = ', '.join(f'{name}={settings[name]!r}' for name in names if settings.get(name) is not None)
+        raise CommandError(f'{path} says that images were prepared with {found}, which cannot be') from None
+    return data_config

@@ -101,7 +101,7 @@ def load_model(
 def _load_checkpoint(name: str, path: Path, model_kwargs: Mapping[str, Any]) -> AttentionBranchNet:
     weights, metadata = read_checkpoint(path)
     settings = training_settings(metadata)
-    model: Any = _create_model(name, model_arguments(settings, model_kwargs, weights))
+    model: Any = _create_model(name, model_arguments(settings, model_kwargs, weights, path))
     try:
         check_state_dict(weights, model.state_dict(), name)
     except CheckpointError as error:
@@ -116,7 +116,7 @@ def _create_model(name: str, arguments: Dict[str, Any]) -> AttentionBranchNet:
     try:
         check_address(name)
         model = timm.create_model(name, **arguments)
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
+    except (AssertionError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise CommandError(f'cannot create {name}: {_one_line(error)}') from None
     if not isinstance(model, AttentionBranchNet):
         raise CommandError(f'{name} is not an Attention Branch Network; see timm-abn list')

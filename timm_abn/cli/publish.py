@@ -138,7 +138,7 @@ def write_checkpoint(args: argparse.Namespace, folder: Path) -> None:
     name = args.model or settings.get('model')
     if not name:
         raise CommandError(f'{args.source} does not say what model it is of; name it with --model')
-    model = create_model(name, model_arguments(settings, args.model_kwargs, weights), args.source)
+    model = create_model(name, model_arguments(settings, args.model_kwargs, weights, args.source), args.source)
     facts = facts_of(model)
     try:
         check_state_dict(weights, model.state_dict(), name)
