@@ -21,8 +21,8 @@ from huggingface_hub.utils import tqdm
 
 from timm_abn.attribute_accuracy import attribute_accuracy
 from timm_abn.cli.argument_types import device, positive, whole
+from timm_abn.cli.checkpoint import read_checkpoint
 from timm_abn.cli.errors import CommandError
-from timm_abn.cli.models import read_weights
 from timm_abn.network import AttentionBranchNet
 from timm_abn.staging import check_output_folder, staged_files
 from timm_abn.state_dicts import CheckpointError, check_state_dict
@@ -93,7 +93,7 @@ def load_model(folder: Path, run: Dict[str, Any]) -> torch.nn.Module:
     arguments = {key: value for key, value in run['model_kwargs'].items() if key != 'pretrained_backbone'}
     try:
         model = create_model(run['model'], dict(arguments, num_classes=run['num_classes']))
-        weights = read_weights(run['checkpoint'])
+        weights, _ = read_checkpoint(run['checkpoint'])
         check_state_dict(weights, model.state_dict(), run['model'])
     except (CheckpointError, TrainingError) as error:
         raise TrainingError(f'{folder}: {error}') from error

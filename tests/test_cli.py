@@ -13,7 +13,7 @@ from PIL import Image
 
 import timm_abn
 from timm_abn.cli import main
-from timm_abn.cli.explain import class_namer, find_sources
+from timm_abn.cli.explain import class_namer, find_sources, task_stems
 from timm_abn.cli.list_models import summarize
 from timm_abn.cli.models import abn_names
 from timm_abn.cli.table import format_table
@@ -193,6 +193,63 @@ def test_checkpoint_of_training(photos, capsys):
     assert len({line.split()[-2] for line in lines}) > 1  # zeros would make all classes equal
 
 
+def recorded(**settings):
+    """Write what timm's train.py leaves of a multi-task network in the authors' form, and return the network."""
+    torch.manual_seed(1)
+    model_kwargs = dict(backbone='test_resnet', multi_task=True, attention_map='raw', mechanism='product')
+    model = timm.create_model('abn', num_classes=4, **model_kwargs).eval()
+    args = argparse.Namespace(model='abn', model_kwargs=model_kwargs, num_classes=4, **settings)
+    torch.save(dict(state_dict=model.state_dict(), args=args), 'recorded.pth.tar')
+    return model
+
+
+def probabilities_of(lines):
+    return [float(line.split()[-2]) for line in lines]
+
+
+def test_checkpoint_of_training_says_what_model_it_is_of_and_how_images_were_prepared(photos, capsys):
+    model = recorded(input_size=[3, 48, 48], mean=[0.2, 0.3, 0.4], std=[0.5, 0.6, 0.7], crop_pct=1.0)
+    args = ['explain', 'photo.jpg', '--model', 'abn', '--checkpoint', 'recorded.pth.tar', '--top-k', '4']
+    assert main(args) == 0
+    found = probabilities_of(capsys.readouterr().out.splitlines()[2:])
+    config = dict(input_size=(3, 48, 48), mean=(0.2, 0.3, 0.4), std=(0.5, 0.6, 0.7), crop_pct=1.0)
+    transform = timm.data.create_transform(**config, interpolation=model.pretrained_cfg['interpolation'])
+    expected = model(transform(read_image(Path('photo.jpg'))).unsqueeze(0)).sigmoid()[0].sort(descending=True).values
+    assert found == pytest.approx(expected.tolist(), abs=1e-4)
+    # what the command line says comes first
+    assert main([*args, '--model-kwargs', 'mechanism=residual']) == 0
+    assert probabilities_of(capsys.readouterr().out.splitlines()[2:]) != found
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        (dict(input_size=5), 'says that images were prepared with input_size=5, which cannot be'),
+        (dict(mean=[1, 2]), 'says that images were prepared with mean=[1, 2], which cannot be'),
+        (dict(crop_pct='a'), "crop_pct must be a number from 0.01 to 10, got 'a'"),
+        (dict(input_size=[3, 10**6, 10**6]), 'input_size must be [channels, height, width], none above 8192'),
+        (dict(in_chans='x'), "in_chans must be a whole number from 1 to 1024, got 'x'"),
+        (dict(gp='nonsense'), 'cannot create abn: Invalid pool type: nonsense'),
+    ],
+)
+def test_settings_of_training_that_cannot_be(photos, capsys, settings, message):
+    recorded(**settings)
+    assert main(['explain', 'photo.jpg', '--model', 'abn', '--checkpoint', 'recorded.pth.tar']) == 2
+    assert message in error_of(capsys)
+
+
+def test_number_of_classes_among_the_model_kwargs(checkpoint, photos, capsys):
+    assert explain(checkpoint, 'photo.jpg', '--model-kwargs', 'num_classes=10') == 0
+    assert explain(checkpoint, 'photo.jpg', '--model-kwargs', 'num_classes=3') == 2
+    assert 'instead of (3, 64, 1, 1)' in capsys.readouterr().err
+
+
+def test_files_of_tasks_have_names_of_their_own():
+    assert task_stems(['hat', 'no beard', '笑顔']) == ['hat', 'no_beard', '笑顔']
+    assert task_stems(['a b', 'a-b', 'A_b', 'c', 'c', '?']) == ['a_b.0', 'a_b.1', 'A_b.2', 'c.3', 'c.4', '_']
+    assert len(task_stems(['x' * 1000])[0]) == 40
+
+
 @pytest.mark.parametrize(
     ('args', 'message'),
     [
@@ -220,6 +277,7 @@ def test_checkpoint_of_training(photos, capsys):
             'feature_extractor.conv1.weight has',
         ),
         (['--model', MODEL, '--checkpoint', 'MODEL', '--model-kwargs', 'nonsense=4'], "argument 'nonsense'"),
+        (['--model', MODEL, '--checkpoint', 'MODEL', '--model-kwargs', 'model_name=x'], "'model_name'"),
         (['--model', MODEL, '--checkpoint', 'MODEL', '--device', 'warp'], "--device: cannot compute on 'warp'"),
         (['--model', MODEL, '--checkpoint', 'MODEL', '--batch-size', '0'], '--batch-size: must be a whole number of'),
         (['--model', MODEL, '--checkpoint', 'MODEL', '--top-k', '-1'], '--top-k: must be a whole number of 1'),

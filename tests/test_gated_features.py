@@ -44,6 +44,17 @@ class Bottleneck(nn.Module):
         return torch.cat([self.body(x) + self.other(x), x], dim=1)
 
 
+class ActivationInPlace(nn.Module):
+    """The features are changed in place before they are read again."""
+
+    def __init__(self):
+        super().__init__()
+        self.pointwise = nn.Conv2d(CHANNELS, CHANNELS, 1, bias=False)
+
+    def forward(self, x):
+        return torch.relu_(x) + self.pointwise(x)
+
+
 def layers():
     torch.manual_seed(1)
     return {
@@ -62,6 +73,7 @@ def layers():
         'batch norm and activation': BatchNormAct2d(CHANNELS),
         'activation': nn.ReLU(inplace=True),
         'bottleneck': Bottleneck(),
+        'activation in place': ActivationInPlace(),
         'pool': nn.AdaptiveAvgPool2d(1),
         'shape': nn.Flatten(),
     }

@@ -8,7 +8,9 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from timm.models.resnet import BasicBlock
 from tiny_models import TINY_BACKBONES, tiny_abn, tiny_images
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 
 from timm_abn import AttentionBranchNet, MultiTaskAttentionBranchNet
 from timm_abn.hub import save_hub_folder
@@ -165,12 +167,25 @@ def test_scripts():
         torch.testing.assert_close(torch.jit.script(model)(tiny_images()), model(tiny_images()))
 
 
-@pytest.mark.parametrize('backbone', ['resnet20_cifar', 'test_vit'])
-def test_checkpointing_gives_the_same_gradients(backbone):
+def checkpoint_by_pytorch(model):
+    apply_activation_checkpointing(model, check_fn=lambda module: isinstance(module, BasicBlock))
+
+
+@pytest.mark.parametrize(
+    'backbone, checkpoint',
+    [
+        ('resnet20_cifar', lambda model: model.set_grad_checkpointing()),
+        ('test_vit', lambda model: model.set_grad_checkpointing()),
+        ('test_resnet', lambda model: model.perception_branch.set_grad_checkpointing()),
+        ('test_resnet', checkpoint_by_pytorch),
+    ],
+)
+def test_checkpointing_gives_the_same_gradients(backbone, checkpoint):
     gradients = []
     for checkpointing in (False, True):
         model = multi_task(backbone).double().train()
-        model.set_grad_checkpointing(checkpointing)
+        if checkpointing:
+            checkpoint(model)
         sum(output.square().sum() for output in model(tiny_images(dtype=torch.float64))).backward()
         gradients.append([parameter.grad for parameter in model.parameters()])
     torch.testing.assert_close(*gradients)

@@ -4,6 +4,7 @@ import argparse
 import json
 
 import pytest
+import safetensors.torch
 import timm
 import torch
 from huggingface_hub import ModelCard
@@ -217,3 +218,12 @@ def test_bad_folders(trained, hub, logged_in, tmp_path, monkeypatch, capsys):
     config.write_text(config.read_text().replace('"test_resnet"', '"../etc"'))
     assert 'model_args.backbone must be the name of a timm model' in error_of(capsys, 'tiny')
     assert not hub.requests
+
+
+def test_weights_alone_tell_that_classes_are_tasks(tmp_path, capsys):
+    model = timm.create_model('abn', backbone='test_resnet', num_classes=5, multi_task=True)
+    safetensors.torch.save_file(model.state_dict(), tmp_path / 'tasks.safetensors')
+    options = ['--model', 'abn', '--model-kwargs', 'backbone=test_resnet', '--dry-run', '--out', tmp_path / 'out']
+    assert publish(tmp_path / 'tasks.safetensors', *options) == 0
+    loaded = timm.create_model(f'local-dir:{tmp_path / "out"}', pretrained=True)
+    assert loaded.num_classes == 5 and loaded.config == model.config

@@ -183,9 +183,10 @@ def test_multi_task_model_needs_the_multi_label_task(multi_task_abn):
     [
         (
             torch.zeros(BATCH, 40),
-            r'the model has 5 attributes, but the targets have shape \(6, 40\); expected \(B, 5\)',
+            r'the model has 5 attributes, but the targets have shape \(6, 40\); expected \(6, 5\)',
         ),
-        (torch.zeros(BATCH), r'the targets have shape \(6,\); expected \(B, 5\)'),
+        (torch.zeros(BATCH), r'the targets have shape \(6,\); expected \(6, 5\)'),
+        (torch.zeros(BATCH + 1, CLASSES), r'the targets have shape \(7, 5\); expected \(6, 5\)'),
         (torch.full((BATCH, CLASSES), -1.0), 'targets must be 0 or 1, .* got -1'),
         (torch.full((BATCH, CLASSES), float('nan')), 'targets must be 0 or 1, .* got nan'),
     ],
@@ -243,6 +244,12 @@ def test_an_abn_can_be_the_teacher(abn, plain):
 def test_scripted_abn_is_refused(abn):
     with pytest.raises(TrainingError, match='--torchscript cannot train'):
         timm.task.ClassificationTask(torch.jit.script(abn), nn.CrossEntropyLoss())
+
+
+@pytest.mark.filterwarnings('ignore:.*torch.jit.script.*')
+def test_scripted_multi_task_abn_is_refused(multi_task_abn):
+    with pytest.raises(TrainingError, match='--torchscript cannot train'):
+        timm.task.MultiLabelClassificationTask(torch.jit.script(multi_task_abn))
 
 
 def test_moving_average_and_checkpoint_have_the_names_of_the_model(abn):

@@ -69,7 +69,8 @@ class GatedFeatures(torch.Tensor):
         with torch._C.DisableTorchFunctionSubclass():
             if func in _DESCRIPTIONS:
                 return func(*args, **kwargs)
-            if func in _DEFERRED and isinstance(args[0], GatedFeatures):
+            # once computed it is a tensor like others, which operations in place may have changed
+            if func in _DEFERRED and isinstance(args[0], GatedFeatures) and args[0]._gated is None:
                 result = _DEFERRED[func](*args, **kwargs)
                 if result is not None:
                     return result

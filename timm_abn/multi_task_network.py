@@ -31,7 +31,8 @@ class MultiTaskAttentionBranchNet(AttentionBranchNet):
     multi-label training, losses and metrics apply unchanged.
 
     ``forward_features``, and what ``forward_intermediates`` returns of stages after the cut, have a leading dimension
-    B * T, the T results of an image in succession. With ``num_classes=0`` pooled features have shape (B, T, C).
+    B * T, the T results of an image in succession. With ``num_classes=0`` pooled features have shape (B, T, C), and
+    ``attention_classes`` says how many tasks there are.
     Attention maps, those of ``explain()`` and those given as ``attention``, have shape (B, T, h, w).
     """
 
@@ -128,10 +129,17 @@ class MultiTaskAttentionBranchNet(AttentionBranchNet):
     ) -> torch.Tensor:
         """Return gated features that share ``convolved``, or plain ones where their kind must not matter."""
         recorded = torch.compiler.is_compiling() or torch.jit.is_tracing() or type(features) is not torch.Tensor
-        # checkpointing counts on the same operations when it runs the forward pass again
-        if recorded or self.attention_branch.grad_checkpointing or self.layout.layout != 'NCHW':
+        if recorded or self.layout.layout != 'NCHW' or (torch.is_grad_enabled() and self._is_checkpointed()):
             return self._gate(features, attention_map)
         return GatedFeatures.create(features, self.mechanism.factor(attention_map), convolved)
+
+    @torch.jit.unused
+    def _is_checkpointed(self) -> bool:
+        """Return whether parts of the forward pass will run again, with the same operations, for the gradients."""
+        return any(
+            getattr(module, 'grad_checkpointing', False) or hasattr(module, 'checkpoint_fn')  # timm's, PyTorch's
+            for module in self.perception_branch.modules()
+        )
 
     def _answers(self, outputs: torch.Tensor, start: int, count: int) -> torch.Tensor:
         """Return what ``count`` tasks from task ``start`` on say, shape (B, count).

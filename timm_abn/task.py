@@ -134,25 +134,26 @@ def _multi_label_forward(
 ) -> Dict[str, torch.Tensor]:
     model = unwrap_model(self.get_trainable_module())
     if isinstance(model, AttentionBranchNet):
-        _check_targets(target, model.num_classes)
+        _check_targets(target, len(input), model.num_classes)
     return timm_forward(self, input, target)
 
 
-def _check_targets(target: torch.Tensor, num_classes: int) -> None:
+def _check_targets(target: torch.Tensor, batch_size: int, num_classes: int) -> None:
     """Refuse targets that are not one number in [0, 1] for each attribute.
 
     Args:
         target: What is true, shape (B, T).
+        batch_size: Number of images (B).
         num_classes: Number of attributes of the model (T).
 
     Raises:
         TrainingError: The shape is another, or a value is not in [0, 1]; values are looked at on the CPU only, where it
             does not hold up the device.
     """
-    if target.ndim != 2 or target.shape[1] != num_classes:
+    if target.shape != (batch_size, num_classes):
         raise TrainingError(
-            f'the model has {num_classes} attributes, but the targets have shape {tuple(target.shape)}; expected (B, '
-            f'{num_classes}).'
+            f'the model has {num_classes} attributes, but the targets have shape {tuple(target.shape)}; expected '
+            f'({batch_size}, {num_classes}).'
         )
     if target.device.type == 'cpu' and not ((target >= 0) & (target <= 1)).all():
         strange = target[~((target >= 0) & (target <= 1))][0].item()
@@ -259,7 +260,8 @@ def _is_abn(model: Optional[nn.Module]) -> bool:
 
 
 def _is_scripted_abn(model: nn.Module) -> bool:
-    return isinstance(model, torch.jit.ScriptModule) and model.original_name == AttentionBranchNet.__name__
+    names = (AttentionBranchNet.__name__, MultiTaskAttentionBranchNet.__name__)
+    return isinstance(model, torch.jit.ScriptModule) and model.original_name in names
 
 
 def _check_weight(weight: float) -> None:

@@ -9,6 +9,9 @@ the photo; that of folder/dogs/1.jpg to OUT/dogs/1.overlay.png; a second file of
 
 A multi-task network has a map for each task: those of the most probable tasks are drawn, to OUT/photo.TASK.overlay.png.
 
+A checkpoint of timm-abn-train says itself which arguments its model had, and how images were prepared. Of bare weights
+--model-kwargs says what was not the default in training, such as mechanism=product attention_map=raw.
+
 The model sees its own preprocessing of an image, which for most models cuts off the edges. What it did not see is left
 as it is in the overlay, and 0 in the map. Colours show each map from its least value (dark) to its greatest (bright);
 --map npy gives the values themselves.
@@ -22,6 +25,7 @@ import dataclasses
 import itertools
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence, Tuple
 
@@ -38,10 +42,10 @@ from ..network import AttentionBranchNet
 from ..staging import staged_files
 from .argument_types import device, positive
 from .errors import CommandError
-from .models import add_model_arguments, load_model
+from .models import add_model_arguments, given_model_kwargs, load_model
 from .table import format_table
 
-__all__ = ['add_arguments', 'run', 'class_namer', 'find_sources']
+__all__ = ['add_arguments', 'run', 'class_namer', 'find_sources', 'task_stems']
 
 OUTPUT_ENDINGS = ('.overlay.png', '.map.png')  # not to be explained when the output lies among the images
 
@@ -110,12 +114,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     sources = find_sources(args.images)
-    model = load_model(args.model, args.checkpoint, args.num_classes, args.device, **args.model_kwargs)
+    model = load_model(args.model, args.checkpoint, given_model_kwargs(args), args.device)
     try:
         preprocessing = Preprocessing(model)
     except ValueError as error:
         raise CommandError(str(error)) from None
     class_name = class_namer(model)
+    stems = task_stems([class_name(index) for index in range(model.num_classes)])
     rows: List[Tuple[str, ...]] = []
     problems: List[Tuple[Source, str]] = []
     for batch in prepared_batches(sources, preprocessing, args.batch_size, problems):
@@ -126,7 +131,7 @@ def run(args: argparse.Namespace) -> int:
         probabilities, indices = (values.tolist() for values in explanation.top_k(args.top_k))
         for index, prepared in enumerate(batch):
             maps, names = explanation.attention_map[index : index + 1].cpu(), list(map(class_name, indices[index]))
-            paths = write_outputs(prepared, maps, dict(zip(indices[index], names)), args)
+            paths = write_outputs(prepared, maps, {task: stems[task] for task in indices[index]}, args)
             rows += _table_rows(str(prepared.source.path), names, probabilities[index], paths)
     if rows:
         print(format_table(('image', 'class', 'probability', 'overlay'), rows, right=('probability',)))
@@ -203,7 +208,7 @@ def prepared_batches(
 def write_outputs(
     prepared: Prepared,
     attention_maps: torch.Tensor,
-    classes: Dict[int, str],
+    tasks: Dict[int, str],
     args: argparse.Namespace,
 ) -> List[Path]:
     """Write the overlay, and the map if asked for, and return the path of the overlay; several of a multi-task network.
@@ -211,16 +216,13 @@ def write_outputs(
     Args:
         prepared: The image.
         attention_maps: Shape (1, 1, h, w), or (1, T, h, w) of a network with a map a task.
-        classes: Indices and names of the classes shown, of which the map of a multi-task network is drawn.
+        tasks: Indices of the tasks whose maps are drawn of a multi-task network, and what their files are called.
         args: Arguments of the command.
     """
     name = prepared.source.name
     maps = {name.name: attention_maps}
     if attention_maps.shape[1] > 1:
-        maps = {
-            f'{name.name}.{re.sub(r"[^A-Za-z0-9]+", "_", task)}': attention_maps[:, index : index + 1]
-            for index, task in classes.items()
-        }
+        maps = {f'{name.name}.{stem}': attention_maps[:, index : index + 1] for index, stem in tasks.items()}
     with staged_files(args.out / name.parent) as staging:
         for stem, attention_map in maps.items():
             write_map(staging / stem, prepared, attention_map, args)
@@ -266,6 +268,18 @@ def class_namer(model: AttentionBranchNet) -> Callable[[int], str]:
     return lambda index: f'class {index}'
 
 
+def task_stems(names: Sequence[str]) -> List[str]:
+    """Return what to call the files of each task: its name, and its index if others would be called the same.
+
+    Args:
+        names: Names of all tasks.
+    """
+    stems = [re.sub(r'\W+', '_', name)[:_LONGEST_STEM] for name in names]
+    counts = Counter(stem.casefold() for stem in stems)  # some file systems do not tell a from A
+    return [stem if counts[stem.casefold()] == 1 else f'{stem}.{index}' for index, stem in enumerate(stems)]
+
+
+_LONGEST_STEM = 40  # characters; names of files end at 255 bytes
 _MOST_PIXELS = 100_000_000  # of the originals of a batch: 300 MB
 
 

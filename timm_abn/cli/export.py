@@ -31,7 +31,7 @@ from ..export import (
 from ..network import AttentionBranchNet
 from ..staging import staged_files
 from .errors import CommandError
-from .models import add_model_arguments, load_model
+from .models import add_model_arguments, given_model_kwargs, load_model
 
 __all__ = ['add_arguments', 'run']
 
@@ -57,9 +57,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         if args.format == 'onnx':
             check_onnx_packages()
-        model = load_model(
-            args.model, args.checkpoint, args.num_classes, device=torch.device('cpu'), **args.model_kwargs
-        )
+        model = load_model(args.model, args.checkpoint, given_model_kwargs(args), torch.device('cpu'))
         exported, difference = export(model, args)
     except ExportError as error:
         raise CommandError(f'cannot export {args.model}: {error}') from None

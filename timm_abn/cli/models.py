@@ -3,20 +3,20 @@
 import argparse
 import difflib
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Mapping, Optional
 
 import timm
 import torch
-from timm.models import load_state_dict
 from timm.utils import ParseKwargs
 
 from ..checkpoints import CheckpointError, check_state_dict
 from ..network import AttentionBranchNet
 from ..pretrained import check_address
 from .argument_types import positive
-from .errors import CommandError, first_sentence
+from .checkpoint import data_config_of, model_arguments, read_checkpoint, training_settings
+from .errors import CommandError
 
-__all__ = ['abn_names', 'add_model_arguments', 'add_model_kwargs', 'load_model', 'read_weights']
+__all__ = ['abn_names', 'add_model_arguments', 'add_model_kwargs', 'given_model_kwargs', 'load_model']
 
 
 def abn_names(pattern: str = '') -> List[str]:
@@ -43,6 +43,15 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_kwargs(parser)
 
 
+def given_model_kwargs(args: argparse.Namespace) -> Dict[str, Any]:
+    """Return the arguments of the model that a command line gives.
+
+    Args:
+        args: Parsed by a parser with ``add_model_arguments``.
+    """
+    return dict(args.model_kwargs, **({} if args.num_classes is None else dict(num_classes=args.num_classes)))
+
+
 def add_model_kwargs(parser: argparse.ArgumentParser) -> None:
     """Declare the argument for whatever else a model takes."""
     parser.add_argument(
@@ -57,53 +66,55 @@ def add_model_kwargs(parser: argparse.ArgumentParser) -> None:
 
 def load_model(
     name: str,
-    checkpoint: Optional[Path] = None,
-    num_classes: Optional[int] = None,
+    checkpoint: Optional[Path],
+    model_kwargs: Mapping[str, Any],
     device: Optional[torch.device] = None,
-    **kwargs: Any,
 ) -> AttentionBranchNet:
     """Create a model with trained weights, in evaluation mode.
 
+    A checkpoint of timm's training script says itself which arguments the model had, and how images were prepared.
+
     Args:
         name: Name of an ABN, with or without a tag, or a 'hf-hub:' or 'local-dir:' address.
-        checkpoint: File of weights (.safetensors, or what ``torch.save`` writes); by default the pretrained ones.
-        num_classes: Number of classes; by default that of the weights.
+        checkpoint: File of weights (.safetensors, or what ``torch.save`` writes); None for the pretrained ones.
+        model_kwargs: Arguments of ``timm.create_model``, which come before those of the checkpoint.
         device: Where to put it.
-        **kwargs: Other arguments of ``timm.create_model``.
 
     Raises:
         CommandError: There is no such model, or there are no weights that fit.
     """
     if ':' not in name:
         _check_name(name)
-    state_dict = None
     if checkpoint is not None:
-        state_dict = read_weights(checkpoint)
-        if _CLASS_WEIGHT in state_dict:
-            num_classes = num_classes or len(state_dict[_CLASS_WEIGHT])
-        elif _TASK_WEIGHT in state_dict:
-            num_classes = num_classes or len(state_dict[_TASK_WEIGHT])
-            kwargs = dict(dict(multi_task=True), **kwargs)
-    elif ':' not in name:
-        _check_has_weights(name, num_classes)
+        return _load_checkpoint(name, checkpoint, model_kwargs).to(device).eval()
+    if ':' not in name:
+        _check_has_weights(name, model_kwargs.get('num_classes'))
+    return _create_model(name, dict(model_kwargs, pretrained=True)).to(device).eval()
+
+
+def _load_checkpoint(name: str, path: Path, model_kwargs: Mapping[str, Any]) -> AttentionBranchNet:
+    weights, metadata = read_checkpoint(path)
+    settings = training_settings(metadata)
+    model: Any = _create_model(name, model_arguments(settings, model_kwargs, weights, path))
+    try:
+        check_state_dict(weights, model.state_dict(), name)
+    except CheckpointError as error:
+        raise CommandError(f'{path}: {_one_line(error)}') from None
+    model.load_state_dict(weights)
+    if settings:
+        model.pretrained_cfg = dict(model.pretrained_cfg, **data_config_of(settings, model, path))
+    return model
+
+
+def _create_model(name: str, arguments: Dict[str, Any]) -> AttentionBranchNet:
     try:
         check_address(name)
-        model = timm.create_model(name, pretrained=state_dict is None, num_classes=num_classes, **kwargs)
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        model = timm.create_model(name, **arguments)
+    except (AssertionError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise CommandError(f'cannot create {name}: {_one_line(error)}') from None
     if not isinstance(model, AttentionBranchNet):
         raise CommandError(f'{name} is not an Attention Branch Network; see timm-abn list')
-    if state_dict is not None:
-        try:
-            check_state_dict(state_dict, model.state_dict(), name)
-        except CheckpointError as error:
-            raise CommandError(f'{checkpoint}: {_one_line(error)}') from None
-        model.load_state_dict(state_dict)
-    return model.to(device).eval()
-
-
-_CLASS_WEIGHT = 'attention_branch.class_norm.weight'  # one per class
-_TASK_WEIGHT = 'attention_branch.map_conv.weight'  # a row per task, of networks that have no weight of classes
+    return model
 
 
 def _check_name(name: str) -> None:
@@ -137,28 +148,6 @@ def _check_has_weights(name: str, num_classes: Optional[int]) -> None:
             f'the weights of {name} are for {cfg.num_classes} classes, not {num_classes}: leave out --num-classes, or '
             f'pass weights of your own with --checkpoint FILE'
         )
-
-
-def read_weights(path: Path) -> Dict[str, torch.Tensor]:
-    """Return the weights in a checkpoint, without running code from it.
-
-    Args:
-        path: The file.
-
-    Raises:
-        CommandError: It is not there, damaged, or holds other things than tensors.
-    """
-    if not path.is_file():
-        raise CommandError(f'there is no checkpoint {path}')
-    try:
-        state_dict = load_state_dict(str(path), weights_only=True)
-        strangers = [key for key, value in state_dict.items() if not isinstance(value, torch.Tensor)]
-    except Exception as error:  # on damaged files torch.load raises errors of a dozen types
-        raise CommandError(f'{path} is no checkpoint, or damaged: {first_sentence(error)}') from None
-    if strangers or not state_dict:
-        found = ', '.join(map(str, strangers[:3])) or 'nothing'
-        raise CommandError(f'{path} is no checkpoint of a model: it holds {found}')
-    return state_dict
 
 
 def _one_line(error: Exception) -> str:

@@ -17,12 +17,10 @@ Publishing needs a token: log in with hf auth login, or set HF_TOKEN.
 import argparse
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, List, Mapping, Optional, Tuple
 
 import timm
 import torch
-from timm.data import resolve_data_config
-from timm.utils import load_checkpoint_metadata
 
 from ..cam_models import ClassActivationMapping
 from ..hub import check_repository_name, copy_hub_folder, publish_folder, save_hub_folder
@@ -33,9 +31,10 @@ from ..network import AttentionBranchNet
 from ..pretrained import build_without_memory
 from ..results import MEASURED_RESULTS
 from ..staging import check_new_folder
-from ..state_dicts import check_state_dict
+from ..state_dicts import CheckpointError, check_state_dict
+from .checkpoint import data_config_of, model_arguments, read_checkpoint, training_settings
 from .errors import CommandError, first_sentence
-from .models import add_model_kwargs, read_weights
+from .models import add_model_kwargs
 
 __all__ = ['add_arguments', 'run']
 
@@ -139,13 +138,13 @@ def write_checkpoint(args: argparse.Namespace, folder: Path) -> None:
     name = args.model or settings.get('model')
     if not name:
         raise CommandError(f'{args.source} does not say what model it is of; name it with --model')
-    model = create_model(name, model_arguments(settings, args.model_kwargs, weights), args.source)
+    model = create_model(name, model_arguments(settings, args.model_kwargs, weights, args.source), args.source)
     facts = facts_of(model)
     try:
         check_state_dict(weights, model.state_dict(), name)
-        data_config = resolve_data_config(settings, model=model) if settings else None
-    except (AssertionError, TypeError, ValueError) as error:
+    except CheckpointError as error:
         raise CommandError(f'{args.source}: {first_sentence(error)}') from None
+    data_config = data_config_of(settings, model, args.source) if settings else None
     # safetensors holds contiguous tensors only, and --channels-last makes others
     model.load_state_dict({key: tensor.contiguous() for key, tensor in weights.items()}, assign=True)
     shipped = is_shipped(name, weights)
@@ -165,56 +164,6 @@ def write_checkpoint(args: argparse.Namespace, folder: Path) -> None:
         results=result_table(name, reported=False) if shipped else '',
     )
     save_hub_folder(model, folder, card, data_config, cfg)
-
-
-def read_checkpoint(path: Path) -> Tuple[Dict[str, torch.Tensor], Mapping[str, Any]]:
-    """Return the weights of a checkpoint and what lies beside them, without running code from it.
-
-    Args:
-        path: The file.
-
-    Raises:
-        CommandError: It is damaged, or holds other things than tensors and plain values.
-    """
-    weights = read_weights(path)
-    try:
-        metadata = {} if path.suffix == '.safetensors' else load_checkpoint_metadata(str(path))
-    except Exception as error:  # on damaged files torch raises errors of a dozen types
-        raise CommandError(f'{path} is no checkpoint, or damaged: {first_sentence(error)}') from None
-    return weights, metadata
-
-
-def training_settings(metadata: Mapping[str, Any]) -> Dict[str, Any]:
-    """Return the settings of timm's training script that are recorded in a checkpoint; none if there are none.
-
-    Args:
-        metadata: What lies beside the weights.
-    """
-    settings = metadata.get('args')
-    return vars(settings) if isinstance(settings, argparse.Namespace) else {}
-
-
-def model_arguments(
-    settings: Mapping[str, Any],
-    given: Mapping[str, Any],
-    weights: Mapping[str, torch.Tensor],
-) -> Dict[str, Any]:
-    """Return the arguments that build the network of a checkpoint.
-
-    Args:
-        settings: Settings of timm's training script.
-        given: Arguments given on the command line, which come first.
-        weights: The weights, which tell the number of classes if nothing else does.
-    """
-    recorded = settings.get('model_kwargs')
-    arguments = dict(recorded) if isinstance(recorded, Mapping) else {}
-    arguments.update({key: settings.get(key) for key in ('num_classes', 'in_chans')}, global_pool=settings.get('gp'))
-    if settings.get('input_size'):
-        arguments['in_chans'] = settings['input_size'][0]
-    if 'attention_branch.class_norm.weight' in weights and not arguments['num_classes']:
-        arguments['num_classes'] = len(weights['attention_branch.class_norm.weight'])
-    arguments.pop('pretrained_backbone', None)  # the checkpoint has the weights that came of it
-    return {key: value for key, value in {**arguments, **given}.items() if value is not None}
 
 
 def create_model(name: Any, arguments: Mapping[str, Any], path: Path) -> Any:

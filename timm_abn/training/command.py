@@ -18,6 +18,7 @@ from timm.utils import ParseKwargs
 
 from ..task import TrainingError, extend_timm_tasks
 from .atomic_saver import make_saver_atomic
+from .celeba import BrokenImageError
 from .datasets import extend_timm_datasets
 from .loader import extend_timm_loader
 from .models import check_model
@@ -83,7 +84,7 @@ def main(name: str, arguments: Sequence[str]) -> int:
             extend_timm_transforms()
             run_script(scripts, name, for_timm)
     except TrainingError as error:
-        if is_first:
+        if is_first or isinstance(error, BrokenImageError):  # which one process alone meets
             print(f'{_command(name)}: error: {error}', file=sys.stderr)
         return 2
     return 0
