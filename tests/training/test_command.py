@@ -438,6 +438,14 @@ def test_weights_of_a_file_are_enough(launch, tmp_path, script, arguments):
     assert launch(script, '--model', 'abn_resnet50', *arguments, scripts=tmp_path) == 0
 
 
+@pytest.mark.parametrize('kind, lines', [('TrainingError', 0), ('BrokenImageError', 1)])
+def test_only_what_one_process_meets_is_said_by_any(launch, capfd, monkeypatch, tmp_path, kind, lines):
+    (tmp_path / 'train.py').write_text(f'from timm_abn.training.celeba import {kind}\nraise {kind}("5.jpg is broken")')
+    monkeypatch.setenv('RANK', '1')
+    assert launch('train.py', '--model', 'test_resnet', scripts=tmp_path) == 2
+    assert capfd.readouterr().err.splitlines() == ['timm-abn-train: error: 5.jpg is broken'] * lines
+
+
 def test_script_that_timm_has_not(launch, capfd):
     assert launch('evaluate.py') == 2
     assert capfd.readouterr().err.splitlines()[-1].startswith('run.py evaluate: error: there is no evaluate.py in ')
