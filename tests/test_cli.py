@@ -278,6 +278,8 @@ def test_files_of_tasks_have_names_of_their_own():
         ),
         (['--model', MODEL, '--checkpoint', 'MODEL', '--model-kwargs', 'nonsense=4'], "argument 'nonsense'"),
         (['--model', MODEL, '--checkpoint', 'MODEL', '--model-kwargs', 'model_name=x'], "'model_name'"),
+        (['--model', MODEL, '--model-kwargs', 'in_chans'], "--model-kwargs: must be KEY=VALUE, got 'in_chans'"),
+        (['--model', MODEL, '--model-kwargs', '=3'], "--model-kwargs: must be KEY=VALUE, got '=3'"),
         (['--model', MODEL, '--checkpoint', 'MODEL', '--device', 'warp'], "--device: cannot compute on 'warp'"),
         (['--model', MODEL, '--checkpoint', 'MODEL', '--batch-size', '0'], '--batch-size: must be a whole number of'),
         (['--model', MODEL, '--checkpoint', 'MODEL', '--top-k', '-1'], '--top-k: must be a whole number of 1'),

@@ -2,10 +2,30 @@
 
 import argparse
 import math
+import re
+from typing import Any, Optional
 
 import torch
+from timm.utils import ParseKwargs
 
-__all__ = ['device', 'positive', 'positive_number', 'whole', 'zero_or_more']
+__all__ = ['KeyValues', 'device', 'positive', 'positive_number', 'whole', 'zero_or_more']
+
+
+class KeyValues(ParseKwargs):
+    """timm's action for KEY=VALUE arguments, which says what is wrong with others."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: Optional[str] = None,
+    ) -> None:
+        """Store the arguments as a dictionary."""
+        for value in values:
+            if value and not re.match('[^=]+=', value):
+                raise argparse.ArgumentError(self, f'must be KEY=VALUE, got {value!r}')
+        super().__call__(parser, namespace, values, option_string)
 
 
 def positive(text: str) -> int:

@@ -7,12 +7,11 @@ from typing import Any, Dict, List, Mapping, Optional
 
 import timm
 import torch
-from timm.utils import ParseKwargs
 
 from ..checkpoints import CheckpointError, check_state_dict
 from ..network import AttentionBranchNet
 from ..pretrained import check_address
-from .argument_types import positive
+from .argument_types import KeyValues, positive
 from .checkpoint import data_config_of, model_arguments, read_checkpoint, training_settings
 from .errors import CommandError
 
@@ -58,7 +57,7 @@ def add_model_kwargs(parser: argparse.ArgumentParser) -> None:
         '--model-kwargs',
         nargs='*',
         default={},
-        action=ParseKwargs,
+        action=KeyValues,
         metavar='KEY=VALUE',
         help='other arguments of the model, as in timm: backbone=convnext_tiny in_chans=1',
     )
