@@ -30,7 +30,7 @@ from timm_abn.task import TrainingError
 from timm_abn.training.celeba import CelebA
 from timm_abn.training.models import create_model
 
-CHECKPOINTS = ('last.pth.tar', 'model.safetensors')
+CHECKPOINT = 'last.pth.tar'
 
 
 def main() -> int:
@@ -71,12 +71,9 @@ def check_output(path: Path) -> None:
 
 def read_run(folder: Path) -> Dict[str, Any]:
     """Return what a run was started with, and the path of its weights as 'checkpoint'."""
-    path = folder / 'args.yaml'
-    checkpoints = [folder / name for name in CHECKPOINTS if (folder / name).is_file()]
-    if not path.is_file() or not checkpoints:
-        raise TrainingError(
-            f"{folder} must hold args.yaml and {' or '.join(CHECKPOINTS)}, as timm's train.py writes them."
-        )
+    path, checkpoint = folder / 'args.yaml', folder / CHECKPOINT
+    if not path.is_file() or not checkpoint.is_file():
+        raise TrainingError(f"{folder} must hold args.yaml and {CHECKPOINT}, as timm's train.py writes them.")
     try:
         run = yaml.safe_load(path.read_text(encoding='utf-8'))
     except (UnicodeDecodeError, yaml.YAMLError) as error:
@@ -85,7 +82,7 @@ def read_run(folder: Path) -> Dict[str, Any]:
     for key, kind in dict(model=str, num_classes=int, model_kwargs=dict).items():
         if not isinstance(run.get(key), kind):
             raise TrainingError(f"{path} does not say {key} as timm's train.py does, got {run.get(key)!r}.")
-    return dict(run, checkpoint=checkpoints[0])
+    return dict(run, checkpoint=checkpoint)
 
 
 def load_model(folder: Path, run: Dict[str, Any]) -> torch.nn.Module:

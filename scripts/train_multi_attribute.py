@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import numpy as np
-import safetensors.torch
 import timm
 import torch
 import yaml
@@ -82,8 +81,12 @@ def main() -> int:
     with staged_files(out) as folder:
         (folder / 'args.yaml').write_text(yaml.safe_dump(setup))
         (folder / 'metrics.json').write_text(json.dumps(metrics, indent=2) + '\n')
-        weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-        safetensors.torch.save_file(weights, folder / 'model.safetensors')
+        # as timm's train.py leaves them, so that timm-abn explain knows what the model is, and what its images are like
+        settings = argparse.Namespace(**setup)
+        torch.save(
+            dict(arch=setup['model'], state_dict=model.state_dict(), args=settings, epoch=args.epochs - 1),
+            folder / 'last.pth.tar',
+        )
         if args.model == 'abn':
             picture(test, maps['attention maps'], attributes).save(folder / 'maps.png')
     return 0

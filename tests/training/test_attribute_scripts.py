@@ -10,12 +10,12 @@ import sys
 
 import numpy as np
 import pytest
-import safetensors.torch
 import timm
 import torch
 import yaml
 from PIL import Image
 
+from timm_abn.cli.checkpoint import read_checkpoint, training_settings
 from timm_abn.training.celeba import CelebA
 
 from .test_celeba import ATTRIBUTES, celeba  # noqa: F401  a fixture
@@ -207,7 +207,9 @@ def test_training_on_scenes(make, run, tmp_path, model):
     assert all(0 <= metrics[name] <= 100 for name in ('accuracy', 'map', *pointing))
     setup = yaml.safe_load((folder / 'args.yaml').read_text())
     trained = timm.create_model(setup['model'], num_classes=setup['num_classes'], **setup['model_kwargs'])
-    trained.load_state_dict(safetensors.torch.load_file(folder / 'model.safetensors'))
+    weights, metadata = read_checkpoint(folder / 'last.pth.tar')
+    trained.load_state_dict(weights)
+    assert training_settings(metadata) == setup
     assert (folder / 'maps.png').is_file() == (model == 'abn')
 
 
@@ -267,7 +269,7 @@ def test_winners_by_hand():
     [
         (
             lambda runs: (runs[0] / 'last.pth.tar').unlink(),
-            'abn must hold args.yaml and last.pth.tar or model.safetens',
+            'abn must hold args.yaml and last.pth.tar, as',
         ),
         (
             lambda runs: (runs[1] / 'args.yaml').write_text('model: test_resnet\nnum_classes: 40\n'),
@@ -282,8 +284,8 @@ def test_winners_by_hand():
             'baseline: the checkpoint is not one of test_resnet: keys ',
         ),
         (
-            lambda runs: (runs[1] / 'last.pth.tar').rename(runs[1] / 'model.safetensors'),
-            'model.safetensors is no checkpoint, or damaged: ',
+            lambda runs: (runs[1] / 'last.pth.tar').write_bytes(b'PK'),
+            'last.pth.tar is no checkpoint, or damaged: ',
         ),
         (lambda runs: (runs[1] / 'args.yaml').write_text('words'), 'args.yaml does not say model as'),
         (
