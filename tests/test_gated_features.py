@@ -110,6 +110,15 @@ def test_convolution_runs_once_for_all_chunks():
     torch.testing.assert_close(torch.stack(chunks, dim=1), expected)
 
 
+def test_looking_at_a_property_keeps_the_convolution_shared():
+    features, factors = features_and_factors()
+    layer, convolved = nn.Conv2d(CHANNELS, 4, 1, bias=False).double(), {}
+    gated = GatedFeatures.create(features.requires_grad_(), factors, convolved)
+    assert gated.requires_grad and gated.grad_fn is not None and gated.shape[0] == BATCH * TASKS
+    layer(gated)
+    assert len(convolved) == 1
+
+
 def test_weights_made_for_one_call_are_not_remembered():
     features, factors = features_and_factors()
     convolved = {}

@@ -42,6 +42,7 @@ class GatedFeatures(torch.Tensor):
     _factors: torch.Tensor
     _convolved: Dict[str, torch.Tensor]
     _gated: Optional[torch.Tensor]
+    _may_differ: bool  # an operation was given the computed tensor, and may have changed it in place
 
     @staticmethod
     def create(features: torch.Tensor, factors: torch.Tensor, convolved: Dict[str, torch.Tensor]) -> 'GatedFeatures':
@@ -54,7 +55,8 @@ class GatedFeatures(torch.Tensor):
         """
         shape = (features.shape[0] * factors.shape[1], *features.shape[1:])
         gated = features.detach().new_empty(1).expand(shape).as_subclass(GatedFeatures)
-        gated._features, gated._factors, gated._convolved, gated._gated = features, factors, convolved, None
+        gated._features, gated._factors, gated._convolved = features, factors, convolved
+        gated._gated, gated._may_differ = None, False
         return gated
 
     @classmethod
@@ -69,16 +71,17 @@ class GatedFeatures(torch.Tensor):
         with torch._C.DisableTorchFunctionSubclass():
             if func in _DESCRIPTIONS:
                 return func(*args, **kwargs)
-            # once computed it is a tensor like others, which operations in place may have changed
-            if func in _DEFERRED and isinstance(args[0], GatedFeatures) and args[0]._gated is None:
+            if func in _DEFERRED and isinstance(args[0], GatedFeatures) and not args[0]._may_differ:
                 result = _DEFERRED[func](*args, **kwargs)
                 if result is not None:
                     return result
-            return func(*_compute(args), **_compute(kwargs))
+            reads = getattr(func, '__name__', '') == '__get__'  # of a property, such as requires_grad
+            return func(*_compute(args, reads), **_compute(kwargs, reads))
 
-    def _compute(self) -> torch.Tensor:
+    def _compute(self, only_reads: bool) -> torch.Tensor:
         if self._gated is None:
             self._gated = gate_each(self._features, self._factors)
+        self._may_differ = self._may_differ or not only_reads
         return self._gated
 
     def _conv2d(
@@ -135,12 +138,12 @@ _DESCRIPTIONS = {
 }
 
 
-def _compute(value: Any) -> Any:
+def _compute(value: Any, only_reads: bool) -> Any:
     """Return arguments of a function with plain tensors in the place of gated features."""
     if isinstance(value, GatedFeatures):
-        return value._compute()
+        return value._compute(only_reads)
     if isinstance(value, (tuple, list)):
-        return type(value)(_compute(entry) for entry in value)
+        return type(value)(_compute(entry, only_reads) for entry in value)
     if isinstance(value, dict):
-        return {key: _compute(entry) for key, entry in value.items()}
+        return {key: _compute(entry, only_reads) for key, entry in value.items()}
     return value
