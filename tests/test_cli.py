@@ -333,6 +333,14 @@ def test_class_names():
     assert namer('abn', backbone='test_resnet', num_classes=3)(2) == 'class 2'
 
 
+def test_names_of_imagenet_are_read_once(monkeypatch):
+    reads = []
+    info = timm.data.ImageNetInfo
+    monkeypatch.setattr('timm_abn.cli.explain.ImageNetInfo', lambda subset: reads.append(subset) or info(subset))
+    class_name = class_namer(timm.create_model('abn', backbone='test_resnet', num_classes=1000))
+    assert len({class_name(index) for index in range(1000)}) > 900 and len(reads) == 1
+
+
 def test_list(capsys):
     assert main(['list', 'abn_resnet[23]?_cifar']) == 0
     captured = capsys.readouterr()

@@ -75,8 +75,7 @@ class GatedFeatures(torch.Tensor):
                 result = _DEFERRED[func](*args, **kwargs)
                 if result is not None:
                     return result
-            reads = getattr(func, '__name__', '') == '__get__'  # of a property, such as requires_grad
-            return func(*_compute(args, reads), **_compute(kwargs, reads))
+            return func(*_compute(args, func in _READS), **_compute(kwargs, func in _READS))
 
     def _compute(self, only_reads: bool) -> torch.Tensor:
         if self._gated is None:
@@ -136,6 +135,9 @@ _DESCRIPTIONS = {
     torch.Tensor.is_floating_point,
     *(getattr(torch.Tensor, name).__get__ for name in ('shape', 'ndim', 'dtype', 'device', 'layout', 'is_cuda')),
 }
+
+# what hooks and trackers of modules ask of the computed tensor, and cannot change it by
+_READS = {getattr(torch.Tensor, name).__get__ for name in ('requires_grad', 'grad_fn', 'is_leaf')}
 
 
 def _compute(value: Any, only_reads: bool) -> Any:

@@ -108,15 +108,18 @@ class MultiTaskAttentionBranchNet(AttentionBranchNet):
             attention_map: Shape (B, T, h, w).
         """
         num_tasks = self._num_maps()
+        shares_convolutions = False
+        if not torch.jit.is_scripting():
+            shares_convolutions = self._shares_convolutions(features)
         convolved: Dict[str, torch.Tensor] = {}
         answers: List[torch.Tensor] = []
         for start in range(0, num_tasks, self.task_chunk_size):
             count = min(self.task_chunk_size, num_tasks - start)
             chunk = attention_map[:, start : start + count]
-            if torch.jit.is_scripting():
-                gated = self._gate(features, chunk)
-            else:
+            if shares_convolutions:
                 gated = self._gate_later(features, chunk, convolved)
+            else:
+                gated = self._gate(features, chunk)
             answers.append(self._answers(self.perception_branch(gated), start, count))
         return torch.cat(answers, dim=1)
 
@@ -127,16 +130,20 @@ class MultiTaskAttentionBranchNet(AttentionBranchNet):
         attention_map: torch.Tensor,
         convolved: Dict[str, torch.Tensor],
     ) -> torch.Tensor:
-        """Return gated features that share ``convolved``, or plain ones where their kind must not matter."""
-        recorded = torch.compiler.is_compiling() or torch.jit.is_tracing() or type(features) is not torch.Tensor
-        if recorded or self.layout.layout != 'NCHW' or (torch.is_grad_enabled() and self._is_checkpointed()):
-            return self._gate(features, attention_map)
+        """Return gated features that share ``convolved``."""
         return GatedFeatures.create(features, self.mechanism.factor(attention_map), convolved)
 
     @torch.jit.unused
-    def _is_checkpointed(self) -> bool:
-        """Return whether parts of the forward pass will run again, with the same operations, for the gradients."""
-        return any(
+    def _shares_convolutions(self, features: torch.Tensor) -> bool:
+        """Return whether gated features can be lazy: in a layout where they pay, and where their kind does not matter.
+
+        It matters to whatever records the operations, or runs parts of the forward pass again for the gradients.
+        """
+        if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(features) is not torch.Tensor:
+            return False
+        if self.layout.layout != 'NCHW':
+            return False
+        return not torch.is_grad_enabled() or not any(
             getattr(module, 'grad_checkpointing', False) or hasattr(module, 'checkpoint_fn')  # timm's, PyTorch's
             for module in self.perception_branch.modules()
         )

@@ -1,8 +1,9 @@
 """Reading a checkpoint: its weights, and what it says of the network that they belong to."""
 
 import argparse
+import contextlib
 from pathlib import Path
-from typing import Any, Dict, Mapping, Tuple
+from typing import Any, Dict, Iterator, Mapping, Tuple
 
 import torch
 from timm.data import resolve_data_config
@@ -12,7 +13,7 @@ from timm.utils import load_checkpoint_metadata
 from ..hub_config import HubError, check_model_args, check_pretrained_cfg
 from .errors import CommandError, first_sentence
 
-__all__ = ['data_config_of', 'model_arguments', 'read_checkpoint', 'training_settings']
+__all__ = ['checkpoint_errors', 'data_config_of', 'model_arguments', 'read_checkpoint', 'training_settings']
 
 _CLASS_WEIGHT = 'attention_branch.class_norm.weight'  # one per class
 _TASK_WEIGHT = 'attention_branch.map_conv.weight'  # a row per task, of networks that have no weight of classes
@@ -27,18 +28,32 @@ def read_checkpoint(path: Path) -> Tuple[Dict[str, torch.Tensor], Mapping[str, A
     Raises:
         CommandError: It is not there, damaged, or holds other things than tensors and plain values.
     """
-    if not path.is_file():
-        raise CommandError(f'there is no checkpoint {path}')
-    try:
+    with checkpoint_errors(path):
         weights = load_state_dict(str(path), weights_only=True)
         metadata = {} if path.suffix == '.safetensors' else load_checkpoint_metadata(str(path))
         strangers = [key for key, value in weights.items() if not isinstance(value, torch.Tensor)]
-    except Exception as error:  # on damaged files torch.load raises errors of a dozen types
-        raise CommandError(f'{path} is no checkpoint, or damaged: {first_sentence(error)}') from None
     if strangers or not weights:
         found = ', '.join(map(str, strangers[:3])) or 'nothing'
         raise CommandError(f'{path} is no checkpoint of a model: it holds {found}')
     return weights, metadata
+
+
+@contextlib.contextmanager
+def checkpoint_errors(path: Path) -> Iterator[None]:
+    """Turn whatever goes wrong inside into a ``CommandError``.
+
+    Args:
+        path: The file that is read inside.
+
+    Raises:
+        CommandError: It is not there, or damaged.
+    """
+    if not path.is_file():
+        raise CommandError(f'there is no checkpoint {path}')
+    try:
+        yield
+    except Exception as error:  # on damaged files torch.load raises errors of a dozen types
+        raise CommandError(f'{path} is no checkpoint, or damaged: {first_sentence(error)}') from None
 
 
 def training_settings(metadata: Mapping[str, Any]) -> Dict[str, Any]:

@@ -27,7 +27,8 @@ from ..hub import save_hub_folder
 from ..model_card import model_card
 from ..model_facts import facts_of
 from ..staging import check_new_folder
-from .errors import CommandError, first_sentence
+from .checkpoint import checkpoint_errors
+from .errors import CommandError
 
 __all__ = ['add_arguments', 'run']
 
@@ -101,12 +102,8 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
     Raises:
         CommandError: It is not there, damaged, or holds other things than tensors and plain values.
     """
-    if not path.is_file():
-        raise CommandError(f'there is no checkpoint {path}')
-    try:
+    with checkpoint_errors(path):
         checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # on damaged files torch.load raises errors of a dozen types
-        raise CommandError(f'{path} is no checkpoint, or damaged: {first_sentence(error)}') from None
     if not isinstance(checkpoint, Mapping):
         raise CommandError(f'{path} is no checkpoint of a model: it holds a {type(checkpoint).__name__}')
     return checkpoint

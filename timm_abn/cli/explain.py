@@ -264,7 +264,8 @@ def class_namer(model: AttentionBranchNet) -> Callable[[int], str]:
         return CustomDatasetInfo(label_names).index_to_label_name
     subset = infer_imagenet_subset({'num_classes': model.num_classes})
     if subset and not label_names:
-        return lambda index: ImageNetInfo(subset).index_to_description(index).split(',')[0]
+        info = ImageNetInfo(subset)  # reads its files anew
+        return lambda index: info.index_to_description(index).split(',')[0]
     return lambda index: f'class {index}'
 
 
