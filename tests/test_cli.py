@@ -238,6 +238,13 @@ def test_settings_of_training_that_cannot_be(photos, capsys, settings, message):
     assert message in error_of(capsys)
 
 
+def test_checkpoint_of_training_of_another_model(photos, capsys):
+    recorded()
+    assert main(['explain', 'photo.jpg', '--model', 'abn_resnet18', '--checkpoint', 'recorded.pth.tar']) == 2
+    assert 'recorded.pth.tar is a checkpoint of abn, not of abn_resnet18' in error_of(capsys)
+    assert not Path('outputs').exists()
+
+
 def test_number_of_classes_among_the_model_kwargs(checkpoint, photos, capsys):
     assert explain(checkpoint, 'photo.jpg', '--model-kwargs', 'num_classes=10') == 0
     assert explain(checkpoint, 'photo.jpg', '--model-kwargs', 'num_classes=3') == 2

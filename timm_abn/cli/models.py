@@ -94,6 +94,9 @@ def load_model(
 def _load_checkpoint(name: str, path: Path, model_kwargs: Mapping[str, Any]) -> AttentionBranchNet:
     weights, metadata = read_checkpoint(path)
     settings = training_settings(metadata)
+    recorded = settings.get('model')
+    if recorded and ':' not in name and name.split('.')[0] != str(recorded).split('.')[0]:
+        raise CommandError(f'{path} is a checkpoint of {recorded}, not of {name}')
     model: Any = _create_model(name, model_arguments(settings, model_kwargs, weights, path))
     try:
         check_state_dict(weights, model.state_dict(), name)
