@@ -18,7 +18,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 import timm_abn.task  # noqa: F401  extends timm's tasks
-from timm_abn.training.reproducible import SeededDataset
+from timm_abn.training.data.reproducible import SeededDataset
 
 
 def main() -> None:

@@ -19,16 +19,16 @@ import torch
 import yaml
 from huggingface_hub.utils import tqdm
 
-from timm_abn.attribute_accuracy import attribute_accuracy
 from timm_abn.cli.argument_types import device, positive, whole
-from timm_abn.cli.checkpoint import read_checkpoint
-from timm_abn.cli.errors import CommandError
-from timm_abn.network import AttentionBranchNet
+from timm_abn.errors import CommandError
+from timm_abn.hub.state_dicts import CheckpointError, check_state_dict
+from timm_abn.hub.training_checkpoints import read_checkpoint
+from timm_abn.networks.network import AttentionBranchNet
 from timm_abn.staging import check_output_folder, staged_files
-from timm_abn.state_dicts import CheckpointError, check_state_dict
-from timm_abn.task import TrainingError
-from timm_abn.training.celeba import CelebA
+from timm_abn.training.attribute_accuracy import attribute_accuracy
+from timm_abn.training.data.celeba import CelebA
 from timm_abn.training.models import create_model
+from timm_abn.training.task import TrainingError
 
 CHECKPOINT = 'last.pth.tar'
 

@@ -13,11 +13,11 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 import timm_abn
-from timm_abn.cli.explain import class_namer
 from timm_abn.cli.table import format_table
-from timm_abn.colormaps import colormap_table
-from timm_abn.explanation import normalize_maps
-from timm_abn.images import Preprocessing, draw_overlay, read_image
+from timm_abn.explain.class_names import class_names
+from timm_abn.explain.images import Preprocessing, draw_overlay, read_image
+from timm_abn.maps.colormaps import colormap_table
+from timm_abn.maps.operations import normalize_maps
 from timm_abn.staging import staged_files
 
 MODEL = 'abn_resnet20_cifar.fashion_mnist'
@@ -49,7 +49,7 @@ def explain_samples(checkpoint: Optional[Path] = None) -> List[Result]:
     """Return what the model says about the shipped images."""
     model = timm.create_model(MODEL, pretrained=checkpoint is None, checkpoint_path=checkpoint or '').eval()
     preprocessing = Preprocessing(model)
-    class_name = class_namer(model)
+    names = class_names(model)
 
     paths = sorted(SAMPLES.glob('*.png'))
     images = [read_image(path) for path in paths]
@@ -60,9 +60,9 @@ def explain_samples(checkpoint: Optional[Path] = None) -> List[Result]:
             name=path.stem,
             image=image,
             attention_map=normalize_maps(explanation.attention_map[index : index + 1]),
-            prediction=class_name(indices[index].item()),
+            prediction=names[indices[index].item()],
             probability=probabilities[index].item(),
-            truth=class_name(int(path.name.split('_')[0])),  # names begin with the index of the class
+            truth=names[int(path.name.split('_')[0])],  # names begin with the index of the class
         )
         for index, (path, image) in enumerate(zip(paths, images, strict=True))
     ]

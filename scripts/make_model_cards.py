@@ -11,9 +11,9 @@ import timm
 from timm.models import get_pretrained_cfg
 
 import timm_abn  # noqa: F401  registers the models
-from timm_abn.model_card import CITATION, LIMITS, fact_rows, result_table, table, usage
-from timm_abn.model_facts import model_facts
-from timm_abn.results import COMPARISONS, Comparison
+from timm_abn.publish.model_card import CITATION, LIMITS, fact_rows, result_table, table, usage
+from timm_abn.publish.model_facts import model_facts
+from timm_abn.publish.results import COMPARISONS, Comparison
 
 TARGET = Path(__file__).resolve().parents[1] / 'MODEL_CARDS.md'
 

@@ -35,11 +35,11 @@ from torch.utils.data import TensorDataset
 
 import timm_abn.task  # noqa: F401  teaches timm's task both branches
 from timm_abn.cli.argument_types import positive, positive_number, whole, zero_or_more
-from timm_abn.explanation import upsample_maps
-from timm_abn.images import ImageError, image_errors
+from timm_abn.explain.images import ImageError, image_errors
+from timm_abn.maps.operations import upsample_maps
 from timm_abn.staging import check_output_folder, staged_files
-from timm_abn.task import TrainingError
-from timm_abn.training.celeba import CelebA
+from timm_abn.training.data.celeba import CelebA
+from timm_abn.training.task import TrainingError
 
 BACKBONE = 'test_resnet'  # a tiny ResNet: the cut after layer1 gives maps of 16x16 for scenes of 64x64
 SPLIT = 'layer1'

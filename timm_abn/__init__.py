@@ -1,15 +1,17 @@
 """Attention Branch Networks for timm. Importing this package registers its models with timm."""
 
-from . import abn_models, cam_models, cifar_backbones
-from .attention_branch import AttentionBranch, Mechanism, MultiTaskAttentionBranch
-from .checkpoints import CheckpointError, convert_official_checkpoint
-from .explanation import Explanation, MultiTaskExplanation
-from .hub_config import HubError
-from .multi_task_network import MultiTaskAttentionBranchNet
-from .network import AttentionBranchNet
-from .split import SplitError, split_backbone
-
-__version__ = '0.1.0'
+from .errors import TimmAbnError
+from .hub.config import HubError
+from .hub.state_dicts import CheckpointError
+from .maps.explanation import Explanation, MultiTaskExplanation
+from .models import abn_models, cam_models, cifar_backbones
+from .models.authors_checkpoints import convert_official_checkpoint
+from .networks.attention_branch import AttentionBranch, MultiTaskAttentionBranch
+from .networks.mechanism import Mechanism
+from .networks.multi_task_network import MultiTaskAttentionBranchNet
+from .networks.network import AttentionBranchNet
+from .split import SplitError, register_adapter, split_backbone
+from .version import __version__
 
 __all__ = [
     'AttentionBranch',
@@ -22,9 +24,12 @@ __all__ = [
     'MultiTaskAttentionBranchNet',
     'MultiTaskExplanation',
     'SplitError',
+    'TimmAbnError',
+    '__version__',
     'abn_models',
     'cam_models',
     'cifar_backbones',
     'convert_official_checkpoint',
+    'register_adapter',
     'split_backbone',
 ]

@@ -5,7 +5,7 @@ from typing import Any
 from timm.models import generate_default_cfgs, register_model
 
 from timm_abn import AttentionBranchNet
-from timm_abn.abn_models import _backbone_cfg, _create_abn
+from timm_abn.models.abn_models import _backbone_cfg, _create_abn
 
 default_cfgs = generate_default_cfgs(
     {f'abn_{backbone}': _backbone_cfg(backbone) for backbone in ('test_resnet', 'test_convnext', 'test_vit')}

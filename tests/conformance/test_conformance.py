@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from conformance import timm_sdist
-from conformance.__main__ import UNAVAILABLE
+from tests.conformance import timm_sdist
+from tests.conformance.__main__ import UNAVAILABLE
 
 ROOT = Path(__file__).parents[2]
 SMALL = 'abn_test_ or resnet20_cifar'

@@ -6,12 +6,12 @@ import sys
 import numpy as np
 import pytest
 import timm.data
+from celeba_files import write_celeba
 from PIL import Image
+from timm_scripts import ROOT, STAND_IN
 
-from timm_abn.task import extend_timm_tasks
 from timm_abn.training.command import main
-
-from .timm_scripts import ROOT, STAND_IN
+from timm_abn.training.task import extend_timm_tasks
 
 
 @pytest.fixture(scope='session')
@@ -46,3 +46,43 @@ def launch(monkeypatch):
     yield launch
     logging.root.handlers[:] = handlers
     extend_timm_tasks(1.0)
+
+
+@pytest.fixture
+def celeba(tmp_path):
+    """CelebA with five images."""
+    return write_celeba(tmp_path / 'celeba')
+
+
+@pytest.fixture
+def compcars(tmp_path):
+    """Two makers (7 and 100) and three models; each image is grey, with a car of its own colour in the box."""
+    cars = {'train': ['7/30/2010/a.jpg', '7/9/2011/b.jpg', '100/12/unknown/c.jpg'], 'test': ['100/12/2012/d.jpg']}
+    for split, names in cars.items():
+        lists = tmp_path / 'train_test_split' / 'classification'
+        lists.mkdir(parents=True, exist_ok=True)
+        (lists / f'{split}.txt').write_text('\n'.join(names) + '\n')
+        for name in names:
+            pixels = np.full((40, 60, 3), 128, dtype=np.uint8)
+            pixels[9:29, 19:49] = (200, 40, 40)
+            image, label = tmp_path / 'image' / name, (tmp_path / 'label' / name).with_suffix('.txt')
+            image.parent.mkdir(parents=True, exist_ok=True)
+            label.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(image, quality=95)
+            label.write_text('4\n1\n20 10 49 29\n')
+    return tmp_path
+
+
+@pytest.fixture
+def few_images(tmp_path):
+    """A folder like that of Fashion-MNIST, with as many images as pixels tell apart."""
+    folder = tmp_path / 'data' / 'FashionMNIST' / 'raw'
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for name, count in (('train', 256), ('t10k', 40)):
+        images = random.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        labels = np.arange(count, dtype=np.uint8) % 10
+        for kind, array in (('images-idx3', images), ('labels-idx1', labels)):
+            header = bytes((0, 0, 8, array.ndim)) + np.array(array.shape, dtype='>i4').tobytes()
+            (folder / f'{name}-{kind}-ubyte').write_bytes(header + array.tobytes())
+    return tmp_path / 'data'

@@ -13,14 +13,12 @@ import pytest
 import timm
 import torch
 import yaml
+from celeba_files import ATTRIBUTES
 from PIL import Image
+from timm_scripts import ROOT
 
-from timm_abn.cli.checkpoint import read_checkpoint, training_settings
-from timm_abn.training.celeba import CelebA
-
-from .test_celeba import ATTRIBUTES, celeba  # noqa: F401  a fixture
-from .test_comparison import few_images  # noqa: F401  a fixture
-from .timm_scripts import ROOT
+from timm_abn.hub.training_checkpoints import read_checkpoint, training_settings
+from timm_abn.training.data.celeba import CelebA
 
 
 def script(name):
@@ -40,7 +38,7 @@ def run(monkeypatch):
 
 
 @pytest.fixture
-def make(monkeypatch, run, few_images):  # noqa: F811
+def make(monkeypatch, run, few_images):
     """Make scenes of few items, which are squares on noise."""
     pytest.importorskip('skimage', reason='the scenes lie on photos of scikit-image')
     maker = script('make_multi_attribute_set')
@@ -122,7 +120,7 @@ def run_and_read_error(run, capfd):
         (['--out', 'FILE/below/it'], 'is a file, not a folder to write into'),
     ],
 )
-def test_scenes_that_cannot_be_made(make, run_and_read_error, few_images, tmp_path, flags, message):  # noqa: F811
+def test_scenes_that_cannot_be_made(make, run_and_read_error, few_images, tmp_path, flags, message):
     (tmp_path / 'file').touch()
     flags = [flag.replace('FILE', str(tmp_path / 'file')) for flag in flags]
     arguments = ['--data-dir', few_images, '--out', tmp_path / 'scenes', *flags]
@@ -132,7 +130,7 @@ def test_scenes_that_cannot_be_made(make, run_and_read_error, few_images, tmp_pa
 
 @pytest.mark.parametrize('size', [0, 6, 1000, None])
 @pytest.mark.parametrize('name', ['train-images-idx3-ubyte', 't10k-labels-idx1-ubyte'])
-def test_damaged_fashion_mnist(make, run_and_read_error, few_images, tmp_path, name, size):  # noqa: F811
+def test_damaged_fashion_mnist(make, run_and_read_error, few_images, tmp_path, name, size):
     path = few_images / 'FashionMNIST' / 'raw' / name
     content = path.read_bytes()
     path.unlink()
@@ -242,7 +240,7 @@ def runs(tmp_path):
     return folders
 
 
-def test_table_of_attributes(runs, run, celeba, tmp_path, capfd):  # noqa: F811
+def test_table_of_attributes(runs, run, celeba, tmp_path, capfd):
     flags = ['--data-dir', celeba, '--split', 'train', '--out', tmp_path / 'table.csv', '--workers', 0]
     assert run(script('compare_attributes'), *runs, *flags, '--device', 'cpu') == 0
     rows = list(csv.DictReader((tmp_path / 'table.csv').open()))
@@ -314,7 +312,7 @@ def test_winners_by_hand():
         ),
     ],
 )
-def test_runs_that_cannot_be_compared(runs, run_and_read_error, celeba, tmp_path, harm, message):  # noqa: F811
+def test_runs_that_cannot_be_compared(runs, run_and_read_error, celeba, tmp_path, harm, message):
     harm(runs)
     arguments = [*runs, '--data-dir', celeba, '--out', tmp_path / 'table.csv']
     assert re.search(message, run_and_read_error(script('compare_attributes'), *arguments))
@@ -331,7 +329,7 @@ def test_runs_that_cannot_be_compared(runs, run_and_read_error, celeba, tmp_path
         (['--out', 'FOLDER/file/table.csv'], 'is a file, not a folder to write into'),
     ],
 )
-def test_flags_of_the_table(runs, run_and_read_error, celeba, tmp_path, flags, message):  # noqa: F811
+def test_flags_of_the_table(runs, run_and_read_error, celeba, tmp_path, flags, message):
     (tmp_path / 'file').touch()
     flags = [flag.replace('FOLDER', str(tmp_path)) for flag in flags]
     arguments = [*runs, '--data-dir', celeba, '--out', tmp_path / 'table.csv', *flags]

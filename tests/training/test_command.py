@@ -12,11 +12,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
+from timm_scripts import BOTH, MODEL, ROOT, SMALL, STAND_IN, TIMM, finish, needs_timm_scripts, start
 
 import timm_abn.task
 from timm_abn.training.command import run
-
-from .timm_scripts import BOTH, MODEL, ROOT, SMALL, STAND_IN, TIMM, finish, needs_timm_scripts, start
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import pytest
 import timm
 import torch
 
-from timm_abn.task import TrainingError
 from timm_abn.training.models import check_model, create_model
+from timm_abn.training.task import TrainingError
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,10 @@ import timm
 import torch
 import yaml
 from timm.scheduler import create_scheduler_v2
+from timm_scripts import BOTH, ROOT, TIMM, needs_timm_scripts
 
+from timm_abn.training.data.transforms import CROP_MODES
 from timm_abn.training.scripts import knows_multi_label
-from timm_abn.training.transforms import CROP_MODES
-
-from .test_celeba import celeba  # noqa: F401  a fixture
-from .test_datasets import compcars  # noqa: F401  a fixture
-from .timm_scripts import BOTH, ROOT, TIMM, needs_timm_scripts
 
 RECIPES = ROOT / 'train_wrappers' / 'recipes'
 NAMES = sorted(path.stem for path in RECIPES.glob('*.yaml'))
@@ -157,7 +154,7 @@ def timm_train():
 
 @pytest.mark.parametrize('scripts', BOTH)
 @pytest.mark.parametrize('name', ['compcars_model_resnet101', 'compcars_maker_vgg16_baseline'])
-def test_recipe_of_compcars_trains(launch, compcars, tmp_path, name, scripts):  # noqa: F811
+def test_recipe_of_compcars_trains(launch, compcars, tmp_path, name, scripts):
     model = 'abn' if not name.endswith('baseline') else 'test_resnet'
     backbone = ['--model-kwargs', 'backbone=test_resnet'] if model == 'abn' else []
     assert (
@@ -192,7 +189,7 @@ def test_recipe_of_compcars_trains(launch, compcars, tmp_path, name, scripts):  
 
 @pytest.mark.parametrize('scripts', BOTH)
 @pytest.mark.parametrize('name', ['celeba_resnet101', 'celeba_resnet101_baseline'])
-def test_recipe_of_celeba_trains_and_validates(launch, celeba, tmp_path, capfd, name, scripts):  # noqa: F811
+def test_recipe_of_celeba_trains_and_validates(launch, celeba, tmp_path, capfd, name, scripts):
     if not knows_multi_label(scripts / 'train.py'):
         pytest.skip('these scripts have no --task')
     model = ['--model', 'test_resnet']

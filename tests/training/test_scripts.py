@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 import timm
+from timm_scripts import STAND_IN
 
-from timm_abn.task import TrainingError
 from timm_abn.training import scripts
-
-from .timm_scripts import STAND_IN
+from timm_abn.training.task import TrainingError
 
 
 @pytest.fixture

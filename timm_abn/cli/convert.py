@@ -21,13 +21,13 @@ import timm
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from ..attention_branch import MECHANISMS
-from ..checkpoints import convert_official_checkpoint, find_official_model, official_model_args
-from ..hub import save_hub_folder
-from ..model_card import model_card
-from ..model_facts import facts_of
+from ..hub.training_checkpoints import checkpoint_errors
+from ..models.authors_checkpoints import convert_official_checkpoint, find_official_model, official_model_args
+from ..networks.mechanism import MECHANISMS
+from ..publish.folder import save_hub_folder
+from ..publish.model_card import model_card
+from ..publish.model_facts import facts_of
 from ..staging import check_new_folder
-from .checkpoint import checkpoint_errors
 from .errors import CommandError
 
 __all__ = ['add_arguments', 'run']

@@ -1,12 +1,9 @@
-"""The error of a command, and what it says of others."""
+"""The error of a command."""
 
-__all__ = ['CommandError', 'first_sentence']
+from ..errors import TimmAbnError
 
-
-class CommandError(Exception):
-    """What the user gave cannot be used; the message says so in one line, without a full stop."""
+__all__ = ['CommandError']
 
 
-def first_sentence(error: Exception) -> str:
-    """Return what an error of another library says first: the rest of it is advice, and not always safe to follow."""
-    return ' '.join(str(error).split()).split('. ')[0].rstrip('.') or type(error).__name__
+class CommandError(TimmAbnError):
+    """What the user gave cannot be used; the message says so in one line."""

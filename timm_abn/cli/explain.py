@@ -27,25 +27,24 @@ import re
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence, Tuple
+from typing import Dict, Iterable, Iterator, List, Sequence, Tuple
 
 import numpy as np
 import torch
 from huggingface_hub.utils import tqdm
 from PIL import Image
-from timm.data import CustomDatasetInfo, ImageNetInfo, infer_imagenet_subset
 
-from ..colormaps import COLORMAPS
-from ..explanation import INTERPOLATIONS, normalize_maps
-from ..images import IMAGE_EXTENSIONS, Box, ImageError, Preprocessing, draw_overlay, place_map, read_image
-from ..network import AttentionBranchNet
+from ..explain.class_names import class_names
+from ..explain.images import IMAGE_EXTENSIONS, Box, ImageError, Preprocessing, draw_overlay, place_map, read_image
+from ..maps.colormaps import COLORMAPS
+from ..maps.operations import INTERPOLATIONS, normalize_maps
 from ..staging import staged_files
 from .argument_types import device, positive
 from .errors import CommandError
 from .models import add_model_arguments, given_model_kwargs, load_model
 from .table import format_table
 
-__all__ = ['add_arguments', 'run', 'class_namer', 'find_sources', 'task_stems']
+__all__ = ['add_arguments', 'find_sources', 'run', 'task_stems']
 
 OUTPUT_ENDINGS = ('.overlay.png', '.map.png')  # not to be explained when the output lies among the images
 
@@ -119,8 +118,8 @@ def run(args: argparse.Namespace) -> int:
         preprocessing = Preprocessing(model)
     except ValueError as error:
         raise CommandError(str(error)) from None
-    class_name = class_namer(model)
-    stems = task_stems([class_name(index) for index in range(model.num_classes)])
+    names = class_names(model)
+    stems = task_stems(names)
     rows: List[Tuple[str, ...]] = []
     problems: List[Tuple[Source, str]] = []
     for batch in prepared_batches(sources, preprocessing, args.batch_size, problems):
@@ -130,9 +129,10 @@ def run(args: argparse.Namespace) -> int:
             raise CommandError(f'out of memory on {args.device}; try a smaller --batch-size') from None
         probabilities, indices = (values.tolist() for values in explanation.top_k(args.top_k))
         for index, prepared in enumerate(batch):
-            maps, names = explanation.attention_map[index : index + 1].cpu(), list(map(class_name, indices[index]))
+            maps = explanation.attention_map[index : index + 1].cpu()
             paths = write_outputs(prepared, maps, {task: stems[task] for task in indices[index]}, args)
-            rows += _table_rows(str(prepared.source.path), names, probabilities[index], paths)
+            likeliest = [names[k] for k in indices[index]]
+            rows += _table_rows(str(prepared.source.path), likeliest, probabilities[index], paths)
     if rows:
         print(format_table(('image', 'class', 'probability', 'overlay'), rows, right=('probability',)))
     for _, message in problems:
@@ -250,23 +250,6 @@ def write_map(path: Path, prepared: Prepared, attention_map: torch.Tensor, args:
             np.save(f'{path}.map.npy', values.numpy())
         else:
             Image.fromarray((values * 255).round().byte().numpy()).save(f'{path}.map.png')
-
-
-def class_namer(model: AttentionBranchNet) -> Callable[[int], str]:
-    """Return a function from the index of a class to its name.
-
-    As in timm's scripts, names come with the model's configuration, else ImageNet's are taken where the number of
-    classes is that of ImageNet; else names are numbers.
-    """
-    pretrained_cfg: Any = model.pretrained_cfg
-    label_names = pretrained_cfg.get('label_names')
-    if label_names and len(label_names) == model.num_classes:
-        return CustomDatasetInfo(label_names).index_to_label_name
-    subset = infer_imagenet_subset({'num_classes': model.num_classes})
-    if subset and not label_names:
-        info = ImageNetInfo(subset)  # reads its files anew
-        return lambda index: info.index_to_description(index).split(',')[0]
-    return lambda index: f'class {index}'
 
 
 def task_stems(names: Sequence[str]) -> List[str]:

@@ -19,7 +19,7 @@ from typing import Tuple
 import torch
 from huggingface_hub.utils import tqdm
 
-from ..export import (
+from ..export.graph import (
     ExportedNetwork,
     ExportError,
     check_onnx_packages,
@@ -28,7 +28,7 @@ from ..export import (
     largest_difference,
     onnx_runner,
 )
-from ..network import AttentionBranchNet
+from ..networks.network import AttentionBranchNet
 from ..staging import staged_files
 from .errors import CommandError
 from .models import add_model_arguments, given_model_kwargs, load_model

@@ -14,8 +14,8 @@ from typing import Tuple
 import timm
 from huggingface_hub.utils import tqdm
 
-from ..model_facts import model_facts
-from ..results import REPORTED_RESULTS
+from ..publish.model_facts import model_facts
+from ..publish.results import REPORTED_RESULTS
 from .errors import CommandError
 from .models import abn_names
 from .table import format_table

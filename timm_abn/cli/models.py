@@ -8,11 +8,11 @@ from typing import Any, Dict, List, Mapping, Optional
 import timm
 import torch
 
-from ..checkpoints import CheckpointError, check_state_dict
-from ..network import AttentionBranchNet
-from ..pretrained import check_address
+from ..hub.building import check_address
+from ..hub.training_checkpoints import data_config_of, model_arguments, read_checkpoint, training_settings
+from ..models.authors_checkpoints import CheckpointError, check_state_dict
+from ..networks.network import AttentionBranchNet
 from .argument_types import KeyValues, positive
-from .checkpoint import data_config_of, model_arguments, read_checkpoint, training_settings
 from .errors import CommandError
 
 __all__ = ['abn_names', 'add_model_arguments', 'add_model_kwargs', 'given_model_kwargs', 'load_model']

@@ -22,18 +22,19 @@ from typing import Any, List, Mapping, Optional, Tuple
 import timm
 import torch
 
-from ..cam_models import ClassActivationMapping
-from ..hub import check_repository_name, copy_hub_folder, publish_folder, save_hub_folder
-from ..hub_config import HubError, check_model_args
-from ..model_card import model_card, result_table
-from ..model_facts import facts_of
-from ..network import AttentionBranchNet
-from ..pretrained import build_without_memory
-from ..results import MEASURED_RESULTS
+from ..errors import one_line
+from ..hub.building import build_without_memory
+from ..hub.config import HubError, check_model_args
+from ..hub.state_dicts import CheckpointError, check_state_dict
+from ..hub.training_checkpoints import data_config_of, model_arguments, read_checkpoint, training_settings
+from ..models.cam_models import ClassActivationMapping
+from ..networks.network import AttentionBranchNet
+from ..publish.folder import check_repository_name, copy_hub_folder, publish_folder, save_hub_folder
+from ..publish.model_card import model_card, result_table
+from ..publish.model_facts import facts_of
+from ..publish.results import MEASURED_RESULTS
 from ..staging import check_new_folder
-from ..state_dicts import CheckpointError, check_state_dict
-from .checkpoint import data_config_of, model_arguments, read_checkpoint, training_settings
-from .errors import CommandError, first_sentence
+from .errors import CommandError
 from .models import add_model_kwargs
 
 __all__ = ['add_arguments', 'run']
@@ -143,7 +144,7 @@ def write_checkpoint(args: argparse.Namespace, folder: Path) -> None:
     try:
         check_state_dict(weights, model.state_dict(), name)
     except CheckpointError as error:
-        raise CommandError(f'{args.source}: {first_sentence(error)}') from None
+        raise CommandError(f'{args.source}: {one_line(error)}') from None
     data_config = data_config_of(settings, model, args.source) if settings else None
     # safetensors holds contiguous tensors only, and --channels-last makes others
     model.load_state_dict({key: tensor.contiguous() for key, tensor in weights.items()}, assign=True)

@@ -16,14 +16,15 @@ import timm
 import yaml
 from timm.utils import ParseKwargs
 
-from ..task import TrainingError, extend_timm_tasks
 from .atomic_saver import make_saver_atomic
-from .celeba import BrokenImageError
-from .datasets import extend_timm_datasets
-from .loader import extend_timm_loader
+from .data.celeba import BrokenImageError
+from .data.datasets import extend_timm_datasets
+from .data.loader import extend_timm_loader
+from .data.transforms import CROP_MODES, extend_timm_transforms
+from .errors import TrainingError
 from .models import check_model
 from .scripts import SCRIPTS, check_version, find_scripts, knows_multi_label, run_script
-from .transforms import CROP_MODES, extend_timm_transforms
+from .task import extend_timm_tasks
 
 __all__ = ['main', 'run', 'train', 'validate']
 

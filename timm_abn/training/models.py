@@ -9,7 +9,7 @@ import timm
 import torch
 import torch.nn as nn
 
-from ..task import TrainingError
+from .errors import TrainingError
 
 __all__ = ['check_model', 'create_model']
 

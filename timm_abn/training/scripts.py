@@ -12,7 +12,7 @@ from typing import Callable, List, Optional, Tuple
 
 import timm
 
-from ..task import TrainingError
+from .errors import TrainingError
 
 __all__ = ['DOWNLOAD', 'SCRIPTS', 'check_version', 'find_scripts', 'knows_multi_label', 'run_script']
 

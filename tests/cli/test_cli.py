@@ -1,0 +1,503 @@
+import argparse
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import timm
+import torch
+from PIL import Image
+
+import timm_abn
+from timm_abn.cli import main
+from timm_abn.cli.explain import find_sources, task_stems
+from timm_abn.cli.list_models import summarize
+from timm_abn.cli.models import abn_names
+from timm_abn.cli.table import format_table
+from timm_abn.explain.class_names import class_names
+from timm_abn.explain.images import Preprocessing, read_image
+
+MODEL = 'abn_resnet20_cifar.fashion_mnist'
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope='session')
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp('checkpoint') / 'model.safetensors'
+    safetensors.torch.save_file(timm.create_model(MODEL).state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for name, size in [
+        ('photo.jpg', (60, 40)),
+        ('folder/1.png', (28, 28)),
+        ('folder/dogs/1.png', (50, 31)),
+        ('folder/cats/1.JPEG', (1, 1)),
+        ('folder/cats/1.png', (30, 30)),
+    ]:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)).save(name)
+    Path('folder/notes.txt').write_text('not an image, and no concern of ours')
+    return tmp_path
+
+
+def explain(checkpoint, *args):
+    return main(['explain', *args, '--model', MODEL, '--checkpoint', str(checkpoint)])
+
+
+def written(folder='outputs'):
+    return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob('*') if path.is_file())
+
+
+def error_of(capsys):
+    """Return the one line that was written to stderr."""
+    captured = capsys.readouterr()
+    assert captured.err.count('\n') == 1 and captured.err.startswith('timm-abn: error: '), captured.err
+    return captured.err.strip()
+
+
+def test_explain_files_and_folders(checkpoint, photos, capsys):
+    assert explain(checkpoint, 'photo.jpg', 'folder', '--top-k', '3') == 0
+    assert written() == [
+        '1.overlay.png',
+        'cats/1-2.overlay.png',
+        'cats/1.overlay.png',
+        'dogs/1.overlay.png',
+        'photo.overlay.png',
+    ]
+    with Image.open('outputs/photo.overlay.png') as overlay, Image.open('outputs/dogs/1.overlay.png') as other:
+        assert overlay.size == (60, 40) and other.size == (50, 31)
+    captured = capsys.readouterr()
+    assert captured.err == ''  # no progress bar where there is no terminal
+    lines = captured.out.splitlines()
+    assert len(lines) == 2 + 5 * 3
+    assert re.split(r'  +', lines[0]) == ['image', 'class', 'probability', 'overlay']
+    assert lines[2].startswith('photo.jpg') and lines[2].endswith('outputs/photo.overlay.png')
+    assert [line for line in lines[2:] if 'cats' in line][1].endswith('outputs/cats/1-2.overlay.png')
+
+
+def test_table_says_what_the_model_says(checkpoint, photos, capsys):
+    assert explain(checkpoint, 'folder/1.png', '--top-k', '10') == 0
+    rows = [re.split(r'  +', line.strip()) for line in capsys.readouterr().out.splitlines()[2:]]
+    model = timm.create_model(MODEL, checkpoint_path=str(checkpoint)).eval()
+    with Image.open('folder/1.png') as image:
+        x = torch.from_numpy(np.asarray(image.convert('L')).copy())[None, None] / 255
+    with torch.no_grad():
+        expected = model((x - 0.2860) / 0.3530).softmax(dim=1)[0]
+    cells = [rows[0][1:3], *rows[1:]]
+    assert sorted(name for name, _ in cells) == sorted(model.pretrained_cfg['label_names'])
+    for name, probability in cells:
+        index = model.pretrained_cfg['label_names'].index(name)
+        assert float(probability) == pytest.approx(expected[index].item(), abs=1e-4)
+    assert [float(p) for _, p in cells] == sorted((float(p) for _, p in cells), reverse=True)
+
+
+@pytest.mark.parametrize('interpolation', ['bilinear', 'bicubic'])
+def test_maps(checkpoint, photos, interpolation):
+    assert explain(checkpoint, 'photo.jpg', '--map', 'npy', '--interpolation', interpolation) == 0
+    values = np.load('outputs/photo.map.npy')
+    assert values.shape == (40, 60) and values.dtype == np.float32
+    seen = values[:, 10:50]  # the square in the middle
+    assert (values[:, :10] == 0).all() and (values[:, 50:] == 0).all() and (seen > 0).all() and (seen <= 1).all()
+    assert explain(checkpoint, 'photo.jpg', '--map', 'png', '--interpolation', interpolation) == 0
+    with Image.open('outputs/photo.map.png') as image:
+        assert image.mode == 'L' and image.size == (60, 40)
+        shown = np.asarray(image)[:, 10:50].astype(float)
+    # the png stretches the map at its own resolution to [0, 255]: a straight line of the values
+    slope, intercept = np.polyfit(seen.ravel(), shown.ravel(), 1)
+    np.testing.assert_allclose(slope * seen + intercept, shown, atol=0.6)
+
+
+def test_batches_change_nothing(checkpoint, photos):
+    assert explain(checkpoint, 'folder', '--batch-size', '1', '--out', 'one', '--map', 'npy') == 0
+    assert explain(checkpoint, 'folder', '--batch-size', '3', '--out', 'three', '--map', 'npy') == 0
+    assert written('one') == written('three') and len(written('one')) == 8
+    for name in written('one'):
+        if name.endswith('.npy'):
+            np.testing.assert_allclose(np.load(f'one/{name}'), np.load(f'three/{name}'), atol=1e-5)
+
+
+def test_colormap(checkpoint, photos):
+    for colormap in ('viridis', 'inferno'):
+        assert explain(checkpoint, 'photo.jpg', '--colormap', colormap, '--out', colormap) == 0
+    assert Path('viridis/photo.overlay.png').read_bytes() != Path('inferno/photo.overlay.png').read_bytes()
+
+
+def test_a_bad_image_in_a_folder_does_not_lose_the_others(checkpoint, photos, capsys):
+    Path('folder/bad.jpg').write_bytes(b'no image')
+    Path('folder/cats/truncated.png').write_bytes(Path('folder/1.png').read_bytes()[:300])
+    assert explain(checkpoint, 'folder') == 1
+    assert len(written()) == 4
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 2
+    assert errors[0] == 'timm-abn: error: folder/bad.jpg is not an image that Pillow can read'
+    assert errors[1].startswith('timm-abn: error: folder/cats/truncated.png cannot be read: ')
+
+
+def test_a_bad_image_that_was_named(checkpoint, photos, capsys):
+    Path('bad.jpg').write_bytes(b'no image')
+    assert explain(checkpoint, 'bad.jpg', 'photo.jpg') == 2
+    assert written() == ['photo.overlay.png']
+    assert 'bad.jpg is not an image' in error_of(capsys)
+
+
+def test_an_image_that_is_too_thin_is_named(checkpoint, photos, capsys):
+    Image.new('1', (1, 200_000)).save('thin.png')
+    assert explain(checkpoint, 'thin.png') == 2
+    assert 'thin.png: an image of 1 x 200000 pixels is too long' in error_of(capsys)
+
+
+def test_output_among_the_images_is_not_explained_again(checkpoint, photos):
+    for _ in range(2):
+        assert explain(checkpoint, 'folder', '--out', 'folder', '--map', 'png') == 0
+    assert len(list(Path('folder').rglob('*.overlay.png'))) == 4
+    assert not list(Path('folder').rglob('*.overlay.overlay.png'))
+
+
+def test_find_sources(photos):
+    sources = find_sources([Path('photo.jpg'), Path('folder/dogs/1.png'), Path('folder'), Path('photo.jpg')])
+    assert [(str(source.path), str(source.name), source.named) for source in sources] == [
+        ('photo.jpg', 'photo', True),
+        ('folder/dogs/1.png', '1', True),
+        ('folder/1.png', '1-2', False),
+        ('folder/cats/1.JPEG', 'cats/1', False),
+        ('folder/cats/1.png', 'cats/1-2', False),
+    ]
+
+
+def test_checkpoint_of_training(photos, capsys):
+    # as timm's train.py writes it: weights under a key, the averaged ones beside them, arguments, names of DDP
+    torch.manual_seed(1)
+    model = timm.create_model('abn', backbone='test_resnet', num_classes=7)
+    averaged = {f'module.{name}': tensor for name, tensor in model.state_dict().items()}
+    torch.save(
+        dict(
+            state_dict={name: torch.zeros_like(tensor) for name, tensor in averaged.items()},
+            state_dict_ema=averaged,
+            args=argparse.Namespace(lr=0.1),
+            epoch=3,
+        ),
+        'model.pth.tar',
+    )
+    args = ['explain', 'photo.jpg', '--model', 'abn', '--model-kwargs', 'backbone=test_resnet']
+    assert main([*args, '--checkpoint', 'model.pth.tar', '--top-k', '7']) == 0
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert len(lines) == 7 and 'class ' in lines[0]
+    assert len({line.split()[-2] for line in lines}) > 1  # zeros would make all classes equal
+
+
+def recorded(**settings):
+    """Write what timm's train.py leaves of a multi-task network in the authors' form, and return the network."""
+    torch.manual_seed(1)
+    model_kwargs = dict(backbone='test_resnet', multi_task=True, attention_map='raw', mechanism='product')
+    model = timm.create_model('abn', num_classes=4, **model_kwargs).eval()
+    args = argparse.Namespace(model='abn', model_kwargs=model_kwargs, num_classes=4, **settings)
+    torch.save(dict(state_dict=model.state_dict(), args=args), 'recorded.pth.tar')
+    return model
+
+
+def probabilities_of(lines):
+    return [float(line.split()[-2]) for line in lines]
+
+
+def test_checkpoint_of_training_says_what_model_it_is_of_and_how_images_were_prepared(photos, capsys):
+    model = recorded(input_size=[3, 48, 48], mean=[0.2, 0.3, 0.4], std=[0.5, 0.6, 0.7], crop_pct=1.0)
+    args = ['explain', 'photo.jpg', '--model', 'abn', '--checkpoint', 'recorded.pth.tar', '--top-k', '4']
+    assert main(args) == 0
+    found = probabilities_of(capsys.readouterr().out.splitlines()[2:])
+    config = dict(input_size=(3, 48, 48), mean=(0.2, 0.3, 0.4), std=(0.5, 0.6, 0.7), crop_pct=1.0)
+    transform = timm.data.create_transform(**config, interpolation=model.pretrained_cfg['interpolation'])
+    expected = model(transform(read_image(Path('photo.jpg'))).unsqueeze(0)).sigmoid()[0].sort(descending=True).values
+    assert found == pytest.approx(expected.tolist(), abs=1e-4)
+    # what the command line says comes first
+    assert main([*args, '--model-kwargs', 'mechanism=residual']) == 0
+    assert probabilities_of(capsys.readouterr().out.splitlines()[2:]) != found
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        (dict(input_size=5), 'says that images were prepared with input_size=5, which cannot be'),
+        (dict(mean=[1, 2]), 'says that images were prepared with mean=[1, 2], which cannot be'),
+        (dict(crop_pct='a'), "crop_pct must be a number from 0.01 to 10, got 'a'"),
+        (dict(input_size=[3, 10**6, 10**6]), 'input_size must be [channels, height, width], none above 8192'),
+        (dict(in_chans='x'), "in_chans must be a whole number from 1 to 1024, got 'x'"),
+        (dict(gp='nonsense'), 'cannot create abn: Invalid pool type: nonsense'),
+    ],
+)
+def test_settings_of_training_that_cannot_be(photos, capsys, settings, message):
+    recorded(**settings)
+    assert main(['explain', 'photo.jpg', '--model', 'abn', '--checkpoint', 'recorded.pth.tar']) == 2
+    assert message in error_of(capsys)
+
+
+def test_checkpoint_of_training_of_another_model(photos, capsys):
+    recorded()
+    assert main(['explain', 'photo.jpg', '--model', 'abn_resnet18', '--checkpoint', 'recorded.pth.tar']) == 2
+    assert 'recorded.pth.tar is a checkpoint of abn, not of abn_resnet18' in error_of(capsys)
+    assert not Path('outputs').exists()
+
+
+def test_number_of_classes_among_the_model_kwargs(checkpoint, photos, capsys):
+    assert explain(checkpoint, 'photo.jpg', '--model-kwargs', 'num_classes=10') == 0
+    assert explain(checkpoint, 'photo.jpg', '--model-kwargs', 'num_classes=3') == 2
+    assert 'instead of (3, 64, 1, 1)' in capsys.readouterr().err
+
+
+def test_files_of_tasks_have_names_of_their_own():
+    assert task_stems(['hat', 'no beard', '笑顔']) == ['hat', 'no_beard', '笑顔']
+    assert task_stems(['a b', 'a-b', 'A_b', 'c', 'c', '?']) == ['a_b.0', 'a_b.1', 'A_b.2', 'c.3', 'c.4', '_']
+    assert len(task_stems(['x' * 1000])[0]) == 40
+
+
+@pytest.mark.parametrize(
+    ('args', 'message'),
+    [
+        (
+            ['--model', 'abn_resnet50'],
+            'abn_resnet50 has no pretrained weights, and random ones explain nothing: pass weights of your own with '
+            '--checkpoint FILE, or take a model that has them (abn_resnet20_cifar.fashion_mnist)',
+        ),
+        (['--model', 'abn_resnet20'], 'abn_resnet20 is no model; did you mean abn_resnet20_cifar'),
+        (['--model', 'resnet50'], 'resnet50 is not an Attention Branch Network; did you mean abn_resnet50'),
+        (['--model', 'xyz'], 'xyz is no model; see timm-abn list'),
+        (['--model', 'abn_resnet20_cifar.cifar10'], "no weights 'cifar10'; there are abn_resnet20_cifar.fashion_mnist"),
+        (['--model', 'abn_resnet18.in1k'], "abn_resnet18 has no weights 'in1k'; it has none"),
+        (['--model', MODEL, '--num-classes', '3'], 'are for 10 classes, not 3'),
+        (['--model', MODEL, '--checkpoint', 'missing.pth'], 'there is no checkpoint missing.pth'),
+        (['--model', MODEL, '--checkpoint', 'photo.jpg'], 'photo.jpg is no checkpoint, or damaged: '),
+        (['--model', 'abn', '--checkpoint', 'MODEL', '--model-kwargs', 'backbone=resnet5O'], 'Unknown backbone'),
+        (['--model', 'abn_resnet32_cifar', '--checkpoint', 'MODEL'], 'missing (feature_extractor.layer1.3.'),
+        (
+            ['--model', MODEL, '--checkpoint', 'MODEL', '--num-classes', '4'],
+            'attention_branch.class_conv.weight has shape (10, 64, 1, 1) instead of (4, 64, 1, 1)',
+        ),
+        (
+            ['--model', MODEL, '--checkpoint', 'MODEL', '--model-kwargs', 'in_chans=4'],
+            'feature_extractor.conv1.weight has',
+        ),
+        (['--model', MODEL, '--checkpoint', 'MODEL', '--model-kwargs', 'nonsense=4'], "argument 'nonsense'"),
+        (['--model', MODEL, '--checkpoint', 'MODEL', '--model-kwargs', 'model_name=x'], "'model_name'"),
+        (['--model', MODEL, '--model-kwargs', 'in_chans'], "--model-kwargs: must be KEY=VALUE, got 'in_chans'"),
+        (['--model', MODEL, '--model-kwargs', '=3'], "--model-kwargs: must be KEY=VALUE, got '=3'"),
+        (['--model', MODEL, '--checkpoint', 'MODEL', '--device', 'warp'], "--device: cannot compute on 'warp'"),
+        (['--model', MODEL, '--checkpoint', 'MODEL', '--batch-size', '0'], '--batch-size: must be a whole number of'),
+        (['--model', MODEL, '--checkpoint', 'MODEL', '--top-k', '-1'], '--top-k: must be a whole number of 1'),
+        (['--model', MODEL, '--checkpoint', 'MODEL', '--colormap', 'jet'], "--colormap: invalid choice: 'jet'"),
+        (['--model', MODEL, '--checkpoint', 'MODEL', '--out', 'photo.jpg'], 'photo.jpg'),
+        (['--model', 'local-dir:missing'], 'cannot create local-dir:missing: missing: there is no config.json'),
+        ([], 'required: --model; see timm-abn explain --help'),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(checkpoint, photos, capsys, args, message):
+    args = [str(checkpoint) if arg == 'MODEL' else arg for arg in args]
+    assert main(['explain', 'photo.jpg', *args]) == 2
+    assert message in error_of(capsys)
+    assert not Path('outputs').exists()
+
+
+@pytest.mark.parametrize(
+    ('args', 'message'),
+    [
+        ([], 'required: command; see timm-abn --help'),
+        (['nonsense'], "invalid choice: 'nonsense'"),
+        (['list', 'resnet*'], "no model matches 'resnet*'"),
+        (['explain', 'missing.jpg', '--model', MODEL], 'there is no file or folder missing.jpg'),
+        (['explain', 'empty', '--model', MODEL], 'there are no images in empty'),
+    ],
+)
+def test_wrong_arguments(photos, capsys, args, message):
+    Path('empty').mkdir()
+    assert main(args) == 2
+    assert message in error_of(capsys)
+
+
+def test_a_checkpoint_cannot_run_code(photos, capsys):
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (Path('touched'),))
+
+    torch.save(dict(state_dict=Evil()), 'evil.pth')
+    assert main(['explain', 'photo.jpg', '--model', MODEL, '--checkpoint', 'evil.pth']) == 2
+    assert 'evil.pth is no checkpoint' in error_of(capsys)
+    assert not Path('touched').exists()
+
+
+def test_class_names():
+    def namer(name, **kwargs):
+        return class_names(timm.create_model(name, device=torch.device('meta'), **kwargs))
+
+    assert namer(MODEL)(9) == 'ankle boot'
+    assert namer(MODEL, num_classes=3)(2) == 'class 2'
+    assert namer('abn', backbone='test_resnet', num_classes=1000)(281) == 'tabby'
+    assert namer('abn', backbone='test_resnet', num_classes=3)(2) == 'class 2'
+
+
+def test_names_of_imagenet_are_read_once(monkeypatch):
+    reads = []
+    info = timm.data.ImageNetInfo
+    counted = 'timm_abn.explain.class_names.ImageNetInfo'
+    monkeypatch.setattr(counted, lambda subset: reads.append(subset) or info(subset))
+    names = class_names(timm.create_model('abn', backbone='test_resnet', num_classes=1000))
+    assert len(set(names)) > 900 and len(reads) == 1
+
+
+def test_list(capsys):
+    assert main(['list', 'abn_resnet[23]?_cifar']) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ''
+    lines = captured.out.splitlines()
+    assert [line.split()[0] for line in lines[2:]] == ['abn_resnet20_cifar', 'abn_resnet32_cifar']
+    starts = [match.start() for match in re.finditer(r'-+', lines[1])]
+    for line in (lines[0], *lines[2:]):  # every column begins, after a gap of two, where its rule begins
+        assert all(line[start - 2 : start] == '  ' for start in starts[1:])
+
+
+def test_list_knows_every_model():
+    assert abn_names() == timm.list_models('abn*')
+
+
+@pytest.mark.parametrize(
+    ('name', 'reported'),
+    [
+        ('abn_resnet110_cifar', 'CIFAR-100 22.82, CIFAR-10 4.91'),
+        ('abn_resnet152', 'ImageNet 21.37'),
+        ('abn_resnet18', '-'),
+    ],
+)
+def test_errors_that_the_paper_reports(name, reported):
+    assert summarize(name)[-1] == reported
+
+
+@pytest.mark.parametrize('name', ['abn_resnet20_cifar', 'abn_resnet18'])
+def test_parameters_and_macs_are_those_of_a_real_forward(name):
+    model = timm.create_model(name).eval()
+    macs = []
+
+    def count(module, inputs, output):
+        weight = module.weight
+        macs.append(output.numel() * weight[0].numel())  # each output takes one multiplication per weight
+
+    for module in model.modules():
+        if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
+            module.register_forward_hook(count)
+    with torch.no_grad():
+        model(torch.zeros(1, *model.pretrained_cfg['input_size']))
+    cells = summarize(name)
+    assert cells[5] == f'{sum(p.numel() for p in model.parameters()) / 1e6:.2f}'
+    assert cells[6] == f'{sum(macs) / 1e9:.2f}'
+    assert cells[1:4] == (name[4:], model.config['split'], 'copy')
+
+
+def test_format_table():
+    table = format_table(('name', 'n'), [('a', '10'), ('bcdef', '7')], right=('n',))
+    assert table == 'name    n\n-----  --\na      10\nbcdef   7'
+
+
+@pytest.mark.parametrize('args', [[], ['convert'], ['explain'], ['list'], ['publish']])
+def test_help(args, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main([*args, '--help'])
+    assert exit_.value.code == 0
+    assert not args or f'timm-abn {args[0]}' in capsys.readouterr().out.partition('examples:')[2]
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit):
+        main(['--version'])
+    assert capsys.readouterr().out == f'timm-abn {timm_abn.__version__}\n'
+
+
+def test_as_a_process(checkpoint, photos):
+    # in a process of its own: exit code, streams, and what importing the package does not import
+    code = (
+        'import sys, timm_abn\n'
+        'assert not {"timm_abn.cli", "timm_abn.images", "PIL.ImageCms"} & set(sys.modules)\n'
+        'from timm_abn.cli import main\n'
+        'sys.exit(main())'
+    )
+    Path('folder/bad.png').write_bytes(b'')
+    done = subprocess.run(
+        [sys.executable, '-c', code, 'explain', 'folder', '--model', MODEL, '--checkpoint', str(checkpoint)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr == 'timm-abn: error: folder/bad.png is not an image that Pillow can read\n'
+    assert 'outputs/cats/1.overlay.png' in done.stdout
+
+
+def test_samples_are_shipped_with_their_licence():
+    samples = REPOSITORY / 'timm_abn' / 'samples'
+    images = sorted(samples.glob('*.png'))
+    assert [int(path.name[0]) for path in images] == [label for label in range(10) for _ in range(2)]
+    names = timm.get_pretrained_cfg(MODEL).label_names
+    for path in images:
+        label, name, _ = path.stem.split('_')
+        assert name == names[int(label)].replace('/', '-').replace(' ', '-')
+        with Image.open(path) as image:
+            assert image.mode == 'L' and image.size == (28, 28)
+    assert 'Zalando' in (samples / 'LICENSE').read_text()
+
+
+def test_demo(checkpoint, tmp_path):
+    out = tmp_path / 'new' / 'demo.png'
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / 'scripts' / 'demo.py', '--out', out, '--checkpoint', checkpoint],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = done.stdout.splitlines()
+    assert len([line for line in lines if line.endswith(('right', 'WRONG'))]) == 20 + 1  # and the count
+    with Image.open(out) as picture:
+        assert picture.width > 1000 and picture.height > 1000
+
+
+def test_the_shipped_model_explains_the_shipped_images(tmp_path, capsys):
+    assert (
+        main(
+            [
+                'explain',
+                str(REPOSITORY / 'timm_abn' / 'samples'),
+                '--model',
+                MODEL,
+                '--top-k',
+                '1',
+                '--out',
+                str(tmp_path),
+            ]
+        )
+        == 0
+    )
+    names = timm.get_pretrained_cfg(MODEL).label_names
+    rows = [re.split(r'  +', line) for line in capsys.readouterr().out.splitlines()[2:]]
+    right = [cells[1] == names[int(Path(cells[0]).name[0])] for cells in rows]
+    assert len(right) == 20 and sum(right) >= 18
+    assert len(list(tmp_path.iterdir())) == 20
+
+
+def test_explain_draws_a_map_for_each_of_the_most_probable_tasks(photos, capsys):
+    torch.manual_seed(0)
+    model = timm.create_model('abn_resnet20_cifar', num_classes=4, multi_task=True).eval()
+    safetensors.torch.save_file(model.state_dict(), 'tasks.safetensors')
+    command = ['explain', 'photo.jpg', '--model', 'abn_resnet20_cifar', '--checkpoint', 'tasks.safetensors']
+    assert main([*command, '--top-k', '2', '--map', 'npy']) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
+    x = torch.stack([Preprocessing(model)(read_image(Path('photo.jpg')))[0]])
+    explanation = model.explain(x)
+    probabilities, indices = explanation.top_k(2)
+    tasks = indices[0].tolist()
+    assert written() == sorted(f'photo.class_{task}.{kind}' for task in tasks for kind in ('map.npy', 'overlay.png'))
+    for row, task, probability in zip(rows, tasks, probabilities[0].tolist(), strict=True):
+        assert row[-4:] == ['class', str(task), f'{probability:.4f}', f'outputs/photo.class_{task}.overlay.png']
+        values = np.load(f'outputs/photo.class_{task}.map.npy')
+        assert abs(values.max() - explanation.attention_map[0, task].max().item()) < 0.05

@@ -1,0 +1,210 @@
+"""The command ``timm-abn convert``."""
+
+import json
+
+import pytest
+import timm
+import torch
+from golden_fill import fill_input, fill_state_dict, load_golden
+from huggingface_hub import ModelCard
+
+from timm_abn.cli import main
+from timm_abn.models.authors_checkpoints import CheckpointError, convert_official_checkpoint
+
+
+@pytest.fixture
+def official_file(tmp_path):
+    """Return a function that writes a file as the authors' training script does, and returns its path and weights."""
+
+    def write(golden_name, **save_kwargs):
+        weights = {
+            name: tensor.float() if tensor.is_floating_point() else tensor
+            for name, tensor in fill_state_dict(load_golden(golden_name)['state_dict']).items()
+        }
+        checkpoint = dict(
+            epoch=90,
+            acc=torch.tensor(71.25),
+            best_acc=torch.tensor(72.5),
+            optimizer=dict(state={}, param_groups=[]),
+            state_dict={f'module.{name}': tensor for name, tensor in weights.items() if 'num_batches' not in name},
+        )
+        path = tmp_path / 'model_best.pth.tar'
+        torch.save(checkpoint, path, **save_kwargs)
+        return path, weights
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ('golden_name', 'model_name', 'options'),
+    [
+        ('cifar100_resnet20', 'abn_resnet20_cifar', {}),
+        ('cifar100_densenet100_12', 'abn_densenet100_12_cifar', {}),
+        ('imagenet_se_resnet18', 'abn_seresnet18', dict(_use_new_zipfile_serialization=False)),
+    ],
+)
+def test_folder_gives_the_authors_numbers(golden_name, model_name, options, official_file, tmp_path, capsys):
+    path, weights = official_file(golden_name, **options)
+    folder = tmp_path / 'weights' / 'converted'
+    assert main(['convert', str(path), '--out', str(folder)]) == 0
+    assert sorted(file.name for file in folder.iterdir()) == ['README.md', 'config.json', 'model.safetensors']
+    assert [file.name for file in folder.parent.iterdir()] == ['converted']
+    output = capsys.readouterr().out
+    assert f'Model: {model_name}\n' in output
+    assert 'Top-1 accuracy (%), as recorded in the checkpoint: 72.50\n' in output
+
+    model = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
+    expected = convert_official_checkpoint(weights, model_name)
+    assert list(model.state_dict()) == list(expected)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+    golden = load_golden(golden_name)
+    logits = model(fill_input(golden['input']['seed'], golden['input']['shape']).float())
+    first = torch.tensor(golden['perception_logits']['first8'])
+    torch.testing.assert_close(logits[:, :8], first, rtol=0, atol=1e-5 * logits.abs().max().item())
+
+
+def test_configuration_and_card(official_file, tmp_path):
+    path, _ = official_file('imagenet_se_resnet18')
+    folder = tmp_path / 'converted'
+    assert main(['convert', str(path), '--model', 'abn_seresnet18', '--out', str(folder)]) == 0
+    config = json.loads((folder / 'config.json').read_text())
+    assert config['architecture'] == 'abn_seresnet18'
+    assert config['model_args']['attention_map'] == 'sum_log'
+    cfg = config['pretrained_cfg']
+    assert (cfg['input_size'], cfg['crop_pct'], cfg['interpolation']) == ([3, 224, 224], 0.875, 'bilinear')
+    assert cfg['license'] == 'unknown'
+    assert 'test_input_size' not in cfg
+    card = ModelCard.load(folder / 'README.md')
+    assert card.data.to_dict() == {
+        'library_name': 'timm',
+        'pipeline_tag': 'image-classification',
+        'license': 'unknown',
+        'metrics': ['accuracy'],
+        'tags': ['image-classification', 'timm', 'timm-abn', 'attention-branch-network', 'visual-explanation'],
+    }
+    for fact in (
+        '| Backbone | `seresnet18` |',
+        '| Attention map, mechanism | sum_log, residual |',
+        '| Classes | 1000 |',
+        '| Epochs, as recorded in the checkpoint | 90 |',
+        f"create_model('local-dir:{folder}'",
+    ):
+        assert fact in card.text
+
+
+def test_every_user_may_read_the_weights(official_file, tmp_path):
+    path, _ = official_file('cifar100_resnet20')
+    assert main(['convert', str(path), '--out', str(tmp_path / 'out')]) == 0
+    assert len({file.stat().st_mode for file in (tmp_path / 'out').iterdir()}) == 1
+
+
+class Payload:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return open, (str(self.marker), 'w')
+
+
+def corrupt(tmp_path):
+    (tmp_path / 'bad.pth').write_bytes(b'PK\x03\x04 not a checkpoint')
+    return tmp_path / 'bad.pth'
+
+
+def of_another_type(tmp_path):
+    torch.save([1, 2], tmp_path / 'list.pth')
+    return tmp_path / 'list.pth'
+
+
+def hostile(tmp_path):
+    torch.save(dict(state_dict=Payload(tmp_path / 'payload-ran')), tmp_path / 'hostile.pth')
+    return tmp_path / 'hostile.pth'
+
+
+def of_other_code(tmp_path):
+    torch.save(timm.create_model('test_resnet').state_dict(), tmp_path / 'timm.pth')
+    return tmp_path / 'timm.pth'
+
+
+@pytest.mark.parametrize(
+    ('make', 'options', 'message'),
+    [
+        (lambda folder: folder / 'none.pth', (), 'there is no checkpoint'),
+        (corrupt, (), 'bad.pth is no checkpoint, or damaged: '),
+        (of_another_type, (), 'it holds a list'),
+        (hostile, (), 'is no checkpoint, or damaged: '),
+        (of_other_code, (), "not one of the authors' code: it has none of the names"),
+        (of_other_code, ('--model', 'abn_resnet18'), 'not one of abn_resnet18: keys'),
+        (of_other_code, ('--model', 'abn_resnet19'), "unknown model 'abn_resnet19': did you mean"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(make, options, message, tmp_path, capsys):
+    path = make(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    assert main(['convert', str(path), '--out', str(tmp_path / 'new' / 'out'), *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count('\n') == 1
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_target_with_files_is_refused(official_file, tmp_path, capsys):
+    path, _ = official_file('cifar100_resnet20')
+    folder = tmp_path / 'out'
+    folder.mkdir()
+    assert main(['convert', str(path), '--out', str(folder)]) == 0  # an empty one is not
+    assert main(['convert', str(path), '--out', str(folder)]) == 2
+    assert f'{folder} is not empty' in capsys.readouterr().err
+    assert main(['convert', str(path), '--out', str(path)]) == 2
+    assert f'{path} is a file' in capsys.readouterr().err
+
+
+def test_failure_while_writing_leaves_nothing(official_file, tmp_path, monkeypatch, capsys):
+    path, _ = official_file('cifar100_resnet20')
+
+    def fail(*args, **kwargs):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr('timm_abn.hub.save_for_hf', fail)
+    assert main(['convert', str(path), '--out', str(tmp_path / 'new' / 'out')]) == 2
+    assert 'No space left on device' in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_multi_task_checkpoint(tmp_path, capsys):
+    golden = load_golden('multi_task/mtabn_v1tag10_resnet18_T5_218x178')
+    weights = {f'module.{name}': tensor for name, tensor in fill_state_dict(golden['state_dict']).items()}
+    torch.save(dict(epoch=10, model_state_dict=weights), tmp_path / 'celeba.model')
+    command = ['convert', str(tmp_path / 'celeba.model'), '--out']
+    assert main([*command, str(tmp_path / 'product')]) == 0
+    assert 'Model: abn_resnet18\nClasses: 5\n' in capsys.readouterr().out
+    assert main([*command, str(tmp_path / 'residual'), '--mechanism', 'residual']) == 0
+    for mechanism in ('product', 'residual'):
+        model = timm.create_model(f'local-dir:{tmp_path / mechanism}', pretrained=True).eval()
+        assert (model.config['mechanism'], model.config['attention_map']) == (mechanism, 'raw')
+    model = timm.create_model(f'local-dir:{tmp_path / "product"}', pretrained=True).eval()
+    logits = model(fill_input(golden['input']['seed'], golden['input']['shape']).float())
+    outputs = torch.tensor(golden['perception_logits']['values'])
+    torch.testing.assert_close(logits, outputs[:, 1] - outputs[:, 0], rtol=0, atol=1e-5 * outputs.abs().max().item())
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda weights: weights.pop('output_per.3.weight'), 'must hold output_per.0.weight, output_per.1.weight'),
+        (lambda weights: weights.update({'output_per.3.bias': torch.zeros(1)}), 'all of one or all of two outputs'),
+        (lambda weights: weights.pop('conv_att.weight'), 'keys'),
+    ],
+)
+def test_damaged_multi_task_checkpoint(change, message):
+    weights = fill_state_dict(load_golden('multi_task/mtabn_v1tag10_resnet18_T5_218x178')['state_dict'])
+    change(weights)
+    with pytest.raises(CheckpointError, match=message):
+        convert_official_checkpoint(weights, 'abn_resnet18')
+
+
+def test_mechanism_is_a_question_of_multi_task_checkpoints_only(official_file, tmp_path, capsys):
+    path, _ = official_file('cifar100_resnet20')
+    assert main(['convert', str(path), '--out', str(tmp_path / 'out'), '--mechanism', 'product']) == 2
+    assert '--mechanism is always residual' in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()

@@ -1,0 +1,295 @@
+"""Configurations and weights from elsewhere that are wrong, hostile, or damaged at random."""
+
+import copy
+import json
+import random
+import resource
+import time
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from timm.models import load_state_dict
+from tiny_models import tiny_abn
+
+import timm_abn  # noqa: F401  registers the models
+from timm_abn.hub.building import check_folder
+from timm_abn.hub.config import HubError, check_config, read_config
+from timm_abn.hub.download import one_line_errors, read_header
+from timm_abn.hub.state_dicts import CheckpointError, check_state_dict
+
+NUM_CONFIGS = 2000
+NUM_CHECKPOINTS = 300
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """Return a folder of a model of few parameters, which tests copy."""
+    folder = tmp_path_factory.mktemp('good')
+    model = tiny_abn('resnet20_cifar')
+    timm.models.save_for_hf(model, folder, safe_serialization=True)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def good(folder):
+    return json.loads((folder / 'config.json').read_text())
+
+
+def written(tmp_path, folder, config):
+    """Return the address of a folder with this configuration and the good weights."""
+    (tmp_path / 'config.json').write_text(config if isinstance(config, str) else json.dumps(config))
+    (tmp_path / 'model.safetensors').symlink_to(folder / 'model.safetensors')
+    return f'local-dir:{tmp_path}'
+
+
+def changed(config, path, value):
+    config = copy.deepcopy(config)
+    *parents, key = path
+    place = config
+    for parent in parents:
+        place = place[parent]
+    place[key] = value
+    return config
+
+
+def test_good_one(folder, good):
+    check_config(good, 'here')
+    assert check_folder(folder) == good
+
+
+BAD_ENTRIES = [
+    (('model_args', 'backbone'), '../../etc/passwd', 'model_args.backbone'),
+    (('model_args', 'backbone'), 'hf-hub:someone/else', 'model_args.backbone'),
+    (('model_args', 'backbone'), 'local-dir:/etc', 'model_args.backbone'),
+    (('model_args', 'backbone'), 5, 'model_args.backbone'),
+    (('model_args', 'split'), '/etc/passwd', 'model_args.split'),
+    (('model_args', 'split'), [1], 'model_args.split'),
+    (('model_args', 'mechanism'), 'magic', 'model_args.mechanism'),
+    (('model_args', 'attention_map'), ['sigmoid'], 'model_args.attention_map'),
+    (('model_args', 'attention_norm'), 'yes', 'model_args.attention_norm'),
+    (('model_args', 'multi_task'), 1, 'model_args.multi_task'),
+    (('model_args', 'num_classes'), 10**12, 'model_args.num_classes'),
+    (('model_args', 'num_classes'), -1, 'model_args.num_classes'),
+    (('model_args', 'num_classes'), True, 'model_args.num_classes'),
+    (('model_args', 'num_classes'), '10', 'model_args.num_classes'),
+    (('model_args', 'in_chans'), 2**40, 'model_args.in_chans'),
+    (('model_args', 'img_size'), [10**9, 10**9], 'model_args.img_size'),
+    (('model_args', 'pretrained_backbone'), '/etc/passwd', 'pretrained_backbone'),
+    (('model_args', 'checkpoint_path'), '/etc/passwd', 'checkpoint_path'),
+    (('model_args', 'pretrained_cfg_overlay'), dict(file='/etc/passwd'), 'pretrained_cfg_overlay'),
+    (('model_args', 'cache_dir'), '/', 'cache_dir'),
+    (('model_args', 'device'), 'cuda', 'device'),
+    (('model_args', 'block_args'), dict(checkpoint_path='/etc/passwd'), 'checkpoint_path'),
+    (('model_args', 'norm_layer'), 'os/system', 'model_args.norm_layer'),
+    (('model_args', 'embed_dim'), 10**10, 'model_args.embed_dim'),
+    (('model_args', 'drop_path_rate'), float('nan'), 'model_args.drop_path_rate'),
+    (('model_args', 'depths'), [1] * 10**5, 'model_args.depths'),
+    (('model_args', 'depths'), [[[[[[1]]]]]], 'model_args.depths'),
+    (('model_args',), ['backbone'], 'model_args'),
+    (('pretrained_cfg', 'url'), 'http://example.org/weights.pth', "pretrained_cfg must not hold 'url'"),
+    (('pretrained_cfg', 'hf_hub_filename'), '../evil.bin', "pretrained_cfg must not hold 'hf_hub_filename'"),
+    (('pretrained_cfg', 'state_dict'), {}, "pretrained_cfg must not hold 'state_dict'"),
+    (('pretrained_cfg', 'auto_map'), {}, "pretrained_cfg must not hold 'auto_map'"),
+    (('pretrained_cfg', 'custom_load'), 'hf', 'pretrained_cfg.custom_load'),
+    (('pretrained_cfg', 'input_size'), [3, 10**6, 10**6], 'pretrained_cfg.input_size'),
+    (('pretrained_cfg', 'input_size'), '3x32x32', 'pretrained_cfg.input_size'),
+    (('pretrained_cfg', 'mean'), [0.5, None], 'pretrained_cfg.mean'),
+    (('pretrained_cfg', 'std'), [0, 0, 0], 'pretrained_cfg.std'),
+    (('pretrained_cfg', 'crop_pct'), 'all', 'pretrained_cfg.crop_pct'),
+    (('pretrained_cfg', 'interpolation'), 'cubist', 'pretrained_cfg.interpolation'),
+    (('pretrained_cfg', 'first_conv'), '../conv1', 'pretrained_cfg.first_conv'),
+    (('pretrained_cfg', 'classifier'), {'a': 1}, 'pretrained_cfg.classifier'),
+    (('num_classes',), 2**60, 'pretrained_cfg.num_classes'),
+    (('pretrained_cfg', 'label_names'), 'cat', 'pretrained_cfg.label_names'),
+    (('pretrained_cfg', 'label_names'), ['cat'], '1 label_names for 5 classes'),
+    (('pretrained_cfg', 'license'), 'x' * 10**6, 'pretrained_cfg.license'),
+    (('pretrained_cfg',), [], 'pretrained_cfg'),
+    (('architecture',), 'no_such_model', 'architecture'),
+    (('architecture',), '../abn', 'architecture'),
+    (('architecture',), None, 'architecture'),
+    (('label_names',), 7, 'label_names'),
+]
+
+
+@pytest.mark.parametrize(('path', 'value', 'name'), BAD_ENTRIES)
+def test_bad_entries_are_refused_by_name(path, value, name, good):
+    with pytest.raises(HubError) as error:
+        check_config(changed(good, path, value), 'me/tiny')
+    message = str(error.value)
+    assert message.startswith('me/tiny: ') and name in message
+    assert '\n' not in message and len(message) < 400
+
+
+@pytest.mark.parametrize(
+    ('path', 'value', 'name'),
+    # what timm itself takes apart before it asks us fails there
+    [entry for entry in BAD_ENTRIES if len(entry[0]) == 2 and entry[0][1] not in ('in_chans', 'cache_dir', 'device')],
+)
+def test_timm_refuses_them_as_well(path, value, name, good, folder, tmp_path):
+    with pytest.raises((HubError, TypeError)):
+        timm.create_model(written(tmp_path, folder, changed(good, path, value)), pretrained=True)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (dict(backbone='vit_tiny_patch16_224', embed_dim=65536, num_heads=64), 'more than 10,000,000,000 parameters'),
+        (dict(backbone='resnet18', layers=[65536] * 4), 'more than 10,000 modules'),
+        (dict(backbone='resnet18', no_such_argument=1), "unexpected keyword argument 'no_such_argument'"),
+        (dict(backbone='no_such_model'), "Unknown backbone 'no_such_model'"),
+        (dict(backbone='abn_resnet18'), 'is an Attention Branch Network already'),
+        (dict(backbone='resnet18', split='layer9'), 'layer9'),
+        (dict(backbone='hiera_tiny_224'), 'cannot be split exactly'),
+    ],
+)
+@pytest.mark.parametrize('pretrained', [True, False])
+def test_networks_that_cannot_be_are_refused_without_memory(arguments, message, pretrained, good, folder, tmp_path):
+    address = written(tmp_path, folder, changed(good, ('model_args',), dict(arguments, num_classes=5)))
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    with pytest.raises(HubError, match=message) as error:
+        timm.create_model(address, pretrained=pretrained)
+    assert '\n' not in str(error.value)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB
+    assert time.process_time() - start < 20
+
+
+@pytest.mark.parametrize(
+    'text',
+    ['', '{', 'null', '[]', '"abn"', '[' * 100_000, '{"a": ' * 20_000, '1' * 5000, '\x00', '{"architecture": {}}'],
+)
+def test_files_that_are_no_configuration(text, tmp_path):
+    (tmp_path / 'config.json').write_text(text)
+    with pytest.raises(HubError) as error:
+        read_config(tmp_path / 'config.json', 'me/tiny')
+    assert str(error.value).startswith('me/tiny: ') and '\n' not in str(error.value)
+
+
+def test_files_that_are_too_long(tmp_path):
+    with (tmp_path / 'config.json').open('wb') as file:
+        file.truncate(2**30)
+    with pytest.raises(HubError, match='1073741824 bytes'):
+        read_config(tmp_path / 'config.json', 'me/tiny')
+    with pytest.raises(HubError, match='there is no config.json'):
+        read_config(tmp_path, 'me/tiny')
+
+
+STRANGE = [
+    None,
+    True,
+    -1,
+    0,
+    1,
+    10**15,
+    1.5,
+    float('inf'),
+    '',
+    'x',
+    '../..',
+    '/dev/zero',
+    [],
+    {},
+    [0] * 300,
+    'a' * 10**5,
+]
+
+
+def mutated(value, rng):
+    """Return a copy of a configuration that differs from it at one to three places."""
+    value = copy.deepcopy(value)
+    for _ in range(rng.randint(1, 3)):
+        place = value
+        while isinstance(place, dict) and place:
+            key = rng.choice(list(place))
+            action = rng.random()
+            if action < 0.5 and isinstance(place[key], dict) and place[key]:
+                place = place[key]
+            elif action < 0.6:
+                del place[key]
+                break
+            elif action < 0.75:
+                place[rng.choice([*STRANGE_KEYS, key + 'x'])] = rng.choice(STRANGE)
+                break
+            else:
+                place[key] = strange(place[key], rng)
+                break
+    return value
+
+
+STRANGE_KEYS = (
+    'file',
+    'url',
+    'checkpoint_path',
+    'split',
+    'img_size',
+    'device',
+    'in_chans',
+    'norm_layer',
+    '__class__',
+    '',
+)
+
+
+def strange(value, rng):
+    if isinstance(value, (list, tuple)) and value and rng.random() < 0.5:
+        return [*value[:-1], rng.choice(STRANGE)]
+    if isinstance(value, str) and rng.random() < 0.5:
+        return value[: rng.randint(0, len(value))] + rng.choice(['\n', '/', '\x00', 'é', '..'])
+    return rng.choice(STRANGE)
+
+
+def test_fuzzed_configurations(good, folder, tmp_path):
+    rng = random.Random(0)
+    written(tmp_path, folder, good)
+    text, outcomes = json.dumps(good), dict(refused=0, accepted=0)
+    for number in range(NUM_CONFIGS):
+        if number % 4:
+            config = json.dumps(mutated(good, rng))
+        else:  # bytes that get lost or changed
+            position = rng.randrange(len(text))
+            config = (
+                text[:position] + rng.choice(['', '"', '9', '}', text[::-1]]) + text[position + rng.randint(0, 9) :]
+            )
+        (tmp_path / 'config.json').write_text(config)
+        start = time.process_time()
+        try:
+            read_config(tmp_path / 'config.json', 'fuzz')
+            outcomes['accepted'] += 1
+            if outcomes['accepted'] % 40 == 0:  # those that pass are built
+                check_folder(tmp_path)
+        except HubError as error:
+            outcomes['refused'] += 1
+            assert '\n' not in str(error) and len(str(error)) < 800, config
+        assert time.process_time() - start < 5, config
+    assert outcomes['refused'] > NUM_CONFIGS / 2
+    assert outcomes['accepted'] > NUM_CONFIGS / 20
+
+
+@pytest.mark.parametrize('ending', ['safetensors', 'pth'])
+def test_fuzzed_checkpoints(ending, folder, tmp_path):
+    weights = load_file(folder / 'model.safetensors')
+    path = tmp_path / f'weights.{ending}'
+    save = save_file if ending == 'safetensors' else torch.save
+    save(weights, path)
+    data, rng, outcomes = path.read_bytes(), random.Random(1), dict(refused=0, accepted=0)
+    header_end = 8 + int.from_bytes(data[:8], 'little') if ending == 'safetensors' else 20_000
+    for _ in range(NUM_CHECKPOINTS):
+        changed = bytearray(data)
+        action = rng.random()
+        for _ in range(rng.randint(1, 4)):
+            changed[rng.randrange(8 if action < 0.2 else header_end)] = rng.randrange(256)
+        if action > 0.8:
+            del changed[rng.randrange(len(changed)) :]
+        path.write_bytes(bytes(changed))
+        start = time.process_time()
+        try:
+            with one_line_errors('fuzz'):
+                found = read_header(path, 'fuzz') if ending == 'safetensors' else load_state_dict(str(path))
+                check_state_dict(found, weights, 'fuzz')
+            outcomes['accepted'] += 1
+        except (CheckpointError, HubError) as error:
+            outcomes['refused'] += 1
+            assert '\n' not in str(error)
+        assert time.process_time() - start < 5
+    assert outcomes['refused'] > NUM_CHECKPOINTS / 2

@@ -1,0 +1,253 @@
+"""Multi-task networks: one attention map a task, against a literal loop over the paper's equations."""
+
+import copy
+import io
+import pickle
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from timm.models.resnet import BasicBlock
+from tiny_models import TINY_BACKBONES, tiny_abn, tiny_images
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
+
+from timm_abn import AttentionBranchNet, MultiTaskAttentionBranchNet
+from timm_abn.publish.folder import save_hub_folder
+
+TASKS = 5
+all_backbones = pytest.mark.parametrize('backbone', TINY_BACKBONES)
+
+
+def multi_task(backbone='resnet20_cifar', **kwargs):
+    return tiny_abn(backbone, **{'multi_task': True, 'num_classes': TASKS, 'task_chunk_size': 2, **kwargs})
+
+
+def by_the_equations(model, images):
+    """Return the probabilities of both answers, shape (B, T, 2), the maps and the attention logits, task by task."""
+    features = model.feature_extractor(images)
+    maps = model.attention_branch.map_conv(model.attention_branch.stage(model.layout.to_maps(features, images)))
+    answers = []
+    for task in range(TASKS):
+        task_map = maps[:, task : task + 1]
+        if model.attention_branch.attention_map_type == 'sigmoid':
+            task_map = 1 / (1 + torch.exp(-task_map))
+        residual = features if model.config['mechanism'] == 'residual' else 0.0
+        if features.ndim == 3:
+            prefix = model.layout.num_prefix_tokens
+            gate = task_map.flatten(2).transpose(1, 2)
+            gated = torch.cat([features[:, :prefix], features[:, prefix:] * gate], dim=1)
+            gated = (
+                gated
+                if model.config['mechanism'] == 'product'
+                else torch.cat([features[:, :prefix], features[:, prefix:] * gate + features[:, prefix:]], dim=1)
+            )
+        else:
+            gate = task_map.permute(0, 2, 3, 1) if model.layout.layout == 'NHWC' else task_map
+            gated = residual + gate * features
+        outputs = model.perception_branch(gated)
+        answers.append(outputs[:, 2 * task : 2 * task + 2].softmax(dim=1))
+    return torch.stack(answers, dim=1), maps, maps.mean(dim=(2, 3))
+
+
+@pytest.mark.parametrize('mechanism', ['residual', 'product'])
+@pytest.mark.parametrize('attention_map', ['sigmoid', 'raw'])
+@all_backbones
+def test_equals_a_loop_over_the_equations(backbone, attention_map, mechanism):
+    model = multi_task(backbone, attention_map=attention_map, mechanism=mechanism).double()
+    images = tiny_images(dtype=torch.float64)
+    targets = torch.tensor([[1.0, 0, 1, 0, 1], [0, 0, 1, 1, 0]], dtype=torch.float64)
+
+    explanation = model.explain(images)
+    logits = model(images)
+    loss = F.binary_cross_entropy_with_logits(logits, targets)
+    actual = torch.autograd.grad(loss, model.parameters(), allow_unused=True)
+
+    probabilities, maps, attention_logits = by_the_equations(model, images)
+    torch.testing.assert_close(logits.sigmoid(), probabilities[:, :, 1], rtol=0, atol=1e-10)
+    torch.testing.assert_close(explanation.logits, logits, rtol=0, atol=1e-12)
+    torch.testing.assert_close(explanation.attention_logits, attention_logits, rtol=0, atol=1e-10)
+    torch.testing.assert_close(explanation.class_maps, maps, rtol=0, atol=1e-10)
+    assert explanation.attention_map.shape == maps.shape
+
+    loss = -(targets * probabilities[:, :, 1].log() + (1 - targets) * probabilities[:, :, 0].log()).mean()
+    expected = torch.autograd.grad(loss, model.parameters(), allow_unused=True)
+    for (name, _), actual_grad, expected_grad in zip(model.named_parameters(), actual, expected, strict=True):
+        torch.testing.assert_close(actual_grad, expected_grad, rtol=0, atol=1e-10, msg=name)
+
+
+@all_backbones
+def test_chunks_change_nothing_in_evaluation(backbone):
+    model = multi_task(backbone).double()
+    images = tiny_images(dtype=torch.float64)
+    with torch.no_grad():
+        expected = model(images)
+        for task_chunk_size in (1, 3, TASKS, 100):
+            model.task_chunk_size = task_chunk_size
+            torch.testing.assert_close(model(images), expected, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(model.forward_head(model.forward_features(images)), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_training_returns_both_and_reaches_every_parameter():
+    model = multi_task().train()
+    logits, attention_logits = model(tiny_images())
+    assert type(logits) is torch.Tensor and logits.shape == attention_logits.shape == (2, TASKS)
+    (logits.sum() + attention_logits.sum()).backward()
+    assert not [name for name, parameter in model.named_parameters() if parameter.grad is None]
+
+
+def test_batch_norm_sees_each_chunk_in_training():
+    model = multi_task(task_chunk_size=2).train()
+    model(tiny_images())
+    updates = {int(n) for name, n in model.perception_branch.named_buffers() if name.endswith('num_batches_tracked')}
+    assert updates == {3}  # chunks of 2, 2 and 1 tasks
+
+
+def test_names_and_numbers_of_the_contract():
+    model = multi_task()
+    assert isinstance(model, AttentionBranchNet) and isinstance(model, MultiTaskAttentionBranchNet)
+    assert model.num_classes == TASKS and model.get_classifier().out_features == 2 * TASKS
+    assert model.forward_head(model.forward_features(tiny_images()), pre_logits=True).shape[:2] == (2, TASKS)
+    model.reset_classifier(3)
+    assert model.num_classes == 3 and model(tiny_images()).shape == (2, 3)
+    assert model.explain(tiny_images()).attention_map.shape[1] == 3
+    model.reset_classifier(0)
+    assert model(tiny_images()).shape == (2, 3, model.num_features)
+    model.reset_classifier(4)
+    assert model(tiny_images()).shape == (2, 4)
+
+
+def test_without_classifier_from_the_start():
+    model = multi_task(num_classes=0, attention_classes=3)
+    assert model(tiny_images()).shape == (2, 3, model.num_features)
+
+
+def test_given_maps_replace_the_predicted():
+    model = multi_task()
+    images = tiny_images()
+    with torch.no_grad():
+        maps = model.explain(images).attention_map
+        torch.testing.assert_close(model(images, attention=maps), model(images))
+        changed = maps.clone()
+        changed[:, 1] = 0
+        difference = (model(images, attention=changed) - model(images)).abs().amax(dim=0)
+    assert difference[1] > 0 and difference[[0, 2, 3, 4]].max() < 1e-6
+    with pytest.raises(ValueError, match=r'attention must have shape \[2, 5, 32, 32\], got \[2, 1, 32, 32\]'):
+        model(images, attention=maps[:, :1])
+
+
+def test_intermediates_after_the_cut_have_one_row_a_task():
+    model = multi_task()
+    final, features = model.forward_intermediates(tiny_images())
+    assert [len(feature) for feature in features] == [2, 2, 2 * TASKS]
+    torch.testing.assert_close(model.forward_head(final), model(tiny_images()))
+
+
+def test_copies_compiles_and_traces():
+    model = multi_task()
+    images = tiny_images()
+    with torch.no_grad():
+        expected = model(images)
+        for twin in (
+            copy.deepcopy(model),
+            pickle.loads(pickle.dumps(model)),
+            model.to(memory_format=torch.channels_last),
+        ):
+            torch.testing.assert_close(twin(images), expected)
+        compiled = torch.compile(model, backend='eager', fullgraph=True)
+        torch.testing.assert_close(compiled(images), expected)
+        torch.testing.assert_close(torch.jit.trace(model, images)(images), expected)
+        exported = torch.export.export(model, (images,)).module()
+        torch.testing.assert_close(exported(images), expected)
+
+
+def test_scripts():
+    model = multi_task('test_resnet')
+    with torch.no_grad():
+        torch.testing.assert_close(torch.jit.script(model)(tiny_images()), model(tiny_images()))
+
+
+def checkpoint_by_pytorch(model):
+    apply_activation_checkpointing(model, check_fn=lambda module: isinstance(module, BasicBlock))
+
+
+@pytest.mark.parametrize(
+    'backbone, checkpoint',
+    [
+        ('resnet20_cifar', lambda model: model.set_grad_checkpointing()),
+        ('test_vit', lambda model: model.set_grad_checkpointing()),
+        ('test_resnet', lambda model: model.perception_branch.set_grad_checkpointing()),
+        ('test_resnet', checkpoint_by_pytorch),
+    ],
+)
+def test_checkpointing_gives_the_same_gradients(backbone, checkpoint):
+    gradients = []
+    for checkpointing in (False, True):
+        model = multi_task(backbone).double().train()
+        if checkpointing:
+            checkpoint(model)
+        sum(output.square().sum() for output in model(tiny_images(dtype=torch.float64))).backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    torch.testing.assert_close(*gradients)
+
+
+def test_low_precision():
+    model = multi_task()
+    with torch.no_grad(), torch.autocast('cpu', torch.bfloat16):
+        logits = model(tiny_images())
+    torch.testing.assert_close(logits.float(), model(tiny_images()), rtol=0.1, atol=0.1)
+
+
+def test_saved_folder_restores_the_network(tmp_path):
+    torch.manual_seed(0)
+    model = timm.create_model(
+        'abn_resnet20_cifar',
+        num_classes=3,
+        multi_task=True,
+        attention_map='raw',
+        mechanism='product',
+        task_chunk_size=1,
+    ).eval()
+    save_hub_folder(model, tmp_path / 'folder', card='# card')
+    loaded = timm.create_model(f'local-dir:{tmp_path / "folder"}', pretrained=True).eval()
+    assert isinstance(loaded, MultiTaskAttentionBranchNet) and loaded.task_chunk_size == 1
+    assert loaded.config == model.config
+    with torch.no_grad():
+        assert torch.equal(loaded(tiny_images()), model(tiny_images()))
+    other = timm.create_model(f'local-dir:{tmp_path / "folder"}', pretrained=True, num_classes=7)
+    assert other(tiny_images())[0].shape == (2, 7)
+    assert torch.equal(
+        other.state_dict()['attention_branch.stage.0.conv1.weight'],
+        model.state_dict()['attention_branch.stage.0.conv1.weight'],
+    )
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'message'),
+    [
+        (dict(task_chunk_size=0), 'task_chunk_size must be a whole number of 1 or more, got 0'),
+        (dict(task_chunk_size=2.5), 'task_chunk_size must be a whole number of 1 or more, got 2.5'),
+        (dict(attention_map='sum_log'), "attention_map must be one of 'sigmoid', 'raw', got 'sum_log'"),
+        (dict(attention_norm=False), 'attention_norm=False needs multi_task=False'),
+        (dict(num_classes=-1), 'num_classes must be 0'),
+        (dict(multi_task=False), 'task_chunk_size=2 needs multi_task=True'),
+        (dict(multi_task='yes'), "multi_task must be True or False, got 'yes'"),
+    ],
+)
+def test_bad_arguments(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        multi_task(**kwargs)
+
+
+def test_single_task_has_no_raw_maps():
+    with pytest.raises(ValueError, match="attention_map must be one of 'sigmoid', 'sum_log', got 'raw'"):
+        tiny_abn('resnet20_cifar', attention_map='raw')
+
+
+def test_weights_travel_through_a_file():
+    model, other = multi_task(), multi_task(num_classes=TASKS)
+    buffer = io.BytesIO()
+    torch.save(model.state_dict(), buffer)
+    buffer.seek(0)
+    other.load_state_dict(torch.load(buffer, weights_only=True))
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values()))

@@ -1,0 +1,45 @@
+"""What all errors of this package have in common: one line that names what was wrong, found, and right."""
+
+import difflib
+import textwrap
+from typing import Iterable
+
+__all__ = ['TimmAbnError', 'one_line', 'suggest']
+
+
+class TimmAbnError(ValueError):
+    """What was asked for cannot be; the message says why, in one line. Base of all errors of this package."""
+
+
+def one_line(error: BaseException) -> str:
+    """Return what an error says, in one line of at most 300 characters and without a full stop.
+
+    Of errors of other packages only the first sentence is taken: the rest is advice, and not always safe to follow.
+    Those whose message says little without the name of their class, such as a ``KeyError``, get it in front.
+
+    Args:
+        error: The error.
+    """
+    message = ' '.join(str(error).split())
+    if not isinstance(error, TimmAbnError):
+        message = message.split('. ')[0]
+    message = message.rstrip('.')
+    if not message:
+        return type(error).__name__
+    if not isinstance(error, (AssertionError, ValueError, RuntimeError)):
+        message = f'{type(error).__name__}: {message}'
+    return textwrap.shorten(message, 300)
+
+
+def suggest(name: str, names: Iterable[str], otherwise: str) -> str:
+    """Return the names that somebody may have meant, as the second half of a sentence, without a full stop.
+
+    Args:
+        name: What was given.
+        names: What there is. Names that begin with what was given come before others that look like it.
+        otherwise: What to say if there is nothing like it.
+    """
+    names = list(names)
+    longer = [other for other in names if name and other.startswith(name)]
+    close = longer[:3] or difflib.get_close_matches(name, names, n=3)
+    return f'did you mean {", ".join(close)}?' if close else otherwise

@@ -1,0 +1,300 @@
+"""Reading images of any kind, and putting them through a model's own preprocessing and back.
+
+A model sees its preprocessing of an image: resized, and cut to a rectangle in the middle. ``Preprocessing`` remembers
+which part of the original that was, so that an attention map can be laid over the pixels it speaks of.
+"""
+
+import contextlib
+import warnings
+from pathlib import Path
+from typing import Any, Dict, Iterator, Sequence, Tuple, Union
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image, ImageCms, ImageOps
+from timm.data import create_transform, resolve_model_data_config
+from timm.data.transforms import CenterCropOrPad, MaybeToTensor
+from timm.models import get_model_input_config
+from torchvision.transforms import CenterCrop
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
+
+from ..errors import TimmAbnError
+from ..maps.operations import blend_maps, upsample_maps
+
+__all__ = [
+    'IMAGE_EXTENSIONS',
+    'Box',
+    'ImageError',
+    'Preprocessing',
+    'denormalize',
+    'draw_overlay',
+    'image_errors',
+    'place_map',
+    'read_image',
+    'to_rgb',
+]
+
+IMAGE_EXTENSIONS = (
+    '.avif',
+    '.bmp',
+    '.gif',
+    '.jfif',
+    '.jp2',
+    '.jpeg',
+    '.jpg',
+    '.pbm',
+    '.pgm',
+    '.png',
+    '.ppm',
+    '.tga',
+    '.tif',
+    '.tiff',
+    '.webp',
+)
+
+Box = Tuple[int, int, int, int]  # left, top, right and bottom in pixels, as in Pillow
+
+
+class ImageError(TimmAbnError):
+    """An image cannot be used; the message says why, in one line."""
+
+
+def read_image(path: Union[str, Path]) -> Image.Image:
+    """Read an image of any mode as 8-bit RGB, upright.
+
+    The EXIF orientation is applied, transparency is laid on white, 16-bit and floating point images are scaled to 8 bit
+    (see ``to_rgb``). Of several frames or pages the first is read. Colour profiles are not applied, as in timm.
+
+    Args:
+        path: File in any format that Pillow reads.
+
+    Raises:
+        ImageError: There is no such file, or it is not an image, damaged, or larger than Pillow's limit.
+    """
+    with image_errors(path), warnings.catch_warnings():
+        # between once and twice its limit Pillow warns, which is no news to somebody with a large photo
+        warnings.simplefilter('ignore', Image.DecompressionBombWarning)
+        with Image.open(path) as image:
+            image.verify()  # the checksums of a PNG, which loading does not look at; the file is used up by it
+        with Image.open(path) as image:
+            return to_rgb(_upright(image))
+
+
+@contextlib.contextmanager
+def image_errors(path: Union[str, Path]) -> Iterator[None]:
+    """Turn whatever goes wrong inside into an ``ImageError``.
+
+    Args:
+        path: File that is read inside, for the message.
+
+    Raises:
+        ImageError: There is no such file, or it is not an image, damaged, or larger than Pillow's limit.
+    """
+    try:
+        yield
+    except Image.UnidentifiedImageError:
+        raise ImageError(f'{path} is not an image that Pillow can read.') from None
+    except Image.DecompressionBombError:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise ImageError(f"{path} has more than {limit:,} pixels, Pillow's limit; make it smaller first.") from None
+    except Exception as error:  # on damaged files Pillow's decoders raise errors of a dozen types
+        reason = getattr(error, 'strerror', None) or ' '.join(str(error).split()) or type(error).__name__
+        raise ImageError(f'{path} cannot be read: {reason}') from None
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert an image of any mode to RGB.
+
+    Transparent pixels become white. Grey levels beyond 8 bit are scaled, not clipped: 16-bit ones by 1/257. Integers of
+    32 bit (mode I) count as 8 bit if none is above 255, and as 16 bit if none is above 65,535; floats (mode F) count as
+    [0, 1] if none is outside, else as [0, 255]. Values outside of all that are stretched from least to greatest.
+
+    Args:
+        image: Image in any mode of Pillow.
+    """
+    if image.mode == 'F' or image.mode.startswith('I'):
+        image = _to_8_bit(image)
+    elif image.mode == 'LAB':
+        lab, srgb = ImageCms.createProfile('LAB'), ImageCms.createProfile('sRGB')
+        image = ImageCms.applyTransform(image, ImageCms.buildTransform(lab, srgb, 'LAB', 'RGB')) or image
+    elif image.mode == 'La':
+        image = image.convert('LA')
+    if image.has_transparency_data:
+        image = image.convert('RGBA')
+        image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
+    return image.convert('RGB')
+
+
+def denormalize(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """Undo the normalisation of a model's preprocessing: return images in [0, 1].
+
+    Args:
+        images: Normalised images, shape (B, C, H, W).
+        mean: One value per channel, as in the model's ``pretrained_cfg``.
+        std: One value per channel.
+
+    Raises:
+        ValueError: ``mean`` or ``std`` does not have one value per channel.
+    """
+    if not images.shape[1] == len(mean) == len(std):
+        raise ValueError(
+            f'mean and std must have one value for each of {images.shape[1]} channels, got {len(mean)} and {len(std)}.'
+        )
+    scale, shift = (torch.tensor(v, dtype=images.dtype, device=images.device).view(1, -1, 1, 1) for v in (std, mean))
+    return (images * scale + shift).clamp(0, 1)
+
+
+class Preprocessing:
+    """A model's own preprocessing for evaluation, as in timm, that remembers which part of an image the model sees.
+
+    Models of one channel see grey levels. If their configuration has a mean and a standard deviation for three (a
+    backbone for colour images, created with ``in_chans=1``), the averages of those are taken.
+
+    Attributes:
+        config: What timm's ``create_transform`` gets: input size, interpolation, mean, std, crop.
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        """
+        Args:
+            model: A timm model.
+
+        Raises:
+            ValueError: The model takes neither 1 nor 3 channels.
+        """
+        input_size = get_model_input_config(model)['input_size']  # of this model, not of its pretrained weights
+        self.channels = input_size[0]
+        if self.channels not in (1, 3):
+            raise ValueError(f'images have 1 (grey) or 3 (colour) channels, the model takes {self.channels}.')
+        config: Dict[str, Any] = resolve_model_data_config(model)
+        self.config = dict(
+            config,
+            input_size=input_size,
+            mean=_per_channel(config['mean'], self.channels),
+            std=_per_channel(config['std'], self.channels),
+        )
+        steps = create_transform(**self.config).transforms
+        first_tensor_step = next(index for index, step in enumerate(steps) if isinstance(step, MaybeToTensor))
+        self._geometry, self._to_tensor = steps[:first_tensor_step], steps[first_tensor_step:]
+
+    def __call__(self, image: Image.Image) -> Tuple[torch.Tensor, Box]:
+        """Return the model's input, shape (C, H, W), and the box of the image that it shows.
+
+        Where the preprocessing adds a border, the box is larger than the image.
+
+        Args:
+            image: RGB image of any size.
+
+        Raises:
+            ImageError: The image is so long and thin that resizing it would take gigabytes.
+        """
+        width, height = image.size
+        shorter = max(self.config['input_size'][1:]) / self.config['crop_pct']
+        keeps_shorter = self.config['crop_mode'] not in ('squash', 'border')
+        if keeps_shorter and max(width, height) / min(width, height) * shorter**2 > _MOST_PIXELS:
+            raise ImageError(f'an image of {width} x {height} pixels is too long and thin to be resized for the model.')
+        if self.channels == 1:
+            image = image.convert('L')
+        left = top = 0.0  # of the box, in pixels of the original
+        across = down = 1.0  # pixels of the original to one of the present image
+        for step in self._geometry:
+            before = image.size
+            image = step(image)
+            if isinstance(step, (CenterCrop, CenterCropOrPad)):
+                left += across * _crop_offset(before[0], image.size[0])
+                top += down * _crop_offset(before[1], image.size[1])
+            else:
+                across *= before[0] / image.size[0]
+                down *= before[1] / image.size[1]
+        box = _rounded(left, left + across * image.size[0]), _rounded(top, top + down * image.size[1])
+        x: Any = image
+        for step in self._to_tensor:
+            x = step(x)
+        return x, (box[0][0], box[1][0], box[0][1], box[1][1])
+
+
+def draw_overlay(
+    image: Image.Image,
+    attention_map: torch.Tensor,
+    box: Box,
+    interpolation: str = 'bilinear',
+    colormap: str = 'viridis',
+) -> Image.Image:
+    """Return an image with a map laid over the part of it that the model saw.
+
+    Args:
+        image: RGB image.
+        attention_map: Shape (1, 1, h, w), in [0, 1].
+        box: Where in the image the map lies.
+        interpolation: 'bilinear' or 'bicubic'.
+        colormap: 'viridis', 'inferno' or 'magma'.
+    """
+    part, values = _visible(attention_map, box, image.size, interpolation)
+    blended = blend_maps(pil_to_tensor(image.crop(part))[None], values, colormap=colormap)
+    overlay = image.copy()
+    overlay.paste(to_pil_image(blended[0]), part)
+    return overlay
+
+
+def place_map(attention_map: torch.Tensor, box: Box, size: Tuple[int, int], interpolation: str) -> torch.Tensor:
+    """Return the map in the size of the image, shape (H, W), 0 where the model did not see it.
+
+    Args:
+        attention_map: Shape (1, 1, h, w).
+        box: Where in the image the map lies.
+        size: Width and height of the image, as in Pillow.
+        interpolation: 'bilinear' or 'bicubic'.
+    """
+    (left, top, right, bottom), values = _visible(attention_map, box, size, interpolation)
+    placed = torch.zeros(size[1], size[0])
+    placed[top:bottom, left:right] = values[0, 0]
+    return placed
+
+
+_MOST_PIXELS = 100_000_000  # of a resized image: 300 MB
+
+
+def _visible(maps: torch.Tensor, box: Box, size: Tuple[int, int], interpolation: str) -> Tuple[Box, torch.Tensor]:
+    """Return the part of the box that lies in the image, and the map of that part."""
+    left, top, right, bottom = box
+    values = upsample_maps(maps, (bottom - top, right - left), interpolation)
+    part = (max(left, 0), max(top, 0), min(right, size[0]), min(bottom, size[1]))
+    return part, values[:, :, part[1] - top : part[3] - top, part[0] - left : part[2] - left]
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:
+        return image  # damaged EXIF data do not make the pixels unreadable
+    return ImageOps.exif_transpose(image) if orientation != 1 else image
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    values = np.asarray(image)
+    if image.mode.startswith('I;16'):
+        scaled = (np.arange(65536) / 257).round().astype(np.uint8)[values]
+        transparent = image.info.get('transparency')
+        if isinstance(transparent, int):  # a PNG may name one grey level as transparent
+            scaled[values == transparent] = 255
+        return Image.fromarray(scaled)
+    finite = values[np.isfinite(values)].astype(np.float64)
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+    if low >= 0 and high <= (255 if image.mode == 'F' else 65535):
+        low, high = 0.0, next(most for most in (1.0 if image.mode == 'F' else 255.0, 255.0, 65535.0) if high <= most)
+    stretched = (np.nan_to_num(values.astype(np.float64), posinf=high, neginf=low) - low) * (255 / (high - low or 1.0))
+    return Image.fromarray(stretched.round().clip(0, 255).astype(np.uint8))
+
+
+def _per_channel(values: Sequence[float], channels: int) -> Tuple[float, ...]:
+    return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
+
+
+def _crop_offset(before: int, after: int) -> int:
+    # the rounding of torchvision's and timm's centre crops
+    return round((before - after) / 2) if before >= after else -((after - before) // 2)
+
+
+def _rounded(start: float, stop: float) -> Tuple[int, int]:
+    first = round(start)
+    return first, max(round(stop), first + 1)

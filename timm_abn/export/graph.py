@@ -1,0 +1,216 @@
+"""Export of a network with its explanation: a graph with two outputs, ``logits`` and ``attention_map``.
+
+The formats are ONNX and the archive of ``torch.export.save``. A graph is compared with the network itself, at several
+sizes if it is meant for them, before it is handed out.
+"""
+
+import contextlib
+import dataclasses
+import importlib.util
+import json
+import textwrap
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Union
+
+import torch
+import torch.nn as nn
+from timm.models import get_model_input_config
+
+from ..errors import TimmAbnError
+from ..explain.images import Preprocessing
+from ..networks.network import AttentionBranchNet
+
+__all__ = [
+    'TOLERANCE',
+    'ExportError',
+    'ExportedNetwork',
+    'check_onnx_packages',
+    'export_metadata',
+    'export_network',
+    'largest_difference',
+    'onnx_runner',
+]
+
+OUTPUTS = ('logits', 'attention_map')
+TOLERANCE = 1e-4  # largest difference of an output, relative where it is greater than 1
+_ONNX_PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
+
+Runner = Callable[[torch.Tensor], Mapping[str, torch.Tensor]]
+
+
+class ExportError(TimmAbnError):
+    """A network cannot be exported; the message says why in one line."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ExportedNetwork:
+    """A network as a graph, which has been compared with the network itself.
+
+    Attributes:
+        program: From images of shape (B, in_chans, H, W) to a dict of ``logits`` (B, K) and ``attention_map``
+            (B, 1, h, w), of multi-task networks (B, T, h, w).
+        dynamic_axes: Names of the axes of the images that may have any length.
+        trials: Images that it was compared on; it was traced with the first.
+    """
+
+    program: torch.export.ExportedProgram
+    dynamic_axes: Mapping[int, str]
+    trials: List[torch.Tensor]
+
+    def save(self, file: Union[str, Path], metadata: Mapping[str, Any]) -> None:
+        """Write what ``torch.export.load`` reads.
+
+        Args:
+            file: The file, which ends in ``.pt2``.
+            metadata: Stored in the archive as ``metadata.json``.
+        """
+        torch.export.save(self.program, file, extra_files={'metadata.json': json.dumps(metadata)})
+
+    def save_onnx(self, file: Union[str, Path], metadata: Mapping[str, Any]) -> None:
+        """Write an ONNX graph with the input ``images``.
+
+        Args:
+            file: The file.
+            metadata: Stored in the graph's metadata, each value as JSON.
+
+        Raises:
+            ExportError: Part of the network cannot be said in ONNX.
+        """
+        with _one_line_errors('cannot be converted to ONNX'):
+            onnx_program: Any = torch.onnx.export(
+                self.program,
+                (self.trials[0],),
+                input_names=['images'],
+                output_names=OUTPUTS,
+                dynamic_shapes=(dict(self.dynamic_axes),),
+                dynamo=True,
+                verbose=False,
+            )
+            onnx_program.model.metadata_props.update({name: json.dumps(value) for name, value in metadata.items()})
+            onnx_program.save(str(file), external_data=False)
+
+
+class _Explaining(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> Dict[str, torch.Tensor]:
+        explanation: Any = self.model.explain(images)  # type: ignore[operator]
+        return {name: getattr(explanation, name) for name in OUTPUTS}
+
+
+def export_network(model: AttentionBranchNet, dynamic: bool = False) -> ExportedNetwork:
+    """Return a network as a graph, for batches of one image of the network's own size.
+
+    Args:
+        model: The network, in evaluation mode.
+        dynamic: For batches of any length, and for images of any size; the latter only where the backbone takes other
+            sizes, see ``dynamic_axes`` of what is returned.
+
+    Raises:
+        ExportError: PyTorch cannot trace the network.
+    """
+    if not dynamic:
+        return _export(model, {})
+    with contextlib.suppress(ExportError):  # a backbone of one image size
+        return _export(model, {0: 'batch', 2: 'height', 3: 'width'})
+    return _export(model, {0: 'batch'})
+
+
+def _export(model: AttentionBranchNet, dynamic_axes: Mapping[int, str]) -> ExportedNetwork:
+    trials = _trial_images(model, dynamic_axes)
+    shapes = ({axis: torch.export.Dim.DYNAMIC for axis in dynamic_axes},)
+    with _one_line_errors('cannot be traced'), torch.no_grad():
+        program = torch.export.export(_Explaining(model), (trials[0],), dynamic_shapes=shapes)
+        largest_difference(model, program.module(), trials)
+    return ExportedNetwork(program, dynamic_axes, trials)
+
+
+def _trial_images(model: AttentionBranchNet, dynamic_axes: Mapping[int, str]) -> List[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    channels, height, width = get_model_input_config(model)['input_size']
+    shapes = [(2 if dynamic_axes else 1, channels, height, width)]  # what is traced with length 1 is fixed to it
+    if 0 in dynamic_axes:
+        shapes += [(length, channels, height, width) for length in (1, 3)]
+    if 2 in dynamic_axes:
+        step = max(info['reduction'] for info in model.feature_info)
+        shapes.append((1, channels, height + step, width + 2 * step))
+    return [torch.randn(shape, generator=generator) for shape in shapes]
+
+
+@torch.no_grad()
+def largest_difference(model: AttentionBranchNet, run: Runner, trials: List[torch.Tensor]) -> float:
+    """Return the largest difference of outputs from those of the network, relative where these are greater than 1.
+
+    Args:
+        model: The network.
+        run: What was exported: a function from images to outputs by name.
+        trials: Images to compare on.
+
+    Raises:
+        ExportError: The difference is greater than ``TOLERANCE``.
+    """
+    differences = []
+    for images in trials:
+        expected, found = _Explaining(model)(images), run(images)
+        for name in OUTPUTS:
+            if found[name].shape != expected[name].shape:
+                raise ExportError(f'{name} has shape {tuple(found[name].shape)}, not {tuple(expected[name].shape)}')
+            differences.append(((found[name] - expected[name]).abs() / expected[name].abs().clamp(min=1)).max())
+    largest = torch.stack(differences).max().item()
+    if not largest <= TOLERANCE:  # NaN neither
+        raise ExportError(f'what was exported differs from the network by {largest:.2g}')
+    return largest
+
+
+def onnx_runner(file: Union[str, Path]) -> Runner:
+    """Return a function that runs an exported ONNX graph with onnxruntime.
+
+    Args:
+        file: The graph.
+    """
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file), providers=['CPUExecutionProvider'])
+
+    def run(images: torch.Tensor) -> Dict[str, torch.Tensor]:
+        outputs = session.run(list(OUTPUTS), {'images': images.numpy()})
+        return {name: torch.from_numpy(output) for name, output in zip(OUTPUTS, outputs)}
+
+    return run
+
+
+def check_onnx_packages() -> None:
+    """Raise ExportError unless what ONNX takes is installed."""
+    missing = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ExportError(f'ONNX needs {" and ".join(missing)}: pip install {" ".join(_ONNX_PACKAGES)}')
+
+
+def export_metadata(model: AttentionBranchNet, name: str) -> Dict[str, Any]:
+    """Return what whoever runs the graph should know: how images are prepared, what classes are called.
+
+    Args:
+        model: The network.
+        name: Its name.
+    """
+    metadata: Dict[str, Any] = dict(model=name)
+    with contextlib.suppress(ValueError):  # neither 1 nor 3 channels, for which nothing is known
+        metadata.update(Preprocessing(model).config)
+    cfg: Any = model.pretrained_cfg
+    label_names = cfg.get('label_names')
+    if label_names and len(label_names) == model.num_classes:
+        metadata['label_names'] = label_names
+    return metadata
+
+
+@contextlib.contextmanager
+def _one_line_errors(what: str) -> Iterator[None]:
+    try:
+        yield
+    except ExportError:
+        raise
+    except Exception as error:  # as many kinds as there are things that cannot be traced
+        reason = textwrap.shorten(f'{type(error).__name__}: {error}', 200)
+        raise ExportError(f'{what}: {reason}') from error

@@ -1,0 +1,67 @@
+"""Comparing the weights of a file with those of a model."""
+
+from typing import List, Mapping
+
+import torch
+
+from ..errors import TimmAbnError
+
+__all__ = ['CheckpointError', 'check_state_dict', 'list_some']
+
+
+class CheckpointError(TimmAbnError):
+    """A checkpoint does not hold what was expected; the message names the keys.
+
+    Attributes:
+        num_differences: How many keys differ, where the checkpoint was compared with a model.
+    """
+
+    def __init__(self, message: str, num_differences: int = 0) -> None:
+        super().__init__(message)
+        self.num_differences = num_differences
+
+
+def check_state_dict(
+    state_dict: Mapping[str, torch.Tensor],
+    expected: Mapping[str, torch.Tensor],
+    model_name: str,
+) -> None:
+    """Check that weights fit a model, and say in one line which do not.
+
+    Args:
+        state_dict: The weights.
+        expected: State dict of the model.
+        model_name: Name of the model, for the message.
+
+    Raises:
+        CheckpointError: Names are missing or unknown, or shapes differ.
+    """
+    problems = []
+    missing = [name for name in expected if name not in state_dict]
+    unknown = [name for name in state_dict if name not in expected]
+    shapes = [
+        f'{name} has shape {tuple(state_dict[name].shape)} instead of {tuple(tensor.shape)}'
+        for name, tensor in expected.items()
+        if name in state_dict and state_dict[name].shape != tensor.shape
+    ]
+    if missing:
+        problems.append(f'{len(missing)} missing ({list_some(missing)})')
+    if unknown:
+        problems.append(f'{len(unknown)} unknown ({list_some(unknown)})')
+    if shapes:
+        problems.append(f'{len(shapes)} of another shape ({list_some(shapes)})')
+    if problems:
+        raise CheckpointError(
+            f'the checkpoint is not one of {model_name}: keys {"; ".join(problems)}.',
+            num_differences=len(missing) + len(unknown) + len(shapes),
+        )
+
+
+def list_some(names: List[str], most: int = 3) -> str:
+    """Return the first of some names, for a message.
+
+    Args:
+        names: The names.
+        most: How many of them.
+    """
+    return ', '.join(names[:most]) + (', ...' if len(names) > most else '')

@@ -1,0 +1,128 @@
+"""Reading a checkpoint: its weights, and what it says of the network that they belong to."""
+
+import argparse
+import contextlib
+from pathlib import Path
+from typing import Any, Dict, Iterator, Mapping, Tuple
+
+import torch
+from timm.data import resolve_data_config
+from timm.models import load_state_dict
+from timm.utils import load_checkpoint_metadata
+
+from ..errors import one_line
+from .config import HubError, check_model_args, check_pretrained_cfg
+from .state_dicts import CheckpointError
+
+__all__ = ['checkpoint_errors', 'data_config_of', 'model_arguments', 'read_checkpoint', 'training_settings']
+
+_CLASS_WEIGHT = 'attention_branch.class_norm.weight'  # one per class
+_TASK_WEIGHT = 'attention_branch.map_conv.weight'  # a row per task, of networks that have no weight of classes
+
+
+def read_checkpoint(path: Path) -> Tuple[Dict[str, torch.Tensor], Mapping[str, Any]]:
+    """Return the weights of a checkpoint and what lies beside them, without running code from it.
+
+    Args:
+        path: The file.
+
+    Raises:
+        CheckpointError: It is not there, damaged, or holds other things than tensors and plain values.
+    """
+    with checkpoint_errors(path):
+        weights = load_state_dict(str(path), weights_only=True)
+        metadata = {} if path.suffix == '.safetensors' else load_checkpoint_metadata(str(path))
+        strangers = [key for key, value in weights.items() if not isinstance(value, torch.Tensor)]
+    if strangers or not weights:
+        found = ', '.join(map(str, strangers[:3])) or 'nothing'
+        raise CheckpointError(f'{path} is no checkpoint of a model: it holds {found}')
+    return weights, metadata
+
+
+@contextlib.contextmanager
+def checkpoint_errors(path: Path) -> Iterator[None]:
+    """Turn whatever goes wrong inside into a ``CheckpointError``.
+
+    Args:
+        path: The file that is read inside.
+
+    Raises:
+        CheckpointError: It is not there, or damaged.
+    """
+    if not path.is_file():
+        raise CheckpointError(f'there is no checkpoint {path}')
+    try:
+        yield
+    except Exception as error:  # on damaged files torch.load raises errors of a dozen types
+        raise CheckpointError(f'{path} is no checkpoint, or damaged: {one_line(error)}') from None
+
+
+def training_settings(metadata: Mapping[str, Any]) -> Dict[str, Any]:
+    """Return the settings of timm's training script that are recorded in a checkpoint; none if there are none.
+
+    Args:
+        metadata: What lies beside the weights.
+    """
+    settings = metadata.get('args')
+    return vars(settings) if isinstance(settings, argparse.Namespace) else {}
+
+
+def model_arguments(
+    settings: Mapping[str, Any],
+    given: Mapping[str, Any],
+    weights: Mapping[str, torch.Tensor],
+    path: Path,
+) -> Dict[str, Any]:
+    """Return the arguments that build the network of a checkpoint.
+
+    Args:
+        settings: Settings of timm's training script.
+        given: Arguments given on the command line, which come first.
+        weights: The weights, which tell the number of classes, and whether they are tasks, if nothing else does.
+        path: The checkpoint, for messages.
+
+    Raises:
+        CheckpointError: Recorded arguments make no sense.
+    """
+    recorded = settings.get('model_kwargs')
+    arguments = dict(recorded) if isinstance(recorded, Mapping) else {}
+    arguments.update({key: settings.get(key) for key in ('num_classes', 'in_chans')}, global_pool=settings.get('gp'))
+    input_size = settings.get('input_size')
+    if isinstance(input_size, (list, tuple)) and input_size:  # else data_config_of says what is wrong
+        arguments['in_chans'] = input_size[0]
+    arguments.pop('pretrained_backbone', None)  # the checkpoint has the weights that came of it
+    arguments = {key: value for key, value in arguments.items() if value is not None}
+    try:
+        check_model_args(arguments, str(path))
+    except HubError as error:
+        raise CheckpointError(str(error).rstrip('.')) from None
+    arguments.update(given)
+    if _CLASS_WEIGHT in weights:
+        arguments.setdefault('num_classes', len(weights[_CLASS_WEIGHT]))
+    elif _TASK_WEIGHT in weights:
+        arguments.setdefault('num_classes', len(weights[_TASK_WEIGHT]))
+        arguments.setdefault('multi_task', True)
+    return arguments
+
+
+def data_config_of(settings: Mapping[str, Any], model: torch.nn.Module, path: Path) -> Dict[str, Any]:
+    """Return how images were prepared in training: input size, mean and so on, as timm names them.
+
+    Args:
+        settings: Settings of timm's training script.
+        model: The network, whose own preparation holds where they say nothing.
+        path: The checkpoint, for messages.
+
+    Raises:
+        CheckpointError: They make no sense.
+    """
+    try:
+        data_config = resolve_data_config(dict(settings), model=model)
+        check_pretrained_cfg(data_config, str(path))
+    except HubError as error:
+        raise CheckpointError(str(error).rstrip('.')) from None
+    except (AssertionError, TypeError, ValueError):
+        names = ('input_size', 'img_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
+        found = ', '.join(f'{name}={settings[name]!r}' for name in names if settings.get(name) is not None)
+        raise CheckpointError(f'{path} says that images were prepared with {found}, which cannot be') from None
+    return data_config

@@ -1,0 +1,1 @@
+"""What an explanation holds, and arithmetic on its maps; below the networks that return it."""

@@ -1,0 +1,202 @@
+"""Explanation: what a model says about its own prediction, and how to show it."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+
+import torch
+
+from ..errors import TimmAbnError
+from ..staging import staged_files
+from .operations import blend_maps, normalize_maps, upsample_maps
+
+__all__ = ['Explanation', 'MultiTaskExplanation']
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Explanation:
+    """A prediction and where it looked, for a batch of images.
+
+    ``explanation[i]`` is the explanation of one of the images, still with a batch dimension, ``explanation[i:j]`` of
+    several. All methods work on the whole batch, on the device of the tensors.
+
+    Attributes:
+        logits: Shape (B, K), the model's prediction.
+        attention_map: Shape (B, 1, h, w), at the resolution of the features; in [0, 1] for sigmoid maps.
+        attention_logits: Shape (B, K), the attention branch's own prediction; None of a model that has no such branch.
+        class_maps: Shape (B, K, h, w), evidence for each class at each place; None of a model that makes none. Their
+            spatial means are the attention logits, and where there is no attention branch (CAM), the logits.
+    """
+
+    logits: torch.Tensor
+    attention_map: torch.Tensor
+    attention_logits: Optional[torch.Tensor] = None
+    class_maps: Optional[torch.Tensor] = None
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    def __getitem__(self, index: Union[int, slice]) -> 'Explanation':
+        if isinstance(index, int):
+            start = range(len(self))[index]  # raises IndexError, which ends an iteration
+            index = slice(start, start + 1)
+        return type(self)(**{name: tensor[index] for name, tensor in self._tensors().items()})
+
+    def _tensors(self) -> Dict[str, torch.Tensor]:
+        """Return those of the fields that the model filled, by name."""
+        tensors = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: tensor for name, tensor in tensors.items() if tensor is not None}
+
+    def top_k(self, k: int = 5) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Return probabilities and indices of the most probable classes, or tasks, of shape (B, k), in falling order.
+
+        Args:
+            k: How many; all if there are fewer.
+
+        Raises:
+            ValueError: ``k`` is less than 1.
+        """
+        if k < 1:
+            raise TimmAbnError(f'k must be 1 or more, got {k}.')
+        probabilities, indices = self.probabilities.topk(min(k, self.logits.shape[1]), dim=1)
+        return probabilities, indices
+
+    @property
+    def probabilities(self) -> torch.Tensor:
+        """Probabilities of the classes, or tasks, shape (B, K), in float32."""
+        return self.probabilities_of(self.logits)
+
+    @staticmethod
+    def probabilities_of(logits: torch.Tensor) -> torch.Tensor:
+        """Return the probabilities that logits of such a model stand for, in float32: here the softmax.
+
+        Args:
+            logits: Shape (B, K).
+        """
+        return logits.float().softmax(dim=1)
+
+    def upsample(self, size: Tuple[int, int], interpolation: str = 'bilinear') -> torch.Tensor:
+        """Return the attention map at another size, shape (B, 1, H, W), in the range of the original.
+
+        Args:
+            size: Height and width.
+            interpolation: 'bilinear' or 'bicubic'.
+
+        Raises:
+            ValueError: There is no such interpolation, or ``size`` is not positive.
+        """
+        return upsample_maps(self.attention_map, size, interpolation)
+
+    def overlay(
+        self,
+        images: torch.Tensor,
+        maps: Optional[torch.Tensor] = None,
+        alpha: float = 0.5,
+        colormap: str = 'viridis',
+        interpolation: str = 'bilinear',
+        normalize: bool = True,
+    ) -> torch.Tensor:
+        """Return images with a map laid over them in colour, shape (B, 3, H, W), in the type of ``images``.
+
+        Args:
+            images: Images to draw on, shape (B, 3, H, W) or (B, 1, H, W): floats in [0, 1], without normalisation (see
+                ``timm_abn.explain.images.denormalize``), or uint8.
+            maps: Maps to show instead of the attention map, shape (B, 1, h, w), such as ``class_maps[:, [3]]``.
+            alpha: Opacity of the colours, in [0, 1].
+            colormap: 'viridis', 'inferno' or 'magma'.
+            interpolation: 'bilinear' or 'bicubic'.
+            normalize: Stretch each map to [0, 1], which shows where an image is attended to more than elsewhere; a flat
+                map becomes 0. Without it colours compare between images, and values outside [0, 1] are clamped.
+
+        Raises:
+            ValueError: An argument has no meaning, or the wrong shape.
+        """
+        if maps is None and self.attention_map.shape[1] != 1:
+            raise TimmAbnError(
+                f'there are {self.attention_map.shape[1]} attention maps, one a task; choose one to show, for example '
+                f'maps=explanation.attention_map[:, [0]].'
+            )
+        maps = self.attention_map if maps is None else maps
+        if images.ndim != 4 or maps.ndim != 4 or maps.shape[1] != 1 or len(maps) != len(images):
+            raise TimmAbnError(
+                f'images must have shape (B, 3, H, W) and maps (B, 1, h, w) with the same B, got {tuple(images.shape)} '
+                f'and {tuple(maps.shape)}.'
+            )
+        maps = normalize_maps(maps) if normalize else maps
+        height, width = images.shape[2:]
+        return blend_maps(images, upsample_maps(maps, (height, width), interpolation), alpha, colormap)
+
+    def save(
+        self,
+        folder: Union[str, Path],
+        images: torch.Tensor,
+        names: Optional[Sequence[str]] = None,
+        **overlay_kwargs: object,
+    ) -> List[Path]:
+        """Write one overlay per image (and per task), and the tensors as ``explanation.safetensors``.
+
+        Either all files are written or none; files of the same name are replaced.
+
+        Args:
+            folder: Where to; made if it does not exist.
+            images: See ``overlay``.
+            names: Names of the images, without '.png'; '0', '1', ... by default. With several tasks the index of the
+                task follows, as in '0.39.png'.
+            **overlay_kwargs: Other arguments of ``overlay``.
+
+        Returns:
+            Paths of the overlays.
+
+        Raises:
+            ValueError: Names are not one per image, not different, or not names of files, or see ``overlay``.
+        """
+        from safetensors.torch import save_file
+        from torchvision.transforms.functional import to_pil_image
+
+        names = [str(index) for index in range(len(self))] if names is None else list(names)
+        if len(names) != len(self) or len(set(names)) != len(names):
+            raise TimmAbnError(f'names must be {len(self)} different ones, one per image, got {names}.')
+        if any(Path(name).name != name for name in names):
+            raise TimmAbnError(f'names must be names of files without a folder, got {names}.')
+        pictures = self._pictures(images, names, **overlay_kwargs)
+        # copies, because raw maps are class maps and attention maps in one, and safetensors shares no memory
+        contiguous = torch.contiguous_format
+        tensors = {name: tensor.clone(memory_format=contiguous) for name, tensor in self._tensors().items()}
+        with staged_files(folder) as staging:
+            save_file(tensors, staging / 'explanation.safetensors')
+            for name, picture in pictures.items():
+                to_pil_image(picture.float() if picture.is_floating_point() else picture).save(staging / f'{name}.png')
+        return [Path(folder) / f'{name}.png' for name in pictures]
+
+    def _pictures(self, images: torch.Tensor, names: Sequence[str], **overlay_kwargs: Any) -> Dict[str, torch.Tensor]:
+        return dict(zip(names, self.overlay(images, **overlay_kwargs).cpu(), strict=True))
+
+
+class MultiTaskExplanation(Explanation):
+    """The answers to several binary tasks and where each looked, for a batch of images (paper, section 3.4).
+
+    Attributes:
+        logits: Shape (B, T), the model's predictions; their sigmoids are the probabilities of a yes.
+        attention_map: Shape (B, T, h, w), one map a task; in [0, 1] for sigmoid maps, of any value for raw ones.
+        attention_logits: Shape (B, T), the attention branch's own predictions.
+        class_maps: Shape (B, T, h, w), evidence for each task at each place; their means are the attention logits.
+    """
+
+    @staticmethod
+    def probabilities_of(logits: torch.Tensor) -> torch.Tensor:
+        """Return the probabilities of a yes, of each task on its own: the sigmoid, in float32.
+
+        Args:
+            logits: Shape (B, T).
+        """
+        return logits.float().sigmoid()
+
+    def _pictures(self, images: torch.Tensor, names: Sequence[str], **overlay_kwargs: Any) -> Dict[str, torch.Tensor]:
+        """Return an overlay for each image and task, under '<name of the image>.<index of the task>'."""
+        if overlay_kwargs.get('maps') is not None:
+            return super()._pictures(images, names, **overlay_kwargs)
+        pictures = {}
+        for task in range(self.attention_map.shape[1]):
+            overlays = self.overlay(images, self.attention_map[:, task : task + 1], **overlay_kwargs)
+            pictures.update({f'{name}.{task}': overlay for name, overlay in zip(names, overlays.cpu(), strict=True)})
+        return pictures

@@ -1,0 +1,94 @@
+"""Arithmetic on maps: to another size, to the range [0, 1], and over images in colour."""
+
+from typing import Tuple
+
+import torch
+import torch.nn.functional as F
+
+from ..errors import TimmAbnError
+from .colormaps import colormap_table
+
+__all__ = ['INTERPOLATIONS', 'blend_maps', 'normalize_maps', 'upsample_maps']
+
+INTERPOLATIONS = ('bilinear', 'bicubic')
+
+
+def upsample_maps(maps: torch.Tensor, size: Tuple[int, int], interpolation: str = 'bilinear') -> torch.Tensor:
+    """Return maps at another size, shape (B, T, H, W), each in the range of its original, in float32 or float64.
+
+    Pixels are areas, as in images (``align_corners=False``); where a map shrinks, it is averaged.
+
+    Args:
+        maps: Shape (B, T, h, w).
+        size: Height and width.
+        interpolation: 'bilinear' or 'bicubic'.
+
+    Raises:
+        ValueError: There is no such interpolation, or ``size`` is not positive.
+    """
+    if interpolation not in INTERPOLATIONS:
+        raise TimmAbnError(
+            f'interpolation must be one of {", ".join(map(repr, INTERPOLATIONS))}, got {interpolation!r}.'
+        )
+    height, width = size
+    if height < 1 or width < 1:
+        raise TimmAbnError(f'size must be a positive height and width, got {tuple(size)}.')
+    maps = maps if maps.dtype == torch.float64 else maps.float()
+    shrinks = height < maps.shape[2] or width < maps.shape[3]
+    resized = F.interpolate(maps, (height, width), mode=interpolation, align_corners=False, antialias=shrinks)
+    # bicubic overshoots, and an attention map outside [0, 1] would be none
+    return resized.clamp(maps.amin(dim=(2, 3), keepdim=True), maps.amax(dim=(2, 3), keepdim=True))
+
+
+def normalize_maps(maps: torch.Tensor) -> torch.Tensor:
+    """Return maps stretched to [0, 1] one by one, in float32 or float64; a flat map becomes 0.
+
+    Args:
+        maps: Shape (B, T, h, w).
+    """
+    maps = maps if maps.dtype == torch.float64 else maps.float()
+    low, high = maps.amin(dim=(2, 3), keepdim=True), maps.amax(dim=(2, 3), keepdim=True)
+    # differences that are only rounding must not be blown up to look like attention
+    contrast = high - low > 1e-5 * torch.maximum(high.abs(), low.abs())
+    return torch.where(contrast, (maps - low) / torch.where(contrast, high - low, 1.0), 0.0)
+
+
+def blend_maps(
+    images: torch.Tensor,
+    maps: torch.Tensor,
+    alpha: float = 0.5,
+    colormap: str = 'viridis',
+) -> torch.Tensor:
+    """Return images with maps of the same size laid over them in colour, in the type of ``images``.
+
+    Args:
+        images: Shape (B, 3, H, W) or (B, 1, H, W): floats in [0, 1] or uint8.
+        maps: Shape (B, 1, H, W); values are clamped to [0, 1].
+        alpha: Opacity of the colours, in [0, 1].
+        colormap: 'viridis', 'inferno' or 'magma'.
+
+    Raises:
+        ValueError: An argument has no meaning, or the wrong shape.
+    """
+    batch, channels, height, width = images.shape
+    if channels not in (1, 3) or maps.shape != (batch, 1, height, width):
+        raise TimmAbnError(
+            f'images must have shape (B, 3, H, W) or (B, 1, H, W) and maps (B, 1, H, W), got {tuple(images.shape)} '
+            f'and {tuple(maps.shape)}.'
+        )
+    if not 0.0 <= alpha <= 1.0:
+        raise TimmAbnError(f'alpha must be in [0, 1], got {alpha}.')
+    is_bytes = images.dtype == torch.uint8
+    if not is_bytes and not (images.is_floating_point() and bool(((images >= 0) & (images <= 1)).all())):
+        raise TimmAbnError(
+            'images must be uint8, or floats in [0, 1] (timm_abn.explain.images.denormalize undoes a normalisation), '
+            f'got {images.dtype} in [{images.min().item():.4g}, {images.max().item():.4g}].'
+        )
+    colors = colormap_table(colormap).to(maps.device)
+    levels = (maps[:, 0].nan_to_num().clamp(0, 1) * 255).round().int()
+    blended = torch.empty((batch, 3, height, width), dtype=images.dtype, device=images.device)
+    for channel in range(3):  # one at a time: a photo of 100 megapixels would need 1.2 GB for each float copy
+        color = colors[:, channel].float()[levels] / (1 if is_bytes else 255)
+        mixed = torch.lerp(images[:, channel % channels].float(), color, alpha)
+        blended[:, channel] = mixed.round() if is_bytes else mixed
+    return blended

@@ -1,0 +1,381 @@
+"""The models: ``abn`` over any backbone, and Attention Branch Networks by name."""
+
+import dataclasses
+from functools import partial
+from pathlib import Path
+from typing import Any, Dict, Tuple, Type, Union
+
+import torch
+from timm.layers import SEModule
+from timm.models import PretrainedCfg, generate_default_cfgs, get_pretrained_cfg, register_model
+
+from ..errors import TimmAbnError
+from ..hub.building import build_resolved, resolve_arguments
+from ..hub.published import with_hub_ids
+from ..networks.backbone import create_backbone
+from ..networks.multi_task_network import MultiTaskAttentionBranchNet
+from ..networks.network import AttentionBranchNet
+from . import cifar_backbones, cifar_densenet, cifar_wide_resnet  # noqa: F401  registers the 32x32 backbones
+
+WEIGHTS = Path(__file__).parents[1] / 'weights'
+
+
+def checkpoint_filter_fn(state_dict: Dict[str, torch.Tensor], model: AttentionBranchNet) -> Dict[str, torch.Tensor]:
+    """Leave out the layers of the attention branch that depend on the number of classes, where it differs.
+
+    timm itself leaves out the classifier of the perception branch.
+
+    Args:
+        state_dict: Weights of an ABN.
+        model: The model that they are for.
+    """
+    prefix = 'attention_branch.'
+    branch: Any = model.attention_branch
+    names = branch.head_names()
+    weight = state_dict.get(f'{prefix}{names[0]}.weight')  # has one row a class
+    if weight is None or len(weight) == branch.num_classes:
+        return state_dict
+    heads = tuple(f'{prefix}{name}.' for name in names)
+    return {name: tensor for name, tensor in state_dict.items() if not name.startswith(heads)}
+
+
+def _create_abn(variant: str, pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    kwargs = resolve_arguments(variant, pretrained, **kwargs)
+    if pretrained:
+        kwargs.pop('pretrained_backbone', None)  # the weights of the whole network replace them anyway
+    feature_cfg: Dict[str, Any] = dict(feature_cls='getter')
+    if kwargs.get('features_only'):
+        feature_cfg['out_indices'] = _default_out_indices(kwargs['backbone'])
+    # without a classifier of its own (num_classes=0) the network keeps the attention branch of its weights
+    kwargs.setdefault('attention_classes', kwargs['pretrained_cfg'].get('num_classes') or None)
+    return build_resolved(
+        _network_class(kwargs.pop('multi_task', False), kwargs),
+        variant,
+        pretrained,
+        pretrained_filter_fn=checkpoint_filter_fn,
+        feature_cfg=feature_cfg,
+        **kwargs,
+    )
+
+
+def _network_class(multi_task: bool, kwargs: Dict[str, Any]) -> Type[AttentionBranchNet]:
+    if not isinstance(multi_task, bool):
+        raise TimmAbnError(f'multi_task must be True or False, got {multi_task!r}.')
+    for name, needed in (('task_chunk_size', True), ('attention_norm', False)):
+        if name in kwargs and multi_task != needed:
+            raise TimmAbnError(f'{name}={kwargs[name]!r} needs multi_task={needed}.')
+    return MultiTaskAttentionBranchNet if multi_task else AttentionBranchNet
+
+
+def _default_out_indices(backbone: str) -> Tuple[int, ...]:
+    """Return the stages that the backbone itself would return with ``features_only=True``."""
+    features: Any = create_backbone(backbone, pretrained=False, features_only=True, device=torch.device('meta'))
+    return tuple(features.feature_info.out_indices)
+
+
+def _backbone_cfg(backbone: str, **kwargs: Any) -> Dict[str, Any]:
+    """Return the pretrained_cfg of an ABN over ``backbone``, without weights."""
+    cfg = get_pretrained_cfg(backbone) or PretrainedCfg()
+
+    def prefixed(half: str, names: Union[str, Tuple[str, ...], None]) -> Union[str, Tuple[str, ...], None]:
+        if names is None or isinstance(names, str):
+            return names and f'{half}.{names}'
+        return tuple(f'{half}.{name}' for name in names)
+
+    return dict(
+        {field.name: getattr(cfg, field.name) for field in dataclasses.fields(cfg) if field.name in _INPUT_FIELDS},
+        first_conv=prefixed('feature_extractor', cfg.first_conv),
+        classifier=prefixed('perception_branch', cfg.classifier),
+        license='apache-2.0',
+        origin_url='https://github.com/machine-perception-robotics-group/attention_branch_network',
+        paper_name='Attention Branch Network: Learning of Attention Mechanism for Visual Explanation',
+        paper_ids='arXiv:1812.10025',
+        **kwargs,
+    )
+
+
+_INPUT_FIELDS = (
+    'num_classes',
+    'input_size',
+    'test_input_size',
+    'min_input_size',
+    'fixed_input_size',
+    'interpolation',
+    'crop_pct',
+    'test_crop_pct',
+    'crop_mode',
+    'mean',
+    'std',
+    'pool_size',
+    'test_pool_size',
+)
+
+# a reduction of exactly 16, as in the papers of SENet and ABN; timm rounds the 4 channels of the first stage up to 8
+_SQUEEZE_EXCITATION = partial(SEModule, rd_divisor=1)
+
+FASHION_MNIST_CLASSES = (
+    't-shirt/top',
+    'trouser',
+    'pullover',
+    'dress',
+    'coat',
+    'sandal',
+    'shirt',
+    'sneaker',
+    'bag',
+    'ankle boot',
+)
+
+default_cfgs = generate_default_cfgs(
+    with_hub_ids(
+        {
+            **{
+                f'abn_{backbone}': _backbone_cfg(backbone)
+                for backbone in (
+                    'resnet18',
+                    'resnet34',
+                    'resnet50',
+                    'resnet101',
+                    'resnet152',
+                    'resnext50_32x4d',
+                    'seresnet18',
+                    'seresnet34',
+                    'seresnet50',
+                    'seresnet101',
+                    'seresnet152',
+                    'vgg16',
+                    'vgg16_bn',
+                    'densenet121',
+                    'efficientnet_b0',
+                    'convnext_tiny',
+                    'swin_tiny_patch4_window7_224',
+                    'vit_small_patch16_224',
+                    'resnet32_cifar',
+                    'resnet44_cifar',
+                    'resnet56_cifar',
+                    'resnet110_cifar',
+                    'wrn28_4_cifar',
+                    'wrn28_10_cifar',
+                    'densenet100_12_cifar',
+                    'resnext29_8x64d_cifar',
+                )
+            },
+            'abn_resnet20_cifar.fashion_mnist': dict(
+                _backbone_cfg('resnet20_cifar'),
+                file=str(WEIGHTS / 'abn_resnet20_cifar.fashion_mnist.safetensors'),
+                num_classes=10,
+                input_size=(1, 28, 28),
+                pool_size=(7, 7),
+                mean=(0.2860,),
+                std=(0.3530,),
+                label_names=FASHION_MNIST_CLASSES,
+                license='mit',
+            ),
+            'abn_resnet20_cifar.untrained*': _backbone_cfg('resnet20_cifar'),
+        }
+    )
+)
+
+
+@register_model
+def abn(pretrained: bool = False, backbone: str = 'resnet50', **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over any timm backbone.
+
+    Args:
+        pretrained: Load the weights that ``pretrained_cfg`` names.
+        backbone: Name of the timm model.
+        **kwargs: Arguments of ``AttentionBranchNet``, and of ``timm.create_model`` for the backbone.
+    """
+    if not kwargs.get('pretrained_cfg'):
+        kwargs['pretrained_cfg'] = _backbone_cfg(backbone, architecture='abn')
+    return _create_abn('abn', pretrained, backbone=backbone, **kwargs)
+
+
+@register_model
+def abn_resnet18(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over ResNet-18."""
+    model_args = dict(backbone='resnet18')
+    return _create_abn('abn_resnet18', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def abn_resnet34(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over ResNet-34."""
+    model_args = dict(backbone='resnet34')
+    return _create_abn('abn_resnet34', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def abn_resnet50(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over ResNet-50."""
+    model_args = dict(backbone='resnet50')
+    return _create_abn('abn_resnet50', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def abn_resnet101(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over ResNet-101."""
+    model_args = dict(backbone='resnet101')
+    return _create_abn('abn_resnet101', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def abn_resnet152(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over ResNet-152."""
+    model_args = dict(backbone='resnet152')
+    return _create_abn('abn_resnet152', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def abn_resnext50_32x4d(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over ResNeXt-50 32x4d."""
+    model_args = dict(backbone='resnext50_32x4d')
+    return _create_abn('abn_resnext50_32x4d', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def abn_seresnet18(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over SE-ResNet-18."""
+    model_args = dict(backbone='seresnet18', block_args=dict(attn_layer=_SQUEEZE_EXCITATION))
+    return _create_abn('abn_seresnet18', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def abn_seresnet34(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over SE-ResNet-34."""
+    model_args = dict(backbone='seresnet34', block_args=dict(attn_layer=_SQUEEZE_EXCITATION))
+    return _create_abn('abn_seresnet34', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def abn_seresnet50(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over SE-ResNet-50."""
+    model_args = dict(backbone='seresnet50')
+    return _create_abn('abn_seresnet50', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def abn_seresnet101(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over SE-ResNet-101."""
+    model_args = dict(backbone='seresnet101')
+    return _create_abn('abn_seresnet101', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def abn_seresnet152(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over SE-ResNet-152."""
+    model_args = dict(backbone='seresnet152')
+    return _create_abn('abn_seresnet152', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def abn_vgg16(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over VGG-16."""
+    model_args = dict(backbone='vgg16')
+    return _create_abn('abn_vgg16', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def abn_vgg16_bn(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over VGG-16 with batch norm."""
+    model_args = dict(backbone='vgg16_bn')
+    return _create_abn('abn_vgg16_bn', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def abn_densenet121(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over DenseNet-121."""
+    model_args = dict(backbone='densenet121')
+    return _create_abn('abn_densenet121', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def abn_efficientnet_b0(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over EfficientNet-B0."""
+    model_args = dict(backbone='efficientnet_b0')
+    return _create_abn('abn_efficientnet_b0', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def abn_convnext_tiny(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over ConvNeXt-Tiny."""
+    # inside the third stage: the norm between stages would undo an attention map applied there
+    model_args = dict(backbone='convnext_tiny', split='stages.2.blocks.5')
+    return _create_abn('abn_convnext_tiny', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def abn_swin_tiny_patch4_window7_224(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over Swin-Tiny."""
+    model_args = dict(backbone='swin_tiny_patch4_window7_224')
+    return _create_abn('abn_swin_tiny_patch4_window7_224', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def abn_vit_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over ViT-Small."""
+    model_args = dict(backbone='vit_small_patch16_224')
+    return _create_abn('abn_vit_small_patch16_224', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def abn_resnet20_cifar(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over ResNet-20 for 32x32 images."""
+    model_args = dict(backbone='resnet20_cifar')
+    return _create_abn('abn_resnet20_cifar', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def abn_resnet32_cifar(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over ResNet-32 for 32x32 images."""
+    model_args = dict(backbone='resnet32_cifar')
+    return _create_abn('abn_resnet32_cifar', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def abn_resnet44_cifar(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over ResNet-44 for 32x32 images."""
+    model_args = dict(backbone='resnet44_cifar')
+    return _create_abn('abn_resnet44_cifar', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def abn_resnet56_cifar(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over ResNet-56 for 32x32 images."""
+    model_args = dict(backbone='resnet56_cifar')
+    return _create_abn('abn_resnet56_cifar', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def abn_resnet110_cifar(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over ResNet-110 for 32x32 images."""
+    model_args = dict(backbone='resnet110_cifar')
+    return _create_abn('abn_resnet110_cifar', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def abn_wrn28_4_cifar(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over Wide ResNet-28-4 for 32x32 images."""
+    model_args = dict(backbone='wrn28_4_cifar')
+    return _create_abn('abn_wrn28_4_cifar', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def abn_wrn28_10_cifar(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over Wide ResNet-28-10 for 32x32 images."""
+    model_args = dict(backbone='wrn28_10_cifar')
+    return _create_abn('abn_wrn28_10_cifar', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def abn_densenet100_12_cifar(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over DenseNet-BC-100 for 32x32 images, cut after the second transition."""
+    model_args = dict(backbone='densenet100_12_cifar', split='features.transition2')
+    return _create_abn('abn_densenet100_12_cifar', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def abn_resnext29_8x64d_cifar(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+    """Attention Branch Network over ResNeXt-29 8x64d for 32x32 images; like the authors' it lacks the branch's norm."""
+    model_args = dict(backbone='resnext29_8x64d_cifar', attention_norm=False)
+    return _create_abn('abn_resnext29_8x64d_cifar', pretrained, **dict(model_args, **kwargs))

@@ -1,0 +1,251 @@
+"""Converting the authors' checkpoints.
+
+Their repository: https://github.com/machine-perception-robotics-group/attention_branch_network. Multi-task networks
+(CelebA) come from a repository of their own, in two forms: with two outputs a task, as in the paper, or with one.
+"""
+
+import difflib
+import re
+from typing import Any, Callable, Dict, Mapping, Tuple, Type, Union
+
+import timm
+import torch
+import torch.nn as nn
+from timm.models import ResNet
+
+from ..hub.state_dicts import CheckpointError, check_state_dict, list_some
+from ..networks.network import AttentionBranchNet
+from .cifar_backbones import CifarResNet
+from .cifar_densenet import CifarDenseNet
+from .cifar_wide_resnet import CifarWideResNet
+
+__all__ = [
+    'CheckpointError',
+    'check_state_dict',
+    'convert_official_checkpoint',
+    'find_official_model',
+    'official_model_args',
+]
+
+Renames = Tuple[Tuple[str, Union[str, Callable[[re.Match], str]]], ...]
+
+
+def _dense_layer(prefix: str) -> Callable[[re.Match], str]:
+    # timm counts the layers of a block from 1, the authors from 0
+    return lambda match: f'{match.expand(prefix)}denselayer{int(match["layer"]) + 1}.'
+
+
+# the authors' names -> ours, applied one after the other
+_BRANCH_RENAMES: Renames = (
+    (r'^bn_att\.', 'attention_branch.norm.'),
+    (r'^att_conv\.', 'attention_branch.class_conv.'),
+    (r'^bn_att2\.', 'attention_branch.class_norm.'),
+    (r'^att_conv2\.', 'attention_branch.classifier.'),
+    (r'^att_conv3\.', 'attention_branch.map_conv.'),
+    (r'^bn_att3\.', 'attention_branch.map_norm.'),
+)
+_RESNET_RENAMES: Renames = (
+    (r'^(att_layer\d|layer4_att)\.', 'attention_branch.stage.'),
+    (r'^conv_att\.', 'attention_branch.map_conv.'),
+    (r'\.(fc[12])\.', r'.se.\1.'),
+)
+_RESNEXT_RENAMES: Renames = (
+    (r'^conv_1_3x3\.', 'conv1.'),
+    (r'^bn_1\.', 'bn1.'),
+    (r'^stage_att\.stage_att_bottleneck_(\d+)\.', r'attention_branch.stage.\1.'),
+    (r'^stage_(\d)\.stage_\d_bottleneck_(\d+)\.', r'layer\1.\2.'),
+    (r'\.conv_reduce\.', '.conv1.'),
+    (r'\.bn_reduce\.', '.bn1.'),
+    (r'\.conv_conv\.', '.conv2.'),
+    (r'\.bn\.', '.bn2.'),
+    (r'\.conv_expand\.', '.conv3.'),
+    (r'\.bn_expand\.', '.bn3.'),
+    (r'\.shortcut\.shortcut_conv\.', '.downsample.0.'),
+    (r'\.shortcut\.shortcut_bn\.', '.downsample.1.'),
+    (r'^classifier\.', 'fc.'),
+)
+_WIDE_RESNET_RENAMES: Renames = (
+    (r'^bn1\.', 'norm.'),
+    (r'\.bn([12])\.', r'.norm\1.'),
+    (r'\.convShortcut\.', '.downsample.'),
+    (r'^att_block\d\.layer\.', 'attention_branch.stage.'),
+    (r'^block(\d)\.layer\.', r'layer\1.'),
+)
+_DENSENET_RENAMES: Renames = (
+    (r'^conv1\.', 'features.conv0.'),
+    (r'^bn\.', 'features.norm5.'),
+    (r'^fc\.', 'classifier.'),
+    (r'^trans(\d)\.bn1\.', r'features.transition\1.norm.'),
+    (r'^trans(\d)\.conv1\.', r'features.transition\1.conv.'),
+    (r'^(att_)?(dense\d\.\d+)\.bn([12])\.', r'\1\2.norm\3.'),
+    (r'^att_dense\d\.(?P<layer>\d+)\.', _dense_layer('attention_branch.stage.0.')),
+    (r'^dense(\d)\.(?P<layer>\d+)\.', _dense_layer(r'features.denseblock\1.')),
+)
+_RENAMES: Dict[Type[nn.Module], Renames] = {
+    ResNet: _RESNET_RENAMES,
+    CifarResNet: _RESNET_RENAMES + _RESNEXT_RENAMES,
+    CifarWideResNet: _WIDE_RESNET_RENAMES,
+    CifarDenseNet: _DENSENET_RENAMES,
+}
+
+# a name that only checkpoints of these models have -> the models, the likeliest first
+_CANDIDATES: Tuple[Tuple[str, Tuple[str, ...]], ...] = (
+    (r'^stage_att\.', ('abn_resnext29_8x64d_cifar',)),
+    (r'^att_block3\.', ('abn_wrn28_4_cifar', 'abn_wrn28_10_cifar')),
+    (r'^att_dense3\.', ('abn_densenet100_12_cifar',)),
+    (r'^att_layer3\.', tuple(f'abn_resnet{depth}_cifar' for depth in (110, 20, 32, 44, 56))),
+    (r'^layer4_att\.', tuple(f'abn_resnet{depth}' for depth in (101, 152, 50, 34, 18))),
+    (r'^att_layer4\.0\.fc1\.', tuple(f'abn_seresnet{depth}' for depth in (152, 101, 50, 34, 18))),
+    (r'^att_layer4\.', (*(f'abn_resnet{depth}' for depth in (152, 101, 50, 34, 18)), 'abn_resnext50_32x4d')),
+)
+
+
+def convert_official_checkpoint(checkpoint: Mapping[str, Any], model_name: str) -> Dict[str, torch.Tensor]:
+    """Convert a checkpoint of the authors' code to the names of a model of this package.
+
+    Args:
+        checkpoint: The authors' ``state_dict``, or the whole checkpoint around it. Names may begin with ``module.``;
+            ``num_batches_tracked`` may be missing.
+        model_name: Name of the model here, for example 'abn_resnet152'.
+
+    Returns:
+        A state dict that ``timm.create_model(model_name, **official_model_args(checkpoint))`` loads strictly.
+
+    Raises:
+        CheckpointError: The checkpoint is not one of this architecture.
+        ValueError: There is no such model, or it is not an Attention Branch Network.
+    """
+    state_dict = _state_dict_of(checkpoint)
+    model = _meta_model(model_name, official_model_args(state_dict))
+    state_dict = _with_one_classifier(state_dict)
+    expected = model.state_dict()
+    if 'attention_branch.norm.weight' not in expected:
+        # the authors' ResNeXt makes this norm but never uses it
+        state_dict = {name: tensor for name, tensor in state_dict.items() if not name.startswith('bn_att.')}
+    renames = _BRANCH_RENAMES + _RENAMES.get(type(model.perception_branch), ())
+    converted = {_rename(name, renames, expected): tensor for name, tensor in state_dict.items()}
+    for name, tensor in expected.items():
+        if name.endswith('num_batches_tracked') and name not in converted:
+            converted[name] = torch.zeros((), dtype=tensor.dtype)  # written by PyTorch since 0.4.1
+        if name in converted and tuple(tensor.shape) == (*converted[name].shape, 1, 1):
+            converted[name] = converted[name].reshape(tensor.shape)  # a linear layer there, a 1x1 convolution here
+    check_state_dict(converted, expected, model_name)
+    return {name: converted[name] for name in expected}
+
+
+def official_model_args(checkpoint: Mapping[str, Any]) -> Dict[str, Any]:
+    """Return the arguments of ``timm.create_model`` that a checkpoint of the authors' code asks for.
+
+    Args:
+        checkpoint: See ``convert_official_checkpoint``.
+
+    Returns:
+        The number of classes, and the kind of attention map where it is not the sigmoid. Multi-task networks get the
+        mechanism that the authors' code has by default, 'product': the checkpoint does not tell.
+    """
+    state_dict = _state_dict_of(checkpoint)
+    model_args: Dict[str, Any] = {}
+    if 'conv_att.weight' in state_dict:
+        num_tasks = state_dict['conv_att.weight'].shape[0]
+        return dict(num_classes=num_tasks, multi_task=True, attention_map='raw', mechanism='product')
+    if 'att_conv.weight' in state_dict:
+        model_args['num_classes'] = state_dict['att_conv.weight'].shape[0]
+    if 'att_layer4.0.fc1.weight' in state_dict and 'att_conv3.weight' not in state_dict:
+        model_args['attention_map'] = 'sum_log'
+    return model_args
+
+
+def find_official_model(checkpoint: Mapping[str, Any]) -> str:
+    """Return the name of the model that a checkpoint of the authors' code belongs to.
+
+    Args:
+        checkpoint: See ``convert_official_checkpoint``.
+
+    Raises:
+        CheckpointError: It belongs to none; the message names the likeliest, and the first keys that differ.
+    """
+    state_dict = _state_dict_of(checkpoint)
+    candidates = next((models for key, models in _CANDIDATES if any(re.match(key, name) for name in state_dict)), ())
+    errors = []
+    for model_name in candidates:
+        try:
+            convert_official_checkpoint(state_dict, model_name)
+            return model_name
+        except CheckpointError as error:
+            errors.append(error)
+    if not errors:
+        raise CheckpointError(
+            "the checkpoint is not one of the authors' code: it has none of the names att_layer3, att_layer4, "
+            f'att_block3, att_dense3, stage_att, layer4_att, but {list_some(list(state_dict))}.'
+        )
+    raise min(errors, key=lambda error: error.num_differences)
+
+
+def _meta_model(model_name: str, model_args: Mapping[str, Any]) -> AttentionBranchNet:
+    if not timm.is_model(model_name):
+        close = difflib.get_close_matches(model_name, timm.list_models('abn_*'), n=3)
+        hint = f'did you mean {", ".join(close)}?' if close else "see timm.list_models('abn_*')."
+        raise ValueError(f'unknown model {model_name!r}: {hint}')
+    if not model_name.startswith('abn'):
+        raise ValueError(f'{model_name!r} is not an Attention Branch Network; their names begin with abn_.')
+    with torch.device('meta'):
+        model = timm.create_model(model_name, device=torch.device('meta'), **model_args)
+    assert isinstance(model, AttentionBranchNet)
+    return model
+
+
+def _state_dict_of(checkpoint: Mapping[str, Any]) -> Dict[str, torch.Tensor]:
+    around = next((name for name in ('state_dict', 'model_state_dict') if name in checkpoint), None)
+    inner = checkpoint if around is None else checkpoint[around]
+    if not isinstance(inner, Mapping):
+        raise CheckpointError(f'{around!r} of the checkpoint must be a mapping, got a {type(inner).__name__}.')
+    state_dict = {re.sub(r'^module\.', '', str(name)): tensor for name, tensor in inner.items()}
+    strangers = [name for name, tensor in state_dict.items() if not isinstance(tensor, torch.Tensor)]
+    if strangers or not state_dict:
+        raise CheckpointError(
+            f'expected a state dict of tensors, got {list_some(strangers)} of other types.'
+            if strangers
+            else 'the checkpoint holds no tensors.'
+        )
+    return state_dict
+
+
+_TASK_CLASSIFIER = re.compile(r'output_per\.(?P<task>\d+)\.(?P<kind>weight|bias)')
+
+
+def _with_one_classifier(state_dict: Dict[str, torch.Tensor]) -> Dict[str, torch.Tensor]:
+    """Return the weights of a multi-task network with its classifiers, one a task, stacked: no before yes.
+
+    The form with one output a task is that with two outputs whose first is always zero.
+    """
+    tasks: Dict[str, Dict[int, torch.Tensor]] = {}
+    others = {}
+    for name, tensor in state_dict.items():
+        match = _TASK_CLASSIFIER.fullmatch(name)
+        if match is None:
+            others[name] = tensor
+        else:
+            tasks.setdefault(match['kind'], {})[int(match['task'])] = tensor
+    num_outputs = {len(tensor) if tensor.ndim else 0 for rows in tasks.values() for tensor in rows.values()}
+    for kind, rows in tasks.items():
+        shapes = {tuple(tensor.shape) for tensor in rows.values()}
+        if sorted(rows) != list(range(len(rows))) or len(shapes) > 1 or num_outputs not in ({1}, {2}):
+            found = f'tasks {list_some([str(task) for task in sorted(rows)])} of shapes {sorted(shapes)}'
+            raise CheckpointError(
+                f'the checkpoint must hold output_per.0.{kind}, output_per.1.{kind} ..., all of one or all of two '
+                f'outputs, got those of {found}.'
+            )
+        stacked = torch.stack([rows[task] for task in range(len(rows))])
+        if num_outputs == {1}:
+            stacked = torch.cat([torch.zeros_like(stacked), stacked], dim=1)
+        others[f'fc.{kind}'] = stacked.flatten(0, 1)
+    return others
+
+
+def _rename(name: str, renames: Renames, expected: Mapping[str, torch.Tensor]) -> str:
+    """Return our name of a tensor, or its own if it has none."""
+    renamed = name
+    for pattern, replacement in renames:
+        renamed = re.sub(pattern, replacement, renamed)
+    places = (renamed, f'feature_extractor.{renamed}', f'perception_branch.{renamed}')
+    return next((place for place in places if place in expected), name)

@@ -1,0 +1,357 @@
+"""The paper's backbones for 32x32 images, as timm models."""
+
+from typing import Any, Dict, List, Optional, Tuple, Type, Union
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from timm.layers import create_classifier, get_device_dtype
+from timm.models import checkpoint_seq, generate_default_cfgs, register_model
+from timm.models.resnet import BasicBlock, Bottleneck, downsample_conv
+
+from ..hub.building import build_model
+from ..hub.published import with_hub_ids
+from ..networks.attention_stage import init_convolutions
+from ..timm_private import feature_take_indices
+
+__all__ = ['CifarBackbone', 'CifarResNet']
+
+CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
+CIFAR_STD = (0.2023, 0.1994, 0.2010)
+
+
+class CifarBackbone(nn.Module):
+    """A stem, three stages, a final norm, a classifier: what timm expects of a backbone, for those of 32x32 images.
+
+    A subclass builds its stem in the constructor and names it in ``forward_stem``, then calls ``add_stages``.
+    """
+
+    def __init__(self, num_classes: int, in_chans: int, drop_rate: float) -> None:
+        """
+        Args:
+            num_classes: Number of classes.
+            in_chans: Channels of the images.
+            drop_rate: Dropout before the classifier.
+        """
+        super().__init__()
+        self.num_classes = num_classes
+        self.in_chans = in_chans
+        self.drop_rate = drop_rate
+        self.grad_checkpointing = False
+
+    def add_stages(
+        self,
+        stages: List[nn.Module],
+        channels: List[int],
+        norm: nn.Module,
+        global_pool: str,
+        **dd: Any,
+    ) -> None:
+        """Add everything that comes after the stem, and draw the weights.
+
+        Args:
+            stages: Three stages, of which the second and the third halve the resolution.
+            channels: Their output channels.
+            norm: What stands between the last stage and the pooling.
+            global_pool: Type of pooling.
+            **dd: Device and type of the classifier.
+        """
+        self.layer1, self.layer2, self.layer3 = stages
+        self.norm = norm
+        self.feature_info = [
+            dict(num_chs=num_chs, reduction=2**index, module=f'layer{index + 1}')
+            for index, num_chs in enumerate(channels)
+        ]
+        self.num_features = channels[-1]
+        self.global_pool, self.fc = create_classifier(self.num_features, self.num_classes, pool_type=global_pool, **dd)
+        self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
+        self.init_weights()
+
+    @torch.jit.ignore
+    def init_weights(self) -> None:
+        """Draw new weights, as the authors' code does: no zero-initialised batch norms."""
+        init_convolutions(self)
+
+    def forward_stem(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what the first stage gets, at the resolution of the images.
+
+        Args:
+            x: Images, shape (B, in_chans, H, W).
+        """
+        raise NotImplementedError
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
+        """Return regular expressions that group parameters by depth.
+
+        Args:
+            coarse: Group by stage instead of by block.
+        """
+        return dict(stem=r'^conv1|bn1', blocks=r'^layer(\d+)' if coarse else r'^layer(\d+)\.(\d+)')
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade computation for memory.
+
+        Args:
+            enable: Whether to.
+        """
+        self.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        """Return the classifier."""
+        return self.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
+        """Replace the classifier.
+
+        Args:
+            num_classes: Number of classes, 0 for none.
+            global_pool: Type of pooling, the current one if None.
+        """
+        self.num_classes = num_classes
+        pool_type = self.global_pool.pool_type if global_pool is None else global_pool
+        self.global_pool, self.fc = create_classifier(
+            self.num_features, num_classes, pool_type=pool_type, **get_device_dtype(self)
+        )
+        self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
+        self.global_pool.train(self.training)
+        self.fc.train(self.training)
+
+    @torch.jit.ignore
+    def forward_intermediates(
+        self,
+        x: torch.Tensor,
+        indices: Optional[Union[int, List[int]]] = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = 'NCHW',
+        intermediates_only: bool = False,
+    ) -> Union[List[torch.Tensor], Tuple[torch.Tensor, List[torch.Tensor]]]:
+        """Return the features of stages.
+
+        Args:
+            x: Images, shape (B, in_chans, H, W).
+            indices: The last n stages if int, all if None, else the stages with these indices.
+            norm: Apply the final norm to the features of the last stage, if they are asked for.
+            stop_early: Do not run what comes after the last of the stages asked for.
+            output_fmt: Only 'NCHW'.
+            intermediates_only: Leave out the final features.
+        """
+        if output_fmt != 'NCHW':
+            raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}.")
+        take_indices, max_index = feature_take_indices(len(self.feature_info), indices)
+        last_index = len(self.feature_info) - 1
+        intermediates = []
+        x = self.forward_stem(x)
+        for index, stage in enumerate((self.layer1, self.layer2, self.layer3)):
+            if stop_early and index > max_index:
+                break
+            x = checkpoint_seq(stage, x) if self.grad_checkpointing else stage(x)
+            if index in take_indices:
+                intermediates.append(self.norm(x) if norm and index == last_index else x)
+        if intermediates_only:
+            return intermediates
+        return x if stop_early and max_index < last_index else self.norm(x), intermediates
+
+    def prune_intermediate_layers(
+        self,
+        indices: Union[int, List[int]] = 1,
+        prune_norm: bool = False,
+        prune_head: bool = True,
+    ) -> List[int]:
+        """Remove stages that are not needed for the features asked for.
+
+        Args:
+            indices: Stages to keep.
+            prune_norm: Remove the final norm too.
+            prune_head: Remove the classifier too.
+        """
+        take_indices, max_index = feature_take_indices(len(self.feature_info), indices)
+        for index in range(max_index + 1, len(self.feature_info)):
+            setattr(self, f'layer{index + 1}', nn.Sequential())
+        pruned = max_index + 1 < len(self.feature_info)
+        if prune_norm or pruned:
+            self.norm = nn.Identity()
+        if pruned:
+            self.num_features = self.head_hidden_size = self.feature_info[max_index]['num_chs']
+        if prune_head or pruned:
+            self.reset_classifier(0, '')
+        return take_indices
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """Return unpooled features, shape (B, C, H / 4, W / 4).
+
+        Args:
+            x: Images, shape (B, in_chans, H, W).
+        """
+        x = self.forward_stem(x)
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            x = checkpoint_seq([self.layer1, self.layer2, self.layer3], x, flatten=True)
+        else:
+            x = self.layer3(self.layer2(self.layer1(x)))
+        return self.norm(x)
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """Return logits (B, K).
+
+        Args:
+            x: Features as returned by ``forward_features``.
+            pre_logits: Return pooled features instead.
+        """
+        x = self.global_pool(x)
+        if self.drop_rate:
+            x = F.dropout(x, p=self.drop_rate, training=self.training)
+        return x if pre_logits else self.fc(x)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return logits (B, K).
+
+        Args:
+            x: Images, shape (B, in_chans, H, W).
+        """
+        return self.forward_head(self.forward_features(x))
+
+
+class CifarResNet(CifarBackbone):
+    """ResNet and ResNeXt for 32x32 images: a 3x3 stem and three stages of as many residual blocks each.
+
+    He et al., "Deep Residual Learning for Image Recognition", section 4.2; Xie et al., "Aggregated Residual
+    Transformations for Deep Neural Networks", section 5.3. The stem has as many channels as the first stage has planes.
+    """
+
+    def __init__(
+        self,
+        block: Union[Type[BasicBlock], Type[Bottleneck]],
+        num_blocks: int,
+        planes: Tuple[int, int, int] = (16, 32, 64),
+        cardinality: int = 1,
+        base_width: int = 64,
+        num_classes: int = 100,
+        in_chans: int = 3,
+        global_pool: str = 'avg',
+        drop_rate: float = 0.0,
+        device: Optional[torch.device] = None,
+        dtype: Optional[torch.dtype] = None,
+    ) -> None:
+        """
+        Args:
+            block: Type of the blocks.
+            num_blocks: Number of blocks of each stage.
+            planes: Channels of each stage, before the block's expansion.
+            cardinality: Number of groups of the 3x3 convolutions.
+            base_width: Width of one group, where a stage has 64 planes.
+            num_classes: Number of classes.
+            in_chans: Channels of the images.
+            global_pool: Type of pooling.
+            drop_rate: Dropout before the classifier.
+            device: Where to create parameters.
+            dtype: Type of the parameters.
+        """
+        super().__init__(num_classes, in_chans, drop_rate)
+        dd: dict = {'device': device, 'dtype': dtype}
+        self.conv1 = nn.Conv2d(in_chans, planes[0], 3, padding=1, bias=False, **dd)
+        self.bn1 = nn.BatchNorm2d(planes[0], **dd)
+        self.act1 = nn.ReLU(inplace=True)
+        channels = [width * block.expansion for width in planes]
+        stages: List[nn.Module] = []
+        for in_channels, width, stride in zip((planes[0], *channels[:-1]), planes, (1, 2, 2), strict=True):
+            shortcut = None
+            if stride != 1 or in_channels != width * block.expansion:
+                shortcut = downsample_conv(in_channels, width * block.expansion, kernel_size=1, stride=stride, **dd)
+            grouping: dict = {'cardinality': cardinality, 'base_width': base_width, **dd}
+            stages.append(
+                nn.Sequential(
+                    block(in_channels, width, stride=stride, downsample=shortcut, **grouping),
+                    *(block(width * block.expansion, width, **grouping) for _ in range(num_blocks - 1)),
+                )
+            )
+        self.add_stages(stages, channels, nn.Identity(), global_pool, **dd)
+
+    def forward_stem(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what the first stage gets, at the resolution of the images.
+
+        Args:
+            x: Images, shape (B, in_chans, H, W).
+        """
+        return self.act1(self.bn1(self.conv1(x)))
+
+
+def cifar_cfg(**kwargs: Any) -> Dict[str, Any]:
+    """Return the pretrained_cfg of a backbone for 32x32 images, without weights."""
+    return {
+        'num_classes': 100,
+        'input_size': (3, 32, 32),
+        'pool_size': (8, 8),
+        'crop_pct': 1.0,
+        'interpolation': 'bicubic',
+        'mean': CIFAR_MEAN,
+        'std': CIFAR_STD,
+        'first_conv': 'conv1',
+        'classifier': 'fc',
+        'license': 'apache-2.0',
+        'paper_name': 'Deep Residual Learning for Image Recognition',
+        'paper_ids': 'arXiv:1512.03385',
+        **kwargs,
+    }
+
+
+default_cfgs = generate_default_cfgs(
+    with_hub_ids(
+        {
+            **{f'resnet{depth}_cifar': cifar_cfg() for depth in (20, 32, 44, 56, 110)},
+            'resnext29_8x64d_cifar': cifar_cfg(
+                paper_name='Aggregated Residual Transformations for Deep Neural Networks', paper_ids='arXiv:1611.05431'
+            ),
+        }
+    )
+)
+
+
+def _create_cifar_resnet(variant: str, pretrained: bool = False, **kwargs: Any) -> CifarResNet:
+    return build_model(
+        CifarResNet, variant, pretrained, feature_cfg=dict(out_indices=(0, 1, 2), feature_cls='getter'), **kwargs
+    )
+
+
+def _resnet_args(depth: int) -> Dict[str, Any]:
+    # the authors' code counts six layers a block, of bottlenecks too: "110" has 18 of them a stage
+    return dict(block=Bottleneck if depth >= 44 else BasicBlock, num_blocks=(depth - 2) // 6)
+
+
+@register_model
+def resnet20_cifar(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
+    """ResNet-20 for 32x32 images."""
+    return _create_cifar_resnet('resnet20_cifar', pretrained, **dict(_resnet_args(20), **kwargs))
+
+
+@register_model
+def resnet32_cifar(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
+    """ResNet-32 for 32x32 images."""
+    return _create_cifar_resnet('resnet32_cifar', pretrained, **dict(_resnet_args(32), **kwargs))
+
+
+@register_model
+def resnet44_cifar(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
+    """ResNet-44 for 32x32 images, of bottleneck blocks."""
+    return _create_cifar_resnet('resnet44_cifar', pretrained, **dict(_resnet_args(44), **kwargs))
+
+
+@register_model
+def resnet56_cifar(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
+    """ResNet-56 for 32x32 images, of bottleneck blocks."""
+    return _create_cifar_resnet('resnet56_cifar', pretrained, **dict(_resnet_args(56), **kwargs))
+
+
+@register_model
+def resnet110_cifar(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
+    """ResNet-110 for 32x32 images, of bottleneck blocks."""
+    return _create_cifar_resnet('resnet110_cifar', pretrained, **dict(_resnet_args(110), **kwargs))
+
+
+@register_model
+def resnext29_8x64d_cifar(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
+    """ResNeXt-29 8x64d for 32x32 images."""
+    model_args = dict(block=Bottleneck, num_blocks=3, planes=(64, 128, 256), cardinality=8, base_width=64)
+    return _create_cifar_resnet('resnext29_8x64d_cifar', pretrained, **dict(model_args, **kwargs))

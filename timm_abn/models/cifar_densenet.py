@@ -1,0 +1,94 @@
+"""DenseNets for 32x32 images, as timm models."""
+
+from collections import OrderedDict
+from typing import Any, Dict, List, Optional, Tuple
+
+import torch
+import torch.nn as nn
+from timm.models import DenseNet, generate_default_cfgs, register_model
+
+from ..hub.building import build_model
+from ..hub.published import with_hub_ids
+from ..networks.attention_stage import init_convolutions
+from .cifar_backbones import cifar_cfg
+
+__all__ = ['CifarDenseNet']
+
+
+class CifarDenseNet(DenseNet):
+    """DenseNet-BC for 32x32 images: timm's, with a bare 3x3 convolution as the stem.
+
+    Huang et al., "Densely Connected Convolutional Networks", section 3.
+    """
+
+    def __init__(
+        self,
+        growth_rate: int = 12,
+        block_config: Tuple[int, ...] = (16, 16, 16),
+        num_classes: int = 100,
+        in_chans: int = 3,
+        global_pool: str = 'avg',
+        drop_rate: float = 0.0,
+        proj_drop_rate: float = 0.0,
+        device: Optional[torch.device] = None,
+        dtype: Optional[torch.dtype] = None,
+    ) -> None:
+        """
+        Args:
+            growth_rate: Channels that each layer adds.
+            block_config: Number of layers of each block.
+            num_classes: Number of classes.
+            in_chans: Channels of the images.
+            global_pool: Type of pooling.
+            drop_rate: Dropout before the classifier.
+            proj_drop_rate: Dropout after each layer of the blocks.
+            device: Where to create parameters.
+            dtype: Type of the parameters.
+        """
+        dd: dict = {'device': device, 'dtype': dtype}
+        super().__init__(
+            growth_rate=growth_rate,
+            block_config=block_config,
+            num_classes=num_classes,
+            in_chans=in_chans,
+            global_pool=global_pool,
+            drop_rate=drop_rate,
+            proj_drop_rate=proj_drop_rate,
+            **dd,
+        )
+        stem = nn.Conv2d(in_chans, 2 * growth_rate, 3, padding=1, bias=False, **dd)
+        blocks = {name: module for name, module in self.features.named_children() if not name.endswith('0')}
+        self.features = nn.Sequential(OrderedDict(conv0=stem, **blocks))
+        # without the stem's tap; timm's own stem reduces by 4
+        names = [name for name, _ in self.features.named_children()]
+        taps: List[Dict[str, Any]] = list(self.feature_info[1:])
+        self.feature_info = [dict(tap, reduction=tap['reduction'] // 4) for tap in taps]
+        self.feature_ends = [names.index(tap['module'].removeprefix('features.')) for tap in taps]
+        init_convolutions(self)
+
+
+default_cfgs = generate_default_cfgs(
+    with_hub_ids(
+        {
+            'densenet100_12_cifar': cifar_cfg(
+                first_conv='features.conv0',
+                classifier='classifier',
+                paper_name='Densely Connected Convolutional Networks',
+                paper_ids='arXiv:1608.06993',
+            ),
+        }
+    )
+)
+
+
+@register_model
+def densenet100_12_cifar(pretrained: bool = False, **kwargs: Any) -> CifarDenseNet:
+    """DenseNet-BC-100 of growth rate 12 for 32x32 images."""
+    model_args = dict(growth_rate=12, block_config=(16, 16, 16))
+    return build_model(
+        CifarDenseNet,
+        'densenet100_12_cifar',
+        pretrained,
+        feature_cfg=dict(out_indices=(0, 1, 2), feature_cls='getter'),
+        **dict(model_args, **kwargs),
+    )

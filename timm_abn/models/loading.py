@@ -1,0 +1,116 @@
+"""Loading trained models: by name, from an address, or from a checkpoint."""
+
+from pathlib import Path
+from typing import Any, List, Mapping, Optional, Union
+
+import timm
+import torch.nn as nn
+
+from ..errors import TimmAbnError, one_line, suggest
+from ..hub.building import check_address
+from ..hub.state_dicts import CheckpointError, check_state_dict
+from ..hub.training_checkpoints import data_config_of, model_arguments, read_checkpoint, training_settings
+from ..networks.class_activation_mapping import ClassActivationMapping
+from ..networks.network import AttentionBranchNet
+
+__all__ = ['EXPLAINING', 'ModelError', 'load_model', 'model_names']
+
+EXPLAINING = (AttentionBranchNet, ClassActivationMapping)  # classes of models that explain themselves
+
+
+class ModelError(TimmAbnError):
+    """There is no such model, or there are no weights for it; the message is one line."""
+
+
+def model_names(pattern: str = '') -> List[str]:
+    """Return the registered names of models that explain themselves: ABNs, then CAM baselines.
+
+    Args:
+        pattern: Only those that match it, for example 'abn_resnet*'; all if empty.
+    """
+    return [name for module in ('abn_models', 'cam_models') for name in timm.list_models(pattern, module=module)]
+
+
+def load_model(
+    name: str,
+    checkpoint: Optional[Union[str, Path]] = None,
+    **model_kwargs: Any,
+) -> nn.Module:
+    """Return a model with trained weights, in evaluation mode.
+
+    A checkpoint of timm's training script says itself which arguments the model had, and how images were prepared.
+
+    Args:
+        name: Name of an ABN or a CAM baseline, with or without a tag, or a 'hf-hub:' or 'local-dir:' address.
+        checkpoint: File of weights (.safetensors, or what ``torch.save`` writes); None for the pretrained ones.
+        **model_kwargs: Arguments of ``timm.create_model``, which come before those of the checkpoint.
+
+    Raises:
+        TimmAbnError: There is no such model, or there are no weights that fit; the message is one line.
+    """
+    if ':' not in name:
+        _check_name(name)
+    if checkpoint is not None:
+        return _load_checkpoint(name, Path(checkpoint), model_kwargs).eval()
+    if ':' not in name:
+        _check_has_weights(name, model_kwargs.get('num_classes'))
+    return _create_model(name, pretrained=True, **model_kwargs).eval()
+
+
+def _load_checkpoint(name: str, path: Path, model_kwargs: Mapping[str, Any]) -> nn.Module:
+    weights, metadata = read_checkpoint(path)
+    settings = training_settings(metadata)
+    recorded = settings.get('model')
+    if recorded and ':' not in name and name.split('.')[0] != str(recorded).split('.')[0]:
+        raise CheckpointError(f'{path} is a checkpoint of {recorded}, not of {name}.')
+    model: Any = _create_model(name, **model_arguments(settings, model_kwargs, weights, path))
+    try:
+        check_state_dict(weights, model.state_dict(), name)
+    except CheckpointError as error:
+        raise CheckpointError(f'{path}: {error}') from None
+    model.load_state_dict(weights)
+    if settings:
+        model.pretrained_cfg = dict(model.pretrained_cfg, **data_config_of(settings, model, path))
+    return model
+
+
+def _create_model(name: str, **arguments: Any) -> nn.Module:
+    try:
+        check_address(name)
+        model = timm.create_model(name, **arguments)
+    except (AssertionError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise ModelError(f'cannot create {name}: {one_line(error)}.') from None
+    if not isinstance(model, EXPLAINING):
+        raise ModelError(f'{name} is not an Attention Branch Network, nor a CAM baseline; see timm-abn list.')
+    return model
+
+
+def _check_name(name: str) -> None:
+    architecture, _, tag = name.partition('.')
+    names = model_names()
+    if architecture not in names:
+        hint = suggest(architecture, names, otherwise='see timm-abn list')
+        reason = 'is not an Attention Branch Network' if timm.is_model(architecture) else 'is no model'
+        raise ModelError(f'{name} {reason}; {hint}')
+    if tag:
+        try:
+            timm.get_pretrained_cfg(name)
+        except RuntimeError:
+            tagged = timm.list_pretrained(f'{architecture}.*')
+            hint = f'there are {", ".join(tagged)}' if tagged else 'it has none'
+            raise ModelError(f'{architecture} has no weights {tag!r}; {hint}.') from None
+
+
+def _check_has_weights(name: str, num_classes: Optional[int]) -> None:
+    cfg = timm.get_pretrained_cfg(name)
+    if cfg is None or not cfg.has_weights:
+        trained = timm.list_pretrained([f'{known}.*' for known in model_names()])
+        raise ModelError(
+            f'{name} has no pretrained weights, and random ones explain nothing: pass weights of your own as '
+            f'checkpoint (--checkpoint FILE), or take a model that has them ({", ".join(trained)}).'
+        )
+    if num_classes not in (None, cfg.num_classes):
+        raise ModelError(
+            f'the weights of {name} are for {cfg.num_classes} classes, not {num_classes}: leave out the number of '
+            f'classes, or pass weights of your own as checkpoint (--checkpoint FILE).'
+        )

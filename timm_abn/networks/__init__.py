@@ -1,0 +1,1 @@
+"""AttentionBranchNet and its parts. ``network`` and ``attention_branch`` are the two files that tell the whole idea."""

@@ -1,0 +1,287 @@
+"""The attention branch (paper, sections 3.1 and 3.4): makes attention maps, and a prediction of its own."""
+
+from typing import ClassVar, Dict, Optional, Tuple, Type
+
+import torch
+import torch.nn as nn
+from timm.models import checkpoint_seq
+from torch.jit import Final
+
+from ..maps.explanation import Explanation, MultiTaskExplanation
+from .attention_stage import AttentionStage, init_convolutions
+from .mechanism import check_choice
+
+__all__ = ['ATTENTION_MAPS', 'MULTI_TASK_ATTENTION_MAPS', 'AttentionBranch', 'MultiTaskAttentionBranch']
+
+ATTENTION_MAPS = ('sigmoid', 'sum_log')
+MULTI_TASK_ATTENTION_MAPS = ('sigmoid', 'raw')
+
+
+class _Branch(nn.Module):
+    """What both kinds of attention branches share: a stage, then a head that depends on the number of classes.
+
+    A branch knows what follows from its kind for the network around it: how many outputs of the perception branch make
+    a class, how many maps there are, what the outputs under these maps say, and how an explanation reads.
+    """
+
+    argument_names: ClassVar[Dict[str, str]] = {}  # of the network, and what they are called here
+    outputs_per_class: ClassVar[int]
+    explanation_class: ClassVar[Type[Explanation]]
+    attention_map_type: Final[str]
+
+    def __init__(self, stage: AttentionStage, attention_map: str, choices: Tuple[str, ...]) -> None:
+        super().__init__()
+        check_choice('attention_map', attention_map, choices)
+        self.attention_map_type = attention_map
+        self.grad_checkpointing = False
+        self.stage = stage
+
+    def _stage_features(self, maps: torch.Tensor) -> torch.Tensor:
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            return checkpoint_seq(self.stage, maps)
+        return self.stage(maps)
+
+    def _build_head(self, num_classes: int, device: Optional[torch.device], dtype: Optional[torch.dtype]) -> None:
+        raise NotImplementedError
+
+    @torch.jit.ignore
+    def head_names(self) -> Tuple[str, ...]:
+        """Return the names of the layers that ``reset_classifier`` builds anew; the first has one row a class."""
+        raise NotImplementedError
+
+    def forward_features(self, maps: torch.Tensor) -> torch.Tensor:
+        """Return what the attention map, the class maps and the attention logits are made from."""
+        raise NotImplementedError
+
+    def attention_map(self, class_features: torch.Tensor) -> torch.Tensor:
+        """Return the attention map, or one a task."""
+        raise NotImplementedError
+
+    def attention_logits(self, class_features: torch.Tensor) -> torch.Tensor:
+        """Return the attention logits, shape (B, K)."""
+        raise NotImplementedError
+
+    @torch.jit.ignore
+    def reset_classifier(self, num_classes: int) -> None:
+        """Build the layers that depend on the number of classes anew, on the same device and in the same type.
+
+        Args:
+            num_classes: Number of classes, or of tasks.
+        """
+        weight = getattr(self, self.head_names()[0]).weight
+        self._build_head(num_classes, device=weight.device, dtype=weight.dtype)
+        for name in self.head_names():
+            getattr(self, name).train(self.training)
+
+    @torch.jit.ignore
+    def explanation(
+        self,
+        logits: torch.Tensor,
+        attention_map: torch.Tensor,
+        class_features: torch.Tensor,
+    ) -> Explanation:
+        """Return what the network says of its prediction.
+
+        Args:
+            logits: Shape (B, K).
+            attention_map: Shape (B, 1, h, w), or one map a task, (B, T, h, w).
+            class_features: What ``forward_features`` returned.
+        """
+        class_maps = self.class_maps(class_features)
+        return self.explanation_class(
+            logits=logits,
+            attention_map=attention_map,
+            attention_logits=class_maps.mean(dim=(2, 3)),
+            class_maps=class_maps,
+        )
+
+    def class_maps(self, class_features: torch.Tensor) -> torch.Tensor:
+        """Return the class maps, shape (B, K, h, w); their spatial means are the attention logits."""
+        raise NotImplementedError
+
+    def forward(self, maps: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Return ``(attention_map, attention_logits)``.
+
+        Args:
+            maps: Features at the cut, shape (B, C, h, w).
+        """
+        class_features = self.forward_features(maps)
+        return self.attention_map(class_features), self.attention_logits(class_features)
+
+
+class AttentionBranch(_Branch):
+    """Makes the attention map, and its own prediction, from the features at the cut (paper, section 3.1; Fig. 2b).
+
+    A stage at full resolution, batch norm, a 1x1 convolution to one channel a class, batch norm and ReLU give the
+    class features. A 1x1 convolution of these gives the class maps, whose spatial means are the attention logits; a
+    3x3 convolution to one channel, batch norm and a sigmoid give the attention map. (The paper's text says 1x1 for the
+    last; the published numbers were made with 3x3.) ``attention_map='sum_log'`` is the authors' variant for SENet: the
+    map is the sum over classes of ``log(1 + class features)``, without a sigmoid.
+    """
+
+    argument_names = {'attention_norm': 'norm'}
+    outputs_per_class = 1
+    explanation_class = Explanation
+
+    def __init__(
+        self,
+        stage: AttentionStage,
+        num_classes: int = 1000,
+        attention_map: str = 'sigmoid',
+        norm: bool = True,
+        device: Optional[torch.device] = None,
+        dtype: Optional[torch.dtype] = None,
+    ) -> None:
+        """
+        Args:
+            stage: The stage before the head; tells how many channels there are.
+            num_classes: Number of classes (K).
+            attention_map: 'sigmoid' or 'sum_log'.
+            norm: Batch norm between the stage and the head; the authors' ResNeXt-29 has none.
+            device: Where to create parameters.
+            dtype: Type of the parameters.
+
+        Raises:
+            ValueError: There is no such attention map.
+        """
+        super().__init__(stage, attention_map, ATTENTION_MAPS)
+        self.num_maps = 1
+        self.norm = nn.BatchNorm2d(stage.num_features, device=device, dtype=dtype) if norm else nn.Identity()
+        self.act = nn.ReLU(inplace=True)
+        self._build_head(num_classes, device=device, dtype=dtype)
+
+    def _build_head(self, num_classes: int, device: Optional[torch.device], dtype: Optional[torch.dtype]) -> None:
+        dd: dict = {'device': device, 'dtype': dtype}
+        self.num_classes = num_classes
+        self.class_conv = nn.Conv2d(self.stage.num_features, num_classes, 1, bias=False, **dd)
+        self.class_norm = nn.BatchNorm2d(num_classes, **dd)
+        self.classifier = nn.Conv2d(num_classes, num_classes, 1, bias=False, **dd)
+        if self.attention_map_type == 'sigmoid':
+            self.map_conv = nn.Conv2d(num_classes, 1, 3, padding=1, bias=False, **dd)
+            self.map_norm = nn.BatchNorm2d(1, **dd)
+        for name in self.head_names():
+            init_convolutions(getattr(self, name))
+
+    @torch.jit.ignore
+    def head_names(self) -> Tuple[str, ...]:
+        """Return the names of the layers whose shape, or input, depends on the number of classes."""
+        names = ('class_conv', 'class_norm', 'classifier', 'map_conv', 'map_norm')
+        return tuple(name for name in names if hasattr(self, name))
+
+    def forward_features(self, maps: torch.Tensor) -> torch.Tensor:
+        """Return the class features, shape (B, K, h, w), not negative.
+
+        Args:
+            maps: Features at the cut, shape (B, C, h, w).
+        """
+        return self.act(self.class_norm(self.class_conv(self.norm(self._stage_features(maps)))))
+
+    def attention_map(self, class_features: torch.Tensor) -> torch.Tensor:
+        """Return the attention map, shape (B, 1, h, w): in [0, 1] for 'sigmoid', not negative for 'sum_log'."""
+        if self.attention_map_type == 'sum_log':
+            return torch.log1p(class_features).sum(dim=1, keepdim=True)
+        return torch.sigmoid(self.map_norm(self.map_conv(class_features)))
+
+    def class_maps(self, class_features: torch.Tensor) -> torch.Tensor:
+        """Return the class maps, shape (B, K, h, w): evidence for each class at each place."""
+        return self.classifier(class_features)
+
+    def attention_logits(self, class_features: torch.Tensor) -> torch.Tensor:
+        """Return the attention logits, shape (B, K): the spatial means of the class maps.
+
+        The mean is taken first, which gives the same logits without computing the class maps.
+        """
+        return self.classifier(class_features.mean(dim=(2, 3), keepdim=True)).flatten(1)
+
+    def answers(self, outputs: torch.Tensor, first: int, count: int, classified: bool) -> torch.Tensor:
+        """Return the logits, shape (B, K), or pooled features: with one map, what the perception branch returned.
+
+        Args:
+            outputs: Outputs of the perception branch.
+            first: Number of the first map that they were made under: 0.
+            count: Number of maps: 1.
+            classified: Whether they come from a classifier.
+        """
+        return outputs
+
+
+class MultiTaskAttentionBranch(_Branch):
+    """Makes one attention map a task, and its own prediction, from the features at the cut (paper, section 3.4).
+
+    A stage at full resolution and a 1x1 convolution to one channel a task give the task maps, whose spatial means are
+    the attention logits. The attention maps are their sigmoid, or the task maps as they are (``'raw'``, the authors'
+    published form, which can be negative).
+    """
+
+    outputs_per_class = 2  # no and yes
+    explanation_class = MultiTaskExplanation
+
+    def __init__(
+        self,
+        stage: AttentionStage,
+        num_classes: int = 40,
+        attention_map: str = 'sigmoid',
+        device: Optional[torch.device] = None,
+        dtype: Optional[torch.dtype] = None,
+    ) -> None:
+        """
+        Args:
+            stage: The stage before the head; tells how many channels there are.
+            num_classes: Number of tasks (T).
+            attention_map: 'sigmoid' or 'raw'.
+            device: Where to create parameters.
+            dtype: Type of the parameters.
+
+        Raises:
+            ValueError: There is no such attention map.
+        """
+        super().__init__(stage, attention_map, MULTI_TASK_ATTENTION_MAPS)
+        self._build_head(num_classes, device=device, dtype=dtype)
+
+    def _build_head(self, num_classes: int, device: Optional[torch.device], dtype: Optional[torch.dtype]) -> None:
+        self.num_classes = self.num_maps = num_classes
+        self.map_conv = nn.Conv2d(self.stage.num_features, num_classes, 1, bias=False, device=device, dtype=dtype)
+        init_convolutions(self.map_conv)
+
+    @torch.jit.ignore
+    def head_names(self) -> Tuple[str, ...]:
+        """Return the names of the layers whose shape depends on the number of tasks."""
+        return ('map_conv',)
+
+    def forward_features(self, maps: torch.Tensor) -> torch.Tensor:
+        """Return the task maps, shape (B, T, h, w).
+
+        Args:
+            maps: Features at the cut, shape (B, C, h, w).
+        """
+        return self.map_conv(self._stage_features(maps))
+
+    def attention_map(self, class_features: torch.Tensor) -> torch.Tensor:
+        """Return the attention maps, shape (B, T, h, w): in [0, 1] for 'sigmoid', of any value for 'raw'."""
+        return torch.sigmoid(class_features) if self.attention_map_type == 'sigmoid' else class_features
+
+    def class_maps(self, class_features: torch.Tensor) -> torch.Tensor:
+        """Return the task maps, shape (B, T, h, w): evidence for each task at each place."""
+        return class_features
+
+    def attention_logits(self, class_features: torch.Tensor) -> torch.Tensor:
+        """Return the attention logits, shape (B, T): the spatial means of the task maps."""
+        return class_features.mean(dim=(2, 3))
+
+    def answers(self, outputs: torch.Tensor, first: int, count: int, classified: bool) -> torch.Tensor:
+        """Return what some of the tasks say, shape (B, count), or pooled features, (B, count, C).
+
+        A task has two outputs, no and yes, as in the paper. Its logit is their difference, whose sigmoid is the softmax
+        of the two.
+
+        Args:
+            outputs: Outputs of the perception branch, shape (B * count, T * 2), or (B * count, C).
+            first: Number of the first task.
+            count: Number of tasks.
+            classified: Whether they come from a classifier.
+        """
+        if not classified:
+            return outputs.unflatten(0, (-1, count))
+        pairs = outputs.reshape(-1, count, self.num_classes, 2)[:, :, first : first + count]
+        no_and_yes = pairs.diagonal(dim1=1, dim2=2)
+        return no_and_yes[:, 1] - no_and_yes[:, 0]

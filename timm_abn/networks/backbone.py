@@ -1,0 +1,89 @@
+"""The backbone that a network is made of: created by name, with timm's weights or those of a file."""
+
+import json
+from pathlib import Path
+from typing import Any, Dict, Hashable, Optional, Union
+
+import timm
+import torch.nn as nn
+from timm.models import get_pretrained_cfg, load_state_dict
+
+from ..errors import TimmAbnError, one_line, suggest
+
+__all__ = ['architecture_of', 'check_outputs', 'create_backbone']
+
+
+def create_backbone(name: str, pretrained: Union[bool, str], **kwargs: Any) -> nn.Module:
+    """Create a timm model by name.
+
+    Args:
+        name: Name of a registered model, with or without a tag, or a 'hf-hub:' or 'local-dir:' address.
+        pretrained: Whether to load weights, or the file to load them from.
+        **kwargs: Passed to ``timm.create_model``.
+
+    Raises:
+        ValueError: There is no such model, or the file does not hold its weights.
+    """
+    architecture = name.split('.')[0]
+    if ':' not in name and not timm.is_model(architecture):
+        hint = suggest(architecture, timm.list_models(), otherwise='see timm.list_models().')
+        raise TimmAbnError(f'Unknown backbone {name!r}: {hint}')
+    if isinstance(pretrained, str):
+        return _create_backbone_from_file(name, pretrained, **kwargs)
+    return timm.create_model(name, pretrained=pretrained, **kwargs)
+
+
+def _create_backbone_from_file(name: str, file: str, **kwargs: Any) -> nn.Module:
+    if not Path(file).is_file():
+        raise TimmAbnError(f'pretrained_backbone names no file: {file!r}.')
+    try:
+        weights = load_state_dict(file)
+    except Exception as error:  # as many kinds as there are formats
+        raise TimmAbnError(f'{file!r} is not a checkpoint: {one_line(error)}') from error
+    overlay: Dict[str, Any] = dict(file=file)
+    cfg = None if ':' in name else get_pretrained_cfg(name)
+    classifier = weights.get(f'{cfg.classifier}.weight') if cfg else None
+    if classifier is not None:
+        overlay['num_classes'] = len(classifier)  # where it is not that of the network, timm leaves the classifier out
+    try:
+        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
+    except (KeyError, RuntimeError) as error:
+        raise TimmAbnError(f'{file!r} does not hold weights of {name}: {one_line(error)}') from error
+
+
+def architecture_of(name: str, **kwargs: Any) -> Optional[Hashable]:
+    """Return what is equal for backbones that are built alike, and so can be cut alike; None if that cannot be said.
+
+    Args:
+        name: See ``create_backbone``.
+        **kwargs: Arguments of ``timm.create_model``.
+    """
+    if ':' in name:
+        return None  # the configuration behind an address may change
+    try:
+        arguments = json.dumps({key: value for key, value in kwargs.items() if key not in _PLACES}, sort_keys=True)
+    except TypeError:
+        return None  # functions and classes are not known by what they say of themselves
+    return timm.model_entrypoint(name.split('.')[0]), arguments
+
+
+_PLACES = ('device', 'dtype')
+
+
+def check_outputs(backbone: nn.Module, num_classes: int, outputs_per_class: int) -> None:
+    """Check that a backbone has as many outputs as the network needs.
+
+    Args:
+        backbone: The backbone.
+        num_classes: Number of classes, or of tasks.
+        outputs_per_class: Outputs of the perception branch for each.
+
+    Raises:
+        ValueError: It has not; the message says how to make it fit.
+    """
+    outputs = getattr(backbone, 'num_classes', None)
+    if outputs is not None and outputs != num_classes * outputs_per_class:
+        raise TimmAbnError(
+            f'num_classes={num_classes} needs a backbone of {num_classes * outputs_per_class} outputs, got one of '
+            f'{outputs}; backbone.reset_classifier({num_classes * outputs_per_class}) makes it fit.'
+        )

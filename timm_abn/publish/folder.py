@@ -1,0 +1,147 @@
+"""Folders that the Hugging Face Hub takes and ``timm.create_model`` loads: weights, configuration, model card."""
+
+import shutil
+from pathlib import Path
+from typing import Any, Dict, Mapping, Optional, Union
+
+import torch.nn as nn
+from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
+from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.utils import validate_repo_id
+from timm.models import save_for_hf
+
+from ..hub.building import check_folder
+from ..hub.config import HubError, read_config
+from ..hub.download import CONFIG_NAME, WEIGHTS_NAME, one_line_errors
+from ..staging import staged_folder
+from .model_card import readdress
+
+__all__ = ['CARD_NAME', 'check_repository_name', 'copy_hub_folder', 'publish_folder', 'save_hub_folder']
+
+CARD_NAME = 'README.md'
+MAX_CARD_BYTES = 2**20
+
+
+def save_hub_folder(
+    model: nn.Module,
+    folder: Union[str, Path],
+    card: str,
+    data_config: Optional[Mapping[str, Any]] = None,
+    pretrained_cfg: Optional[Mapping[str, Any]] = None,
+) -> None:
+    """Write ``model.safetensors``, ``config.json`` and ``README.md``; all of them, or nothing at all.
+
+    ``timm.create_model('local-dir:<folder>', pretrained=True)`` loads the folder, and the Hub takes it as it is.
+
+    Args:
+        model: The model, as ``timm.create_model`` made it; arguments that it was made with are stored.
+        folder: A new folder.
+        card: The model card.
+        data_config: Preprocessing of the weights (``input_size``, ``crop_pct``, ``interpolation``, ``mean``, ``std``),
+            where it is not that of the model's ``pretrained_cfg``.
+        pretrained_cfg: Entries of the ``pretrained_cfg`` to store in the place of the model's.
+
+    Raises:
+        FileExistsError: ``folder`` exists and is not an empty folder.
+        HubError: The model was made with arguments that could not be read back.
+    """
+    with staged_folder(folder) as staging:
+        save_for_hf(
+            model,
+            str(staging),
+            model_config=dict(pretrained_cfg=dict(pretrained_cfg or {})),
+            data_config=dict(data_config) if data_config else None,
+            safe_serialization=True,
+        )
+        read_config(staging / CONFIG_NAME, 'what would be written')
+        # safetensors writes a file that nobody else may read
+        (staging / WEIGHTS_NAME).chmod((staging / CONFIG_NAME).stat().st_mode)
+        (staging / CARD_NAME).write_text(card, encoding='utf-8')
+
+
+def copy_hub_folder(source: Union[str, Path], folder: Union[str, Path], address: str) -> Dict[str, Any]:
+    """Copy what ``save_hub_folder`` wrote, checked, with a card that loads the weights from their new address.
+
+    Args:
+        source: The folder to copy; other files in it are left out.
+        folder: A new folder.
+        address: What to pass to ``timm.create_model``.
+
+    Returns:
+        What the ``config.json`` holds.
+
+    Raises:
+        FileExistsError: ``folder`` exists and is not an empty folder.
+        HubError: A file is missing, is a link, or cannot be used.
+    """
+    source = Path(source)
+    for name in (CONFIG_NAME, WEIGHTS_NAME, CARD_NAME):
+        path = source / name
+        if path.is_symlink():  # it may lead to anything on this machine
+            raise HubError(f'{path} is a link; only files of the folder itself are published.')
+        if not path.is_file():
+            raise HubError(
+                f'{source} holds no {name}; timm-abn convert and timm-abn publish --dry-run write such folders.'
+            )
+    config = check_folder(source)
+    card = source / CARD_NAME
+    try:
+        if card.stat().st_size > MAX_CARD_BYTES:
+            raise ValueError(f'it has more than {MAX_CARD_BYTES} bytes.')
+        text = readdress(card.read_text(encoding='utf-8'), address)
+    except ValueError as error:
+        raise HubError(f'{card} is not the model card of an Attention Branch Network: {error}') from None
+    with staged_folder(folder) as staging:
+        for name in (CONFIG_NAME, WEIGHTS_NAME):
+            shutil.copyfile(source / name, staging / name)
+        (staging / CARD_NAME).write_text(text, encoding='utf-8')
+    return config
+
+
+def check_repository_name(repository: str) -> None:
+    """Raise HubError unless ``repository`` could be the name of a repository of the Hub, USER/NAME."""
+    if repository.count('/') != 1:
+        raise HubError(f'{repository!r} is not the name of a repository: it must be USER/NAME.')
+    with one_line_errors(repository):
+        validate_repo_id(repository)
+
+
+def publish_folder(
+    folder: Union[str, Path],
+    repository: str,
+    private: bool = False,
+    revision: Optional[str] = None,
+) -> str:
+    """Publish what ``save_hub_folder`` wrote, in one commit.
+
+    Args:
+        folder: The folder.
+        repository: USER/NAME; it is made if it does not exist.
+        private: Whether only its owner may see it.
+        revision: Branch to commit to; it is made if it does not exist. The main one by default.
+
+    Returns:
+        Address of the commit.
+
+    Raises:
+        HubError: There is no token, it does not allow it, the repository exists and is public although ``private`` is
+            asked for, or the Hub cannot be reached. No file is published then.
+    """
+    if not get_token():
+        raise HubError(f'{constants.ENDPOINT} needs a token to publish: log in with hf auth login, or set HF_TOKEN.')
+    files = [CommitOperationAdd(name, Path(folder) / name) for name in (WEIGHTS_NAME, CONFIG_NAME, CARD_NAME)]
+    api = HfApi(library_name='timm-abn')
+    with one_line_errors(repository, 'published to'):
+        try:
+            is_private = api.repo_info(repository).private
+        except RepositoryNotFoundError:
+            api.create_repo(repository, private=private)
+            is_private = private
+        if private and not is_private:
+            raise HubError(f'{repository} exists and is public; leave out --private, or choose another name.')
+        if revision:
+            api.create_branch(repository, branch=revision, exist_ok=True)
+        commit = api.create_commit(
+            repository, files, commit_message='Publish an Attention Branch Network', revision=revision
+        )
+    return str(commit.commit_url)

@@ -1,0 +1,84 @@
+"""Facts about a registered model, found out by building it: never typed."""
+
+import dataclasses
+from typing import Any, Tuple
+
+import timm
+import torch
+import torch.nn as nn
+from timm.models import get_model_input_config
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..networks.multi_task_network import MultiTaskAttentionBranchNet
+from ..networks.network import AttentionBranchNet
+
+__all__ = ['ModelFacts', 'facts_of', 'model_facts']
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFacts:
+    """Facts about a model.
+
+    Attributes:
+        input_size: Channels, height and width of the images that it is made for.
+        num_classes: Number of classes, or of tasks.
+        num_params: Number of parameters.
+        num_macs: Multiply-accumulates of the evaluation of one such image.
+        backbone: Name of the backbone of an ABN.
+        split: Module after which the backbone is cut.
+        attention_stage: What the stage of the attention branch is.
+        attention_map: How the attention map is made.
+        mechanism: How it is applied.
+        is_multi_task: Whether there is an attention map for each of several tasks.
+    """
+
+    input_size: Tuple[int, int, int]
+    num_classes: int
+    num_params: int
+    num_macs: int
+    backbone: str = ''
+    split: str = ''
+    attention_stage: str = ''
+    attention_map: str = ''
+    mechanism: str = ''
+    is_multi_task: bool = False
+
+
+def model_facts(name: str) -> ModelFacts:
+    """Return the facts about a registered model.
+
+    Args:
+        name: Its name.
+    """
+    # on the meta device there are shapes but no values: nothing is computed, and no memory taken
+    return facts_of(timm.create_model(name, device=torch.device('meta')))
+
+
+def facts_of(model: nn.Module) -> ModelFacts:
+    """Return the facts about a network.
+
+    Args:
+        model: The network, on the meta device.
+    """
+    network: Any = model.eval()
+    input_size = get_model_input_config(network)['input_size']
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.empty((1, *input_size), device='meta'))
+    facts = ModelFacts(
+        input_size=tuple(input_size),
+        num_classes=network.num_classes,
+        num_params=sum(parameter.numel() for parameter in network.parameters()),
+        num_macs=counter.get_total_flops() // 2,
+    )
+    if not isinstance(network, AttentionBranchNet):
+        return facts
+    backbone_cfg: Any = network.perception_branch.pretrained_cfg
+    return dataclasses.replace(
+        facts,
+        backbone=backbone_cfg['architecture'],
+        split=network.split,
+        attention_stage=network.config['attention_stage'],
+        attention_map=network.config['attention_map'],
+        mechanism=network.config['mechanism'],
+        is_multi_task=isinstance(network, MultiTaskAttentionBranchNet),
+    )

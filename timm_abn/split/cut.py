@@ -1,0 +1,241 @@
+"""Cutting a timm backbone in two, exactly.
+
+``split_backbone`` returns the two halves of a backbone: the feature extractor (everything up to and including the
+module named by ``split``) and the perception branch (everything after it). Both halves are instances of the backbone's
+own class with its own parameter names; what runs on the other side of the cut is replaced by a pass-through module.
+No forward hooks stay behind, and no parameter is copied.
+
+A cut is proven before it is handed out. The uncut backbone and both halves run once on the meta device, where tensors
+have shapes but no values; each run is reduced to the expression that it computes (``Expressions``). The cut is exact
+if and only if the halves compute the same expressions as the backbone. Cuts for which that does not hold, such as a
+cut inside a residual block or a backbone that hands two tensors from stage to stage, are refused.
+
+Families that do work between their modules (position embeddings, say) need an adapter: see ``register_adapter``.
+"""
+
+import dataclasses
+from typing import Any, Dict, Hashable, List, Optional, Tuple, Union
+
+import torch
+import torch.nn as nn
+from timm.models import get_model_input_config
+
+from .adapters import find_adapter
+from .expressions import Expressions
+from .halves import Plan, build_halves, plan_cut, prove
+from .module_copy import copy_module, meta_tensors
+from .observation import Run, SplitError, observe
+
+__all__ = ['Cut', 'Split', 'SplitError', 'cut_backbone', 'resolve_split', 'split_backbone']
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """A cut that is proven to be exact, of every backbone of one architecture; it holds no tensors.
+
+    Attributes:
+        path: Module path of the cut in the backbone.
+        plan: What each half gives up.
+        image_size: Height and width of the backbone's default images.
+        feature_shape: Shape of the features of one such image, without the batch.
+        num_extractor_stages: How many entries of ``feature_info`` lie at or before the cut.
+        next_channels: Channels of the entry after the cut, if there is one.
+        normalised: Whether a layer norm over channels is all that reads the features. It undoes any factor that is the
+            same for all channels, and so an attention map.
+        next_stage: Paths of the modules between the cut and the next entry of ``feature_info``, in order of
+            execution; empty if no chain of modules leads there.
+    """
+
+    path: str
+    plan: Plan
+    image_size: Tuple[int, int]
+    feature_shape: Tuple[int, ...]
+    num_extractor_stages: int
+    next_channels: Optional[int]
+    normalised: bool
+    next_stage: List[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Split(Cut):
+    """Result of ``cut_backbone``.
+
+    Attributes:
+        feature_extractor: Everything up to and including ``path``; maps images to features.
+        perception_branch: Everything after ``path``; maps features to logits.
+        feature_info: The backbone's ``feature_info``, with the paths that its modules have in the two halves.
+    """
+
+    feature_extractor: nn.Module
+    perception_branch: nn.Module
+    feature_info: List[Dict[str, Any]]
+
+
+def split_backbone(
+    backbone: nn.Module,
+    split: Optional[Union[int, str]] = None,
+) -> Tuple[nn.Module, nn.Module]:
+    """Cut a timm backbone in two halves that together compute exactly what it computes.
+
+    The halves share the backbone's parameters; use them instead of the backbone, or copy it first.
+
+    Args:
+        backbone: Any timm model.
+        split: Where to cut: an index into ``backbone.feature_info``, or the path of any module. By default before the
+            last stage; for isotropic backbones (ViT) after three quarters of the blocks.
+
+    Returns:
+        ``(feature_extractor, perception_branch)`` with ``perception_branch(feature_extractor(images))`` equal to
+        ``backbone(images)`` bit for bit in evaluation mode.
+
+    Raises:
+        SplitError: The split does not exist, or no exact cut is possible there.
+    """
+    result = cut_backbone(backbone, split)
+    return result.feature_extractor, result.perception_branch
+
+
+def cut_backbone(
+    backbone: nn.Module,
+    split: Optional[Union[int, str]] = None,
+    architecture: Optional[Hashable] = None,
+) -> Split:
+    """Cut a backbone like ``split_backbone``, and return what is known about the cut as well.
+
+    Args:
+        backbone: Any timm model.
+        split: See ``split_backbone``.
+        architecture: Equal for backbones that were built by the same function with the same arguments. A cut of an
+            architecture is proven once in a process; without one it is proven each time.
+
+    Raises:
+        SplitError: The split does not exist, or no exact cut is possible there.
+    """
+    path = resolve_split(backbone, split)
+    images = _probe_images(backbone)
+    key = (architecture, path, images.shape, images.dtype, find_adapter(backbone))
+    cut = _PROVEN.get(key) if architecture is not None else None
+    if cut is None:
+        cut = _prove_cut(backbone, path, images)
+    if architecture is not None:
+        _PROVEN[key] = cut
+    tensors = {id(tensor): tensor for tensor in [*backbone.parameters(), *backbone.buffers()]}
+    extractor, perception = build_halves(backbone, cut.plan, tensors)
+    num_before = cut.num_extractor_stages
+    return Split(
+        **vars(cut),
+        feature_extractor=extractor,
+        perception_branch=perception,
+        feature_info=[
+            dict(
+                info,
+                module=info.get('module', '')
+                and f'{"feature_extractor" if index < num_before else "perception_branch"}.{info["module"]}',
+            )
+            for index, info in enumerate(_feature_info(backbone))
+        ],
+    )
+
+
+_PROVEN: Dict[Hashable, Cut] = {}
+
+
+def _prove_cut(backbone: nn.Module, path: str, images: torch.Tensor) -> Cut:
+    family = type(backbone).__name__
+    on_meta = meta_tensors(backbone)
+    probe = copy_module(backbone, dict(on_meta)).eval()
+    expressions = Expressions()
+    run = observe(probe, path, images, expressions)
+    plan = plan_cut(probe, run, family)
+    prove(build_halves(backbone, plan, on_meta), run, family, expressions)
+    infos = _feature_info(backbone)
+    stages = [info.get('module', '') for info in infos]
+    num_before = 1 + max((i for i, stage in enumerate(stages) if plan.sides.get(stage) == 'before'), default=-1)
+    return Cut(
+        path=path,
+        plan=plan,
+        image_size=(images.shape[2], images.shape[3]),
+        feature_shape=tuple(run.features.shape[1:]),
+        num_extractor_stages=num_before,
+        next_channels=infos[num_before]['num_chs'] if num_before < len(infos) else None,
+        normalised=run.readers == {'aten.native_layer_norm.default'},
+        next_stage=_next_stage(probe, stages, run, plan, expressions),
+    )
+
+
+def resolve_split(backbone: nn.Module, split: Optional[Union[int, str]] = None) -> str:
+    """Return the module path that ``split`` stands for.
+
+    Args:
+        backbone: Any timm model.
+        split: Index into ``feature_info``, module path, or None for the default.
+
+    Raises:
+        SplitError: There is no such stage or module.
+    """
+    infos = _feature_info(backbone)
+    stages = [info.get('module', '') for info in infos]
+    named = ', '.join(f'{index} ({stage})' for index, stage in enumerate(stages) if stage)
+    valid = f'valid splits: {named}, or any module path'
+    name = type(backbone).__name__
+    if split is None:
+        if len(stages) < 2:
+            raise SplitError(f'{name} names no stages to split before; pass split=<module path>.')
+        reductions = {info.get('reduction') for info in infos}
+        split = len(stages) * 3 // 4 - 1 if len(reductions) == 1 and len(stages) > 3 else len(stages) - 2
+    if isinstance(split, bool) or not isinstance(split, (int, str)):
+        raise SplitError(f'split must be a stage index or a module path, got {split!r}; {valid}.')
+    if isinstance(split, int) or split.lstrip('-').isdigit():  # command lines and YAML hand over text
+        index = int(split)
+        if not -len(stages) <= index < len(stages):
+            raise SplitError(f'{name} has no stage {index}; {valid}.')
+        path = stages[index]
+    else:
+        path = split
+    if not path or path not in dict(backbone.named_modules()):
+        raise SplitError(f'{name} has no module {path!r}; {valid}.')
+    return path
+
+
+def _feature_info(backbone: nn.Module) -> List[Dict[str, Any]]:
+    infos = getattr(backbone, 'feature_info', [])
+    return list(infos) if isinstance(infos, (list, tuple)) else infos.get_dicts()
+
+
+def _probe_images(backbone: nn.Module) -> torch.Tensor:
+    dtype = next((p.dtype for p in backbone.parameters() if p.is_floating_point()), None)
+    return torch.empty((2, *get_model_input_config(backbone)['input_size']), device='meta', dtype=dtype)
+
+
+def _next_stage(
+    probe: nn.Module,
+    stages: List[str],
+    run: Run,
+    plan: Plan,
+    expressions: Expressions,
+) -> List[str]:
+    """Return the chain of modules from the cut to the next stage, if it is a chain."""
+    following = [stage for stage in stages if plan.sides.get(stage) == 'after' and stage in run.outputs]
+    if not following:
+        return []
+    stage = min(following, key=lambda name: run.calls[name][0][1])
+    stage_end = run.calls[stage][0][1]
+    chain = sorted(
+        (
+            name
+            for name in run.calls
+            if name in plan.sides and plan.sides[name] == 'after' and run.calls[name][0][1] <= stage_end
+        ),
+        key=lambda name: run.calls[name][0][0],
+    )
+    # the largest modules of the chain: children of a module already in it go with their parent
+    outermost = [name for name in chain if not any(name.startswith(f'{other}.') for other in chain)]
+    x = torch.empty_like(run.features)
+    try:
+        with torch.no_grad(), expressions:
+            expressions.name_input(x, 'features')
+            for name in outermost:
+                x = probe.get_submodule(name)(x)
+            return outermost if expressions.number(x) == run.outputs[stage] else []
+    except Exception:
+        return []  # a module of the chain wants more than the features: not a chain

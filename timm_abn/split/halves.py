@@ -1,0 +1,203 @@
+"""The two halves of a backbone: which modules and tensors each gives up, the halves themselves, and their proof."""
+
+import dataclasses
+import inspect
+from collections import OrderedDict
+from typing import Any, Dict, List, Optional, Set, Tuple, Type
+
+import torch
+import torch.nn as nn
+
+from ..errors import one_line
+from .adapters import OptionPassThrough, PassThrough, find_adapter, no_classifier, pass_through
+from .expressions import Expressions
+from .module_copy import copy_module
+from .observation import Run, SplitError
+
+__all__ = ['Plan', 'build_halves', 'join_halves', 'plan_cut', 'prove']
+
+
+@dataclasses.dataclass
+class Plan:
+    """Which modules and tensors each half gives up, by path."""
+
+    sides: Dict[str, str]  # every module that lies wholly on one side: 'before' or 'after'
+    from_extractor: Dict[str, bool]  # module path -> called with more than one argument
+    from_perception: Dict[str, bool]
+    tensors_from_extractor: List[str]
+    tensors_from_perception: List[str]
+
+
+def plan_cut(probe: nn.Module, run: Run, family: str) -> Plan:
+    """Return what each half of a backbone can give up.
+
+    Args:
+        probe: The backbone that was observed.
+        run: What was seen.
+        family: What to call it in messages.
+
+    Raises:
+        SplitError: A module with parameters runs on both sides of the cut.
+    """
+    plan = Plan({}, {}, {}, [], [])
+
+    def tensors_read(module: nn.Module) -> Tuple[bool, bool]:
+        ids = {id(t) for t in [*module.parameters(), *module.buffers()]}
+        return bool(ids & run.reads_before), bool(ids & run.reads_after)
+
+    def side_of(name: str, module: nn.Module) -> Optional[str]:
+        calls = run.calls.get(name, [])
+        if calls and all(end <= run.cut_time for _, end in calls):
+            return 'before'
+        if calls and all(start > run.cut_time for start, _ in calls):
+            return 'after'
+        if not calls and not any(True for _ in module.children()):
+            # never called: used through its weights or a method, if at all
+            read_before, read_after = tensors_read(module)
+            if read_before != read_after:
+                return 'before' if read_before else 'after'
+            has_tensors = any(True for _ in module.parameters()) or any(True for _ in module.buffers())
+            return 'after' if has_tensors and not read_before else None
+        if len(calls) > 1 and any(True for _ in module.parameters()):
+            raise SplitError(f'{family} cannot be split at {run.path!r}: {name!r} runs on both sides of the cut.')
+        return None
+
+    def mark(name: str, module: nn.Module, side: str) -> None:
+        for child_name, _ in module.named_modules(prefix=name):
+            plan.sides[child_name] = side
+
+    def visit(name: str, module: nn.Module) -> None:
+        for attribute, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            if tensor is None:
+                continue
+            tensor_name = f'{name}.{attribute}' if name else attribute
+            read_before, read_after = id(tensor) in run.reads_before, id(tensor) in run.reads_after
+            if read_before and not read_after:
+                plan.tensors_from_perception.append(tensor_name)
+            elif not read_before and isinstance(tensor, nn.Parameter):
+                plan.tensors_from_extractor.append(tensor_name)
+        for child_name, child in module.named_children():
+            child_name = f'{name}.{child_name}' if name else child_name
+            side = side_of(child_name, child)
+            several_arguments = run.num_arguments.get(child_name, 1) > 1
+            if side == 'before':
+                plan.from_perception[child_name] = several_arguments
+                mark(child_name, child, side)
+            elif side == 'after':
+                plan.from_extractor[child_name] = several_arguments
+                mark(child_name, child, side)
+            else:
+                visit(child_name, child)
+
+    visit('', probe)
+    return plan
+
+
+def build_halves(backbone: nn.Module, plan: Plan, tensors: Dict[int, torch.Tensor]) -> Tuple[nn.Module, nn.Module]:
+    """Return the feature extractor and the perception branch.
+
+    Args:
+        backbone: The backbone; its modules are copied.
+        plan: What each half gives up.
+        tensors: What stands for each of its tensors in the halves, by id.
+    """
+    adapter = find_adapter(backbone)
+    extractor = _copy_half(backbone, plan.from_extractor, plan.tensors_from_extractor, tensors)
+    extractor.forward_head = pass_through  # type: ignore[assignment]
+    extractor.reset_classifier = no_classifier  # type: ignore[assignment]
+    extractor.num_classes = 0  # type: ignore[assignment]
+    adapter.prepare_extractor(extractor)
+    perception = _copy_half(backbone, plan.from_perception, plan.tensors_from_perception, tensors)
+    adapter.prepare_perception(perception)
+    return extractor, perception
+
+
+def join_halves(feature_extractor: nn.Module, perception_branch: nn.Module, plan: Plan) -> nn.Module:
+    """Return the uncut backbone, of modules and tensors of its halves, which are used up by it.
+
+    Args:
+        feature_extractor: First half.
+        perception_branch: Second half.
+        plan: What each half gave up.
+    """
+    backbone = perception_branch
+    for name in list(vars(backbone)):
+        if callable(getattr(type(backbone), name, None)):
+            delattr(backbone, name)  # a method that an adapter replaced
+    for path in plan.from_perception:
+        parent, _, name = path.rpartition('.')
+        setattr(backbone.get_submodule(parent), name, feature_extractor.get_submodule(path))
+    for path in plan.tensors_from_perception:
+        parent, _, name = path.rpartition('.')
+        setattr(backbone.get_submodule(parent), name, getattr(feature_extractor.get_submodule(parent), name))
+    return backbone
+
+
+def _copy_half(
+    backbone: nn.Module,
+    removed_modules: Dict[str, bool],
+    removed_tensors: List[str],
+    tensors: Dict[int, torch.Tensor],
+) -> nn.Module:
+    memo: Dict[int, Any] = dict(tensors)
+    for name, several_arguments in removed_modules.items():
+        module = backbone.get_submodule(name)
+        memo[id(module)] = _pass_through_for(module, several_arguments)
+    half = copy_module(backbone, memo)
+    for name in removed_tensors:
+        parent, _, attribute = name.rpartition('.')
+        setattr(half.get_submodule(parent), attribute, None)
+    return half
+
+
+def _pass_through_for(module: nn.Module, several_arguments: bool) -> nn.Module:
+    options = _options_of(type(module))
+    if options and options <= _options_of(OptionPassThrough):
+        return OptionPassThrough()
+    if several_arguments:
+        return PassThrough()
+    if isinstance(module, nn.Sequential):  # families iterate and index their sequences
+        return nn.Sequential(
+            OrderedDict((name, _pass_through_for(child, several_arguments)) for name, child in module.named_children())
+        )
+    return nn.Identity()
+
+
+def _options_of(module_class: Type[nn.Module]) -> Set[str]:
+    """Return the names of the arguments of ``forward`` beyond the features."""
+    return set(list(inspect.signature(module_class.forward).parameters)[2:])
+
+
+def prove(halves: Tuple[nn.Module, nn.Module], run: Run, family: str, expressions: Expressions) -> None:
+    """Prove that two halves compute together what the backbone does.
+
+    Args:
+        halves: Feature extractor and perception branch, on the meta device.
+        run: The run of the backbone.
+        family: What to call it in messages.
+        expressions: Those of the run.
+
+    Raises:
+        SplitError: They do not.
+    """
+    extractor, perception = (half.eval() for half in halves)
+    features = torch.empty_like(run.features)
+    for half, inputs, key, expected in (
+        (extractor, run.images, 'images', run.features_number),
+        (perception, features, 'features', run.output_number),
+    ):
+        name = 'feature extractor' if half is extractor else 'perception branch'
+        reason = 'it does work between its modules that pass-through modules cannot skip'
+        if run.crossing:
+            reason = f'more than one tensor crosses the cut (read after it by {run.crossing[0]})'
+        try:
+            with torch.no_grad(), expressions:
+                expressions.name_input(inputs, key)
+                output = half(inputs)
+            exact = isinstance(output, torch.Tensor) and expressions.number(output) == expected
+        except Exception as error:
+            raise SplitError(
+                f'{family} cannot be split exactly at {run.path!r}: {reason} ({name}: {one_line(error)}).'
+            ) from error
+        if not exact:
+            raise SplitError(f'{family} cannot be split exactly at {run.path!r}: {reason} ({name} differs).')

@@ -1,0 +1,124 @@
+"""One run of a backbone on the meta device: what ran when, what crossed the cut, and what it computed."""
+
+import dataclasses
+from typing import Any, Callable, Dict, List, Set, Tuple
+
+import torch
+import torch.nn as nn
+
+from ..errors import TimmAbnError, one_line
+from .expressions import Expressions
+
+__all__ = ['Run', 'SplitError', 'observe']
+
+
+class SplitError(TimmAbnError):
+    """A backbone cannot be cut exactly at the requested place."""
+
+
+@dataclasses.dataclass
+class Run:
+    """One observed run of the uncut backbone."""
+
+    path: str
+    images: torch.Tensor
+    features: torch.Tensor  # what crosses the cut
+    features_number: int  # its expression in terms of the images
+    output_number: int  # expression of the logits in terms of what crosses the cut
+    calls: Dict[str, List[Tuple[int, int]]]  # module path -> (start, end) of each call, as times
+    num_arguments: Dict[str, int]  # module path -> most arguments it was called with
+    outputs: Dict[str, int]  # module path -> expression of its output
+    cut_time: int
+    reads_before: Set[int]  # ids of the tensors read before the cut
+    reads_after: Set[int]
+    crossing: List[str]  # operators that read, after the cut, activations other than what crosses it
+    readers: Set[str]  # operators that read what crosses the cut
+
+
+def observe(probe: nn.Module, path: str, images: torch.Tensor, expressions: Expressions) -> Run:
+    """Run a backbone, and return what was seen.
+
+    Args:
+        probe: The backbone, on the meta device, in evaluation mode.
+        path: Module after which it is to be cut.
+        images: Images to run it on, on the meta device.
+        expressions: Keeps the expressions that the run computes.
+
+    Raises:
+        SplitError: It does not run on such images, or the output of the module is not one tensor, made once.
+    """
+    family = type(probe).__name__
+    time = 0
+    calls: Dict[str, List[Tuple[int, int]]] = {}
+    num_arguments: Dict[str, int] = {}
+    outputs: Dict[str, int] = {}
+    open_calls: Dict[str, List[int]] = {}
+    cuts: List[Tuple[torch.Tensor, int, int, int, int]] = []
+    before: Set[int] = set()
+
+    def on_enter(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+            nonlocal time
+            time += 1
+            open_calls.setdefault(name, []).append(time)
+            num_arguments[name] = max(num_arguments.get(name, 0), len(args) + len(kwargs))
+
+        return hook
+
+    def on_leave(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            nonlocal time
+            time += 1
+            calls.setdefault(name, []).append((open_calls[name].pop(), time))
+            if isinstance(output, torch.Tensor):
+                outputs[name] = expressions.number(output)
+            if name == path:
+                if cuts or not isinstance(output, torch.Tensor):
+                    what = 'runs more than once' if cuts else f'returns a {type(output).__name__}, not one tensor'
+                    raise SplitError(f'{family} cannot be split at {path!r}: that module {what}.')
+                number = expressions.number(output)
+                before.update(expressions.activations)
+                cuts.append((output, number, time, len(expressions.reads), expressions.name_input(output, 'features')))
+
+        return hook
+
+    handles = []
+    for name, module in probe.named_modules():
+        handles.append(module.register_forward_pre_hook(on_enter(name), with_kwargs=True))
+        handles.append(module.register_forward_hook(on_leave(name)))
+    try:
+        with torch.no_grad(), expressions:
+            expressions.name_input(images, 'images')
+            output = probe(images)
+    except SplitError:
+        raise
+    except Exception as error:
+        raise SplitError(
+            f'{family} cannot be split: it does not run on images of shape {tuple(images.shape[1:])} '
+            f'({one_line(error)}).'
+        ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not cuts:
+        raise SplitError(f'{family} cannot be split at {path!r}: that module does not run in the forward pass.')
+    if not isinstance(output, torch.Tensor):
+        raise SplitError(f'{family} cannot be split: it returns a {type(output).__name__}, not one tensor.')
+    features, features_number, cut_time, num_reads, cut_number = cuts[0]
+    reads_after = expressions.reads[num_reads:]
+    crossing = [operator for tensor, number, operator in reads_after if tensor != id(features) and number in before]
+    return Run(
+        path=path,
+        images=images,
+        features=features,
+        features_number=features_number,
+        output_number=expressions.number(output),
+        calls=calls,
+        num_arguments=num_arguments,
+        outputs=outputs,
+        cut_time=cut_time,
+        reads_before={tensor for tensor, _, _ in expressions.reads[:num_reads]},
+        reads_after={tensor for tensor, _, _ in reads_after},
+        crossing=crossing,
+        readers=expressions.readers(cut_number),
+    )

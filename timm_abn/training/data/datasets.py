@@ -1,0 +1,195 @@
+"""Data sets of the paper that timm does not know, under its ``--dataset``; and plain words where one is missing.
+
+``torch/svhn``: SVHN, with the splits ``train``, ``extra``, ``train+extra`` and ``test``.
+``compcars``: the web-nature part of CompCars by its official split files, with ``--target-key model`` or ``maker``.
+``celeba``: CelebA by its official files, for ``--task multilabel``; ``--target-key Smiling,Male`` chooses attributes.
+"""
+
+import importlib.util
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+import numpy as np
+import timm.data
+import timm.data.dataset_factory
+import torchvision.datasets
+from PIL import Image
+from torch.utils.data import Dataset
+
+from ..errors import TrainingError
+from ..replacing import replace
+from .celeba import CelebA
+
+__all__ = ['CompCars', 'extend_timm_datasets', 'svhn']
+
+_EVALUATION = ('val', 'valid', 'validation', 'eval', 'evaluation')
+
+# what torchvision unpacks below --data-dir
+_TORCH_FOLDERS = {
+    'torch/cifar10': 'cifar-10-batches-py',
+    'torch/cifar100': 'cifar-100-python',
+    'torch/fashion_mnist': 'FashionMNIST/raw',
+    'torch/mnist': 'MNIST/raw',
+}
+
+
+def svhn(root: str, split: str = 'train+extra', download: bool = False) -> Dataset:
+    """Return SVHN; several splits joined by '+' become one data set.
+
+    Args:
+        root: Folder of ``train_32x32.mat``, ``extra_32x32.mat`` and ``test_32x32.mat``.
+        split: 'train', 'extra' or 'test', or several of them, joined by '+'. Names for a validation split mean 'test'.
+        download: Download what is missing.
+
+    Raises:
+        TrainingError: scipy or a file is missing, a file is broken, or there is no such split.
+    """
+    names = ['test' if name in _EVALUATION else name for name in split.split('+')]
+    unknown = [name for name in names if name not in ('train', 'extra', 'test')]
+    if unknown:
+        raise TrainingError(f'SVHN has no split {unknown[0]!r}; it has train, extra and test, joined by + if several.')
+    if importlib.util.find_spec('scipy') is None:  # torchvision would notice after the download
+        raise TrainingError('SVHN is stored as MATLAB files, which take scipy to read: pip install scipy.')
+    missing = [f'{name}_32x32.mat' for name in names if not (Path(root) / f'{name}_32x32.mat').is_file()]
+    if missing and not download:
+        raise TrainingError(
+            f'SVHN: expected {" and ".join(missing)} in {root}; pass --dataset-download, or get them from '
+            'http://ufldl.stanford.edu/housenumbers.'
+        )
+    try:
+        parts = [torchvision.datasets.SVHN(root, name, download=download) for name in names]
+    except RuntimeError as error:
+        raise TrainingError(f'SVHN in {root}: {error}') from error
+    # one object, not a ConcatDataset: timm's loader sets .transform on it
+    joined = parts[0]
+    joined.data = np.concatenate([part.data for part in parts])
+    joined.labels = np.concatenate([part.labels for part in parts])
+    return joined
+
+
+class CompCars(Dataset):
+    """Web-nature images of CompCars, cut to the car, labelled with model or maker.
+
+    Yang et al., "A Large-Scale Car Dataset for Fine-Grained Categorization and Verification", CVPR 2015. Images lie in
+    ``image/<maker>/<model>/<year>/<name>.jpg``, their boxes in ``label/...txt``; a split file names them line by line.
+    """
+
+    TARGETS = ('model', 'maker')
+
+    def __init__(self, root: str, split: str = 'train', target: str = 'model') -> None:
+        """
+        Args:
+            root: Folder of ``image``, ``label`` and ``train_test_split``.
+            split: Name of a file in ``train_test_split/classification``, without ``.txt``. Names for a validation split
+                mean 'test'.
+            target: 'model' or 'maker'. Classes are the ids of ``train.txt`` in rising order.
+
+        Raises:
+            TrainingError: Something is missing in the folder, or an argument has no meaning.
+        """
+        if target not in self.TARGETS:
+            raise TrainingError(f'--target-key of CompCars must be model or maker, got {target!r}.')
+        self.root = Path(root)
+        if not (self.root / 'image').is_dir() and (self.root / 'data' / 'image').is_dir():
+            self.root = self.root / 'data'  # as the archive unpacks
+        for folder in ('image', 'label', 'train_test_split/classification'):
+            if not (self.root / folder).is_dir():
+                raise TrainingError(
+                    f'CompCars: expected the folder {folder} in {root}; --data-dir must hold image/, label/ and '
+                    'train_test_split/ of the web-nature data.'
+                )
+        self.transform: Optional[Callable] = None
+        self.images = self._read_split('test' if split in _EVALUATION else split)
+        position = self.TARGETS.index(target)
+        ids = [self._ids(name)[position] for name in self.images]
+        known = sorted({self._ids(name)[position] for name in self._read_split('train')})
+        self.class_to_idx: Dict[int, int] = {identity: index for index, identity in enumerate(known)}
+        strange = [name for name, identity in zip(self.images, ids) if identity not in self.class_to_idx]
+        if strange:
+            raise TrainingError(f'CompCars: {split} has a {target} that train.txt has not: {strange[0]}.')
+        self.targets = [self.class_to_idx[identity] for identity in ids]
+        self._check_complete()
+
+    def _read_split(self, split: str) -> List[str]:
+        folder = self.root / 'train_test_split' / 'classification'
+        path = folder / f'{split}.txt'
+        if not path.is_file():
+            found = ', '.join(sorted(path.stem for path in folder.glob('*.txt'))) or 'none'
+            raise TrainingError(f'CompCars has no split {split!r}: expected {path}; there are: {found}.')
+        return path.read_text().split()
+
+    @staticmethod
+    def _ids(name: str) -> Tuple[int, int]:
+        maker, model = name.split('/')[:2]
+        return int(model), int(maker)
+
+    def _check_complete(self) -> None:
+        missing = [
+            path
+            for name in self.images
+            for path in (self.root / 'image' / name, self._label_path(name))
+            if not path.is_file()
+        ]
+        if missing:
+            raise TrainingError(
+                f'CompCars is incomplete: {len(missing)} files of the split are missing, the first is {missing[0]}.'
+            )
+
+    def _label_path(self, name: str) -> Path:
+        return (self.root / 'label' / name).with_suffix('.txt')
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tuple[Any, int]:
+        name = self.images[index]
+        # viewpoint, number of boxes, then the box: x1 y1 x2 y2, counted from 1, both ends inside
+        left, top, right, bottom = map(int, self._label_path(name).read_text().splitlines()[2].split())
+        with Image.open(self.root / 'image' / name) as image:
+            car = image.convert('RGB').crop((left - 1, top - 1, right, bottom))
+        return (car if self.transform is None else self.transform(car)), self.targets[index]
+
+
+def extend_timm_datasets() -> None:
+    """Add the data sets of this module to ``timm.data.create_dataset``."""
+
+    def build(timm_create: Callable) -> Callable:
+        def create_dataset(name: str, root: Optional[str] = None, split: str = 'validation', **kwargs: Any) -> Any:
+            key = name.lower()
+            download = bool(kwargs.get('download'))
+            _check_root(key, root, download)
+            if key == 'torch/svhn':
+                return svhn(str(root), split, download)
+            if key == 'compcars':
+                return CompCars(str(root), split, kwargs.get('target_key') or 'model')
+            if key == 'celeba':
+                return _celeba(str(root), split, **kwargs)
+            try:
+                return timm_create(name, root=root, split=split, **kwargs)
+            except RuntimeError as error:
+                if key not in _TORCH_FOLDERS and key:
+                    raise
+                expected = _TORCH_FOLDERS.get(key, 'a folder for each split, and in it a folder for each class')
+                raise TrainingError(f'{name or "image folder"}: expected {expected} in {root}. {error}') from error
+
+        return create_dataset
+
+    replace(timm.data, 'create_dataset', build)
+
+
+def _celeba(root: str, split: str, **kwargs: Any) -> CelebA:
+    if kwargs.get('target_transform') is None:
+        raise TrainingError('--dataset celeba has several attributes an image: pass --task multilabel.')
+    target_format = kwargs.get('target_format') or 'indices'
+    return CelebA(root, split, kwargs.get('target_key'), target_format, kwargs['target_transform'])
+
+
+def _check_root(key: str, root: Optional[str], download: bool) -> None:
+    """Refuse a folder that is not there, for data sets that are read from one."""
+    if key.startswith(('hfds/', 'hfids/', 'tfds/', 'wds/')):
+        return
+    if not root:
+        raise TrainingError('--data-dir is missing: the folder of the data set.')
+    if not Path(root).exists() and not download:
+        expected = f'; expected {_TORCH_FOLDERS[key]} in it.' if key in _TORCH_FOLDERS else '.'
+        raise TrainingError(f'--data-dir {root} does not exist{expected}')

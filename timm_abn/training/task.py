@@ -1,0 +1,209 @@
+"""timm's training tasks, which its ``train.py`` trains with, taught the loss and the metrics of both branches.
+
+Models that are not Attention Branch Networks train as before.
+"""
+
+import functools
+import logging
+from typing import Any, Callable, Dict, List, Optional, Tuple, Type
+
+import timm.task
+import torch
+import torch.nn as nn
+from timm.utils import unwrap_model
+
+from ..networks.multi_task_network import MultiTaskAttentionBranchNet
+from ..networks.network import AttentionBranchNet
+from .attribute_accuracy import AttributeEvaluator
+from .branch_accuracy import BothBranches, BranchEvaluator, extend_timm_metrics
+from .errors import TrainingError
+from .loss import AttentionBranchLoss, check_weight
+
+__all__ = ['extend_timm_tasks']
+
+_logger = logging.getLogger(__name__)
+
+
+def extend_timm_tasks(attention_loss_weight: float = 1.0) -> None:
+    """Teach timm's training tasks the loss of ABNs, for all tasks made from now on in this process.
+
+    Importing ``timm_abn.task`` has done it with weight 1; calling it again changes the weight and nothing else.
+
+    Args:
+        attention_loss_weight: Weight of the attention branch's loss.
+
+    Raises:
+        TrainingError: The weight is negative or not finite.
+    """
+    check_weight(attention_loss_weight)
+    for task_class, overrides in _OVERRIDES.items():
+        if 'attention_loss_weight' not in vars(task_class):
+            for name, override in overrides.items():
+                setattr(task_class, name, functools.partialmethod(override, getattr(task_class, name)))
+        setattr(task_class, 'attention_loss_weight', attention_loss_weight)  # noqa: B010  an attribute of ours
+    extend_timm_metrics()
+
+
+# Overrides of timm's methods; each gets timm's own as its first argument after self. Patched in the class, because
+# timm's script takes the classes by name, and its multi-label task derives from one of them.
+
+
+def _init(self: Any, timm_init: Callable, *args: Any, **kwargs: Any) -> None:
+    timm_init(self, *args, **kwargs)
+    model = self.get_trainable_module()
+    if _is_scripted_abn(model):
+        raise TrainingError(
+            '--torchscript cannot train an Attention Branch Network: scripted, it has no attention logits. '
+            'Leave it out, or use --torchcompile.'
+        )
+    if isinstance(unwrap_model(model), MultiTaskAttentionBranchNet) and not getattr(self, 'multi_label', False):
+        raise TrainingError('multi_task=True answers several questions an image: it needs --task multilabel.')
+    if _is_abn(model):
+        self.criterion = AttentionBranchLoss(self.criterion, self.attention_loss_weight)
+    elif self.verbose:
+        _logger.info(f'{type(unwrap_model(model)).__name__} is not an Attention Branch Network: it trains as in timm.')
+
+
+def _forward(self: Any, timm_forward: Callable, input: torch.Tensor, target: torch.Tensor) -> Dict[str, torch.Tensor]:
+    result = timm_forward(self, input, target)
+    if isinstance(self.criterion, AttentionBranchLoss):
+        result['output'], result['attention_output'] = result['output']
+    return result
+
+
+def _multi_label_forward(
+    self: Any,
+    timm_forward: Callable,
+    input: torch.Tensor,
+    target: torch.Tensor,
+) -> Dict[str, torch.Tensor]:
+    model = unwrap_model(self.get_trainable_module())
+    if isinstance(model, AttentionBranchNet):
+        _check_targets(target, len(input), model.num_classes)
+    return timm_forward(self, input, target)
+
+
+def _check_targets(target: torch.Tensor, batch_size: int, num_classes: int) -> None:
+    """Refuse targets that are not one number in [0, 1] for each attribute.
+
+    Args:
+        target: What is true, shape (B, T).
+        batch_size: Number of images (B).
+        num_classes: Number of attributes of the model (T).
+
+    Raises:
+        TrainingError: The shape is another, or a value is not in [0, 1]; values are looked at on the CPU only, where it
+            does not hold up the device.
+    """
+    if target.shape != (batch_size, num_classes):
+        raise TrainingError(
+            f'the model has {num_classes} attributes, but the targets have shape {tuple(target.shape)}; expected '
+            f'({batch_size}, {num_classes}).'
+        )
+    if target.device.type == 'cpu' and not ((target >= 0) & (target <= 1)).all():
+        strange = target[~((target >= 0) & (target <= 1))][0].item()
+        raise TrainingError(f'multi-label targets must be 0 or 1, or between if smoothed or mixed, got {strange:g}.')
+
+
+def _distillation_forward(
+    self: Any,
+    timm_forward: Callable,
+    input: torch.Tensor,
+    target: torch.Tensor,
+) -> Dict[str, torch.Tensor]:
+    """Distil the teacher into the perception branch; the task's own loss is that of both branches."""
+    if not isinstance(self.criterion, AttentionBranchLoss):
+        return timm_forward(self, input, target)
+    output = self.trainable_module(input)
+    result = timm_forward(_AfterForward(self, output), input, target)
+    result['attention_output'] = output[1]
+    return result
+
+
+class _AfterForward:
+    """Stands in for a distillation task whose student has run: shows timm's forward the logits it knows of."""
+
+    def __init__(self, task: Any, output: Tuple[torch.Tensor, torch.Tensor]) -> None:
+        self.task = task
+        self.trainable_module = lambda _: output[0]
+        self.criterion = lambda _, target: task.criterion(output, target)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.task, name)
+
+
+def _refuse_abn(self: Any, timm_init: Callable, student_model: nn.Module, *args: Any, **kwargs: Any) -> None:
+    if _is_abn(student_model):
+        raise TrainingError(
+            f'{type(self).__name__} leaves out the loss of the attention branch: an Attention Branch Network can only '
+            'be distilled with --kd-distill-type logit.'
+        )
+    timm_init(self, student_model, *args, **kwargs)
+
+
+def _prepare_distributed(
+    self: Any,
+    timm_prepare: Callable,
+    device_ids: Optional[List[Any]] = None,
+    **ddp_kwargs: Any,
+) -> Any:
+    # DistributedDataParallel takes no device ids on the CPU, where timm's script passes them all the same
+    return timm_prepare(self, device_ids=None if self.device.type == 'cpu' else device_ids, **ddp_kwargs)
+
+
+def _get_eval_model(
+    self: Any,
+    timm_get: Callable,
+    module: Optional[nn.Module] = None,
+    ema: bool = False,
+) -> Optional[nn.Module]:
+    eval_model = timm_get(self, module, ema=ema)
+    return BothBranches(eval_model) if _is_abn(eval_model) else eval_model
+
+
+def _create_evaluator(self: Any, timm_create: Callable, **kwargs: Any) -> Any:
+    evaluator = timm_create(self, **kwargs)
+    if _is_abn(self.get_trainable_module()):
+        return BranchEvaluator(evaluator, timm_create(self, **kwargs))
+    return evaluator
+
+
+def _create_multi_label_evaluator(self: Any, timm_create: Callable, **kwargs: Any) -> Any:
+    return _create_evaluator(self, _attribute_evaluator, **kwargs)
+
+
+def _attribute_evaluator(task: Any, **kwargs: Any) -> AttributeEvaluator:
+    return AttributeEvaluator(device=task.device, threshold=task.threshold, **kwargs)
+
+
+_OVERRIDES: Dict[Type[nn.Module], Dict[str, Callable]] = {
+    timm.task.ClassificationTask: dict(
+        __init__=_init,
+        forward=_forward,
+        prepare_distributed=_prepare_distributed,
+        get_eval_model=_get_eval_model,
+        create_evaluator=_create_evaluator,
+    ),
+    timm.task.MultiLabelClassificationTask: dict(
+        forward=_multi_label_forward,  # the rest is that of the class above, which it derives from
+        create_evaluator=_create_multi_label_evaluator,
+    ),
+    timm.task.LogitDistillationTask: dict(
+        __init__=_init,
+        forward=_distillation_forward,
+        prepare_distributed=_prepare_distributed,
+        get_eval_model=_get_eval_model,
+        create_evaluator=_create_evaluator,
+    ),
+    timm.task.FeatureDistillationTask: dict(__init__=_refuse_abn),
+    timm.task.TokenDistillationTask: dict(__init__=_refuse_abn),
+}
+
+
+def _is_abn(model: Optional[nn.Module]) -> bool:
+    return model is not None and isinstance(unwrap_model(model), AttentionBranchNet)
+
+
+def _is_scripted_abn(model: nn.Module) -> bool:
+    names = (AttentionBranchNet.__name__, MultiTaskAttentionBranchNet.__name__)
+    return isinstance(model, torch.jit.ScriptModule) and model.original_name in names
