@@ -10,8 +10,10 @@ import torch.nn as nn
 from timm_families import FULL_SIZE, REFUSED, SPLITS
 
 import timm_abn  # noqa: F401  registers models of its own, which must not be taken for families of timm
+from timm_abn.split import cut
 from timm_abn.split.adapters import Adapter, register_adapter
 from timm_abn.split.cut import SplitError, cut_backbone, split_backbone
+from timm_abn.split.halves import join_halves
 
 OUR_MODULES = {'abn_models', 'cam_models', 'cifar_backbones', 'cifar_densenet', 'cifar_wide_resnet'}
 
@@ -45,14 +47,50 @@ def assert_exact(model, split=None, full_size=False):
     assert torch.equal(actual, expected)
 
 
-@pytest.mark.parametrize('family', SPLITS)
+# one of each layout and of each way to be cut, the quickest; the others are for make test-all
+FAST_FAMILIES = {
+    'byobnet',
+    'convnext',
+    'dla',
+    'efficientnet',
+    'hgnet',
+    'maxxvit',
+    'nfnet',
+    'resnet',
+    'starnet',
+    'vision_transformer',
+    'vision_transformer_relpos',
+    'vovnet',
+}
+
+
+def fast_and_slow(families, fast):
+    assert set(fast) <= set(families)
+    return [pytest.param(name, marks=() if name in fast else pytest.mark.slow) for name in families]
+
+
+@pytest.mark.parametrize('family', fast_and_slow(SPLITS, FAST_FAMILIES))
 @torch.no_grad()
 def test_family_cuts_exactly(family):
     name, split = SPLITS[family]
     assert_exact(make_backbone(name), split, full_size=family in FULL_SIZE)
 
 
-@pytest.mark.parametrize('family', REFUSED)
+FAST_REFUSALS = {
+    'beit',
+    'crossvit',
+    'efficientvim',
+    'gemma4_vit',
+    'hiera',
+    'hrnet',
+    'mvitv2',
+    'pit',
+    'selecsls',
+    'twins',
+}
+
+
+@pytest.mark.parametrize('family', fast_and_slow(REFUSED, FAST_REFUSALS))
 def test_family_is_refused_by_name(family):
     name, _ = REFUSED[family]
     with torch.device('meta'):
@@ -261,3 +299,63 @@ def test_norm_that_would_undo_the_attention_map_is_noticed(name, split, expected
         # all that remains is the norm's epsilon
         expected_logits = parts.perception_branch(features)
         torch.testing.assert_close(parts.perception_branch(features * factor), expected_logits, rtol=1e-2, atol=1e-4)
+
+
+def count_proofs(monkeypatch):
+    """Return a list that grows by one with each proof."""
+    proofs = []
+    prove = cut._prove_cut
+    monkeypatch.setattr(cut, '_prove_cut', lambda *args: proofs.append(args[1]) or prove(*args))
+    monkeypatch.setattr(cut, '_PROVEN', {})
+    return proofs
+
+
+def test_an_architecture_is_proven_once(monkeypatch):
+    proofs = count_proofs(monkeypatch)
+    images = torch.randn(2, 3, 64, 64)
+    for expected, kwargs in (
+        (1, {}),
+        (1, {}),
+        (1, {'device': 'cpu'}),
+        (2, {'num_classes': 3}),
+        (3, {'channels': (8, 8, 8, 16)}),
+        (4, {'split': 'layer2'}),
+        (4, {'split': 2}),
+        (5, {'dtype': torch.float64}),
+        (6, {'act_layer': torch.nn.GELU}),  # a class is not known by its name: proven each time
+        (7, {'act_layer': torch.nn.GELU}),
+    ):
+        model = timm.create_model('abn', backbone='test_resnet', **kwargs).eval()
+        assert len(proofs) == expected, kwargs
+        assert model(images.to(kwargs.get('dtype', torch.float32))).shape[1] == kwargs.get('num_classes', 1000)
+    timm.create_model('abn_resnet18', device='meta')
+    assert len(proofs) == 8
+
+
+def test_a_backbone_that_was_built_elsewhere_is_proven_each_time(monkeypatch):
+    proofs = count_proofs(monkeypatch)
+    for _ in range(2):
+        timm_abn.AttentionBranchNet(timm.create_model('test_resnet'))
+        split_backbone(timm.create_model('test_resnet'))
+    assert len(proofs) == 4
+
+
+def test_halves_of_a_remembered_cut_are_exact(monkeypatch):
+    count_proofs(monkeypatch)
+    for seed in range(2):
+        torch.manual_seed(seed)
+        backbone = timm.create_model('test_vit', num_classes=5).double().eval()
+        images = torch.randn(2, 3, 160, 160, dtype=torch.float64)
+        expected = backbone(images)
+        halves = cut_backbone(backbone, architecture='test')
+        assert torch.equal(halves.perception_branch(halves.feature_extractor(images)), expected)
+
+
+@pytest.mark.parametrize('name', ['test_resnet', 'test_vit', 'vgg11', 'swin_tiny_patch4_window7_224', 'densenet121'])
+def test_joined_halves_are_the_backbone(name):
+    backbone = timm.create_model(name, num_classes=5, device='meta')
+    names, representation = list(backbone.state_dict()), repr(backbone)
+    parts = cut_backbone(backbone)
+    joined = join_halves(parts.feature_extractor, parts.perception_branch, parts.plan)
+    assert repr(joined) == representation and sorted(joined.state_dict()) == sorted(names)
+    assert split_backbone(joined)

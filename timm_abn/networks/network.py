@@ -414,12 +414,15 @@ class AttentionBranchNet(nn.Module):
 
     def _set_input_size(self, img_size: Optional[Tuple[int, int]], **kwargs: Any) -> None:
         backbone: Any = join_halves(self.feature_extractor, self.perception_branch, self._plan)
+        before = dict(get_model_args(backbone))
         backbone.set_input_size(img_size=img_size, **kwargs)
+        # what the backbone records of itself (Swin: the windows that follow from the size) holds for the network, too
+        changed = {key: value for key, value in get_model_args(backbone).items() if before.get(key) != value}
         parts = cut_backbone(backbone, self.split)
         self.feature_extractor, self.perception_branch = parts.feature_extractor, parts.perception_branch
         self._take_features_of(parts, _feature_layout(parts)[0])
         self.mechanism.layout = self.layout
-        update_model_input_size(self, get_model_traits(backbone).get('img_size'), **kwargs)
+        update_model_input_size(self, changed.pop('img_size', get_model_traits(backbone).get('img_size')), **changed)
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:

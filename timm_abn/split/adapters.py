@@ -143,6 +143,7 @@ class VisionTransformerSAMAdapter(Adapter):
 
 
 _ADAPTERS: Dict[Type[nn.Module], Adapter] = {
+    nn.Module: Adapter(),
     MlpMixer: TokenAdapter(),
     VGG: VGGAdapter(),
     VisionTransformer: VisionTransformerAdapter(),
@@ -166,4 +167,4 @@ def find_adapter(backbone: nn.Module) -> Adapter:
     for backbone_class in type(backbone).__mro__:
         if backbone_class in _ADAPTERS:
             return _ADAPTERS[backbone_class]
-    return Adapter()
+    return _ADAPTERS[nn.Module]
