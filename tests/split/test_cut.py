@@ -9,7 +9,7 @@ import torch
 import torch.nn as nn
 from timm_families import FULL_SIZE, REFUSED, SPLITS
 
-import timm_abn  # noqa: F401  registers models of its own, which must not be taken for families of timm
+import timm_abn
 from timm_abn.split import cut
 from timm_abn.split.adapters import Adapter, register_adapter
 from timm_abn.split.cut import SplitError, cut_backbone, split_backbone
@@ -322,8 +322,8 @@ def test_an_architecture_is_proven_once(monkeypatch):
         (4, {'split': 'layer2'}),
         (4, {'split': 2}),
         (5, {'dtype': torch.float64}),
-        (6, {'act_layer': torch.nn.GELU}),  # a class is not known by its name: proven each time
-        (7, {'act_layer': torch.nn.GELU}),
+        (6, {'act_layer': torch.nn.LeakyReLU}),  # a class is not known by its name: proven each time
+        (7, {'act_layer': torch.nn.LeakyReLU}),
     ):
         model = timm.create_model('abn', backbone='test_resnet', **kwargs).eval()
         assert len(proofs) == expected, kwargs
