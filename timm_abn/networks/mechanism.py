@@ -7,66 +7,12 @@ import torch.nn as nn
 from torch.jit import Final
 
 from ..errors import TimmAbnError
+from .feature_layout import FeatureLayout
 from .gated_features import GatedFeatures, gate_each
 
-__all__ = ['MECHANISMS', 'FeatureLayout', 'Mechanism', 'check_choice']
+__all__ = ['MECHANISMS', 'Mechanism', 'check_choice']
 
 MECHANISMS = ('residual', 'product')
-
-
-class FeatureLayout(nn.Module):
-    """Translates between a backbone's layout of features and maps of shape (B, C, h, w)."""
-
-    layout: Final[str]
-    num_prefix_tokens: Final[int]
-    reduction: Final[int]
-    pads: Final[bool]
-
-    def __init__(
-        self,
-        layout: str = 'NCHW',
-        num_prefix_tokens: int = 0,
-        reduction: int = 1,
-        pads: bool = False,
-    ) -> None:
-        """
-        Args:
-            layout: 'NCHW', 'NHWC' or 'NLC' (tokens).
-            num_prefix_tokens: Tokens before those of the image (class and register tokens), for 'NLC'.
-            reduction: Pixels of the image per token, along one side, for 'NLC'.
-            pads: Whether the backbone pads images to whole tokens (timm's ``dynamic_img_pad``), for 'NLC'.
-        """
-        super().__init__()
-        self.layout = layout
-        self.num_prefix_tokens = num_prefix_tokens
-        self.reduction = reduction
-        self.pads = pads
-
-    def to_maps(self, features: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        """Return features as (B, C, h, w), without prefix tokens; ``images`` tells the grid of tokens."""
-        if self.layout == 'NLC':
-            tokens = features[:, self.num_prefix_tokens :].transpose(1, 2)
-            height, width = images.shape[2], images.shape[3]
-            if self.pads:
-                height, width = height + self.reduction - 1, width + self.reduction - 1
-            height, width = height // self.reduction, width // self.reduction
-            return tokens.reshape(tokens.shape[0], tokens.shape[1], height, width)
-        if self.layout == 'NHWC':
-            return features.permute(0, 3, 1, 2)
-        return features
-
-    def gate(self, features: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-        """Return features multiplied by ``factor`` of shape (B, 1, h, w); prefix tokens are not changed."""
-        if self.layout == 'NLC':
-            factor = factor.flatten(2).transpose(1, 2)
-            factor = nn.functional.pad(factor, (0, 0, self.num_prefix_tokens, 0), value=1.0)
-        elif self.layout == 'NHWC':
-            factor = factor.permute(0, 2, 3, 1)
-        return features * factor
-
-    def extra_repr(self) -> str:
-        """Return what ``repr`` says in parentheses."""
-        return f'{self.layout!r}, num_prefix_tokens={self.num_prefix_tokens}, reduction={self.reduction}'
 
 
 class Mechanism(nn.Module):

@@ -1,0 +1,93 @@
+"""The rooms of the package: imports go from a room to those before it, never back, and nothing imports the commands."""
+
+import ast
+from pathlib import Path
+
+import timm
+
+import timm_abn
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / 'timm_abn'
+
+# modules at the root, which know nothing of the rooms; then the rooms, each of which may import those before it
+GROUND = ['version', 'errors', 'staging', 'timm_private', 'console']
+ROOMS = ['split', 'maps', 'networks', 'hub', 'models', 'explain', 'export', 'publish', 'training', 'cli']
+# addresses from outside, which import what they stand for
+ADDRESSES = {'task': 'training', 'abn_models': 'models', 'cam_models': 'models', 'cifar_backbones': 'models'} | {
+    'images': 'explain'
+}
+FILES = sorted(PACKAGE.rglob('*.py'))
+
+
+def imported_rooms(path):
+    """Yield what a file imports of this package, by the first name below it, wherever in the file that stands."""
+    package = path.relative_to(ROOT).with_suffix('').parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            base = list(package[: len(package) - node.level + 1]) if node.level else []
+            module = base + (node.module.split('.') if node.module else [])
+            names = [module] if len(module) > 1 else [[*module, alias.name] for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name.split('.') for alias in node.names]
+        else:
+            continue
+        yield from (name[1] for name in names if name[0] == 'timm_abn' and len(name) > 1)
+
+
+def room_of(path):
+    parts = path.relative_to(PACKAGE).with_suffix('').parts
+    return ADDRESSES.get(parts[0], parts[0])
+
+
+def test_every_file_is_in_a_room():
+    rooms = {room_of(path) for path in FILES}
+    assert rooms == {*GROUND, *ROOMS, '__init__'}
+
+
+def test_imports_go_down():
+    order = {room: level for level, room in enumerate([*GROUND, *ROOMS])}
+    # among those at the ground there is no order
+    level = {room: max(order[room], len(GROUND) - 1) for room in order}
+    up = [
+        f'{path.relative_to(ROOT)} imports {imported}'
+        for path in FILES
+        if room_of(path) != '__init__'
+        for imported in imported_rooms(path)
+        if imported in level and level[imported] > level[room_of(path)]
+    ]
+    assert not up, up
+
+
+def test_nothing_imports_from_the_commands():
+    outside = [*FILES, *(ROOT / 'scripts').glob('*.py'), *(ROOT / 'train_wrappers').glob('*.py'), ROOT / 'hubconf.py']
+    found = [path for path in outside if room_of_any(path) != 'cli' and 'cli' in set(imported_rooms(path))]
+    assert not found, found
+
+
+def room_of_any(path):
+    return room_of(path) if path.is_relative_to(PACKAGE) else ''
+
+
+def test_errors_have_one_base():
+    strangers = []
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and node.name.endswith('Error') and node.name != 'TimmAbnError':
+                bases = {base.id for base in node.bases if isinstance(base, ast.Name)}
+                if not any(base.endswith('Error') and base not in dir(__builtins__) for base in bases):
+                    strangers.append(node.name)
+    assert not strangers
+    assert issubclass(timm_abn.TimmAbnError, ValueError)
+
+
+def test_no_module_of_models_is_called_like_one_of_timm():
+    ours = {path.stem for path in (PACKAGE / 'models').glob('*.py')} - {'__init__'}
+    registered_by_timm = {name for name in timm.list_modules() if name not in ours}
+    timm_files = {path.stem for path in (Path(timm.__file__).parent / 'models').glob('*.py')} - {'__init__'}
+    assert not ours & timm_files and registered_by_timm
+
+
+def test_no_file_has_outgrown_its_room():
+    long = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in FILES}
+    assert not {name: lines for name, lines in long.items() if lines > 500}

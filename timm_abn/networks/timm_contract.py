@@ -1,0 +1,261 @@
+"""What timm asks of every model, answered for a network of two halves and an attention branch between them."""
+
+import re
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Set, Tuple, Union
+
+import torch
+import torch.nn as nn
+from timm.models import get_model_args, get_model_input_config, get_model_traits
+
+from ..errors import TimmAbnError
+from ..split import Split, cut_backbone, find_adapter
+from ..split.halves import Plan, join_halves
+from ..split.module_copy import copy_module, meta_tensors
+from ..timm_private import feature_take_indices, update_model_args, update_model_input_size
+from .feature_layout import FeatureLayout, feature_layout
+
+__all__ = ['TimmContract']
+
+HALVES = ('feature_extractor', 'perception_branch')
+
+
+class TimmContract(nn.Module):
+    """Base of the networks: features of stages, classifiers, pruning, sizes, and names of groups of parameters."""
+
+    if TYPE_CHECKING:  # TorchScript would try to compile these types
+        feature_extractor: Any
+        attention_branch: Any
+        perception_branch: Any
+        mechanism: Any
+        feature_info: List[Dict[str, Any]]
+        layout: FeatureLayout
+        num_classes: int
+        num_extractor_stages: int
+        outputs_per_class: int
+        split: str
+        _attended_features: Callable[..., torch.Tensor]
+        _plan: Plan
+
+    @torch.jit.ignore
+    def _take_features_of(self, parts: Split, layout: FeatureLayout) -> None:
+        """Remember what is known of the features of a cut."""
+        self.split = parts.path
+        self.num_features = parts.perception_branch.num_features
+        self.head_hidden_size = parts.perception_branch.head_hidden_size
+        self.num_extractor_stages = parts.num_extractor_stages
+        self.feature_info = parts.feature_info
+        self.layout = layout
+        self._plan = parts.plan
+        for name in ('output_fmt', 'feature_dim'):  # what some backbones say of their features
+            if hasattr(parts.perception_branch, name):
+                setattr(self, name, getattr(parts.perception_branch, name))
+
+    @torch.jit.ignore
+    def forward_intermediates(
+        self,
+        x: torch.Tensor,
+        indices: Optional[Union[int, List[int]]] = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = 'NCHW',
+        intermediates_only: bool = False,
+        attention: Optional[torch.Tensor] = None,
+    ) -> Union[List[torch.Tensor], Tuple[torch.Tensor, List[torch.Tensor]]]:
+        """Return features of the stages of ``feature_info``; those after the cut have seen the attention map.
+
+        Args:
+            x: Images, shape (B, in_chans, H, W).
+            indices: The last n stages if int, all if None, else the stages with these indices.
+            norm: Apply the backbone's final norm to the features of stages after the cut.
+            stop_early: Do not run what comes after the last of the stages asked for.
+            output_fmt: Only 'NCHW'.
+            intermediates_only: Leave out the final features.
+            attention: See ``forward``.
+
+        Returns:
+            Final features and a list of features of shape (B, C, h, w), or only the list.
+
+        Raises:
+            ValueError: ``output_fmt`` is not 'NCHW', or ``norm`` is asked for a stage before the cut.
+        """
+        if output_fmt != 'NCHW':
+            raise TimmAbnError(f"output_fmt must be 'NCHW', got {output_fmt!r}.")
+        take_indices, _ = feature_take_indices(len(self.feature_info), indices)
+        before = [index for index in take_indices if index < self.num_extractor_stages]
+        after = [index for index in take_indices if index >= self.num_extractor_stages]
+        if norm and before and self.layout.layout == 'NLC':
+            raise TimmAbnError(f'norm=True is only possible for stages after the cut, not for {before}.')
+        if stop_early and not after:
+            return self.feature_extractor.forward_intermediates(
+                x, indices=before, stop_early=True, output_fmt='NCHW', intermediates_only=intermediates_only
+            )
+        # an empty list means all to timm, so that the cut itself is asked for in its place
+        features, intermediates = self.feature_extractor.forward_intermediates(
+            x, indices=before or [max(self.num_extractor_stages - 1, 0)], output_fmt='NCHW'
+        )
+        intermediates = list(intermediates) if before else []
+        attended = self._attended_features(features, x, attention)
+        if not after:
+            final = self.perception_branch.forward_features(attended)
+            return intermediates if intermediates_only else (final, intermediates)
+        later: Any = find_adapter(self.perception_branch).perception_intermediates(
+            self.perception_branch, attended, after, norm, stop_early, intermediates_only
+        )
+        if not intermediates_only:
+            final, later = later
+        intermediates += [self.layout.to_maps(y, x) if y.ndim == 3 else y for y in later]
+        return intermediates if intermediates_only else (final, intermediates)
+
+    @torch.jit.ignore
+    def prune_intermediate_layers(
+        self,
+        indices: Union[int, List[int]] = 1,
+        prune_norm: bool = False,
+        prune_head: bool = True,
+    ) -> List[int]:
+        """Remove what features of the given stages do not need: later stages, and the attention branch before the cut.
+
+        Args:
+            indices: The last n stages if int, all if None, else the stages with these indices.
+            prune_norm: Remove the backbone's final norm too.
+            prune_head: Remove the classifiers too.
+
+        Returns:
+            Indices of the stages.
+        """
+        take_indices, max_index = feature_take_indices(len(self.feature_info), indices)
+        if max_index < self.num_extractor_stages:
+            self.feature_extractor.prune_intermediate_layers(take_indices, prune_norm=prune_norm, prune_head=prune_head)
+            self.attention_branch = None
+        self.perception_branch.prune_intermediate_layers(take_indices, prune_norm=prune_norm, prune_head=prune_head)
+        self.num_classes = self.perception_branch.num_classes // self.outputs_per_class
+        self.num_features = self.perception_branch.num_features
+        self.head_hidden_size = self.perception_branch.head_hidden_size
+        if self.attention_branch is not None and not self.num_classes:
+            self.attention_branch.classifier = nn.Identity()  # nobody asks for attention logits
+        return take_indices
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        """Return the classifier of the perception branch, whose logits are the model's prediction."""
+        return self.perception_branch.get_classifier()
+
+    @torch.jit.ignore
+    def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
+        """Replace the classifiers of both branches; with ``num_classes`` 0 the attention branch stays as it is.
+
+        Args:
+            num_classes: Number of classes, 0 to return pooled features.
+            global_pool: Type of pooling, the current one if None.
+
+        Raises:
+            ValueError: ``num_classes`` is negative.
+        """
+        if num_classes < 0:
+            raise TimmAbnError(f'num_classes must be 0 (no classifier) or more, got {num_classes}.')
+        self.perception_branch.reset_classifier(num_classes * self.outputs_per_class, global_pool)
+        if self.attention_branch is not None and num_classes:
+            self.attention_branch.reset_classifier(num_classes)
+        elif self.attention_branch is not None:
+            update_model_args(self, attention_classes=self.attention_branch.num_classes)
+        self.num_classes = num_classes
+        self.head_hidden_size = self.perception_branch.head_hidden_size
+
+    @torch.jit.ignore
+    def set_input_size(self, img_size: Optional[Union[int, Tuple[int, int]]] = None, **kwargs: Any) -> None:
+        """Adapt the network to images of another size; it then equals one that was built for that size.
+
+        The halves are joined, the backbone adapts itself, and is cut again at the same place.
+
+        Args:
+            img_size: Height and width, or one number for both; the current size if None.
+            **kwargs: Other arguments of the backbone's own ``set_input_size``, such as ``window_size``.
+
+        Raises:
+            TimmAbnError: The backbone cannot be adapted, or images of that size cannot pass the cut.
+        """
+        if self.attention_branch is None:
+            raise TimmAbnError('set_input_size() needs both halves, which prune_intermediate_layers() has changed.')
+        family = type(self.perception_branch).__name__
+        if not hasattr(self.perception_branch, 'set_input_size'):
+            if get_model_input_config(self)['fixed_input_size'] or kwargs:
+                raise TimmAbnError(f'{family} has no set_input_size: its images keep their size.')
+            return  # any size passes it as it is
+        size = (img_size, img_size) if isinstance(img_size, int) else img_size
+        trial: Any = copy_module(self, meta_tensors(self))
+        trial._set_input_size(size, **kwargs)  # what fails must not leave this network in pieces
+        self._set_input_size(size, **kwargs)
+
+    def _set_input_size(self, img_size: Optional[Tuple[int, int]], **kwargs: Any) -> None:
+        backbone: Any = join_halves(self.feature_extractor, self.perception_branch, self._plan)
+        before = dict(get_model_args(backbone))
+        backbone.set_input_size(img_size=img_size, **kwargs)
+        # what the backbone records of itself (Swin: the windows that follow from the size) holds for the network, too
+        changed = {key: value for key, value in get_model_args(backbone).items() if before.get(key) != value}
+        parts = cut_backbone(backbone, self.split)
+        self.feature_extractor, self.perception_branch = parts.feature_extractor, parts.perception_branch
+        self._take_features_of(parts, feature_layout(parts)[0])
+        self.mechanism.layout = self.layout
+        update_model_input_size(self, changed.pop('img_size', get_model_traits(backbone).get('img_size')), **changed)
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade computation for memory in all three components.
+
+        Args:
+            enable: Whether to.
+        """
+        self.feature_extractor.set_grad_checkpointing(enable)
+        self.perception_branch.set_grad_checkpointing(enable)
+        if self.attention_branch is not None:
+            self.attention_branch.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> Union[Dict[str, Any], Callable[[str], Any]]:
+        """Return the backbone's parameter groups; the attention branch falls into the last, with the classifier.
+
+        Args:
+            coarse: Group by stage instead of by block.
+        """
+        if not hasattr(self.perception_branch, 'group_matcher'):
+            return dict(stem=r'^feature_extractor\.')  # all that does not match is one group
+        matcher = self.perception_branch.group_matcher(coarse=coarse)
+        if callable(matcher):
+            return lambda name: matcher(name.partition('.')[2]) if name.startswith(HALVES) else float('inf')
+        return {
+            group: [(_in_halves(pattern), suffix) for pattern, suffix in spec]
+            if isinstance(spec, (list, tuple))
+            else spec and _in_halves(spec)
+            for group, spec in matcher.items()
+        }
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> Set[str]:
+        """Return the names of the parameters that the backbone wants to be free of weight decay."""
+        names: Set[str] = set()
+        for half in HALVES:
+            module = getattr(self, half)
+            if hasattr(module, 'no_weight_decay'):
+                names.update(f'{half}.{name}' for name in module.no_weight_decay())
+        return names
+
+    @property
+    def _model_args(self) -> Dict[str, Any]:
+        """timm's record of how to build the network again, which it saves with the weights."""
+        return self.__dict__.get('_recorded_args', {})
+
+    @_model_args.setter
+    def _model_args(self, args: Dict[str, Any]) -> None:
+        # the saved weights replace those that the backbone started from, which may be a file of this machine
+        self.__dict__['_recorded_args'] = {key: arg for key, arg in args.items() if key != 'pretrained_backbone'}
+
+    @property
+    def global_pool(self) -> Optional[str]:
+        """Type of pooling of the perception branch."""
+        return get_model_args(self.perception_branch).get('global_pool')
+
+
+def _in_halves(pattern: str) -> str:
+    # patterns are matched from the start of a name, so that an anchor at the start of an alternative says nothing more
+    unanchored = re.sub(r'(?<!\[)\^', '', pattern)
+    return rf'^(?:{"|".join(HALVES)})\.(?:{unanchored})'
