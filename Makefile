@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # two test processes of one thread each: more threads than cores make torch many times slower
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: help install demo test test-slow lint format conformance benchmark comparison build clean
+.PHONY: help install demo test test-all lint format conformance benchmark comparison build clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,14 +29,14 @@ lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
 
-test: lint  ## lint, and all tests that are not slow
+test: lint  ## lint, and the tests that touch every file, in minutes
 	$(PYTEST) -m 'not slow'
 
-test-slow: $(STAMP)  ## the tests that take minutes
+test-all: $(STAMP)  ## the other tests: every family, every golden file, every recipe, several processes
 	$(PYTEST) -m slow
 
 conformance: $(STAMP)  ## timm's own model tests over every model of this package
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.conformance
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.conformance -n 2 --dist worksteal -q
 
 benchmark: $(STAMP)  ## speed and memory of import, construction, evaluation and multi-task networks
 	$(BIN)/python scripts/benchmark.py

@@ -47,6 +47,7 @@ print(json.dumps([timm_abn.__file__, [p for p in sys.path if p == sys.argv[1]], 
     torch.testing.assert_close(torch.tensor(values), expected.flatten())
 
 
+@pytest.mark.slow
 def test_list_help_and_load_from_the_archive_of_github(checkout, tmp_path):
     (tmp_path / 'archive' / 'timm-abn-0123abc').parent.mkdir()
     shutil.copytree(checkout, tmp_path / 'archive' / 'timm-abn-0123abc')

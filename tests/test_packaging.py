@@ -60,10 +60,11 @@ def test_wheel_holds_weights_samples_and_types(distributions):
 
 def test_sdist_holds_the_tests_and_nothing_that_was_made(distributions):
     names = ['/'.join(name.split('/')[1:]) for name in tarfile.open(distributions[1]).getnames()]
-    assert {'README.md', 'LICENSE', 'CHANGELOG.md', 'tests/test_split.py', 'pyproject.toml'} <= set(names)
+    assert {'README.md', 'LICENSE', 'CHANGELOG.md', 'tests/split/test_cut.py', 'pyproject.toml'} <= set(names)
     assert not any(name.startswith(('.venv', 'outputs', 'data', '.conformance')) for name in names)
 
 
+@pytest.mark.slow
 def test_installed_command_explains_an_image(environment, tmp_path):
     code = 'import timm_abn; print(timm_abn.__file__)'
     module = Path(run(environment, 'python', '-c', code, cwd=tmp_path).strip())

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 SMALL = 'abn_test_ or resnet20_cifar'
 
 
+@pytest.mark.slow
 def test_small_models_pass():
     command = [sys.executable, '-m', 'tests.conformance', '-v', '--tb=short', '-k', SMALL]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

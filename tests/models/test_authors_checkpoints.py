@@ -4,6 +4,7 @@ import pytest
 import timm
 import torch
 from golden_fill import fill_state_dict, load_golden
+from tiers import fast_and_slow
 
 from timm_abn.models.authors_checkpoints import (
     CheckpointError,
@@ -27,12 +28,12 @@ def official(name, num_classes=None):
 @pytest.mark.parametrize(
     ('golden_name', 'model_name', 'attention_map'),
     [
-        ('cifar100_resnet32', 'abn_resnet32_cifar', 'sigmoid'),
+        pytest.param('cifar100_resnet32', 'abn_resnet32_cifar', 'sigmoid', marks=pytest.mark.slow),
         ('cifar100_wrn28_4', 'abn_wrn28_4_cifar', 'sigmoid'),
-        ('cifar100_densenet100_12', 'abn_densenet100_12_cifar', 'sigmoid'),
+        pytest.param('cifar100_densenet100_12', 'abn_densenet100_12_cifar', 'sigmoid', marks=pytest.mark.slow),
         ('cifar100_resnext29_8x64d', 'abn_resnext29_8x64d_cifar', 'sigmoid'),
         ('imagenet_resnet18', 'abn_resnet18', 'sigmoid'),
-        ('imagenet_se_resnet34', 'abn_seresnet34', 'sum_log'),
+        pytest.param('imagenet_se_resnet34', 'abn_seresnet34', 'sum_log', marks=pytest.mark.slow),
     ],
 )
 def test_finds_the_model_and_its_arguments(golden_name, model_name, attention_map):
@@ -66,7 +67,9 @@ def official_names(state_dict):
             yield name, f'{heads[layer]}.{parameter.replace("se.", "")}'
 
 
-@pytest.mark.parametrize('model_name', ['abn_resnet34', 'abn_resnext50_32x4d', 'abn_seresnet101'])
+@pytest.mark.parametrize(
+    'model_name', fast_and_slow(['abn_resnet34', 'abn_resnext50_32x4d', 'abn_seresnet101'], ['abn_resnet34'])
+)
 def test_models_without_golden_file(model_name):
     expected = timm.create_model(model_name, num_classes=3, device=torch.device('meta')).state_dict()
     theirs = {theirs: torch.empty_like(expected[ours]) for ours, theirs in official_names(expected)}

@@ -19,8 +19,6 @@ MODELS = {
     'cifar100_densenet100_12': 'abn_densenet100_12_cifar',
     'imagenet_resnet18': 'abn_resnet18',
     'imagenet_se_resnet18': 'abn_seresnet18',
-}
-LARGE_MODELS = {
     'cifar100_resnext29_8x64d': 'abn_resnext29_8x64d_cifar',
     'imagenet_resnet50': 'abn_resnet50',
     'imagenet_resnet101': 'abn_resnet101',
@@ -29,7 +27,8 @@ LARGE_MODELS = {
     'imagenet_se_resnet50': 'abn_seresnet50',
     'imagenet_se_resnet152': 'abn_seresnet152',
 }
-CASES = [*MODELS.items(), *(pytest.param(*item, marks=pytest.mark.slow) for item in LARGE_MODELS.items())]
+FAST = ('cifar100_resnet20', 'cifar100_wrn28_4', 'imagenet_se_resnet18')
+CASES = [pytest.param(*item, marks=() if item[0] in FAST else pytest.mark.slow) for item in MODELS.items()]
 
 
 def close(actual, expected, rtol, atol):

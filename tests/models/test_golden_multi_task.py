@@ -5,23 +5,20 @@ import timm
 import torch
 import torch.nn.functional as F
 from golden_fill import fill_input, fill_state_dict, load_golden, sha256
+from tiers import fast_and_slow
 
 import timm_abn  # noqa: F401  registers the models
 from timm_abn.models.authors_checkpoints import convert_official_checkpoint, find_official_model, official_model_args
 
+FAST = 'mtabn_v1tag10_resnet18_T5_218x178'
 CASES = [
+    FAST,
     'mtabn_v1_resnet18_T5_218x178',
-    'mtabn_v1tag10_resnet18_T5_218x178',
-    *(
-        pytest.param(name, marks=pytest.mark.slow)
-        for name in (
-            'mtabn_v1_resnet18',
-            'mtabn_v1tag10_resnet18',
-            'mtabn_v1tag10_resnet18_residual',
-            'mtabn_v1tag10_resnet50_residual',
-            'mtabn_v1tag10_resnet101',
-        )
-    ),
+    'mtabn_v1_resnet18',
+    'mtabn_v1tag10_resnet18',
+    'mtabn_v1tag10_resnet18_residual',
+    'mtabn_v1tag10_resnet50_residual',
+    'mtabn_v1tag10_resnet101',
 ]
 
 
@@ -37,7 +34,7 @@ def difference(outputs):
     return (outputs[:, 1] - outputs[:, 0] if outputs.ndim == 3 else outputs).tolist()
 
 
-@pytest.mark.parametrize('name', CASES)
+@pytest.mark.parametrize('name', fast_and_slow(CASES, [FAST]))
 def test_equals_the_authors_code(name):
     golden = load_golden(f'multi_task/{name}')
     official = fill_state_dict(golden['state_dict'])

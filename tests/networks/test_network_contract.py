@@ -9,13 +9,14 @@ import torch
 import torch.distributed as dist
 import torch.nn as nn
 import torch.nn.functional as F
+from tiers import fast_and_slow
 from timm.utils import ModelEmaV3
 from tiny_models import NUM_CLASSES, TINY_BACKBONES, attention_for, tiny_abn, tiny_images
 
 all_backbones = pytest.mark.parametrize('backbone', TINY_BACKBONES)
 
 
-@all_backbones
+@pytest.mark.parametrize('backbone', fast_and_slow(TINY_BACKBONES, ['test_resnet', 'test_vit']))
 def test_compiles_without_a_graph_break(backbone):
     torch._dynamo.reset()
     model = tiny_abn(backbone)
@@ -30,7 +31,7 @@ def test_compiles_without_a_graph_break(backbone):
         torch.testing.assert_close(compiled(images), expected)
 
 
-@all_backbones
+@pytest.mark.parametrize('backbone', fast_and_slow(TINY_BACKBONES, ['test_resnet', 'test_vit']))
 def test_exports_with_any_batch_size(backbone):
     model = tiny_abn(backbone)
     program = torch.export.export(model, (tiny_images(),), dynamic_shapes={'x': {0: torch.export.Dim('batch')}})
@@ -176,6 +177,7 @@ def _train_on_one_rank(rank, world_size, address, results):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason='PyTorch is built without gloo')
 def test_trains_on_two_processes(tmp_path):
     context = torch.multiprocessing.get_context('spawn')

@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 import torch.nn as nn
+from tiers import fast_and_slow
 from timm_families import FULL_SIZE, REFUSED, SPLITS
 
 import timm_abn
@@ -62,11 +63,6 @@ FAST_FAMILIES = {
     'vision_transformer_relpos',
     'vovnet',
 }
-
-
-def fast_and_slow(families, fast):
-    assert set(fast) <= set(families)
-    return [pytest.param(name, marks=() if name in fast else pytest.mark.slow) for name in families]
 
 
 @pytest.mark.parametrize('family', fast_and_slow(SPLITS, FAST_FAMILIES))
