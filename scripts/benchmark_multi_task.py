@@ -4,7 +4,8 @@ Example:
     python scripts/benchmark_multi_task.py --model abn_resnet101 --tasks 40
 
 The loop gates the features with one map after the other and runs the perception branch each time. Both work on the same
-features and maps, and must give the same logits. The arithmetic that is left, and the rate at which this machine
+features and maps, and must give the same logits. Chunks of tasks are run with the convolutions that they share run once,
+and with nothing shared, as after any other change of the features. The arithmetic that is left, and the rate at which this machine
 multiplies matrices, say how much faster it could be.
 """
 
@@ -13,6 +14,7 @@ import resource
 import subprocess
 import sys
 import time
+import types
 from typing import Callable, Dict, List
 
 import timm
@@ -22,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import timm_abn  # noqa: F401  registers the models
 
 REPEATS = 9
-CHUNK_SIZES = (1, 8, 40)
+CHUNK_SIZES = (1, 8, -8, 40)  # below zero: nothing shared between the tasks
 LOOP = 0  # in the place of a chunk size
 
 
@@ -67,7 +69,9 @@ def report_training(model, features, maps) -> None:
 
 
 def describe(size: int) -> str:
-    return 'loop over the tasks' if size == LOOP else f'task_chunk_size={size}'
+    if size == LOOP:
+        return 'loop over the tasks'
+    return f'task_chunk_size={abs(size)}' + (', nothing shared' if size < 0 else '')
 
 
 def fastest(runs: Dict[int, Callable[[], object]]) -> Dict[int, float]:
@@ -108,13 +112,18 @@ def prepare(args):
 def perceive(model, features, maps, task_chunk_size):
     """Run the perception part alone, which is what is compared."""
     if task_chunk_size != LOOP:
-        model.task_chunk_size = task_chunk_size
+        model.task_chunk_size = abs(task_chunk_size)
+        model._may_be_lazy = types.MethodType(type(model)._may_be_lazy if task_chunk_size > 0 else never, model)
         return model._perceive(features, maps)
     answers = []
     for task in range(maps.shape[1]):
         outputs = model.perception_branch(model.mechanism(features, maps[:, task : task + 1]))
         answers.append(outputs[:, 2 * task + 1] - outputs[:, 2 * task])
     return torch.stack(answers, dim=1)
+
+
+def never(model, features) -> bool:
+    return False
 
 
 def peak_memory(args: argparse.Namespace) -> float:

@@ -8,6 +8,8 @@ import functools
 
 import torch
 
+from ..errors import TimmAbnError
+
 __all__ = ['COLORMAPS', 'colormap_table']
 
 COLORMAPS = {
@@ -40,7 +42,7 @@ def colormap_table(name: str) -> torch.Tensor:
         ValueError: There is no such colour map.
     """
     if name not in COLORMAPS:
-        raise ValueError(f'colormap must be one of {", ".join(map(repr, COLORMAPS))}, got {name!r}.')
+        raise TimmAbnError(f'colormap must be one of {", ".join(map(repr, COLORMAPS))}, got {name!r}.')
     anchors = torch.tensor(list(bytes.fromhex(COLORMAPS[name])), dtype=torch.float32).reshape(1, -1, 3)
     table = torch.nn.functional.interpolate(anchors.mT, size=256, mode='linear', align_corners=True)
     return table[0].T.round().to(torch.uint8)

@@ -4,7 +4,6 @@ Their repository: https://github.com/machine-perception-robotics-group/attention
 (CelebA) come from a repository of their own, in two forms: with two outputs a task, as in the paper, or with one.
 """
 
-import difflib
 import re
 from typing import Any, Callable, Dict, Mapping, Tuple, Type, Union
 
@@ -13,6 +12,7 @@ import torch
 import torch.nn as nn
 from timm.models import ResNet
 
+from ..errors import TimmAbnError, suggest
 from ..hub.state_dicts import CheckpointError, check_state_dict, list_some
 from ..networks.network import AttentionBranchNet
 from .cifar_backbones import CifarResNet
@@ -183,11 +183,10 @@ def find_official_model(checkpoint: Mapping[str, Any]) -> str:
 
 def _meta_model(model_name: str, model_args: Mapping[str, Any]) -> AttentionBranchNet:
     if not timm.is_model(model_name):
-        close = difflib.get_close_matches(model_name, timm.list_models('abn_*'), n=3)
-        hint = f'did you mean {", ".join(close)}?' if close else "see timm.list_models('abn_*')."
-        raise ValueError(f'unknown model {model_name!r}: {hint}')
+        hint = suggest(model_name, timm.list_models('abn_*'), otherwise="see timm.list_models('abn_*').")
+        raise TimmAbnError(f'unknown model {model_name!r}: {hint}')
     if not model_name.startswith('abn'):
-        raise ValueError(f'{model_name!r} is not an Attention Branch Network; their names begin with abn_.')
+        raise TimmAbnError(f'{model_name!r} is not an Attention Branch Network; their names begin with abn_.')
     with torch.device('meta'):
         model = timm.create_model(model_name, device=torch.device('meta'), **model_args)
     assert isinstance(model, AttentionBranchNet)

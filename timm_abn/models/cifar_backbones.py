@@ -9,6 +9,7 @@ from timm.layers import create_classifier, get_device_dtype
 from timm.models import checkpoint_seq, generate_default_cfgs, register_model
 from timm.models.resnet import BasicBlock, Bottleneck, downsample_conv
 
+from ..errors import TimmAbnError
 from ..hub.building import build_model
 from ..hub.published import with_hub_ids
 from ..networks.attention_stage import init_convolutions
@@ -140,7 +141,7 @@ class CifarBackbone(nn.Module):
             intermediates_only: Leave out the final features.
         """
         if output_fmt != 'NCHW':
-            raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}.")
+            raise TimmAbnError(f"output_fmt must be 'NCHW', got {output_fmt!r}.")
         take_indices, max_index = feature_take_indices(len(self.feature_info), indices)
         last_index = len(self.feature_info) - 1
         intermediates = []

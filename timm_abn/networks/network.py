@@ -211,7 +211,7 @@ class AttentionBranchNet(TimmContract):
         """
         num_maps = self.attention_branch.num_maps
         convolved: Optional[Dict[str, torch.Tensor]] = None
-        if not torch.jit.is_scripting() and self.task_chunk_size > 1 and self._may_be_lazy(features):
+        if not torch.jit.is_scripting() and num_maps > 1 and self._may_be_lazy(features):
             convolved = {}
         answers: List[torch.Tensor] = []
         for first in range(0, num_maps, self.task_chunk_size):
