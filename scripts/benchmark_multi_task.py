@@ -4,9 +4,9 @@ Example:
     python scripts/benchmark_multi_task.py --model abn_resnet101 --tasks 40
 
 The loop gates the features with one map after the other and runs the perception branch each time. Both work on the same
-features and maps, and must give the same logits. Chunks of tasks are run with the convolutions that they share run once,
-and with nothing shared, as after any other change of the features. The arithmetic that is left, and the rate at which this machine
-multiplies matrices, say how much faster it could be.
+features and maps, and must give the same logits. Chunks of tasks run as they do by default, with the convolutions that
+they share, and with nothing shared. The arithmetic that is left, and the rate at which this machine multiplies
+matrices, say how much faster it could be.
 """
 
 import argparse
