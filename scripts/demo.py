@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 import timm_abn
-from timm_abn.cli.table import format_table
+from timm_abn.console.table import format_table
 from timm_abn.explain.class_names import class_names
 from timm_abn.explain.images import Preprocessing, draw_overlay, read_image
 from timm_abn.maps.colormaps import colormap_table

@@ -19,10 +19,12 @@ from torchvision.transforms import CenterCrop
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from ..errors import TimmAbnError
-from ..maps.operations import blend_maps, upsample_maps
+from ..maps.operations import overlay_maps, upsample_maps
+from .sources import IMAGE_EXTENSIONS
 
 __all__ = [
     'IMAGE_EXTENSIONS',
+    'MOST_PIXELS',
     'Box',
     'ImageError',
     'Preprocessing',
@@ -34,23 +36,7 @@ __all__ = [
     'to_rgb',
 ]
 
-IMAGE_EXTENSIONS = (
-    '.avif',
-    '.bmp',
-    '.gif',
-    '.jfif',
-    '.jp2',
-    '.jpeg',
-    '.jpg',
-    '.pbm',
-    '.pgm',
-    '.png',
-    '.ppm',
-    '.tga',
-    '.tif',
-    '.tiff',
-    '.webp',
-)
+MOST_PIXELS = 100_000_000  # in memory at once, as 8-bit RGB: 300 MB
 
 Box = Tuple[int, int, int, int]  # left, top, right and bottom in pixels, as in Pillow
 
@@ -191,7 +177,7 @@ class Preprocessing:
         width, height = image.size
         shorter = max(self.config['input_size'][1:]) / self.config['crop_pct']
         keeps_shorter = self.config['crop_mode'] not in ('squash', 'border')
-        if keeps_shorter and max(width, height) / min(width, height) * shorter**2 > _MOST_PIXELS:
+        if keeps_shorter and max(width, height) / min(width, height) * shorter**2 > MOST_PIXELS:
             raise ImageError(f'an image of {width} x {height} pixels is too long and thin to be resized for the model.')
         if self.channels == 1:
             image = image.convert('L')
@@ -220,19 +206,19 @@ def draw_overlay(
     interpolation: str = 'bilinear',
     colormap: str = 'viridis',
 ) -> Image.Image:
-    """Return an image with a map laid over the part of it that the model saw.
+    """Return an image with a map laid over the part of it that the model saw, as ``Explanation.overlay`` draws it.
 
     Args:
         image: RGB image.
-        attention_map: Shape (1, 1, h, w), in [0, 1].
+        attention_map: Shape (1, 1, h, w), in [0, 1] (``timm_abn.maps.operations.normalize_maps``).
         box: Where in the image the map lies.
         interpolation: 'bilinear' or 'bicubic'.
         colormap: 'viridis', 'inferno' or 'magma'.
     """
-    part, values = _visible(attention_map, box, image.size, interpolation)
-    blended = blend_maps(pil_to_tensor(image.crop(part))[None], values, colormap=colormap)
+    seen = pil_to_tensor(image.crop(box))[None]  # black where the preprocessing added a border
+    drawn = overlay_maps(seen, attention_map, colormap=colormap, interpolation=interpolation, normalize=False)
     overlay = image.copy()
-    overlay.paste(to_pil_image(blended[0]), part)
+    overlay.paste(to_pil_image(drawn[0]), box[:2])  # what lies outside of the image is cut off
     return overlay
 
 
@@ -245,21 +231,14 @@ def place_map(attention_map: torch.Tensor, box: Box, size: Tuple[int, int], inte
         size: Width and height of the image, as in Pillow.
         interpolation: 'bilinear' or 'bicubic'.
     """
-    (left, top, right, bottom), values = _visible(attention_map, box, size, interpolation)
-    placed = torch.zeros(size[1], size[0])
-    placed[top:bottom, left:right] = values[0, 0]
-    return placed
-
-
-_MOST_PIXELS = 100_000_000  # of a resized image: 300 MB
-
-
-def _visible(maps: torch.Tensor, box: Box, size: Tuple[int, int], interpolation: str) -> Tuple[Box, torch.Tensor]:
-    """Return the part of the box that lies in the image, and the map of that part."""
     left, top, right, bottom = box
-    values = upsample_maps(maps, (bottom - top, right - left), interpolation)
-    part = (max(left, 0), max(top, 0), min(right, size[0]), min(bottom, size[1]))
-    return part, values[:, :, part[1] - top : part[3] - top, part[0] - left : part[2] - left]
+    values = upsample_maps(attention_map, (bottom - top, right - left), interpolation)[0, 0]
+    # a box may be larger than the image
+    first_row, first_column = max(top, 0), max(left, 0)
+    values = values[first_row - top : size[1] - top, first_column - left : size[0] - left]
+    placed = torch.zeros(size[1], size[0])
+    placed[first_row : first_row + values.shape[0], first_column : first_column + values.shape[1]] = values
+    return placed
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -54,9 +54,9 @@ class ClassActivationMapping:
         features = model.forward_features(images)
         class_maps = F.conv2d(features, classifier.weight[:, :, None, None], classifier.bias)
         logits = model.forward_head(features)
-        predicted = class_maps[torch.arange(len(logits)), logits.argmax(dim=1)]
+        predicted = class_maps.take_along_dim(logits.argmax(dim=1)[:, None, None, None], dim=1)
         return Explanation(
             logits=logits,
-            attention_map=normalize_maps(predicted.unsqueeze(1)).to(logits.dtype),
+            attention_map=normalize_maps(predicted).to(logits.dtype),
             class_maps=class_maps,
         )

@@ -7,11 +7,10 @@ import torch.nn as nn
 from torch.jit import Final
 
 from ..errors import TimmAbnError
+from .choices import MECHANISMS
 from .gated_features import GatedFeatures, gate_each
 
 __all__ = ['MECHANISMS', 'FeatureLayout', 'Mechanism', 'check_choice']
-
-MECHANISMS = ('residual', 'product')
 
 
 class FeatureLayout(nn.Module):
