@@ -441,8 +441,17 @@ def test_explain_takes_a_cam_baseline(photos, capsys):
     assert main([*command, '--model-kwargs', 'num_blocks=1', '--top-k', '4']) == 0
     assert written() == ['photo.map.npy', 'photo.overlay.png']
     explanation = model.explain(Preprocessing(model)(read_image(Path('photo.jpg')))[0].unsqueeze(0))
-    found = probabilities_of(capsys.readouterr().out.splitlines()[2:])
+    found = [float(re.findall(r'\d\.\d{4}', line)[0]) for line in capsys.readouterr().out.splitlines()[2:]]
     assert found == pytest.approx(explanation.top_k(4)[0][0].tolist(), abs=1e-4)
     with Image.open('outputs/photo.overlay.png') as overlay:
         assert overlay.size == (60, 40)
     assert np.load('outputs/photo.map.npy').shape == (40, 60)
+
+
+def test_images_of_four_channels_are_told_in_one_line(photos, capsys):
+    model = timm.create_model('abn', backbone='test_resnet', num_classes=4, in_chans=4)
+    torch.save(model.state_dict(), 'four.pth')
+    command = ['explain', 'photo.jpg', '--model', 'abn', '--checkpoint', 'four.pth']
+    assert main([*command, '--model-kwargs', 'backbone=test_resnet', 'in_chans=4']) == 2
+    message = 'timm-abn: error: images have 1 (grey) or 3 (colour) channels, the model takes 4'
+    assert error_of(capsys) == message

@@ -7,6 +7,8 @@ examples:
 Folders are searched with their subfolders. The overlay of photo.jpg is written to OUT/photo.overlay.png, in the size of
 the photo; that of folder/dogs/1.jpg to OUT/dogs/1.overlay.png; a second file of the same name becomes 1-2.overlay.png.
 
+CAM baselines (cam_resnet50, ...) are explained as well, with --checkpoint: their map is that of the likeliest class.
+
 A multi-task network has a map for each task: those of the most probable tasks are drawn, to OUT/photo.TASK.overlay.png.
 
 A checkpoint of timm-abn-train says itself which arguments its model had, and how images were prepared. Of bare weights

@@ -5,7 +5,8 @@ examples:
   timm-abn export torch-export --model abn_resnet152 --checkpoint weights.safetensors --dynamic --out model.pt2
 
 The input is called images, shape (B, channels, H, W), normalised; the outputs are logits, (B, K), and attention_map,
-(B, 1, h, w), of multi-task models (B, T, h, w). Without --dynamic B is 1, and images have the size of the model.
+(B, 1, h, w), of multi-task models (B, T, h, w). CAM baselines (cam_resnet50, ...) have the same two outputs. Without
+--dynamic B is 1, and images have the size of the model.
 
 Before the file appears it is run (ONNX: by onnxruntime) and compared with the model on random images, with --dynamic of
 several batch and image sizes. How images are prepared and what classes are called stands in the metadata of the file:

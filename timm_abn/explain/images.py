@@ -120,10 +120,10 @@ def denormalize(images: torch.Tensor, mean: Sequence[float], std: Sequence[float
         std: One value per channel.
 
     Raises:
-        ValueError: ``mean`` or ``std`` does not have one value per channel.
+        TimmAbnError: ``mean`` or ``std`` does not have one value per channel.
     """
     if not images.shape[1] == len(mean) == len(std):
-        raise ValueError(
+        raise TimmAbnError(
             f'mean and std must have one value for each of {images.shape[1]} channels, got {len(mean)} and {len(std)}.'
         )
     scale, shift = (torch.tensor(v, dtype=images.dtype, device=images.device).view(1, -1, 1, 1) for v in (std, mean))
@@ -146,12 +146,12 @@ class Preprocessing:
             model: A timm model.
 
         Raises:
-            ValueError: The model takes neither 1 nor 3 channels.
+            TimmAbnError: The model takes neither 1 nor 3 channels.
         """
         input_size = get_model_input_config(model)['input_size']  # of this model, not of its pretrained weights
         self.channels = input_size[0]
         if self.channels not in (1, 3):
-            raise ValueError(f'images have 1 (grey) or 3 (colour) channels, the model takes {self.channels}.')
+            raise TimmAbnError(f'images have 1 (grey) or 3 (colour) channels, the model takes {self.channels}.')
         config: Dict[str, Any] = resolve_model_data_config(model)
         self.config = dict(
             config,
