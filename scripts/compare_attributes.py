@@ -19,7 +19,7 @@ import torch
 import yaml
 from huggingface_hub.utils import tqdm
 
-from timm_abn.cli.argument_types import device, positive, whole
+from timm_abn.console.argument_types import device, positive, whole
 from timm_abn.errors import CommandError
 from timm_abn.hub.state_dicts import CheckpointError, check_state_dict
 from timm_abn.hub.training_checkpoints import read_checkpoint

@@ -8,13 +8,11 @@ import argparse
 from pathlib import Path
 from typing import Any, List, NamedTuple, Optional
 
-import timm
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
 import timm_abn
-from timm_abn.cli.table import format_table
-from timm_abn.explain.class_names import class_names
+from timm_abn.console.table import format_table
 from timm_abn.explain.images import Preprocessing, draw_overlay, read_image
 from timm_abn.maps.colormaps import colormap_table
 from timm_abn.maps.operations import normalize_maps
@@ -47,9 +45,9 @@ def main() -> None:
 
 def explain_samples(checkpoint: Optional[Path] = None) -> List[Result]:
     """Return what the model says about the shipped images."""
-    model = timm.create_model(MODEL, pretrained=checkpoint is None, checkpoint_path=checkpoint or '').eval()
+    model: Any = timm_abn.load_model(MODEL, checkpoint)
     preprocessing = Preprocessing(model)
-    names = class_names(model)
+    names = timm_abn.class_names(model)
 
     paths = sorted(SAMPLES.glob('*.png'))
     images = [read_image(path) for path in paths]

@@ -9,12 +9,11 @@ import sys
 from pathlib import Path
 from typing import Tuple
 
-import timm
 import torch
 from huggingface_hub.utils import tqdm
 from torchvision.datasets import FashionMNIST
 
-import timm_abn  # noqa: F401  registers the model
+from timm_abn import load_model
 
 MODEL = 'abn_resnet20_cifar.fashion_mnist'
 
@@ -30,7 +29,7 @@ def main() -> int:
     except RuntimeError as error:
         print(f'{Path(__file__).name}: error: {" ".join(str(error).split())}', file=sys.stderr)
         return 2
-    model = timm.create_model(MODEL, pretrained=True).eval()
+    model = load_model(MODEL)
     mean, std = model.pretrained_cfg['mean'][0], model.pretrained_cfg['std'][0]
     perception, attention = evaluate(model, (dataset.data[:, None].float() / 255 - mean) / std, dataset.targets)
     print(f'{MODEL}: test accuracy {perception:.2f} %, attention branch {attention:.2f} %, on {len(dataset)} images')

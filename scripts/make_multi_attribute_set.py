@@ -24,7 +24,7 @@ from huggingface_hub.utils import tqdm
 from PIL import Image
 from torchvision.datasets import FashionMNIST
 
-from timm_abn.cli.argument_types import positive, whole
+from timm_abn.console.argument_types import positive, whole
 from timm_abn.staging import check_new_folder, staged_folder
 
 SIZE = 64

@@ -34,7 +34,7 @@ from timm.task import MultiLabelClassificationTask
 from torch.utils.data import TensorDataset
 
 import timm_abn.task  # noqa: F401  teaches timm's task both branches
-from timm_abn.cli.argument_types import positive, positive_number, whole, zero_or_more
+from timm_abn.console.argument_types import positive, positive_number, whole, zero_or_more
 from timm_abn.explain.images import ImageError, image_errors
 from timm_abn.maps.operations import upsample_maps
 from timm_abn.staging import check_output_folder, staged_files

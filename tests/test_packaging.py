@@ -54,13 +54,21 @@ def test_wheel_holds_weights_samples_and_types(distributions):
     assert 'timm_abn/py.typed' in names
     assert sum(name.startswith('timm_abn/samples/') and name.endswith('.png') for name in names) >= 10
     assert any(name.endswith('licenses/LICENSE') for name in names)
-    assert all(name.startswith(('timm_abn/', 'timm_abn-')) for name in names)
+    assert {'timm_abn_console.py', 'timm_abn/publish/model_facts.json'} <= set(names)
+    assert all(name.startswith(('timm_abn/', 'timm_abn-')) or name == 'timm_abn_console.py' for name in names)
     assert distributions[0].stat().st_size < 3 * 2**20
 
 
 def test_sdist_holds_the_tests_and_nothing_that_was_made(distributions):
     names = ['/'.join(name.split('/')[1:]) for name in tarfile.open(distributions[1]).getnames()]
-    assert {'README.md', 'LICENSE', 'CHANGELOG.md', 'tests/split/test_cut.py', 'pyproject.toml'} <= set(names)
+    assert {
+        'README.md',
+        'LICENSE',
+        'CHANGELOG.md',
+        'tests/split/test_cut.py',
+        'pyproject.toml',
+        'timm_abn_console.py',
+    } <= set(names)
     assert not any(name.startswith(('.venv', 'outputs', 'data', '.conformance')) for name in names)
 
 
@@ -83,6 +91,20 @@ def test_installed_command_explains_an_image(environment, tmp_path):
     )
     assert sample.stem in output
     assert list((tmp_path / 'out').rglob('*.png'))
+
+
+def test_editable_install_finds_the_entry_point(tmp_path):
+    backend = pytest.importorskip('hatchling.build')
+    subprocess.run(
+        [sys.executable, '-c', f'import {backend.__name__} as backend; backend.build_editable({str(tmp_path)!r})'],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    with zipfile.ZipFile(next(tmp_path.glob('*.whl'))) as wheel:
+        folders = [wheel.read(name).decode().split() for name in wheel.namelist() if name.endswith('.pth')]
+        scripts = [wheel.read(name).decode() for name in wheel.namelist() if name.endswith('entry_points.txt')]
+    assert folders == [[str(ROOT)]] and 'timm-abn = timm_abn_console:main' in scripts[0]
 
 
 def test_importing_costs_little_more_than_importing_timm(tmp_path):

@@ -13,12 +13,9 @@ from PIL import Image
 
 import timm_abn
 from timm_abn.cli import main
-from timm_abn.cli.explain import find_sources, task_stems
-from timm_abn.cli.list_models import summarize
-from timm_abn.cli.models import abn_names
-from timm_abn.cli.table import format_table
-from timm_abn.explain.class_names import class_names
+from timm_abn.explain.files import task_stems
 from timm_abn.explain.images import Preprocessing, read_image
+from timm_abn.explain.sources import find_sources
 
 MODEL = 'abn_resnet20_cifar.fashion_mnist'
 REPOSITORY = Path(__file__).parents[2]
@@ -263,8 +260,8 @@ def test_files_of_tasks_have_names_of_their_own():
     [
         (
             ['--model', 'abn_resnet50'],
-            'abn_resnet50 has no pretrained weights, and random ones explain nothing: pass weights of your own with '
-            '--checkpoint FILE, or take a model that has them (abn_resnet20_cifar.fashion_mnist)',
+            'abn_resnet50 has no pretrained weights, and random ones explain nothing: pass weights of your own as '
+            'checkpoint (--checkpoint FILE), or take a model that has them (abn_resnet20_cifar.fashion_mnist)',
         ),
         (['--model', 'abn_resnet20'], 'abn_resnet20 is no model; did you mean abn_resnet20_cifar'),
         (['--model', 'resnet50'], 'resnet50 is not an Attention Branch Network; did you mean abn_resnet50'),
@@ -287,6 +284,10 @@ def test_files_of_tasks_have_names_of_their_own():
         (['--model', MODEL, '--checkpoint', 'MODEL', '--model-kwargs', 'nonsense=4'], "argument 'nonsense'"),
         (['--model', MODEL, '--checkpoint', 'MODEL', '--model-kwargs', 'model_name=x'], "'model_name'"),
         (['--model', MODEL, '--model-kwargs', 'in_chans'], "--model-kwargs: must be KEY=VALUE, got 'in_chans'"),
+        (
+            ['--model', MODEL, '--model-kwargs', 'checkpoint=x'],
+            'checkpoint is no argument of a model; use --checkpoint',
+        ),
         (['--model', MODEL, '--model-kwargs', '=3'], "--model-kwargs: must be KEY=VALUE, got '=3'"),
         (['--model', MODEL, '--checkpoint', 'MODEL', '--device', 'warp'], "--device: cannot compute on 'warp'"),
         (['--model', MODEL, '--checkpoint', 'MODEL', '--batch-size', '0'], '--batch-size: must be a whole number of'),
@@ -331,77 +332,6 @@ def test_a_checkpoint_cannot_run_code(photos, capsys):
     assert not Path('touched').exists()
 
 
-def test_class_names():
-    def namer(name, **kwargs):
-        return class_names(timm.create_model(name, device=torch.device('meta'), **kwargs))
-
-    assert namer(MODEL)(9) == 'ankle boot'
-    assert namer(MODEL, num_classes=3)(2) == 'class 2'
-    assert namer('abn', backbone='test_resnet', num_classes=1000)(281) == 'tabby'
-    assert namer('abn', backbone='test_resnet', num_classes=3)(2) == 'class 2'
-
-
-def test_names_of_imagenet_are_read_once(monkeypatch):
-    reads = []
-    info = timm.data.ImageNetInfo
-    counted = 'timm_abn.explain.class_names.ImageNetInfo'
-    monkeypatch.setattr(counted, lambda subset: reads.append(subset) or info(subset))
-    names = class_names(timm.create_model('abn', backbone='test_resnet', num_classes=1000))
-    assert len(set(names)) > 900 and len(reads) == 1
-
-
-def test_list(capsys):
-    assert main(['list', 'abn_resnet[23]?_cifar']) == 0
-    captured = capsys.readouterr()
-    assert captured.err == ''
-    lines = captured.out.splitlines()
-    assert [line.split()[0] for line in lines[2:]] == ['abn_resnet20_cifar', 'abn_resnet32_cifar']
-    starts = [match.start() for match in re.finditer(r'-+', lines[1])]
-    for line in (lines[0], *lines[2:]):  # every column begins, after a gap of two, where its rule begins
-        assert all(line[start - 2 : start] == '  ' for start in starts[1:])
-
-
-def test_list_knows_every_model():
-    assert abn_names() == timm.list_models('abn*')
-
-
-@pytest.mark.parametrize(
-    ('name', 'reported'),
-    [
-        ('abn_resnet110_cifar', 'CIFAR-100 22.82, CIFAR-10 4.91'),
-        ('abn_resnet152', 'ImageNet 21.37'),
-        ('abn_resnet18', '-'),
-    ],
-)
-def test_errors_that_the_paper_reports(name, reported):
-    assert summarize(name)[-1] == reported
-
-
-@pytest.mark.parametrize('name', ['abn_resnet20_cifar', 'abn_resnet18'])
-def test_parameters_and_macs_are_those_of_a_real_forward(name):
-    model = timm.create_model(name).eval()
-    macs = []
-
-    def count(module, inputs, output):
-        weight = module.weight
-        macs.append(output.numel() * weight[0].numel())  # each output takes one multiplication per weight
-
-    for module in model.modules():
-        if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
-            module.register_forward_hook(count)
-    with torch.no_grad():
-        model(torch.zeros(1, *model.pretrained_cfg['input_size']))
-    cells = summarize(name)
-    assert cells[5] == f'{sum(p.numel() for p in model.parameters()) / 1e6:.2f}'
-    assert cells[6] == f'{sum(macs) / 1e9:.2f}'
-    assert cells[1:4] == (name[4:], model.config['split'], 'copy')
-
-
-def test_format_table():
-    table = format_table(('name', 'n'), [('a', '10'), ('bcdef', '7')], right=('n',))
-    assert table == 'name    n\n-----  --\na      10\nbcdef   7'
-
-
 @pytest.mark.parametrize('args', [[], ['convert'], ['explain'], ['list'], ['publish']])
 def test_help(args, capsys):
     with pytest.raises(SystemExit) as exit_:
@@ -420,7 +350,7 @@ def test_as_a_process(checkpoint, photos):
     # in a process of its own: exit code, streams, and what importing the package does not import
     code = (
         'import sys, timm_abn\n'
-        'assert not {"timm_abn.cli", "timm_abn.images", "PIL.ImageCms"} & set(sys.modules)\n'
+        'assert not {"timm_abn.cli", "timm_abn.images", "timm_abn.explain.images", "PIL.ImageCms"} & set(sys.modules)\n'
         'from timm_abn.cli import main\n'
         'sys.exit(main())'
     )
@@ -501,3 +431,27 @@ def test_explain_draws_a_map_for_each_of_the_most_probable_tasks(photos, capsys)
         assert row[-4:] == ['class', str(task), f'{probability:.4f}', f'outputs/photo.class_{task}.overlay.png']
         values = np.load(f'outputs/photo.class_{task}.map.npy')
         assert abs(values.max() - explanation.attention_map[0, task].max().item()) < 0.05
+
+
+def test_explain_takes_a_cam_baseline(photos, capsys):
+    torch.manual_seed(0)
+    model = timm.create_model('cam_resnet110_cifar', num_blocks=1, num_classes=4).eval()
+    torch.save(model.state_dict(), 'cam.pth')
+    command = ['explain', 'photo.jpg', '--model', 'cam_resnet110_cifar', '--checkpoint', 'cam.pth', '--map', 'npy']
+    assert main([*command, '--model-kwargs', 'num_blocks=1', '--top-k', '4']) == 0
+    assert written() == ['photo.map.npy', 'photo.overlay.png']
+    explanation = model.explain(Preprocessing(model)(read_image(Path('photo.jpg')))[0].unsqueeze(0))
+    found = [float(re.findall(r'\d\.\d{4}', line)[0]) for line in capsys.readouterr().out.splitlines()[2:]]
+    assert found == pytest.approx(explanation.top_k(4)[0][0].tolist(), abs=1e-4)
+    with Image.open('outputs/photo.overlay.png') as overlay:
+        assert overlay.size == (60, 40)
+    assert np.load('outputs/photo.map.npy').shape == (40, 60)
+
+
+def test_images_of_four_channels_are_told_in_one_line(photos, capsys):
+    model = timm.create_model('abn', backbone='test_resnet', num_classes=4, in_chans=4)
+    torch.save(model.state_dict(), 'four.pth')
+    command = ['explain', 'photo.jpg', '--model', 'abn', '--checkpoint', 'four.pth']
+    assert main([*command, '--model-kwargs', 'backbone=test_resnet', 'in_chans=4']) == 2
+    message = 'timm-abn: error: images have 1 (grey) or 3 (colour) channels, the model takes 4'
+    assert error_of(capsys) == message

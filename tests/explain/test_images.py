@@ -11,7 +11,7 @@ from timm.data import create_transform, resolve_model_data_config
 from torch import nn
 from torchvision import transforms
 
-import timm_abn  # noqa: F401  registers the models
+from timm_abn import Explanation
 from timm_abn.explain.images import ImageError, Preprocessing, denormalize, draw_overlay, place_map, read_image, to_rgb
 
 SIZE = (6, 4)
@@ -301,6 +301,26 @@ def test_the_part_that_was_cut_off_is_zero_in_the_map_and_untouched_in_the_overl
     np.testing.assert_array_equal(overlay[:, 150:], original[:, 150:])
     expected = original[:, 50:150] * 0.5 + np.array([253, 231, 37]) * 0.5  # the brightest colour of viridis
     np.testing.assert_allclose(overlay[:, 50:150], expected, atol=1)
+
+
+def test_an_overlay_is_drawn_as_an_explanation_draws_it():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    attention_map = torch.rand(1, 1, 7, 5, generator=torch.Generator().manual_seed(0))
+    explanation = Explanation(logits=torch.zeros(1, 2), attention_map=attention_map)
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+    for options in (dict(colormap='magma'), dict(interpolation='bicubic')):
+        expected = explanation.overlay(pixels, normalize=False, **options)[0].permute(1, 2, 0)
+        drawn = draw_overlay(image, attention_map, (0, 0, 60, 40), **options)
+        np.testing.assert_array_equal(np.asarray(drawn), expected)
+
+
+def test_a_border_that_the_preprocessing_added_is_not_drawn():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 100, 3), dtype=np.uint8))
+    rows = torch.arange(100.0)[None, None, :, None].expand(1, 1, 100, 100) / 100
+    framed = Image.new('RGB', (110, 100))
+    framed.paste(image, (10, 25))
+    expected = draw_overlay(framed, rows, (10, 0, 110, 100)).crop((10, 25, 110, 75))
+    np.testing.assert_array_equal(np.asarray(draw_overlay(image, rows, (0, -25, 100, 75))), np.asarray(expected))
 
 
 def test_a_box_may_be_larger_than_the_image():

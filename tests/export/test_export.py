@@ -42,7 +42,10 @@ def assert_explains(model, outputs, images):
         torch.testing.assert_close(output, getattr(explanation, name), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize('backbone', OTHERS)
+@pytest.mark.parametrize(
+    'backbone',
+    ['test_resnet', *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS if name != 'test_resnet')],
+)
 def test_dynamic_graphs_take_other_batches_and_sizes(onnxruntime, tmp_path, backbone):
     (batch, *size), smaller = OTHERS[backbone]
     model = tiny_abn(backbone, **smaller)
@@ -74,6 +77,18 @@ def test_multi_task_graph_has_a_map_for_each_task(onnxruntime, tmp_path):
     for outputs in (run_onnx(onnxruntime, tmp_path / 'model.onnx', images), exported.program.module()(images)):
         assert outputs['attention_map'].shape == (5, 3, 5, 4) and outputs['logits'].shape == (5, 3)
         assert_explains(model, outputs, images)
+
+
+def test_cam_baseline_has_the_same_two_outputs(onnxruntime, tmp_path, capsys):
+    torch.manual_seed(0)
+    model = timm.create_model('cam_resnet110_cifar', num_blocks=1, num_classes=5).eval()
+    torch.save(model.state_dict(), tmp_path / 'weights.pth')
+    file = tmp_path / 'cam.onnx'
+    command = ['export', 'onnx', '--model', 'cam_resnet110_cifar', '--checkpoint', str(tmp_path / 'weights.pth')]
+    assert main([*command, '--dynamic', '--out', str(file), '--model-kwargs', 'num_blocks=1']) == 0
+    assert 'Images: batch x 3 x height x width\n' in capsys.readouterr().out
+    for images in (tiny_images(1, size=(32, 32)), tiny_images(5, size=(48, 36))):
+        assert_explains(model, run_onnx(onnxruntime, file, images), images)
 
 
 @pytest.mark.parametrize('mechanism, attention_map', [('product', 'sigmoid'), ('residual', 'sum_log')])
@@ -180,7 +195,7 @@ def test_failed_export_leaves_nothing(tmp_path, monkeypatch, capsys):
         file.write_bytes(b'half')
         raise ExportError('cannot be converted')
 
-    monkeypatch.setattr('timm_abn.export.ExportedNetwork.save', fail)
+    monkeypatch.setattr('timm_abn.export.graph.ExportedNetwork.save', fail)
     assert main(['export', 'torch-export', '--model', MODEL, '--out', str(tmp_path / 'new' / 'model.pt2')]) == 2
     assert capsys.readouterr().err == f'timm-abn: error: cannot export {MODEL}: cannot be converted\n'
     assert not list(tmp_path.iterdir())

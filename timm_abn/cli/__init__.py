@@ -1,11 +1,16 @@
-"""The ``timm-abn`` command. Every subcommand is a module here, with ``add_arguments(parser)`` and ``run(args)``."""
+"""The ``timm-abn`` command. Every subcommand is a module here, with ``add_arguments(parser)`` and ``run(args)``.
+
+What can be told of wrong arguments without the models is told by ``check(args)``, where a subcommand has one. Parsing
+must take no longer than Python itself: modules here import torch, timm and what takes these inside of ``run``.
+"""
 
 import argparse
 import os
 import sys
-from typing import List, NoReturn, Optional
+from typing import Callable, List, NoReturn, Optional
 
-from .. import __version__
+from ..errors import TimmAbnError
+from ..version import __version__
 from . import convert, explain, export, list_models, publish
 from .errors import CommandError
 
@@ -18,6 +23,7 @@ COMMANDS = {
     'list': list_models,
     'publish': publish,
 }
+WITHOUT_MODELS = ('list',)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -27,17 +33,21 @@ class _Parser(argparse.ArgumentParser):
         raise CommandError(f'{message}; see {self.prog} --help')
 
 
-def main(argv: Optional[List[str]] = None) -> int:
+def main(argv: Optional[List[str]] = None, load_package: Callable[[], object] = lambda: None) -> int:
     """Run the command line and return its exit code: 2 for wrong input, else what the subcommand says.
 
     Args:
         argv: Arguments without the name of the program; those of the process by default.
+        load_package: Imports the models, if that has been put off; called before a subcommand that needs them.
     """
     try:
         args = create_parser().parse_args(argv)
+        args.check(args)
+        if args.command not in WITHOUT_MODELS:
+            load_package()
         return args.run(args)
-    except CommandError as error:
-        return _fail(str(error))
+    except TimmAbnError as error:
+        return _fail(str(error).rstrip('.'))
     except BrokenPipeError:  # the reader of the output, such as ``head``, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -53,10 +63,10 @@ def _fail(message: str) -> int:
 
 
 def create_parser() -> argparse.ArgumentParser:
-    """Return the parser of all subcommands; what it parses has a function ``run`` for the chosen one."""
+    """Return the parser of all subcommands; what it parses has functions ``check`` and ``run`` of the chosen one."""
     parser = _Parser(prog='timm-abn', description='Attention Branch Networks for timm: models that explain themselves.')
     parser.add_argument('--version', action='version', version=f'timm-abn {__version__}')
-    subparsers = parser.add_subparsers(metavar='command', required=True)
+    subparsers = parser.add_subparsers(dest='command', metavar='command', required=True)
     for name, module in COMMANDS.items():
         summary, _, details = (module.__doc__ or '').partition('\n')
         subparser = subparsers.add_parser(
@@ -67,5 +77,5 @@ def create_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(subparser)
-        subparser.set_defaults(run=module.run)
+        subparser.set_defaults(check=getattr(module, 'check', lambda args: None), run=module.run)
     return parser

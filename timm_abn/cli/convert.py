@@ -17,29 +17,14 @@ import argparse
 from pathlib import Path
 from typing import Any, Mapping, Tuple
 
-import timm
-import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-
-from ..hub.training_checkpoints import checkpoint_errors
-from ..models.authors_checkpoints import convert_official_checkpoint, find_official_model, official_model_args
-from ..networks.mechanism import MECHANISMS
-from ..publish.folder import save_hub_folder
-from ..publish.model_card import model_card
-from ..publish.model_facts import facts_of
+from ..networks.choices import MECHANISMS
 from ..staging import check_new_folder
 from .errors import CommandError
 
 __all__ = ['add_arguments', 'run']
 
-# how the authors' code prepares images of ImageNet; for CIFAR the models here say the same
-IMAGENET_PREPROCESSING = dict(
-    input_size=(3, 224, 224),
-    interpolation='bilinear',
-    crop_pct=0.875,
-    mean=IMAGENET_DEFAULT_MEAN,
-    std=IMAGENET_DEFAULT_STD,
-)
+# how the authors' code prepares images of ImageNet, beside timm's mean and deviation; for CIFAR the models say the same
+IMAGENET_PREPROCESSING = dict(input_size=(3, 224, 224), interpolation='bilinear', crop_pct=0.875)
 
 SUMMARY = """\
 Attention Branch Network, converted with `timm-abn convert` from a checkpoint of the code that the authors of the paper
@@ -61,6 +46,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
+    import timm
+    import torch
+    from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+    from ..models.authors_checkpoints import convert_official_checkpoint, find_official_model, official_model_args
+    from ..publish.folder import save_hub_folder
+    from ..publish.model_card import model_card
+    from ..publish.model_facts import facts_of
+
     try:
         check_new_folder(args.out)
         checkpoint = read_checkpoint(args.checkpoint)
@@ -76,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(str(error)) from None
     except ValueError as error:
         raise CommandError(f'{args.checkpoint}: {str(error).rstrip(".")}') from None
+    imagenet = dict(IMAGENET_PREPROCESSING, mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD)
     facts = recorded_facts(checkpoint)
     card = model_card(
         facts_of(model), name, SUMMARY, license='unknown', address=f'local-dir:{args.out}', more_facts=facts
@@ -85,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         model,
         args.out,
         card,
-        data_config=None if name.endswith('_cifar') else IMAGENET_PREPROCESSING,
+        data_config=None if name.endswith('_cifar') else imagenet,
         pretrained_cfg=dict(license='unknown'),
     )
     for fact, value in (('Model', name), ('Classes', model.num_classes), *facts, ('Written to', args.out)):
@@ -102,6 +97,10 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
     Raises:
         CommandError: It is not there, damaged, or holds other things than tensors and plain values.
     """
+    import torch
+
+    from ..hub.training_checkpoints import checkpoint_errors
+
     with checkpoint_errors(path):
         checkpoint = torch.load(path, map_location='cpu', weights_only=True)
     if not isinstance(checkpoint, Mapping):
@@ -115,6 +114,8 @@ def recorded_facts(checkpoint: Mapping[str, Any]) -> Tuple[Tuple[str, str], ...]
     Args:
         checkpoint: The whole checkpoint; older ones hold tensors where newer ones hold numbers.
     """
+    import torch
+
     facts = []
     for key, name, form in (
         ('epoch', 'Epochs, as recorded in the checkpoint', '{:.0f}'),

@@ -5,7 +5,8 @@ examples:
   timm-abn export torch-export --model abn_resnet152 --checkpoint weights.safetensors --dynamic --out model.pt2
 
 The input is called images, shape (B, channels, H, W), normalised; the outputs are logits, (B, K), and attention_map,
-(B, 1, h, w), of multi-task models (B, T, h, w). Without --dynamic B is 1, and images have the size of the model.
+(B, 1, h, w), of multi-task models (B, T, h, w). CAM baselines (cam_resnet50, ...) have the same two outputs. Without
+--dynamic B is 1, and images have the size of the model.
 
 Before the file appears it is run (ONNX: by onnxruntime) and compared with the model on random images, with --dynamic of
 several batch and image sizes. How images are prepared and what classes are called stands in the metadata of the file:
@@ -14,26 +15,17 @@ metadata_props of the ONNX graph, metadata.json in the archive of torch.export.
 
 import argparse
 from pathlib import Path
-from typing import Tuple
+from typing import TYPE_CHECKING, Tuple
 
-import torch
-from huggingface_hub.utils import tqdm
-
-from ..export.graph import (
-    ExportedNetwork,
-    ExportError,
-    check_onnx_packages,
-    export_metadata,
-    export_network,
-    largest_difference,
-    onnx_runner,
-)
-from ..networks.network import AttentionBranchNet
-from ..staging import staged_files
 from .errors import CommandError
-from .models import add_model_arguments, given_model_kwargs, load_model
+from .models import add_model_arguments, given_model_kwargs
 
-__all__ = ['add_arguments', 'run']
+if TYPE_CHECKING:
+    import torch.nn as nn
+
+    from ..export.graph import ExportedNetwork
+
+__all__ = ['add_arguments', 'check', 'run']
 
 ENDINGS = {'onnx': '.onnx', 'torch-export': '.pt2'}
 
@@ -48,16 +40,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--out', type=Path, required=True, metavar='FILE', help='what to write (.onnx, .pt2)')
 
 
-def run(args: argparse.Namespace) -> int:
-    """Run the command and return its exit code."""
+def check(args: argparse.Namespace) -> None:
+    """Raise CommandError for a file that cannot be meant, before the models are imported."""
     if args.out.suffix != ENDINGS[args.format]:
         raise CommandError(f'--out must end in {ENDINGS[args.format]} for {args.format}, got {args.out}')
     if args.out.is_dir():
         raise CommandError(f'--out must be a file, {args.out} is a folder')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
+    from .. import load_model
+    from ..export.graph import ExportError, check_onnx_packages
+
     try:
         if args.format == 'onnx':
             check_onnx_packages()
-        model = load_model(args.model, args.checkpoint, given_model_kwargs(args), torch.device('cpu'))
+        model = load_model(args.model, args.checkpoint, **given_model_kwargs(args))
         exported, difference = export(model, args)
     except ExportError as error:
         raise CommandError(f'cannot export {args.model}: {error}') from None
@@ -72,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def export(model: AttentionBranchNet, args: argparse.Namespace) -> Tuple[ExportedNetwork, float]:
+def export(model: 'nn.Module', args: argparse.Namespace) -> Tuple['ExportedNetwork', float]:
     """Write the file, and return what was exported and its largest difference from the model.
 
     Args:
@@ -82,6 +81,12 @@ def export(model: AttentionBranchNet, args: argparse.Namespace) -> Tuple[Exporte
     Raises:
         ExportError: The model cannot be exported.
     """
+    import torch
+    from huggingface_hub.utils import tqdm
+
+    from ..export.graph import export_metadata, export_network, largest_difference, onnx_runner
+    from ..staging import staged_files
+
     with tqdm(total=3, desc='trace', leave=False, disable=None) as progress, staged_files(args.out.parent) as staging:
         exported = export_network(model, args.dynamic)
         progress.update()
@@ -101,7 +106,7 @@ def export(model: AttentionBranchNet, args: argparse.Namespace) -> Tuple[Exporte
     return exported, difference
 
 
-def describe_images(model: AttentionBranchNet, exported: ExportedNetwork, dynamic: bool) -> str:
+def describe_images(model: 'nn.Module', exported: 'ExportedNetwork', dynamic: bool) -> str:
     """Return the shape of the images, and which sizes are possible.
 
     Args:
@@ -113,6 +118,6 @@ def describe_images(model: AttentionBranchNet, exported: ExportedNetwork, dynami
     shape = ' x '.join(exported.dynamic_axes.get(axis, str(length)) for axis, length in enumerate(lengths))
     if dynamic and 2 not in exported.dynamic_axes:
         return f'{shape} (other image sizes cannot be traced)'
-    if dynamic and model.layout.layout == 'NLC':
-        return f'{shape} (multiples of {model.layout.reduction})'
+    if dynamic and exported.multiple > 1:
+        return f'{shape} (multiples of {exported.multiple})'
     return shape

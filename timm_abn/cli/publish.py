@@ -17,25 +17,15 @@ Publishing needs a token: log in with hf auth login, or set HF_TOKEN.
 import argparse
 import tempfile
 from pathlib import Path
-from typing import Any, List, Mapping, Optional, Tuple
-
-import timm
-import torch
+from typing import TYPE_CHECKING, Any, List, Mapping, Optional, Tuple
 
 from ..errors import one_line
-from ..hub.building import build_without_memory
-from ..hub.config import HubError, check_model_args
-from ..hub.state_dicts import CheckpointError, check_state_dict
-from ..hub.training_checkpoints import data_config_of, model_arguments, read_checkpoint, training_settings
-from ..models.cam_models import ClassActivationMapping
-from ..networks.network import AttentionBranchNet
-from ..publish.folder import check_repository_name, copy_hub_folder, publish_folder, save_hub_folder
-from ..publish.model_card import model_card, result_table
-from ..publish.model_facts import facts_of
-from ..publish.results import MEASURED_RESULTS
 from ..staging import check_new_folder
 from .errors import CommandError
 from .models import add_model_kwargs
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ['add_arguments', 'run']
 
@@ -73,6 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
+    from ..hub.config import HubError
+    from ..publish.folder import check_repository_name, publish_folder
+
     out = args.out or Path(args.repo.rpartition('/')[2])
     try:
         check_repository_name(args.repo)
@@ -110,6 +103,8 @@ def write_folder(args: argparse.Namespace, folder: Path) -> None:
         CommandError: The source cannot be published.
         HubError: The source cannot be published.
     """
+    from ..publish.folder import copy_hub_folder
+
     if args.source.is_dir():
         if args.model or args.model_kwargs or args.label_names or args.license != 'unknown':
             raise CommandError(
@@ -134,6 +129,12 @@ def write_checkpoint(args: argparse.Namespace, folder: Path) -> None:
         CommandError: The checkpoint is damaged, or not one of the model.
         HubError: There is no such network.
     """
+    from ..hub.state_dicts import CheckpointError, check_state_dict
+    from ..hub.training_checkpoints import data_config_of, model_arguments, read_checkpoint, training_settings
+    from ..publish.folder import save_hub_folder
+    from ..publish.model_card import model_card, result_table
+    from ..publish.model_facts import facts_of
+
     weights, metadata = read_checkpoint(args.source)
     settings = training_settings(metadata)
     name = args.model or settings.get('model')
@@ -179,6 +180,13 @@ def create_model(name: Any, arguments: Mapping[str, Any], path: Path) -> Any:
         CommandError: It has no attention map.
         HubError: There is no such network.
     """
+    import timm
+
+    from ..hub.building import build_without_memory
+    from ..hub.config import check_model_args
+    from ..models.cam_models import ClassActivationMapping
+    from ..networks.network import AttentionBranchNet
+
     check_model_args(arguments, str(path))
     model = build_without_memory(lambda **place: timm.create_model(name, **arguments, **place), str(path))
     if not isinstance(model, (AttentionBranchNet, ClassActivationMapping)):
@@ -186,8 +194,13 @@ def create_model(name: Any, arguments: Mapping[str, Any], path: Path) -> Any:
     return model
 
 
-def is_shipped(name: str, weights: Mapping[str, torch.Tensor]) -> bool:
+def is_shipped(name: str, weights: Mapping[str, 'torch.Tensor']) -> bool:
     """Return whether weights are those that this package ships under the name of a model."""
+    import timm
+    import torch
+
+    from ..publish.results import MEASURED_RESULTS
+
     if name not in MEASURED_RESULTS:
         return False
     shipped = timm.create_model(name, pretrained=True).state_dict()

@@ -19,10 +19,12 @@ from torchvision.transforms import CenterCrop
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from ..errors import TimmAbnError
-from ..maps.operations import blend_maps, upsample_maps
+from ..maps.operations import overlay_maps, upsample_maps
+from .sources import IMAGE_EXTENSIONS
 
 __all__ = [
     'IMAGE_EXTENSIONS',
+    'MOST_PIXELS',
     'Box',
     'ImageError',
     'Preprocessing',
@@ -34,23 +36,7 @@ __all__ = [
     'to_rgb',
 ]
 
-IMAGE_EXTENSIONS = (
-    '.avif',
-    '.bmp',
-    '.gif',
-    '.jfif',
-    '.jp2',
-    '.jpeg',
-    '.jpg',
-    '.pbm',
-    '.pgm',
-    '.png',
-    '.ppm',
-    '.tga',
-    '.tif',
-    '.tiff',
-    '.webp',
-)
+MOST_PIXELS = 100_000_000  # in memory at once, as 8-bit RGB: 300 MB
 
 Box = Tuple[int, int, int, int]  # left, top, right and bottom in pixels, as in Pillow
 
@@ -134,10 +120,10 @@ def denormalize(images: torch.Tensor, mean: Sequence[float], std: Sequence[float
         std: One value per channel.
 
     Raises:
-        ValueError: ``mean`` or ``std`` does not have one value per channel.
+        TimmAbnError: ``mean`` or ``std`` does not have one value per channel.
     """
     if not images.shape[1] == len(mean) == len(std):
-        raise ValueError(
+        raise TimmAbnError(
             f'mean and std must have one value for each of {images.shape[1]} channels, got {len(mean)} and {len(std)}.'
         )
     scale, shift = (torch.tensor(v, dtype=images.dtype, device=images.device).view(1, -1, 1, 1) for v in (std, mean))
@@ -160,12 +146,12 @@ class Preprocessing:
             model: A timm model.
 
         Raises:
-            ValueError: The model takes neither 1 nor 3 channels.
+            TimmAbnError: The model takes neither 1 nor 3 channels.
         """
         input_size = get_model_input_config(model)['input_size']  # of this model, not of its pretrained weights
         self.channels = input_size[0]
         if self.channels not in (1, 3):
-            raise ValueError(f'images have 1 (grey) or 3 (colour) channels, the model takes {self.channels}.')
+            raise TimmAbnError(f'images have 1 (grey) or 3 (colour) channels, the model takes {self.channels}.')
         config: Dict[str, Any] = resolve_model_data_config(model)
         self.config = dict(
             config,
@@ -191,7 +177,7 @@ class Preprocessing:
         width, height = image.size
         shorter = max(self.config['input_size'][1:]) / self.config['crop_pct']
         keeps_shorter = self.config['crop_mode'] not in ('squash', 'border')
-        if keeps_shorter and max(width, height) / min(width, height) * shorter**2 > _MOST_PIXELS:
+        if keeps_shorter and max(width, height) / min(width, height) * shorter**2 > MOST_PIXELS:
             raise ImageError(f'an image of {width} x {height} pixels is too long and thin to be resized for the model.')
         if self.channels == 1:
             image = image.convert('L')
@@ -220,19 +206,19 @@ def draw_overlay(
     interpolation: str = 'bilinear',
     colormap: str = 'viridis',
 ) -> Image.Image:
-    """Return an image with a map laid over the part of it that the model saw.
+    """Return an image with a map laid over the part of it that the model saw, as ``Explanation.overlay`` draws it.
 
     Args:
         image: RGB image.
-        attention_map: Shape (1, 1, h, w), in [0, 1].
+        attention_map: Shape (1, 1, h, w), in [0, 1] (``timm_abn.maps.operations.normalize_maps``).
         box: Where in the image the map lies.
         interpolation: 'bilinear' or 'bicubic'.
         colormap: 'viridis', 'inferno' or 'magma'.
     """
-    part, values = _visible(attention_map, box, image.size, interpolation)
-    blended = blend_maps(pil_to_tensor(image.crop(part))[None], values, colormap=colormap)
+    seen = pil_to_tensor(image.crop(box))[None]  # black where the preprocessing added a border
+    drawn = overlay_maps(seen, attention_map, colormap=colormap, interpolation=interpolation, normalize=False)
     overlay = image.copy()
-    overlay.paste(to_pil_image(blended[0]), part)
+    overlay.paste(to_pil_image(drawn[0]), box[:2])  # what lies outside of the image is cut off
     return overlay
 
 
@@ -245,21 +231,14 @@ def place_map(attention_map: torch.Tensor, box: Box, size: Tuple[int, int], inte
         size: Width and height of the image, as in Pillow.
         interpolation: 'bilinear' or 'bicubic'.
     """
-    (left, top, right, bottom), values = _visible(attention_map, box, size, interpolation)
-    placed = torch.zeros(size[1], size[0])
-    placed[top:bottom, left:right] = values[0, 0]
-    return placed
-
-
-_MOST_PIXELS = 100_000_000  # of a resized image: 300 MB
-
-
-def _visible(maps: torch.Tensor, box: Box, size: Tuple[int, int], interpolation: str) -> Tuple[Box, torch.Tensor]:
-    """Return the part of the box that lies in the image, and the map of that part."""
     left, top, right, bottom = box
-    values = upsample_maps(maps, (bottom - top, right - left), interpolation)
-    part = (max(left, 0), max(top, 0), min(right, size[0]), min(bottom, size[1]))
-    return part, values[:, :, part[1] - top : part[3] - top, part[0] - left : part[2] - left]
+    values = upsample_maps(attention_map, (bottom - top, right - left), interpolation)[0, 0]
+    # a box may be larger than the image
+    first_row, first_column = max(top, 0), max(left, 0)
+    values = values[first_row - top : size[1] - top, first_column - left : size[0] - left]
+    placed = torch.zeros(size[1], size[0])
+    placed[first_row : first_row + values.shape[0], first_column : first_column + values.shape[1]] = values
+    return placed
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -18,7 +18,6 @@ from timm.models import get_model_input_config
 
 from ..errors import TimmAbnError
 from ..explain.images import Preprocessing
-from ..networks.network import AttentionBranchNet
 
 __all__ = [
     'TOLERANCE',
@@ -51,11 +50,13 @@ class ExportedNetwork:
             (B, 1, h, w), of multi-task networks (B, T, h, w).
         dynamic_axes: Names of the axes of the images that may have any length.
         trials: Images that it was compared on; it was traced with the first.
+        multiple: Height and width of images are multiples of this, such as the side of a token.
     """
 
     program: torch.export.ExportedProgram
     dynamic_axes: Mapping[int, str]
     trials: List[torch.Tensor]
+    multiple: int = 1
 
     def save(self, file: Union[str, Path], metadata: Mapping[str, Any]) -> None:
         """Write what ``torch.export.load`` reads.
@@ -100,11 +101,11 @@ class _Explaining(nn.Module):
         return {name: getattr(explanation, name) for name in OUTPUTS}
 
 
-def export_network(model: AttentionBranchNet, dynamic: bool = False) -> ExportedNetwork:
+def export_network(model: nn.Module, dynamic: bool = False) -> ExportedNetwork:
     """Return a network as a graph, for batches of one image of the network's own size.
 
     Args:
-        model: The network, in evaluation mode.
+        model: A network that explains itself (``AttentionBranchNet``, ``ClassActivationMapping``), in evaluation mode.
         dynamic: For batches of any length, and for images of any size; the latter only where the backbone takes other
             sizes, see ``dynamic_axes`` of what is returned.
 
@@ -118,29 +119,32 @@ def export_network(model: AttentionBranchNet, dynamic: bool = False) -> Exported
     return _export(model, {0: 'batch'})
 
 
-def _export(model: AttentionBranchNet, dynamic_axes: Mapping[int, str]) -> ExportedNetwork:
+def _export(model: nn.Module, dynamic_axes: Mapping[int, str]) -> ExportedNetwork:
     trials = _trial_images(model, dynamic_axes)
     shapes = ({axis: torch.export.Dim.DYNAMIC for axis in dynamic_axes},)
     with _one_line_errors('cannot be traced'), torch.no_grad():
         program = torch.export.export(_Explaining(model), (trials[0],), dynamic_shapes=shapes)
         largest_difference(model, program.module(), trials)
-    return ExportedNetwork(program, dynamic_axes, trials)
+    layout: Any = getattr(model, 'layout', None)  # a CAM baseline has none: it takes what its convolutions take
+    multiple = layout.reduction if layout is not None and layout.layout == 'NLC' else 1
+    return ExportedNetwork(program, dynamic_axes, trials, multiple)
 
 
-def _trial_images(model: AttentionBranchNet, dynamic_axes: Mapping[int, str]) -> List[torch.Tensor]:
+def _trial_images(model: nn.Module, dynamic_axes: Mapping[int, str]) -> List[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     channels, height, width = get_model_input_config(model)['input_size']
     shapes = [(2 if dynamic_axes else 1, channels, height, width)]  # what is traced with length 1 is fixed to it
     if 0 in dynamic_axes:
         shapes += [(length, channels, height, width) for length in (1, 3)]
     if 2 in dynamic_axes:
-        step = max(info['reduction'] for info in model.feature_info)
+        feature_info: Any = model.feature_info
+        step = max(info['reduction'] for info in feature_info)
         shapes.append((1, channels, height + step, width + 2 * step))
     return [torch.randn(shape, generator=generator) for shape in shapes]
 
 
 @torch.no_grad()
-def largest_difference(model: AttentionBranchNet, run: Runner, trials: List[torch.Tensor]) -> float:
+def largest_difference(model: nn.Module, run: Runner, trials: List[torch.Tensor]) -> float:
     """Return the largest difference of outputs from those of the network, relative where these are greater than 1.
 
     Args:
@@ -188,7 +192,7 @@ def check_onnx_packages() -> None:
         raise ExportError(f'ONNX needs {" and ".join(missing)}: pip install {" ".join(_ONNX_PACKAGES)}')
 
 
-def export_metadata(model: AttentionBranchNet, name: str) -> Dict[str, Any]:
+def export_metadata(model: nn.Module, name: str) -> Dict[str, Any]:
     """Return what whoever runs the graph should know: how images are prepared, what classes are called.
 
     Args:

@@ -8,7 +8,7 @@ import torch
 
 from ..errors import TimmAbnError
 from ..staging import staged_files
-from .operations import blend_maps, normalize_maps, upsample_maps
+from .operations import overlay_maps, upsample_maps
 
 __all__ = ['Explanation', 'MultiTaskExplanation']
 
@@ -122,9 +122,7 @@ class Explanation:
                 f'images must have shape (B, 3, H, W) and maps (B, 1, h, w) with the same B, got {tuple(images.shape)} '
                 f'and {tuple(maps.shape)}.'
             )
-        maps = normalize_maps(maps) if normalize else maps
-        height, width = images.shape[2:]
-        return blend_maps(images, upsample_maps(maps, (height, width), interpolation), alpha, colormap)
+        return overlay_maps(images, maps, alpha, colormap, interpolation, normalize)
 
     def save(
         self,

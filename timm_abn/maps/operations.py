@@ -6,11 +6,10 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import TimmAbnError
+from .choices import INTERPOLATIONS
 from .colormaps import colormap_table
 
-__all__ = ['INTERPOLATIONS', 'blend_maps', 'normalize_maps', 'upsample_maps']
-
-INTERPOLATIONS = ('bilinear', 'bicubic')
+__all__ = ['INTERPOLATIONS', 'blend_maps', 'normalize_maps', 'overlay_maps', 'upsample_maps']
 
 
 def upsample_maps(maps: torch.Tensor, size: Tuple[int, int], interpolation: str = 'bilinear') -> torch.Tensor:
@@ -51,6 +50,32 @@ def normalize_maps(maps: torch.Tensor) -> torch.Tensor:
     # differences that are only rounding must not be blown up to look like attention
     contrast = high - low > 1e-5 * torch.maximum(high.abs(), low.abs())
     return torch.where(contrast, (maps - low) / torch.where(contrast, high - low, 1.0), 0.0)
+
+
+def overlay_maps(
+    images: torch.Tensor,
+    maps: torch.Tensor,
+    alpha: float = 0.5,
+    colormap: str = 'viridis',
+    interpolation: str = 'bilinear',
+    normalize: bool = True,
+) -> torch.Tensor:
+    """Return images with maps of any size laid over them in colour, shape (B, 3, H, W), in the type of ``images``.
+
+    Args:
+        images: Shape (B, 3, H, W) or (B, 1, H, W): floats in [0, 1] or uint8.
+        maps: Shape (B, 1, h, w).
+        alpha: Opacity of the colours, in [0, 1].
+        colormap: 'viridis', 'inferno' or 'magma'.
+        interpolation: 'bilinear' or 'bicubic'.
+        normalize: Stretch each map to [0, 1] first; without it values outside [0, 1] are clamped.
+
+    Raises:
+        TimmAbnError: An argument has no meaning, or the wrong shape.
+    """
+    height, width = images.shape[2:]
+    maps = normalize_maps(maps) if normalize else maps
+    return blend_maps(images, upsample_maps(maps, (height, width), interpolation), alpha, colormap)
 
 
 def blend_maps(

@@ -1,10 +1,12 @@
 """Loading trained models: by name, from an address, or from a checkpoint."""
 
 from pathlib import Path
-from typing import Any, List, Mapping, Optional, Union
+from typing import Any, Dict, List, Mapping, Optional, Union
 
 import timm
+import torch
 import torch.nn as nn
+from timm.models import is_model_in_modules
 
 from ..errors import TimmAbnError, one_line, suggest
 from ..hub.building import check_address
@@ -32,7 +34,8 @@ def model_names(pattern: str = '') -> List[str]:
 
 
 def load_model(
-    name: str,
+    name_or_address: str,
+    /,
     checkpoint: Optional[Union[str, Path]] = None,
     **model_kwargs: Any,
 ) -> nn.Module:
@@ -41,20 +44,22 @@ def load_model(
     A checkpoint of timm's training script says itself which arguments the model had, and how images were prepared.
 
     Args:
-        name: Name of an ABN or a CAM baseline, with or without a tag, or a 'hf-hub:' or 'local-dir:' address.
+        name_or_address: Name of an ABN or a CAM baseline, with or without a tag, or a 'hf-hub:' or 'local-dir:'
+            address.
         checkpoint: File of weights (.safetensors, or what ``torch.save`` writes); None for the pretrained ones.
         **model_kwargs: Arguments of ``timm.create_model``, which come before those of the checkpoint.
 
     Raises:
         TimmAbnError: There is no such model, or there are no weights that fit; the message is one line.
     """
+    name = name_or_address
     if ':' not in name:
         _check_name(name)
     if checkpoint is not None:
         return _load_checkpoint(name, Path(checkpoint), model_kwargs).eval()
     if ':' not in name:
         _check_has_weights(name, model_kwargs.get('num_classes'))
-    return _create_model(name, pretrained=True, **model_kwargs).eval()
+    return _create_model(name, dict(model_kwargs, pretrained=True)).eval()
 
 
 def _load_checkpoint(name: str, path: Path, model_kwargs: Mapping[str, Any]) -> nn.Module:
@@ -63,7 +68,8 @@ def _load_checkpoint(name: str, path: Path, model_kwargs: Mapping[str, Any]) -> 
     recorded = settings.get('model')
     if recorded and ':' not in name and name.split('.')[0] != str(recorded).split('.')[0]:
         raise CheckpointError(f'{path} is a checkpoint of {recorded}, not of {name}.')
-    model: Any = _create_model(name, **model_arguments(settings, model_kwargs, weights, path))
+    arguments = dict(_classes_of_cam(name, weights), **model_arguments(settings, model_kwargs, weights, path))
+    model: Any = _create_model(name, arguments)
     try:
         check_state_dict(weights, model.state_dict(), name)
     except CheckpointError as error:
@@ -74,7 +80,14 @@ def _load_checkpoint(name: str, path: Path, model_kwargs: Mapping[str, Any]) -> 
     return model
 
 
-def _create_model(name: str, **arguments: Any) -> nn.Module:
+def _classes_of_cam(name: str, weights: Mapping[str, torch.Tensor]) -> Dict[str, int]:
+    """Return the number of classes of a CAM baseline; that of an ABN stands in its attention branch."""
+    cfg = timm.get_pretrained_cfg(name) if is_model_in_modules(name, 'cam_models') else None
+    classifier = weights.get(f'{cfg.classifier}.weight') if cfg else None
+    return {} if classifier is None else dict(num_classes=len(classifier))
+
+
+def _create_model(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     try:
         check_address(name)
         model = timm.create_model(name, **arguments)
@@ -89,7 +102,8 @@ def _check_name(name: str) -> None:
     architecture, _, tag = name.partition('.')
     names = model_names()
     if architecture not in names:
-        hint = suggest(architecture, names, otherwise='see timm-abn list')
+        abn = f'abn_{architecture}'
+        hint = f'did you mean {abn}?' if abn in names else suggest(architecture, names, otherwise='see timm-abn list')
         reason = 'is not an Attention Branch Network' if timm.is_model(architecture) else 'is no model'
         raise ModelError(f'{name} {reason}; {hint}')
     if tag:

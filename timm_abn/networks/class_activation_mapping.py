@@ -54,9 +54,11 @@ class ClassActivationMapping:
         features = model.forward_features(images)
         class_maps = F.conv2d(features, classifier.weight[:, :, None, None], classifier.bias)
         logits = model.forward_head(features)
-        predicted = class_maps[torch.arange(len(logits)), logits.argmax(dim=1)]
+        height, width = class_maps.shape[2:]
+        index = logits.argmax(dim=1)[:, None, None, None].expand(-1, 1, height, width)
+        predicted = class_maps.gather(1, index)  # indexing with arange would fix the batch size of an exported graph
         return Explanation(
             logits=logits,
-            attention_map=normalize_maps(predicted.unsqueeze(1)).to(logits.dtype),
+            attention_map=normalize_maps(predicted).to(logits.dtype),
             class_maps=class_maps,
         )

@@ -7,12 +7,11 @@ import torch.nn as nn
 from torch.jit import Final
 
 from ..errors import TimmAbnError
+from .choices import MECHANISMS
 from .feature_layout import FeatureLayout
 from .gated_features import GatedFeatures, gate_each
 
 __all__ = ['MECHANISMS', 'Mechanism', 'check_choice']
-
-MECHANISMS = ('residual', 'product')
 
 
 class Mechanism(nn.Module):

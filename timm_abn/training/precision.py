@@ -1,7 +1,7 @@
 """Mixed precision where it pays: some CPUs compute in 16 bits many times slower than in 32."""
 
 import time
-from typing import Callable
+from typing import Any, Callable, Dict
 
 import torch
 
@@ -21,7 +21,7 @@ def cpu_is_fast_in(dtype: torch.dtype) -> bool:
     Args:
         dtype: ``torch.bfloat16`` or ``torch.float16``.
     """
-    capabilities = getattr(torch.cpu, 'get_capabilities', dict)()
+    capabilities: Dict[str, Any] = getattr(torch.cpu, 'get_capabilities', dict)()
     if capabilities:
         return any(capabilities.get(name) for name in _INSTRUCTIONS[dtype])
     return _seconds_of_a_product(dtype) <= _seconds_of_a_product(torch.float32)

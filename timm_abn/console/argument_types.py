@@ -1,18 +1,22 @@
 """Types of arguments, for argparse: each reads a word of the command line, or says what it must be."""
 
 import argparse
+import ast
 import math
 import re
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Dict, Optional
 
-import torch
-from timm.utils import ParseKwargs
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ['KeyValues', 'device', 'positive', 'positive_number', 'whole', 'zero_or_more']
 
 
-class KeyValues(ParseKwargs):
-    """timm's action for KEY=VALUE arguments, which says what is wrong with others."""
+class KeyValues(argparse.Action):
+    """Action for KEY=VALUE arguments, which reads them as timm's ``ParseKwargs``, and says what is wrong with others.
+
+    A value is what it is in Python, such as a number, True or a list, and else a text.
+    """
 
     def __call__(
         self,
@@ -22,10 +26,16 @@ class KeyValues(ParseKwargs):
         option_string: Optional[str] = None,
     ) -> None:
         """Store the arguments as a dictionary."""
-        for value in values:
-            if value and not re.match('[^=]+=', value):
-                raise argparse.ArgumentError(self, f'must be KEY=VALUE, got {value!r}')
-        super().__call__(parser, namespace, values, option_string)
+        arguments: Dict[str, Any] = {}
+        for word in filter(None, values):
+            if not re.match('[^=]+=', word):
+                raise argparse.ArgumentError(self, f'must be KEY=VALUE, got {word!r}')
+            key, _, value = word.partition('=')
+            try:
+                arguments[key] = ast.literal_eval(value)
+            except (ValueError, SyntaxError):
+                arguments[key] = value
+        setattr(namespace, self.dest, arguments)
 
 
 def positive(text: str) -> int:
@@ -57,8 +67,10 @@ def zero_or_more(text: str) -> float:
     return number
 
 
-def device(text: str) -> torch.device:
-    """Return a device that was given as an argument, and that torch can compute on here."""
+def device(text: str) -> 'torch.device':
+    """Return a device that was given as an argument, and that torch, which this imports, can compute on here."""
+    import torch
+
     try:
         return torch.empty(0, device=text).device
     except (AssertionError, NotImplementedError, RuntimeError) as error:

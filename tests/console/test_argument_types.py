@@ -2,8 +2,9 @@ import argparse
 
 import pytest
 import torch
+from timm.utils import ParseKwargs
 
-from timm_abn.cli.argument_types import device, positive, positive_number, whole, zero_or_more
+from timm_abn.console.argument_types import KeyValues, device, positive, positive_number, whole, zero_or_more
 
 
 @pytest.mark.parametrize(
@@ -35,3 +36,20 @@ def test_other_words(read, text, message):
 
 def test_device():
     assert device('cpu') == torch.device('cpu')
+
+
+@pytest.mark.parametrize(
+    'words',
+    [
+        [],
+        ['a=1', 'b=x', 'c=True', 'd=None', 'e=(1, 2)', "f='x'", 'g=', 'h=1=2', 'i=[1', 'j={"k": 1.5}', 'a=2', 'l=-3'],
+        ['', 'name=convnext_tiny', 'é=ü', ' m = 1', 'n=1 + 1', 'o=b"x"'],
+    ],
+)
+def test_key_values_are_read_as_timm_reads_them(words):
+    read = []
+    for action in (KeyValues, ParseKwargs):
+        parser = argparse.ArgumentParser()
+        parser.add_argument('--model-kwargs', nargs='*', default={}, action=action)
+        read.append(parser.parse_args(['--model-kwargs', *words]).model_kwargs)
+    assert read[0] == read[1]

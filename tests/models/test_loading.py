@@ -1,0 +1,122 @@
+"""Trained models by name, from an address, and from checkpoints: what loads, and what is refused in one line."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+from tiny_models import tiny_images
+
+import timm_abn
+from timm_abn import TimmAbnError, load_model
+from timm_abn.models.loading import EXPLAINING, model_names
+
+MODEL = 'abn_resnet20_cifar.fashion_mnist'
+FIXTURES = Path(__file__).parents[1] / 'fixtures' / 'e1fbaff'
+
+
+def saved(network, path, **settings):
+    torch.save(dict(state_dict=network.state_dict(), args=argparse.Namespace(**settings)), path)
+    return path
+
+
+def assert_same_weights(model, other):
+    assert not model.training
+    expected = other.state_dict()
+    assert model.state_dict().keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+
+
+def test_names():
+    assert model_names('abn_resnet1*') == timm.list_models('abn_resnet1*')
+    assert model_names() == [*timm.list_models('abn*'), *timm.list_models('cam_*')]
+
+
+def test_shipped_weights():
+    model = load_model(MODEL)
+    assert_same_weights(model, timm.create_model(MODEL, pretrained=True))
+    assert timm_abn.class_names(model)[9] == 'ankle boot'
+
+
+@pytest.mark.parametrize('as_text', [True, False])
+def test_bare_weights(tmp_path, as_text):
+    torch.manual_seed(0)
+    model = timm.create_model('abn', backbone='test_resnet', num_classes=7)
+    path = tmp_path / 'weights.safetensors'
+    safetensors.torch.save_file(model.state_dict(), path)
+    loaded = load_model('abn', checkpoint=str(path) if as_text else path, backbone='test_resnet')
+    assert_same_weights(loaded, model)
+    assert loaded.num_classes == 7
+
+
+def test_folder():
+    model = load_model(f'local-dir:{FIXTURES / "hub"}')
+    assert not model.training and model.num_classes == 5
+    assert model.pretrained_cfg['mean'] == [0.5, 0.5, 0.5]
+    assert timm_abn.class_names(model)[4] == 'class 4'
+
+
+def test_training_checkpoint_says_itself_what_it_is_of(tmp_path):
+    torch.manual_seed(0)
+    model = timm.create_model('abn', backbone='test_resnet', num_classes=4, mechanism='product')
+    settings = dict(
+        model='abn', model_kwargs=dict(backbone='test_resnet', mechanism='product'), mean=[0.1, 0.2, 0.3], crop_pct=1.0
+    )
+    path = saved(model, tmp_path / 'model.pth.tar', **settings)
+    loaded = load_model('abn', path)
+    assert_same_weights(loaded, model)
+    assert loaded.config['mechanism'] == 'product'
+    assert loaded.pretrained_cfg['mean'] == (0.1, 0.2, 0.3) and loaded.pretrained_cfg['crop_pct'] == 1.0
+    assert load_model('abn', path, mechanism='residual').config['mechanism'] == 'residual'
+
+
+def test_cam_baseline_from_a_checkpoint(tmp_path):
+    torch.manual_seed(0)
+    model = timm.create_model('cam_resnet110_cifar', num_blocks=1, num_classes=6)
+    bare = tmp_path / 'weights.pth'
+    torch.save(model.state_dict(), bare)
+    loaded = load_model('cam_resnet110_cifar', bare, num_blocks=1)
+    assert_same_weights(loaded, model)
+    recorded = saved(
+        model, tmp_path / 'model.pth.tar', model='cam_resnet110_cifar', model_kwargs=dict(num_blocks=1), num_classes=6
+    )
+    assert_same_weights(load_model('cam_resnet110_cifar', recorded), model)
+    explanation = loaded.explain(tiny_images(2, size=(32, 32)))
+    assert explanation.logits.shape == (2, 6) and explanation.attention_map.shape == (2, 1, 16, 16)
+    assert isinstance(loaded, EXPLAINING)
+
+
+@pytest.mark.parametrize(
+    ('name', 'kwargs', 'message'),
+    [
+        ('cam_resnet50', {}, 'cam_resnet50 has no pretrained weights, and random ones explain nothing'),
+        ('cam_resnet5', {}, 'cam_resnet5 is no model; did you mean cam_resnet50'),
+        ('resnet50', {}, 'resnet50 is not an Attention Branch Network; did you mean abn_resnet50?'),
+        ('xyz', {}, 'xyz is no model; see timm-abn list'),
+        ('', {}, 'is no model'),
+        (f'{MODEL}x', {}, "abn_resnet20_cifar has no weights 'fashion_mnistx'; there are abn_resnet20_cifar.fash"),
+        (MODEL, dict(num_classes=3), 'are for 10 classes, not 3'),
+        (MODEL, dict(nonsense=3), f'cannot create {MODEL}: '),
+        (MODEL, dict(pretrained=False, nonsense=3), f'cannot create {MODEL}: '),
+        (MODEL, dict(name='x'), f'cannot create {MODEL}: '),
+        (MODEL, dict(checkpoint='missing.pth'), 'there is no checkpoint missing.pth'),
+        ('abn_resnet18', dict(checkpoint=FIXTURES / 'resnet.pth.tar'), 'is a checkpoint of abn, not of abn_resnet18'),
+        ('abn', dict(checkpoint=FIXTURES / 'resnet.pth.tar', num_classes=3), 'instead of (3, '),
+        ('abn', dict(checkpoint=FIXTURES / 'make.py'), 'make.py is no checkpoint, or damaged'),
+        ('local-dir:missing', {}, 'cannot create local-dir:missing: missing: there is no config.json'),
+        ('nonsense:missing', {}, 'cannot create nonsense:missing: '),
+    ],
+)
+def test_what_is_refused(name, kwargs, message):
+    with pytest.raises(TimmAbnError) as error:
+        load_model(name, **kwargs)
+    assert message in str(error.value) and '\n' not in str(error.value)
+
+
+def test_model_that_explains_nothing(monkeypatch):
+    monkeypatch.setattr('timm_abn.models.loading.check_address', lambda name: None)
+    monkeypatch.setattr(timm, 'create_model', lambda *args, **kwargs: torch.nn.Identity())
+    with pytest.raises(TimmAbnError, match='^hf-hub:a/b is not an Attention Branch Network, nor a CAM baseline; see '):
+        load_model('hf-hub:a/b')

@@ -1,0 +1,1 @@
+"""What command lines share: types of arguments and tables; imports neither torch nor timm at import time."""

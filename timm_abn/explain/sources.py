@@ -1,0 +1,82 @@
+"""Finding the images that somebody named, as files or folders; imports neither torch nor Pillow."""
+
+import dataclasses
+from pathlib import Path
+from typing import Dict, Iterable, List
+
+from ..errors import TimmAbnError
+
+__all__ = ['IMAGE_EXTENSIONS', 'Source', 'find_sources']
+
+IMAGE_EXTENSIONS = (
+    '.avif',
+    '.bmp',
+    '.gif',
+    '.jfif',
+    '.jp2',
+    '.jpeg',
+    '.jpg',
+    '.pbm',
+    '.pgm',
+    '.png',
+    '.ppm',
+    '.tga',
+    '.tif',
+    '.tiff',
+    '.webp',
+)
+
+OUTPUT_ENDINGS = ('.overlay.png', '.map.png')  # not to be explained when the output lies among the images
+
+
+@dataclasses.dataclass
+class Source:
+    """An image to explain.
+
+    Attributes:
+        path: The file.
+        name: Path of its output, relative to the output folder, without an ending.
+        named: Whether the user named the file, rather than a folder that holds it.
+    """
+
+    path: Path
+    name: Path
+    named: bool
+
+
+def find_sources(paths: Iterable[Path]) -> List[Source]:
+    """Return the images among files and folders, each with an output name of its own.
+
+    Args:
+        paths: Files, which are taken whatever their name, and folders, of which the images are taken.
+
+    Raises:
+        TimmAbnError: A path does not exist, or a folder holds no images.
+    """
+    sources: Dict[Path, Source] = {}
+    taken = set()
+    for path in paths:
+        if path.is_dir():
+            files = [file for file in sorted(path.rglob('*')) if _is_input(file)]
+            names = [file.relative_to(path).with_suffix('') for file in files]
+            if not files:
+                raise TimmAbnError(f'there are no images in {path}.')
+        elif path.exists():
+            files, names = [path], [Path(path.stem)]
+        else:
+            raise TimmAbnError(f'there is no file or folder {path}.')
+        for file, name in zip(files, names, strict=True):
+            if file.resolve() in sources:
+                continue
+            unique, number = name, 1
+            while str(unique).casefold() in taken:
+                number += 1
+                unique = name.with_name(f'{name.name}-{number}')
+            taken.add(str(unique).casefold())
+            sources[file.resolve()] = Source(file, unique, named=not path.is_dir())
+    return list(sources.values())
+
+
+def _is_input(path: Path) -> bool:
+    name = path.name.lower()
+    return name.endswith(IMAGE_EXTENSIONS) and not name.endswith(OUTPUT_ENDINGS) and path.is_file()
