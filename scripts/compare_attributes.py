@@ -19,16 +19,16 @@ import torch
 import yaml
 from huggingface_hub.utils import tqdm
 
+from timm_abn import TimmAbnError
 from timm_abn.console.argument_types import device, positive, whole
-from timm_abn.errors import CommandError
 from timm_abn.hub.state_dicts import CheckpointError, check_state_dict
 from timm_abn.hub.training_checkpoints import read_checkpoint
 from timm_abn.networks.network import AttentionBranchNet
 from timm_abn.staging import check_output_folder, staged_files
 from timm_abn.training.attribute_accuracy import attribute_accuracy
 from timm_abn.training.data.celeba import CelebA
+from timm_abn.training.errors import TrainingError
 from timm_abn.training.models import create_model
-from timm_abn.training.task import TrainingError
 
 CHECKPOINT = 'last.pth.tar'
 
@@ -48,7 +48,7 @@ def main() -> int:
         models = [load_model(folder, run) for folder, run in zip(folders, runs)]
         check_order(folders, runs, models)
         accuracies = [accuracy_of(*parts, args) for parts in zip(runs, models, datasets)]
-    except (CommandError, OSError, TrainingError) as error:
+    except (TimmAbnError, OSError) as error:
         print(f'{Path(__file__).name}: error: {error}', file=sys.stderr)
         return 2
     rows = table(datasets[0].attributes, *accuracies)

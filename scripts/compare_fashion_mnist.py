@@ -3,7 +3,7 @@
 Example:
     python scripts/compare_fashion_mnist.py --data-dir data --out outputs/comparison
 
-Every run is timm's train.py under our launcher, with the recipe ``fashion_mnist_resnet20``. Accuracies are those after
+Every run is timm's train.py under our launcher, with the recipe ``fashion_mnist``. Accuracies are those after
 the last epoch, on the 10,000 test images: no epoch is picked by its test accuracy. Stopped and started again, it goes
 on with the runs that have not ended.
 """
@@ -27,14 +27,14 @@ class Contestant:
     """A model that takes part."""
 
     title: str
-    recipe: str
+    model: str
     flags: List[str]
 
 
 CONTESTANTS = (
-    Contestant('ResNet-20', 'fashion_mnist_resnet20_baseline', []),
-    Contestant('ABN-ResNet-20, product', 'fashion_mnist_resnet20', ['--model-kwargs', 'mechanism=product']),
-    Contestant('ABN-ResNet-20, residual', 'fashion_mnist_resnet20', ['--model-kwargs', 'mechanism=residual']),
+    Contestant('ResNet-20', 'resnet20_cifar', []),
+    Contestant('ABN-ResNet-20, product', 'abn_resnet20_cifar', ['--model-kwargs', 'mechanism=product']),
+    Contestant('ABN-ResNet-20, residual', 'abn_resnet20_cifar', ['--model-kwargs', 'mechanism=residual']),
 )
 
 
@@ -79,8 +79,10 @@ def begin(args: argparse.Namespace, contestant: Contestant, seed: int) -> subpro
     command = [
         sys.executable,
         str(ROOT / 'train_wrappers' / 'train.py'),
-        '--config',
-        str(ROOT / 'train_wrappers' / 'recipes' / f'{contestant.recipe}.yaml'),
+        '--recipe',
+        'fashion_mnist',
+        '--model',
+        contestant.model,
         *contestant.flags,
         '--data-dir',
         str(args.data_dir),

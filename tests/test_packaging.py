@@ -52,6 +52,7 @@ def test_wheel_holds_weights_samples_and_types(distributions):
     names = zipfile.ZipFile(distributions[0]).namelist()
     assert 'timm_abn/weights/abn_resnet20_cifar.fashion_mnist.safetensors' in names
     assert 'timm_abn/py.typed' in names
+    assert {'timm_abn/training/recipes/cifar100.yaml', 'timm_abn/publish/model_facts.json'} < set(names)
     assert sum(name.startswith('timm_abn/samples/') and name.endswith('.png') for name in names) >= 10
     assert any(name.endswith('licenses/LICENSE') for name in names)
     assert {'timm_abn_console.py', 'timm_abn/publish/model_facts.json'} <= set(names)

@@ -298,7 +298,7 @@ def test_an_organisation_named_by_the_environment(hub, tmp_path):
         f'HubError no weights are published for abn_resnet32_cifar: {ORGANISATION_VARIABLE} asks for '
         f'lab/abn_resnet32_cifar, and there is no repository lab/abn_resnet32_cifar at {hub.endpoint}, or it is private'
     )
-    assert result[2].endswith('train it with train_wrappers/recipes/cifar100_resnet32.yaml.')
+    assert result[2].endswith('train it with timm-abn-train --recipe cifar100 --model abn_resnet32_cifar.')
     assert len(result) == 3
 
 

@@ -92,6 +92,7 @@ def test_device_modules_of_timm_need_no_launcher(image_folder, tmp_path, scripts
     assert float(row['train_loss']) > 1.6 and 'eval_attention_top1' in row  # ln 3 for each branch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('scripts', BOTH)
 def test_two_processes(image_folder, tmp_path, scripts):
     output = finish(
@@ -295,8 +296,8 @@ def test_nothing_is_read_before_a_refusal(launch, monkeypatch):
 
 FLAGS = {
     'ema': ['--model-ema', '--model-ema-decay', '0.9'],
-    'amp bfloat16': ['--amp', '--amp-dtype', 'bfloat16'],
-    'amp float16': ['--amp'],
+    'amp bfloat16': ['--amp', '--amp-dtype', 'bfloat16', '--force-amp'],
+    'amp float16': ['--amp', '--force-amp'],
     'bfloat16': ['--model-dtype', 'bfloat16'],
     'accumulation': ['--grad-accum-steps', '3'],
     'mixup and cutmix': ['--mixup', '0.2', '--cutmix', '1.0'],
@@ -437,9 +438,12 @@ def test_weights_of_a_file_are_enough(launch, tmp_path, script, arguments):
     assert launch(script, '--model', 'abn_resnet50', *arguments, scripts=tmp_path) == 0
 
 
-@pytest.mark.parametrize('kind, lines', [('TrainingError', 0), ('BrokenImageError', 1)])
-def test_only_what_one_process_meets_is_said_by_any(launch, capfd, monkeypatch, tmp_path, kind, lines):
-    (tmp_path / 'train.py').write_text(f'from timm_abn.training.celeba import {kind}\nraise {kind}("5.jpg is broken")')
+@pytest.mark.parametrize(
+    'module, kind, lines', [('errors', 'TrainingError', 0), ('data.celeba', 'BrokenImageError', 1)]
+)
+def test_only_what_one_process_meets_is_said_by_any(launch, capfd, monkeypatch, tmp_path, module, kind, lines):
+    code = f'from timm_abn.training.{module} import {kind}\nraise {kind}("5.jpg is broken")'
+    (tmp_path / 'train.py').write_text(code)
     monkeypatch.setenv('RANK', '1')
     assert launch('train.py', '--model', 'test_resnet', scripts=tmp_path) == 2
     assert capfd.readouterr().err.splitlines() == ['timm-abn-train: error: 5.jpg is broken'] * lines

@@ -1,4 +1,6 @@
-"""The recipes: what timm makes of them, and that each baseline differs from its ABN in nothing but the model."""
+"""The recipes: what timm makes of them, and that each baseline differs from its ABN in nothing but the model.
+
+Commit e1fbaff had a file for each recipe and model; ``tests/fixtures/recipes_e1fbaff.json`` holds what was in them."""
 
 import csv
 import importlib.util
@@ -14,10 +16,12 @@ from timm.scheduler import create_scheduler_v2
 from timm_scripts import BOTH, ROOT, TIMM, needs_timm_scripts
 
 from timm_abn.training.data.transforms import CROP_MODES
+from timm_abn.training.errors import TrainingError
+from timm_abn.training.recipes import find_recipe, read_settings, recipe_names, settings_for
 from timm_abn.training.scripts import knows_multi_label
 
-RECIPES = ROOT / 'train_wrappers' / 'recipes'
-NAMES = sorted(path.stem for path in RECIPES.glob('*.yaml'))
+FILES_OF_E1FBAFF = json.loads((ROOT / 'tests' / 'fixtures' / 'recipes_e1fbaff.json').read_text())
+NAMES = list(FILES_OF_E1FBAFF)
 CAM = [name for name in NAMES if name.endswith('_cam')]
 PAIRS = [name for name in NAMES if not name.endswith(('_baseline', '_cam'))]
 
@@ -33,8 +37,53 @@ SCHEDULES = dict(
 OF_THE_PAPER = [name for name in NAMES if name.split('_')[0] in SCHEDULES]
 
 
+def chosen(name):
+    """Return the recipe and the model that stand for a file of commit e1fbaff."""
+    return FILES_OF_E1FBAFF[name]['recipe'], FILES_OF_E1FBAFF[name]['model']
+
+
 def read(name):
-    return yaml.safe_load((RECIPES / f'{name}.yaml').read_text())
+    recipe, model = chosen(name)
+    return settings_for(read_settings(find_recipe(recipe)), model)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_settings_are_those_that_each_model_had_in_a_file_of_its_own(name):
+    assert read(name) == FILES_OF_E1FBAFF[name]['settings']
+
+
+def test_one_file_an_experiment():
+    assert len(NAMES) == 75 and sorted({chosen(name)[0] for name in NAMES}) == recipe_names()
+    for name in recipe_names():
+        settings = read_settings(find_recipe(name))
+        assert timm.is_model(settings['model']) and settings_for(settings, None)['model'] == settings['model']
+
+
+def test_the_last_pattern_that_fits_says(tmp_path):
+    (tmp_path / 'mine.yaml').write_text('model: a\nlr: 1\nby_model:\n  a*: {lr: 2, drop: 3}\n  "*b": {lr: 4}\n')
+    settings = read_settings(tmp_path / 'mine.yaml')
+    assert settings_for(settings, None) == dict(model='a', lr=2, drop=3)
+    assert settings_for(settings, 'ab') == dict(model='ab', lr=4, drop=3)
+    assert settings_for(settings, 'cb') == dict(model='cb', lr=4) and settings_for(settings, 'c')['lr'] == 1
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [('by_model: 3', 'by_model in .* must hold settings under patterns'), ('by_model: {a: 3}', 'must hold settings')],
+)
+def test_files_that_are_no_recipes(tmp_path, text, message):
+    (tmp_path / 'bad.yaml').write_text(text)
+    with pytest.raises(TrainingError, match=message):
+        read_settings(tmp_path / 'bad.yaml')
+
+
+def test_an_unknown_recipe_is_one_line(launch, capfd):
+    assert launch('train.py', '--recipe', 'cifar1000', '--data-dir', '.') == 2
+    assert 'error: --recipe cifar1000 is not known: did you mean cifar100, cifar10?' in capfd.readouterr().err
+    assert launch('train.py', '--recipe', 'x', '--data-dir', '.') == 2
+    assert 'there are celeba, cifar10, cifar100, compcars_maker,' in capfd.readouterr().err
+    assert launch('train.py', '--recipe', 'svhn', '--config', 'a.yaml') == 2
+    assert '--recipe svhn and --config a.yaml are both settings: pass one of them' in capfd.readouterr().err
 
 
 def test_all_that_were_promised_are_there():
@@ -83,10 +132,10 @@ def test_models_are_registered(name):
     assert timm.is_model(read(name)['model'])
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', recipe_names())
 def test_command_in_the_recipe_is_its_own(name):
-    lines = (RECIPES / f'{name}.yaml').read_text().splitlines()
-    assert f'--config train_wrappers/recipes/{name}.yaml' in lines[1]
+    lines = find_recipe(name).read_text().splitlines()
+    assert f'timm-abn-train --recipe {name} ' in lines[1]
     assert all(len(line) <= 120 for line in lines)
 
 
@@ -129,11 +178,12 @@ def test_images_are_the_papers(name):
 
 @needs_timm_scripts
 @pytest.mark.parametrize('name', NAMES)
-def test_timm_parses_it(name, monkeypatch):
+def test_timm_parses_it(name, monkeypatch, tmp_path):
     if 'task' in read(name) and not knows_multi_label(Path(TIMM) / 'train.py'):
         pytest.skip('these scripts have no --task')
     script = timm_train()
-    monkeypatch.setattr(sys, 'argv', ['train.py', '--config', str(RECIPES / f'{name}.yaml'), '--data-dir', '.'])
+    (tmp_path / 'config.yaml').write_text(yaml.safe_dump(read(name)))
+    monkeypatch.setattr(sys, 'argv', ['train.py', '--config', str(tmp_path / 'config.yaml'), '--data-dir', '.'])
     args = vars(script._parse_args()[0])
     flags = {action.dest: action for action in script.parser._actions}
     for key, value in read(name).items():
@@ -160,8 +210,8 @@ def test_recipe_of_compcars_trains(launch, compcars, tmp_path, name, scripts):
     assert (
         launch(
             'train.py',
-            '--config',
-            RECIPES / f'{name}.yaml',
+            '--recipe',
+            chosen(name)[0],
             '--data-dir',
             compcars,
             '--model',
@@ -198,7 +248,8 @@ def test_recipe_of_celeba_trains_and_validates(launch, celeba, tmp_path, capfd, 
         model = ['--model', 'abn', '--model-kwargs', 'backbone=test_resnet', *kwargs]
     flags = ['--num-classes', 3, '--batch-size', 2, '--epochs', 1, '--device', 'cpu', '--workers', 0]
     output = ['--output', tmp_path / 'out', '--experiment', 'run']
-    config = ['--config', RECIPES / f'{name}.yaml', '--data-dir', celeba]
+    # by path, as a copy of somebody's own would be given
+    config = ['--config', find_recipe(chosen(name)[0]), '--data-dir', celeba]
     assert launch('train.py', *config, *model, *flags, *output, '--input-size', 3, 32, 32, scripts=scripts) == 0
     (row,) = csv.DictReader((tmp_path / 'out' / 'run' / 'summary.csv').open())
     checkpoint = ['--checkpoint', tmp_path / 'out' / 'run' / 'last.pth.tar']

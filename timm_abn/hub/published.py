@@ -25,29 +25,13 @@ PUBLISHED: FrozenSet[str] = frozenset()
 # environment variable that names another organisation, which is then asked for the weights of every model
 ORGANISATION_VARIABLE = 'TIMM_ABN_HUB_ORGANISATION'
 
-_CIFAR_BACKBONES = (
-    'resnet20',
-    'resnet32',
-    'resnet44',
-    'resnet56',
-    'resnet110',
-    'densenet100_12',
-    'wrn28_4',
-    'wrn28_10',
-    'resnext29_8x64d',
-)
-_IMAGENET_BACKBONES = ('resnet50', 'resnet101', 'resnet152', 'seresnet152', 'vgg16', 'vgg16_bn')
-
-# model -> the recipe under train_wrappers/recipes that trains it
-RECIPES: Dict[str, str] = {
-    **{f'abn_{backbone}_cifar': f'cifar100_{backbone}' for backbone in _CIFAR_BACKBONES},
-    **{f'{backbone}_cifar': f'cifar100_{backbone}_baseline' for backbone in _CIFAR_BACKBONES},
-    **{f'abn_{backbone}': f'imagenet_{backbone}' for backbone in _IMAGENET_BACKBONES},
-    'abn_resnext50_32x4d': 'imagenet_resnext50',
-    'cam_resnet50': 'imagenet_resnet50_cam',
-    'cam_resnet152': 'imagenet_resnet152_cam',
-    'cam_vgg16_bn': 'imagenet_vgg16_bn_cam',
-    'cam_resnet110_cifar': 'cifar10_resnet110_cam',
+# names of models -> the recipe that trains them
+RECIPES = {
+    'cifar100': re.compile(r'(abn_)?(resnet(20|32|44|56|110)|densenet100_12|wrn28_4|wrn28_10|resnext29_8x64d)_cifar'),
+    'cifar10': re.compile(r'cam_resnet110_cifar'),
+    'imagenet': re.compile(
+        r'abn_(resnet(50|101|152)|seresnet152|resnext50_32x4d|vgg16(_bn)?)|cam_(resnet50|resnet152|vgg16_bn)'
+    ),
 }
 
 # architectures that the authors published code for, so that there are checkpoints to convert
@@ -83,7 +67,8 @@ def ways_to_weights(name: str) -> str:
     Args:
         name: Name of the model, without a tag.
     """
-    ways = [f'train it with train_wrappers/{f"recipes/{RECIPES[name]}.yaml" if name in RECIPES else "train.py"}']
+    recipe = next((f' --recipe {recipe}' for recipe, names in RECIPES.items() if names.fullmatch(name)), '')
+    ways = [f'train it with timm-abn-train{recipe} --model {name}']
     if _OFFICIAL.fullmatch(name):
         ways.insert(0, f"convert a checkpoint of the authors' code with timm-abn convert --model {name}")
     if shipped := timm.list_pretrained(f'{name}.*'):

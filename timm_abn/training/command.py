@@ -5,7 +5,6 @@ its flags work; a few are added.
 """
 
 import argparse
-import difflib
 import os
 import sys
 import tempfile
@@ -13,9 +12,11 @@ from pathlib import Path
 from typing import Any, Dict, List, Sequence, Tuple
 
 import timm
+import torch
 import yaml
 from timm.utils import ParseKwargs
 
+from ..errors import suggest
 from .atomic_saver import make_saver_atomic
 from .data.celeba import BrokenImageError
 from .data.datasets import extend_timm_datasets
@@ -23,6 +24,8 @@ from .data.loader import extend_timm_loader
 from .data.transforms import CROP_MODES, extend_timm_transforms
 from .errors import TrainingError
 from .models import check_model
+from .precision import cpu_is_fast_in
+from .recipes import find_recipe, read_settings, recipe_names, settings_for
 from .scripts import SCRIPTS, check_version, find_scripts, knows_multi_label, run_script
 from .task import extend_timm_tasks
 
@@ -67,18 +70,24 @@ def main(name: str, arguments: Sequence[str]) -> int:
     is_first = os.environ.get('RANK', '0') == '0'
     try:
         own, for_timm = _own_arguments(name, arguments)
+        extend_timm_tasks()
         scripts = find_scripts(own.timm_scripts)
         remark = check_version(scripts, needs_tasks=trains)
         if remark and is_first:
             print(f'{_command(name)}: {remark}', file=sys.stderr)
         with tempfile.TemporaryDirectory() as scratch:
-            config = _read_config(own.config) if trains else {}
+            config = _read_config(own, for_timm) if trains else {}
             settings = _settings(own, config, for_timm)
+            if _amp_would_be_slow(settings, own.force_amp):
+                for_timm = [argument for argument in for_timm if argument != '--amp']
+                config = {key: value for key, value in config.items() if key != 'amp'}
+                if is_first:
+                    print(f'{_command(name)}: {_WITHOUT_AMP.format(dtype=settings.amp_dtype)}', file=sys.stderr)
             _check_model(settings)
             if name in ('train.py', 'validate.py'):
                 _check_multi_label(settings, scripts / name)
             if trains:
-                for_timm += _config_for_timm(own, config, Path(scratch))
+                for_timm += _config_for_timm(config, Path(scratch))
                 _prepare_training(settings)
             _check_weights(name, settings)
             extend_timm_datasets()
@@ -117,6 +126,11 @@ def _own_arguments(name: str, arguments: Sequence[str]) -> Tuple[argparse.Namesp
         help="checkout of timm's repository, or 'download' to fetch the scripts of the installed timm once "
         '(default: $TIMM_SCRIPTS)',
     )
+    parser.add_argument(
+        '--force-amp',
+        action='store_true',
+        help='keep --amp on CPUs that are slower with it (default: left out)',
+    )
     if trains:
         parser.add_argument(
             '--attention-loss-weight', type=float, metavar='W', help='weight of the attention loss (default: 1)'
@@ -125,6 +139,9 @@ def _own_arguments(name: str, arguments: Sequence[str]) -> Tuple[argparse.Namesp
             '--crop-mode',
             choices=_VALIDATION_CROPS,
             help="crop of the validation images, as in timm's validate.py (default: that of the model)",
+        )
+        parser.add_argument(
+            '--recipe', metavar='NAME', help=f'settings of an experiment: {", ".join(recipe_names())}; --model chooses'
         )
         parser.add_argument('-c', '--config', default='', help=argparse.SUPPRESS)
     if any(flag in arguments for flag in ('-h', '--help')):
@@ -136,32 +153,38 @@ def _own_arguments(name: str, arguments: Sequence[str]) -> Tuple[argparse.Namesp
     return parser.parse_known_args(arguments)
 
 
-def _read_config(path: str) -> Dict[str, Any]:
-    if not path:
+def _read_config(own: argparse.Namespace, for_timm: Sequence[str]) -> Dict[str, Any]:
+    """Return the settings of ``--recipe`` or ``--config`` for the model of the command line, or of the settings."""
+    if own.recipe and own.config:
+        raise TrainingError(f'--recipe {own.recipe} and --config {own.config} are both settings: pass one of them.')
+    if not own.recipe and not own.config:
         return {}
-    try:
-        config = yaml.safe_load(Path(path).read_text())
-    except OSError as error:
-        raise TrainingError(f'--config {path} cannot be read: {error.strerror}.') from error
-    except yaml.YAMLError as error:
-        raise TrainingError(f'--config {path} is not YAML: {" ".join(str(error).split())}') from error
-    if not isinstance(config, dict):
-        raise TrainingError(f'--config {path} must hold "flag: value" lines, got a {type(config).__name__}.')
-    return config
+    path = find_recipe(own.recipe) if own.recipe else Path(own.config)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument('--model', '-m')
+    return settings_for(read_settings(path), parser.parse_known_args(list(for_timm))[0].model)
 
 
 _OWN_KEYS: Dict[str, Any] = dict(attention_loss_weight=1.0, crop_mode=None)  # and their defaults
 
+_WITHOUT_AMP = 'this CPU computes in {dtype} slower than in float32: --amp is left out (--force-amp keeps it).'
 
-def _config_for_timm(own: argparse.Namespace, config: Dict[str, Any], scratch: Path) -> List[str]:
+
+def _amp_would_be_slow(settings: argparse.Namespace, force: bool) -> bool:
+    if not settings.amp or force or not str(settings.device).startswith('cpu'):
+        return False
+    dtype = torch.bfloat16 if settings.amp_dtype == 'bfloat16' else torch.float16
+    return not cpu_is_fast_in(dtype)
+
+
+def _config_for_timm(config: Dict[str, Any], scratch: Path) -> List[str]:
     """Return the arguments that give timm's script the config, without the keys that it does not know."""
-    if not own.config:
+    if not config:
         return []
-    path = Path(own.config)
-    if any(key in config for key in _OWN_KEYS):
-        path = scratch / path.name
-        path.write_text(yaml.safe_dump({key: value for key, value in config.items() if key not in _OWN_KEYS}))
-    return ['--config', str(path)]
+    path = scratch / 'config.yaml'
+    path.write_text(yaml.safe_dump({key: value for key, value in config.items() if key not in _OWN_KEYS}))
+    # where a recipe has another tag of the model that was asked for, the last word on the command line holds
+    return ['--config', str(path), *(['--model', str(config['model'])] if 'model' in config else [])]
 
 
 def _settings(own: argparse.Namespace, config: Dict[str, Any], for_timm: Sequence[str]) -> argparse.Namespace:
@@ -172,6 +195,9 @@ def _settings(own: argparse.Namespace, config: Dict[str, Any], for_timm: Sequenc
     parser.add_argument('--pretrained-path')
     parser.add_argument('--checkpoint')
     parser.add_argument('--seed', type=int, default=42)
+    parser.add_argument('--amp', action='store_true')
+    parser.add_argument('--amp-dtype', default='float16')
+    parser.add_argument('--device', default='cuda')
     parser.add_argument('--torchscript', action='store_true')
     parser.add_argument('--naflex-loader', action='store_true')
     parser.add_argument('--kd-model-name')
@@ -235,8 +261,7 @@ def _check_settings(settings: argparse.Namespace) -> None:
     """Refuse what cannot hold, before any data is read."""
     architecture = settings.model.split('.')[0]
     if ':' not in settings.model and not timm.is_model(architecture):
-        close = difflib.get_close_matches(architecture, timm.list_models(), n=3)
-        hint = f'did you mean {", ".join(close)}?' if close else 'timm-abn list shows all.'
+        hint = suggest(architecture, timm.list_models(), otherwise='timm-abn list shows all.')
         raise TrainingError(f'--model {settings.model} is not known: {hint}')
     if settings.crop_mode not in (None, *_VALIDATION_CROPS):  # of the config; argparse checks the flag
         raise TrainingError(f'crop_mode must be one of {", ".join(_VALIDATION_CROPS)}, got {settings.crop_mode!r}.')

@@ -9,6 +9,7 @@ import timm
 import torch
 import torch.nn as nn
 
+from ..errors import one_line
 from .errors import TrainingError
 
 __all__ = ['check_model', 'create_model']
@@ -28,8 +29,7 @@ def create_model(name: str, arguments: Mapping[str, Any]) -> nn.Module:
         return timm.create_model(name, **arguments)
     except Exception as error:  # the backbones of timm raise errors of a dozen types
         given = ', '.join(f'{key}={value!r}' for key, value in arguments.items() if key != 'device') or 'its defaults'
-        reason = ' '.join(str(error).split()) or type(error).__name__
-        raise TrainingError(f'{name} cannot be created with {given}: {reason}') from error
+        raise TrainingError(f'{name} cannot be created with {given}: {one_line(error)}.') from error
 
 
 def check_model(name: str, arguments: Mapping[str, Any]) -> None:

@@ -201,6 +201,7 @@ def assert_killed_run_ends_like_another(command, folder):
             assert torch.equal(tensor, resumed[weights][name]), f'{name} of {weights}'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('scripts', BOTH)
 def test_killed_and_resumed(image_folder, tmp_path, scripts):
     flags = ['--workers', 2] + (['--log-interval', 1, '--drop', 0.1] if scripts != STAND_IN else [])

@@ -3,7 +3,6 @@
 Liu, Luo, Wang, Tang, "Deep Learning Face Attributes in the Wild", ICCV 2015.
 """
 
-import difflib
 import re
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
@@ -13,6 +12,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from ...errors import suggest
 from ...explain.images import ImageError, image_errors
 from ..errors import TrainingError
 
@@ -157,8 +157,7 @@ class CelebA(Dataset):
         names = [name.strip() for name in attributes.split(',')]
         for name in names:
             if name not in known:
-                close = difflib.get_close_matches(name, known, n=3)
-                hint = f'did you mean {", ".join(close)}?' if close else f'it has {", ".join(known)}.'
+                hint = suggest(name, known, otherwise=f'it has {", ".join(known)}.')
                 raise TrainingError(f'CelebA has no attribute {name!r} (--target-key); {hint}')
         twice = _first_twice(names)
         if twice:

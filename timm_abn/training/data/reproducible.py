@@ -112,14 +112,7 @@ class EpochSampler(Sampler):
 
 
 def seed_of(*numbers: int) -> int:
-    """Return a seed of 32 bits that changes with every bit of the numbers, and with their order (splitmix64)."""
-    mixed = 0
-    for number in numbers:
-        mixed = (mixed + number + 0x9E3779B97F4A7C15) & _64_BITS
-        mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & _64_BITS
-        mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & _64_BITS
-        mixed ^= mixed >> 31
-    return mixed >> 32
-
-
-_64_BITS = (1 << 64) - 1
+    """Return a seed of 32 bits that changes with every bit of the numbers, and with their order."""
+    # SeedSequence fills up with zeros and takes no negative numbers
+    entropy = [len(numbers), *(number % 2**64 for number in numbers)]
+    return int(np.random.SeedSequence(entropy).generate_state(1)[0])
