@@ -16,11 +16,13 @@ from safetensors.torch import load_file, save
 from tiny_models import TINY_BACKBONES, tiny_abn, tiny_images
 
 import timm_abn  # noqa: F401  registers the models
+from timm_abn.hub import download
 from timm_abn.hub.config import HubError
 from timm_abn.hub.published import ORGANISATION_VARIABLE
 from timm_abn.publish.folder import check_repository_name, copy_hub_folder, publish_folder, save_hub_folder
 from timm_abn.publish.model_card import model_card
 from timm_abn.publish.model_facts import facts_of
+from timm_abn.split import cut
 
 LABELS = ['cat', 'dog', 'horse', 'cow', 'sheep']
 
@@ -150,6 +152,46 @@ def test_damaged_download_does_not_stay(tiny, hub, tmp_path):
     assert not [path for path in cached_files(tmp_path) if path.stat().st_size > 10_000]
     hub.corrupt = False
     assert_same(load(), tiny)
+
+
+def test_a_file_is_hashed_when_it_is_fetched_or_changed(tiny, hub, tmp_path, monkeypatch):
+    hashed = []
+    checksum_of = download._checksum_of
+    monkeypatch.setattr(download, '_checksum_of', lambda path: hashed.append(path) or checksum_of(path))
+    for _ in range(3):
+        assert_same(load(), tiny)
+    assert len(hashed) == 1
+    cached = [path for path in cached_files(tmp_path) if path.stat().st_size > 10_000]
+    (weights,) = {path.resolve() for path in cached}
+    os.utime(weights, ns=(1, 1))  # touched: the same bytes are hashed once more
+    for _ in range(2):
+        assert_same(load(), tiny)
+    assert len(hashed) == 2
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert 'was damaged on the way' in error_of(load)
+    assert len(hashed) == 3 and not weights.exists()
+
+
+def test_where_no_record_can_be_kept_each_load_is_hashed(tiny, hub, tmp_path, monkeypatch):
+    (tmp_path / 'file').touch()
+    monkeypatch.setattr('timm_abn.hub.download._CHECKED_FILES', tmp_path / 'file')
+    for _ in range(2):
+        assert_same(load(), tiny)
+
+
+@pytest.mark.parametrize('arguments', [dict(), dict(multi_task=True, task_chunk_size=2), dict(mechanism='product')])
+def test_a_load_proves_its_cut_once(tiny, hub, tmp_path, monkeypatch, arguments):
+    model = tiny_abn('test_resnet', channels=(8, 8, 8, 16), **arguments)
+    save_hub_folder(model, tmp_path / 'folder', '---\nlicense: mit\n---\n')
+    hub.add_folder('me/other', tmp_path / 'folder')
+    proofs, prove = [], cut._prove_cut
+    monkeypatch.setattr(cut, '_PROVEN', {})
+    monkeypatch.setattr(cut, '_prove_cut', lambda *args: proofs.append(args[1]) or prove(*args))
+    for address in ('hf-hub:me/other', f'local-dir:{tmp_path / "folder"}'):
+        assert timm.create_model(address, pretrained=True).split == 'layer3'
+        assert proofs == ['layer3']
 
 
 @pytest.mark.parametrize(
@@ -319,6 +361,7 @@ def run(hub, folder, code, **environment):
         os.environ,
         HF_ENDPOINT=hub.endpoint,
         HF_HOME=str(folder / 'home'),
+        XDG_CACHE_HOME=str(folder / 'home'),
         HF_HUB_DISABLE_XET='1',
         HF_HUB_DISABLE_PROGRESS_BARS='1',
         PYTHONPATH=str(Path(__file__).parents[2]),

@@ -91,7 +91,7 @@ def test_cam_baseline_from_a_checkpoint(tmp_path):
 @pytest.mark.parametrize(
     ('name', 'kwargs', 'message'),
     [
-        ('cam_resnet50', {}, 'cam_resnet50 has no pretrained weights, and random ones explain nothing'),
+        ('cam_resnet50', {}, 'no weights are published for cam_resnet50: '),
         ('cam_resnet5', {}, 'cam_resnet5 is no model; did you mean cam_resnet50'),
         ('resnet50', {}, 'resnet50 is not an Attention Branch Network; did you mean abn_resnet50?'),
         ('xyz', {}, 'xyz is no model; see timm-abn list'),

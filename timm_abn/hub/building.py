@@ -2,29 +2,25 @@
 
 Names of this package load weights that exist, or say how to get some. A configuration that comes from elsewhere, with a
 'hf-hub:' or 'local-dir:' address, is checked entry by entry; then the network is built once without memory, compared
-with the header of the weights, and only then built in earnest.
+with the header of the weights, and only then built in earnest. Its cut is proven the first time alone.
 """
 
 import contextlib
-import threading
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Tuple, Type, TypeVar, Union
+from typing import Any, Callable, Dict, Mapping, Optional, Type, TypeVar, Union
 
 import timm
 import torch
 import torch.nn as nn
 from huggingface_hub.errors import RepositoryNotFoundError
 from timm.models import build_model_with_cfg, load_model_config_from_hf
-from torch.nn.modules.module import (
-    register_module_module_registration_hook,
-    register_module_parameter_registration_hook,
-)
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..timm_private import load_model_config_from_path, resolve_pretrained_cfg
 from .config import HubError, check_model_args, check_pretrained_cfg, read_config
 from .download import CONFIG_NAME, fetch_file, fetch_weights, local_weights, one_line_errors, read_header
-from .published import ORGANISATION_VARIABLE, is_own_repository, ways_to_weights
+from .published import ORGANISATION_VARIABLE, is_own_repository, no_weights, ways_to_weights
 from .state_dicts import CheckpointError, check_state_dict
 
 __all__ = [
@@ -33,14 +29,13 @@ __all__ = [
     'build_without_memory',
     'check_address',
     'check_folder',
-    'network_shapes',
     'resolve_arguments',
 ]
 
 ModelT = TypeVar('ModelT', bound=nn.Module)
 
 MAX_PARAMETERS = 10**10  # 40 GB
-MAX_MODULES = 10_000  # the deepest of timm have a fifth
+MAX_TENSORS = 20_000  # the deepest of timm have a fifth
 
 
 def build_model(model_cls: Type[ModelT], variant: str, pretrained: bool = False, **kwargs: Any) -> ModelT:
@@ -79,18 +74,20 @@ def resolve_arguments(
     Raises:
         HubError: Weights are asked for where there are none, or a configuration or weights cannot be used.
     """
-    model_args = dict(pretrained_model_args or {})
-    if not _comes_from_elsewhere(pretrained_cfg):
-        cfg = resolve_pretrained_cfg(variant, pretrained_cfg, dict(pretrained_cfg_overlay or {}))
+    model_args, overlay = dict(pretrained_model_args or {}), dict(pretrained_cfg_overlay or {})
+    if not isinstance(pretrained_cfg, dict) or pretrained_cfg.get('source') not in ('hf-hub', 'local-dir'):
+        cfg = resolve_pretrained_cfg(variant, pretrained_cfg, overlay)
         if pretrained and not cfg.has_weights and not cfg.state_dict:
-            raise HubError(f'no weights are published for {variant}: {ways_to_weights(variant)}.')
+            raise HubError(no_weights(variant))
         if not pretrained or cfg.file or cfg.state_dict or not is_own_repository(cfg.hf_hub_id):
             return dict(kwargs, pretrained_cfg=cfg.to_dict(), pretrained_model_args=model_args)
-        pretrained_cfg, model_args = _published_config(variant, str(cfg.hf_hub_id), kwargs.get('cache_dir'))
+        hub_id, cache_dir = str(cfg.hf_hub_id), kwargs.get('cache_dir')
+        _check_published(variant, hub_id, cache_dir)
+        pretrained_cfg, _, model_args = load_model_config_from_hf(hub_id, cache_dir)
         kwargs = {**model_args, **kwargs}
     check_pretrained_cfg(pretrained_cfg, _origin(pretrained_cfg), pretrained_cfg['source'])
     check_model_args(model_args, _origin(pretrained_cfg))
-    cfg = resolve_pretrained_cfg(variant, pretrained_cfg, dict(pretrained_cfg_overlay or {}))
+    cfg = resolve_pretrained_cfg(variant, pretrained_cfg, overlay)
     _check_network(variant, pretrained_cfg, model_args, pretrained, kwargs.get('cache_dir'))
     return dict(kwargs, pretrained_cfg=cfg.to_dict(), pretrained_model_args=model_args)
 
@@ -112,20 +109,12 @@ def build_resolved(model_cls: Type[ModelT], variant: str, pretrained: bool, **kw
         return build_model_with_cfg(model_cls, variant, pretrained, **kwargs)
 
 
-def _comes_from_elsewhere(pretrained_cfg: Any) -> bool:
-    return isinstance(pretrained_cfg, dict) and pretrained_cfg.get('source') in ('hf-hub', 'local-dir')
-
-
 def _origin(cfg: Mapping[str, Any]) -> str:
     return str(cfg.get('hf_hub_id') if cfg.get('source') == 'hf-hub' else cfg.get('file'))
 
 
-def _published_config(
-    variant: str,
-    hub_id: str,
-    cache_dir: Optional[Union[str, Path]],
-) -> Tuple[Dict[str, Any], Dict[str, Any]]:
-    """Return the ``pretrained_cfg`` and the arguments that lie beside the weights of a registered name."""
+def _check_published(variant: str, hub_id: str, cache_dir: Optional[Union[str, Path]]) -> None:
+    """Raise HubError unless the repository of a registered name is there, and holds what the name says."""
     try:
         config = read_config(fetch_file(hub_id, CONFIG_NAME, cache_dir), hub_id)
     except HubError as error:
@@ -137,8 +126,6 @@ def _published_config(
         ) from error
     if config['architecture'] != variant:
         raise HubError(f'{hub_id} holds weights of {config["architecture"]}, not of {variant}.')
-    pretrained_cfg, _, model_args = load_model_config_from_hf(hub_id, cache_dir)
-    return pretrained_cfg, model_args
 
 
 def _check_network(
@@ -155,34 +142,34 @@ def _check_network(
         hub_id = pretrained_cfg.get('hf_hub_id')
         path = fetch_weights(hub_id, cache_dir) if hub_id else local_weights(pretrained_cfg['file'])
         header = read_header(path, origin) if path else None
-    expected = network_shapes(variant, pretrained_cfg, model_args, origin)
+    cfg = {key: value for key, value in pretrained_cfg.items() if key not in ('source', 'hf_hub_id', 'file')}
+    network = build_without_memory(partial(timm.model_entrypoint(variant), pretrained_cfg=cfg, **model_args), origin)
     if header is not None:
         try:
-            check_state_dict(header, expected, variant)
+            check_state_dict(header, network.state_dict(), variant)
         except CheckpointError as error:
             raise HubError(f'{origin}: {error}') from None
 
 
-def network_shapes(
-    variant: str,
-    pretrained_cfg: Mapping[str, Any],
-    model_args: Mapping[str, Any],
-    origin: str,
-) -> Dict[str, torch.Tensor]:
-    """Return the state dict of the network that a configuration describes: tensors that have a shape but no values.
+class _BoundedSize(TorchDispatchMode):
+    """Raises HubError as soon as the networks that this thread builds inside are larger than any real one."""
 
-    Args:
-        variant: Name of the model, without a tag.
-        pretrained_cfg: Configuration, already checked.
-        model_args: Arguments, already checked.
-        origin: Where they come from, for messages.
+    def __init__(self, origin: str) -> None:
+        super().__init__()
+        self.origin = origin
+        self.parameters = self.tensors = 0
 
-    Raises:
-        HubError: There is no such network, or it is larger than any.
-    """
-    cfg = {key: value for key, value in pretrained_cfg.items() if key not in ('source', 'hf_hub_id', 'file')}
-    create = partial(timm.model_entrypoint(variant), pretrained_cfg=cfg, **model_args)
-    return build_without_memory(create, origin).state_dict()
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and not any(isinstance(value, torch.Tensor) for value in args):
+            self.parameters, self.tensors = self.parameters + result.numel(), self.tensors + 1
+            self._check(self.parameters, MAX_PARAMETERS, 'parameters')
+            self._check(self.tensors, MAX_TENSORS, 'tensors')
+        return result
+
+    def _check(self, number: int, most: int, what: str) -> None:
+        if number > most:
+            raise HubError(f'{self.origin}: its configuration describes a network of more than {most:,} {what}.')
 
 
 def build_without_memory(create: Callable[..., nn.Module], origin: str) -> nn.Module:
@@ -196,8 +183,9 @@ def build_without_memory(create: Callable[..., nn.Module], origin: str) -> nn.Mo
         HubError: There is no such network, or it is larger than any.
     """
     device = torch.device('meta')
-    with one_line_errors(origin, 'built: its configuration does not describe a network'), _bounded_size(origin), device:
-        return create(device=device)
+    with one_line_errors(origin, 'built: its configuration does not describe a network'):
+        with _BoundedSize(origin), device:
+            return create(device=device)
 
 
 def check_address(address: str) -> None:
@@ -229,36 +217,3 @@ def check_folder(folder: Union[str, Path]) -> Dict[str, Any]:
     pretrained_cfg, architecture, model_args = load_model_config_from_path(folder)
     _check_network(architecture, pretrained_cfg, model_args, True, None)
     return config
-
-
-@contextlib.contextmanager
-def _bounded_size(origin: str) -> Iterator[None]:
-    """Raise HubError as soon as the networks that this thread builds inside are larger than any real one."""
-    thread = threading.get_ident()
-    parameters = modules = 0
-
-    def count_parameter(module: nn.Module, name: str, parameter: Optional[nn.Parameter]) -> None:
-        nonlocal parameters
-        if threading.get_ident() == thread and parameter is not None:
-            parameters += parameter.numel()
-            check(parameters, MAX_PARAMETERS, 'parameters')
-
-    def count_module(module: nn.Module, name: str, submodule: Optional[nn.Module]) -> None:
-        nonlocal modules
-        if threading.get_ident() == thread:
-            modules += 1
-            check(modules, MAX_MODULES, 'modules')
-
-    def check(number: int, most: int, what: str) -> None:
-        if number > most:
-            raise HubError(f'{origin}: its configuration describes a network of more than {most:,} {what}.')
-
-    hooks = (
-        register_module_parameter_registration_hook(count_parameter),
-        register_module_module_registration_hook(count_module),
-    )
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import os
 import re
-import textwrap
 from pathlib import Path
 from typing import Dict, Iterator, Optional, Union
 
@@ -25,6 +24,8 @@ from huggingface_hub.errors import (
 )
 from safetensors import safe_open
 
+from ..errors import one_line
+from ..staging import staged_files
 from .config import HubError
 
 __all__ = [
@@ -91,17 +92,35 @@ def _check_checksum(path: Path, hub_id: str) -> None:
     target = Path(os.readlink(path))
     if not re.fullmatch('[0-9a-f]{64}', target.name):
         return  # not a large file: its name is a checksum of git
+    state, record = _state_of(path), _CHECKED_FILES / target.name
+    if record.is_file() and record.read_text() == state:
+        return  # hashed when it was fetched, and not changed since
+    checksum = _checksum_of(path)
+    if checksum != target.name:
+        (path.parent / target).unlink(missing_ok=True)
+        path.unlink()
+        raise HubError(
+            f'{hub_id}: {path.name} was damaged on the way: its checksum is {checksum[:12]}... instead of '
+            f'{target.name[:12]}...; it was removed from the cache, so that another attempt downloads it again.'
+        )
+    with contextlib.suppress(OSError), staged_files(record.parent) as staging:  # where it cannot be kept, hash again
+        (staging / record.name).write_text(state)
+
+
+def _checksum_of(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open('rb') as file:
         while chunk := file.read(2**20):
             digest.update(chunk)
-    if digest.hexdigest() != target.name:
-        (path.parent / target).unlink(missing_ok=True)
-        path.unlink()
-        raise HubError(
-            f'{hub_id}: {path.name} was damaged on the way: its checksum is {digest.hexdigest()[:12]}... instead of '
-            f'{target.name[:12]}...; it was removed from the cache, so that another attempt downloads it again.'
-        )
+    return digest.hexdigest()
+
+
+_CHECKED_FILES = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'timm_abn' / 'checked'
+
+
+def _state_of(path: Path) -> str:
+    status = path.stat()
+    return f'{path.resolve()} {status.st_size} {status.st_mtime_ns} {status.st_ino}'
 
 
 def local_weights(folder: Union[str, Path]) -> Optional[Path]:
@@ -164,7 +183,7 @@ def one_line_errors(origin: str, cannot_be: str = 'loaded from') -> Iterator[Non
         raise HubError(f'{repository} has no revision {revision!r}.') from error
     except LocalEntryNotFoundError as error:
         raise HubError(
-            f'{constants.ENDPOINT} cannot be reached, and {repository} is not in the cache: {_summary(error)}.'
+            f'{constants.ENDPOINT} cannot be reached, and {repository} is not in the cache: {one_line(error)}.'
         ) from error
     except EntryNotFoundError as error:
         name = str(getattr(getattr(error, 'response', None), 'url', '')).rpartition('/')[2]
@@ -172,12 +191,6 @@ def one_line_errors(origin: str, cannot_be: str = 'loaded from') -> Iterator[Non
         missing = f'{WEIGHTS_NAME}, nor pytorch_model.bin' if name == 'pytorch_model.bin' else name or 'such file'
         raise _FileNotInRepository(f'{origin} holds no {missing}.') from error
     except HFValidationError as error:
-        raise HubError(f'{repository!r} is not the name of a repository: {_summary(error)}.') from error
+        raise HubError(f'{repository!r} is not the name of a repository: {one_line(error)}.') from error
     except Exception as error:  # on damaged files torch and safetensors raise errors of a dozen types
-        raise HubError(f'{origin} cannot be {cannot_be}: {_summary(error)}.') from error
-
-
-def _summary(error: Exception) -> str:
-    # what comes after the first sentence is advice, and not always safe to follow
-    first = ' '.join(str(error).split()).split('. ')[0].rstrip('.')
-    return textwrap.shorten(f'{type(error).__name__}: {first}', 300)
+        raise HubError(f'{origin} cannot be {cannot_be}: {one_line(error)}.') from error

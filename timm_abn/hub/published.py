@@ -12,6 +12,7 @@ __all__ = [
     'ORGANISATION_VARIABLE',
     'PUBLISHED',
     'is_own_repository',
+    'no_weights',
     'ways_to_weights',
     'with_hub_ids',
 ]
@@ -59,6 +60,15 @@ def is_own_repository(hub_id: Optional[str]) -> bool:
 
 def _organisation() -> str:
     return os.environ.get(ORGANISATION_VARIABLE) or HUB_ORGANISATION
+
+
+def no_weights(name: str) -> str:
+    """Return the sentence that there are no weights for a model, and how to get some.
+
+    Args:
+        name: Name of the model, without a tag.
+    """
+    return f'no weights are published for {name}: {ways_to_weights(name)}.'
 
 
 def ways_to_weights(name: str) -> str:

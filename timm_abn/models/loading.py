@@ -10,6 +10,7 @@ from timm.models import is_model_in_modules
 
 from ..errors import TimmAbnError, one_line, suggest
 from ..hub.building import check_address
+from ..hub.published import no_weights
 from ..hub.state_dicts import CheckpointError, check_state_dict
 from ..hub.training_checkpoints import data_config_of, model_arguments, read_checkpoint, training_settings
 from ..networks.class_activation_mapping import ClassActivationMapping
@@ -120,8 +121,8 @@ def _check_has_weights(name: str, num_classes: Optional[int]) -> None:
     if cfg is None or not cfg.has_weights:
         trained = timm.list_pretrained([f'{known}.*' for known in model_names()])
         raise ModelError(
-            f'{name} has no pretrained weights, and random ones explain nothing: pass weights of your own as '
-            f'checkpoint (--checkpoint FILE), or take a model that has them ({", ".join(trained)}).'
+            f'{no_weights(name.split(".")[0])} Or pass weights of your own as checkpoint (--checkpoint FILE), or take '
+            f'a model that has some ({", ".join(trained)}).'
         )
     if num_classes not in (None, cfg.num_classes):
         raise ModelError(

@@ -17,6 +17,7 @@ import yaml
 from timm.utils import ParseKwargs
 
 from ..errors import suggest
+from ..hub.published import no_weights
 from .atomic_saver import make_saver_atomic
 from .data.celeba import BrokenImageError
 from .data.datasets import extend_timm_datasets
@@ -299,4 +300,4 @@ def _check_weights(name: str, settings: argparse.Namespace) -> None:
         raise TrainingError(str(error)) from error
     if cfg is None or not cfg.has_weights:
         way = 'pass --checkpoint FILE' if loads_weights else 'leave out --pretrained'
-        raise TrainingError(f'{settings.model} has no pretrained weights: {way}.')
+        raise TrainingError(f'{no_weights(settings.model.split(".")[0])} Or {way}.')
