@@ -29,10 +29,10 @@ def check_positive(name: str, value: object) -> None:
         raise TimmAbnError(f'{name} must be a whole number of 1 or more, got {value!r}.')
 
 
-def check_evaluation_mode(model: Any, asker: str) -> None:
+def check_evaluation_mode(model: Any) -> None:
     """Raise TimmAbnError if the model is in training mode, in which it returns something else, and changes."""
     if getattr(model, 'training', False):
-        raise TimmAbnError(f'{asker}() needs evaluation mode; call model.eval() first.')
+        raise TimmAbnError('metrics need a model in evaluation mode; call model.eval() first.')
 
 
 def check_images(images: torch.Tensor) -> None:

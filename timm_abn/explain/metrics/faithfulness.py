@@ -238,7 +238,7 @@ def _prepare(
     steps: int,
     batch_size: int,
 ) -> _Walk:
-    check_evaluation_mode(model, 'deletion and insertion')
+    check_evaluation_mode(model)
     check_images(images)
     check_maps(maps, len(images))
     check_positive('steps', steps)

@@ -59,7 +59,7 @@ def make_mosaics(
     Raises:
         TimmAbnError: There are fewer than ``cells ** 2`` classes with such an image, or an argument has no meaning.
     """
-    check_evaluation_mode(model, 'make_mosaics')
+    check_evaluation_mode(model)
     check_images(images)
     for name, value in dict(cells=cells, count=count, batch_size=batch_size).items():
         check_positive(name, value)

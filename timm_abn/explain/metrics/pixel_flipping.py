@@ -76,7 +76,7 @@ def pixel_flipping_curve(
     Raises:
         TimmAbnError: The model is in training mode, or an argument has no meaning or the wrong shape.
     """
-    check_evaluation_mode(model, 'pixel_flipping')
+    check_evaluation_mode(model)
     check_images(images)
     check_maps(maps, len(images))
     check_positive('patch_size', patch_size)

@@ -41,7 +41,7 @@ def cascading_randomisation(
     Raises:
         TimmAbnError: The model is in training mode, or an argument has no meaning or the wrong shape.
     """
-    check_evaluation_mode(model, 'cascading_randomisation')
+    check_evaluation_mode(model)
     check_images(images)
     check_positive('batch_size', batch_size)
     targets, _ = resolve_targets(predict(model, images, batch_size), targets)

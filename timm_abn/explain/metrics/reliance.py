@@ -124,7 +124,7 @@ def reliance(
     """
     if getattr(model, 'attention_branch', None) is None or not model.num_classes:
         raise TimmAbnError('reliance() needs an Attention Branch Network with its branch and a classifier.')
-    check_evaluation_mode(model, 'reliance')
+    check_evaluation_mode(model)
     check_images(images)
     check_positive('batch_size', batch_size)
     maps = torch.cat([model.explain(batch).attention_map for batch in images.split(batch_size)])
