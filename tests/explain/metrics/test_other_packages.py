@@ -3,12 +3,12 @@
 Where they do not:
 
 - Quantus' pixel flipping counts each channel of a pixel as a feature of its own, orders equal values at random, and
-  leaves out the whole image; its area is that over the number of steps. Compared: images of one channel, our curves from
-  the first step on.
+  leaves out the whole image; its area is that over the number of steps. Compared: images of one channel, our curves
+  from the first step on.
 - Quantus' pointing game counts a hit if any of several equal maxima lies on the mask; ours looks at the first.
 - Quantus' relevance mass accuracy adds up negative values too; ours counts positive ones. Maps that are not negative.
-- Quantus divides maps by their largest value first (``normalise``), and takes absolute values for some scores (``abs``);
-  none of ours depends on the former. Its sparseness adds 1e-7 to every value.
+- Quantus divides maps by their largest value first (``normalise``), on which none of our scores depends, and takes
+  absolute values for some (``abs``). Its sparseness adds 1e-7 to every value.
 - Quantus gives all modules of one shape the same random weights, and does not restore PyTorch's random numbers. The
   randomised models compared are ours in both.
 - torch-cam's deletion and insertion have one baseline for both, steps of ``ceil(H * W / steps)`` pixels, the last one
@@ -136,7 +136,7 @@ def test_max_sensitivity_of_captum():
     theirs = captum.sensitivity_max(
         lambda x, target: saliency(model, x[0] if isinstance(x, tuple) else x, target),
         images,
-        perturb_func=lambda inputs: inputs[0] + next(noise),
+        perturb_func=lambda inputs: inputs + next(noise),
         n_perturb_samples=7,
         max_examples_per_batch=len(images),
         target=targets,
