@@ -134,7 +134,7 @@ def test_max_sensitivity_of_captum():
     targets = torch.tensor([0, 1, 2, 3])
     noise = iter_noise(images, radius=0.05)
     theirs = captum.sensitivity_max(
-        lambda x, target: saliency(model, x[0] if isinstance(x, tuple) else x, target),
+        lambda x, target: (saliency(model, x[0] if isinstance(x, tuple) else x, target),),  # a tuple, as theirs
         images,
         perturb_func=lambda inputs: inputs + next(noise),
         n_perturb_samples=7,
