@@ -21,6 +21,7 @@ from timm_abn.explain.metrics import (
     pixel_flipping_curve,
     replaced_fractions,
 )
+from timm_abn.explain.metrics.replacement import pixel_ranks
 from timm_abn.maps.operations import upsample_maps
 
 
@@ -102,6 +103,14 @@ def test_each_step_replaces_exactly_these_pixels():
             replaced = order[index, : step * 35 // 6]
             expected[:, replaced] = baseline[0].flatten(1)[:, replaced]
             assert torch.equal(changed[index, step - 1], expected)
+
+
+def test_equal_values_follow_each_other_in_the_order_of_their_index():
+    maps = torch.randint(3, (2, 1, 40, 40), generator=torch.Generator().manual_seed(0)).float()
+    ranks = pixel_ranks(maps, (40, 40)).flatten(1)
+    for row, values in zip(ranks.tolist(), maps.flatten(1).tolist()):
+        order = sorted(range(1600), key=lambda index: (-values[index], index))
+        assert [row[index] for index in order] == list(range(1600))
 
 
 def test_targets_are_the_predicted_classes_by_default():

@@ -104,6 +104,15 @@ def test_a_layer_norm_undoes_the_map_where_it_follows_the_cut():
     assert reliance(model, tiny_images(4)).is_cancelled
 
 
+def test_swin_reacts_to_differences_only():
+    # two by two places are merged before a layer norm, which undoes the half of a 4 x 4 map as well
+    result = reliance(tiny_abn('swin_tiny_patch4_window7_224'), tiny_images(2))
+    assert result.reacts_to_differences_only
+    uniform, half = result.findings
+    assert uniform == 'The prediction reacts to differences within the attention map only: a uniform change is undone.'
+    assert half.startswith('Replacing the attention map (half) has no effect: it changes the pre-logits by ')
+
+
 def test_several_tasks():
     torch.manual_seed(0)
     model = timm.create_model('abn', backbone='test_resnet', multi_task=True, num_classes=3, attention_map='raw').eval()

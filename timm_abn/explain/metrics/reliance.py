@@ -66,8 +66,12 @@ class Reliance:
 
     @property
     def reacts_to_differences_only(self) -> bool:
-        """Whether a uniform change of the map changes nothing, and a change of its right half does."""
-        return not self['uniform'].has_effect and self['half'].has_effect
+        """Whether a uniform change of the map changes nothing, and another change does.
+
+        That may be another than 'half': Swin merges patches two by two before its norm, which undoes the half as well
+        where its border lies between two pairs.
+        """
+        return not self['uniform'].has_effect and not self.is_cancelled
 
     @property
     def is_cancelled(self) -> bool:
