@@ -6,7 +6,7 @@ import torch
 from tiny_models import NUM_CLASSES, tiny_abn, tiny_images
 
 from timm_abn.errors import TimmAbnError
-from timm_abn.explain.metrics import reliance
+from timm_abn.explain.metrics import RelianceRow, reliance
 from timm_abn.explain.metrics.reliance import NO_EFFECT
 
 NAMES = ['mean', 'other', 'shuffled', 'inverse', 'uniform', 'half']
@@ -102,6 +102,11 @@ def test_a_layer_norm_undoes_the_map_where_it_follows_the_cut():
     # by default ConvNeXt is cut before a layer norm: a warning says so at construction, and the figures agree
     model = tiny_abn('test_convnext', split=None)
     assert reliance(model, tiny_images(4)).is_cancelled
+
+
+def test_nan_is_not_taken_for_no_effect():
+    assert RelianceRow('mean', float('nan'), float('nan'), 0.0).has_effect
+    assert [RelianceRow('mean', effect, 0.0, 0.0).has_effect for effect in (9e-4, 1e-3)] == [False, True]
 
 
 def test_swin_reacts_to_differences_only():

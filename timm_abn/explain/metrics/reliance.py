@@ -41,8 +41,8 @@ class RelianceRow:
 
     @property
     def has_effect(self) -> bool:
-        """Whether the pre-logits change by 1e-3 of their norm or more."""
-        return self.effect >= NO_EFFECT
+        """Whether the pre-logits change by 1e-3 of their norm or more; a NaN is no proof that they do not."""
+        return not self.effect < NO_EFFECT
 
 
 @dataclasses.dataclass(frozen=True)
