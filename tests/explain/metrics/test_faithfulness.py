@@ -1,0 +1,235 @@
+"""Deletion and insertion against curves computed by hand: a model whose probability is what is left of an image."""
+
+import pytest
+import timm
+import torch
+import torch.nn as nn
+import torchvision.transforms.functional as TF
+from tiny_models import tiny_abn, tiny_images
+
+from timm_abn.errors import TimmAbnError
+from timm_abn.explain.metrics import (
+    area_under_curve,
+    deletion,
+    deletion_and_insertion_curves,
+    deletion_curve,
+    gaussian_blur,
+    insertion,
+    insertion_curve,
+    make_baseline,
+    pixel_flipping,
+    pixel_flipping_curve,
+    replaced_fractions,
+)
+from timm_abn.explain.metrics.replacement import pixel_ranks
+from timm_abn.maps.operations import upsample_maps
+
+
+class Corner(nn.Module):
+    """Class 1 with certainty while the pixel at the upper left is 1, class 0 while it is 0, undecided at a half."""
+
+    def forward(self, images):
+        light = images[:, 0, 0, 0]
+        return torch.stack([torch.zeros_like(light), 2000 * (light - 0.5)], dim=1)
+
+
+class Share(nn.Module):
+    """The probability of class 1 is the mean of the image."""
+
+    def forward(self, images):
+        light = images.mean(dim=(1, 2, 3)).clamp(1e-30, 1 - 1e-7)
+        return torch.stack([(1 - light).log(), light.log()], dim=1)
+
+
+def falling(*values, dtype=torch.float64):
+    return torch.tensor(values, dtype=dtype).view(1, 1, 2, 2)
+
+
+ones = torch.ones(1, 1, 2, 2, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    'maps, curve, area',
+    [
+        (falling(4, 3, 2, 1), [1, 0, 0, 0, 0], 1 / 8),
+        (falling(3, 4, 2, 1), [1, 1, 0, 0, 0], 3 / 8),
+        (falling(1, 2, 3, 4), [1, 1, 1, 1, 0], 7 / 8),
+        (falling(5, 5, 5, 6), [1, 1, 0, 0, 0], 3 / 8),  # equal values in the order of their index
+        (falling(5, 5, 5, 5), [1, 0, 0, 0, 0], 1 / 8),
+        (falling(-1, -2, -3, -4), [1, 0, 0, 0, 0], 1 / 8),
+    ],
+)
+def test_deletion_by_hand(maps, curve, area):
+    assert deletion_curve(Corner().eval(), ones, maps, steps=4).tolist() == [curve]
+    assert deletion(Corner().eval(), ones, maps, steps=4).tolist() == [area]
+    black = torch.zeros(1, 1, 1, 1)
+    assert insertion_curve(Corner().eval(), ones, maps, steps=4, baseline=black).tolist() == [
+        [1 - value for value in curve]
+    ]
+    assert insertion(Corner().eval(), ones, maps, steps=4, baseline=black).tolist() == [1 - area]
+
+
+def test_steps_that_do_not_divide_the_pixels():
+    # after step k of 3, k * 4 // 3 pixels: 1, 2, 4
+    assert replaced_fractions(3, (2, 2)).tolist() == [0, 1 / 4, 2 / 4, 1]
+    curve = deletion_curve(Share().eval(), ones, falling(4, 3, 2, 1), targets=[1], steps=3)
+    torch.testing.assert_close(curve, torch.tensor([[1, 0.75, 0.5, 0]]), atol=1e-6, rtol=0)
+    # the mean is linear in the fraction, so that the area is a half only if the true fractions are the axis
+    assert deletion(Share().eval(), ones, falling(4, 3, 2, 1), targets=[1], steps=3).item() == pytest.approx(
+        0.5, abs=1e-6
+    )
+    # more steps than pixels: none is replaced in some
+    assert replaced_fractions(8, (2, 2)).tolist() == [0, 0, 0.25, 0.25, 0.5, 0.5, 0.75, 0.75, 1]
+
+
+def test_each_step_replaces_exactly_these_pixels():
+    torch.manual_seed(0)
+    images, maps = torch.rand(3, 2, 7, 5), torch.rand(3, 1, 3, 2)
+    baseline = torch.rand(1, 2, 7, 5)
+    seen = []
+
+    class Recorder(nn.Module):
+        def forward(self, x):
+            seen.append(x.clone())
+            return x.flatten(1)
+
+    deletion_curve(Recorder().eval(), images, maps, steps=6, baseline=baseline, batch_size=4)
+    assert [len(batch) for batch in seen] == [3, 4, 4, 4, 4, 2]
+    order = upsample_maps(maps, (7, 5)).flatten(1).argsort(dim=1, descending=True, stable=True)
+    changed = torch.cat(seen[1:]).view(3, 6, 2, 35)
+    for index in range(3):
+        for step in range(1, 7):
+            expected = images[index].flatten(1).clone()
+            replaced = order[index, : step * 35 // 6]
+            expected[:, replaced] = baseline[0].flatten(1)[:, replaced]
+            assert torch.equal(changed[index, step - 1], expected)
+
+
+def test_equal_values_follow_each_other_in_the_order_of_their_index():
+    maps = torch.randint(3, (2, 1, 40, 40), generator=torch.Generator().manual_seed(0)).float()
+    ranks = pixel_ranks(maps, (40, 40)).flatten(1)
+    for row, values in zip(ranks.tolist(), maps.flatten(1).tolist()):
+        order = sorted(range(1600), key=lambda index: (-values[index], index))
+        assert [row[index] for index in order] == list(range(1600))
+
+
+def test_targets_are_the_predicted_classes_by_default():
+    model, images = Corner().eval(), torch.cat([ones, ones * 0])
+    maps = torch.cat([falling(4, 3, 2, 1)] * 2)
+    assert deletion(model, images, maps, steps=4).tolist() == [1 / 8, 1]  # class 1, class 0
+    assert deletion(model, images, maps, targets=torch.tensor([0, 0]), steps=4).tolist() == [7 / 8, 1]
+    with pytest.raises(TimmAbnError, match=r'^targets must be in \[0, 1\], got 0 to 2\.$'):
+        deletion(model, images, maps, targets=[0, 2], steps=4)
+    with pytest.raises(
+        TimmAbnError, match=r'^targets must be 2 whole numbers, one an image, got \(1,\) of torch.int64'
+    ):
+        deletion(model, images, maps, targets=[0], steps=4)
+
+
+def test_multi_task_scores_are_sigmoids():
+    model = tiny_multi_task()
+    images = tiny_images()
+    maps = torch.rand(2, 1, 4, 4)
+    whole = model(images).sigmoid()
+    curves = deletion_curve(model, images, maps, steps=3)
+    torch.testing.assert_close(curves[:, 0], whole.max(dim=1).values)
+    curves = deletion_curve(model, images, maps, targets=[2, 0], steps=3)
+    torch.testing.assert_close(curves[:, 0], torch.stack([whole[0, 2], whole[1, 0]]))
+    empty = model(torch.zeros_like(images)).sigmoid()
+    torch.testing.assert_close(curves[:, -1], torch.stack([empty[0, 2], empty[1, 0]]))
+
+
+def tiny_multi_task():
+    torch.manual_seed(0)
+    return timm.create_model('abn', backbone='test_resnet', multi_task=True, num_classes=3).eval()
+
+
+def test_nothing_depends_on_the_batch_size_or_the_memory_format():
+    model, images = tiny_abn('test_resnet'), tiny_images(3)
+    maps = torch.rand(3, 1, 4, 4)
+    both = [deletion_and_insertion_curves(model, images, maps, steps=5, batch_size=size) for size in (1, 4, 64)]
+    for pair in both[1:]:
+        torch.testing.assert_close(pair, both[0])
+    torch.testing.assert_close(deletion_curve(model, images, maps, steps=5), both[0][0])
+    torch.testing.assert_close(insertion_curve(model, images, maps, steps=5), both[0][1])
+    channels_last = images.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(deletion_curve(model, channels_last, maps, steps=5, batch_size=4), both[0][0])
+    area = area_under_curve(both[0][1], replaced_fractions(5, (64, 64)))
+    torch.testing.assert_close(insertion(model, images, maps, steps=5), area)
+
+
+def test_a_map_with_a_nan_has_no_score():
+    maps = torch.cat([falling(4, 3, 2, 1), falling(4, float('nan'), 2, 1), falling(4, float('inf'), 2, 1)])
+    images = ones.expand(3, -1, -1, -1)
+    scores = deletion(Corner().eval(), images, maps, steps=4)
+    assert scores.isnan().tolist() == [False, True, True] and scores[0] == 1 / 8
+    assert pixel_flipping(Corner().eval(), images, maps, patch_size=1).isnan().tolist() == [False, True, True]
+
+
+def test_baselines():
+    images = tiny_images(2, size=(12, 14))
+    model = timm.create_model('test_resnet')
+    mean, std = torch.tensor(model.pretrained_cfg['mean']), torch.tensor(model.pretrained_cfg['std'])
+    black = make_baseline('black', model, images)
+    torch.testing.assert_close(black * std[:, None, None] + mean[:, None, None], torch.zeros_like(images))
+    assert torch.equal(make_baseline('mean', model, images), torch.zeros_like(images))
+    torch.testing.assert_close(make_baseline('blur', model, images), TF.gaussian_blur(images, [11, 11], [5.0, 5.0]))
+    torch.testing.assert_close(gaussian_blur(images.double()), TF.gaussian_blur(images.double(), [11, 11], [5.0, 5.0]))
+    other = torch.rand(1, 3, 12, 14)
+    assert torch.equal(make_baseline(other, model, images), other.expand(2, -1, -1, -1))
+
+
+@pytest.mark.parametrize(
+    'baseline, message',
+    [
+        ('blurr', "There is no baseline 'blurr'; did you mean blur?."),
+        ('noise', "There is no baseline 'noise'; there are 'mean', 'black', 'blur', or pass a tensor."),
+        (
+            'black',
+            "baseline 'black' needs a model with a pretrained_cfg, which tells its normalisation; pass a tensor.",
+        ),
+        ('blur', "baseline 'blur' needs images of more than 5 pixels in height and width, got 2 x 2."),
+        (
+            torch.zeros(3, 1, 2, 2),
+            'baseline must have a shape that can be broadcast to that of the images, (1, 1, 2, 2), got (3, 1, 2, 2).',
+        ),
+    ],
+)
+def test_refused_baselines(baseline, message):
+    with pytest.raises(TimmAbnError) as error:
+        deletion(Corner().eval(), ones, falling(4, 3, 2, 1), steps=4, baseline=baseline)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    'changes, message',
+    [
+        (dict(steps=0), 'steps must be a whole number of 1 or more, got 0.'),
+        (dict(batch_size=2.0), 'batch_size must be a whole number of 1 or more, got 2.0.'),
+        (
+            dict(maps=torch.rand(1, 2, 2, 2)),
+            'maps must be floats of shape (1, 1, h, w), one an image, got (1, 2, 2, 2)',
+        ),
+        (dict(images=torch.ones(1, 2, 2)), 'images must be floats of shape (B, C, H, W), at least one, got (1, 2, 2)'),
+        (dict(model=Corner().train()), 'metrics need a model in evaluation mode; call model.eval() first.'),
+    ],
+)
+def test_refused_arguments(changes, message):
+    arguments = dict(model=Corner().eval(), images=ones, maps=falling(4, 3, 2, 1), steps=4) | changes
+    with pytest.raises(TimmAbnError) as error:
+        deletion(**arguments)
+    assert str(error.value).startswith(message)
+
+
+def test_pixel_flipping_by_hand():
+    images, maps = torch.ones(1, 1, 3, 4), torch.zeros(1, 1, 3, 4)
+    maps[0, 0, 0, 3] = 8  # patches of 2 x 2, the lower ones 1 x 2: means 0, 2, 3, 0
+    maps[0, 0, 2, 0] = 6
+    curve = pixel_flipping_curve(Share().eval(), images, maps, targets=[1], patch_size=2)
+    torch.testing.assert_close(curve, torch.tensor([[12, 10, 6, 2, 0]]) / 12, atol=1e-6, rtol=0)
+    area = pixel_flipping(Share().eval(), images, maps, targets=[1], patch_size=2)
+    assert area.item() == pytest.approx((6 + 10 + 6 + 2) / 12 / 4, abs=1e-6)
+    torch.manual_seed(0)
+    images, maps = torch.rand(2, 1, 4, 4), torch.rand(2, 1, 4, 4)
+    flipped = pixel_flipping_curve(Share().eval(), images, maps, patch_size=1)
+    torch.testing.assert_close(flipped, deletion_curve(Share().eval(), images, maps, steps=16))

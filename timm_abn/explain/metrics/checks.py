@@ -1,0 +1,60 @@
+"""What every metric asks of its arguments, and which maps say anything at all."""
+
+from typing import Any
+
+import torch
+
+from ...errors import TimmAbnError
+
+__all__ = ['check_evaluation_mode', 'check_images', 'check_maps', 'check_masks', 'check_positive', 'usable_maps']
+
+
+def usable_maps(maps: torch.Tensor) -> torch.Tensor:
+    """Return which maps are neither flat nor hold a NaN or an infinity, shape (B,), bool.
+
+    A map is flat if its values differ by rounding alone, by less than 1e-5 of the largest, as in ``normalize_maps``.
+
+    Args:
+        maps: Shape (B, 1, h, w).
+    """
+    flattened = maps.flatten(1)
+    low, high = flattened.amin(dim=1), flattened.amax(dim=1)
+    contrast = high - low > 1e-5 * torch.maximum(high.abs(), low.abs())
+    return contrast & flattened.isfinite().all(dim=1)
+
+
+def check_positive(name: str, value: object) -> None:
+    """Raise TimmAbnError unless the argument ``name`` is a whole number of 1 or more."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise TimmAbnError(f'{name} must be a whole number of 1 or more, got {value!r}.')
+
+
+def check_evaluation_mode(model: Any) -> None:
+    """Raise TimmAbnError if the model is in training mode, in which it returns something else, and changes."""
+    if getattr(model, 'training', False):
+        raise TimmAbnError('metrics need a model in evaluation mode; call model.eval() first.')
+
+
+def check_images(images: torch.Tensor) -> None:
+    """Raise TimmAbnError unless images are a batch of floats."""
+    if images.ndim != 4 or len(images) == 0 or not images.is_floating_point():
+        raise TimmAbnError(
+            f'images must be floats of shape (B, C, H, W), at least one, got {tuple(images.shape)} of {images.dtype}.'
+        )
+
+
+def check_maps(maps: torch.Tensor, batch_size: int) -> None:
+    """Raise TimmAbnError unless there is one map for each of ``batch_size`` images."""
+    is_map = maps.ndim == 4 and maps.shape[1] == 1 and maps.numel() > 0 and maps.is_floating_point()
+    if not is_map or len(maps) != batch_size:
+        raise TimmAbnError(
+            f'maps must be floats of shape ({batch_size}, 1, h, w), one an image, got {tuple(maps.shape)} of '
+            f'{maps.dtype}.'
+        )
+
+
+def check_masks(maps: torch.Tensor, masks: torch.Tensor) -> None:
+    """Raise TimmAbnError unless there is one mask, and one map, an image."""
+    if masks.ndim != 4 or masks.shape[1] != 1 or masks.dtype != torch.bool or masks.numel() == 0:
+        raise TimmAbnError(f'masks must be bool of shape (B, 1, H, W), got {tuple(masks.shape)} of {masks.dtype}.')
+    check_maps(maps, len(masks))

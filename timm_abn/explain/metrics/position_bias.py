@@ -1,0 +1,34 @@
+"""Position bias (ours): how much of where maps look is the same in all images, and thus not about them."""
+
+import torch
+
+from .checks import check_maps, usable_maps
+
+__all__ = ['position_bias']
+
+
+def position_bias(maps: torch.Tensor) -> float:
+    """Return the share of the maps' spatial variance that their mean over the images explains, in [0, 1].
+
+        bias = Var_places(mean over images of M) / mean over images of Var_places(M)
+
+    The means over places of each map do not count. With C_i, map i less its mean over places, and C, the mean of all
+    C_i, the denominator is the numerator plus the mean of (C_i - C)^2 over images and places: the quotient is a share,
+    0 if the maps cancel each other, 1 if they are the same up to a constant each. Maps of greater contrast have greater
+    weight. N maps that are independent of each other, and of the place, give 1 / N on average, not 0: use hundreds.
+
+    Args:
+        maps: Shape (N, 1, h, w).
+
+    Returns:
+        NaN if all maps are flat, or one of them holds a NaN or an infinity.
+
+    Raises:
+        TimmAbnError: The maps have the wrong shape.
+    """
+    check_maps(maps, len(maps))
+    if not bool(usable_maps(maps).any()) or not bool(maps.isfinite().all()):
+        return float('nan')
+    maps = maps.detach().flatten(1).double()
+    maps = maps - maps.mean(dim=1, keepdim=True)
+    return (maps.mean(dim=0).square().mean() / maps.square().mean()).item()

@@ -1,0 +1,65 @@
+"""What a model says of images, batch by batch: probabilities, and the classes that are explained."""
+
+from typing import Any, Callable, Optional, Sequence, Tuple, Union
+
+import torch
+
+from ...errors import TimmAbnError
+from ...maps.explanation import Explanation
+
+__all__ = ['Explainer', 'Targets', 'predict', 'probability_function', 'resolve_targets']
+
+Explainer = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # (images, targets) -> maps (B, 1, h, w)
+Targets = Union[torch.Tensor, Sequence[int]]
+
+
+def probability_function(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return what turns the logits of a model into probabilities: sigmoids of a multi-task ABN, else the softmax.
+
+    Args:
+        model: Any classifier; an ABN knows how its explanations read.
+    """
+    branch = getattr(model, 'attention_branch', None)
+    return getattr(branch, 'explanation_class', Explanation).probabilities_of
+
+
+@torch.no_grad()
+def predict(model: Any, images: torch.Tensor, batch_size: int) -> torch.Tensor:
+    """Return the probabilities of classes, or of tasks, shape (B, K).
+
+    Args:
+        model: A classifier, in evaluation mode.
+        images: Normalised images, shape (B, C, H, W).
+        batch_size: How many images pass the model at once.
+    """
+    probabilities_of = probability_function(model)
+    return torch.cat([probabilities_of(model(batch)) for batch in images.split(batch_size)])
+
+
+def resolve_targets(
+    probabilities: torch.Tensor,
+    targets: Optional[Targets] = None,
+) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Return the class, or task, that is explained for each image, and its probability, both of shape (B,).
+
+    Args:
+        probabilities: Of whole images, shape (B, K).
+        targets: A class or task for each image; by default the most probable.
+
+    Raises:
+        TimmAbnError: Targets are not one for each image, or not numbers of classes.
+    """
+    batch_size, classes = probabilities.shape
+    if targets is None:
+        targets = probabilities.argmax(dim=1)
+    targets = torch.as_tensor(targets, device=probabilities.device)
+    if targets.shape != (batch_size,) or targets.is_floating_point() or targets.dtype == torch.bool:
+        raise TimmAbnError(
+            f'targets must be {batch_size} whole numbers, one an image, got {tuple(targets.shape)} of {targets.dtype}.'
+        )
+    targets = targets.long()
+    if bool(((targets < 0) | (targets >= classes)).any()):
+        raise TimmAbnError(
+            f'targets must be in [0, {classes - 1}], got {targets.min().item()} to {targets.max().item()}.'
+        )
+    return targets, probabilities.gather(1, targets[:, None])[:, 0]

@@ -1,0 +1,95 @@
+"""Images of which more and more is replaced, in the order of a map, and what a model says of them.
+
+The rank of each pixel is computed once. An image of which n pixels are replaced is then one ``torch.where`` of
+rank < n, written into a buffer that all batches share: beside the forward pass of a network that costs next to nothing
+(``python scripts/benchmark_metrics.py``).
+"""
+
+from typing import Any, Iterator, List, Tuple
+
+import torch
+
+from ...maps.operations import upsample_maps
+from .predictions import probability_function
+
+__all__ = ['pixel_ranks', 'rank_places', 'scores_of_replaced']
+
+
+def rank_places(values: torch.Tensor) -> torch.Tensor:
+    """Return the place of each value in falling order, from 0; equal values follow each other in their own order.
+
+    Args:
+        values: Shape (B, N).
+    """
+    order = values.argsort(dim=1, descending=True, stable=True)
+    places = torch.arange(values.shape[1], dtype=torch.int32, device=values.device)
+    return torch.empty_like(order, dtype=torch.int32).scatter_(1, order, places.expand_as(order))
+
+
+def pixel_ranks(maps: torch.Tensor, size: Tuple[int, int]) -> torch.Tensor:
+    """Return the place of each pixel in falling order of a map, shape (B, 1, H, W), int32.
+
+    Args:
+        maps: Shape (B, 1, h, w), upsampled bilinearly.
+        size: Height and width of the images.
+    """
+    height, width = size
+    return rank_places(upsample_maps(maps, (height, width)).flatten(1)).view(-1, 1, height, width)
+
+
+@torch.no_grad()
+def scores_of_replaced(
+    model: Any,
+    images: torch.Tensor,
+    replacements: torch.Tensor,
+    ranks: torch.Tensor,
+    counts: List[int],
+    targets: torch.Tensor,
+    batch_size: int,
+) -> torch.Tensor:
+    """Return the probabilities of the targets for images of which some pixels are replaced, shape (B, len(counts)).
+
+    Args:
+        model: A classifier, in evaluation mode.
+        images: Normalised images, shape (B, C, H, W).
+        replacements: Where replaced pixels come from, in the same shape.
+        ranks: Shape (B, 1, H, W); pixels of a rank below the count are replaced.
+        counts: How many.
+        targets: Classes or tasks, shape (B,).
+        batch_size: How many images pass the model at once, whichever image they were made from.
+    """
+    probabilities_of = probability_function(model)
+    total = len(images) * len(counts)
+    limits = torch.tensor(counts, dtype=torch.int32, device=images.device).view(-1, 1, 1, 1)
+    is_channels_last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
+    buffer = torch.empty(
+        (min(batch_size, total), *images.shape[1:]),
+        dtype=images.dtype,
+        device=images.device,
+        memory_format=torch.channels_last if is_channels_last else torch.contiguous_format,
+    )
+    selected = torch.empty((len(buffer), *ranks.shape[1:]), dtype=torch.bool, device=images.device)
+    targets_of_all = targets.repeat_interleave(len(counts))
+    scores = []
+    for start in range(0, total, batch_size):
+        stop = min(start + batch_size, total)
+        for index, steps, rows in _pieces(start, stop, len(counts)):
+            torch.lt(ranks[index], limits[steps], out=selected[rows])
+            torch.where(selected[rows], replacements[index], images[index], out=buffer[rows])
+        probabilities = probabilities_of(model(buffer[: stop - start]))
+        scores.append(probabilities.gather(1, targets_of_all[start:stop, None])[:, 0])
+    return torch.cat(scores).view(len(images), len(counts))
+
+
+def _pieces(start: int, stop: int, num_counts: int) -> Iterator[Tuple[int, slice, slice]]:
+    """Yield what a batch holds of each image: its index, a slice of the counts, and their rows in the batch.
+
+    Args:
+        start: Number of the first row of the batch among the rows of all images, ``num_counts`` an image.
+        stop: Number of the row after the last.
+        num_counts: How many rows an image has.
+    """
+    for index in range(start // num_counts, (stop - 1) // num_counts + 1):
+        before = index * num_counts
+        first, last = max(start, before), min(stop, before + num_counts)
+        yield index, slice(first - before, last - before), slice(first - start, last - start)
