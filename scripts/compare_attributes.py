@@ -22,7 +22,7 @@ from huggingface_hub.utils import tqdm
 from timm_abn import TimmAbnError
 from timm_abn.console.argument_types import device, positive, whole
 from timm_abn.hub.state_dicts import CheckpointError, check_state_dict
-from timm_abn.hub.training_checkpoints import read_checkpoint
+from timm_abn.models.training_checkpoints import read_checkpoint
 from timm_abn.networks.network import AttentionBranchNet
 from timm_abn.staging import check_output_folder, staged_files
 from timm_abn.training.attribute_accuracy import attribute_accuracy

@@ -1,4 +1,4 @@
-"""Write MODEL_CARDS.md: facts from the models themselves, results from timm_abn/results.py.
+"""Write MODEL_CARDS.md: facts from the models themselves, results from timm_abn/publish/results.yaml.
 
 Example:
     python scripts/make_model_cards.py
@@ -11,9 +11,9 @@ import timm
 from timm.models import get_pretrained_cfg
 
 import timm_abn  # noqa: F401  registers the models
-from timm_abn.publish.model_card import CITATION, LIMITS, fact_rows, result_table, table, usage
+from timm_abn.publish.model_card import CITATION, LIMITS, table, usage
 from timm_abn.publish.model_facts import model_facts
-from timm_abn.publish.results import COMPARISONS, Comparison
+from timm_abn.publish.results import COMPARISONS, MEASURED_RESULTS, REPORTED_RESULTS, Comparison
 
 TARGET = Path(__file__).resolve().parents[1] / 'MODEL_CARDS.md'
 
@@ -29,44 +29,104 @@ EXAMPLE = 'abn_resnet20_cifar.fashion_mnist'
 HEAD = """\
 # Model cards
 
-*Written by `python scripts/make_model_cards.py`; change that script, `timm_abn/model_card.py` or
-`timm_abn/results.py`, instead of this file.*
+*Written by `python scripts/make_model_cards.py`; change that script, or `timm_abn/publish/results.yaml`, instead.*
 
-Every model of this package, with what is known about it. Parameters and GMACs (multiply-accumulates of the evaluation
-of one image of the given input) are computed from the models. Results are of two kinds, never mixed:
+Results are of two kinds, never mixed: **measured** with this code and the weights named, by the command given; and
+**reported**, by the paper (Fukui et al., CVPR 2019) or in the
+[authors' repository](https://github.com/machine-perception-robotics-group/attention_branch_network), which are not
+results of this code.
 
-- **reported**: by the paper (Fukui et al., CVPR 2019) or in the authors' repository
-  (https://github.com/machine-perception-robotics-group/attention_branch_network). They are not results of this code.
-- **measured**: with this code and the weights named, by the command given.
+## What can be used
 
-**Limits**, of each of them:
-
-{limits}
-
-**Use**, with weights from the package, from the Hub or from a folder:
+{weights}
 
 ```python
 {usage}```
 
-**Licence**: the code is Apache-2.0; that of weights stands behind their name. The authors' repository names no licence
-for the weights that it links, which `timm-abn convert` reads.
+All other names have no published weights: train them (`timm-abn-train --recipe ...`), or convert a checkpoint of the
+authors (`timm-abn convert`). The code is Apache-2.0; the authors' repository names no licence for the weights that it
+links.
 
-**Citation**:
+{limits}
+
+## What was measured
+
+{measured}
+"""
+
+MODELS = """\
+## All models
+
+Parameters, and GMACs (multiply-accumulates of the evaluation of one image of the input given), are computed from the
+models. ABNs make a sigmoid map and apply it by the residual mechanism (paper, Eq. 2) unless their arguments say
+otherwise.
+"""
+
+TAIL = """\
+## Citation
 
 ```bibtex
 {citation}
 ```
 """
 
+COLUMNS = ('model', 'backbone', 'split after', 'attention stage', 'input', 'classes', 'parameters (M)', 'GMACs')
+
 
 def make_model_cards() -> str:
     """Return the text of MODEL_CARDS.md."""
-    sections = [HEAD.format(limits=LIMITS, usage=usage(EXAMPLE, in_chans=1), citation=CITATION)]
-    sections += ['## Comparisons measured with this code\n', *map(make_comparison, COMPARISONS)]
+    text = [
+        HEAD.format(
+            weights=weights_table(), usage=usage(EXAMPLE, in_chans=1), limits=LIMITS, measured=measured_table()
+        ),
+        *map(make_comparison, COMPARISONS),
+        MODELS,
+    ]
     for heading, modules in GROUPS.items():
         names = timm.list_models(module=list(modules))
-        sections += [f'## {heading}\n', *(make_section(name) for name in names)]
-    return '\n'.join(sections)
+        text += [f'### {heading}\n', table(COLUMNS, [make_row(name) for name in names]), '']
+    return '\n'.join([*text, '## Reported results\n', reported_table(), '', TAIL.format(citation=CITATION)])
+
+
+def weights_table() -> str:
+    """Return the table of the weights that exist."""
+    names = [tagged for tagged in timm.list_pretrained() if is_ours(tagged)]
+    rows = [
+        (f'`{tagged}`', ' x '.join(map(str, cfg.input_size)), str(cfg.num_classes), str(cfg.license))
+        for tagged, cfg in ((tagged, get_pretrained_cfg(tagged)) for tagged in names)
+    ]
+    return table(('weights', 'input', 'classes', 'licence'), rows)
+
+
+def is_ours(name: str) -> bool:
+    """Return whether this package registered a model."""
+    return timm.model_entrypoint(name.split('.')[0]).__module__.startswith('timm_abn.')
+
+
+def measured_table() -> str:
+    """Return the table of the results that were measured, one a line."""
+    rows = [
+        (f'`{name}`', result.dataset, result.metric, f'{result.percent:g}', f'measured, `{result.command}`')
+        for name, results in MEASURED_RESULTS.items()
+        for result in results
+    ]
+    return table(('weights', 'data set', 'metric', '%', 'command'), rows)
+
+
+def reported_table() -> str:
+    """Return the table of the results that others report, one a line."""
+    rows = [
+        (
+            f'`{name}`' + (f', `{result.variant}`' if result.variant else ''),
+            result.dataset,
+            result.metric,
+            f'{result.percent:g}',
+            f'reported, {result.source}',
+        )
+        for name, results in REPORTED_RESULTS.items()
+        for result in results
+    ]
+    return table(('model', 'data set', 'metric', '%', 'source'), rows)
 
 
 def make_comparison(comparison: Comparison) -> str:
@@ -76,25 +136,25 @@ def make_comparison(comparison: Comparison) -> str:
     return '\n\n'.join([f'### {comparison.title}', comparison.setup, rows, command]) + '\n'
 
 
-def make_section(name: str) -> str:
-    """Return the section of a model.
+def make_row(name: str) -> Tuple[str, ...]:
+    """Return the cells of a model's row.
 
     Args:
         name: Name of a registered model.
     """
     facts = model_facts(name)
-    cfg = get_pretrained_cfg(name) or get_pretrained_cfg('abn_resnet50')  # `abn` itself has none
-    weights = [(tagged, get_pretrained_cfg(tagged).license) for tagged in timm.list_pretrained(f'{name}.*')]
-    rows = [
-        (key, f'{value}, or any other' if name == 'abn' and key == 'Backbone' else value)
-        for key, value in fact_rows(facts)
-    ]
-    rows.append(('Weights', ', '.join(f'`{tagged}` ({license})' for tagged, license in weights) or 'none'))
-    if cfg.paper_ids:
-        rows.append(('Paper', f'{cfg.paper_name}, {cfg.paper_ids}'))
-    summary = timm.model_entrypoint(name).__doc__.strip().splitlines()[0]
-    results = result_table(name)
-    return '\n\n'.join([f'### {name}', summary, table(('', ''), rows), *([results] if results else [])]) + '\n'
+    if facts.backbone and (facts.attention_map, facts.mechanism) != ('sigmoid', 'residual'):
+        raise ValueError(f'{name} has another map or mechanism than the text says of all.')
+    return (
+        f'`{name}`',
+        f'`{facts.backbone}`' + (', or any other' if name == 'abn' else '') if facts.backbone else '',
+        f'`{facts.split}`' if facts.split else '',
+        facts.attention_stage.replace(' in the place of the fully connected layers', ''),
+        ' x '.join(map(str, facts.input_size)),
+        str(facts.num_classes),
+        f'{facts.num_params / 1e6:.2f}',
+        f'{facts.num_macs / 1e9:.2f}',
+    )
 
 
 if __name__ == '__main__':

@@ -17,7 +17,7 @@ from celeba_files import ATTRIBUTES
 from PIL import Image
 from timm_scripts import ROOT
 
-from timm_abn.hub.training_checkpoints import read_checkpoint, training_settings
+from timm_abn.models.training_checkpoints import read_checkpoint, training_settings
 from timm_abn.training.data.celeba import CelebA
 
 

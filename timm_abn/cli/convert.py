@@ -99,7 +99,7 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
     """
     import torch
 
-    from ..hub.training_checkpoints import checkpoint_errors
+    from ..models.training_checkpoints import checkpoint_errors
 
     with checkpoint_errors(path):
         checkpoint = torch.load(path, map_location='cpu', weights_only=True)

@@ -130,7 +130,7 @@ def write_checkpoint(args: argparse.Namespace, folder: Path) -> None:
         HubError: There is no such network.
     """
     from ..hub.state_dicts import CheckpointError, check_state_dict
-    from ..hub.training_checkpoints import data_config_of, model_arguments, read_checkpoint, training_settings
+    from ..models.training_checkpoints import data_config_of, model_arguments, read_checkpoint, training_settings
     from ..publish.folder import save_hub_folder
     from ..publish.model_card import model_card, result_table
     from ..publish.model_facts import facts_of

@@ -31,8 +31,8 @@ class HubError(TimmAbnError):
 
 
 # What an entry may hold: a kind and its bounds. 'int', 'number': lowest, highest. 'one of': the choices. 'text': a
-# pattern, and what it is in words. 'list', 'names': rule of an item, fewest, most. 'items': a rule for each of a list.
-# 'either': other rules.
+# pattern, and what it is in words. 'list', 'names': rule of an item, fewest, most. 'items': what they are in words, a
+# rule for each. 'either': other rules.
 _FLAG = ('one of', True, False)
 _NULL = ('one of', None)
 _TEXT = ('text', '.*', f'a text of at most {MAX_TEXT} characters')
@@ -40,7 +40,7 @@ _TEXTS = ('either', _TEXT, ('list', _TEXT, 0, MAX_ITEMS))
 _CLASSES = ('int', 0, MAX_CLASSES)
 _PIXELS = ('int', 1, 2**13)
 _CHANNELS = ('int', 1, 1024)
-_SIZE = ('items', _CHANNELS, _PIXELS, _PIXELS)
+_SIZE = ('items', '[channels, height, width], none above 8192', _CHANNELS, _PIXELS, _PIXELS)
 _PATH = ('text', r'\w+(\.\w+)*', 'the path of a module')
 _PATHS = ('either', _PATH, ('list', _PATH, 0, MAX_ITEMS), _NULL)
 _POOL = ('either', ('list', _PIXELS, 1, 2), _NULL)
@@ -98,7 +98,8 @@ def _allows(rule: Any, value: Any) -> bool:
     if kind == 'text':
         return isinstance(value, str) and len(value) <= MAX_TEXT and bool(re.fullmatch(bounds[0], value, re.DOTALL))
     if kind == 'items':
-        return isinstance(value, (list, tuple)) and len(value) == len(bounds) and all(map(_allows, bounds, value))
+        rules = bounds[1:]
+        return isinstance(value, (list, tuple)) and len(value) == len(rules) and all(map(_allows, rules, value))
     if kind in ('list', 'names'):
         if kind == 'names' and isinstance(value, dict):
             value = list(value.values())
@@ -118,7 +119,7 @@ def _expected(rule: Any) -> str:
     if kind == 'text':
         return bounds[1]
     if kind == 'items':
-        return f'a list of {len(bounds)} items: {"; ".join(map(_expected, bounds))}'
+        return bounds[0]
     if kind in ('list', 'names'):
         item, fewest, most = bounds
         return f'a list of {fewest if fewest == most else f"{fewest} to {most}"} items, each {_expected(item)}'

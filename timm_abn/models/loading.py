@@ -12,9 +12,9 @@ from ..errors import TimmAbnError, one_line, suggest
 from ..hub.building import check_address
 from ..hub.published import no_weights
 from ..hub.state_dicts import CheckpointError, check_state_dict
-from ..hub.training_checkpoints import data_config_of, model_arguments, read_checkpoint, training_settings
 from ..networks.class_activation_mapping import ClassActivationMapping
 from ..networks.network import AttentionBranchNet
+from .training_checkpoints import data_config_of, model_arguments, read_checkpoint, training_settings
 
 __all__ = ['EXPLAINING', 'ModelError', 'load_model', 'model_names']
 

@@ -1,5 +1,6 @@
 """What is said about a model, on the Hub and in MODEL_CARDS.md: facts, results, use, limits, citation."""
 
+from pathlib import Path
 from typing import Any, Iterable, List, Sequence, Tuple
 
 from huggingface_hub import ModelCard, ModelCardData
@@ -9,69 +10,19 @@ from .results import MEASURED_RESULTS, REPORTED_RESULTS
 
 __all__ = ['CITATION', 'LIMITS', 'fact_rows', 'model_card', 'readdress', 'result_table', 'table', 'usage']
 
-CITATION = """\
-@inproceedings{fukui2019attention,
-  title={Attention Branch Network: Learning of Attention Mechanism for Visual Explanation},
-  author={Fukui, Hiroshi and Hirakawa, Tsubasa and Yamashita, Takayoshi and Fujiyoshi, Hironobu},
-  booktitle={Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition},
-  pages={10705--10714},
-  year={2019}
-}"""
-
-LIMITS = """\
-The model classifies images. It explains its prediction by an attention map, which shows where it looked; that is not a
-proof of why it decided so. It was not examined for bias, nor for use in decisions about people."""
-
 TAGS = ('image-classification', 'timm', 'timm-abn', 'attention-branch-network', 'visual-explanation')
 
-_USAGE = """\
-import timm
-from PIL import Image
-
-import timm_abn  # registers the model with timm
-
-model = timm.create_model('{address}', pretrained=True).eval()
-transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
-images = transform(Image.open('photo.jpg').convert('{mode}')).unsqueeze(0)
-
-logits = model(images)  # as from every timm model
-explanation = model.explain(images)  # one forward pass, no gradients
-explanation.attention_map  # where it looked
-"""
-
-_CARD = """\
----
-{front_matter}
----
-# {title}
-
-{summary}
-
-{facts}
-
-## Use
-
-With the package `timm-abn` installed:
-
-```python
-{usage}```
-
-## Results
-
-{results}
-
-## Limits
-
-{limits}
-
-## Citation
-
-```bibtex
-{citation}
-```
-"""
-
 Row = Tuple[str, str]
+
+_TEMPLATES = Path(__file__).parent / 'templates'
+
+
+def _text(name: str) -> str:
+    return (_TEMPLATES / name).read_text(encoding='utf-8')
+
+
+CITATION = _text('citation.bib').rstrip()
+LIMITS = _text('limits.md').rstrip()
 
 
 def usage(address: str, in_chans: int = 3) -> str:
@@ -81,7 +32,7 @@ def usage(address: str, in_chans: int = 3) -> str:
         address: What to pass to ``timm.create_model``.
         in_chans: Channels of the model's images.
     """
-    return _USAGE.format(address=address, mode='L' if in_chans == 1 else 'RGB')
+    return _text('usage.txt').format(address=address, mode='L' if in_chans == 1 else 'RGB')
 
 
 def fact_rows(facts: ModelFacts) -> List[Row]:
@@ -173,7 +124,7 @@ def model_card(
         metrics=['accuracy'],
         tags=list(TAGS),
     )
-    return _CARD.format(
+    return _text('card.md').format(
         front_matter=data.to_yaml(),
         title=title,
         summary=summary,

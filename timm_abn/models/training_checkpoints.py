@@ -11,8 +11,8 @@ from timm.models import load_state_dict
 from timm.utils import load_checkpoint_metadata
 
 from ..errors import one_line
-from .config import HubError, check_model_args, check_pretrained_cfg
-from .state_dicts import CheckpointError
+from ..hub.config import check_model_args, check_pretrained_cfg
+from ..hub.state_dicts import CheckpointError
 
 __all__ = ['checkpoint_errors', 'data_config_of', 'model_arguments', 'read_checkpoint', 'training_settings']
 
@@ -82,7 +82,7 @@ def model_arguments(
         path: The checkpoint, for messages.
 
     Raises:
-        CheckpointError: Recorded arguments make no sense.
+        HubError: Recorded arguments make no sense.
     """
     recorded = settings.get('model_kwargs')
     arguments = dict(recorded) if isinstance(recorded, Mapping) else {}
@@ -92,10 +92,7 @@ def model_arguments(
         arguments['in_chans'] = input_size[0]
     arguments.pop('pretrained_backbone', None)  # the checkpoint has the weights that came of it
     arguments = {key: value for key, value in arguments.items() if value is not None}
-    try:
-        check_model_args(arguments, str(path))
-    except HubError as error:
-        raise CheckpointError(str(error).rstrip('.')) from None
+    check_model_args(arguments, str(path))
     arguments.update(given)
     if _CLASS_WEIGHT in weights:
         arguments.setdefault('num_classes', len(weights[_CLASS_WEIGHT]))
@@ -114,15 +111,13 @@ def data_config_of(settings: Mapping[str, Any], model: torch.nn.Module, path: Pa
         path: The checkpoint, for messages.
 
     Raises:
-        CheckpointError: They make no sense.
+        TimmAbnError: They make no sense.
     """
     try:
         data_config = resolve_data_config(dict(settings), model=model)
-        check_pretrained_cfg(data_config, str(path))
-    except HubError as error:
-        raise CheckpointError(str(error).rstrip('.')) from None
     except (AssertionError, TypeError, ValueError):
         names = ('input_size', 'img_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
         found = ', '.join(f'{name}={settings[name]!r}' for name in names if settings.get(name) is not None)
         raise CheckpointError(f'{path} says that images were prepared with {found}, which cannot be') from None
+    check_pretrained_cfg(data_config, str(path))
     return data_config
