@@ -7,6 +7,7 @@ import timm
 import torch
 from golden_fill import fill_input, fill_state_dict, load_golden
 from huggingface_hub import ModelCard
+from payload import Payload
 
 from timm_abn.cli import main
 from timm_abn.models.authors_checkpoints import CheckpointError, convert_official_checkpoint
@@ -98,14 +99,6 @@ def test_every_user_may_read_the_weights(official_file, tmp_path):
     assert len({file.stat().st_mode for file in (tmp_path / 'out').iterdir()}) == 1
 
 
-class Payload:
-    def __init__(self, marker):
-        self.marker = marker
-
-    def __reduce__(self):
-        return open, (str(self.marker), 'w')
-
-
 def corrupt(tmp_path):
     (tmp_path / 'bad.pth').write_bytes(b'PK\x03\x04 not a checkpoint')
     return tmp_path / 'bad.pth'
@@ -165,7 +158,7 @@ def test_failure_while_writing_leaves_nothing(official_file, tmp_path, monkeypat
     def fail(*args, **kwargs):
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr('timm_abn.hub.save_for_hf', fail)
+    monkeypatch.setattr('timm_abn.publish.folder.save_for_hf', fail)
     assert main(['convert', str(path), '--out', str(tmp_path / 'new' / 'out')]) == 2
     assert 'No space left on device' in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [path]

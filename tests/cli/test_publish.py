@@ -8,8 +8,8 @@ import safetensors.torch
 import timm
 import torch
 from huggingface_hub import ModelCard
+from payload import Payload
 from safetensors.torch import save_file
-from test_convert import Payload
 from tiny_models import tiny_abn, tiny_images
 
 from timm_abn.cli import main
