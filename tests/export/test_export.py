@@ -59,6 +59,7 @@ def test_dynamic_graphs_take_other_batches_and_sizes(onnxruntime, tmp_path, back
         assert_explains(model, program(images), images)
 
 
+@pytest.mark.slow
 def test_backbone_of_one_size_is_dynamic_in_the_batch_alone(onnxruntime, tmp_path):
     model = tiny_abn('test_vit', dynamic_img_size=False, depth=2)
     exported = export_network(model, dynamic=True)
@@ -69,6 +70,7 @@ def test_backbone_of_one_size_is_dynamic_in_the_batch_alone(onnxruntime, tmp_pat
         run_onnx(onnxruntime, tmp_path / 'model.onnx', tiny_images(1, size=(96, 96)))
 
 
+@pytest.mark.slow
 def test_multi_task_graph_has_a_map_for_each_task(onnxruntime, tmp_path):
     model = tiny_abn('test_resnet', multi_task=True, num_classes=3, task_chunk_size=2)
     exported = export_network(model, dynamic=True)

@@ -136,7 +136,7 @@ def test_timm_refuses_them_as_well(path, value, name, good, folder, tmp_path):
     ('arguments', 'message'),
     [
         (dict(backbone='vit_tiny_patch16_224', embed_dim=65536, num_heads=64), 'more than 10,000,000,000 parameters'),
-        (dict(backbone='resnet18', layers=[65536] * 4), 'more than 20,000 tensors'),
+        (dict(backbone='resnet18', layers=[65536] * 4), 'more than 10,000 tensors'),
         (dict(backbone='resnet18', no_such_argument=1), "unexpected keyword argument 'no_such_argument'"),
         (dict(backbone='no_such_model'), "Unknown backbone 'no_such_model'"),
         (dict(backbone='abn_resnet18'), 'is an Attention Branch Network already'),

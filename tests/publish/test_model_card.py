@@ -15,6 +15,7 @@ from PIL import Image
 import timm_abn  # noqa: F401  registers the models
 from timm_abn.publish.model_card import CITATION, LIMITS, fact_rows, model_card, readdress, result_table, table, usage
 from timm_abn.publish.model_facts import facts_of, model_facts
+from timm_abn.publish.results import REPORTED_RESULTS
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,9 +41,18 @@ def test_front_matter(license, datasets):
 def test_both_kinds_of_cards_say_the_same():
     cards = (ROOT / 'MODEL_CARDS.md').read_text()
     facts = model_facts('abn_resnet20_cifar')
-    for text in (cards, card(results=result_table('abn_resnet20_cifar'))):
-        for part in (CITATION, LIMITS, table(('', ''), fact_rows(facts)), result_table('abn_resnet20_cifar')):
-            assert part in text
+    hub_card = card(results=result_table('abn_resnet20_cifar'))
+    for part in (CITATION, LIMITS):
+        assert part in cards and part in hub_card
+    for part in (table(('', ''), fact_rows(facts)), result_table('abn_resnet20_cifar')):
+        assert part in hub_card
+    (row,) = [line for line in cards.splitlines() if line.startswith('| `abn_resnet20_cifar` | `resnet20_cifar`')]
+    said = dict(fact_rows(facts))
+    for name in ('Backbone', 'Attention stage', 'Input', 'Classes', 'Parameters (M)', 'GMACs'):
+        assert f'| {said[name]} |' in row
+    for result in REPORTED_RESULTS['abn_resnet20_cifar']:
+        numbers = f'| {result.dataset} | {result.metric} | {result.percent:g} | reported, {result.source} |'
+        assert numbers in cards and numbers.split('| ', 2)[2] in hub_card
     assert usage('abn_resnet20_cifar.fashion_mnist', in_chans=1) in cards
     assert usage('hf-hub:me/tiny') in card()
 

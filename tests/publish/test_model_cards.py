@@ -37,8 +37,8 @@ def test_what_can_be_used_comes_first():
     assert [text.count(heading) for heading in order] == [1] * 5
     assert sorted(map(text.index, order)) == list(map(text.index, order))
     assert module.weights_table() in text and module.measured_table() in text and module.reported_table() in text
-    for tagged in timm.list_pretrained():
-        assert (f'| `{tagged}` |' in module.weights_table()) == module.is_ours(tagged)
+    weights = module.weights_table()
+    assert all((f'| `{tagged}` |' in weights) == module.is_ours(tagged) for tagged in timm.list_pretrained())
     assert len(text.splitlines()) < 250 and text.count('```bibtex') == text.count('```python') == 1
 
 

@@ -35,7 +35,7 @@ __all__ = [
 ModelT = TypeVar('ModelT', bound=nn.Module)
 
 MAX_PARAMETERS = 10**10  # 40 GB
-MAX_TENSORS = 20_000  # the deepest of timm have a fifth
+MAX_TENSORS = 10_000  # the deepest of timm have a fifth
 
 
 def build_model(model_cls: Type[ModelT], variant: str, pretrained: bool = False, **kwargs: Any) -> ModelT:
