@@ -21,6 +21,7 @@ from huggingface_hub.utils import tqdm
 
 from timm_abn import TimmAbnError
 from timm_abn.console.argument_types import device, positive, whole
+from timm_abn.errors import one_line
 from timm_abn.hub.state_dicts import CheckpointError, check_state_dict
 from timm_abn.models.training_checkpoints import read_checkpoint
 from timm_abn.networks.network import AttentionBranchNet
@@ -77,7 +78,7 @@ def read_run(folder: Path) -> Dict[str, Any]:
     try:
         run = yaml.safe_load(path.read_text(encoding='utf-8'))
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise TrainingError(f'{path} is not YAML: {" ".join(str(error).split())}') from error
+        raise TrainingError(f'{path} is not YAML: {one_line(error)}.') from error
     run = dict(dict(target_key=None, model_kwargs={}), **run) if isinstance(run, dict) else {}
     for key, kind in dict(model=str, num_classes=int, model_kwargs=dict).items():
         if not isinstance(run.get(key), kind):

@@ -25,7 +25,9 @@ from PIL import Image
 from torchvision.datasets import FashionMNIST
 
 from timm_abn.console.argument_types import positive, whole
+from timm_abn.errors import one_line
 from timm_abn.staging import check_new_folder, staged_folder
+from timm_abn.training.errors import TrainingError
 
 SIZE = 64
 ITEMS = (2, 4)
@@ -51,8 +53,8 @@ def main() -> int:
         check_packages()
         check_new_folder(args.out)
         items = {train: load_items(args.data_dir, train, args.download) for train in (True, False)}
-    except (OSError, RuntimeError) as error:
-        print(f'{Path(__file__).name}: error: {" ".join(str(error).split())}', file=sys.stderr)
+    except (OSError, TrainingError) as error:
+        print(f'{Path(__file__).name}: error: {error}', file=sys.stderr)
         return 2
     with staged_folder(args.out) as folder:
         rows: List[Tuple[str, int, List[int]]] = []
@@ -80,21 +82,20 @@ def main() -> int:
 
 
 def check_packages() -> None:
-    """Raise RuntimeError if a package of the extra is not installed."""
+    """Raise TrainingError if a package of the extra is not installed."""
     missing = [name for name in ('scipy', 'skimage') if importlib.util.find_spec(name) is None]
     if missing:
-        raise RuntimeError(f"{' and '.join(missing)} cannot be imported: pip install '.[scenes]'")
+        raise TrainingError(f"{' and '.join(missing)} cannot be imported: pip install '.[scenes]'")
 
 
 def load_items(data_dir: Path, train: bool, download: bool) -> FashionMNIST:
-    """Return Fashion-MNIST, or raise RuntimeError in one line."""
+    """Return Fashion-MNIST, or raise TrainingError."""
     try:
         return FashionMNIST(str(data_dir), train=train, download=download)
     except Exception as error:  # on damaged files torchvision raises errors of several types
-        reason = ' '.join(str(error).split()) or 'a file is damaged'
-        raise RuntimeError(
-            f'{data_dir / "FashionMNIST" / "raw"} must hold Fashion-MNIST: {reason}; delete what is damaged there, and '
-            'pass --download'
+        raise TrainingError(
+            f'{data_dir / "FashionMNIST" / "raw"} must hold Fashion-MNIST: {one_line(error)}; delete what is damaged '
+            'there, and pass --download'
         ) from error
 
 

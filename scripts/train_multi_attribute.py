@@ -39,7 +39,8 @@ from timm_abn.explain.images import ImageError, image_errors
 from timm_abn.maps.operations import upsample_maps
 from timm_abn.staging import check_output_folder, staged_files
 from timm_abn.training.data.celeba import CelebA
-from timm_abn.training.task import TrainingError
+from timm_abn.training.errors import TrainingError
+from timm_abn.training.precision import cpu_is_fast_in
 
 BACKBONE = 'test_resnet'  # a tiny ResNet: the cut after layer1 gives maps of 16x16 for scenes of 64x64
 SPLIT = 'layer1'
@@ -142,11 +143,12 @@ def fit(
     steps = len(train) // args.batch_size
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, total_steps=args.epochs * steps, pct_start=0.2)
     order = torch.Generator().manual_seed(args.seed)  # of its own: the same for every model
+    mixed_precision = cpu_is_fast_in(torch.bfloat16)
     for epoch in range(args.epochs):
         task.train()
         batches = tqdm(batches_of(train, args.batch_size, order), desc=f'epoch {epoch + 1}/{args.epochs}', total=steps)
         for images, targets in batches:
-            with torch.autocast('cpu', torch.bfloat16):
+            with torch.autocast('cpu', torch.bfloat16, enabled=mixed_precision):
                 loss = task(images, targets)['loss']
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

@@ -1,17 +1,25 @@
 """Images to train on, and the launcher, for the tests of this folder."""
 
+import json
 import logging
 import sys
 
 import numpy as np
 import pytest
 import timm.data
+import yaml
 from celeba_files import write_celeba
 from PIL import Image
 from timm_scripts import ROOT, STAND_IN
 
 from timm_abn.training.command import main
 from timm_abn.training.task import extend_timm_tasks
+
+SHOWS = """
+import json, sys  # and it knows '--task'
+config = sys.argv[sys.argv.index('--config') + 1] if '--config' in sys.argv else None
+print(json.dumps([sys.argv[1:], open(config).read() if config else '']))
+"""
 
 
 @pytest.fixture(scope='session')
@@ -46,6 +54,22 @@ def launch(monkeypatch):
     yield launch
     logging.root.handlers[:] = handlers
     extend_timm_tasks(1.0)
+
+
+@pytest.fixture
+def shown(launch, tmp_path, capfd, monkeypatch):
+    """Return what timm's script would be given, and what the launcher said of mixed precision."""
+    for name in ('train.py', 'validate.py'):
+        (tmp_path / name).write_text(SHOWS)
+
+    def shown(*flags, script='train.py', slow=True):
+        monkeypatch.setattr('timm_abn.training.command.cpu_is_fast_in', lambda dtype: not slow)
+        assert launch(script, *flags, '--checkpoint', 'x', scripts=tmp_path) == 0
+        out, err = capfd.readouterr()
+        arguments, config = json.loads(out.splitlines()[-1])
+        return arguments, yaml.safe_load(config) or {}, [line for line in err.splitlines() if '--amp' in line]
+
+    return shown
 
 
 @pytest.fixture

@@ -52,6 +52,30 @@ def test_settings_are_those_that_each_model_had_in_a_file_of_its_own(name):
     assert read(name) == FILES_OF_E1FBAFF[name]['settings']
 
 
+@pytest.mark.parametrize('name', NAMES)
+def test_the_launcher_hands_those_settings_on(shown, monkeypatch, name):
+    crops = []
+    monkeypatch.setattr('timm_abn.training.command.extend_timm_loader', lambda seed, crop_mode: crops.append(crop_mode))
+    monkeypatch.setattr('timm_abn.training.command.check_model', lambda *arguments: None)  # has tests of its own
+    recipe, model = chosen(name)
+    expected = dict(FILES_OF_E1FBAFF[name]['settings'])
+    crop_mode = expected.pop('crop_mode', None)  # of ours
+    for flags in (['--recipe', recipe], ['--config', find_recipe(recipe)]):
+        arguments, config, _ = shown(*flags, '--model', model, slow=False)
+        assert config == expected and crops.pop() == crop_mode
+        assert ('--model' in arguments[2:]) == (expected['model'] != model)
+
+
+def test_what_the_command_line_says_goes_before_the_recipe(shown):
+    arguments, config, _ = shown('--recipe', 'cifar100', '--model', 'abn_wrn28_4_cifar', '--lr', '0.3')
+    assert config['model'] == 'abn_wrn28_4_cifar' and config['weight_decay'] == 5e-4
+    assert 'by_model' not in config and arguments[arguments.index('--lr') + 1] == '0.3'
+    arguments, config, _ = shown('--recipe', 'cifar10', '--model', 'abn_resnet20_cifar')
+    assert config['model'] == arguments[-1] == 'abn_resnet20_cifar.untrained' and arguments[-2] == '--model'
+    arguments, config, _ = shown('--recipe', 'svhn', '--lr', '0.3')
+    assert config['model'] == 'abn_resnet110_cifar' and '--model' not in arguments
+
+
 def test_one_file_an_experiment():
     assert len(NAMES) == 75 and sorted({chosen(name)[0] for name in NAMES}) == recipe_names()
     for name in recipe_names():
@@ -65,6 +89,15 @@ def test_the_last_pattern_that_fits_says(tmp_path):
     assert settings_for(settings, None) == dict(model='a', lr=2, drop=3)
     assert settings_for(settings, 'ab') == dict(model='ab', lr=4, drop=3)
     assert settings_for(settings, 'cb') == dict(model='cb', lr=4) and settings_for(settings, 'c')['lr'] == 1
+
+
+def test_a_tag_changes_no_settings_and_stays():
+    imagenet, cifar10 = (read_settings(find_recipe(name)) for name in ('imagenet', 'cifar10'))
+    for model, tagged in (('vgg16', 'vgg16.tv_in1k'), ('vgg16_bn', 'vgg16_bn.tv_in1k'), ('resnet50', 'resnet50.x')):
+        assert settings_for(imagenet, tagged) == dict(settings_for(imagenet, model), model=tagged)
+    assert settings_for(cifar10, 'abn_resnet20_cifar')['model'] == 'abn_resnet20_cifar.untrained'
+    tagged = 'abn_resnet20_cifar.fashion_mnist'
+    assert settings_for(cifar10, tagged)['model'] == tagged
 
 
 @pytest.mark.parametrize(

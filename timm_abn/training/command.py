@@ -9,7 +9,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import timm
 import torch
@@ -88,7 +88,7 @@ def main(name: str, arguments: Sequence[str]) -> int:
             if name in ('train.py', 'validate.py'):
                 _check_multi_label(settings, scripts / name)
             if trains:
-                for_timm += _config_for_timm(config, Path(scratch))
+                for_timm = [*for_timm, *_config_for_timm(config, for_timm, Path(scratch))]
                 _prepare_training(settings)
             _check_weights(name, settings)
             extend_timm_datasets()
@@ -161,9 +161,13 @@ def _read_config(own: argparse.Namespace, for_timm: Sequence[str]) -> Dict[str, 
     if not own.recipe and not own.config:
         return {}
     path = find_recipe(own.recipe) if own.recipe else Path(own.config)
+    return settings_for(read_settings(path), _said_model(for_timm))
+
+
+def _said_model(for_timm: Sequence[str]) -> Optional[str]:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument('--model', '-m')
-    return settings_for(read_settings(path), parser.parse_known_args(list(for_timm))[0].model)
+    return parser.parse_known_args(list(for_timm))[0].model
 
 
 _OWN_KEYS: Dict[str, Any] = dict(attention_loss_weight=1.0, crop_mode=None)  # and their defaults
@@ -178,14 +182,15 @@ def _amp_would_be_slow(settings: argparse.Namespace, force: bool) -> bool:
     return not cpu_is_fast_in(dtype)
 
 
-def _config_for_timm(config: Dict[str, Any], scratch: Path) -> List[str]:
+def _config_for_timm(config: Dict[str, Any], for_timm: Sequence[str], scratch: Path) -> List[str]:
     """Return the arguments that give timm's script the config, without the keys that it does not know."""
     if not config:
         return []
     path = scratch / 'config.yaml'
     path.write_text(yaml.safe_dump({key: value for key, value in config.items() if key not in _OWN_KEYS}))
     # where a recipe has another tag of the model that was asked for, the last word on the command line holds
-    return ['--config', str(path), *(['--model', str(config['model'])] if 'model' in config else [])]
+    other_tag = _said_model(for_timm) not in (None, config.get('model'))
+    return ['--config', str(path), *(['--model', config['model']] if other_tag else [])]
 
 
 def _settings(own: argparse.Namespace, config: Dict[str, Any], for_timm: Sequence[str]) -> argparse.Namespace:

@@ -65,6 +65,8 @@ def read_settings(path: Path) -> Dict[str, Any]:
 def settings_for(settings: Dict[str, Any], model: Optional[str]) -> Dict[str, Any]:
     """Return settings with what differs for a model, which of several patterns that fit the last one says.
 
+    Patterns are of names without a tag. A tag that was asked for stays.
+
     Args:
         settings: What ``read_settings`` returned.
         model: Name of the model; that of the settings if None.
@@ -72,7 +74,8 @@ def settings_for(settings: Dict[str, Any], model: Optional[str]) -> Dict[str, An
     chosen = {key: value for key, value in settings.items() if key != _BY_MODEL}
     if model is not None:
         chosen['model'] = model
+    architecture, _, tag = str(chosen.get('model')).partition('.')
     for pattern, changes in settings.get(_BY_MODEL, {}).items():
-        if fnmatch.fnmatchcase(str(chosen.get('model')), pattern):
-            chosen.update(changes)
+        if fnmatch.fnmatchcase(architecture, str(pattern)):
+            chosen.update({key: value for key, value in changes.items() if key != 'model' or not tag})
     return chosen

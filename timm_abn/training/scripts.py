@@ -12,6 +12,7 @@ from typing import Callable, List, Optional, Tuple
 
 import timm
 
+from ..errors import one_line
 from .errors import TrainingError
 
 __all__ = ['DOWNLOAD', 'SCRIPTS', 'check_version', 'find_scripts', 'knows_multi_label', 'run_script']
@@ -162,7 +163,7 @@ def _download(version: str, fetch: Callable[[str], bytes] = _fetch) -> Path:
                 content = fetch(url)
                 compile(content, url, 'exec')
             except (urllib.error.URLError, OSError) as error:
-                raise TrainingError(f'{url} could not be downloaded: {error}.') from error
+                raise TrainingError(f'{url} could not be downloaded: {one_line(error)}.') from error
             except (SyntaxError, ValueError) as error:
                 raise TrainingError(f'{url} is not a Python script.') from error
             path = partial / name

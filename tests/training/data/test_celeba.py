@@ -191,6 +191,9 @@ def test_broken_image_is_named_in_one_line(celeba, workers, size, reason):
     path = celeba / 'img_align_celeba' / '000003.jpg'
     path.write_bytes(path.read_bytes()[:size])
     loader = torch.utils.data.DataLoader(CelebA(str(celeba), 'train'), batch_size=None, num_workers=workers)
+    iterator = iter(loader)
     with pytest.raises(TrainingError, match=f'^CelebA: {path} {reason}') as error:
-        list(loader)
+        list(iterator)
     assert '\n' not in str(error.value)
+    if workers:
+        iterator._shutdown_workers()  # collected in a later test, it would keep that one waiting for 5 seconds

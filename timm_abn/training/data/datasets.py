@@ -16,6 +16,7 @@ import torchvision.datasets
 from PIL import Image
 from torch.utils.data import Dataset
 
+from ...errors import one_line
 from ..errors import TrainingError
 from ..replacing import replace
 from .celeba import CelebA
@@ -59,7 +60,7 @@ def svhn(root: str, split: str = 'train+extra', download: bool = False) -> Datas
     try:
         parts = [torchvision.datasets.SVHN(root, name, download=download) for name in names]
     except RuntimeError as error:
-        raise TrainingError(f'SVHN in {root}: {error}') from error
+        raise TrainingError(f'SVHN in {root}: {one_line(error)}.') from error
     # one object, not a ConcatDataset: timm's loader sets .transform on it
     joined = parts[0]
     joined.data = np.concatenate([part.data for part in parts])
@@ -170,7 +171,9 @@ def extend_timm_datasets() -> None:
                 if key not in _TORCH_FOLDERS and key:
                     raise
                 expected = _TORCH_FOLDERS.get(key, 'a folder for each split, and in it a folder for each class')
-                raise TrainingError(f'{name or "image folder"}: expected {expected} in {root}. {error}') from error
+                raise TrainingError(
+                    f'{name or "image folder"}: expected {expected} in {root}. {one_line(error)}.'
+                ) from error
 
         return create_dataset
 
