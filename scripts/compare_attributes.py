@@ -23,13 +23,13 @@ from timm_abn import TimmAbnError
 from timm_abn.console.argument_types import device, positive, whole
 from timm_abn.errors import one_line
 from timm_abn.hub.state_dicts import CheckpointError, check_state_dict
+from timm_abn.models.creating import ModelError, create_model
 from timm_abn.models.training_checkpoints import read_checkpoint
 from timm_abn.networks.network import AttentionBranchNet
 from timm_abn.staging import check_output_folder, staged_files
 from timm_abn.training.attribute_accuracy import attribute_accuracy
 from timm_abn.training.data.celeba import CelebA
 from timm_abn.training.errors import TrainingError
-from timm_abn.training.models import create_model
 
 CHECKPOINT = 'last.pth.tar'
 
@@ -93,7 +93,7 @@ def load_model(folder: Path, run: Dict[str, Any]) -> torch.nn.Module:
         model = create_model(run['model'], dict(arguments, num_classes=run['num_classes']))
         weights, _ = read_checkpoint(run['checkpoint'])
         check_state_dict(weights, model.state_dict(), run['model'])
-    except (CheckpointError, TrainingError) as error:
+    except (CheckpointError, ModelError) as error:
         raise TrainingError(f'{folder}: {error}') from error
     model.load_state_dict(weights)
     return model.eval()

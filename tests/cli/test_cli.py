@@ -227,7 +227,11 @@ def test_checkpoint_of_training_says_what_model_it_is_of_and_how_images_were_pre
         (dict(crop_pct='a'), "crop_pct must be a number from 0.01 to 10, got 'a'"),
         (dict(input_size=[3, 10**6, 10**6]), 'input_size must be [channels, height, width], none above 8192'),
         (dict(in_chans='x'), "in_chans must be a whole number from 1 to 1024, got 'x'"),
-        (dict(gp='nonsense'), 'cannot create abn: Invalid pool type: nonsense'),
+        (
+            dict(gp='nonsense'),
+            "abn cannot be created with backbone='test_resnet', multi_task=True, attention_map='raw', "
+            "mechanism='product', num_classes=4, global_pool='nonsense': Invalid pool type: nonsense",
+        ),
     ],
 )
 def test_settings_of_training_that_cannot_be(photos, capsys, settings, message):
@@ -296,7 +300,7 @@ def test_files_of_tasks_have_names_of_their_own():
         (['--model', MODEL, '--checkpoint', 'MODEL', '--top-k', '-1'], '--top-k: must be a whole number of 1'),
         (['--model', MODEL, '--checkpoint', 'MODEL', '--colormap', 'jet'], "--colormap: invalid choice: 'jet'"),
         (['--model', MODEL, '--checkpoint', 'MODEL', '--out', 'photo.jpg'], 'photo.jpg'),
-        (['--model', 'local-dir:missing'], 'cannot create local-dir:missing: missing: there is no config.json'),
+        (['--model', 'local-dir:missing'], 'local-dir:missing cannot be created: missing: there is no config.json'),
         ([], 'required: --model; see timm-abn explain --help'),
     ],
 )

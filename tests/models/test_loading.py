@@ -98,15 +98,15 @@ def test_cam_baseline_from_a_checkpoint(tmp_path):
         ('', {}, 'is no model'),
         (f'{MODEL}x', {}, "abn_resnet20_cifar has no weights 'fashion_mnistx'; there are abn_resnet20_cifar.fash"),
         (MODEL, dict(num_classes=3), 'are for 10 classes, not 3'),
-        (MODEL, dict(nonsense=3), f'cannot create {MODEL}: '),
-        (MODEL, dict(pretrained=False, nonsense=3), f'cannot create {MODEL}: '),
-        (MODEL, dict(name='x'), f'cannot create {MODEL}: '),
+        (MODEL, dict(nonsense=3), f'{MODEL} cannot be created with nonsense=3: '),
+        (MODEL, dict(pretrained=False, nonsense=3), f'{MODEL} cannot be created with nonsense=3: '),
+        (MODEL, dict(name='x'), f"{MODEL} cannot be created with name='x': "),
         (MODEL, dict(checkpoint='missing.pth'), 'there is no checkpoint missing.pth'),
         ('abn_resnet18', dict(checkpoint=FIXTURES / 'resnet.pth.tar'), 'is a checkpoint of abn, not of abn_resnet18'),
         ('abn', dict(checkpoint=FIXTURES / 'resnet.pth.tar', num_classes=3), 'instead of (3, '),
         ('abn', dict(checkpoint=FIXTURES / 'make.py'), 'make.py is no checkpoint, or damaged'),
-        ('local-dir:missing', {}, 'cannot create local-dir:missing: missing: there is no config.json'),
-        ('nonsense:missing', {}, 'cannot create nonsense:missing: '),
+        ('local-dir:missing', {}, 'local-dir:missing cannot be created: missing: there is no config.json'),
+        ('nonsense:missing', {}, 'nonsense:missing cannot be created: '),
     ],
 )
 def test_what_is_refused(name, kwargs, message):
@@ -116,7 +116,7 @@ def test_what_is_refused(name, kwargs, message):
 
 
 def test_model_that_explains_nothing(monkeypatch):
-    monkeypatch.setattr('timm_abn.models.loading.check_address', lambda name: None)
+    monkeypatch.setattr('timm_abn.models.creating.check_address', lambda name: None)
     monkeypatch.setattr(timm, 'create_model', lambda *args, **kwargs: torch.nn.Identity())
     with pytest.raises(TimmAbnError, match='^hf-hub:a/b is not an Attention Branch Network, nor a CAM baseline; see '):
         load_model('hf-hub:a/b')

@@ -5,8 +5,9 @@ import pytest
 import timm
 import torch
 
-from timm_abn.training.models import check_model, create_model
-from timm_abn.training.task import TrainingError
+from timm_abn.models.creating import ModelError, create_model
+from timm_abn.training.errors import TrainingError
+from timm_abn.training.models import check_model
 
 
 @pytest.mark.parametrize(
@@ -21,9 +22,9 @@ from timm_abn.training.task import TrainingError
         ('test_resnet', dict(output_stride=7), 'cannot be created with output_stride=7: AssertionError'),
     ],
 )
-@pytest.mark.parametrize('create', [check_model, create_model])
-def test_what_cannot_be_created_is_one_line(create, name, arguments, message):
-    with pytest.raises(TrainingError, match=message) as error:
+@pytest.mark.parametrize('create, kind', [(check_model, TrainingError), (create_model, ModelError)])
+def test_what_cannot_be_created_is_one_line(create, kind, name, arguments, message):
+    with pytest.raises(kind, match=message) as error:
         create(name, arguments)
     assert '\n' not in str(error.value) and 'device' not in str(error.value)
 
@@ -43,7 +44,7 @@ def test_check_takes_no_weights_and_says_nothing(monkeypatch, caplog):
         # a cut at the end of a stage of ConvNeXt warns
         check_model('abn', dict(backbone='test_convnext', split='stages.1', pretrained_backbone=True))
     assert not caplog.records and logging.root.manager.disable == logging.NOTSET
-    with pytest.raises(TrainingError, match='weights were asked for'):
+    with pytest.raises(ModelError, match='weights were asked for'):
         create_model('abn', dict(backbone='test_convnext', split='stages.1', pretrained_backbone=True))
 
 

@@ -8,21 +8,17 @@ import torch
 import torch.nn as nn
 from timm.models import is_model_in_modules
 
-from ..errors import TimmAbnError, one_line, suggest
-from ..hub.building import check_address
+from ..errors import suggest
 from ..hub.published import no_weights
 from ..hub.state_dicts import CheckpointError, check_state_dict
 from ..networks.class_activation_mapping import ClassActivationMapping
 from ..networks.network import AttentionBranchNet
+from .creating import ModelError, create_model
 from .training_checkpoints import data_config_of, model_arguments, read_checkpoint, training_settings
 
-__all__ = ['EXPLAINING', 'ModelError', 'load_model', 'model_names']
+__all__ = ['EXPLAINING', 'load_model', 'model_names']
 
 EXPLAINING = (AttentionBranchNet, ClassActivationMapping)  # classes of models that explain themselves
-
-
-class ModelError(TimmAbnError):
-    """There is no such model, or there are no weights for it; the message is one line."""
 
 
 def model_names(pattern: str = '') -> List[str]:
@@ -60,7 +56,7 @@ def load_model(
         return _load_checkpoint(name, Path(checkpoint), model_kwargs).eval()
     if ':' not in name:
         _check_has_weights(name, model_kwargs.get('num_classes'))
-    return _create_model(name, dict(model_kwargs, pretrained=True)).eval()
+    return _create_explaining(name, dict(model_kwargs, pretrained=True)).eval()
 
 
 def _load_checkpoint(name: str, path: Path, model_kwargs: Mapping[str, Any]) -> nn.Module:
@@ -70,7 +66,7 @@ def _load_checkpoint(name: str, path: Path, model_kwargs: Mapping[str, Any]) -> 
     if recorded and ':' not in name and name.split('.')[0] != str(recorded).split('.')[0]:
         raise CheckpointError(f'{path} is a checkpoint of {recorded}, not of {name}.')
     arguments = dict(_classes_of_cam(name, weights), **model_arguments(settings, model_kwargs, weights, path))
-    model: Any = _create_model(name, arguments)
+    model: Any = _create_explaining(name, arguments)
     try:
         check_state_dict(weights, model.state_dict(), name)
     except CheckpointError as error:
@@ -88,12 +84,8 @@ def _classes_of_cam(name: str, weights: Mapping[str, torch.Tensor]) -> Dict[str,
     return {} if classifier is None else dict(num_classes=len(classifier))
 
 
-def _create_model(name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    try:
-        check_address(name)
-        model = timm.create_model(name, **arguments)
-    except (AssertionError, OSError, RuntimeError, TypeError, ValueError) as error:
-        raise ModelError(f'cannot create {name}: {one_line(error)}.') from None
+def _create_explaining(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    model = create_model(name, arguments)
     if not isinstance(model, EXPLAINING):
         raise ModelError(f'{name} is not an Attention Branch Network, nor a CAM baseline; see timm-abn list.')
     return model

@@ -1,35 +1,16 @@
-"""Creating the model of a run, with one line for the user where its arguments do not go together."""
+"""Checking the model of a run before there is one."""
 
 import contextlib
 import logging
 import warnings
 from typing import Any, Iterator, Mapping
 
-import timm
 import torch
-import torch.nn as nn
 
-from ..errors import one_line
+from ..models.creating import ModelError, create_model
 from .errors import TrainingError
 
-__all__ = ['check_model', 'create_model']
-
-
-def create_model(name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """Create a model of timm.
-
-    Args:
-        name: Name of the model.
-        arguments: Arguments of ``timm.create_model``.
-
-    Raises:
-        TrainingError: There is no such model.
-    """
-    try:
-        return timm.create_model(name, **arguments)
-    except Exception as error:  # the backbones of timm raise errors of a dozen types
-        given = ', '.join(f'{key}={value!r}' for key, value in arguments.items() if key != 'device') or 'its defaults'
-        raise TrainingError(f'{name} cannot be created with {given}: {one_line(error)}.') from error
+__all__ = ['check_model']
 
 
 def check_model(name: str, arguments: Mapping[str, Any]) -> None:
@@ -47,9 +28,9 @@ def check_model(name: str, arguments: Mapping[str, Any]) -> None:
     try:
         with _quiet(), device:
             create_model(name, dict(chosen, device=device))
-    except TrainingError as error:
+    except ModelError as error:
         if not isinstance(error.__cause__, RuntimeError):  # which torch raises of what the meta device cannot do
-            raise
+            raise TrainingError(str(error)) from error
 
 
 @contextlib.contextmanager

@@ -1,0 +1,35 @@
+"""Creating a model by name, with one line for the user where its arguments do not go together."""
+
+from typing import Any, Mapping
+
+import timm
+import torch.nn as nn
+
+from ..errors import TimmAbnError, one_line
+from ..hub.building import check_address
+
+__all__ = ['ModelError', 'create_model']
+
+_NOT_SAID = ('device', 'pretrained')  # which nobody who reads the message has given
+
+
+class ModelError(TimmAbnError):
+    """There is no such model, or there are no weights for it; the message is one line."""
+
+
+def create_model(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """Create a model of timm.
+
+    Args:
+        name: Name of the model, with or without a tag, or a 'hf-hub:' or 'local-dir:' address.
+        arguments: Arguments of ``timm.create_model``.
+
+    Raises:
+        ModelError: There is no such model.
+    """
+    try:
+        check_address(name)
+        return timm.create_model(name, **arguments)
+    except Exception as error:  # the backbones of timm raise errors of a dozen types
+        given = ', '.join(f'{key}={value!r}' for key, value in arguments.items() if key not in _NOT_SAID)
+        raise ModelError(f'{name} cannot be created{" with " if given else ""}{given}: {one_line(error)}.') from error
