@@ -15,6 +15,7 @@ import torch
 import yaml
 from celeba_files import ATTRIBUTES
 from PIL import Image
+from tiers import fast_and_slow
 from timm_scripts import ROOT
 
 from timm_abn.models.training_checkpoints import read_checkpoint, training_settings
@@ -193,7 +194,7 @@ def test_picture_without_matplotlib(run_and_read_error, scenes, tmp_path, monkey
     assert line.endswith("needs matplotlib: pip install '.[scenes,plot]'")
 
 
-@pytest.mark.parametrize('model', ['abn', 'baseline'])
+@pytest.mark.parametrize('model', fast_and_slow(['abn', 'baseline'], ['abn']))
 def test_training_on_scenes(make, run, tmp_path, model):
     make(tmp_path / 'scenes')
     flags = ['--epochs', 2, '--batch-size', 2, '--out', tmp_path / 'out', '--model', model]
