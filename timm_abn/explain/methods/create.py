@@ -57,12 +57,12 @@ def create_explainer(name: Union[str, Callable[..., Any]], model: nn.Module, **o
     elif name in EXPLAINERS:
         explainer = EXPLAINERS[name]
     else:
-        known = f'there are {", ".join(EXPLAINERS)}'
-        raise TimmAbnError(f'Unknown explainer {name!r}: {suggest(str(name), EXPLAINERS, otherwise=known)}.')
+        known = f'there are {", ".join(EXPLAINERS)}.'
+        raise TimmAbnError(f'Unknown explainer {name!r}: {suggest(str(name), EXPLAINERS, otherwise=known)}')
     arguments = inspect.signature(explainer.__init__).parameters
     names = [argument for argument in arguments if argument not in ('self', 'model', 'options')]
     unknown = [option for option in options if option not in names]
     if unknown and 'options' not in arguments:
-        known = f'its options are {", ".join(names)}' if names else 'it has none'
-        raise TimmAbnError(f'Explainer {name!r} has no option {unknown[0]!r}; {suggest(unknown[0], names, known)}.')
+        known = f'its options are {", ".join(names)}.' if names else 'it has none.'
+        raise TimmAbnError(f'Explainer {name!r} has no option {unknown[0]!r}; {suggest(unknown[0], names, known)}')
     return explainer(model, **options)

@@ -99,7 +99,8 @@ class _NetworkHalves(Halves):
         self._network = network
         self.num_tasks = network.num_classes if network.outputs_per_class == 2 else 0
         self.layout, self.perception = network.layout, network.perception_branch
-        self.extractor, self._middle = network.feature_extractor, None
+        self.extractor = network.feature_extractor
+        self._middle: Optional[nn.Module] = None
         if layer is not None:
             self._cut_again(evaluation_copy(network), layer)
 
@@ -127,7 +128,7 @@ class _NetworkHalves(Halves):
         features = self.extractor(images)
         class_features = network.attention_branch.forward_features(network.layout.to_maps(features, images))
         attention_map = network.attention_branch.attention_map(class_features)
-        if self.num_tasks:
+        if targets is not None and self.num_tasks:
             attention_map = of_classes(attention_map, targets)
         gated = network.mechanism(features, attention_map)
         return gated if self._middle is None else self._middle(gated)

@@ -45,8 +45,8 @@ class PackageExplainer(Explainer):
         method = method or self.default_method
         names = [name for name, value in vars(methods).items() if inspect.isclass(value) and name[0] != '_']
         if method not in names:
-            hint = suggest(method, names, otherwise=f'there are {", ".join(sorted(names))}')
-            raise TimmAbnError(f'{self.module_name} has no method {method!r}; {hint}.')
+            hint = suggest(method, names, otherwise=f'there are {", ".join(sorted(names))}.')
+            raise TimmAbnError(f'{self.module_name} has no method {method!r}; {hint}')
         self._method, self._options = getattr(methods, method), options
         halves = halves_of(model, layer)
         if halves.num_tasks:
