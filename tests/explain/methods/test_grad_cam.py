@@ -1,0 +1,122 @@
+"""Grad-CAM: by hand, by gradients through the whole model, and as the package grad-cam has it."""
+
+import pytest
+import torch
+import torch.nn as nn
+from tiny_models import TINY_SPLITS, tiny_abn, tiny_backbone, tiny_images
+
+from timm_abn.explain.methods import create_explainer
+from timm_abn.split import cut_backbone
+
+TARGETS = torch.tensor([3, 0])
+
+
+class Linear(nn.Module):
+    """A backbone whose logits are a linear function of the mean of its features: two channels, three classes."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_classes = 3
+        self.stem, self.head = nn.Conv2d(3, 2, 1), nn.Linear(2, 3)
+        self.feature_info = [dict(module='stem', num_chs=2, reduction=1), dict(module='head', num_chs=3, reduction=1)]
+
+    def forward(self, x):
+        return self.head(self.stem(x).mean(dim=(2, 3)))
+
+
+def test_by_hand():
+    model = Linear().double()
+    with torch.no_grad():
+        model.stem.weight.copy_(torch.tensor([[1.0, 0, 0], [0, 1, 0]])[:, :, None, None])
+        model.stem.bias.zero_()
+        model.head.weight.copy_(torch.tensor([[1.0, 0], [1, -1], [-1, 2]]))
+    images = torch.zeros(3, 3, 2, 2, dtype=torch.float64)
+    images[:, 0] = torch.tensor([[1.0, 2], [3, 4]])
+    images[:, 1] = torch.tensor([[0.0, 4], [1, 1]])
+    maps = create_explainer('grad_cam', model)(images, torch.tensor([0, 1, 2]))
+    # the mean gradient of channel c is its weight, a quarter of it at each of the four places
+    expected = torch.tensor([[[1.0, 2], [3, 4]], [[1, 0], [2, 3]], [[0, 6], [0, 0]]]) / 4
+    torch.testing.assert_close(maps, expected[:, None])
+
+
+def as_maps(backbone, tensor):
+    """Return tokens of a ViT with one prefix token, or NHWC features of Swin, as (B, C, h, w)."""
+    if backbone == 'test_vit':
+        return tensor[:, 1:].transpose(1, 2).unflatten(2, (4, 4))
+    return tensor.permute(0, 3, 1, 2) if backbone.startswith('swin') else tensor
+
+
+def through_the_whole_model(backbone, model, module, images, targets):
+    features = []
+    handle = module.register_forward_hook(lambda module, args, output: features.append(output))
+    scores = model(images).gather(1, targets[:, None])
+    handle.remove()
+    gradients = torch.autograd.grad(scores.sum(), features[0])[0]
+    weights = as_maps(backbone, gradients).mean(dim=(2, 3), keepdim=True)
+    return (weights * as_maps(backbone, features[0])).sum(dim=1, keepdim=True).relu().float().detach()
+
+
+LATER = {'test_resnet': 'layer4', 'test_convnext': 'stages.3', 'test_vit': 'blocks.4'} | {
+    'swin_tiny_patch4_window7_224': 'layers.3'
+}
+
+
+@pytest.mark.parametrize('attention', [False, True])
+@pytest.mark.parametrize('backbone', LATER)
+def test_equals_the_gradients_of_the_whole_model(backbone, attention):
+    model = (tiny_abn(backbone) if attention else tiny_backbone(backbone).eval()).double()
+    images = tiny_images(dtype=torch.float64)
+    at_the_cut = model.mechanism if attention else model.get_submodule(cut_backbone(model).path)
+    later = (model.perception_branch if attention else model).get_submodule(LATER[backbone])
+    for layer, module in ((None, at_the_cut), (LATER[backbone], later)):
+        maps = create_explainer('grad_cam', model, layer=layer)(images, TARGETS)
+        expected = through_the_whole_model(backbone, model, module, images, TARGETS)
+        assert expected.std() > 0
+        torch.testing.assert_close(maps, expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize('backbone', ['test_resnet', 'test_vit'])
+def test_a_task_is_explained_under_its_own_map(backbone):
+    model, images = tiny_abn(backbone, multi_task=True).double(), tiny_images(dtype=torch.float64)
+    explainer = create_explainer('grad_cam', model)
+    for task in range(5):
+        targets = torch.tensor([task, task])
+        features = model.feature_extractor(images)
+        attention = model.explain(images).attention_map[:, task : task + 1]
+        gated = model.mechanism(features, attention).detach().requires_grad_()
+        outputs = model.perception_branch(gated)
+        answer = outputs[:, 2 * task + 1] - outputs[:, 2 * task]
+        torch.testing.assert_close(answer, model(images)[:, task])
+        gradients = torch.autograd.grad(answer.sum(), gated)[0]
+        weights = as_maps(backbone, gradients).mean(dim=(2, 3), keepdim=True)
+        expected = (weights * as_maps(backbone, gated)).sum(dim=1, keepdim=True).relu().float().detach()
+        torch.testing.assert_close(explainer(images, targets), expected, rtol=1e-5, atol=1e-8)
+
+
+def test_the_cut_of_the_network_may_be_named():
+    model, images = tiny_abn('test_resnet'), tiny_images()
+    expected = create_explainer('grad_cam', model)(images)
+    for layer in ('layer3', '3'):
+        assert torch.equal(create_explainer('grad_cam', model, layer=layer)(images), expected)
+
+
+@pytest.mark.parametrize('layer', [None, 'last stage'])
+@pytest.mark.parametrize('attention', [False, True])
+@pytest.mark.parametrize('backbone', LATER)
+def test_equals_the_package(backbone, attention, layer):
+    package = pytest.importorskip('pytorch_grad_cam')
+    from pytorch_grad_cam.utils.image import scale_cam_image
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    model, images = tiny_abn(backbone) if attention else tiny_backbone(backbone).eval(), tiny_images()
+    path = LATER[backbone] if layer else cut_backbone(tiny_backbone(backbone), TINY_SPLITS.get(backbone)).path
+    maps = create_explainer('grad_cam', model, layer=layer and path)(images, TARGETS)
+    if not attention:
+        maps = create_explainer('grad_cam', model, layer=path)(images, TARGETS)
+    half = model.perception_branch if attention else model
+    module = model.mechanism if attention and layer is None else half.get_submodule(path)
+    with package.GradCAM(model, [module], reshape_transform=lambda x: as_maps(backbone, x)) as cam:
+        expected = cam(images, [ClassifierOutputTarget(target) for target in TARGETS.tolist()])
+    scaled = torch.as_tensor(scale_cam_image(scale_cam_image(maps[:, 0].numpy(), (64, 64))))
+    assert scaled.std() > 0.1
+    torch.testing.assert_close(scaled, torch.as_tensor(expected), rtol=0, atol=1e-5)

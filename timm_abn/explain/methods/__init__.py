@@ -1,0 +1,13 @@
+"""Explainers: from a model and images to maps, one protocol for all methods and any model.
+
+    explainer = create_explainer('grad_cam', model)
+    maps = explainer(images)  # (B, 1, h, w)
+
+What takes time once (cutting the model in two) is done when an explainer is created, so that it should be created once.
+"""
+
+from .create import EXPLAINERS, create_explainer
+from .explainer import Explainer
+from .package import PackageExplainer
+
+__all__ = ['EXPLAINERS', 'Explainer', 'PackageExplainer', 'create_explainer']

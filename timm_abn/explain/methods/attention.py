@@ -1,0 +1,46 @@
+"""The attention map of an Attention Branch Network: the map that is part of the prediction."""
+
+from typing import Any, Optional
+
+import torch
+import torch.nn as nn
+
+from ...errors import TimmAbnError
+from ...networks.network import AttentionBranchNet
+from .evaluation_copy import evaluation_copy
+from .explainer import Explainer, of_classes
+
+__all__ = ['AttentionExplainer']
+
+
+class AttentionExplainer(Explainer):
+    """The map that the network multiplies its features by (paper, section 3.2).
+
+    It is the same for all classes. A network of several tasks has a map a task, and the one of the target task is
+    returned. Nothing after the cut is run, except to find the tasks that are predicted.
+    """
+
+    name = 'attention'
+
+    def __init__(self, model: nn.Module) -> None:
+        """
+        Args:
+            model: An ``AttentionBranchNet``.
+
+        Raises:
+            TimmAbnError: The model has no attention branch.
+        """
+        super().__init__(model)
+        if not isinstance(model, AttentionBranchNet) or model.attention_branch is None:
+            raise TimmAbnError(f"'attention' needs an Attention Branch Network, got {type(model).__name__}.")
+        self._network: Any = evaluation_copy(model)
+        self._several = model.attention_branch.num_maps > 1
+
+    def _maps(self, images: torch.Tensor, targets: Optional[torch.Tensor]) -> torch.Tensor:
+        network = self._network
+        if self._several and targets is None:
+            explanation = network.explain(images)
+            return of_classes(explanation.attention_map, explanation.logits.argmax(dim=1))
+        maps = network.layout.to_maps(network.feature_extractor(images), images)
+        attention_map = network.attention_branch.attention_map(network.attention_branch.forward_features(maps))
+        return of_classes(attention_map, targets) if self._several else attention_map  # type: ignore[arg-type]

@@ -1,0 +1,93 @@
+"""CAM: the classifier's weights on the last features (Zhou et al., CVPR 2016, arXiv 1512.04150)."""
+
+from typing import Optional
+
+import torch
+import torch.nn as nn
+from timm.models import get_model_input_config
+
+from ...errors import TimmAbnError
+from .explainer import Explainer, target_classes
+from .halves import halves_of
+
+__all__ = ['CamExplainer']
+
+
+class CamExplainer(Explainer):
+    """Applies a linear classifier at each place of the last features, instead of to their mean.
+
+    The mean of a map is the logit of its class. That takes a classifier that is one linear layer on the mean of the
+    features over all places; models with anything between (a norm, a further layer, other pooling) are refused.
+    """
+
+    name = 'cam'
+
+    def __init__(self, model: nn.Module) -> None:
+        """
+        Args:
+            model: A timm model, with or without an attention branch.
+
+        Raises:
+            TimmAbnError: The classifier is not linear on average-pooled features.
+        """
+        super().__init__(model)
+        self._halves = halves_of(model)
+        classifier = self._halves.perception.get_classifier()
+        if not isinstance(classifier, nn.Linear):
+            raise self._refusal(f'its classifier is a {type(classifier).__name__}')
+        self._classifier = classifier
+        with torch.inference_mode(False), torch.no_grad():
+            self._prove()
+
+    def _refusal(self, found: str) -> TimmAbnError:
+        family = type(self._halves.perception).__name__
+        return TimmAbnError(f"'cam' needs a linear classifier on average-pooled features, {family} has none: {found}.")
+
+    def _prove(self) -> None:
+        """Check on random features that the logits are what they are taken for."""
+        weight, perception = self._classifier.weight, self._halves.perception
+        size = get_model_input_config(perception)['input_size']
+        images = torch.zeros((1, *size), device=weight.device, dtype=weight.dtype)
+        features = self._last_features(images, torch.zeros(1, device=weight.device, dtype=torch.long))
+        generator = torch.Generator().manual_seed(0)
+        features = torch.randn(features.shape, generator=generator).to(features)
+        pooled = perception.forward_head(features, pre_logits=True)
+        maps = self._last_maps(features, images)
+        if pooled.shape != maps.shape[:2] or not _equal(pooled, maps.mean(dim=(2, 3))):
+            raise self._refusal('what its classifier is given is not the mean of its last features')
+        if not _equal(perception.forward_head(features), self._classifier(pooled)):
+            raise self._refusal('its logits are not what its classifier returns')
+
+    def _last_features(self, images: torch.Tensor, targets: Optional[torch.Tensor]) -> torch.Tensor:
+        return self._halves.perception.forward_features(self._halves.extract(images, targets))
+
+    def _last_maps(self, features: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        """Return the last features as (B, C, h, w)."""
+        if features.ndim == 3:
+            return self._halves.to_maps(features, images)
+        channels = self._classifier.in_features
+        last = features.shape[3] == channels
+        if last and features.shape[1] == channels:
+            last = getattr(self._halves.perception, 'output_fmt', 'NCHW') == 'NHWC'
+        return features.permute(0, 3, 1, 2) if last else features
+
+    def _maps(self, images: torch.Tensor, targets: Optional[torch.Tensor]) -> torch.Tensor:
+        targets = self._halves.targets(images, targets)
+        features = self._last_features(images, targets)
+        if targets is None:
+            targets = target_classes(self._halves.perception.forward_head(features), targets)
+        weight, bias = self._of_classes(self._classifier.weight, targets), self._classifier.bias
+        maps = torch.einsum('bc,bchw->bhw', weight.float(), self._last_maps(features, images).float())
+        if bias is not None:
+            maps = maps + self._of_classes(bias, targets).float()[:, None, None]
+        return maps.unsqueeze(1)
+
+    def _of_classes(self, rows: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the rows of the classifier that make the logits of the targets; of a task, yes minus no."""
+        return rows[2 * targets + 1] - rows[2 * targets] if self._halves.num_tasks else rows[targets]
+
+
+def _equal(first: torch.Tensor, second: torch.Tensor) -> bool:
+    # in half precision a mean has two digits; a norm or an activation changes the first
+    tolerance = 10 * torch.finfo(first.dtype).eps ** 0.5 if first.dtype.itemsize < 4 else 1e-4
+    return bool(torch.allclose(first, second, rtol=tolerance, atol=tolerance * float(second.abs().max())))

@@ -1,0 +1,40 @@
+"""The class maps that a model makes while it predicts."""
+
+from typing import Any, Optional
+
+import torch
+import torch.nn as nn
+
+from ...errors import TimmAbnError
+from ...networks.class_activation_mapping import ClassActivationMapping
+from ...networks.network import AttentionBranchNet
+from .evaluation_copy import evaluation_copy
+from .explainer import Explainer, of_classes, target_classes
+
+__all__ = ['ClassMapExplainer']
+
+
+class ClassMapExplainer(Explainer):
+    """The class map of the target class, from the attention branch or from a CAM model; of any sign."""
+
+    name = 'class_map'
+
+    def __init__(self, model: nn.Module) -> None:
+        """
+        Args:
+            model: An ``AttentionBranchNet``, or one of the package's CAM models.
+
+        Raises:
+            TimmAbnError: The model makes no class maps.
+        """
+        super().__init__(model)
+        if not isinstance(model, (AttentionBranchNet, ClassActivationMapping)):
+            raise TimmAbnError(
+                f"'class_map' needs a model that makes class maps (ABN, CAM), got {type(model).__name__}; "
+                "'cam' makes those of other models."
+            )
+        self._model: Any = evaluation_copy(model)
+
+    def _maps(self, images: torch.Tensor, targets: Optional[torch.Tensor]) -> torch.Tensor:
+        explanation = self._model.explain(images)
+        return of_classes(explanation.class_maps, target_classes(explanation.logits, targets))

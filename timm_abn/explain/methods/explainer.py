@@ -1,0 +1,90 @@
+"""What all explainers have in common: images and target classes in, one map an image out."""
+
+from typing import Any, ClassVar, Optional
+
+import torch
+import torch.nn as nn
+
+from ...errors import TimmAbnError
+
+__all__ = ['Explainer', 'of_classes', 'target_classes']
+
+
+class Explainer:
+    """Makes a map of where a model looks, for each of a batch of images.
+
+    An explainer sees the model as it is in evaluation mode, and leaves it alone: its mode, its parameters and their
+    gradients stay as they are, and no hooks are put on it. Weights that change later, in training, are seen by the
+    explainer; after moving the model to another device, or replacing its classifier, create another one.
+
+    Explainers may be called under ``torch.no_grad`` or ``torch.inference_mode``, and from several threads.
+
+    Attributes:
+        name: What ``create_explainer`` knows it by.
+        num_classes: Number of classes, or of tasks, that targets are of; None if the model does not say.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, model: nn.Module) -> None:
+        """
+        Args:
+            model: A timm model, with or without an attention branch.
+        """
+        num_classes: Any = getattr(model, 'num_classes', None)
+        self.num_classes: Optional[int] = num_classes
+
+    def __call__(self, images: torch.Tensor, targets: Optional[torch.Tensor] = None) -> torch.Tensor:
+        """Return one map an image, shape (B, 1, h, w), in float32, on the device of the images.
+
+        Args:
+            images: Normalised images, shape (B, C, H, W).
+            targets: Class, or task, that each map is to explain, shape (B,); by default the one with the greatest
+                logit.
+
+        Raises:
+            TimmAbnError: Images or targets have the wrong shape, or there is no such class.
+        """
+        if images.ndim != 4 or not images.is_floating_point():
+            raise TimmAbnError(
+                f'images must be floats of shape (B, C, H, W), got {images.dtype} of shape {tuple(images.shape)}.'
+            )
+        with torch.inference_mode(False), torch.no_grad():  # tensors of inference mode can have no gradients
+            if targets is not None:
+                targets = self._checked(targets, images)
+            return self._maps(images, targets).float()
+
+    def _checked(self, targets: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        if not isinstance(targets, torch.Tensor) or targets.shape != images.shape[:1] or targets.is_floating_point():
+            found = f'{targets.dtype} of shape {tuple(targets.shape)}' if isinstance(targets, torch.Tensor) else targets
+            raise TimmAbnError(f'targets must be integers of shape ({len(images)},), one class an image, got {found}.')
+        if self.num_classes is not None and len(targets):
+            low, high = int(targets.min()), int(targets.max())
+            if low < 0 or high >= self.num_classes:
+                wrong = low if low < 0 else high
+                raise TimmAbnError(f'targets must be classes from 0 to {self.num_classes - 1}, got {wrong}.')
+        return targets.to(images.device, torch.long)
+
+    def _maps(self, images: torch.Tensor, targets: Optional[torch.Tensor]) -> torch.Tensor:
+        """Return the maps; called without gradients, which an explainer that needs them switches on."""
+        raise NotImplementedError
+
+
+def target_classes(logits: torch.Tensor, targets: Optional[torch.Tensor]) -> torch.Tensor:
+    """Return the classes to explain: those that were asked for, else the predicted ones, shape (B,).
+
+    Args:
+        logits: Shape (B, K).
+        targets: Shape (B,), or None.
+    """
+    return logits.argmax(dim=1) if targets is None else targets
+
+
+def of_classes(maps: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+    """Return the map of each image that belongs to its class, shape (B, 1, h, w).
+
+    Args:
+        maps: Shape (B, K, h, w).
+        classes: Shape (B,).
+    """
+    return maps[torch.arange(len(maps), device=maps.device), classes].unsqueeze(1)

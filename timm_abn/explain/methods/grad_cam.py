@@ -1,0 +1,52 @@
+"""Grad-CAM (Selvaraju et al., ICCV 2017, arXiv 1610.02391), through the second half of the model alone."""
+
+from typing import Optional
+
+import torch
+import torch.nn as nn
+
+from .explainer import Explainer, target_classes
+from .halves import halves_of
+
+__all__ = ['GradCamExplainer']
+
+
+class GradCamExplainer(Explainer):
+    """Channels of the features, weighted by the mean gradient of the target's logit, summed, and without the negative.
+
+    ``maps = ReLU(sum_c mean_hw(d logit / d A_c) A_c)``. The features ``A`` are those at the cut: an Attention Branch
+    Network's own, behind the mechanism (gated by the attention map, of the target task where there are several), since
+    these are what the perception branch sees; another model's default split, before its last stage. Tokens are laid out
+    as maps, prefix tokens left out. Up to the cut nothing is kept for gradients, and none are computed for weights.
+    """
+
+    name = 'grad_cam'
+
+    def __init__(self, model: nn.Module, layer: Optional[str] = None) -> None:
+        """
+        Args:
+            model: A timm model, with or without an attention branch.
+            layer: Path, in the backbone, of another module at which it can be cut exactly, such as 'layer4'.
+
+        Raises:
+            SplitError: There is no such module, or no exact cut there.
+            TimmAbnError: The model has no classes, or the layer comes before the attention map.
+        """
+        super().__init__(model)
+        self._halves = halves_of(model, layer)
+
+    def _maps(self, images: torch.Tensor, targets: Optional[torch.Tensor]) -> torch.Tensor:
+        targets = self._halves.targets(images, targets)
+        features = self._halves.extract(images, targets)
+        gradients = self._gradients(features, targets)
+        weights = self._halves.to_maps(gradients, images).float().mean(dim=(2, 3))
+        maps = torch.einsum('bc,bchw->bhw', weights, self._halves.to_maps(features, images).float())
+        return maps.relu().unsqueeze(1)
+
+    @torch.enable_grad()
+    def _gradients(self, features: torch.Tensor, targets: Optional[torch.Tensor]) -> torch.Tensor:
+        leaf = features.detach().requires_grad_()
+        # a copy, because some perception branches begin with an activation in place
+        logits = self._halves.perceive(leaf.clone())
+        score = logits.gather(1, target_classes(logits, targets).unsqueeze(1)).sum()
+        return torch.autograd.grad(score, leaf)[0]

@@ -1,0 +1,70 @@
+"""Recipro-CAM (Byun & Lee 2022, arXiv 2209.14074): what the model says of one place alone, without gradients."""
+
+from typing import Optional, Tuple
+
+import torch
+import torch.nn as nn
+
+from ...errors import TimmAbnError
+from ...maps.operations import normalize_maps
+from .explainer import Explainer, target_classes
+from .halves import halves_of
+
+__all__ = ['ReciproCamExplainer']
+
+_GAUSSIAN = (1 / 4, 1 / 2, 1 / 4)  # along each side; the paper's window is the product, from 1/16 to 1/4
+
+
+class ReciproCamExplainer(Explainer):
+    """Masks all but one place of the features, place by place, and asks the second half for the target's probability.
+
+    What is left of the features is the paper's 3x3 Gaussian window around the place, cut off at the border. The map is
+    the softmax probability of the target by place (of a task, its sigmoid), stretched from least to greatest to [0, 1];
+    a flat one becomes 0. Prefix tokens are kept. Features are those of ``GradCamExplainer``; where a layer norm reads
+    them first (ConvNeXt at its default split) it undoes the window's weights, not its zeros.
+    """
+
+    name = 'recipro_cam'
+
+    def __init__(self, model: nn.Module, layer: Optional[str] = None, batch_size: int = 64) -> None:
+        """
+        Args:
+            model: A timm model, with or without an attention branch.
+            layer: See ``GradCamExplainer``.
+            batch_size: How many masked copies pass the second half at once; copies of several images share a batch.
+
+        Raises:
+            SplitError: There is no such module, or no exact cut there.
+            TimmAbnError: An option has no meaning, or the model has no classes.
+        """
+        super().__init__(model)
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise TimmAbnError(f'batch_size must be a whole number of 1 or more, got {batch_size!r}.')
+        self._batch_size = batch_size
+        self._halves = halves_of(model, layer)
+
+    def _maps(self, images: torch.Tensor, targets: Optional[torch.Tensor]) -> torch.Tensor:
+        halves = self._halves
+        targets = halves.targets(images, targets)
+        features = halves.extract(images, targets)
+        targets = target_classes(halves.perceive(features.clone()), targets) if targets is None else targets
+        height, width = halves.to_maps(features, images).shape[2:]
+        masks = _windows((height, width)).to(features)
+        scores = []
+        for copies in torch.arange(len(images) * len(masks), device=images.device).split(self._batch_size):
+            image, place = copies // len(masks), copies % len(masks)
+            logits = halves.perceive(halves.layout.gate(features[image], masks[place]))
+            scores.append(halves.probabilities(logits.float()).gather(1, targets[image].unsqueeze(1)))
+        return normalize_maps(torch.cat(scores).reshape(len(images), 1, height, width))
+
+
+def _windows(size: Tuple[int, int]) -> torch.Tensor:
+    """Return one mask a place, shape (h * w, 1, h, w)."""
+    rows, columns = (_windows_along(length) for length in size)
+    return torch.einsum('iy,jx->ijyx', rows, columns).reshape(-1, 1, *size)
+
+
+def _windows_along(length: int) -> torch.Tensor:
+    places = torch.arange(length)
+    distance = (places[:, None] - places[None, :]).abs()
+    return torch.where(distance == 0, _GAUSSIAN[1], torch.where(distance == 1, _GAUSSIAN[0], 0.0))

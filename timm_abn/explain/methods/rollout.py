@@ -1,0 +1,93 @@
+"""Attention rollout (Abnar & Zuidema, ACL 2020, arXiv 2005.00928): how tokens mix on their way through the blocks."""
+
+import threading
+from typing import Any, List, Optional
+
+import torch
+import torch.nn as nn
+from timm.models import get_model_args
+
+from ...errors import TimmAbnError
+from .explainer import Explainer
+from .halves import halves_of
+
+__all__ = ['RolloutExplainer']
+
+
+class RolloutExplainer(Explainer):
+    """The product over the blocks of ``(A + I) / 2``, where A is the attention of a block, averaged over its heads.
+
+    The map is the share of each image token in what the classifier reads: the class token, or the mean of the image
+    tokens where these are pooled. It is the same for all classes, but follows the target task's attention map in an
+    Attention Branch Network of several tasks. What the mechanism does to the tokens is not part of it.
+    """
+
+    name = 'rollout'
+
+    def __init__(self, model: nn.Module) -> None:
+        """
+        Args:
+            model: A timm model of tokens that attend to all others in each block (ViT, DeiT), with or without an
+                attention branch.
+
+        Raises:
+            TimmAbnError: It is another kind of model.
+        """
+        super().__init__(model)
+        self._halves = halves_of(model)
+        perception, layout = self._halves.perception, self._halves.layout
+        self._product = _Product()
+        modules = [module for half in (self._halves.extractor, perception) for module in _attention_of(half)]
+        if layout.layout != 'NLC' or not modules:
+            raise TimmAbnError(
+                f"'rollout' needs tokens that attend to all others in each block, {type(perception).__name__} has none."
+            )
+        for module in modules:
+            module.fused_attn = False  # the fused kernel does not tell its weights
+            module.attn_drop = self._product
+        self._reads_class_token = layout.num_prefix_tokens > 0 and get_model_args(model).get('global_pool') != 'avg'
+
+    def _maps(self, images: torch.Tensor, targets: Optional[torch.Tensor]) -> torch.Tensor:
+        halves = self._halves
+        targets = halves.targets(images, targets)
+        self._product.begin()
+        try:
+            features = halves.extract(images, targets)
+            halves.perceive(features)
+        finally:
+            product = self._product.end()
+        prefix = halves.layout.num_prefix_tokens
+        rows = product[:, :1] if self._reads_class_token else product[:, prefix:].mean(dim=1, keepdim=True)
+        return halves.layout.to_maps(rows.transpose(1, 2), images)
+
+
+class _Product(nn.Module):
+    """Stands where attention weights pass, and multiplies them up; each thread has a product of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._local = threading.local()
+
+    def begin(self) -> None:
+        """Begin a product."""
+        self._local.product, self._local.running = None, True
+
+    def end(self) -> torch.Tensor:
+        """Return the product, shape (B, N, N), and forget it."""
+        product, self._local.product, self._local.running = self._local.product, None, False
+        return product
+
+    def forward(self, attention: torch.Tensor) -> torch.Tensor:
+        """Return ``attention``, shape (B, heads, N, N)."""
+        if getattr(self._local, 'running', False):
+            mean = attention.float().mean(dim=1)
+            mixed = (mean + torch.eye(mean.shape[1], device=mean.device)) / 2
+            mixed = mixed / mixed.sum(dim=2, keepdim=True)
+            self._local.product = mixed if self._local.product is None else mixed @ self._local.product
+        return attention
+
+
+def _attention_of(half: Any) -> List[Any]:
+    """Return the modules of the blocks that compute attention weights, and can be asked for them."""
+    blocks = getattr(half, 'blocks', nn.ModuleList())
+    return [module for module in blocks.modules() if hasattr(module, 'fused_attn') and hasattr(module, 'attn_drop')]
