@@ -106,7 +106,7 @@ def is_ours(name: str) -> bool:
 def measured_table() -> str:
     """Return the table of the results that were measured, one a line."""
     rows = [
-        (f'`{name}`', result.dataset, result.metric, f'{result.percent:g}', f'measured, `{result.command}`')
+        (f'`{name}`', result.dataset, result.metric, f'{result.percent:g}', result.origin)
         for name, results in MEASURED_RESULTS.items()
         for result in results
     ]
@@ -121,7 +121,7 @@ def reported_table() -> str:
             result.dataset,
             result.metric,
             f'{result.percent:g}',
-            f'reported, {result.source}',
+            result.origin,
         )
         for name, results in REPORTED_RESULTS.items()
         for result in results

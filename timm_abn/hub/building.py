@@ -19,8 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..timm_private import load_model_config_from_path, resolve_pretrained_cfg
 from .config import HubError, check_model_args, check_pretrained_cfg, read_config
-from .download import CONFIG_NAME, fetch_file, fetch_weights, local_weights, one_line_errors, read_header
-from .published import ORGANISATION_VARIABLE, is_own_repository, no_weights, ways_to_weights
+from .download import CONFIG_NAME, fetch_file, find_weights, one_line_errors, read_header
+from .published import ORGANISATION_VARIABLE, is_own_repository, no_weights
 from .state_dicts import CheckpointError, check_state_dict
 
 __all__ = [
@@ -120,10 +120,8 @@ def _check_published(variant: str, hub_id: str, cache_dir: Optional[Union[str, P
     except HubError as error:
         if not isinstance(error.__cause__, RepositoryNotFoundError):
             raise
-        raise HubError(
-            f'no weights are published for {variant}: {ORGANISATION_VARIABLE} asks for {hub_id}, and {error} '
-            f'Or {ways_to_weights(variant)}.'
-        ) from error
+        reason = f'{ORGANISATION_VARIABLE} asks for {hub_id}, and {error} Or '
+        raise HubError(no_weights(variant, reason)) from error
     if config['architecture'] != variant:
         raise HubError(f'{hub_id} holds weights of {config["architecture"]}, not of {variant}.')
 
@@ -137,11 +135,8 @@ def _check_network(
 ) -> None:
     """Check that a configuration describes a network of a reasonable size, and the one that the weights are of."""
     origin = _origin(pretrained_cfg)
-    header = None
-    if pretrained:
-        hub_id = pretrained_cfg.get('hf_hub_id')
-        path = fetch_weights(hub_id, cache_dir) if hub_id else local_weights(pretrained_cfg['file'])
-        header = read_header(path, origin) if path else None
+    path = find_weights(pretrained_cfg['source'], origin, cache_dir) if pretrained else None
+    header = read_header(path, origin) if path else None
     cfg = {key: value for key, value in pretrained_cfg.items() if key not in ('source', 'hf_hub_id', 'file')}
     network = build_without_memory(partial(timm.model_entrypoint(variant), pretrained_cfg=cfg, **model_args), origin)
     if header is not None:

@@ -5,6 +5,7 @@ from typing import Any, Iterable, List, Sequence, Tuple
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from ..errors import one_line
 from .model_facts import ModelFacts
 from .results import MEASURED_RESULTS, REPORTED_RESULTS
 
@@ -76,20 +77,21 @@ def result_table(name: str, reported: bool = True) -> str:
         name: Name of a registered model; with a tag, only results of those weights.
         reported: Whether to list what others report, too.
     """
+    found = {'': REPORTED_RESULTS.get(name, ()) if reported else ()}
+    found.update(
+        (f' (`{tagged}`)', results)
+        for tagged, results in MEASURED_RESULTS.items()
+        if name in (tagged, tagged.split('.')[0])
+    )
     rows = [
         (
-            f'{result.dataset}{", " if result.variant else ""}{result.variant}',
+            ', '.join(filter(None, (result.dataset, result.variant))) + weights,
             result.metric,
             f'{result.percent:g}',
-            f'reported, {result.source}',
+            result.origin,
         )
-        for result in REPORTED_RESULTS.get(name, ())
-        if reported
-    ] + [
-        (f'{result.dataset} (`{tagged}`)', result.metric, f'{result.percent:g}', f'measured, `{result.command}`')
-        for tagged, measured in MEASURED_RESULTS.items()
-        if name in (tagged, tagged.split('.')[0])
-        for result in measured
+        for weights, results in found.items()
+        for result in results
     ]
     return table(('data set', 'metric', '%', ''), rows) if rows else ''
 
@@ -149,7 +151,7 @@ def readdress(card: str, address: str) -> str:
     try:
         data: Any = ModelCard(card, ignore_metadata_errors=False).data
     except Exception as error:  # of the YAML parser, or of what reads its result
-        raise ValueError(f'its front matter cannot be read: {" ".join(str(error).split())}') from None
+        raise ValueError(f'its front matter cannot be read: {one_line(error)}') from None
     if data.library_name != 'timm' or not data.license:
         raise ValueError('its front matter must say library_name: timm, and the license.')
     start, found, rest = card.partition("timm.create_model('")
