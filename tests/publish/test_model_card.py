@@ -13,7 +13,8 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 import timm_abn  # noqa: F401  registers the models
-from timm_abn.publish.model_card import CITATION, LIMITS, fact_rows, model_card, readdress, result_table, table, usage
+from timm_abn.console.table import markdown_table
+from timm_abn.publish.model_card import CITATION, LIMITS, fact_rows, model_card, readdress, result_table, usage
 from timm_abn.publish.model_facts import facts_of, model_facts
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +42,7 @@ def test_both_kinds_of_cards_say_the_same():
     cards = (ROOT / 'MODEL_CARDS.md').read_text()
     facts = model_facts('abn_resnet20_cifar')
     for text in (cards, card(results=result_table('abn_resnet20_cifar'))):
-        for part in (CITATION, LIMITS, table(('', ''), fact_rows(facts)), result_table('abn_resnet20_cifar')):
+        for part in (CITATION, LIMITS, markdown_table(('', ''), fact_rows(facts)), result_table('abn_resnet20_cifar')):
             assert part in text
     assert usage('abn_resnet20_cifar.fashion_mnist', in_chans=1) in cards
     assert usage('hf-hub:me/tiny') in card()
@@ -66,8 +67,8 @@ def test_results_of_one_set_of_weights():
 
 
 def test_tables():
-    assert table(('', ''), [('a', 'b')]) == '| | |\n|---|---|\n| a | b |'
-    assert table(('x', 'y', ''), [('a', '1', 'c')]) == '| x | y | |\n|---|---|---|\n| a | 1 | c |'
+    assert markdown_table(('', ''), [('a', 'b')]) == '| | |\n|---|---|\n| a | b |'
+    assert markdown_table(('x', 'y', ''), [('a', '1', 'c')]) == '| x | y | |\n|---|---|---|\n| a | 1 | c |'
 
 
 def test_new_address():

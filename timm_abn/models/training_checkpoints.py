@@ -11,7 +11,7 @@ from timm.data import resolve_data_config
 from timm.models import clean_state_dict, is_model_in_modules
 
 from ..errors import one_line
-from ..hub.config import check_model_args, check_pretrained_cfg
+from ..hub.config import check_entries
 from ..hub.state_dicts import CheckpointError
 from ..timm_private import torch_load
 
@@ -100,7 +100,7 @@ def model_arguments(
         arguments['in_chans'] = input_size[0]
     arguments.pop('pretrained_backbone', None)  # the checkpoint has the weights that came of it
     arguments = {key: value for key, value in arguments.items() if value is not None}
-    check_model_args(arguments, str(path))
+    check_entries({}, arguments, str(path))
     arguments.update(given)
     if _CLASS_WEIGHT in weights:
         arguments.setdefault('num_classes', len(weights[_CLASS_WEIGHT]))
@@ -130,5 +130,5 @@ def data_config_of(settings: Mapping[str, Any], model: torch.nn.Module, path: Pa
         names = ('input_size', 'img_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
         found = ', '.join(f'{name}={settings[name]!r}' for name in names if settings.get(name) is not None)
         raise CheckpointError(f'{path} says that images were prepared with {found}, which cannot be') from None
-    check_pretrained_cfg(data_config, str(path))
+    check_entries(data_config, {}, str(path))
     return data_config

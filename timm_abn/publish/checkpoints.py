@@ -8,7 +8,7 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..hub.building import build_without_memory
-from ..hub.config import check_model_args
+from ..hub.config import check_entries
 from ..hub.state_dicts import CheckpointError, check_state_dict
 from ..models.authors_checkpoints import convert_official_checkpoint, find_official_model, official_model_args
 from ..models.loading import EXPLAINING
@@ -110,7 +110,7 @@ def save_checkpoint_folder(
 
 def _network_of(name: str, arguments: Mapping[str, Any], path: Path) -> Any:
     """Return the network of a checkpoint, on the meta device."""
-    check_model_args(arguments, str(path))
+    check_entries({}, arguments, str(path))
     model = build_without_memory(lambda **place: timm.create_model(name, **arguments, **place), str(path))
     if not isinstance(model, EXPLAINING):
         raise CheckpointError(

@@ -1,17 +1,17 @@
 """What is said about a model, on the Hub and in MODEL_CARDS.md: facts, results, use, limits, citation."""
 
 from pathlib import Path
-from typing import Any, Iterable, List, Sequence, Tuple
+from typing import Any, List, Sequence, Tuple
 
-from huggingface_hub import ModelCard, ModelCardData
+import yaml
+from huggingface_hub import ModelCard
 
+from ..console.table import markdown_table
 from ..errors import one_line
 from .model_facts import ModelFacts
 from .results import MEASURED_RESULTS, REPORTED_RESULTS
 
-__all__ = ['CITATION', 'LIMITS', 'fact_rows', 'model_card', 'readdress', 'result_table', 'table', 'usage']
-
-TAGS = ('image-classification', 'timm', 'timm-abn', 'attention-branch-network', 'visual-explanation')
+__all__ = ['CITATION', 'LIMITS', 'fact_rows', 'model_card', 'readdress', 'result_table', 'usage']
 
 Row = Tuple[str, str]
 
@@ -58,18 +58,6 @@ def fact_rows(facts: ModelFacts) -> List[Row]:
     ]
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table in Markdown.
-
-    Args:
-        header: Names of the columns.
-        rows: Cells, one per column.
-    """
-    lines = [' | '.join(cells) for cells in (header, *rows)]
-    head, *body = [f'| {line} |'.replace('|  ', '| ') for line in lines]
-    return '\n'.join([head, f'|{"---|" * len(header)}', *body])
-
-
 def result_table(name: str, reported: bool = True) -> str:
     """Return a table of the results of a model; empty if there are none.
 
@@ -93,7 +81,7 @@ def result_table(name: str, reported: bool = True) -> str:
         for weights, results in found.items()
         for result in results
     ]
-    return table(('data set', 'metric', '%', ''), rows) if rows else ''
+    return markdown_table(('data set', 'metric', '%', ''), rows) if rows else ''
 
 
 def model_card(
@@ -118,19 +106,12 @@ def model_card(
         datasets: What the weights were trained with, as the Hub calls it.
         results: A table of results of these weights, if there are any.
     """
-    data = ModelCardData(
-        library_name='timm',
-        pipeline_tag='image-classification',
-        license=license,
-        datasets=list(datasets) or None,
-        metrics=['accuracy'],
-        tags=list(TAGS),
-    )
+    front_matter = dict(license=license, **(dict(datasets=list(datasets)) if datasets else {}))
     return _text('card.md').format(
-        front_matter=data.to_yaml(),
+        front_matter=yaml.safe_dump(front_matter).rstrip(),
         title=title,
         summary=summary,
-        facts=table(('', ''), [*fact_rows(facts), *more_facts]),
+        facts=markdown_table(('', ''), [*fact_rows(facts), *more_facts]),
         usage=usage(address, facts.input_size[0]),
         results=results or 'None are recorded.',
         limits=LIMITS,

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Dict, Tuple
+from typing import Any, Dict, List, Tuple
 
 import yaml
 
@@ -50,8 +50,8 @@ class Comparison:
     title: str
     setup: str
     command: str
-    header: Tuple[str, ...]
-    rows: Tuple[Tuple[str, ...], ...]
+    header: List[str]
+    rows: List[List[str]]
 
 
 _RESULTS: Dict[str, Any] = yaml.safe_load(Path(__file__).with_name('results.yaml').read_text(encoding='utf-8'))
@@ -63,7 +63,4 @@ def _results(kind: str) -> Dict[str, Tuple[Result, ...]]:
 
 # name of a model -> results; measured ones are of weights, whose name has a tag
 MEASURED_RESULTS, REPORTED_RESULTS = _results('measured'), _results('reported')
-COMPARISONS = tuple(
-    Comparison(**dict(comparison, header=tuple(comparison['header']), rows=tuple(map(tuple, comparison['rows']))))
-    for comparison in _RESULTS['comparisons']
-)
+COMPARISONS = tuple(Comparison(**comparison) for comparison in _RESULTS['comparisons'])
