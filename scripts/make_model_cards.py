@@ -11,7 +11,8 @@ import timm
 from timm.models import get_pretrained_cfg
 
 import timm_abn  # noqa: F401  registers the models
-from timm_abn.publish.model_card import CITATION, LIMITS, table, usage
+from timm_abn.console.table import markdown_table
+from timm_abn.publish.model_card import CITATION, LIMITS, usage
 from timm_abn.publish.model_facts import model_facts
 from timm_abn.publish.results import COMPARISONS, MEASURED_RESULTS, REPORTED_RESULTS, Comparison
 
@@ -84,7 +85,7 @@ def make_model_cards() -> str:
     ]
     for heading, modules in GROUPS.items():
         names = timm.list_models(module=list(modules))
-        text += [f'### {heading}\n', table(COLUMNS, [make_row(name) for name in names]), '']
+        text += [f'### {heading}\n', markdown_table(COLUMNS, [make_row(name) for name in names]), '']
     return '\n'.join([*text, '## Reported results\n', reported_table(), '', TAIL.format(citation=CITATION)])
 
 
@@ -95,7 +96,7 @@ def weights_table() -> str:
         (f'`{tagged}`', ' x '.join(map(str, cfg.input_size)), str(cfg.num_classes), str(cfg.license))
         for tagged, cfg in ((tagged, get_pretrained_cfg(tagged)) for tagged in names)
     ]
-    return table(('weights', 'input', 'classes', 'licence'), rows)
+    return markdown_table(('weights', 'input', 'classes', 'licence'), rows)
 
 
 def is_ours(name: str) -> bool:
@@ -106,11 +107,11 @@ def is_ours(name: str) -> bool:
 def measured_table() -> str:
     """Return the table of the results that were measured, one a line."""
     rows = [
-        (f'`{name}`', result.dataset, result.metric, f'{result.percent:g}', f'measured, `{result.command}`')
+        (f'`{name}`', result.dataset, result.metric, f'{result.percent:g}', result.origin)
         for name, results in MEASURED_RESULTS.items()
         for result in results
     ]
-    return table(('weights', 'data set', 'metric', '%', 'command'), rows)
+    return markdown_table(('weights', 'data set', 'metric', '%', 'command'), rows)
 
 
 def reported_table() -> str:
@@ -121,17 +122,17 @@ def reported_table() -> str:
             result.dataset,
             result.metric,
             f'{result.percent:g}',
-            f'reported, {result.source}',
+            result.origin,
         )
         for name, results in REPORTED_RESULTS.items()
         for result in results
     ]
-    return table(('model', 'data set', 'metric', '%', 'source'), rows)
+    return markdown_table(('model', 'data set', 'metric', '%', 'source'), rows)
 
 
 def make_comparison(comparison: Comparison) -> str:
     """Return the section of models that were trained side by side."""
-    rows = table(comparison.header, comparison.rows)
+    rows = markdown_table(comparison.header, comparison.rows)
     command = f'Measured by `{comparison.command}`.'
     return '\n\n'.join([f'### {comparison.title}', comparison.setup, rows, command]) + '\n'
 

@@ -15,7 +15,7 @@ def hub(tmp_path, monkeypatch):
         monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path / 'cache'))
         monkeypatch.setattr(constants, 'HF_TOKEN_PATH', str(tmp_path / 'token'))
         monkeypatch.setattr(constants, 'HF_HUB_DISABLE_XET', True)
-        monkeypatch.setattr('timm_abn.hub.download._CHECKED_FILES', tmp_path / 'checked')
+        monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'xdg'))
         monkeypatch.delenv('HF_TOKEN', raising=False)
         yield server
 

@@ -5,6 +5,7 @@ Tried with timm 1.0.31. timm promises nothing about these modules between versio
 
 from timm.models._builder import resolve_pretrained_cfg
 from timm.models._features import feature_take_indices
+from timm.models._helpers import _torch_load as torch_load
 from timm.models._hub import load_model_config_from_path
 from timm.models._input import update_model_args, update_model_input_size
 
@@ -12,6 +13,7 @@ __all__ = [
     'feature_take_indices',
     'load_model_config_from_path',
     'resolve_pretrained_cfg',
+    'torch_load',
     'update_model_args',
     'update_model_input_size',
 ]

@@ -174,11 +174,31 @@ def test_a_file_is_hashed_when_it_is_fetched_or_changed(tiny, hub, tmp_path, mon
     assert len(hashed) == 3 and not weights.exists()
 
 
-def test_where_no_record_can_be_kept_each_load_is_hashed(tiny, hub, tmp_path, monkeypatch):
+def no_folder(tmp_path, monkeypatch):
     (tmp_path / 'file').touch()
-    monkeypatch.setattr('timm_abn.hub.download._CHECKED_FILES', tmp_path / 'file')
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))
+
+
+def no_home(tmp_path, monkeypatch):
+    monkeypatch.delenv('XDG_CACHE_HOME')
+    monkeypatch.setattr(Path, 'home', lambda: Path('~no-such-user').expanduser())
+
+
+def an_unreadable_record(tmp_path, monkeypatch):
+    load()
+    for record in (tmp_path / 'xdg' / 'timm_abn' / 'checked').iterdir():
+        record.unlink()
+        record.mkdir()
+
+
+@pytest.mark.parametrize('prevent', [no_folder, no_home, an_unreadable_record])
+def test_where_no_record_can_be_kept_each_load_is_hashed(prevent, tiny, hub, tmp_path, monkeypatch):
+    prevent(tmp_path, monkeypatch)
+    hashed, checksum_of = [], download._checksum_of
+    monkeypatch.setattr(download, '_checksum_of', lambda path: hashed.append(path) or checksum_of(path))
     for _ in range(2):
         assert_same(load(), tiny)
+    assert len(hashed) == 2
 
 
 @pytest.mark.parametrize('arguments', [dict(), dict(multi_task=True, task_chunk_size=2), dict(mechanism='product')])

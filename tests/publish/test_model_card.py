@@ -13,7 +13,8 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 import timm_abn  # noqa: F401  registers the models
-from timm_abn.publish.model_card import CITATION, LIMITS, fact_rows, model_card, readdress, result_table, table, usage
+from timm_abn.console.table import markdown_table
+from timm_abn.publish.model_card import CITATION, LIMITS, fact_rows, model_card, readdress, result_table, usage
 from timm_abn.publish.model_facts import facts_of, model_facts
 from timm_abn.publish.results import REPORTED_RESULTS
 
@@ -44,7 +45,7 @@ def test_both_kinds_of_cards_say_the_same():
     hub_card = card(results=result_table('abn_resnet20_cifar'))
     for part in (CITATION, LIMITS):
         assert part in cards and part in hub_card
-    for part in (table(('', ''), fact_rows(facts)), result_table('abn_resnet20_cifar')):
+    for part in (markdown_table(('', ''), fact_rows(facts)), result_table('abn_resnet20_cifar')):
         assert part in hub_card
     (row,) = [line for line in cards.splitlines() if line.startswith('| `abn_resnet20_cifar` | `resnet20_cifar`')]
     said = dict(fact_rows(facts))
@@ -76,8 +77,8 @@ def test_results_of_one_set_of_weights():
 
 
 def test_tables():
-    assert table(('', ''), [('a', 'b')]) == '| | |\n|---|---|\n| a | b |'
-    assert table(('x', 'y', ''), [('a', '1', 'c')]) == '| x | y | |\n|---|---|---|\n| a | 1 | c |'
+    assert markdown_table(('', ''), [('a', 'b')]) == '| | |\n|---|---|\n| a | b |'
+    assert markdown_table(('x', 'y', ''), [('a', '1', 'c')]) == '| x | y | |\n|---|---|---|\n| a | 1 | c |'
 
 
 def test_new_address():

@@ -55,7 +55,7 @@ FAST = ['abn', 'abn_resnet20_cifar', 'abn_vit_small_patch16_224', 'cam_vgg16_bn'
 @pytest.mark.parametrize('name', fast_and_slow(our_models(), FAST))
 def test_rows_are_up_to_date(name):
     module = generator()
-    row = module.table(module.COLUMNS, [module.make_row(name)]).splitlines()[-1]
+    row = module.markdown_table(module.COLUMNS, [module.make_row(name)]).splitlines()[-1]
     assert row in CARDS.read_text().splitlines(), f'run python scripts/make_model_cards.py: {name} has changed'
 
 

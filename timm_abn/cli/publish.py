@@ -17,28 +17,12 @@ Publishing needs a token: log in with hf auth login, or set HF_TOKEN.
 import argparse
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, List, Mapping, Optional, Tuple
 
-from ..errors import one_line
 from ..staging import check_new_folder
 from .errors import CommandError
 from .models import add_model_kwargs
 
-if TYPE_CHECKING:
-    import torch
-
-__all__ = ['add_arguments', 'run']
-
-SUMMARY = 'Attention Branch Network, trained with `timm-abn`: it explains its predictions by attention maps.'
-
-# timm's name of a data set -> the Hub's
-DATASETS = {
-    'torch/cifar10': 'uoft-cs/cifar10',
-    'torch/cifar100': 'uoft-cs/cifar100',
-    'torch/fashion_mnist': 'zalando-datasets/fashion_mnist',
-    'torch/imagenet': 'ILSVRC/imagenet-1k',
-    'torch/svhn': 'ufldl-stanford/svhn',
-}
+__all__ = ['add_arguments', 'check', 'run']
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,184 +45,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check(args: argparse.Namespace) -> None:
+    """Raise CommandError if arguments contradict each other, or the source is not there."""
+    if args.out and not args.dry_run:
+        raise CommandError('--out says where --dry-run writes; add it, or leave --out away')
+    if not args.source.exists():
+        raise CommandError(f'there is no folder or checkpoint {args.source}')
+    if args.source.is_dir() and (args.model or args.model_kwargs or args.label_names or args.license != 'unknown'):
+        raise CommandError(
+            f'{args.source} is a folder, which says itself what --model, --model-kwargs, --label-names and '
+            '--license would: leave them away'
+        )
+
+
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    from ..hub.config import HubError
     from ..publish.folder import check_repository_name, publish_folder
 
-    out = args.out or Path(args.repo.rpartition('/')[2])
-    try:
-        check_repository_name(args.repo)
-        if args.out and not args.dry_run:
-            raise CommandError('--out says where --dry-run writes; add it, or leave --out away')
-        if args.dry_run:
-            check_new_folder(out)
-            write_folder(args, out)
-            print(f'Written to: {out}\nNothing was published.')
-            return 0
-        with tempfile.TemporaryDirectory(prefix='timm-abn-') as scratch:
-            write_folder(args, Path(scratch) / 'publish')
-            commit = publish_folder(Path(scratch) / 'publish', args.repo, args.private, args.revision)
-    except FileExistsError as error:
-        raise CommandError(str(error)) from None
-    except HubError as error:
-        raise CommandError(str(error).rstrip('.')) from None
-    print(f'Published: {commit}\nLoad it: timm.create_model({address(args)!r}, pretrained=True)')
+    check_repository_name(args.repo)
+    address = f'hf-hub:{args.repo}' + (f'@{args.revision}' if args.revision else '')
+    if args.dry_run:
+        out = args.out or Path(args.repo.rpartition('/')[2])
+        check_new_folder(out)
+        _write_folder(args, out, address)
+        print(f'Written to: {out}\nNothing was published.')
+        return 0
+    with tempfile.TemporaryDirectory(prefix='timm-abn-') as scratch:
+        _write_folder(args, Path(scratch) / 'publish', address)
+        commit = publish_folder(Path(scratch) / 'publish', args.repo, args.private, args.revision)
+    print(f'Published: {commit}\nLoad it: timm.create_model({address!r}, pretrained=True)')
     return 0
 
 
-def address(args: argparse.Namespace) -> str:
-    """Return what to pass to ``timm.create_model`` for what these arguments publish."""
-    return f'hf-hub:{args.repo}' + (f'@{args.revision}' if args.revision else '')
-
-
-def write_folder(args: argparse.Namespace, folder: Path) -> None:
-    """Write what will be published.
-
-    Args:
-        args: Arguments of the command.
-        folder: A new folder.
-
-    Raises:
-        CommandError: The source cannot be published.
-        HubError: The source cannot be published.
-    """
+def _write_folder(args: argparse.Namespace, folder: Path, address: str) -> None:
+    """Write what will be published."""
+    from ..publish.checkpoints import save_checkpoint_folder
     from ..publish.folder import copy_hub_folder
 
     if args.source.is_dir():
-        if args.model or args.model_kwargs or args.label_names or args.license != 'unknown':
-            raise CommandError(
-                f'{args.source} is a folder, which says itself what --model, --model-kwargs, --label-names and '
-                '--license would: leave them away'
-            )
-        copy_hub_folder(args.source, folder, address(args))
-    elif args.source.is_file():
-        write_checkpoint(args, folder)
-    else:
-        raise CommandError(f'there is no folder or checkpoint {args.source}')
-
-
-def write_checkpoint(args: argparse.Namespace, folder: Path) -> None:
-    """Write the folder of a checkpoint.
-
-    Args:
-        args: Arguments of the command.
-        folder: A new folder.
-
-    Raises:
-        CommandError: The checkpoint is damaged, or not one of the model.
-        HubError: There is no such network.
-    """
-    from ..hub.state_dicts import CheckpointError, check_state_dict
-    from ..models.training_checkpoints import data_config_of, model_arguments, read_checkpoint, training_settings
-    from ..publish.folder import save_hub_folder
-    from ..publish.model_card import model_card, result_table
-    from ..publish.model_facts import facts_of
-
-    weights, metadata = read_checkpoint(args.source)
-    settings = training_settings(metadata)
-    name = args.model or settings.get('model')
-    if not name:
-        raise CommandError(f'{args.source} does not say what model it is of; name it with --model')
-    model = create_model(name, model_arguments(settings, args.model_kwargs, weights, args.source), args.source)
-    facts = facts_of(model)
-    try:
-        check_state_dict(weights, model.state_dict(), name)
-    except CheckpointError as error:
-        raise CommandError(f'{args.source}: {one_line(error)}') from None
-    data_config = data_config_of(settings, model, args.source) if settings else None
-    # safetensors holds contiguous tensors only, and --channels-last makes others
-    model.load_state_dict({key: tensor.contiguous() for key, tensor in weights.items()}, assign=True)
-    shipped = is_shipped(name, weights)
-    cfg = dict(num_classes=model.num_classes, tag=None, license=args.license)
-    if args.label_names:
-        cfg['label_names'] = read_label_names(args.label_names, model.num_classes)
-    elif not shipped:
-        cfg['label_names'] = None  # those of the model's own weights need not be those of the checkpoint
-    card = model_card(
-        facts,
-        args.repo.rpartition('/')[2],
-        SUMMARY,
-        license=args.license,
-        address=address(args),
-        more_facts=recorded_facts(metadata, settings),
-        datasets=[DATASETS[settings['dataset']]] if settings.get('dataset') in DATASETS else [],
-        results=result_table(name, reported=False) if shipped else '',
+        copy_hub_folder(args.source, folder, address)
+        return
+    title = args.repo.rpartition('/')[2]
+    save_checkpoint_folder(
+        args.source, folder, title, address, args.model, args.model_kwargs, args.label_names, args.license
     )
-    save_hub_folder(model, folder, card, data_config, cfg)
-
-
-def create_model(name: Any, arguments: Mapping[str, Any], path: Path) -> Any:
-    """Return a network on the meta device.
-
-    Args:
-        name: Name of the model.
-        arguments: Its arguments.
-        path: The checkpoint that they come from, for messages.
-
-    Raises:
-        CommandError: It has no attention map.
-        HubError: There is no such network.
-    """
-    import timm
-
-    from ..hub.building import build_without_memory
-    from ..hub.config import check_model_args
-    from ..models.cam_models import ClassActivationMapping
-    from ..networks.network import AttentionBranchNet
-
-    check_model_args(arguments, str(path))
-    model = build_without_memory(lambda **place: timm.create_model(name, **arguments, **place), str(path))
-    if not isinstance(model, (AttentionBranchNet, ClassActivationMapping)):
-        raise CommandError(f'{path}: {name} is not an Attention Branch Network, nor a CAM baseline; see timm-abn list')
-    return model
-
-
-def is_shipped(name: str, weights: Mapping[str, 'torch.Tensor']) -> bool:
-    """Return whether weights are those that this package ships under the name of a model."""
-    import timm
-    import torch
-
-    from ..publish.results import MEASURED_RESULTS
-
-    if name not in MEASURED_RESULTS:
-        return False
-    shipped = timm.create_model(name, pretrained=True).state_dict()
-    return all(name in weights and torch.equal(tensor, weights[name]) for name, tensor in shipped.items())
-
-
-def read_label_names(path: Path, num_classes: int) -> List[str]:
-    """Return the names of the classes.
-
-    Args:
-        path: File with one name a line.
-        num_classes: How many there must be.
-
-    Raises:
-        CommandError: There are more, or fewer.
-    """
-    try:
-        names = path.read_text(encoding='utf-8').splitlines()
-    except UnicodeDecodeError:
-        raise CommandError(f'--label-names {path} is not a text file in UTF-8') from None
-    if len(names) != num_classes:
-        raise CommandError(f'--label-names {path} has {len(names)} lines for {num_classes} classes')
-    return names
-
-
-def recorded_facts(metadata: Mapping[str, Any], settings: Mapping[str, Any]) -> List[Tuple[str, str]]:
-    """Return what timm's training script wrote beside the weights, as names and values.
-
-    Args:
-        metadata: What lies beside the weights.
-        settings: Settings of timm's training script.
-    """
-    facts = []
-    if isinstance(metadata.get('epoch'), int) and settings:
-        facts.append(('Epochs, as recorded in the checkpoint', str(metadata['epoch'] + 1)))
-    metric: Optional[Any] = metadata.get('metric')
-    if isinstance(metric, (int, float)) and settings:
-        facts.append((f'Validation {settings.get("eval_metric", "metric")}, as recorded', f'{metric:.2f}'))
-    if isinstance(settings.get('dataset'), str) and settings['dataset']:
-        facts.append(('Data set, as timm names it', settings['dataset']))
-    return facts

@@ -1,8 +1,8 @@
-"""Tables of text."""
+"""Tables of text, and of Markdown."""
 
 from typing import Iterable, List, Sequence
 
-__all__ = ['format_table']
+__all__ = ['format_table', 'markdown_table']
 
 
 def format_table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = ()) -> str:
@@ -23,3 +23,15 @@ def format_table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Se
         for line in lines
     ]
     return '\n'.join([aligned[0], '  '.join('-' * width for width in widths), *aligned[1:]])
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown.
+
+    Args:
+        header: Names of the columns.
+        rows: Cells, one per column.
+    """
+    lines = [' | '.join(cells) for cells in (header, *rows)]
+    head, *body = [f'| {line} |'.replace('|  ', '| ') for line in lines]
+    return '\n'.join([head, f'|{"---|" * len(header)}', *body])

@@ -5,6 +5,7 @@ Names of this package load weights that exist, or say how to get some. A configu
 with the header of the weights, and only then built in earnest. Its cut is proven the first time alone.
 """
 
+import collections
 import contextlib
 from functools import partial
 from pathlib import Path
@@ -18,42 +19,49 @@ from timm.models import build_model_with_cfg, load_model_config_from_hf
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..timm_private import load_model_config_from_path, resolve_pretrained_cfg
-from .config import HubError, check_model_args, check_pretrained_cfg, read_config
-from .download import CONFIG_NAME, fetch_file, fetch_weights, local_weights, one_line_errors, read_header
-from .published import ORGANISATION_VARIABLE, is_own_repository, no_weights, ways_to_weights
+from .config import HubError, check_entries, read_config
+from .download import CONFIG_NAME, fetch_file, find_weights, one_line_errors, read_header
+from .published import ORGANISATION_VARIABLE, is_own_repository, no_weights
 from .state_dicts import CheckpointError, check_state_dict
 
 __all__ = [
     'build_model',
-    'build_resolved',
     'build_without_memory',
     'check_address',
     'check_folder',
-    'resolve_arguments',
 ]
 
 ModelT = TypeVar('ModelT', bound=nn.Module)
 
-MAX_PARAMETERS = 10**10  # 40 GB
-MAX_TENSORS = 10_000  # the deepest of timm have a fifth
+MOST = dict(parameters=10**10, tensors=10_000)  # 40 GB; the deepest of timm have a fifth of the tensors
 
 
-def build_model(model_cls: Type[ModelT], variant: str, pretrained: bool = False, **kwargs: Any) -> ModelT:
-    """Build a registered model; see the functions that this one is made of.
+def build_model(
+    model_cls: Union[Type[ModelT], Callable[[Dict[str, Any]], Type[ModelT]]],
+    variant: str,
+    pretrained: bool = False,
+    **kwargs: Any,
+) -> ModelT:
+    """Build a registered model by timm's ``build_model_with_cfg``, after a look at what comes from elsewhere.
 
     Args:
-        model_cls: Its class.
+        model_cls: Its class; or a function that returns it, and may change the arguments, which are complete then.
         variant: Its name, without a tag.
         pretrained: Whether to load trained weights.
-        **kwargs: Arguments of timm's ``build_model_with_cfg``, and of the class.
+        **kwargs: Arguments of ``build_model_with_cfg``, and of the class.
 
     Raises:
-        HubError: See ``resolve_arguments`` and ``build_resolved``.
+        HubError: Weights are asked for where there are none, or a configuration or weights cannot be used.
     """
-    return build_resolved(model_cls, variant, pretrained, **resolve_arguments(variant, pretrained, **kwargs))
+    kwargs = _resolve_arguments(variant, pretrained, **kwargs)
+    if not isinstance(model_cls, type):
+        model_cls = model_cls(kwargs)
+    cfg = kwargs['pretrained_cfg']
+    with one_line_errors(_origin(cfg)) if pretrained and cfg.get('source') else contextlib.nullcontext():
+        return build_model_with_cfg(model_cls, variant, pretrained, **kwargs)
 
 
-def resolve_arguments(
+def _resolve_arguments(
     variant: str,
     pretrained: bool,
     pretrained_cfg: Any = None,
@@ -61,19 +69,7 @@ def resolve_arguments(
     pretrained_model_args: Optional[Mapping[str, Any]] = None,
     **kwargs: Any,
 ) -> Dict[str, Any]:
-    """Return the arguments of a model, with a ``pretrained_cfg`` that is complete and can be trusted.
-
-    Args:
-        variant: Name of the model, without a tag.
-        pretrained: Whether weights will be loaded.
-        pretrained_cfg: Tag, or configuration; from elsewhere if it has a ``source``.
-        pretrained_cfg_overlay: Entries that replace those of ``pretrained_cfg``.
-        pretrained_model_args: Arguments that came with a configuration from elsewhere.
-        **kwargs: Other arguments, those of the configuration included.
-
-    Raises:
-        HubError: Weights are asked for where there are none, or a configuration or weights cannot be used.
-    """
+    """Return the arguments of a model, with a ``pretrained_cfg`` that is complete and can be trusted."""
     model_args, overlay = dict(pretrained_model_args or {}), dict(pretrained_cfg_overlay or {})
     if not isinstance(pretrained_cfg, dict) or pretrained_cfg.get('source') not in ('hf-hub', 'local-dir'):
         cfg = resolve_pretrained_cfg(variant, pretrained_cfg, overlay)
@@ -85,28 +81,10 @@ def resolve_arguments(
         _check_published(variant, hub_id, cache_dir)
         pretrained_cfg, _, model_args = load_model_config_from_hf(hub_id, cache_dir)
         kwargs = {**model_args, **kwargs}
-    check_pretrained_cfg(pretrained_cfg, _origin(pretrained_cfg), pretrained_cfg['source'])
-    check_model_args(model_args, _origin(pretrained_cfg))
+    check_entries(pretrained_cfg, model_args, _origin(pretrained_cfg), pretrained_cfg['source'])
     cfg = resolve_pretrained_cfg(variant, pretrained_cfg, overlay)
     _check_network(variant, pretrained_cfg, model_args, pretrained, kwargs.get('cache_dir'))
     return dict(kwargs, pretrained_cfg=cfg.to_dict(), pretrained_model_args=model_args)
-
-
-def build_resolved(model_cls: Type[ModelT], variant: str, pretrained: bool, **kwargs: Any) -> ModelT:
-    """Build a model by timm's ``build_model_with_cfg``.
-
-    Args:
-        model_cls: Its class.
-        variant: Its name, without a tag.
-        pretrained: Whether to load trained weights.
-        **kwargs: What ``resolve_arguments`` returned, and other arguments of ``build_model_with_cfg``.
-
-    Raises:
-        HubError: Weights from elsewhere cannot be loaded.
-    """
-    cfg = kwargs['pretrained_cfg']
-    with one_line_errors(_origin(cfg)) if pretrained and cfg.get('source') else contextlib.nullcontext():
-        return build_model_with_cfg(model_cls, variant, pretrained, **kwargs)
 
 
 def _origin(cfg: Mapping[str, Any]) -> str:
@@ -120,10 +98,7 @@ def _check_published(variant: str, hub_id: str, cache_dir: Optional[Union[str, P
     except HubError as error:
         if not isinstance(error.__cause__, RepositoryNotFoundError):
             raise
-        raise HubError(
-            f'no weights are published for {variant}: {ORGANISATION_VARIABLE} asks for {hub_id}, and {error} '
-            f'Or {ways_to_weights(variant)}.'
-        ) from error
+        raise HubError(no_weights(variant, f'{ORGANISATION_VARIABLE} asks for {hub_id}, and {error} Or ')) from error
     if config['architecture'] != variant:
         raise HubError(f'{hub_id} holds weights of {config["architecture"]}, not of {variant}.')
 
@@ -137,11 +112,8 @@ def _check_network(
 ) -> None:
     """Check that a configuration describes a network of a reasonable size, and the one that the weights are of."""
     origin = _origin(pretrained_cfg)
-    header = None
-    if pretrained:
-        hub_id = pretrained_cfg.get('hf_hub_id')
-        path = fetch_weights(hub_id, cache_dir) if hub_id else local_weights(pretrained_cfg['file'])
-        header = read_header(path, origin) if path else None
+    path = find_weights(pretrained_cfg['source'], origin, cache_dir) if pretrained else None
+    header = read_header(path, origin) if path else None
     cfg = {key: value for key, value in pretrained_cfg.items() if key not in ('source', 'hf_hub_id', 'file')}
     network = build_without_memory(partial(timm.model_entrypoint(variant), pretrained_cfg=cfg, **model_args), origin)
     if header is not None:
@@ -156,20 +128,18 @@ class _BoundedSize(TorchDispatchMode):
 
     def __init__(self, origin: str) -> None:
         super().__init__()
-        self.origin = origin
-        self.parameters = self.tensors = 0
+        self.origin, self.made = origin, collections.Counter()  # type: ignore[var-annotated]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if isinstance(result, torch.Tensor) and not any(isinstance(value, torch.Tensor) for value in args):
-            self.parameters, self.tensors = self.parameters + result.numel(), self.tensors + 1
-            self._check(self.parameters, MAX_PARAMETERS, 'parameters')
-            self._check(self.tensors, MAX_TENSORS, 'tensors')
+            self.made.update(parameters=result.numel(), tensors=1)
+            for what, most in MOST.items():
+                if self.made[what] > most:
+                    raise HubError(
+                        f'{self.origin}: its configuration describes a network of more than {most:,} {what}.'
+                    )
         return result
-
-    def _check(self, number: int, most: int, what: str) -> None:
-        if number > most:
-            raise HubError(f'{self.origin}: its configuration describes a network of more than {most:,} {what}.')
 
 
 def build_without_memory(create: Callable[..., nn.Module], origin: str) -> nn.Module:
@@ -183,9 +153,8 @@ def build_without_memory(create: Callable[..., nn.Module], origin: str) -> nn.Mo
         HubError: There is no such network, or it is larger than any.
     """
     device = torch.device('meta')
-    with one_line_errors(origin, 'built: its configuration does not describe a network'):
-        with _BoundedSize(origin), device:
-            return create(device=device)
+    with one_line_errors(origin, 'built: its configuration does not describe a network'), _BoundedSize(origin), device:
+        return create(device=device)
 
 
 def check_address(address: str) -> None:
@@ -198,10 +167,10 @@ def check_address(address: str) -> None:
         HubError: It is not there, or cannot be used.
     """
     source, _, place = address.partition(':')
-    if source == 'local-dir':
-        read_config(Path(place) / CONFIG_NAME, place)
-    elif source in ('hf-hub', 'hf_hub'):
+    if source in ('hf-hub', 'hf_hub'):
         read_config(fetch_file(place, CONFIG_NAME), place)
+    elif source == 'local-dir':
+        read_config(Path(place) / CONFIG_NAME, place)
 
 
 def check_folder(folder: Union[str, Path]) -> Dict[str, Any]:

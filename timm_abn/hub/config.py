@@ -17,7 +17,7 @@ from timm.models import PretrainedCfg
 
 from ..errors import TimmAbnError, one_line
 
-__all__ = ['HubError', 'check_config', 'check_model_args', 'check_pretrained_cfg', 'read_config']
+__all__ = ['HubError', 'check_config', 'check_entries', 'read_config']
 
 MAX_CONFIG_BYTES = 2**24  # the names and descriptions of 22,000 classes take a tenth of it
 MAX_CLASSES = 2**20
@@ -174,42 +174,35 @@ def check_config(config: Any, origin: str) -> None:
         raise HubError(f'{origin}: pretrained_cfg must be an object, got {reprlib.repr(cfg)}.')
     # timm lets these stand at the top, too, and prefers them there
     on_top = {key: config[key] for key in ('num_classes', 'label_names', 'label_descriptions') if key in config}
-    check_pretrained_cfg({**cfg, **on_top}, origin)
-    check_model_args(config.get('model_args', {}), origin)
+    check_entries({**cfg, **on_top}, config.get('model_args', {}), origin)
 
 
-def check_pretrained_cfg(cfg: Mapping[str, Any], origin: str, source: Optional[str] = None) -> None:
-    """Check the entry ``pretrained_cfg``.
+def check_entries(
+    pretrained_cfg: Mapping[str, Any],
+    model_args: Any,
+    origin: str,
+    source: Optional[str] = None,
+) -> None:
+    """Check the entries ``pretrained_cfg`` and ``model_args``, the arguments to build a network with.
 
     Args:
-        cfg: What it holds.
-        origin: Where it comes from, for messages.
+        pretrained_cfg: What the former holds.
+        model_args: What the latter holds. Names that only a backbone knows are for its constructor to check.
+        origin: Where they come from, for messages.
         source: 'hf-hub' or 'local-dir' if timm has added where the weights lie.
 
     Raises:
         HubError: See ``check_config``.
     """
     added = {'hf-hub': ('source', 'hf_hub_id'), 'local-dir': ('source', 'file')}.get(source or '', ())
-    for key, value in cfg.items():
+    for key, value in pretrained_cfg.items():
         if key not in _CFG_RULES and key not in added:
             raise HubError(f'{origin}: pretrained_cfg must not hold {reprlib.repr(key)}.')
         if key in _CFG_RULES and not (value is None and key in _NULLABLE):
             _check(f'pretrained_cfg.{key}', value, _CFG_RULES[key], origin)
-    names, num_classes = cfg.get('label_names'), cfg.get('num_classes', PretrainedCfg.num_classes)
+    names, num_classes = pretrained_cfg.get('label_names'), pretrained_cfg.get('num_classes', PretrainedCfg.num_classes)
     if isinstance(names, (list, tuple)) and len(names) != num_classes:
         raise HubError(f'{origin}: there are {len(names)} label_names for {num_classes} classes.')
-
-
-def check_model_args(model_args: Any, origin: str) -> None:
-    """Check the entry ``model_args``, the arguments to build a network with.
-
-    Args:
-        model_args: What it holds.
-        origin: Where it comes from, for messages.
-
-    Raises:
-        HubError: See ``check_config``. Names that only a backbone knows are not looked at: its constructor does.
-    """
     if not isinstance(model_args, Mapping):
         raise HubError(f'{origin}: model_args must be an object, got {reprlib.repr(model_args)}.')
     for key, value in model_args.items():

@@ -1,4 +1,4 @@
-"""Files of weights that come from elsewhere: fetched, compared with their checksum, and looked at before they are used.
+"""Files that come from elsewhere: fetched, compared with their checksum, and looked at before they are used.
 
 timm's own loaders do the loading, of safetensors or with ``torch.load(weights_only=True)``. This module sees to it that
 a damaged download does not stay in the cache, that the file describes the network that it is for, and that what goes
@@ -28,43 +28,59 @@ from ..errors import one_line
 from ..staging import staged_files
 from .config import HubError
 
-__all__ = [
-    'CONFIG_NAME',
-    'WEIGHTS_NAME',
-    'fetch_file',
-    'fetch_weights',
-    'local_weights',
-    'one_line_errors',
-    'read_header',
-]
+__all__ = ['CONFIG_NAME', 'WEIGHTS_NAME', 'fetch_file', 'find_weights', 'one_line_errors', 'read_header']
 
 WEIGHTS_NAME = 'model.safetensors'
 CONFIG_NAME = 'config.json'
 
 _WEIGHT_ENDINGS = ('.safetensors', '.bin', '.pth', '.tar')
 
+_LOG_IN = 'log in with hf auth login, or set HF_TOKEN'
+# what went wrong -> what we say, the special before the general
+_MESSAGES = (
+    (GatedRepoError, f'{{name}} asks its users to agree to its terms: do so at {{hub}}/{{name}}, and {_LOG_IN}.'),
+    (
+        RepositoryNotFoundError,
+        f'there is no repository {{name}} at {{hub}}, or it is private: check the name, and {_LOG_IN}.',
+    ),
+    (RevisionNotFoundError, '{name} has no revision {revision!r}.'),
+    (LocalEntryNotFoundError, '{hub} cannot be reached, and {name} is not in the cache: {error}.'),
+    (EntryNotFoundError, '{origin} holds no {file}.'),
+    (HFValidationError, '{name!r} is not the name of a repository: {error}.'),
+    (Exception, '{origin} cannot be {cannot_be}: {error}.'),  # of damaged files a dozen types
+)
 
-def fetch_weights(hub_id: str, cache_dir: Optional[Union[str, Path]] = None) -> Optional[Path]:
-    """Download the safetensors file of a repository, or find it in the cache.
+
+def find_weights(source: str, place: str, cache_dir: Optional[Union[str, Path]] = None) -> Optional[Path]:
+    """Return the safetensors file of a folder or of a repository, from which it is downloaded if need be.
 
     Args:
-        hub_id: Repository, with '@' and a revision if not the newest.
-        cache_dir: Folder of the cache; that of huggingface_hub by default.
+        source: 'local-dir' or 'hf-hub'.
+        place: The folder; or the repository, with '@' and a revision if not the newest.
+        cache_dir: See ``fetch_file``.
 
     Returns:
-        The file in the cache, or None if the repository holds none, which leaves timm to look for other formats.
+        The file, or None if there is none, which leaves timm to look for other formats.
 
     Raises:
-        HubError: It cannot be downloaded, or is damaged.
+        HubError: It cannot be downloaded, or is damaged; or there is no such folder, or something in it has the name
+            of a file of weights but is none.
     """
-    try:
-        return fetch_file(hub_id, WEIGHTS_NAME, cache_dir)
-    except _FileNotInRepository:
-        return None
-
-
-class _FileNotInRepository(HubError):
-    pass
+    if source == 'hf-hub':
+        try:
+            return fetch_file(place, WEIGHTS_NAME, cache_dir)
+        except HubError as error:
+            cause = error.__cause__
+            if isinstance(cause, EntryNotFoundError) and not isinstance(cause, LocalEntryNotFoundError):
+                return None
+            raise
+    folder = Path(place)
+    if not folder.is_dir():
+        raise HubError(f'{folder} is not a folder.')
+    for path in folder.iterdir():
+        if path.name.endswith(_WEIGHT_ENDINGS) and not path.is_file():  # timm would wait for a pipe for ever
+            raise HubError(f'{path} is not a file, nor a link to one.')
+    return folder / WEIGHTS_NAME if (folder / WEIGHTS_NAME).exists() else None
 
 
 def fetch_file(hub_id: str, name: str, cache_dir: Optional[Union[str, Path]] = None) -> Path:
@@ -86,25 +102,31 @@ def fetch_file(hub_id: str, name: str, cache_dir: Optional[Union[str, Path]] = N
 
 
 def _check_checksum(path: Path, hub_id: str) -> None:
-    """Compare a file of the cache with its checksum, and take it out of the cache if it is damaged."""
+    """Compare a file of the cache with its checksum, and take it out of the cache if it is damaged.
+
+    A file that was compared before is not read again until its size or its time of change is another.
+    """
     if not path.is_symlink():  # a file system without links: the checksum is not known
         return
-    target = Path(os.readlink(path))
-    if not re.fullmatch('[0-9a-f]{64}', target.name):
+    blob = path.resolve()
+    if not re.fullmatch('[0-9a-f]{64}', blob.name):
         return  # not a large file: its name is a checksum of git
-    state, record = _state_of(path), _CHECKED_FILES / target.name
-    if record.is_file() and record.read_text() == state:
-        return  # hashed when it was fetched, and not changed since
-    checksum = _checksum_of(path)
-    if checksum != target.name:
-        (path.parent / target).unlink(missing_ok=True)
+    status = blob.stat()
+    state = f'{blob} {status.st_size} {status.st_mtime_ns} {status.st_ino}'.encode()
+    unknown = contextlib.suppress(OSError, RuntimeError)  # no record yet, or no place to keep one: hash each time
+    with unknown:
+        if _record_of(blob).read_bytes() == state:
+            return
+    checksum = _checksum_of(blob)
+    if checksum != blob.name:
+        blob.unlink(missing_ok=True)
         path.unlink()
         raise HubError(
             f'{hub_id}: {path.name} was damaged on the way: its checksum is {checksum[:12]}... instead of '
-            f'{target.name[:12]}...; it was removed from the cache, so that another attempt downloads it again.'
+            f'{blob.name[:12]}...; it was removed from the cache, so that another attempt downloads it again.'
         )
-    with contextlib.suppress(OSError), staged_files(record.parent) as staging:  # where it cannot be kept, hash again
-        (staging / record.name).write_text(state)
+    with unknown, staged_files(_record_of(blob).parent) as staging:
+        (staging / _record_of(blob).name).write_bytes(state)
 
 
 def _checksum_of(path: Path) -> str:
@@ -115,31 +137,10 @@ def _checksum_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-_CHECKED_FILES = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'timm_abn' / 'checked'
-
-
-def _state_of(path: Path) -> str:
-    status = path.stat()
-    return f'{path.resolve()} {status.st_size} {status.st_mtime_ns} {status.st_ino}'
-
-
-def local_weights(folder: Union[str, Path]) -> Optional[Path]:
-    """Return the safetensors file of a folder, or None, which leaves timm to look for other formats.
-
-    Args:
-        folder: The folder.
-
-    Raises:
-        HubError: It is no folder, or something in it has the name of a file of weights but is none.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise HubError(f'{folder} is not a folder.')
-    for path in folder.iterdir():
-        if path.name.endswith(_WEIGHT_ENDINGS) and not path.is_file():  # timm would wait for a pipe for ever
-            raise HubError(f'{path} is not a file, nor a link to one.')
-    path = folder / WEIGHTS_NAME
-    return path if path.exists() else None
+def _record_of(blob: Path) -> Path:
+    """Return the file that says in which state a file of the cache was compared with its checksum."""
+    caches = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
+    return caches / 'timm_abn' / 'checked' / hashlib.sha256(os.fsencode(blob)).hexdigest()
 
 
 def read_header(path: Path, origin: str) -> Dict[str, torch.Tensor]:
@@ -164,33 +165,24 @@ def one_line_errors(origin: str, cannot_be: str = 'loaded from') -> Iterator[Non
         origin: Repository or folder, for messages.
         cannot_be: What cannot be done with it if something unforeseen happens.
     """
-    repository, _, revision = origin.partition('@')
     try:
         yield
     except HubError:
         raise
-    except GatedRepoError as error:
+    except Exception as error:
+        name, _, revision = origin.partition('@')
+        file = str(getattr(getattr(error, 'response', None), 'url', '')).rpartition('/')[2] or 'such file'
+        if file == 'pytorch_model.bin':  # timm's last resort
+            file = f'{WEIGHTS_NAME}, nor {file}'
+        message = next(message for kind, message in _MESSAGES if isinstance(error, kind))
         raise HubError(
-            f'{repository} asks its users to agree to its terms: do so at {constants.ENDPOINT}/{repository}, and log '
-            'in with hf auth login, or set HF_TOKEN.'
+            message.format(
+                origin=origin,
+                name=name,
+                revision=revision,
+                hub=constants.ENDPOINT,
+                file=file,
+                cannot_be=cannot_be,
+                error=one_line(error),
+            )
         ) from error
-    except RepositoryNotFoundError as error:
-        raise HubError(
-            f'there is no repository {repository} at {constants.ENDPOINT}, or it is private: check the name, and log '
-            'in with hf auth login, or set HF_TOKEN.'
-        ) from error
-    except RevisionNotFoundError as error:
-        raise HubError(f'{repository} has no revision {revision!r}.') from error
-    except LocalEntryNotFoundError as error:
-        raise HubError(
-            f'{constants.ENDPOINT} cannot be reached, and {repository} is not in the cache: {one_line(error)}.'
-        ) from error
-    except EntryNotFoundError as error:
-        name = str(getattr(getattr(error, 'response', None), 'url', '')).rpartition('/')[2]
-        # timm's last resort
-        missing = f'{WEIGHTS_NAME}, nor pytorch_model.bin' if name == 'pytorch_model.bin' else name or 'such file'
-        raise _FileNotInRepository(f'{origin} holds no {missing}.') from error
-    except HFValidationError as error:
-        raise HubError(f'{repository!r} is not the name of a repository: {one_line(error)}.') from error
-    except Exception as error:  # on damaged files torch and safetensors raise errors of a dozen types
-        raise HubError(f'{origin} cannot be {cannot_be}: {one_line(error)}.') from error

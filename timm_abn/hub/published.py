@@ -13,7 +13,6 @@ __all__ = [
     'PUBLISHED',
     'is_own_repository',
     'no_weights',
-    'ways_to_weights',
     'with_hub_ids',
 ]
 
@@ -62,25 +61,16 @@ def _organisation() -> str:
     return os.environ.get(ORGANISATION_VARIABLE) or HUB_ORGANISATION
 
 
-def no_weights(name: str) -> str:
+def no_weights(name: str, reason: str = '') -> str:
     """Return the sentence that there are no weights for a model, and how to get some.
 
     Args:
         name: Name of the model, without a tag.
-    """
-    return f'no weights are published for {name}: {ways_to_weights(name)}.'
-
-
-def ways_to_weights(name: str) -> str:
-    """Return how to get weights for a model that has none, as the second half of a sentence.
-
-    Args:
-        name: Name of the model, without a tag.
+        reason: Why there are none, to be followed by the ways to get some.
     """
     recipe = next((f' --recipe {recipe}' for recipe, names in RECIPES.items() if names.fullmatch(name)), '')
-    ways = [f'train it with timm-abn-train{recipe} --model {name}']
+    ways = [f'take {" or ".join(shipped)}'] if (shipped := timm.list_pretrained(f'{name}.*')) else []
     if _OFFICIAL.fullmatch(name):
-        ways.insert(0, f"convert a checkpoint of the authors' code with timm-abn convert --model {name}")
-    if shipped := timm.list_pretrained(f'{name}.*'):
-        ways.insert(0, f'take {" or ".join(shipped)}')
-    return ', or '.join(ways)
+        ways.append(f"convert a checkpoint of the authors' code with timm-abn convert --model {name}")
+    ways.append(f'train it with timm-abn-train{recipe} --model {name}')
+    return f'no weights are published for {name}: {reason}{", or ".join(ways)}.'

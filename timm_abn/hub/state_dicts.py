@@ -36,24 +36,20 @@ def check_state_dict(
     Raises:
         CheckpointError: Names are missing or unknown, or shapes differ.
     """
-    problems = []
-    missing = [name for name in expected if name not in state_dict]
-    unknown = [name for name in state_dict if name not in expected]
-    shapes = [
-        f'{name} has shape {tuple(state_dict[name].shape)} instead of {tuple(tensor.shape)}'
-        for name, tensor in expected.items()
-        if name in state_dict and state_dict[name].shape != tensor.shape
-    ]
-    if missing:
-        problems.append(f'{len(missing)} missing ({list_some(missing)})')
-    if unknown:
-        problems.append(f'{len(unknown)} unknown ({list_some(unknown)})')
-    if shapes:
-        problems.append(f'{len(shapes)} of another shape ({list_some(shapes)})')
+    found = {
+        'missing': [name for name in expected if name not in state_dict],
+        'unknown': [name for name in state_dict if name not in expected],
+        'of another shape': [
+            f'{name} has shape {tuple(state_dict[name].shape)} instead of {tuple(tensor.shape)}'
+            for name, tensor in expected.items()
+            if name in state_dict and state_dict[name].shape != tensor.shape
+        ],
+    }
+    problems = [f'{len(names)} {problem} ({list_some(names)})' for problem, names in found.items() if names]
     if problems:
         raise CheckpointError(
             f'the checkpoint is not one of {model_name}: keys {"; ".join(problems)}.',
-            num_differences=len(missing) + len(unknown) + len(shapes),
+            num_differences=sum(map(len, found.values())),
         )
 
 

@@ -10,7 +10,7 @@ from timm.layers import SEModule
 from timm.models import PretrainedCfg, generate_default_cfgs, get_pretrained_cfg, register_model
 
 from ..errors import TimmAbnError
-from ..hub.building import build_resolved, resolve_arguments
+from ..hub.building import build_model
 from ..hub.published import with_hub_ids
 from ..networks.backbone import create_backbone
 from ..networks.multi_task_network import MultiTaskAttentionBranchNet
@@ -40,25 +40,19 @@ def checkpoint_filter_fn(state_dict: Dict[str, torch.Tensor], model: AttentionBr
 
 
 def _create_abn(variant: str, pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
-    kwargs = resolve_arguments(variant, pretrained, **kwargs)
     if pretrained:
         kwargs.pop('pretrained_backbone', None)  # the weights of the whole network replace them anyway
-    feature_cfg: Dict[str, Any] = dict(feature_cls='getter')
+    return build_model(_choose_network, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, **kwargs)
+
+
+def _choose_network(kwargs: Dict[str, Any]) -> Type[AttentionBranchNet]:
+    """Return the class of a network, and complete its arguments."""
+    kwargs['feature_cfg'] = dict(feature_cls='getter')
     if kwargs.get('features_only'):
-        feature_cfg['out_indices'] = _default_out_indices(kwargs['backbone'])
+        kwargs['feature_cfg'].update(out_indices=_default_out_indices(kwargs['backbone']))
     # without a classifier of its own (num_classes=0) the network keeps the attention branch of its weights
     kwargs.setdefault('attention_classes', kwargs['pretrained_cfg'].get('num_classes') or None)
-    return build_resolved(
-        _network_class(kwargs.pop('multi_task', False), kwargs),
-        variant,
-        pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg=feature_cfg,
-        **kwargs,
-    )
-
-
-def _network_class(multi_task: bool, kwargs: Dict[str, Any]) -> Type[AttentionBranchNet]:
+    multi_task = kwargs.pop('multi_task', False)
     if not isinstance(multi_task, bool):
         raise TimmAbnError(f'multi_task must be True or False, got {multi_task!r}.')
     for name, needed in (('task_chunk_size', True), ('attention_norm', False)):

@@ -1,12 +1,10 @@
 """Loading trained models: by name, from an address, or from a checkpoint."""
 
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Union
+from typing import Any, List, Mapping, Optional, Union
 
 import timm
-import torch
 import torch.nn as nn
-from timm.models import is_model_in_modules
 
 from ..errors import suggest
 from ..hub.published import no_weights
@@ -65,8 +63,7 @@ def _load_checkpoint(name: str, path: Path, model_kwargs: Mapping[str, Any]) -> 
     recorded = settings.get('model')
     if recorded and ':' not in name and name.split('.')[0] != str(recorded).split('.')[0]:
         raise CheckpointError(f'{path} is a checkpoint of {recorded}, not of {name}.')
-    arguments = dict(_classes_of_cam(name, weights), **model_arguments(settings, model_kwargs, weights, path))
-    model: Any = _create_explaining(name, arguments)
+    model: Any = _create_explaining(name, model_arguments(name, settings, model_kwargs, weights, path))
     try:
         check_state_dict(weights, model.state_dict(), name)
     except CheckpointError as error:
@@ -75,13 +72,6 @@ def _load_checkpoint(name: str, path: Path, model_kwargs: Mapping[str, Any]) -> 
     if settings:
         model.pretrained_cfg = dict(model.pretrained_cfg, **data_config_of(settings, model, path))
     return model
-
-
-def _classes_of_cam(name: str, weights: Mapping[str, torch.Tensor]) -> Dict[str, int]:
-    """Return the number of classes of a CAM baseline; that of an ABN stands in its attention branch."""
-    cfg = timm.get_pretrained_cfg(name) if is_model_in_modules(name, 'cam_models') else None
-    classifier = weights.get(f'{cfg.classifier}.weight') if cfg else None
-    return {} if classifier is None else dict(num_classes=len(classifier))
 
 
 def _create_explaining(name: str, arguments: Mapping[str, Any]) -> nn.Module:

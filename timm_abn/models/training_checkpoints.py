@@ -1,27 +1,28 @@
 """Reading a checkpoint: its weights, and what it says of the network that they belong to."""
 
 import argparse
-import contextlib
 from pathlib import Path
-from typing import Any, Dict, Iterator, Mapping, Tuple
+from typing import Any, Dict, Mapping, Tuple
 
+import timm
 import torch
+from safetensors.torch import load_file
 from timm.data import resolve_data_config
-from timm.models import load_state_dict
-from timm.utils import load_checkpoint_metadata
+from timm.models import clean_state_dict, is_model_in_modules
 
 from ..errors import one_line
-from ..hub.config import check_model_args, check_pretrained_cfg
+from ..hub.config import check_entries
 from ..hub.state_dicts import CheckpointError
+from ..timm_private import torch_load
 
-__all__ = ['checkpoint_errors', 'data_config_of', 'model_arguments', 'read_checkpoint', 'training_settings']
+__all__ = ['data_config_of', 'model_arguments', 'read_checkpoint', 'read_checkpoint_file', 'training_settings']
 
 _CLASS_WEIGHT = 'attention_branch.class_norm.weight'  # one per class
 _TASK_WEIGHT = 'attention_branch.map_conv.weight'  # a row per task, of networks that have no weight of classes
 
 
-def read_checkpoint(path: Path) -> Tuple[Dict[str, torch.Tensor], Mapping[str, Any]]:
-    """Return the weights of a checkpoint and what lies beside them, without running code from it.
+def read_checkpoint_file(path: Path) -> Mapping[str, Any]:
+    """Return all that a checkpoint holds, as it was written, without running code from it.
 
     Args:
         path: The file.
@@ -29,32 +30,37 @@ def read_checkpoint(path: Path) -> Tuple[Dict[str, torch.Tensor], Mapping[str, A
     Raises:
         CheckpointError: It is not there, damaged, or holds other things than tensors and plain values.
     """
-    with checkpoint_errors(path):
-        weights = load_state_dict(str(path), weights_only=True)
-        metadata = {} if path.suffix == '.safetensors' else load_checkpoint_metadata(str(path))
-        strangers = [key for key, value in weights.items() if not isinstance(value, torch.Tensor)]
-    if strangers or not weights:
-        found = ', '.join(map(str, strangers[:3])) or 'nothing'
-        raise CheckpointError(f'{path} is no checkpoint of a model: it holds {found}')
-    return weights, metadata
-
-
-@contextlib.contextmanager
-def checkpoint_errors(path: Path) -> Iterator[None]:
-    """Turn whatever goes wrong inside into a ``CheckpointError``.
-
-    Args:
-        path: The file that is read inside.
-
-    Raises:
-        CheckpointError: It is not there, or damaged.
-    """
     if not path.is_file():
         raise CheckpointError(f'there is no checkpoint {path}')
     try:
-        yield
+        checkpoint = load_file(path) if path.suffix == '.safetensors' else torch_load(str(path))
     except Exception as error:  # on damaged files torch.load raises errors of a dozen types
         raise CheckpointError(f'{path} is no checkpoint, or damaged: {one_line(error)}') from None
+    if not isinstance(checkpoint, Mapping):
+        raise CheckpointError(f'{path} is no checkpoint of a model: it holds a {type(checkpoint).__name__}')
+    return checkpoint
+
+
+def read_checkpoint(path: Path) -> Tuple[Dict[str, torch.Tensor], Mapping[str, Any]]:
+    """Return the weights of a checkpoint, averaged ones where there are some, and what lies beside them.
+
+    Args:
+        path: The file.
+
+    Raises:
+        CheckpointError: See ``read_checkpoint_file``; or it holds no weights.
+    """
+    checkpoint = read_checkpoint_file(path)
+    # where timm looks for weights, and in which order
+    averaged = [checkpoint[key] for key in ('state_dict_ema', 'model_ema') if checkpoint.get(key) is not None]
+    weights = [*averaged, *(checkpoint[key] for key in ('state_dict', 'model') if key in checkpoint), checkpoint][0]
+    if not isinstance(weights, Mapping):
+        raise CheckpointError(f'{path} is no checkpoint of a model: its weights are a {type(weights).__name__}')
+    strangers = [key for key, value in weights.items() if not (isinstance(key, str) and torch.is_tensor(value))]
+    if strangers or not weights:
+        found = ', '.join(map(str, strangers[:3])) or 'nothing'
+        raise CheckpointError(f'{path} is no checkpoint of a model: it holds {found}')
+    return clean_state_dict(dict(weights)), {} if path.suffix == '.safetensors' else checkpoint
 
 
 def training_settings(metadata: Mapping[str, Any]) -> Dict[str, Any]:
@@ -68,6 +74,7 @@ def training_settings(metadata: Mapping[str, Any]) -> Dict[str, Any]:
 
 
 def model_arguments(
+    name: str,
     settings: Mapping[str, Any],
     given: Mapping[str, Any],
     weights: Mapping[str, torch.Tensor],
@@ -76,6 +83,7 @@ def model_arguments(
     """Return the arguments that build the network of a checkpoint.
 
     Args:
+        name: Name of the model.
         settings: Settings of timm's training script.
         given: Arguments given on the command line, which come first.
         weights: The weights, which tell the number of classes, and whether they are tasks, if nothing else does.
@@ -92,13 +100,16 @@ def model_arguments(
         arguments['in_chans'] = input_size[0]
     arguments.pop('pretrained_backbone', None)  # the checkpoint has the weights that came of it
     arguments = {key: value for key, value in arguments.items() if value is not None}
-    check_model_args(arguments, str(path))
+    check_entries({}, arguments, str(path))
     arguments.update(given)
     if _CLASS_WEIGHT in weights:
         arguments.setdefault('num_classes', len(weights[_CLASS_WEIGHT]))
     elif _TASK_WEIGHT in weights:
         arguments.setdefault('num_classes', len(weights[_TASK_WEIGHT]))
         arguments.setdefault('multi_task', True)
+    elif is_model_in_modules(name, 'cam_models') and (cfg := timm.get_pretrained_cfg(name)):
+        classifier = weights.get(f'{cfg.classifier}.weight')
+        arguments.update({} if classifier is None or 'num_classes' in arguments else dict(num_classes=len(classifier)))
     return arguments
 
 
@@ -119,5 +130,5 @@ def data_config_of(settings: Mapping[str, Any], model: torch.nn.Module, path: Pa
         names = ('input_size', 'img_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
         found = ', '.join(f'{name}={settings[name]!r}' for name in names if settings.get(name) is not None)
         raise CheckpointError(f'{path} says that images were prepared with {found}, which cannot be') from None
-    check_pretrained_cfg(data_config, str(path))
+    check_entries(data_config, {}, str(path))
     return data_config

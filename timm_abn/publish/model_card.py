@@ -1,16 +1,17 @@
 """What is said about a model, on the Hub and in MODEL_CARDS.md: facts, results, use, limits, citation."""
 
 from pathlib import Path
-from typing import Any, Iterable, List, Sequence, Tuple
+from typing import Any, List, Sequence, Tuple
 
-from huggingface_hub import ModelCard, ModelCardData
+import yaml
+from huggingface_hub import ModelCard
 
+from ..console.table import markdown_table
+from ..errors import one_line
 from .model_facts import ModelFacts
 from .results import MEASURED_RESULTS, REPORTED_RESULTS
 
-__all__ = ['CITATION', 'LIMITS', 'fact_rows', 'model_card', 'readdress', 'result_table', 'table', 'usage']
-
-TAGS = ('image-classification', 'timm', 'timm-abn', 'attention-branch-network', 'visual-explanation')
+__all__ = ['CITATION', 'LIMITS', 'fact_rows', 'model_card', 'readdress', 'result_table', 'usage']
 
 Row = Tuple[str, str]
 
@@ -57,18 +58,6 @@ def fact_rows(facts: ModelFacts) -> List[Row]:
     ]
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table in Markdown.
-
-    Args:
-        header: Names of the columns.
-        rows: Cells, one per column.
-    """
-    lines = [' | '.join(cells) for cells in (header, *rows)]
-    head, *body = [f'| {line} |'.replace('|  ', '| ') for line in lines]
-    return '\n'.join([head, f'|{"---|" * len(header)}', *body])
-
-
 def result_table(name: str, reported: bool = True) -> str:
     """Return a table of the results of a model; empty if there are none.
 
@@ -76,22 +65,23 @@ def result_table(name: str, reported: bool = True) -> str:
         name: Name of a registered model; with a tag, only results of those weights.
         reported: Whether to list what others report, too.
     """
+    found = {'': REPORTED_RESULTS.get(name, ()) if reported else ()}
+    found.update(
+        (f' (`{tagged}`)', results)
+        for tagged, results in MEASURED_RESULTS.items()
+        if name in (tagged, tagged.split('.')[0])
+    )
     rows = [
         (
-            f'{result.dataset}{", " if result.variant else ""}{result.variant}',
+            ', '.join(filter(None, (result.dataset, result.variant))) + weights,
             result.metric,
             f'{result.percent:g}',
-            f'reported, {result.source}',
+            result.origin,
         )
-        for result in REPORTED_RESULTS.get(name, ())
-        if reported
-    ] + [
-        (f'{result.dataset} (`{tagged}`)', result.metric, f'{result.percent:g}', f'measured, `{result.command}`')
-        for tagged, measured in MEASURED_RESULTS.items()
-        if name in (tagged, tagged.split('.')[0])
-        for result in measured
+        for weights, results in found.items()
+        for result in results
     ]
-    return table(('data set', 'metric', '%', ''), rows) if rows else ''
+    return markdown_table(('data set', 'metric', '%', ''), rows) if rows else ''
 
 
 def model_card(
@@ -116,19 +106,12 @@ def model_card(
         datasets: What the weights were trained with, as the Hub calls it.
         results: A table of results of these weights, if there are any.
     """
-    data = ModelCardData(
-        library_name='timm',
-        pipeline_tag='image-classification',
-        license=license,
-        datasets=list(datasets) or None,
-        metrics=['accuracy'],
-        tags=list(TAGS),
-    )
+    front_matter = dict(license=license, **(dict(datasets=list(datasets)) if datasets else {}))
     return _text('card.md').format(
-        front_matter=data.to_yaml(),
+        front_matter=yaml.safe_dump(front_matter).rstrip(),
         title=title,
         summary=summary,
-        facts=table(('', ''), [*fact_rows(facts), *more_facts]),
+        facts=markdown_table(('', ''), [*fact_rows(facts), *more_facts]),
         usage=usage(address, facts.input_size[0]),
         results=results or 'None are recorded.',
         limits=LIMITS,
@@ -149,7 +132,7 @@ def readdress(card: str, address: str) -> str:
     try:
         data: Any = ModelCard(card, ignore_metadata_errors=False).data
     except Exception as error:  # of the YAML parser, or of what reads its result
-        raise ValueError(f'its front matter cannot be read: {" ".join(str(error).split())}') from None
+        raise ValueError(f'its front matter cannot be read: {one_line(error)}') from None
     if data.library_name != 'timm' or not data.license:
         raise ValueError('its front matter must say library_name: timm, and the license.')
     start, found, rest = card.partition("timm.create_model('")

@@ -2,47 +2,37 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Dict, Tuple
+from typing import Any, Dict, List, Tuple
 
 import yaml
 
-__all__ = ['COMPARISONS', 'MEASURED_RESULTS', 'REPORTED_RESULTS', 'Comparison', 'MeasuredResult', 'ReportedResult']
+__all__ = ['COMPARISONS', 'MEASURED_RESULTS', 'REPORTED_RESULTS', 'Comparison', 'Result']
 
 
 @dataclasses.dataclass(frozen=True)
-class ReportedResult:
-    """A number that somebody else reports.
+class Result:
+    """A number that was measured with this code, or that somebody else reports.
 
     Attributes:
         dataset: What was classified.
         metric: 'top-1 error' or 'top-1 accuracy'.
         percent: The number.
-        source: Where it stands.
+        command: How to measure it again; empty if it is reported.
+        source: Where it is reported; empty if it was measured.
         variant: How the model differs from the one of this name, if it does.
     """
 
     dataset: str
     metric: str
     percent: float
-    source: str
+    command: str = ''
+    source: str = ''
     variant: str = ''
 
-
-@dataclasses.dataclass(frozen=True)
-class MeasuredResult:
-    """A number that was measured with this code.
-
-    Attributes:
-        dataset: What was classified.
-        metric: 'top-1 accuracy'.
-        percent: The number.
-        command: How to measure it again.
-    """
-
-    dataset: str
-    metric: str
-    percent: float
-    command: str
+    @property
+    def origin(self) -> str:
+        """Which kind of result it is, and how to verify it, for tables."""
+        return f'measured, `{self.command}`' if self.command else f'reported, {self.source}'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,20 +50,17 @@ class Comparison:
     title: str
     setup: str
     command: str
-    header: Tuple[str, ...]
-    rows: Tuple[Tuple[str, ...], ...]
+    header: List[str]
+    rows: List[List[str]]
 
 
 _RESULTS: Dict[str, Any] = yaml.safe_load(Path(__file__).with_name('results.yaml').read_text(encoding='utf-8'))
 
+
+def _results(kind: str) -> Dict[str, Tuple[Result, ...]]:
+    return {name: tuple(Result(**result) for result in results) for name, results in _RESULTS[kind].items()}
+
+
 # name of a model -> results; measured ones are of weights, whose name has a tag
-MEASURED_RESULTS = {
-    name: tuple(MeasuredResult(**result) for result in results) for name, results in _RESULTS['measured'].items()
-}
-REPORTED_RESULTS = {
-    name: tuple(ReportedResult(**result) for result in results) for name, results in _RESULTS['reported'].items()
-}
-COMPARISONS = tuple(
-    Comparison(**dict(comparison, header=tuple(comparison['header']), rows=tuple(map(tuple, comparison['rows']))))
-    for comparison in _RESULTS['comparisons']
-)
+MEASURED_RESULTS, REPORTED_RESULTS = _results('measured'), _results('reported')
+COMPARISONS = tuple(Comparison(**comparison) for comparison in _RESULTS['comparisons'])

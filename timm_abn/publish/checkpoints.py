@@ -1,0 +1,207 @@
+"""Folders for the Hub made of checkpoints: of timm's training script, and of the authors' code."""
+
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
+
+import timm
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from ..hub.building import build_without_memory
+from ..hub.config import check_entries
+from ..hub.state_dicts import CheckpointError, check_state_dict
+from ..models.authors_checkpoints import convert_official_checkpoint, find_official_model, official_model_args
+from ..models.loading import EXPLAINING
+from ..models.training_checkpoints import (
+    data_config_of,
+    model_arguments,
+    read_checkpoint,
+    read_checkpoint_file,
+    training_settings,
+)
+from .folder import save_hub_folder
+from .model_card import Row, model_card, result_table
+from .model_facts import facts_of
+from .results import MEASURED_RESULTS
+
+__all__ = ['convert_checkpoint', 'recorded_facts', 'save_checkpoint_folder']
+
+_TRAINED = 'Attention Branch Network, trained with `timm-abn`: it explains its predictions by attention maps.'
+_CONVERTED = """\
+Attention Branch Network, converted with `timm-abn convert` from a checkpoint of the code that the authors of the paper
+published at https://github.com/machine-perception-robotics-group/attention_branch_network. That repository names no
+licence: ask its authors before you publish weights that they have trained."""
+
+# timm's name of a data set -> the Hub's
+_DATASETS = {
+    'torch/cifar10': 'uoft-cs/cifar10',
+    'torch/cifar100': 'uoft-cs/cifar100',
+    'torch/fashion_mnist': 'zalando-datasets/fashion_mnist',
+    'torch/imagenet': 'ILSVRC/imagenet-1k',
+    'torch/svhn': 'ufldl-stanford/svhn',
+}
+
+# how the authors' code prepares images of ImageNet; for CIFAR the models here say the same
+_IMAGENET_PREPROCESSING = dict(
+    input_size=(3, 224, 224),
+    interpolation='bilinear',
+    crop_pct=0.875,
+    mean=IMAGENET_DEFAULT_MEAN,
+    std=IMAGENET_DEFAULT_STD,
+)
+
+
+def save_checkpoint_folder(
+    path: Path,
+    folder: Union[str, Path],
+    title: str,
+    address: str,
+    name: Optional[str] = None,
+    model_kwargs: Optional[Mapping[str, Any]] = None,
+    label_names: Optional[Path] = None,
+    license: str = 'unknown',
+) -> None:
+    """Write the folder of a checkpoint: see ``save_hub_folder``.
+
+    Args:
+        path: What timm's training script wrote, or weights alone.
+        folder: A new folder.
+        title: Name of the weights, for the card.
+        address: What to pass to ``timm.create_model`` where the folder will lie.
+        name: Name of the model; that which is recorded in the checkpoint by default.
+        model_kwargs: Arguments of the model, which come before those of the checkpoint.
+        label_names: File with the names of the classes, one a line.
+        license: Licence of the weights, as the Hub spells it.
+
+    Raises:
+        FileExistsError: ``folder`` exists and is not an empty folder.
+        TimmAbnError: The checkpoint is damaged, or not one of the model, or there is no such model.
+    """
+    weights, metadata = read_checkpoint(path)
+    settings = training_settings(metadata)
+    name = name or settings.get('model')
+    if not name:
+        raise CheckpointError(f'{path} does not say what model it is of; name it with --model')
+    model = _network_of(name, model_arguments(name, settings, model_kwargs or {}, weights, path), path)
+    facts = facts_of(model)
+    try:
+        check_state_dict(weights, model.state_dict(), name)
+    except CheckpointError as error:
+        raise CheckpointError(f'{path}: {error}') from None
+    data_config = data_config_of(settings, model, path) if settings else None
+    # safetensors holds contiguous tensors only, and --channels-last makes others
+    model.load_state_dict({key: tensor.contiguous() for key, tensor in weights.items()}, assign=True)
+    shipped = _is_shipped(name, weights)
+    cfg: Dict[str, Any] = dict(num_classes=model.num_classes, tag=None, license=license)
+    if label_names or not shipped:  # those of the model's own weights need not be those of the checkpoint
+        cfg['label_names'] = label_names and _read_label_names(label_names, model.num_classes)
+    card = model_card(
+        facts,
+        title,
+        _TRAINED,
+        license=license,
+        address=address,
+        more_facts=recorded_facts(metadata, settings),
+        datasets=[_DATASETS[settings['dataset']]] if settings.get('dataset') in _DATASETS else [],
+        results=result_table(name, reported=False) if shipped else '',
+    )
+    save_hub_folder(model, folder, card, data_config, cfg)
+
+
+def _network_of(name: str, arguments: Mapping[str, Any], path: Path) -> Any:
+    """Return the network of a checkpoint, on the meta device."""
+    check_entries({}, arguments, str(path))
+    model = build_without_memory(lambda **place: timm.create_model(name, **arguments, **place), str(path))
+    if not isinstance(model, EXPLAINING):
+        raise CheckpointError(
+            f'{path}: {name} is not an Attention Branch Network, nor a CAM baseline; see timm-abn list'
+        )
+    return model
+
+
+def _is_shipped(name: str, weights: Mapping[str, torch.Tensor]) -> bool:
+    """Return whether weights are those that this package ships under the name of a model."""
+    if name not in MEASURED_RESULTS:
+        return False
+    shipped = timm.create_model(name, pretrained=True).state_dict()
+    return all(key in weights and torch.equal(tensor, weights[key]) for key, tensor in shipped.items())
+
+
+def _read_label_names(path: Path, num_classes: int) -> List[str]:
+    try:
+        names = path.read_text(encoding='utf-8').splitlines()
+    except UnicodeDecodeError:
+        raise CheckpointError(f'{path} is not a text file in UTF-8') from None
+    if len(names) != num_classes:
+        raise CheckpointError(f'{path} has {len(names)} lines for {num_classes} classes')
+    return names
+
+
+def convert_checkpoint(
+    path: Path,
+    folder: Union[str, Path],
+    name: Optional[str] = None,
+    mechanism: Optional[str] = None,
+) -> List[Tuple[str, Any]]:
+    """Write the folder of a checkpoint of the authors' code: see ``save_hub_folder``.
+
+    Args:
+        path: What the authors' training script wrote.
+        folder: A new folder.
+        name: Name of the model; by default it is found from the names and shapes in the checkpoint.
+        mechanism: Mechanism of a multi-task network, which the checkpoint does not tell.
+
+    Returns:
+        What is known about the weights, as names and values.
+
+    Raises:
+        FileExistsError: ``folder`` exists and is not an empty folder.
+        TimmAbnError: The checkpoint is damaged, or not one of the model, or there is no such model.
+    """
+    checkpoint = read_checkpoint_file(path)
+    try:
+        name = name or find_official_model(checkpoint)
+        state_dict = convert_official_checkpoint(checkpoint, name)
+        model_args = official_model_args(checkpoint)
+    except ValueError as error:
+        raise CheckpointError(f'{path}: {error}') from None
+    if mechanism and not model_args.get('multi_task'):
+        raise CheckpointError(f'{path} is not of a multi-task network: --mechanism is always residual')
+    if mechanism:
+        model_args['mechanism'] = mechanism
+    model: Any = timm.create_model(name, device=torch.device('meta'), **model_args)
+    facts = recorded_facts(checkpoint)
+    card = model_card(
+        facts_of(model), name, _CONVERTED, license='unknown', address=f'local-dir:{folder}', more_facts=facts
+    )
+    model.load_state_dict(state_dict, assign=True)
+    preprocessing = None if name.endswith('_cifar') else _IMAGENET_PREPROCESSING
+    save_hub_folder(model, folder, card, preprocessing, dict(license='unknown'))
+    return [('Model', name), ('Classes', model.num_classes), *facts]
+
+
+def recorded_facts(checkpoint: Mapping[str, Any], settings: Optional[Mapping[str, Any]] = None) -> List[Row]:
+    """Return what a training script wrote beside the weights, as names and values.
+
+    Args:
+        checkpoint: The whole checkpoint; older ones hold tensors where newer ones hold numbers.
+        settings: Settings of timm's training script, if it was that one; else it was the authors'.
+    """
+
+    def number(key: str) -> Any:
+        value = checkpoint.get(key)
+        value = value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
+        return value if isinstance(value, (int, float)) else None
+
+    if settings is None:
+        epochs, metric, named = number('epoch'), number('best_acc'), 'Top-1 accuracy (%), as recorded in the checkpoint'
+    elif settings:
+        epochs, metric = number('epoch'), number('metric')
+        epochs = None if epochs is None else epochs + 1  # timm counts from 0
+        named = f'Validation {settings.get("eval_metric", "metric")}, as recorded'
+    else:
+        return []
+    facts = [] if epochs is None else [('Epochs, as recorded in the checkpoint', f'{epochs:.0f}')]
+    facts += [] if metric is None else [(named, f'{metric:.2f}')]
+    dataset = (settings or {}).get('dataset')
+    return [*facts, ('Data set, as timm names it', dataset)] if dataset and isinstance(dataset, str) else facts
