@@ -15,7 +15,7 @@ from typing import Callable, Dict
 import timm
 import torch
 
-import timm_abn  # noqa: F401  registers the models
+import timm_abn
 from timm_abn.explain.methods import create_explainer
 
 
