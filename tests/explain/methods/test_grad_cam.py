@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn as nn
+from tiers import fast_and_slow
 from tiny_models import TINY_SPLITS, tiny_abn, tiny_backbone, tiny_images
 
 from timm_abn.explain.methods import create_explainer
@@ -63,7 +64,7 @@ LATER = {'test_resnet': 'layer4', 'test_convnext': 'stages.3', 'test_vit': 'bloc
 
 
 @pytest.mark.parametrize('attention', [False, True])
-@pytest.mark.parametrize('backbone', LATER)
+@pytest.mark.parametrize('backbone', fast_and_slow(LATER, ['test_resnet', 'test_vit']))
 def test_equals_the_gradients_of_the_whole_model(backbone, attention):
     model = (tiny_abn(backbone) if attention else tiny_backbone(backbone).eval()).double()
     images = tiny_images(dtype=torch.float64)

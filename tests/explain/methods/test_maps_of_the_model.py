@@ -37,6 +37,7 @@ def test_class_map_of_the_target(multi_task):
     torch.testing.assert_close(maps.mean(dim=(1, 2, 3)), explanation.attention_logits[[0, 1], TARGETS])
 
 
+@pytest.mark.slow
 def test_class_map_and_cam_of_a_cam_model_agree():
     torch.manual_seed(0)
     model, images = (
