@@ -58,7 +58,7 @@ def test_their_grad_cam_is_ours(backbone, attention):
         ('captum', {'n_steps': 4}),
         ('captum', {'method': 'Saliency'}),
         ('captum', {'method': 'GuidedBackprop'}),
-        ('captum', {'method': 'Occlusion', 'sliding_window_shapes': (3, 32, 32)}),
+        ('captum', {'method': 'Occlusion', 'sliding_window_shapes': (3, 32, 32), 'strides': (3, 16, 16)}),
     ],
 )
 def test_protocol(name, options):

@@ -26,7 +26,7 @@ def models():
 
 
 MODELS = dict(models())
-BATCHED = ['abn-test_resnet', 'test_vit', 'abn-swin_tiny_patch4_window7_224', 'multi-task']
+BATCHED = ['abn-test_resnet', 'abn-test_vit', 'abn-swin_tiny_patch4_window7_224', 'multi-task']
 
 
 def explainers_of(model):
@@ -61,9 +61,9 @@ APPLY = {
 ALWAYS = {'grad_cam', 'recipro_cam', 'random', 'centre'}
 
 
-@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize('name', fast_and_slow(MODELS, set(MODELS) - {'abn-test_convnext', 'abn-resnet20_cifar'}))
 def test_maps_of_every_method_that_applies(name):
-    model, images = MODELS[name](), tiny_images(3)
+    model, images = MODELS[name](), tiny_images(3, size=(16, 16) if 'cifar' in name else (64, 64))
     applied = set()
     for method, explainer in explainers_of(model):
         applied.add(method)
@@ -84,7 +84,7 @@ def test_rows_of_a_batch_equal_rows_alone(name):
             torch.testing.assert_close(alone, together[row : row + 1], rtol=1e-5, atol=1e-6, msg=method)
 
 
-@pytest.mark.parametrize('name', BATCHED)
+@pytest.mark.parametrize('name', ['multi-task', 'abn-test_vit'])
 def test_default_targets_are_the_predicted_classes(name):
     model, images = MODELS[name]().double(), tiny_images(3, dtype=torch.float64)
     predicted = model(images).argmax(dim=1)
@@ -110,7 +110,11 @@ def state_of(model):
             module.training,
             sorted(vars(module)),
             [len(vars(module)[hooks]) for hooks in sorted(vars(module)) if 'hooks' in hooks],
-            [(id(parameter), parameter.requires_grad, parameter.grad) for parameter in module._parameters.values()],
+            [
+                (id(parameter), parameter.requires_grad, parameter.grad)
+                for parameter in module._parameters.values()
+                if parameter is not None
+            ],
         )
         for name, module in model.named_modules()
     ]
@@ -139,7 +143,7 @@ def test_a_model_in_training_mode_is_explained_as_in_evaluation_mode():
         assert torch.equal(explainer(images), expected[name])
 
 
-@pytest.mark.parametrize('name', ['abn-test_resnet', 'test_vit'])
+@pytest.mark.parametrize('name', fast_and_slow(['abn-test_resnet', 'abn-test_vit', 'test_vit'], ['abn-test_vit']))
 def test_modes_of_the_caller_change_nothing(name):
     model, images = MODELS[name](), tiny_images(3)
     for method, explainer in explainers_of(model):
@@ -189,15 +193,15 @@ def count_tensors():
     return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
 
 
-@pytest.mark.parametrize('name', ['abn-test_resnet', 'test_vit', 'multi-task'])
+@pytest.mark.parametrize('name', fast_and_slow(['abn-test_resnet', 'abn-test_vit', 'multi-task'], ['abn-test_vit']))
 def test_calls_leave_no_tensors_behind(name):
-    images = tiny_images(2)
-    for method, explainer in explainers_of(MODELS[name]()):
-        explainer(images)
-        before = count_tensors()
-        for _ in range(3):
+    images, explainers = tiny_images(2), dict(explainers_of(MODELS[name]()))
+    counts = []
+    for _ in range(2):
+        for explainer in explainers.values():
             explainer(images)
-        assert count_tensors() <= before, method
+        counts.append(count_tensors())
+    assert counts[1] == counts[0]
 
 
 def test_half_precision():
@@ -305,7 +309,7 @@ def test_models_without_classes_are_refused():
     assert str(error.value) == 'An explanation needs classes: ResNet has num_classes=0.'
 
 
-FAST_FAMILIES = {'byobnet', 'efficientnet', 'maxxvit', 'nfnet', 'vision_transformer_relpos'}
+FAST_FAMILIES = {'byobnet', 'efficientnet', 'nfnet'}
 
 
 @pytest.mark.parametrize('family', fast_and_slow(SPLITS, FAST_FAMILIES))
@@ -320,7 +324,7 @@ def test_family_is_explained_without_options(family):
     images = torch.randn(1, channels, height, width)
     if split is None:
         for method, explainer in explainers_of(model):
-            if method != 'recipro_cam' or family in FAST_FAMILIES:  # whose cost is that of hundreds of images
+            if method != 'recipro_cam' or max(images.shape[2:]) <= 160:  # whose cost is that of hundreds of images
                 assert_maps(explainer(images), images)
     else:
         assert_maps(create_explainer('grad_cam', model, layer=split)(images), images)

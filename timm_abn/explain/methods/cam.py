@@ -7,7 +7,7 @@ import torch.nn as nn
 from timm.models import get_model_input_config
 
 from ...errors import TimmAbnError
-from .explainer import Explainer, target_classes
+from .explainer import Explainer, full_precision, target_classes
 from .halves import halves_of
 
 __all__ = ['CamExplainer']
@@ -77,9 +77,10 @@ class CamExplainer(Explainer):
         if targets is None:
             targets = target_classes(self._halves.perception.forward_head(features), targets)
         weight, bias = self._of_classes(self._classifier.weight, targets), self._classifier.bias
-        maps = torch.einsum('bc,bchw->bhw', weight.float(), self._last_maps(features, images).float())
+        maps = full_precision(self._last_maps(features, images))
+        maps = torch.einsum('bc,bchw->bhw', full_precision(weight), maps)
         if bias is not None:
-            maps = maps + self._of_classes(bias, targets).float()[:, None, None]
+            maps = maps + full_precision(self._of_classes(bias, targets))[:, None, None]
         return maps.unsqueeze(1)
 
     def _of_classes(self, rows: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

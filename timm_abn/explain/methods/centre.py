@@ -35,5 +35,5 @@ class CentreExplainer(Explainer):
         return torch.outer(rows, columns).repeat(len(images), 1, 1, 1)
 
     def _along(self, length: int, device: torch.device) -> torch.Tensor:
-        distance = (torch.arange(length, device=device) + 0.5) / length - 0.5
+        distance = (2 * torch.arange(length, device=device) + 1 - length) / (2 * length)
         return torch.exp(-(distance**2) / (2 * self._sigma**2))

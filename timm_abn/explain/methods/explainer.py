@@ -7,7 +7,7 @@ import torch.nn as nn
 
 from ...errors import TimmAbnError
 
-__all__ = ['Explainer', 'of_classes', 'target_classes']
+__all__ = ['Explainer', 'full_precision', 'of_classes', 'target_classes']
 
 
 class Explainer:
@@ -88,3 +88,8 @@ def of_classes(maps: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
         classes: Shape (B,).
     """
     return maps[torch.arange(len(maps), device=maps.device), classes].unsqueeze(1)
+
+
+def full_precision(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor in float32, or in float64 if that is what it is in, to be summed up."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()

@@ -5,7 +5,7 @@ from typing import Optional
 import torch
 import torch.nn as nn
 
-from .explainer import Explainer, target_classes
+from .explainer import Explainer, full_precision, target_classes
 from .halves import halves_of
 
 __all__ = ['GradCamExplainer']
@@ -39,8 +39,8 @@ class GradCamExplainer(Explainer):
         targets = self._halves.targets(images, targets)
         features = self._halves.extract(images, targets)
         gradients = self._gradients(features, targets)
-        weights = self._halves.to_maps(gradients, images).float().mean(dim=(2, 3))
-        maps = torch.einsum('bc,bchw->bhw', weights, self._halves.to_maps(features, images).float())
+        weights = full_precision(self._halves.to_maps(gradients, images)).mean(dim=(2, 3))
+        maps = torch.einsum('bc,bchw->bhw', weights, full_precision(self._halves.to_maps(features, images)))
         return maps.relu().unsqueeze(1)
 
     @torch.enable_grad()

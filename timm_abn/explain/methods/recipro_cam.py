@@ -7,7 +7,7 @@ import torch.nn as nn
 
 from ...errors import TimmAbnError
 from ...maps.operations import normalize_maps
-from .explainer import Explainer, target_classes
+from .explainer import Explainer, full_precision, target_classes
 from .halves import halves_of
 
 __all__ = ['ReciproCamExplainer']
@@ -54,7 +54,7 @@ class ReciproCamExplainer(Explainer):
         for copies in torch.arange(len(images) * len(masks), device=images.device).split(self._batch_size):
             image, place = copies // len(masks), copies % len(masks)
             logits = halves.perceive(halves.layout.gate(features[image], masks[place]))
-            scores.append(halves.probabilities(logits.float()).gather(1, targets[image].unsqueeze(1)))
+            scores.append(halves.probabilities(full_precision(logits)).gather(1, targets[image].unsqueeze(1)))
         return normalize_maps(torch.cat(scores).reshape(len(images), 1, height, width))
 
 
