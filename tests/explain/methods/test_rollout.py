@@ -43,14 +43,22 @@ def sharpened(model):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize('pool', ['token', 'avg'])
-def test_equals_the_equations(pool):
-    model = sharpened(tiny_backbone('test_vit', global_pool=pool).eval())
+@pytest.mark.parametrize(
+    'prefix, kwargs',
+    [
+        (1, dict(global_pool='token')),
+        (1, dict(global_pool='avg')),
+        (2, dict(global_pool='avg', class_token=False, reg_tokens=2)),
+        (0, dict(global_pool='avg', class_token=False)),
+    ],
+)
+def test_equals_the_equations(prefix, kwargs):
+    model = sharpened(tiny_backbone('test_vit', **kwargs).eval())
     images = tiny_images(dtype=torch.float64)
     product = rollout(model.blocks, inputs_of(model.blocks, lambda: model(images)))
-    row = product[:, 0] if pool == 'token' else product[:, 1:].mean(dim=1)
+    row = product[:, 0] if kwargs['global_pool'] == 'token' else product[:, prefix:].mean(dim=1)
     maps = create_explainer('rollout', model)(images)
-    expected = row[:, 1:].reshape(2, 1, 4, 4).float()
+    expected = row[:, prefix:].reshape(2, 1, 4, 4).float()
     assert expected.std() > 1e-3
     torch.testing.assert_close(maps, expected, rtol=1e-5, atol=1e-7)
 

@@ -5,10 +5,9 @@ from typing import Any, List, Optional
 
 import torch
 import torch.nn as nn
-from timm.models import get_model_args
 
 from ...errors import TimmAbnError
-from .explainer import Explainer
+from .explainer import Explainer, full_precision
 from .halves import halves_of
 
 __all__ = ['RolloutExplainer']
@@ -39,13 +38,15 @@ class RolloutExplainer(Explainer):
         self._product = _Product()
         modules = [module for half in (self._halves.extractor, perception) for module in _attention_of(half)]
         if layout.layout != 'NLC' or not modules:
-            raise TimmAbnError(
-                f"'rollout' needs tokens that attend to all others in each block, {type(perception).__name__} has none."
-            )
+            raise self._refusal()
         for module in modules:
             module.fused_attn = False  # the fused kernel does not tell its weights
             module.attn_drop = self._product
-        self._reads_class_token = layout.num_prefix_tokens > 0 and get_model_args(model).get('global_pool') != 'avg'
+        self._reads_class_token = layout.num_prefix_tokens > 0 and perception.global_pool == 'token'
+
+    def _refusal(self) -> TimmAbnError:
+        family = type(self._halves.perception).__name__
+        return TimmAbnError(f"'rollout' needs tokens that attend to all others in each block, {family} has none.")
 
     def _maps(self, images: torch.Tensor, targets: Optional[torch.Tensor]) -> torch.Tensor:
         halves = self._halves
@@ -56,6 +57,8 @@ class RolloutExplainer(Explainer):
             halves.perceive(features)
         finally:
             product = self._product.end()
+        if product is None or product.shape[1:] != (features.shape[1], features.shape[1]):
+            raise self._refusal()
         prefix = halves.layout.num_prefix_tokens
         rows = product[:, :1] if self._reads_class_token else product[:, prefix:].mean(dim=1, keepdim=True)
         return halves.layout.to_maps(rows.transpose(1, 2), images)
@@ -72,17 +75,16 @@ class _Product(nn.Module):
         """Begin a product."""
         self._local.product, self._local.running = None, True
 
-    def end(self) -> torch.Tensor:
-        """Return the product, shape (B, N, N), and forget it."""
+    def end(self) -> Optional[torch.Tensor]:
+        """Return the product, shape (B, N, N), if there is one, and forget it."""
         product, self._local.product, self._local.running = self._local.product, None, False
         return product
 
     def forward(self, attention: torch.Tensor) -> torch.Tensor:
         """Return ``attention``, shape (B, heads, N, N)."""
         if getattr(self._local, 'running', False):
-            mean = attention.float().mean(dim=1)
-            mixed = (mean + torch.eye(mean.shape[1], device=mean.device)) / 2
-            mixed = mixed / mixed.sum(dim=2, keepdim=True)
+            mean = full_precision(attention).mean(dim=1)
+            mixed = (mean + torch.eye(mean.shape[1], device=mean.device, dtype=mean.dtype)) / 2
             self._local.product = mixed if self._local.product is None else mixed @ self._local.product
         return attention
 
