@@ -352,6 +352,7 @@ def test_version(capsys):
     assert capsys.readouterr().out == f'timm-abn {timm_abn.__version__}\n'
 
 
+@pytest.mark.slow
 def test_as_a_process(checkpoint, photos):
     # in a process of its own: exit code, streams, and what importing the package does not import
     code = (

@@ -42,10 +42,8 @@ def assert_explains(model, outputs, images):
         torch.testing.assert_close(output, getattr(explanation, name), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    'backbone',
-    ['test_resnet', *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS if name != 'test_resnet')],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('backbone', OTHERS)
 def test_dynamic_graphs_take_other_batches_and_sizes(onnxruntime, tmp_path, backbone):
     (batch, *size), smaller = OTHERS[backbone]
     model = tiny_abn(backbone, **smaller)
@@ -144,7 +142,7 @@ def test_onnx_command(onnxruntime, tmp_path, capsys):
 @pytest.mark.parametrize(
     'dynamic_img_size, said, size',
     [
-        (True, 'batch x 3 x height x width (multiples of 16)', (48, 32)),
+        pytest.param(True, 'batch x 3 x height x width (multiples of 16)', (48, 32), marks=pytest.mark.slow),
         (False, 'batch x 3 x 32 x 32 (other image sizes cannot be traced)', (32, 32)),
     ],
 )

@@ -364,6 +364,7 @@ def test_an_organisation_named_by_the_environment(hub, tmp_path):
     assert len(result) == 3
 
 
+@pytest.mark.slow
 def test_the_code_of_a_card_runs_as_it_stands(hub, tmp_path, logged_in):
     write_folder(tmp_path / 'tiny')
     copy_hub_folder(tmp_path / 'tiny', tmp_path / 'copy', 'hf-hub:me/tiny')

@@ -143,6 +143,7 @@ def test_intermediates_after_the_cut_have_one_row_a_task():
     torch.testing.assert_close(model.forward_head(final), model(tiny_images()))
 
 
+@pytest.mark.slow
 def test_copies_compiles_and_traces():
     model = multi_task()
     images = tiny_images()
