@@ -47,10 +47,14 @@ def tiny(tmp_path, hub):
     return model
 
 
-def assert_same(loaded, model):
+def assert_same_weights(loaded, model):
     state = model.state_dict()
     assert list(loaded.state_dict()) == list(state)
     assert all(torch.equal(tensor, state[name]) for name, tensor in loaded.state_dict().items())
+
+
+def assert_same(loaded, model):
+    assert_same_weights(loaded, model)
     assert loaded.config == model.config
     assert type(loaded) is type(model)
     images = tiny_images()
@@ -206,12 +210,26 @@ def test_a_load_proves_its_cut_once(tiny, hub, tmp_path, monkeypatch, arguments)
     model = tiny_abn('test_resnet', channels=(8, 8, 8, 16), **arguments)
     save_hub_folder(model, tmp_path / 'folder', '---\nlicense: mit\n---\n')
     hub.add_folder('me/other', tmp_path / 'folder')
-    proofs, prove = [], cut._prove_cut
-    monkeypatch.setattr(cut, '_PROVEN', {})
-    monkeypatch.setattr(cut, '_prove_cut', lambda *args: proofs.append(args[1]) or prove(*args))
+    proofs = counted_proofs(monkeypatch)
     for address in ('hf-hub:me/other', f'local-dir:{tmp_path / "folder"}'):
         assert timm.create_model(address, pretrained=True).split == 'layer3'
         assert proofs == ['layer3']
+
+
+def counted_proofs(monkeypatch):
+    """Forget what is proven, and return a list of the cuts that are proven from now on."""
+    proofs, prove = [], cut._prove_cut
+    monkeypatch.setattr(cut, '_PROVEN', {})
+    monkeypatch.setattr(cut, '_prove_cut', lambda *args: proofs.append(args[1]) or prove(*args))
+    return proofs
+
+
+def test_a_load_of_a_name_whose_backbone_takes_functions_proves_its_cut_once(tmp_path, monkeypatch):
+    model = timm.create_model('abn_seresnet18', num_classes=5)
+    save_hub_folder(model, tmp_path / 'folder', '---\nlicense: mit\n---\n')
+    proofs = counted_proofs(monkeypatch)
+    assert_same_weights(timm.create_model(f'local-dir:{tmp_path / "folder"}', pretrained=True), model)
+    assert proofs == ['layer3']
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,9 @@ def test_both_kinds_of_cards_say_the_same():
     said = dict(fact_rows(facts))
     for name in ('Backbone', 'Attention stage', 'Input', 'Classes', 'Parameters (M)', 'GMACs'):
         assert f'| {said[name]} |' in row
+    assert f'| {said["Split"].removeprefix("after ")} |' in row
+    assert said['Attention map, mechanism'] == 'sigmoid, residual'
+    assert 'ABNs make a sigmoid map and apply it by the residual mechanism' in cards
     for result in REPORTED_RESULTS['abn_resnet20_cifar']:
         numbers = f'| {result.dataset} | {result.metric} | {result.percent:g} | reported, {result.source} |'
         assert numbers in cards and numbers.split('| ', 2)[2] in hub_card

@@ -22,7 +22,7 @@ from ..timm_private import load_model_config_from_path, resolve_pretrained_cfg
 from .config import HubError, check_entries, read_config
 from .download import CONFIG_NAME, fetch_file, find_weights, one_line_errors, read_header
 from .published import ORGANISATION_VARIABLE, is_own_repository, no_weights
-from .state_dicts import CheckpointError, check_state_dict
+from .state_dicts import check_state_dict
 
 __all__ = [
     'build_model',
@@ -117,10 +117,7 @@ def _check_network(
     cfg = {key: value for key, value in pretrained_cfg.items() if key not in ('source', 'hf_hub_id', 'file')}
     network = build_without_memory(partial(timm.model_entrypoint(variant), pretrained_cfg=cfg, **model_args), origin)
     if header is not None:
-        try:
-            check_state_dict(header, network.state_dict(), variant)
-        except CheckpointError as error:
-            raise HubError(f'{origin}: {error}') from None
+        check_state_dict(header, network.state_dict(), variant, origin)
 
 
 class _BoundedSize(TorchDispatchMode):

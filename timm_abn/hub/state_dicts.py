@@ -4,12 +4,12 @@ from typing import List, Mapping
 
 import torch
 
-from ..errors import TimmAbnError
+from .config import HubError
 
 __all__ = ['CheckpointError', 'check_state_dict', 'list_some']
 
 
-class CheckpointError(TimmAbnError):
+class CheckpointError(HubError):
     """A checkpoint does not hold what was expected; the message names the keys.
 
     Attributes:
@@ -25,6 +25,7 @@ def check_state_dict(
     state_dict: Mapping[str, torch.Tensor],
     expected: Mapping[str, torch.Tensor],
     model_name: str,
+    origin: object = '',
 ) -> None:
     """Check that weights fit a model, and say in one line which do not.
 
@@ -32,6 +33,7 @@ def check_state_dict(
         state_dict: The weights.
         expected: State dict of the model.
         model_name: Name of the model, for the message.
+        origin: Where the weights come from, for the message.
 
     Raises:
         CheckpointError: Names are missing or unknown, or shapes differ.
@@ -48,7 +50,7 @@ def check_state_dict(
     problems = [f'{len(names)} {problem} ({list_some(names)})' for problem, names in found.items() if names]
     if problems:
         raise CheckpointError(
-            f'the checkpoint is not one of {model_name}: keys {"; ".join(problems)}.',
+            f'{origin}{origin and ": "}the checkpoint is not one of {model_name}: keys {"; ".join(problems)}.',
             num_differences=sum(map(len, found.values())),
         )
 

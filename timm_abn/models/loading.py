@@ -64,10 +64,7 @@ def _load_checkpoint(name: str, path: Path, model_kwargs: Mapping[str, Any]) -> 
     if recorded and ':' not in name and name.split('.')[0] != str(recorded).split('.')[0]:
         raise CheckpointError(f'{path} is a checkpoint of {recorded}, not of {name}.')
     model: Any = _create_explaining(name, model_arguments(name, settings, model_kwargs, weights, path))
-    try:
-        check_state_dict(weights, model.state_dict(), name)
-    except CheckpointError as error:
-        raise CheckpointError(f'{path}: {error}') from None
+    check_state_dict(weights, model.state_dict(), name, path)
     model.load_state_dict(weights)
     if settings:
         model.pretrained_cfg = dict(model.pretrained_cfg, **data_config_of(settings, model, path))

@@ -1,6 +1,7 @@
 """The backbone that a network is made of: created by name, with timm's weights or those of a file."""
 
-import json
+import functools
+import types
 from pathlib import Path
 from typing import Any, Dict, Hashable, Optional, Union
 
@@ -61,13 +62,32 @@ def architecture_of(name: str, **kwargs: Any) -> Optional[Hashable]:
     if ':' in name:
         return None  # the configuration behind an address may change
     try:
-        arguments = json.dumps({key: value for key, value in kwargs.items() if key not in _PLACES}, sort_keys=True)
+        arguments = _hashable({key: value for key, value in kwargs.items() if key not in _PLACES})
     except TypeError:
-        return None  # functions and classes are not known by what they say of themselves
+        return None
     return timm.model_entrypoint(name.split('.')[0]), arguments
 
 
 _PLACES = ('device', 'dtype')
+
+
+def _hashable(value: Any) -> Hashable:
+    """Return what is equal for arguments that say the same.
+
+    Raises:
+        TypeError: It cannot be told what a value says.
+    """
+    if isinstance(value, dict):
+        return dict, tuple((key, _hashable(value[key])) for key in sorted(value))
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_hashable, value))
+    if isinstance(value, functools.partial):
+        return functools.partial, value.func, _hashable(value.args), _hashable(value.keywords)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return type(value), value
+    if isinstance(value, (type, types.FunctionType)) and '<' not in value.__qualname__:  # of a module: made once
+        return value
+    raise TypeError(f'{value!r} is not a plain value.')
 
 
 def check_outputs(backbone: nn.Module, num_classes: int, outputs_per_class: int) -> None:

@@ -84,10 +84,7 @@ def save_checkpoint_folder(
         raise CheckpointError(f'{path} does not say what model it is of; name it with --model')
     model = _network_of(name, model_arguments(name, settings, model_kwargs or {}, weights, path), path)
     facts = facts_of(model)
-    try:
-        check_state_dict(weights, model.state_dict(), name)
-    except CheckpointError as error:
-        raise CheckpointError(f'{path}: {error}') from None
+    check_state_dict(weights, model.state_dict(), name, path)
     data_config = data_config_of(settings, model, path) if settings else None
     # safetensors holds contiguous tensors only, and --channels-last makes others
     model.load_state_dict({key: tensor.contiguous() for key, tensor in weights.items()}, assign=True)
