@@ -227,3 +227,21 @@ def test_weights_alone_tell_that_classes_are_tasks(tmp_path, capsys):
     assert publish(tmp_path / 'tasks.safetensors', *options) == 0
     loaded = timm.create_model(f'local-dir:{tmp_path / "out"}', pretrained=True)
     assert loaded.num_classes == 5 and loaded.config == model.config
+
+
+def test_weights_alone_tell_the_classes_of_a_cam_baseline(tmp_path):
+    model = timm.create_model('cam_resnet110_cifar', num_blocks=1, num_classes=6)
+    safetensors.torch.save_file(model.state_dict(), tmp_path / 'cam.safetensors')
+    options = [
+        '--model',
+        'cam_resnet110_cifar',
+        '--model-kwargs',
+        'num_blocks=1',
+        '--dry-run',
+        '--out',
+        tmp_path / 'out',
+    ]
+    assert publish(tmp_path / 'cam.safetensors', *options) == 0
+    loaded = timm.create_model(f'local-dir:{tmp_path / "out"}', pretrained=True)
+    assert loaded.num_classes == 6
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in loaded.state_dict().items())

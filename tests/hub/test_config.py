@@ -4,6 +4,7 @@ import copy
 import json
 import random
 import resource
+import threading
 import time
 
 import pytest
@@ -14,7 +15,7 @@ from timm.models import load_state_dict
 from tiny_models import tiny_abn
 
 import timm_abn  # noqa: F401  registers the models
-from timm_abn.hub.building import check_folder
+from timm_abn.hub.building import MOST, build_without_memory, check_folder
 from timm_abn.hub.config import HubError, check_config, read_config
 from timm_abn.hub.download import one_line_errors, read_header
 from timm_abn.hub.state_dicts import CheckpointError, check_state_dict
@@ -153,6 +154,18 @@ def test_networks_that_cannot_be_are_refused_without_memory(arguments, message, 
     assert '\n' not in str(error.value)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB
     assert time.process_time() - start < 20
+
+
+def test_only_what_is_made_in_the_same_thread_counts():
+    def create(device):
+        other = threading.Thread(target=lambda: made.extend(torch.zeros(()) for _ in range(2 * MOST['tensors'])))
+        other.start()
+        other.join()
+        return torch.nn.Linear(2, 2, device=device)
+
+    made = []
+    assert build_without_memory(create, 'here').weight.is_meta
+    assert len(made) == 2 * MOST['tensors']
 
 
 @pytest.mark.parametrize(
