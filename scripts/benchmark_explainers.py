@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument('--batch-size', type=int, default=8, help='images at once (default: %(default)s)')
     parser.add_argument('--size', type=int, default=224, help='pixels along a side (default: %(default)s)')
     parser.add_argument('--threads', type=int, default=2, help='threads of PyTorch (default: %(default)s)')
-    parser.add_argument('--repeats', type=int, default=15, help='runs of each (default: %(default)s)')
+    parser.add_argument('--repeats', type=int, default=7, help='runs of each (default: %(default)s)')
     parser.add_argument('--channels-last', action='store_true', help='memory format of the models and images')
     parser.add_argument('--device', default='cpu', help="'cpu' or 'cuda' (default: %(default)s)")
     args = parser.parse_args()
