@@ -52,7 +52,8 @@ def test_wheel_holds_weights_samples_and_types(distributions):
     names = zipfile.ZipFile(distributions[0]).namelist()
     assert 'timm_abn/weights/abn_resnet20_cifar.fashion_mnist.safetensors' in names
     assert 'timm_abn/py.typed' in names
-    assert {'timm_abn/training/recipes/cifar100.yaml', 'timm_abn/publish/model_facts.json'} < set(names)
+    data = ['model_facts.json', 'results.yaml', 'templates/card.md', 'templates/usage.txt', 'templates/citation.bib']
+    assert {'timm_abn/training/recipes/cifar100.yaml', *(f'timm_abn/publish/{name}' for name in data)} < set(names)
     assert sum(name.startswith('timm_abn/samples/') and name.endswith('.png') for name in names) >= 10
     assert any(name.endswith('licenses/LICENSE') for name in names)
     assert {'timm_abn_console.py', 'timm_abn/publish/model_facts.json'} <= set(names)
