@@ -1,6 +1,7 @@
 """Both halves of a cut must compute exactly what the backbone computes, in every family of timm."""
 
 import copy
+import functools
 import pickle
 
 import pytest
@@ -318,14 +319,19 @@ def test_an_architecture_is_proven_once(monkeypatch):
         (4, {'split': 'layer2'}),
         (4, {'split': 2}),
         (5, {'dtype': torch.float64}),
-        (6, {'act_layer': torch.nn.LeakyReLU}),  # a class is not known by its name: proven each time
-        (7, {'act_layer': torch.nn.LeakyReLU}),
+        (6, {'act_layer': torch.nn.LeakyReLU}),
+        (6, {'act_layer': torch.nn.LeakyReLU}),
+        (7, {'act_layer': functools.partial(torch.nn.LeakyReLU, 0.1)}),
+        (7, {'act_layer': functools.partial(torch.nn.LeakyReLU, 0.1)}),
+        (8, {'act_layer': functools.partial(torch.nn.LeakyReLU, 0.2)}),
+        (9, {'act_layer': lambda inplace: torch.nn.LeakyReLU()}),  # nobody knows whether two of them do the same
+        (10, {'act_layer': lambda inplace: torch.nn.LeakyReLU()}),
     ):
         model = timm.create_model('abn', backbone='test_resnet', **kwargs).eval()
         assert len(proofs) == expected, kwargs
         assert model(images.to(kwargs.get('dtype', torch.float32))).shape[1] == kwargs.get('num_classes', 1000)
     timm.create_model('abn_resnet18', device='meta')
-    assert len(proofs) == 8
+    assert len(proofs) == 11
 
 
 def test_a_backbone_that_was_built_elsewhere_is_proven_each_time(monkeypatch):
