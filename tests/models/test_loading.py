@@ -11,7 +11,7 @@ from tiny_models import tiny_images
 
 import timm_abn
 from timm_abn import TimmAbnError, load_model
-from timm_abn.models.loading import EXPLAINING, model_names
+from timm_abn.models.loading import EXPLAINING, load_classifier, model_names
 
 MODEL = 'abn_resnet20_cifar.fashion_mnist'
 FIXTURES = Path(__file__).parents[1] / 'fixtures' / 'e1fbaff'
@@ -120,3 +120,46 @@ def test_model_that_explains_nothing(monkeypatch):
     monkeypatch.setattr(timm, 'create_model', lambda *args, **kwargs: torch.nn.Identity())
     with pytest.raises(TimmAbnError, match='^hf-hub:a/b is not an Attention Branch Network, nor a CAM baseline; see '):
         load_model('hf-hub:a/b')
+
+
+def test_classifier_without_an_attention_branch(tmp_path):
+    torch.manual_seed(0)
+    model = timm.create_model('test_resnet', num_classes=4)
+    bare = tmp_path / 'weights.pth'
+    torch.save(model.state_dict(), bare)
+    assert_same_weights(load_classifier('test_resnet', bare), model)
+    recorded = saved(model, tmp_path / 'model.pth.tar', model='test_resnet', num_classes=4, mean=[0.1, 0.2, 0.3])
+    loaded = load_classifier('test_resnet', recorded)
+    assert_same_weights(loaded, model)
+    assert loaded.pretrained_cfg['mean'] == (0.1, 0.2, 0.3)
+    timm.models.save_for_hf(model, tmp_path / 'hub', safe_serialization=True)
+    assert_same_weights(load_classifier(f'local-dir:{tmp_path / "hub"}'), model)
+
+
+def test_classifier_that_explains_itself():
+    assert_same_weights(load_classifier(MODEL), load_model(MODEL))
+
+
+@pytest.mark.parametrize(
+    ('name', 'kwargs', 'message'),
+    [
+        ('xyz', {}, 'xyz is no model; see timm-abn list, and timm.list_models()'),
+        ('resnet1', {}, 'resnet1 is no model; did you mean resnet10t, '),
+        ('abn_resnet20_cifa', {}, 'is no model; did you mean abn_resnet20_cifar?'),
+        ('resnet18.x', {}, "resnet18 has no weights 'x'; there are resnet18.a1_in1k, "),
+        (f'{MODEL}x', {}, "abn_resnet20_cifar has no weights 'fashion_mnistx'"),
+        ('resnet20_cifar', {}, 'no weights are published for resnet20_cifar'),
+        ('resnet18', dict(num_classes=3), 'the weights of resnet18 are for 1000 classes, not 3'),
+        ('test_resnet', dict(checkpoint=FIXTURES / 'resnet.pth.tar', num_classes=0), 'is a checkpoint of abn, not of'),
+    ],
+)
+def test_classifiers_that_are_refused(name, kwargs, message):
+    with pytest.raises(TimmAbnError) as error:
+        load_classifier(name, **kwargs)
+    assert message in str(error.value) and '\n' not in str(error.value)
+
+
+def test_classifier_without_classes(tmp_path):
+    torch.save(timm.create_model('test_resnet', num_classes=0).state_dict(), tmp_path / 'weights.pth')
+    with pytest.raises(TimmAbnError, match='^test_resnet has no classes, only features; pass weights of a classifier'):
+        load_classifier('test_resnet', tmp_path / 'weights.pth', num_classes=0)

@@ -1,7 +1,7 @@
 """Loading trained models: by name, from an address, or from a checkpoint."""
 
 from pathlib import Path
-from typing import Any, List, Mapping, Optional, Union
+from typing import Any, Callable, List, Mapping, Optional, Union
 
 import timm
 import torch.nn as nn
@@ -14,7 +14,7 @@ from ..networks.network import AttentionBranchNet
 from .creating import ModelError, create_model
 from .training_checkpoints import data_config_of, model_arguments, read_checkpoint, training_settings
 
-__all__ = ['EXPLAINING', 'load_model', 'model_names']
+__all__ = ['EXPLAINING', 'load_classifier', 'load_model', 'model_names']
 
 EXPLAINING = (AttentionBranchNet, ClassActivationMapping)  # classes of models that explain themselves
 
@@ -50,20 +50,59 @@ def load_model(
     name = name_or_address
     if ':' not in name:
         _check_name(name)
+    return _load(name, checkpoint, model_kwargs, _create_explaining)
+
+
+def load_classifier(
+    name_or_address: str,
+    /,
+    checkpoint: Optional[Union[str, Path]] = None,
+    **model_kwargs: Any,
+) -> nn.Module:
+    """Return any model of timm with trained weights, in evaluation mode; it need not explain itself.
+
+    Args:
+        name_or_address: Name of a model with or without an attention branch, or an address, as in ``load_model``.
+        checkpoint: See ``load_model``.
+        **model_kwargs: See ``load_model``.
+
+    Raises:
+        TimmAbnError: There is no such model, it has no classes, or there are no weights that fit; the message is one
+            line.
+    """
+    name = name_or_address
+    if ':' not in name and name.split('.')[0] not in model_names():
+        _check_timm_name(name)
+    elif ':' not in name:
+        _check_name(name)
+    return _load(name, checkpoint, model_kwargs, _create_with_classes)
+
+
+def _load(
+    name: str,
+    checkpoint: Optional[Union[str, Path]],
+    model_kwargs: Mapping[str, Any],
+    create: Callable[[str, Mapping[str, Any]], nn.Module],
+) -> nn.Module:
     if checkpoint is not None:
-        return _load_checkpoint(name, Path(checkpoint), model_kwargs).eval()
+        return _load_checkpoint(name, Path(checkpoint), model_kwargs, create).eval()
     if ':' not in name:
         _check_has_weights(name, model_kwargs.get('num_classes'))
-    return _create_explaining(name, dict(model_kwargs, pretrained=True)).eval()
+    return create(name, dict(model_kwargs, pretrained=True)).eval()
 
 
-def _load_checkpoint(name: str, path: Path, model_kwargs: Mapping[str, Any]) -> nn.Module:
+def _load_checkpoint(
+    name: str,
+    path: Path,
+    model_kwargs: Mapping[str, Any],
+    create: Callable[[str, Mapping[str, Any]], nn.Module],
+) -> nn.Module:
     weights, metadata = read_checkpoint(path)
     settings = training_settings(metadata)
     recorded = settings.get('model')
     if recorded and ':' not in name and name.split('.')[0] != str(recorded).split('.')[0]:
         raise CheckpointError(f'{path} is a checkpoint of {recorded}, not of {name}.')
-    model: Any = _create_explaining(name, model_arguments(name, settings, model_kwargs, weights, path))
+    model: Any = create(name, model_arguments(name, settings, model_kwargs, weights, path))
     check_state_dict(weights, model.state_dict(), name, path)
     model.load_state_dict(weights)
     if settings:
@@ -78,6 +117,13 @@ def _create_explaining(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     return model
 
 
+def _create_with_classes(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    model: Any = create_model(name, arguments)
+    if not getattr(model, 'num_classes', 0):
+        raise ModelError(f'{name} has no classes, only features; pass weights of a classifier as checkpoint.')
+    return model
+
+
 def _check_name(name: str) -> None:
     architecture, _, tag = name.partition('.')
     names = model_names()
@@ -87,12 +133,25 @@ def _check_name(name: str) -> None:
         reason = 'is not an Attention Branch Network' if timm.is_model(architecture) else 'is no model'
         raise ModelError(f'{name} {reason}; {hint}')
     if tag:
-        try:
-            timm.get_pretrained_cfg(name)
-        except RuntimeError:
-            tagged = timm.list_pretrained(f'{architecture}.*')
-            hint = f'there are {", ".join(tagged)}' if tagged else 'it has none'
-            raise ModelError(f'{architecture} has no weights {tag!r}; {hint}.') from None
+        _check_tag(name, architecture, tag)
+
+
+def _check_timm_name(name: str) -> None:
+    architecture, _, tag = name.partition('.')
+    if not timm.is_model(architecture):
+        hint = suggest(architecture, timm.list_models(), otherwise='see timm-abn list, and timm.list_models()')
+        raise ModelError(f'{name} is no model; {hint}')
+    if tag:
+        _check_tag(name, architecture, tag)
+
+
+def _check_tag(name: str, architecture: str, tag: str) -> None:
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError:
+        tagged = timm.list_pretrained(f'{architecture}.*')
+        hint = f'there are {", ".join(tagged)}' if tagged else 'it has none'
+        raise ModelError(f'{architecture} has no weights {tag!r}; {hint}.') from None
 
 
 def _check_has_weights(name: str, num_classes: Optional[int]) -> None:

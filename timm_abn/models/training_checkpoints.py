@@ -107,8 +107,9 @@ def model_arguments(
     elif _TASK_WEIGHT in weights:
         arguments.setdefault('num_classes', len(weights[_TASK_WEIGHT]))
         arguments.setdefault('multi_task', True)
-    elif is_model_in_modules(name, 'cam_models') and (cfg := timm.get_pretrained_cfg(name)):
-        classifier = weights.get(f'{cfg.classifier}.weight')
+    elif not is_model_in_modules(name, 'abn_models') and timm.is_model(name):
+        cfg = timm.get_pretrained_cfg(name)
+        classifier = weights.get(f'{cfg.classifier}.weight') if cfg else None
         arguments.update({} if classifier is None or 'num_classes' in arguments else dict(num_classes=len(classifier)))
     return arguments
 
