@@ -54,12 +54,14 @@ class Sample:
         image: Normalised, shape (C, H, W).
         label: Its class; None if it is not known.
         mask: Where its object is, shape (H, W), bool; None if that is not known.
+        target: The class, or task, that is explained; by default the one predicted.
     """
 
     name: str
     image: torch.Tensor
     label: Optional[int] = None
     mask: Optional[torch.Tensor] = None
+    target: Optional[int] = None
 
 
 @dataclasses.dataclass(frozen=True)
