@@ -11,7 +11,7 @@ from tiny_models import tiny_images
 
 import timm_abn
 from timm_abn import TimmAbnError, load_model
-from timm_abn.models.loading import EXPLAINING, model_names
+from timm_abn.models.loading import EXPLAINING, load_classifier, model_names
 
 MODEL = 'abn_resnet20_cifar.fashion_mnist'
 FIXTURES = Path(__file__).parents[1] / 'fixtures' / 'e1fbaff'
@@ -120,3 +120,27 @@ def test_model_that_explains_nothing(monkeypatch):
     monkeypatch.setattr(timm, 'create_model', lambda *args, **kwargs: torch.nn.Identity())
     with pytest.raises(TimmAbnError, match='^hf-hub:a/b is not an Attention Branch Network, nor a CAM baseline; see '):
         load_model('hf-hub:a/b')
+
+
+def test_classifier_without_a_map(tmp_path):
+    network = timm.create_model('test_resnet', num_classes=3)
+    saved(network, tmp_path / 'plain.pth')
+    model = load_classifier('test_resnet', tmp_path / 'plain.pth', num_classes=3)
+    assert_same_weights(model, network)
+    assert not model.training
+    with pytest.raises(TimmAbnError, match='^test_resnet is not an Attention Branch Network'):
+        load_model('test_resnet', tmp_path / 'plain.pth', num_classes=3)
+
+
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+        ('resnet5', 'resnet5 is no model; did you mean resnet50, '),
+        ('resnet50.of_nobody', "resnet50 has no weights 'of_nobody'; there are resnet50.a1_in1k"),
+        ('test_byobnet_no', 'is no model'),
+        ('resnet20_cifar', 'resnet20_cifar has no pretrained weights; pass some as checkpoint'),
+    ],
+)
+def test_classifiers_that_are_refused(name, message):
+    with pytest.raises(TimmAbnError, match=message):
+        load_classifier(name)

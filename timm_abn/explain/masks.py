@@ -74,8 +74,7 @@ class PngMasks(Masks):
 def _read_mask(path: Path) -> np.ndarray:
     with image_errors(path), Image.open(path) as image:
         values = np.asarray(image if image.mode not in ('P', 'LA', 'RGBA', 'PA') else image.convert('RGB'))
-    marked: np.ndarray = np.atleast_3d(values).any(axis=2)
-    return marked
+    return np.asarray(np.atleast_3d(values).any(axis=2))
 
 
 class CocoMasks(Masks):

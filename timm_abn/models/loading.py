@@ -14,7 +14,7 @@ from ..networks.network import AttentionBranchNet
 from .creating import ModelError, create_model
 from .training_checkpoints import data_config_of, model_arguments, read_checkpoint, training_settings
 
-__all__ = ['EXPLAINING', 'load_model', 'model_names']
+__all__ = ['EXPLAINING', 'load_classifier', 'load_model', 'model_names']
 
 EXPLAINING = (AttentionBranchNet, ClassActivationMapping)  # classes of models that explain themselves
 
@@ -47,14 +47,43 @@ def load_model(
     Raises:
         TimmAbnError: There is no such model, or there are no weights that fit; the message is one line.
     """
+    if ':' not in name_or_address:
+        _check_name(name_or_address)
+    model = load_classifier(name_or_address, checkpoint, **model_kwargs)
+    if not isinstance(model, EXPLAINING):
+        raise ModelError(
+            f'{name_or_address} is not an Attention Branch Network, nor a CAM baseline; see timm-abn list.'
+        )
+    return model
+
+
+def load_classifier(
+    name_or_address: str,
+    /,
+    checkpoint: Optional[Union[str, Path]] = None,
+    **model_kwargs: Any,
+) -> nn.Module:
+    """Return any model of timm with trained weights, in evaluation mode: ``load_model`` for those without a map, too.
+
+    Args:
+        name_or_address: Name of a model, with or without a tag, or a 'hf-hub:' or 'local-dir:' address.
+        checkpoint: See ``load_model``.
+        **model_kwargs: See ``load_model``.
+
+    Raises:
+        TimmAbnError: There is no such model, or there are no weights that fit; the message is one line.
+    """
     name = name_or_address
     if ':' not in name:
-        _check_name(name)
+        if not timm.is_model(name):
+            hint = suggest(name.partition('.')[0], timm.list_models(), otherwise='see timm.list_models()')
+            raise ModelError(f'{name} is no model; {hint}')
+        _check_tag(name)
     if checkpoint is not None:
         return _load_checkpoint(name, Path(checkpoint), model_kwargs).eval()
     if ':' not in name:
         _check_has_weights(name, model_kwargs.get('num_classes'))
-    return _create_explaining(name, dict(model_kwargs, pretrained=True)).eval()
+    return create_model(name, dict(model_kwargs, pretrained=True)).eval()
 
 
 def _load_checkpoint(name: str, path: Path, model_kwargs: Mapping[str, Any]) -> nn.Module:
@@ -63,7 +92,7 @@ def _load_checkpoint(name: str, path: Path, model_kwargs: Mapping[str, Any]) -> 
     recorded = settings.get('model')
     if recorded and ':' not in name and name.split('.')[0] != str(recorded).split('.')[0]:
         raise CheckpointError(f'{path} is a checkpoint of {recorded}, not of {name}.')
-    model: Any = _create_explaining(name, model_arguments(name, settings, model_kwargs, weights, path))
+    model: Any = create_model(name, model_arguments(name, settings, model_kwargs, weights, path))
     check_state_dict(weights, model.state_dict(), name, path)
     model.load_state_dict(weights)
     if settings:
@@ -71,33 +100,31 @@ def _load_checkpoint(name: str, path: Path, model_kwargs: Mapping[str, Any]) -> 
     return model
 
 
-def _create_explaining(name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    model = create_model(name, arguments)
-    if not isinstance(model, EXPLAINING):
-        raise ModelError(f'{name} is not an Attention Branch Network, nor a CAM baseline; see timm-abn list.')
-    return model
-
-
 def _check_name(name: str) -> None:
-    architecture, _, tag = name.partition('.')
+    architecture = name.partition('.')[0]
     names = model_names()
     if architecture not in names:
         abn = f'abn_{architecture}'
         hint = f'did you mean {abn}?' if abn in names else suggest(architecture, names, otherwise='see timm-abn list')
         reason = 'is not an Attention Branch Network' if timm.is_model(architecture) else 'is no model'
         raise ModelError(f'{name} {reason}; {hint}')
-    if tag:
-        try:
-            timm.get_pretrained_cfg(name)
-        except RuntimeError:
-            tagged = timm.list_pretrained(f'{architecture}.*')
-            hint = f'there are {", ".join(tagged)}' if tagged else 'it has none'
-            raise ModelError(f'{architecture} has no weights {tag!r}; {hint}.') from None
+
+
+def _check_tag(name: str) -> None:
+    architecture, _, tag = name.partition('.')
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError:
+        tagged = timm.list_pretrained(f'{architecture}.*')
+        hint = f'there are {", ".join(tagged)}' if tagged else 'it has none'
+        raise ModelError(f'{architecture} has no weights {tag!r}; {hint}.') from None
 
 
 def _check_has_weights(name: str, num_classes: Optional[int]) -> None:
     cfg = timm.get_pretrained_cfg(name)
     if cfg is None or not cfg.has_weights:
+        if name.split('.')[0] not in model_names():
+            raise ModelError(f'{name} has no pretrained weights; pass some as checkpoint (--checkpoint FILE).')
         trained = timm.list_pretrained([f'{known}.*' for known in model_names()])
         raise ModelError(
             f'{no_weights(name.split(".")[0])} Or pass weights of your own as checkpoint (--checkpoint FILE), or take '
