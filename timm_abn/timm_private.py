@@ -3,6 +3,7 @@
 Tried with timm 1.0.31. timm promises nothing about these modules between versions.
 """
 
+from timm.data.dataset_factory import _search_split as search_split
 from timm.models._builder import resolve_pretrained_cfg
 from timm.models._features import feature_take_indices
 from timm.models._helpers import _torch_load as torch_load
@@ -13,6 +14,7 @@ __all__ = [
     'feature_take_indices',
     'load_model_config_from_path',
     'resolve_pretrained_cfg',
+    'search_split',
     'torch_load',
     'update_model_args',
     'update_model_input_size',

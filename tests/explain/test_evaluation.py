@@ -95,7 +95,7 @@ def test_files(model, tmp_path):
     assert float(rows[3]['deletion']) == evaluation.rows[3]['deletion']
     summary = json.loads((tmp_path / 'out' / 'summary.json').read_text())
     assert summary['scores']['attention']['deletion']['mean'] == evaluation.scores['attention']['deletion'].mean
-    assert summary['settings']['steps'] == 8 and set(summary['versions']) == {'timm_abn', 'torch'}
+    assert summary['settings']['steps'] == 8 and set(summary['versions']) == {'timm', 'timm_abn', 'torch'}
 
 
 def test_an_interrupted_evaluation_goes_on(model, tmp_path):

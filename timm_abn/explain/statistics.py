@@ -1,6 +1,6 @@
 """Means of scores with their uncertainty: bootstrap intervals over images (Efron & Tibshirani, 1993, chapter 13)."""
 
-from typing import NamedTuple, Sequence
+from typing import Hashable, NamedTuple, Optional, Sequence
 
 import numpy as np
 
@@ -21,20 +21,29 @@ class Interval(NamedTuple):
         return f'{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]' if self.number else '-'
 
 
-def bootstrap_mean(values: Sequence[float], seed: int = 0) -> Interval:
-    """Return the mean of values, one an image, and its 95 % percentile interval.
+def bootstrap_mean(values: Sequence[float], seed: int = 0, groups: Optional[Sequence[Hashable]] = None) -> Interval:
+    """Return the mean of values and its 95 % percentile interval.
 
-    Images are drawn with replacement, by the same draws for each sequence of the same length and seed, so that
-    intervals of several methods belong together. NaN stand for images without a score, and are left out.
+    Groups are drawn with replacement, each with all of its values, by the same draws for each sequence with as many
+    groups and the same seed, so that intervals of several methods belong together. NaN stand for what has no score, and
+    are left out.
 
     Args:
-        values: One an image.
+        values: Of images, or of several things an image, such as its tasks or the mosaics that show it.
         seed: Of the draws.
+        groups: What each value is of, such as the name of the image; by default each is of an image of its own.
     """
     present = np.asarray([value for value in values if value == value], dtype=np.float64)
     if not len(present):
         return Interval(float('nan'), float('nan'), float('nan'), 0)
+    sums, counts = present, np.ones(len(present), dtype=np.float64)
+    if groups is not None:
+        own = [group for group, value in zip(groups, values, strict=True) if value == value]
+        numbers = {group: number for number, group in enumerate(dict.fromkeys(own))}
+        indices = [numbers[group] for group in own]
+        sums, counts = np.bincount(indices, present), np.bincount(indices, np.ones(len(own)))
     generator = np.random.default_rng(seed)
-    means = [present[generator.integers(0, len(present), len(present))].mean() for _ in range(SAMPLES)]
+    draws = (generator.integers(0, len(sums), len(sums)) for _ in range(SAMPLES))
+    means = [sums[draw].sum() / counts[draw].sum() for draw in draws]
     low, high = np.percentile(means, (2.5, 97.5))
     return Interval(float(present.mean()), float(low), float(high), len(present))

@@ -1,7 +1,7 @@
 """Loading trained models: by name, from an address, or from a checkpoint."""
 
 from pathlib import Path
-from typing import Any, Callable, List, Mapping, Optional, Union
+from typing import Any, List, Mapping, Optional, Union
 
 import timm
 import torch.nn as nn
@@ -47,10 +47,14 @@ def load_model(
     Raises:
         TimmAbnError: There is no such model, or there are no weights that fit; the message is one line.
     """
-    name = name_or_address
-    if ':' not in name:
-        _check_name(name)
-    return _load(name, checkpoint, model_kwargs, _create_explaining)
+    if ':' not in name_or_address:
+        _check_name(name_or_address)
+    model = load_classifier(name_or_address, checkpoint, **model_kwargs)
+    if not isinstance(model, EXPLAINING):
+        raise ModelError(
+            f'{name_or_address} is not an Attention Branch Network, nor a CAM baseline; see timm-abn list.'
+        )
+    return model
 
 
 def load_classifier(
@@ -59,50 +63,36 @@ def load_classifier(
     checkpoint: Optional[Union[str, Path]] = None,
     **model_kwargs: Any,
 ) -> nn.Module:
-    """Return any model of timm with trained weights, in evaluation mode; it need not explain itself.
+    """Return any model of timm with trained weights, in evaluation mode: ``load_model`` for those without a map, too.
 
     Args:
-        name_or_address: Name of a model with or without an attention branch, or an address, as in ``load_model``.
+        name_or_address: Name of a model, with or without a tag, or a 'hf-hub:' or 'local-dir:' address.
         checkpoint: See ``load_model``.
         **model_kwargs: See ``load_model``.
 
     Raises:
-        TimmAbnError: There is no such model, it has no classes, or there are no weights that fit; the message is one
-            line.
+        TimmAbnError: There is no such model, or there are no weights that fit; the message is one line.
     """
     name = name_or_address
-    if ':' not in name and name.split('.')[0] not in model_names():
-        _check_timm_name(name)
-    elif ':' not in name:
-        _check_name(name)
-    return _load(name, checkpoint, model_kwargs, _create_with_classes)
-
-
-def _load(
-    name: str,
-    checkpoint: Optional[Union[str, Path]],
-    model_kwargs: Mapping[str, Any],
-    create: Callable[[str, Mapping[str, Any]], nn.Module],
-) -> nn.Module:
+    if ':' not in name:
+        if not timm.is_model(name):
+            hint = suggest(name.partition('.')[0], timm.list_models(), otherwise='see timm.list_models()')
+            raise ModelError(f'{name} is no model; {hint}')
+        _check_tag(name)
     if checkpoint is not None:
-        return _load_checkpoint(name, Path(checkpoint), model_kwargs, create).eval()
+        return _load_checkpoint(name, Path(checkpoint), model_kwargs).eval()
     if ':' not in name:
         _check_has_weights(name, model_kwargs.get('num_classes'))
-    return create(name, dict(model_kwargs, pretrained=True)).eval()
+    return create_model(name, dict(model_kwargs, pretrained=True)).eval()
 
 
-def _load_checkpoint(
-    name: str,
-    path: Path,
-    model_kwargs: Mapping[str, Any],
-    create: Callable[[str, Mapping[str, Any]], nn.Module],
-) -> nn.Module:
+def _load_checkpoint(name: str, path: Path, model_kwargs: Mapping[str, Any]) -> nn.Module:
     weights, metadata = read_checkpoint(path)
     settings = training_settings(metadata)
     recorded = settings.get('model')
     if recorded and ':' not in name and name.split('.')[0] != str(recorded).split('.')[0]:
         raise CheckpointError(f'{path} is a checkpoint of {recorded}, not of {name}.')
-    model: Any = create(name, model_arguments(name, settings, model_kwargs, weights, path))
+    model: Any = create_model(name, model_arguments(name, settings, model_kwargs, weights, path))
     check_state_dict(weights, model.state_dict(), name, path)
     model.load_state_dict(weights)
     if settings:
@@ -110,42 +100,18 @@ def _load_checkpoint(
     return model
 
 
-def _create_explaining(name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    model = create_model(name, arguments)
-    if not isinstance(model, EXPLAINING):
-        raise ModelError(f'{name} is not an Attention Branch Network, nor a CAM baseline; see timm-abn list.')
-    return model
-
-
-def _create_with_classes(name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    model: Any = create_model(name, arguments)
-    if not getattr(model, 'num_classes', 0):
-        raise ModelError(f'{name} has no classes, only features; pass weights of a classifier as checkpoint.')
-    return model
-
-
 def _check_name(name: str) -> None:
-    architecture, _, tag = name.partition('.')
+    architecture = name.partition('.')[0]
     names = model_names()
     if architecture not in names:
         abn = f'abn_{architecture}'
         hint = f'did you mean {abn}?' if abn in names else suggest(architecture, names, otherwise='see timm-abn list')
         reason = 'is not an Attention Branch Network' if timm.is_model(architecture) else 'is no model'
         raise ModelError(f'{name} {reason}; {hint}')
-    if tag:
-        _check_tag(name, architecture, tag)
 
 
-def _check_timm_name(name: str) -> None:
+def _check_tag(name: str) -> None:
     architecture, _, tag = name.partition('.')
-    if not timm.is_model(architecture):
-        hint = suggest(architecture, timm.list_models(), otherwise='see timm-abn list, and timm.list_models()')
-        raise ModelError(f'{name} is no model; {hint}')
-    if tag:
-        _check_tag(name, architecture, tag)
-
-
-def _check_tag(name: str, architecture: str, tag: str) -> None:
     try:
         timm.get_pretrained_cfg(name)
     except RuntimeError:
@@ -157,6 +123,8 @@ def _check_tag(name: str, architecture: str, tag: str) -> None:
 def _check_has_weights(name: str, num_classes: Optional[int]) -> None:
     cfg = timm.get_pretrained_cfg(name)
     if cfg is None or not cfg.has_weights:
+        if name.split('.')[0] not in model_names():
+            raise ModelError(f'{name} has no pretrained weights; pass some as checkpoint (--checkpoint FILE).')
         trained = timm.list_pretrained([f'{known}.*' for known in model_names()])
         raise ModelError(
             f'{no_weights(name.split(".")[0])} Or pass weights of your own as checkpoint (--checkpoint FILE), or take '

@@ -26,7 +26,7 @@ from .pixel_flipping import pixel_flipping, pixel_flipping_curve
 from .position_bias import position_bias
 from .predictions import predict
 from .randomisation import cascading_randomisation, randomised_models
-from .reliance import Reliance, RelianceRow, reliance
+from .reliance import Reliance, RelianceRow, ReplacementEffects, reliance, replacement_effects
 from .sensitivity import max_sensitivity
 from .similarity import rank_correlation, top_overlap
 from .sparseness import sparseness
@@ -37,6 +37,7 @@ __all__ = [
     'Mosaics',
     'Reliance',
     'RelianceRow',
+    'ReplacementEffects',
     'area_under_curve',
     'cascading_randomisation',
     'chance_corrected_energy',
@@ -64,6 +65,7 @@ __all__ = [
     'rank_stability',
     'reliance',
     'replaced_fractions',
+    'replacement_effects',
     'sparseness',
     'stability',
     'top_overlap',

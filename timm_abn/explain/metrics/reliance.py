@@ -6,7 +6,7 @@ what the network says is compared.
 """
 
 import dataclasses
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import torch
 
@@ -14,7 +14,7 @@ from ...errors import TimmAbnError
 from .checks import check_evaluation_mode, check_images, check_positive
 from .predictions import probability_function
 
-__all__ = ['NO_EFFECT', 'Reliance', 'RelianceRow', 'reliance']
+__all__ = ['NO_EFFECT', 'Reliance', 'RelianceRow', 'ReplacementEffects', 'reliance', 'replacement_effects']
 
 NO_EFFECT = 1e-3  # changes of the pre-logits, relative to their norm, below which a map is cancelled
 FLAT = 0.5
@@ -126,6 +126,45 @@ def reliance(
     Raises:
         TimmAbnError: The model is no ABN, has no classifier, is in training mode, or an argument has the wrong shape.
     """
+    effects, correct = replacement_effects(model, images, labels, batch_size, seed)
+    rows = tuple(
+        RelianceRow(name, *(values.mean().item() for values in columns if values is not None))
+        for name, columns in effects.items()
+    )
+    return Reliance(rows, None if correct is None else correct.mean().item())
+
+
+class ReplacementEffects(NamedTuple):
+    """What one replacement changes for each image, all of shape (B,); see ``RelianceRow``, whose means these have."""
+
+    effect: torch.Tensor
+    probability_change: torch.Tensor
+    changed_predictions: torch.Tensor
+    accuracy_change: Optional[torch.Tensor] = None
+
+
+def replacement_effects(
+    model: Any,
+    images: torch.Tensor,
+    labels: Optional[torch.Tensor] = None,
+    batch_size: int = 64,
+    seed: int = 0,
+) -> Tuple[Dict[str, ReplacementEffects], Optional[torch.Tensor]]:
+    """Return, for each replacement, what an ABN's prediction loses image by image: ``reliance`` before the means.
+
+    Args:
+        model: See ``reliance``.
+        images: Normalised images, shape (B, C, H, W).
+        labels: See ``reliance``.
+        batch_size: See ``reliance``.
+        seed: See ``reliance``.
+
+    Returns:
+        The effects, and the accuracy of each image with its own map, shape (B,), which is None without labels.
+
+    Raises:
+        TimmAbnError: See ``reliance``.
+    """
     if getattr(model, 'attention_branch', None) is None or not model.num_classes:
         raise TimmAbnError('reliance() needs an Attention Branch Network with its branch and a classifier.')
     check_evaluation_mode(model)
@@ -139,11 +178,11 @@ def reliance(
     is_sigmoid = model.attention_branch.attention_map_type == 'sigmoid'
     own = _Answers.of(model, images, maps, batch_size)
     flat = _Answers.of(model, images, torch.full_like(maps, FLAT), batch_size)
-    rows = []
+    effects = {}
     for name, replacement in _replacements(maps, is_sigmoid, seed).items():
         reference = flat if name in ('uniform', 'half') else own
-        rows.append(_compare(name, reference, _Answers.of(model, images, replacement, batch_size), labels))
-    return Reliance(tuple(rows), None if labels is None else own.accuracy(labels))
+        effects[name] = _compare(reference, _Answers.of(model, images, replacement, batch_size), labels)
+    return effects, None if labels is None else own.correct(labels)
 
 
 def _is_multi_task(model: Any) -> bool:
@@ -192,16 +231,21 @@ class _Answers:
         predictions = torch.cat(logits) > 0 if _is_multi_task(model) else probabilities.argmax(dim=1)
         return _Answers(torch.cat(pre_logits), probabilities, predictions)
 
-    def accuracy(self, labels: torch.Tensor) -> float:
-        return (self.predictions == labels.to(self.predictions.device)).float().mean().item()
+    def correct(self, labels: torch.Tensor) -> torch.Tensor:
+        """Return the accuracy of each image, shape (B,)."""
+        return _per_image(self.predictions == labels.to(self.predictions.device))
 
 
-def _compare(name: str, reference: _Answers, replaced: _Answers, labels: Optional[torch.Tensor]) -> RelianceRow:
+def _per_image(values: torch.Tensor) -> torch.Tensor:
+    """Return the mean over classes, or tasks, of each image: (B, ...) -> (B,)."""
+    return values.float().flatten(1).mean(dim=1) if values.ndim > 1 else values.float()
+
+
+def _compare(reference: _Answers, replaced: _Answers, labels: Optional[torch.Tensor]) -> ReplacementEffects:
     changes = (replaced.pre_logits - reference.pre_logits).norm(dim=1) / reference.pre_logits.norm(dim=1)
-    return RelianceRow(
-        replacement=name,
-        effect=changes.mean().item(),
-        probability_change=(replaced.probabilities - reference.probabilities).abs().mean().item(),
-        changed_predictions=(replaced.predictions != reference.predictions).float().mean().item(),
-        accuracy_change=None if labels is None else replaced.accuracy(labels) - reference.accuracy(labels),
+    return ReplacementEffects(
+        effect=_per_image(changes.view(len(reference.predictions), -1)),
+        probability_change=_per_image((replaced.probabilities - reference.probabilities).abs()),
+        changed_predictions=_per_image(replaced.predictions != reference.predictions),
+        accuracy_change=None if labels is None else replaced.correct(labels) - reference.correct(labels),
     )

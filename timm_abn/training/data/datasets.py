@@ -21,7 +21,7 @@ from ..errors import TrainingError
 from ..replacing import replace
 from .celeba import CelebA
 
-__all__ = ['CompCars', 'extend_timm_datasets', 'svhn']
+__all__ = ['CompCars', 'dataset_creator', 'extend_timm_datasets', 'svhn']
 
 _EVALUATION = ('val', 'valid', 'validation', 'eval', 'evaluation')
 
@@ -153,31 +153,37 @@ class CompCars(Dataset):
 
 def extend_timm_datasets() -> None:
     """Add the data sets of this module to ``timm.data.create_dataset``."""
+    replace(timm.data, 'create_dataset', dataset_creator)
 
-    def build(timm_create: Callable) -> Callable:
-        def create_dataset(name: str, root: Optional[str] = None, split: str = 'validation', **kwargs: Any) -> Any:
-            key = name.lower()
-            download = bool(kwargs.get('download'))
-            _check_root(key, root, download)
-            if key == 'torch/svhn':
-                return svhn(str(root), split, download)
-            if key == 'compcars':
-                return CompCars(str(root), split, kwargs.get('target_key') or 'model')
-            if key == 'celeba':
-                return _celeba(str(root), split, **kwargs)
-            try:
-                return timm_create(name, root=root, split=split, **kwargs)
-            except RuntimeError as error:
-                if key not in _TORCH_FOLDERS and key:
-                    raise
-                expected = _TORCH_FOLDERS.get(key, 'a folder for each split, and in it a folder for each class')
-                raise TrainingError(
-                    f'{name or "image folder"}: expected {expected} in {root}. {one_line(error)}.'
-                ) from error
 
-        return create_dataset
+def dataset_creator(timm_create: Callable) -> Callable:
+    """Return a function like ``timm.data.create_dataset`` that knows the data sets of this module, too.
 
-    replace(timm.data, 'create_dataset', build)
+    Args:
+        timm_create: timm's function.
+    """
+
+    def create_dataset(name: str, root: Optional[str] = None, split: str = 'validation', **kwargs: Any) -> Any:
+        key = name.lower()
+        download = bool(kwargs.get('download'))
+        _check_root(key, root, download)
+        if key == 'torch/svhn':
+            return svhn(str(root), split, download)
+        if key == 'compcars':
+            return CompCars(str(root), split, kwargs.get('target_key') or 'model')
+        if key == 'celeba':
+            return _celeba(str(root), split, **kwargs)
+        try:
+            return timm_create(name, root=root, split=split, **kwargs)
+        except RuntimeError as error:
+            if key not in _TORCH_FOLDERS and key:
+                raise
+            expected = _TORCH_FOLDERS.get(key, 'a folder for each split, and in it a folder for each class')
+            raise TrainingError(
+                f'{name or "image folder"}: expected {expected} in {root}. {one_line(error)}.'
+            ) from error
+
+    return create_dataset
 
 
 def _celeba(root: str, split: str, **kwargs: Any) -> CelebA:

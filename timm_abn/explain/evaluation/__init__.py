@@ -1,0 +1,6 @@
+"""Scores of several explanations of one model, over a data set: faithfulness, localisation, reliance, position bias."""
+
+from .results import Evaluation, join_evaluations
+from .running import Sample, evaluate
+
+__all__ = ['Evaluation', 'Sample', 'evaluate', 'join_evaluations']

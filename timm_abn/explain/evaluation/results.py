@@ -1,0 +1,299 @@
+"""What an evaluation found: put together from its parts, joined with that of a baseline, and written to files."""
+
+import csv
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any, Dict, Iterable, List, Mapping, Sequence
+
+import timm
+import torch
+from safetensors import safe_open
+
+from ...errors import TimmAbnError
+from ...staging import staged_files
+from ...version import __version__
+from ..metrics import Reliance, RelianceRow, usable_maps
+from ..statistics import Interval, bootstrap_mean
+
+__all__ = [
+    'FAITHFULNESS',
+    'LOCALISATION',
+    'NO_MASK',
+    'Evaluation',
+    'join_evaluations',
+    'put_together',
+    'write_evaluation',
+]
+
+FAITHFULNESS = ('deletion', 'insertion')
+LOCALISATION = ('pointing_game', 'energy', 'chance_corrected_energy', 'iou')
+NO_MASK = 'no mask'
+
+Row = Dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        rows: One an image and method: image, method, label, predicted, target, probability (of the target), the scores,
+            and the problem of this map or image, if there is one. Scores that do not exist are NaN.
+        scores: Method -> metric -> mean with its 95 % interval.
+        differences: Method -> metric -> mean of the paired differences to the first method, with its interval.
+        targets: Method -> target -> metric -> mean with its interval, where samples say what their target is, such as
+            the tasks of a multi-task network; else empty.
+        accuracy: Share of the labelled images that are predicted rightly, with its interval.
+        position_bias: Method -> share of the maps' spatial variance that their mean explains.
+        reliance: Replacement of the map -> effect -> mean with its interval; empty of a model that is no ABN.
+        findings: What must be said of the model's reliance on its map, a sentence each (``Reliance.findings``).
+        problems: What was wrong with images or maps -> how often.
+        classes_without_examples: Classes of the model that no image is of, if images are labelled.
+        curves: Method -> mean deletion and insertion curves with the bounds of their 95 % intervals, (2, 3, steps + 1).
+    """
+
+    rows: List[Row]
+    scores: Dict[str, Dict[str, Interval]]
+    differences: Dict[str, Dict[str, Interval]]
+    targets: Dict[str, Dict[int, Dict[str, Interval]]]
+    accuracy: Interval
+    position_bias: Dict[str, float]
+    reliance: Dict[str, Dict[str, Interval]]
+    findings: List[str]
+    problems: Dict[str, int]
+    classes_without_examples: List[int]
+    curves: Dict[str, torch.Tensor]
+
+    @property
+    def metrics(self) -> List[str]:
+        """The metrics that were measured."""
+        return [name for name in (*FAITHFULNESS, *LOCALISATION) if self.rows and name in self.rows[0]]
+
+
+class _Moments:
+    """Sums over images, from which mean and standard error come, whatever the number of images."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.total = self.squares = torch.zeros(1, dtype=torch.float64)
+
+    def add(self, values: torch.Tensor) -> None:
+        """Add values of images, shape (N, ...), those that are finite."""
+        values = values[values.flatten(1).isfinite().all(dim=1)].double()
+        self.number += len(values)
+        self.total = self.total + values.sum(dim=0)
+        self.squares = self.squares + values.square().sum(dim=0)
+
+    @property
+    def mean(self) -> torch.Tensor:
+        return self.total / self.number if self.number else self.total * math.nan
+
+    def band(self) -> torch.Tensor:
+        """Return mean, and mean less and plus 1.96 standard errors, stacked along the last dimension but one."""
+        variance = (self.squares - self.number * self.mean.square()).clamp(min=0) / max(self.number - 1, 1)
+        error = 1.96 * (variance / max(self.number, 1)).sqrt()
+        return torch.stack([self.mean, self.mean - error, self.mean + error], dim=-2)
+
+
+def put_together(parts: Sequence[Path], settings: Mapping[str, Any], num_classes: int) -> Evaluation:
+    """Return what all batches say together; of their curves and maps only sums are kept in memory.
+
+    Args:
+        parts: Files of the batches, in their order.
+        settings: Those of the evaluation.
+        num_classes: Number of classes of the model; 0 if labels are no classes.
+    """
+    rows: List[Row] = []
+    problems: List[str] = []
+    reliance: Dict[str, Dict[str, List[float]]] = {}
+    curves = {method: _Moments() for method in settings['methods']}
+    maps = {method: _Moments() for method in settings['methods']}
+    usable = dict.fromkeys(settings['methods'], False)
+    given_targets = False
+    for part in parts:
+        with safe_open(part, framework='pt') as file:
+            facts = json.loads(file.metadata()['facts'])
+            for method in settings['methods'] if facts['rows'] else ():
+                curves[method].add(file.get_tensor(f'{method}.curves').transpose(0, 1))
+                tensor = file.get_tensor(f'{method}.maps').double()
+                usable[method] |= bool(usable_maps(tensor).any())
+                maps[method].add((tensor - tensor.mean(dim=(2, 3), keepdim=True)).flatten(1))
+        rows += facts['rows']
+        given_targets |= facts['given_targets']
+        problems += facts['unreadable']
+        for replacement, columns in facts['reliance'].items():
+            for name, values in columns.items():
+                reliance.setdefault(replacement, {}).setdefault(name, []).extend(
+                    math.nan if value is None else value for value in values
+                )
+    bias = {method: _bias(moments) if usable[method] else math.nan for method, moments in maps.items()}
+    bands = {method: moments.band() for method, moments in curves.items()}
+    _complete(rows)
+    targets = sorted({row['target'] for row in rows}) if given_targets else []
+    return _summarise(rows, targets, problems, reliance, bias, bands, settings, num_classes)
+
+
+def _complete(rows: Sequence[Row]) -> None:
+    """Give all rows the same columns: a batch without any mask has no scores of localisation."""
+    metrics = [name for name in (*FAITHFULNESS, *LOCALISATION) if any(name in row for row in rows)]
+    for row in rows:
+        problem = row.pop('problem')
+        if not problem and len(metrics) > len(FAITHFULNESS) and metrics[-1] not in row:
+            problem = NO_MASK
+        for name in metrics:
+            row[name] = math.nan if row.get(name) is None else row[name]
+        row['problem'] = problem
+
+
+def _bias(moments: _Moments) -> float:
+    """Return the position bias (``timm_abn.explain.metrics.position_bias``) from sums of centred maps."""
+    return (moments.mean.square().mean() / (moments.squares / moments.number).mean()).item()
+
+
+def _summarise(
+    rows: List[Row],
+    targets: Sequence[int],
+    problems: Sequence[str],
+    reliance: Mapping[str, Mapping[str, List[float]]],
+    bias: Dict[str, float],
+    curves: Dict[str, torch.Tensor],
+    settings: Mapping[str, Any],
+    num_classes: int,
+) -> Evaluation:
+    seed, methods = settings['seed'], settings['methods']
+    by_method = {method: [row for row in rows if row['method'] == method] for method in methods}
+    first = by_method[methods[0]]
+    metrics = [name for name in (*FAITHFULNESS, *LOCALISATION) if rows and name in rows[0]]
+    labelled = [row for row in first if row['label'] is not None]
+    intervals = {
+        replacement: {name: bootstrap_mean(values, seed) for name, values in columns.items()}
+        for replacement, columns in reliance.items()
+    }
+    counts: Dict[str, int] = {}
+    for problem in [*(row['problem'] for row in rows if row['problem']), *problems]:
+        counts[problem] = counts.get(problem, 0) + 1
+    seen = {row['label'] for row in labelled}
+    return Evaluation(
+        rows=rows,
+        scores={method: _means(own, metrics, seed) for method, own in by_method.items()},
+        differences={method: _differences(by_method[method], first, metrics, seed) for method in methods[1:]},
+        targets={
+            method: {target: _means([r for r in own if r['target'] == target], metrics, seed) for target in targets}
+            for method, own in by_method.items()
+            if targets
+        },
+        accuracy=bootstrap_mean([float(row['label'] == row['predicted']) for row in labelled], seed),
+        position_bias=bias,
+        reliance=intervals,
+        findings=_findings(intervals),
+        problems=counts,
+        classes_without_examples=[index for index in range(num_classes) if index not in seen] if labelled else [],
+        curves=curves,
+    )
+
+
+def _means(rows: Sequence[Row], metrics: Iterable[str], seed: int) -> Dict[str, Interval]:
+    images = [row['image'] for row in rows]
+    return {name: bootstrap_mean([row[name] for row in rows], seed, images) for name in metrics}
+
+
+def _differences(rows: Sequence[Row], first: Sequence[Row], metrics: Iterable[str], seed: int) -> Dict[str, Interval]:
+    images = [row['image'] for row in rows]
+    if images != [row['image'] for row in first]:
+        raise TimmAbnError('the rows of two methods are not of the same images, so that nothing can be paired.')
+    return {
+        name: bootstrap_mean([row[name] - other[name] for row, other in zip(rows, first)], seed, images)
+        for name in metrics
+    }
+
+
+def _findings(reliance: Mapping[str, Mapping[str, Interval]]) -> List[str]:
+    rows = tuple(
+        RelianceRow(replacement, *(columns[name].mean for name in _EFFECTS))
+        for replacement, columns in reliance.items()
+    )
+    return Reliance(rows).findings if rows else []
+
+
+_EFFECTS = ('effect', 'probability_change', 'changed_predictions')
+
+
+def join_evaluations(evaluation: Evaluation, name: str, baseline: Evaluation, seed: int) -> Evaluation:
+    """Return an evaluation with the methods of another model on the same images, called ``NAME: METHOD``.
+
+    What is about the model rather than its explanations (accuracy, reliance, findings) stays that of the first.
+
+    Args:
+        evaluation: Of the model.
+        name: Name of the other model.
+        baseline: Of the other model, with as many samples in the same order.
+        seed: Of the bootstrap.
+
+    Raises:
+        TimmAbnError: The two are not of the same images.
+    """
+    first = evaluation.rows[0]['method'] if evaluation.rows else ''
+    own = [row for row in evaluation.rows if row['method'] == first]
+    titles = {method: f'{name}: {method}' for method in baseline.scores}
+    problems = dict(evaluation.problems)
+    for problem, count in baseline.problems.items():
+        problems[f'{name}: {problem}'] = count
+    differences = {
+        title: _differences([row for row in baseline.rows if row['method'] == method], own, baseline.metrics, seed)
+        for method, title in titles.items()
+    }
+    return dataclasses.replace(
+        evaluation,
+        rows=[*evaluation.rows, *(dict(row, method=titles[row['method']]) for row in baseline.rows)],
+        scores={**evaluation.scores, **_renamed(baseline.scores, titles)},
+        differences={**evaluation.differences, **differences},
+        targets={**evaluation.targets, **_renamed(baseline.targets, titles)},
+        position_bias={**evaluation.position_bias, **_renamed(baseline.position_bias, titles)},
+        problems=problems,
+        curves={**evaluation.curves, **_renamed(baseline.curves, titles)},
+    )
+
+
+def _renamed(values: Mapping[str, Any], titles: Mapping[str, str]) -> Dict[str, Any]:
+    return {titles[method]: value for method, value in values.items()}
+
+
+def write_evaluation(folder: Path, evaluation: Evaluation, settings: Mapping[str, Any]) -> None:
+    """Write ``scores.csv``, a row an image and method, and ``summary.json``: both or none.
+
+    Args:
+        folder: Where to; made if it does not exist.
+        evaluation: What was found.
+        settings: Those of the evaluation, to be written down.
+    """
+    summary = dict(
+        settings=dict(settings),
+        versions=dict(timm_abn=__version__, timm=timm.__version__, torch=torch.__version__),
+        accuracy=_plain(evaluation.accuracy),
+        scores=_plain(evaluation.scores),
+        differences_to_the_first=_plain(evaluation.differences),
+        targets=_plain(evaluation.targets),
+        position_bias=_plain(evaluation.position_bias),
+        reliance=_plain(evaluation.reliance),
+        findings=evaluation.findings,
+        problems=evaluation.problems,
+        classes_without_examples=evaluation.classes_without_examples,
+    )
+    with staged_files(folder) as staging:
+        text = json.dumps(summary, indent=1, allow_nan=False)
+        (staging / 'summary.json').write_text(text, encoding='utf-8')
+        with (staging / 'scores.csv').open('w', newline='', encoding='utf-8') as file:
+            writer = csv.DictWriter(file, fieldnames=list(evaluation.rows[0]) if evaluation.rows else ['image'])
+            writer.writeheader()
+            writer.writerows(evaluation.rows)
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON can say: intervals by name, and None for NaN."""
+    if isinstance(value, Interval):
+        return _plain(value._asdict())
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

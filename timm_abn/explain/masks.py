@@ -1,0 +1,191 @@
+"""Masks of objects that somebody drew: PNG files beside the images, or annotations in the form of COCO."""
+
+import abc
+import json
+from collections import Counter
+from pathlib import Path, PurePath
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from ..errors import TimmAbnError
+from .images import Box, image_errors
+
+__all__ = ['CocoMasks', 'MaskError', 'Masks', 'PngMasks', 'place_mask', 'read_masks']
+
+
+class MaskError(TimmAbnError):
+    """Masks cannot be read; the message says why, in one line."""
+
+
+class Masks(abc.ABC):
+    """Where the objects of images are.
+
+    Attributes:
+        categories: Names of the kinds of objects; empty if masks have no kinds.
+    """
+
+    categories: Tuple[str, ...] = ()
+
+    @abc.abstractmethod
+    def find(self, name: PurePath, category: Optional[str] = None) -> Optional[Image.Image]:
+        """Return the mask of an image, of mode 'L' and in the size of the image, above 127 on the object.
+
+        Args:
+            name: Path of the image, relative to the folder that was given.
+            category: Only objects of this kind, one of ``categories``; all of them by default.
+
+        Returns:
+            None if there is no mask of this image.
+
+        Raises:
+            MaskError: The mask cannot be read.
+        """
+
+
+class PngMasks(Masks):
+    """A folder of PNG files, called as the images: the mask of ``dogs/1.jpg`` is ``dogs/1.png``.
+
+    Pixels that are not 0 are the object. If the folder has sub-folders of the given categories, such as ``Smiling``,
+    the mask of each is ``Smiling/dogs/1.png``.
+    """
+
+    def __init__(self, folder: Path, categories: Sequence[str] = ()) -> None:
+        """
+        Args:
+            folder: The folder.
+            categories: Names that a sub-folder of masks may have: the tasks of a multi-task network.
+        """
+        self.folder = folder
+        self.categories = tuple(category for category in categories if (folder / category).is_dir())
+
+    def find(self, name: PurePath, category: Optional[str] = None) -> Optional[Image.Image]:
+        """See ``Masks.find``."""
+        folders = [self.folder / kind for kind in ([category] if category else self.categories)] or [self.folder]
+        masks = [_read_mask(path) for folder in folders if (path := folder / name.with_suffix('.png')).is_file()]
+        if not masks:
+            return None
+        if len({mask.shape for mask in masks}) > 1:
+            raise MaskError(f'the masks of {name} in {self.folder} differ in size.')
+        return Image.fromarray(np.any(masks, axis=0).astype(np.uint8) * 255)
+
+
+def _read_mask(path: Path) -> np.ndarray:
+    with image_errors(path), Image.open(path) as image:
+        values = np.asarray(image if image.mode not in ('P', 'LA', 'RGBA', 'PA') else image.convert('RGB'))
+    return np.asarray(np.atleast_3d(values).any(axis=2))
+
+
+class CocoMasks(Masks):
+    """Annotations in the form of COCO: polygons, run lengths that are not compressed, or boxes where there is neither.
+
+    Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014; https://cocodataset.org/#format-data.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """
+        Args:
+            path: The JSON file.
+
+        Raises:
+            MaskError: It is not of that form.
+        """
+        self.path = path
+        try:
+            content = json.loads(path.read_text(encoding='utf-8'))
+            kinds = {kind['id']: str(kind['name']) for kind in content.get('categories', [])}
+            images = {image['id']: image for image in content['images']}
+            self._sizes = {
+                str(image['file_name']): (int(image['width']), int(image['height'])) for image in images.values()
+            }
+            self._annotations: Dict[str, List[Mapping[str, Any]]] = {name: [] for name in self._sizes}
+            for annotation in content['annotations']:
+                self._annotations[images[annotation['image_id']]['file_name']].append(
+                    dict(annotation, kind=kinds.get(annotation.get('category_id')))
+                )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise MaskError(
+                f'{path} is not of the form of COCO: expected images (id, file_name, width, height), annotations '
+                f'(image_id, segmentation or bbox) and categories (id, name); found {type(error).__name__}: {error}.'
+            ) from None
+        self.categories = tuple(kinds.values())
+        basenames = Counter(PurePath(name).name for name in self._sizes)
+        # COCO's file names have no folders; a name that two folders have would be a guess
+        self._by_basename = {PurePath(name).name: name for name in self._sizes if basenames[PurePath(name).name] == 1}
+
+    def find(self, name: PurePath, category: Optional[str] = None) -> Optional[Image.Image]:
+        """See ``Masks.find``. An image of the file without annotations has an empty mask."""
+        known = name.as_posix() if name.as_posix() in self._sizes else self._by_basename.get(name.name)
+        if known is None:
+            return None
+        size = self._sizes[known]
+        mask = np.zeros(size[::-1], dtype=bool)
+        for annotation in self._annotations[known]:
+            if category is None or annotation['kind'] == category:
+                try:
+                    mask |= _draw(annotation, size)
+                except (IndexError, KeyError, TypeError, ValueError) as error:
+                    raise MaskError(
+                        f'{self.path}: annotation {annotation.get("id")} of {known} cannot be drawn: {error}.'
+                    ) from None
+        return Image.fromarray(mask.astype(np.uint8) * 255)
+
+
+def _draw(annotation: Mapping[str, Any], size: Tuple[int, int]) -> np.ndarray:
+    """Return the pixels of an annotation, shape (height, width)."""
+    segmentation = annotation.get('segmentation')
+    if isinstance(segmentation, Mapping):
+        return _from_run_lengths(segmentation, size)
+    canvas = Image.new('1', size)
+    draw = ImageDraw.Draw(canvas)
+    if segmentation:
+        for polygon in segmentation:
+            if len(polygon) < 6 or len(polygon) % 2:
+                raise ValueError(f'a polygon has x and y of three points or more, got {len(polygon)} numbers')
+            # COCO counts from the corner of a pixel, Pillow from its centre
+            draw.polygon([value - 0.5 for value in polygon], fill=1)
+    else:
+        left, top, width, height = annotation['bbox']
+        if width > 0 and height > 0:
+            draw.rectangle((round(left), round(top), round(left + width) - 1, round(top + height) - 1), fill=1)
+    return np.asarray(canvas)
+
+
+def _from_run_lengths(segmentation: Mapping[str, Any], size: Tuple[int, int]) -> np.ndarray:
+    counts = segmentation['counts']
+    if isinstance(counts, str):
+        raise ValueError('run lengths must be a list of numbers, got a compressed text; decode it by pycocotools')
+    if list(segmentation['size']) != [size[1], size[0]] or sum(counts) != size[0] * size[1]:
+        raise ValueError(f'run lengths must cover {size[0]} x {size[1]} pixels')
+    values = np.arange(len(counts)) % 2 == 1  # runs of background and object take turns, down the columns
+    return np.repeat(values, counts).reshape(size).T
+
+
+def read_masks(path: Path, categories: Sequence[str] = ()) -> Masks:
+    """Return the masks of a folder of PNG files, or of a JSON file in the form of COCO.
+
+    Args:
+        path: The folder or file.
+        categories: See ``PngMasks``.
+
+    Raises:
+        MaskError: There is nothing of the kind.
+    """
+    if path.is_dir():
+        return PngMasks(path, categories)
+    if path.is_file():
+        return CocoMasks(path)
+    raise MaskError(f'there are no masks {path}: expected a folder of PNG files, or a JSON file in the form of COCO.')
+
+
+def place_mask(mask: Image.Image, box: Box, size: Tuple[int, int]) -> np.ndarray:
+    """Return what a model sees of a mask, shape (H, W), bool: False where the preprocessing adds a border.
+
+    Args:
+        mask: Mode 'L', in the size of the image.
+        box: Part of the image that the model sees (``Preprocessing``).
+        size: Height and width of the model's input.
+    """
+    seen = mask.crop(box).resize((size[1], size[0]), Image.Resampling.NEAREST)
+    return np.asarray(seen) > 127
