@@ -11,12 +11,13 @@ from typing import Callable, List, NoReturn, Optional
 
 from ..errors import TimmAbnError
 from ..version import __version__
-from . import convert, explain, export, list_models, publish
+from . import compare, convert, explain, export, list_models, publish
 from .errors import CommandError
 
 __all__ = ['CommandError', 'main']
 
 COMMANDS = {
+    'compare': compare,
     'convert': convert,
     'explain': explain,
     'export': export,

@@ -1,11 +1,13 @@
 """What the classes of a model are called."""
 
-from typing import Any, List
+from typing import Any, List, Sequence
 
 import torch.nn as nn
 from timm.data import CustomDatasetInfo, ImageNetInfo, infer_imagenet_subset
 
-__all__ = ['class_names']
+from ..errors import TimmAbnError, suggest
+
+__all__ = ['class_index', 'class_names']
 
 
 def class_names(model: nn.Module) -> List[str]:
@@ -27,3 +29,27 @@ def class_names(model: nn.Module) -> List[str]:
         info = ImageNetInfo(subset)
         return [info.index_to_description(index).split(',')[0] for index in range(num_classes)]
     return [f'class {index}' for index in range(num_classes)]
+
+
+def class_index(name: str, names: Sequence[str]) -> int:
+    """Return which class somebody means by its name, whatever the case, or by its number.
+
+    Args:
+        name: What was given.
+        names: Names of the classes, in their order.
+
+    Raises:
+        TimmAbnError: No class is called that, or several are.
+    """
+    if name in names:
+        found = [index for index, known in enumerate(names) if known == name]
+    else:
+        found = [index for index, known in enumerate(names) if known.casefold() == name.casefold()]
+    if not found and name.isdecimal() and int(name) < len(names):
+        return int(name)
+    if not found:
+        known = f'there are {", ".join(names[:10])}{", ..." if len(names) > 10 else ""}.'
+        raise TimmAbnError(f'no class is called {name!r}; {suggest(name, names, otherwise=known)}')
+    if len(found) > 1:
+        raise TimmAbnError(f'several classes are called {name!r}; give the number: {", ".join(map(str, found))}.')
+    return found[0]

@@ -26,7 +26,11 @@ IMAGE_EXTENSIONS = (
     '.webp',
 )
 
-OUTPUT_ENDINGS = ('.overlay.png', '.map.png')  # not to be explained when the output lies among the images
+OUTPUT_ENDINGS = (
+    '.overlay.png',
+    '.map.png',
+    '.compare.png',
+)  # not to be explained when the output lies among the images
 
 
 @dataclasses.dataclass

@@ -6,8 +6,9 @@
 What takes time once (cutting the model in two) is done when an explainer is created, so that it should be created once.
 """
 
+from .applicable import create_explainers
 from .create import EXPLAINERS, create_explainer
 from .explainer import Explainer
 from .package import PackageExplainer
 
-__all__ = ['EXPLAINERS', 'Explainer', 'PackageExplainer', 'create_explainer']
+__all__ = ['EXPLAINERS', 'Explainer', 'PackageExplainer', 'create_explainer', 'create_explainers']

@@ -1,0 +1,207 @@
+"""Compare explanations of images: one sheet an image, the maps of several methods side by side with their scores.
+
+examples:
+  timm-abn compare photo.jpg --model abn_resnet20_cifar.fashion_mnist --methods attention class_map grad_cam recipro_cam
+  timm-abn compare folder/ --model resnet18 --methods cam grad_cam centre --class "tabby" --csv scores.csv
+
+The sheet of photo.jpg is written to OUT/photo.compare.png; that of folder/dogs/1.jpg to OUT/dogs/1.compare.png. It
+shows the image as the model sees it, and each map laid over it, stretched to its own range, which stands below.
+
+The class that is explained is the most probable one, or --class; of a multi-task network it is a task. Attention maps
+of a network with one map, rollout, random and centre are the same for all classes; their scores are not.
+
+Scores are areas under the curve of the class's probability: deletion, while pixels are replaced by the mean colour in
+falling order of the map (lower is better); insertion, while they replace a blurred image (higher is better). A score of
+one image is an anecdote: timm-abn evaluate takes many.
+
+Any timm model will do, with --checkpoint or with pretrained weights; which methods apply to it is said before the work
+begins. pytorch_grad_cam, torchcam and captum are other packages: pip install 'timm-abn[compare]'.
+
+exit code: 0 if all went well, 1 if images found in a folder cannot be read (the others are compared), 2 if a file that
+was named cannot be read, or for wrong arguments.
+"""
+
+import argparse
+import csv
+import dataclasses
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, List, Sequence, Tuple
+
+from ..console.argument_types import positive
+from ..console.table import format_table
+from ..explain.choices import METHODS
+from ..explain.sources import Source, find_sources
+from ..staging import check_output_folder, staged_files
+from .devices import add_device_argument, chosen_device
+from .errors import CommandError
+from .models import add_model_arguments, given_model_kwargs
+
+if TYPE_CHECKING:
+    from ..explain.comparison import Comparison
+
+__all__ = ['add_arguments', 'check', 'run']
+
+COLUMNS = (
+    'image',
+    'predicted',
+    'predicted_probability',
+    'class',
+    'probability',
+    'method',
+    'least',
+    'greatest',
+    'deletion',
+    'insertion',
+    'problem',
+    'sheet',
+)
+NUMBERS = ('probability', 'least', 'greatest', 'deletion', 'insertion')
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the command."""
+    parser.add_argument('images', nargs='+', type=Path, metavar='IMAGE', help='image file, or folder of images')
+    add_model_arguments(parser)
+    parser.add_argument(
+        '--methods',
+        nargs='+',
+        required=True,
+        choices=METHODS,
+        metavar='METHOD',
+        help=f'methods to compare: {", ".join(METHODS)}',
+    )
+    parser.add_argument(
+        '--class',
+        dest='class_name',
+        metavar='NAME',
+        help='name, or number, of the class or task to explain (default: the most probable one of each image)',
+    )
+    parser.add_argument(
+        '--out',
+        type=Path,
+        default=Path('outputs/compare'),
+        metavar='FOLDER',
+        help='where to write sheets (default: outputs/compare)',
+    )
+    parser.add_argument('--csv', type=Path, metavar='FILE', help='also write the table, a row an image and method')
+    parser.add_argument(
+        '--steps', type=positive, default=32, metavar='S', help='steps of deletion and insertion (default: 32)'
+    )
+    parser.add_argument('--batch-size', type=positive, default=16, metavar='B', help='images at once (default: 16)')
+    add_device_argument(parser)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Find the images, as ``args.sources``, and see that results can be written, before the models are imported."""
+    args.sources = find_sources(args.images)
+    check_output_folder(args.out)
+    if args.csv is not None:
+        if args.csv.is_dir():
+            raise CommandError(f'argument --csv: {args.csv} is a folder, not a file to write')
+        check_output_folder(args.csv.parent)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
+    import torch
+    from huggingface_hub.utils import tqdm
+
+    from .. import class_names
+    from ..explain.class_names import class_index
+    from ..explain.comparison import compare_methods
+    from ..explain.files import prepared_batches
+    from ..explain.images import Preprocessing
+    from ..explain.methods import create_explainers
+    from ..models.loading import load_classifier
+
+    place = chosen_device(args.device, 'compare')
+    model: Any = load_classifier(args.model, args.checkpoint, **given_model_kwargs(args)).to(place)
+    names = class_names(model)
+    target = None if args.class_name is None else class_index(args.class_name, names)
+    preprocessing = Preprocessing(model)
+    explainers = create_explainers(args.methods, model)
+    rows: List[Dict[str, Any]] = []
+    problems: List[Tuple[Source, str]] = []
+    # without a terminal there is no progress bar
+    sources = tqdm(args.sources, desc='compare', unit='image', disable=None if len(args.sources) > 1 else True)
+    for batch in prepared_batches(sources, preprocessing, args.batch_size, problems):
+        images = torch.stack([prepared.x for prepared in batch]).to(place)
+        targets = None if target is None else [target] * len(images)
+        try:
+            comparisons = compare_methods(model, images, explainers, targets, args.steps, args.batch_size)
+        except torch.OutOfMemoryError:
+            raise CommandError(f'out of memory on {place}; try a smaller --batch-size') from None
+        for prepared, comparison in zip(batch, comparisons):
+            path = _write_sheet(args, prepared, preprocessing, comparison, names)
+            rows += _rows(str(prepared.source.path), comparison, names, path)
+    if rows:
+        print(_table(rows))
+    if args.csv is not None:
+        _write_csv(args.csv, rows)
+    for _, message in problems:
+        print(f'timm-abn: error: {message}', file=sys.stderr)
+    return 2 if any(source.named for source, _ in problems) else 1 if problems else 0
+
+
+def _write_sheet(
+    args: argparse.Namespace, prepared: Any, preprocessing: Any, comparison: 'Comparison', names: Sequence[str]
+) -> Path:
+    from ..explain.sheets import draw_sheet, input_picture
+
+    config, name = preprocessing.config, prepared.source.name
+    notes = [
+        f'{args.model}. Colours show each map from its least value to its greatest, which the bars name. Scores: area '
+        f'under the curve of the probability of "{names[comparison.target]}" in {args.steps} steps; deletion (to the '
+        'mean colour): lower is better, insertion (from a blur): higher is better.'
+    ]
+    picture = input_picture(prepared.x, config['mean'], config['std'])
+    sheet = draw_sheet(picture, comparison, names, prepared.source.path.name, notes)
+    with staged_files(args.out / name.parent) as staging:
+        sheet.save(staging / f'{name.name}.compare.png')
+    return args.out / name.parent / f'{name.name}.compare.png'
+
+
+def _rows(image: str, comparison: 'Comparison', names: Sequence[str], sheet: Path) -> List[Dict[str, Any]]:
+    known = {
+        'image': image,
+        'predicted': names[comparison.predicted],
+        'predicted_probability': comparison.probability,
+        'class': names[comparison.target],
+        'probability': comparison.target_probability,
+        'sheet': str(sheet),
+    }
+    renamed = dict(low='least', high='greatest')
+    results = [dataclasses.asdict(result) for result in comparison.results]
+    return [{**known, **{renamed.get(key, key): result[key] for key in result if key != 'map'}} for result in results]
+
+
+def _table(rows: Sequence[Dict[str, Any]]) -> str:
+    """Return the table, in which what belongs to an image stands in the first of its rows."""
+    columns = [column for column in COLUMNS if not column.startswith('predicted')]
+    if not any(row['problem'] for row in rows):
+        columns.remove('problem')
+    cells: List[Tuple[str, ...]] = []
+    before = None
+    for row in rows:
+        shown = {name: _number(name, row[name]) if name in NUMBERS else row[name] for name in columns}
+        if row['image'] == before:
+            shown.update(dict.fromkeys(('image', 'class', 'probability', 'sheet'), ''))
+        before = row['image']
+        cells.append(tuple(shown.values()))
+    return format_table(columns, cells, right=NUMBERS)
+
+
+def _number(name: str, value: float) -> str:
+    if math.isnan(value):
+        return '-'
+    return f'{value:.3g}' if name in ('least', 'greatest') else f'{value:.4f}'
+
+
+def _write_csv(path: Path, rows: Sequence[Dict[str, Any]]) -> None:
+    with staged_files(path.parent) as staging:
+        with (staging / path.name).open('w', newline='', encoding='utf-8') as file:
+            writer = csv.DictWriter(file, fieldnames=COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)

@@ -1,0 +1,64 @@
+"""Several explainers of one model, all of which apply to it."""
+
+from typing import Any, Dict, Sequence
+
+import torch
+from timm.models import get_model_input_config
+
+from ...errors import TimmAbnError, one_line
+from .create import EXPLAINERS, create_explainer
+from .explainer import Explainer
+from .package import PackageExplainer
+
+__all__ = ['create_explainers']
+
+
+def create_explainers(names: Sequence[str], model: Any) -> Dict[str, Explainer]:
+    """Create explainers of a model, and try each on one empty image, so that it is known before long work.
+
+    Args:
+        names: Names among ``EXPLAINERS``; a name that is there twice counts once.
+        model: A timm model, with or without an attention branch, on its device.
+
+    Returns:
+        Name -> explainer, in the order of the names.
+
+    Raises:
+        TimmAbnError: Some do not apply to the model; the message says why, and which do.
+    """
+    explainers, refusals = {}, {}
+    for name in dict.fromkeys(names):
+        try:
+            explainers[name] = _tried(name, model)
+        except TimmAbnError as error:
+            reason = one_line(error)
+            refusals[name] = reason if repr(name) in reason else f'{name!r}: {reason}'
+    if refusals:
+        others = [name for name in EXPLAINERS if name in explainers or (name not in refusals and _applies(name, model))]
+        raise TimmAbnError(f'{"; ".join(refusals.values())}; methods that apply: {", ".join(others)}.')
+    return explainers
+
+
+def _tried(name: str, model: Any) -> Explainer:
+    explainer = create_explainer(name, model)
+    size = get_model_input_config(model)['input_size']
+    first = next(model.parameters())
+    image = torch.zeros((1, *size), device=first.device, dtype=first.dtype)
+    try:
+        explainer(image, torch.zeros(1, dtype=torch.long, device=first.device))
+    except (TimmAbnError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if not isinstance(explainer, PackageExplainer):
+            raise
+        # other packages raise errors of a dozen types
+        raise TimmAbnError(f'{name!r} fails on {type(model).__name__}: {one_line(error)}.') from error
+    return explainer
+
+
+def _applies(name: str, model: Any) -> bool:
+    try:
+        _tried(name, model)
+    except TimmAbnError:
+        return False
+    return True

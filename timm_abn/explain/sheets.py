@@ -1,0 +1,201 @@
+"""Sheets: an image and the maps of several methods side by side, with their scores, drawn by Pillow alone."""
+
+import functools
+import unicodedata
+from typing import Any, List, Sequence, Tuple
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
+
+from ..maps.colormaps import colormap_table
+from ..maps.operations import overlay_maps
+from .comparison import Comparison, MethodResult
+from .images import denormalize
+
+__all__ = ['draw_sheet', 'input_picture']
+
+MARGIN, GAP, BAR = 28, 18, 10
+LEAST_WIDTH, MOST_WIDTH = 208, 416  # of a panel, in pixels: below, text does not fit; above, sheets get too large
+TITLE, HEADING, TEXT, NOTE = 24, 18, 15, 13  # sizes of the font
+INK, GREY, RED, LINE = '#1c1c1c', '#6a6a6a', '#b3261e', '#d8d8d8'
+LEADING = 1.45  # from one line of text to the next, in sizes of the font
+
+
+def input_picture(x: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> Image.Image:
+    """Return an image as the model sees it, as RGB.
+
+    Args:
+        x: Normalised, shape (C, H, W), C = 1 or 3.
+        mean: One value per channel.
+        std: One value per channel.
+    """
+    return to_pil_image(denormalize(x[None].float().cpu(), mean, std)[0]).convert('RGB')
+
+
+def draw_sheet(
+    picture: Image.Image,
+    comparison: Comparison,
+    class_names: Sequence[str],
+    title: str,
+    notes: Sequence[str] = (),
+    colormap: str = 'viridis',
+) -> Image.Image:
+    """Return a sheet: the image, then each method's map laid over it, with its range and its scores below.
+
+    Each map is stretched to its own range, which a bar of the colours names. Maps that are flat or hold a NaN are not
+    drawn; the sheet says so. Characters that the font of Pillow does not have become '?'.
+
+    Args:
+        picture: The image as the model sees it (``input_picture``).
+        comparison: What the methods say of it.
+        class_names: Names of the classes, or tasks.
+        title: What the sheet is of.
+        notes: What is said below, a paragraph each.
+        colormap: 'viridis', 'inferno' or 'magma'.
+    """
+    panel = _panel_size(picture.size)
+    column = max(panel[0], LEAST_WIDTH)
+    enlarged = picture.resize(panel, Image.Resampling.BOX if panel[0] >= picture.width else Image.Resampling.LANCZOS)
+    width = 2 * MARGIN + (len(comparison.results) + 1) * (column + GAP) - GAP
+    sheet = Image.new('RGB', (width, 4000), 'white')
+    pen = _Pen(sheet)
+    top = _draw_header(pen, comparison, class_names, title, width)
+    pen.text((MARGIN, top), 'input', HEADING, column)
+    top_of_panels = top + _line(HEADING) + 4
+    sheet.paste(enlarged, (MARGIN, top_of_panels))
+    bottom = top_of_panels + panel[1]
+    for index, result in enumerate(comparison.results):
+        left = MARGIN + (index + 1) * (column + GAP)
+        pen.text((left, top), result.method, HEADING, column)
+        sheet.paste(_overlay(enlarged, result, colormap), (left, top_of_panels))
+        bottom = max(bottom, _draw_facts(pen, result, (left, top_of_panels + panel[1]), column, panel[0], colormap))
+    bottom = _draw_notes(pen, notes, bottom + GAP, width)
+    return sheet.crop((0, 0, width, bottom + MARGIN - 8))
+
+
+def _panel_size(size: Tuple[int, int]) -> Tuple[int, int]:
+    """Return the size of a panel: of small images a multiple, so that their pixels stay square."""
+    longer = max(size)
+    factor: float = -(-LEAST_WIDTH // longer)
+    if longer * factor > MOST_WIDTH:
+        factor = MOST_WIDTH / longer
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def _draw_header(pen: '_Pen', comparison: Comparison, class_names: Sequence[str], title: str, width: int) -> int:
+    """Draw the header and return where it ends."""
+    room = width - 2 * MARGIN
+    top = MARGIN - 6
+    pen.text((MARGIN, top), title, TITLE, room)
+    top += _line(TITLE)
+    facts = [('prediction', class_names[comparison.predicted], comparison.probability)]
+    if comparison.target != comparison.predicted:
+        facts.append(('explained', class_names[comparison.target], comparison.target_probability))
+    for label, name, probability in facts:
+        left = MARGIN + pen.text((MARGIN, top), f'{label}: ', TEXT, room, GREY)
+        number = f'   {probability:.4f}'
+        left += pen.text((left, top), name, TEXT, width - MARGIN - left - pen.width(number, TEXT))
+        pen.text((left, top), number, TEXT, room)
+        top += _line(TEXT)
+    pen.draw.line([(MARGIN, top + 6), (width - MARGIN, top + 6)], fill=LINE)
+    return top + 18
+
+
+def _overlay(enlarged: Image.Image, result: MethodResult, colormap: str) -> Image.Image:
+    if result.problem:
+        return enlarged
+    return to_pil_image(overlay_maps(pil_to_tensor(enlarged)[None], result.map, colormap=colormap)[0])
+
+
+def _draw_facts(
+    pen: '_Pen', result: MethodResult, place: Tuple[int, int], column: int, panel: int, colormap: str
+) -> int:
+    """Draw the range and the scores of a method below its map, and return where they end."""
+    left, top = place
+    top += 8
+    if not result.problem:
+        colors = colormap_table(colormap).numpy()[None]
+        pen.sheet.paste(Image.fromarray(colors).resize((panel, BAR)), (left, top))
+    top += BAR + 3
+    low, high = f'{result.low:.3g}', f'{result.high:.3g}'
+    pen.text((left, top), low, NOTE, column, GREY)
+    pen.text((left + panel - pen.width(high, NOTE), top), high, NOTE, column, GREY)
+    top += _line(NOTE) + 4
+    if result.problem:
+        pen.text((left, top), result.problem, TEXT, column, RED)
+        return top + 2 * _line(TEXT)
+    for label, score in (('deletion', result.deletion), ('insertion', result.insertion)):
+        number = f'{score:.3f}'
+        pen.text((left, top), label, TEXT, column, GREY)
+        pen.text((left + panel - pen.width(number, TEXT), top), number, TEXT, column)
+        top += _line(TEXT)
+    return top
+
+
+def _draw_notes(pen: '_Pen', notes: Sequence[str], top: int, width: int) -> int:
+    for note in notes:
+        line = ''
+        for word in [*note.split(), '']:
+            longer = f'{line} {word}'.strip()
+            if word and pen.width(longer, NOTE) <= width - 2 * MARGIN:
+                line = longer
+                continue
+            pen.text((MARGIN, top), line, NOTE, width - 2 * MARGIN, GREY)
+            top += _line(NOTE)
+            line = word
+    return top
+
+
+def _line(size: int) -> int:
+    return round(LEADING * size)
+
+
+class _Pen:
+    """Writes text that fits, in the font that comes with Pillow."""
+
+    def __init__(self, sheet: Image.Image) -> None:
+        self.sheet, self.draw = sheet, ImageDraw.Draw(sheet)
+
+    def width(self, text: str, size: int) -> int:
+        """Return the width of a text in pixels."""
+        return round(_font(size).getlength(_printable(text)))
+
+    def text(self, place: Tuple[int, int], text: str, size: int, room: int, color: str = INK) -> int:
+        """Write a text, shortened in the middle where it is wider than ``room``, and return its width."""
+        text = _printable(text)
+        if self.width(text, size) > room:
+            text = self._shortened(text, size, room)
+        self.draw.text(place, text, fill=color, font=_font(size))
+        return self.width(text, size)
+
+    def _shortened(self, text: str, size: int, room: int) -> str:
+        kept = len(text) - 1
+        while kept > 1 and self.width(_without_middle(text, kept), size) > room:
+            kept -= 1
+        return _without_middle(text, kept)
+
+
+def _without_middle(text: str, kept: int) -> str:
+    return f'{text[: kept - kept // 2]}\u2026{text[len(text) - kept // 2 :]}'
+
+
+@functools.cache
+def _font(size: int) -> Any:
+    return ImageFont.load_default(size)
+
+
+def _printable(text: str) -> str:
+    """Return a text with what the font has: without accents, and '?' for what is no Latin."""
+    plain: List[str] = []
+    for character in text:
+        options = (character, unicodedata.normalize('NFKD', character)[:1], '?')
+        plain.append(next(option for option in options if option == '?' or _has(option)))
+    return ''.join(plain)
+
+
+@functools.cache
+def _has(character: str) -> bool:
+    if not character.isprintable():
+        return False
+    return character == ' ' or bytes(_font(TEXT).getmask(character)) != bytes(_font(TEXT).getmask('\uffff'))
