@@ -1,0 +1,210 @@
+"""What attention does to features: those before and after the mechanism, as points, and how well they tell classes."""
+
+import dataclasses
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+
+from ..errors import TimmAbnError, one_line
+from ..networks.network import AttentionBranchNet
+from .evaluation import Sample
+from .plot_packages import check_plot_packages
+from .statistics import Interval, bootstrap_mean
+
+__all__ = ['AttendedFeatures', 'NEIGHBOURS', 'Separation', 'attended_features', 'project', 'separation']
+
+NEIGHBOURS = 5
+LEAST_IMAGES = 4  # of fewer t-SNE makes nothing
+PERPLEXITY = 30.0
+_ROWS = 1024  # distances of so many images to all others at once
+
+
+@dataclasses.dataclass(frozen=True)
+class AttendedFeatures:
+    """Features of images before and after attention, averaged over all places.
+
+    Attributes:
+        names: What the images are called.
+        labels: Their classes; None where they are not known.
+        before: What the attention map is applied to, shape (N, C), float32, on the CPU.
+        after: What the perception branch sees, shape (N, C).
+        problems: Why images are missing, a sentence each.
+    """
+
+    names: List[str]
+    labels: List[Optional[int]]
+    before: torch.Tensor
+    after: torch.Tensor
+    problems: List[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Separation:
+    """How well features tell the classes of images, as means over images with their 95 % bootstrap intervals.
+
+    Attributes:
+        before: Of the features before attention.
+        after: Of those after.
+        difference: After less before, image by image.
+    """
+
+    before: Interval
+    after: Interval
+    difference: Interval
+
+
+def attended_features(
+    model: Any,
+    samples: Iterable[Callable[[], Sample]],
+    batch_size: int = 64,
+) -> AttendedFeatures:
+    """Return the features of images before and after the attention map is applied (paper, Fig. 6).
+
+    Args:
+        model: An ``AttentionBranchNet`` with one map, in evaluation mode, on the device to compute on.
+        samples: Functions that read an image each; what they raise is a problem of this image alone.
+        batch_size: Images at once.
+
+    Raises:
+        TimmAbnError: The model has no attention branch, several maps, or is in training mode; or there are too few
+            images.
+    """
+    _check_network(model)
+    first = next(model.parameters())
+    found = AttendedFeatures([], [], torch.empty(0), torch.empty(0), [])
+    parts: List[Tuple[torch.Tensor, torch.Tensor]] = []
+    batch: List[Sample] = []
+    for sample in samples:
+        try:
+            batch.append(sample())
+        except Exception as error:  # of whatever reads the image: a problem of this image, which the others do not have
+            found.problems.append(one_line(error))
+        if len(batch) == batch_size:
+            parts.append(_pooled(model, batch, first))
+            _note(found, batch)
+    if batch:
+        parts.append(_pooled(model, batch, first))
+        _note(found, batch)
+    if len(found.names) < LEAST_IMAGES:
+        raise TimmAbnError(f'a picture of features needs {LEAST_IMAGES} images or more, got {len(found.names)}.')
+    before, after = (torch.cat(column) for column in zip(*parts))
+    return dataclasses.replace(found, before=before, after=after)
+
+
+def _check_network(model: Any) -> None:
+    if not isinstance(model, AttentionBranchNet) or model.attention_branch is None:
+        raise TimmAbnError(
+            'only an Attention Branch Network has features before and after attention, the model is a '
+            f'{type(model).__name__}.'
+        )
+    if model.attention_branch.num_maps > 1:
+        raise TimmAbnError(
+            f'the model has features after attention for each of its {model.attention_branch.num_maps} tasks; only '
+            'networks with one attention map can be drawn.'
+        )
+    if model.training:
+        raise TimmAbnError('features need a model in evaluation mode; call model.eval() first.')
+
+
+def _note(found: AttendedFeatures, batch: List[Sample]) -> None:
+    found.names.extend(sample.name for sample in batch)
+    found.labels.extend(sample.label for sample in batch)
+    batch.clear()
+
+
+@torch.no_grad()
+def _pooled(model: Any, batch: Sequence[Sample], like: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+    images = torch.stack([sample.image for sample in batch]).to(like)
+    features = model.feature_extractor(images)
+    maps = model.layout.to_maps(features, images)
+    attention_map = model.attention_branch.attention_map(model.attention_branch.forward_features(maps))
+    attended = model.layout.to_maps(model.mechanism(features, attention_map), images)
+    before, after = (tensor.float().mean(dim=(2, 3)).cpu() for tensor in (maps, attended))
+    return before, after
+
+
+def project(features: torch.Tensor, seed: int = 0) -> np.ndarray:
+    """Return features as points in the plane, shape (N, 2), by t-SNE (van der Maaten & Hinton, JMLR 2008).
+
+    Neither the distance between groups nor their size means anything; ``separation`` has numbers.
+
+    Args:
+        features: Shape (N, C), N = 4 or more.
+        seed: Of the optimisation.
+
+    Raises:
+        TimmAbnError: scikit-learn is not installed, or features are not finite.
+    """
+    check_plot_packages('sklearn')
+    from sklearn.manifold import TSNE
+
+    if not bool(features.isfinite().all()):
+        raise TimmAbnError('features hold a NaN or an infinity, of which no picture can be made.')
+    perplexity = min(PERPLEXITY, (len(features) - 1) / 3)
+    # not from the principal components, which identical features do not have
+    random_state = np.random.RandomState(seed)
+    start = _principal_components(features) + 1e-6 * random_state.standard_normal((len(features), 2))
+    tsne = TSNE(perplexity=perplexity, init=start.astype(np.float32), random_state=random_state)
+    return tsne.fit_transform(features.numpy())
+
+
+def _principal_components(features: torch.Tensor) -> np.ndarray:
+    """Return the first two principal components, scaled as t-SNE wants its start, shape (N, 2)."""
+    centred = (features - features.mean(dim=0)).double()
+    u, s, _ = torch.linalg.svd(centred, full_matrices=False)
+    points = torch.zeros(len(features), 2, dtype=torch.float64)
+    points[:, : min(2, s.numel())] = (u * s)[:, :2]
+    deviation = points[:, 0].std()
+    return (points / deviation * 1e-4 if deviation > 0 else points).numpy()
+
+
+def separation(features: AttendedFeatures, seed: int = 0) -> Dict[str, Separation]:
+    """Return how well the features tell the classes, before and after attention, in the full space of the features.
+
+    - 'silhouette' (Rousseeuw 1987): from -1, nearer to another class than to the own, to 1.
+    - '5-NN accuracy': is the class the most frequent one among the 5 nearest other images? Ties go to the nearest.
+
+    Both by Euclidean distance, over the images whose class is known.
+
+    Args:
+        features: At least two classes with two images.
+        seed: Of the bootstrap.
+
+    Returns:
+        Name -> before, after and difference; empty if classes are not known, or too few.
+
+    Raises:
+        TimmAbnError: scikit-learn is not installed.
+    """
+    check_plot_packages('sklearn')
+    from sklearn.metrics import silhouette_samples
+
+    known = torch.tensor([label is not None for label in features.labels])
+    labels = torch.tensor([label for label in features.labels if label is not None])
+    if not 2 <= len(labels.unique()) < len(labels):
+        return {}
+    pairs = [(features.before[known], features.after[known])]
+    found = {}
+    for name, measure in (
+        ('silhouette', lambda points: silhouette_samples(points.numpy(), labels.numpy())),
+        (f'{NEIGHBOURS}-NN accuracy', lambda points: _neighbours_agree(points, labels).numpy()),
+    ):
+        before, after = (np.asarray(measure(points), dtype=np.float64) for points in pairs[0])
+        found[name] = Separation(*(bootstrap_mean(list(column), seed) for column in (before, after, after - before)))
+    return found
+
+
+def _neighbours_agree(points: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return for each image whether most of its nearest neighbours are of its class, shape (N,), float."""
+    neighbours = min(NEIGHBOURS, len(points) - 1)
+    # of equal counts the class of the nearest wins
+    weights = 1 + torch.arange(neighbours, 0, -1) * 1e-3
+    agreements = []
+    for rows in torch.arange(len(points)).split(_ROWS):
+        distances = torch.cdist(points[rows], points)
+        distances[torch.arange(len(rows)), rows] = float('inf')
+        nearest = labels[distances.topk(neighbours, largest=False).indices]
+        votes = torch.zeros(len(rows), int(labels.max()) + 1).scatter_add_(1, nearest, weights.expand(len(rows), -1))
+        agreements.append((votes.argmax(dim=1) == labels[rows]).float())
+    return torch.cat(agreements)
