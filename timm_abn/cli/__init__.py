@@ -11,13 +11,14 @@ from typing import Callable, List, NoReturn, Optional
 
 from ..errors import TimmAbnError
 from ..version import __version__
-from . import convert, explain, export, list_models, publish
+from . import convert, evaluate, explain, export, list_models, publish
 from .errors import CommandError
 
 __all__ = ['CommandError', 'main']
 
 COMMANDS = {
     'convert': convert,
+    'evaluate': evaluate,
     'explain': explain,
     'export': export,
     'list': list_models,
