@@ -11,7 +11,7 @@ from typing import Callable, List, NoReturn, Optional
 
 from ..errors import TimmAbnError
 from ..version import __version__
-from . import compare, convert, explain, export, list_models, publish
+from . import compare, convert, evaluate, explain, export, list_models, publish, tsne
 from .errors import CommandError
 
 __all__ = ['CommandError', 'main']
@@ -19,10 +19,12 @@ __all__ = ['CommandError', 'main']
 COMMANDS = {
     'compare': compare,
     'convert': convert,
+    'evaluate': evaluate,
     'explain': explain,
     'export': export,
     'list': list_models,
     'publish': publish,
+    'tsne': tsne,
 }
 WITHOUT_MODELS = ('list',)
 

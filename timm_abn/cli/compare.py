@@ -34,7 +34,7 @@ from ..console.table import format_table
 from ..explain.choices import METHODS
 from ..explain.sources import Source, find_sources
 from ..staging import check_output_folder, staged_files
-from .devices import add_device_argument, chosen_device
+from .devices import choose_device
 from .errors import CommandError
 from .models import add_model_arguments, given_model_kwargs
 
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = ['add_arguments', 'check', 'run']
 
+CHOSEN = ('attention', 'class_map', 'grad_cam', 'recipro_cam')
 COLUMNS = (
     'image',
     'predicted',
@@ -67,10 +68,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--methods',
         nargs='+',
-        required=True,
         choices=METHODS,
         metavar='METHOD',
-        help=f'methods to compare: {", ".join(METHODS)}',
+        help=f'{", ".join(METHODS)} (default: those of {", ".join(CHOSEN)} that apply to the model)',
     )
     parser.add_argument(
         '--class',
@@ -90,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--steps', type=positive, default=32, metavar='S', help='steps of deletion and insertion (default: 32)'
     )
     parser.add_argument('--batch-size', type=positive, default=16, metavar='B', help='images at once (default: 16)')
-    add_device_argument(parser)
+    parser.add_argument('--device', help='where to compute (default: cuda where torch finds it, else cpu)')
 
 
 def check(args: argparse.Namespace) -> None:
@@ -113,15 +113,16 @@ def run(args: argparse.Namespace) -> int:
     from ..explain.comparison import compare_methods
     from ..explain.files import prepared_batches
     from ..explain.images import Preprocessing
-    from ..explain.methods import create_explainers
+    from ..explain.methods import applicable_explainers, create_explainers
     from ..models.loading import load_classifier
 
-    place = chosen_device(args.device, 'compare')
+    place = choose_device(args.device, 'compare')
     model: Any = load_classifier(args.model, args.checkpoint, **given_model_kwargs(args)).to(place)
     names = class_names(model)
     target = None if args.class_name is None else class_index(args.class_name, names)
     preprocessing = Preprocessing(model)
-    explainers = create_explainers(args.methods, model)
+    found = {} if args.methods else applicable_explainers(CHOSEN, model)
+    explainers = found or create_explainers(args.methods or CHOSEN, model)
     rows: List[Dict[str, Any]] = []
     problems: List[Tuple[Source, str]] = []
     # without a terminal there is no progress bar

@@ -1,6 +1,7 @@
-"""The device that a command computes on."""
+"""The device that a command line chooses."""
 
 import argparse
+import os
 from typing import TYPE_CHECKING, Optional
 
 from ..console.argument_types import device
@@ -9,27 +10,23 @@ from .errors import CommandError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ['add_device_argument', 'chosen_device']
+__all__ = ['choose_device']
 
 
-def add_device_argument(parser: argparse.ArgumentParser) -> None:
-    """Declare the argument that says where to compute."""
-    parser.add_argument('--device', help='where to compute (default: cuda where torch finds it, else cpu)')
-
-
-def chosen_device(name: Optional[str], command: str) -> 'torch.device':
-    """Return the device that was given, or the best there is.
+def choose_device(name: Optional[str], command: str) -> 'torch.device':
+    """Return a device by name; by default a GPU where torch finds one, each process of torchrun its own.
 
     Args:
-        name: What was given, if anything was.
-        command: Name of the subcommand, for the message.
+        name: As torch calls it, or None.
+        command: The subcommand, for the message.
 
     Raises:
-        CommandError: torch cannot compute on it here.
+        CommandError: There is no such device here.
     """
     import torch
 
+    found = f'cuda:{os.environ.get("LOCAL_RANK", 0)}' if torch.cuda.is_available() else 'cpu'
     try:
-        return device(name or ('cuda' if torch.cuda.is_available() else 'cpu'))
+        return device(name or found)
     except argparse.ArgumentTypeError as error:
         raise CommandError(f'argument --device: {error}; see timm-abn {command} --help') from None

@@ -12,7 +12,16 @@ from .evaluation import Sample
 from .plot_packages import check_plot_packages
 from .statistics import Interval, bootstrap_mean
 
-__all__ = ['AttendedFeatures', 'NEIGHBOURS', 'Separation', 'attended_features', 'project', 'separation']
+__all__ = [
+    'NEIGHBOURS',
+    'AttendedFeatures',
+    'Separation',
+    'aligned',
+    'attended_features',
+    'check_attention',
+    'project',
+    'separation',
+]
 
 NEIGHBOURS = 5
 LEAST_IMAGES = 4  # of fewer t-SNE makes nothing
@@ -70,7 +79,7 @@ def attended_features(
         TimmAbnError: The model has no attention branch, several maps, or is in training mode; or there are too few
             images.
     """
-    _check_network(model)
+    check_attention(model)
     first = next(model.parameters())
     found = AttendedFeatures([], [], torch.empty(0), torch.empty(0), [])
     parts: List[Tuple[torch.Tensor, torch.Tensor]] = []
@@ -92,7 +101,8 @@ def attended_features(
     return dataclasses.replace(found, before=before, after=after)
 
 
-def _check_network(model: Any) -> None:
+def check_attention(model: Any) -> None:
+    """Raise TimmAbnError unless a model has features before and after one attention map, and is in evaluation mode."""
     if not isinstance(model, AttentionBranchNet) or model.attention_branch is None:
         raise TimmAbnError(
             'only an Attention Branch Network has features before and after attention, the model is a '
@@ -142,11 +152,25 @@ def project(features: torch.Tensor, seed: int = 0) -> np.ndarray:
     if not bool(features.isfinite().all()):
         raise TimmAbnError('features hold a NaN or an infinity, of which no picture can be made.')
     perplexity = min(PERPLEXITY, (len(features) - 1) / 3)
-    # not from the principal components, which identical features do not have
+    # not from scikit-learn's start, which is NaN where features are all alike
     random_state = np.random.RandomState(seed)
     start = _principal_components(features) + 1e-6 * random_state.standard_normal((len(features), 2))
     tsne = TSNE(perplexity=perplexity, init=start.astype(np.float32), random_state=random_state)
     return tsne.fit_transform(features.numpy())
+
+
+def aligned(points: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Return points turned, and mirrored where that helps, so that they lie as those of a reference, shape (N, 2).
+
+    The direction of a picture of t-SNE means nothing, and two pictures are easier to compare in the same one.
+
+    Args:
+        points: Shape (N, 2).
+        reference: Of the same images, shape (N, 2).
+    """
+    centred, other = points - points.mean(axis=0), reference - reference.mean(axis=0)
+    u, _, v = np.linalg.svd(centred.T @ other)
+    return centred @ u @ v
 
 
 def _principal_components(features: torch.Tensor) -> np.ndarray:
@@ -184,14 +208,14 @@ def separation(features: AttendedFeatures, seed: int = 0) -> Dict[str, Separatio
     labels = torch.tensor([label for label in features.labels if label is not None])
     if not 2 <= len(labels.unique()) < len(labels):
         return {}
-    pairs = [(features.before[known], features.after[known])]
+    columns = features.before[known], features.after[known]
     found = {}
     for name, measure in (
         ('silhouette', lambda points: silhouette_samples(points.numpy(), labels.numpy())),
         (f'{NEIGHBOURS}-NN accuracy', lambda points: _neighbours_agree(points, labels).numpy()),
     ):
-        before, after = (np.asarray(measure(points), dtype=np.float64) for points in pairs[0])
-        found[name] = Separation(*(bootstrap_mean(list(column), seed) for column in (before, after, after - before)))
+        before, after = (np.asarray(measure(points), dtype=np.float64) for points in columns)
+        found[name] = Separation(*(bootstrap_mean(list(values), seed) for values in (before, after, after - before)))
     return found
 
 

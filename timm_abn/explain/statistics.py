@@ -36,12 +36,13 @@ def bootstrap_mean(values: Sequence[float], seed: int = 0, groups: Optional[Sequ
     present = np.asarray([value for value in values if value == value], dtype=np.float64)
     if not len(present):
         return Interval(float('nan'), float('nan'), float('nan'), 0)
-    sums, counts = present, np.ones(len(present), dtype=np.float64)
+    sums: np.ndarray = present
+    counts: np.ndarray = np.ones(len(present))
     if groups is not None:
         own = [group for group, value in zip(groups, values, strict=True) if value == value]
         numbers = {group: number for number, group in enumerate(dict.fromkeys(own))}
         indices = [numbers[group] for group in own]
-        sums, counts = np.bincount(indices, present), np.bincount(indices, np.ones(len(own)))
+        sums, counts = np.bincount(indices, present), np.bincount(indices)
     generator = np.random.default_rng(seed)
     draws = (generator.integers(0, len(sums), len(sums)) for _ in range(SAMPLES))
     means = [sums[draw].sum() / counts[draw].sum() for draw in draws]

@@ -6,9 +6,16 @@
 What takes time once (cutting the model in two) is done when an explainer is created, so that it should be created once.
 """
 
-from .applicable import create_explainers
+from .applicable import applicable_explainers, create_explainers
 from .create import EXPLAINERS, create_explainer
 from .explainer import Explainer
 from .package import PackageExplainer
 
-__all__ = ['EXPLAINERS', 'Explainer', 'PackageExplainer', 'create_explainer', 'create_explainers']
+__all__ = [
+    'EXPLAINERS',
+    'Explainer',
+    'PackageExplainer',
+    'applicable_explainers',
+    'create_explainer',
+    'create_explainers',
+]

@@ -1,6 +1,7 @@
 """Several explainers of one model, all of which apply to it."""
 
-from typing import Any, Dict, Sequence
+import contextlib
+from typing import Any, Dict, Iterable, Sequence
 
 import torch
 from timm.models import get_model_input_config
@@ -10,7 +11,7 @@ from .create import EXPLAINERS, create_explainer
 from .explainer import Explainer
 from .package import PackageExplainer
 
-__all__ = ['create_explainers']
+__all__ = ['applicable_explainers', 'create_explainers']
 
 
 def create_explainers(names: Sequence[str], model: Any) -> Dict[str, Explainer]:
@@ -34,8 +35,26 @@ def create_explainers(names: Sequence[str], model: Any) -> Dict[str, Explainer]:
             reason = one_line(error)
             refusals[name] = reason if repr(name) in reason else f'{name!r}: {reason}'
     if refusals:
-        others = [name for name in EXPLAINERS if name in explainers or (name not in refusals and _applies(name, model))]
-        raise TimmAbnError(f'{"; ".join(refusals.values())}; methods that apply: {", ".join(others)}.')
+        others = [name for name in EXPLAINERS if name not in refusals]
+        applicable = ', '.join(applicable_explainers(others, model)) or 'none'
+        raise TimmAbnError(f'{"; ".join(refusals.values())}; methods that apply: {applicable}.')
+    return explainers
+
+
+def applicable_explainers(names: Iterable[str], model: Any) -> Dict[str, Explainer]:
+    """Create those explainers of a model that apply to it.
+
+    Args:
+        names: Names among ``EXPLAINERS``.
+        model: See ``create_explainers``.
+
+    Returns:
+        Name -> explainer, in the order of the names; empty if none applies.
+    """
+    explainers = {}
+    for name in names:
+        with contextlib.suppress(TimmAbnError):
+            explainers[name] = _tried(name, model)
     return explainers
 
 
@@ -54,11 +73,3 @@ def _tried(name: str, model: Any) -> Explainer:
         # other packages raise errors of a dozen types
         raise TimmAbnError(f'{name!r} fails on {type(model).__name__}: {one_line(error)}.') from error
     return explainer
-
-
-def _applies(name: str, model: Any) -> bool:
-    try:
-        _tried(name, model)
-    except TimmAbnError:
-        return False
-    return True

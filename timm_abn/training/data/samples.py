@@ -51,9 +51,9 @@ def load_samples(
     """
     preprocessing = Preprocessing(model)
     names = class_names(model)
-    images = _folder_images(data_dir, split, names) if not dataset else _dataset_images(data_dir, dataset, split)
     if masks is not None and dataset:
         raise TimmAbnError(f'masks are found by the names of image files, which {dataset} does not have.')
+    images = _dataset_images(data_dir, dataset, split) if dataset else _folder_images(data_dir, split, names, masks)
     if limit is not None and limit < len(images):
         images = [images[index] for index in sorted(random.Random(seed).sample(range(len(images)), limit))]
     if masks is None:
@@ -75,17 +75,27 @@ class _Image:
         self.name, self.read, self.label = name, read, label
 
 
-def _folder_images(data_dir: Path, split: str, names: Sequence[str]) -> List[_Image]:
+def _folder_images(data_dir: Path, split: str, names: Sequence[str], masks: Optional[Path]) -> List[_Image]:
     if not data_dir.is_dir():
         raise TimmAbnError(f'--data-dir {data_dir} is not a folder.')
     root = Path(search_split(str(data_dir), split))
-    paths = [source.path for source in find_sources([root])]
+    paths = _without_masks([source.path for source in find_sources([root])], root, masks)
     relative = [path.relative_to(root) for path in paths]
     labels = folder_labels(relative, names) or [None] * len(paths)
     return [
         _Image(name.as_posix(), functools.partial(read_image, path), label)
         for path, name, label in zip(paths, relative, labels)
     ]
+
+
+def _without_masks(paths: List[Path], root: Path, masks: Optional[Path]) -> List[Path]:
+    """Return the paths that are images, if masks lie beside them, or in a folder among them."""
+    if masks is None or not masks.is_dir():
+        return paths
+    if masks.resolve() != root.resolve():
+        return [path for path in paths if not path.resolve().is_relative_to(masks.resolve())]
+    photos = {path.with_suffix('') for path in paths if path.suffix.lower() != '.png'}
+    return [path for path in paths if path.suffix.lower() != '.png' or path.with_suffix('') not in photos]
 
 
 def _dataset_images(data_dir: Path, dataset: str, split: str) -> List[_Image]:

@@ -1,0 +1,182 @@
+"""Score explanations on a data set: deletion, insertion, localisation, and what the prediction loses without its map.
+
+examples:
+  timm-abn evaluate --model abn_resnet20_cifar.fashion_mnist --data-dir data --dataset torch/fashion_mnist \\
+      --split test --limit 1000 --methods attention class_map grad_cam centre random --out outputs/evaluate
+  timm-abn evaluate --model abn --checkpoint output/train/abn/last.pth.tar --data-dir photos --masks masks/ \\
+      --baseline resnet50 --baseline-checkpoint plain.pth.tar
+
+Written to --out: scores.csv (a row an image and method), summary.json (means with 95 % bootstrap intervals, paired
+differences to the first method, versions and settings) and curves.png (needs the extra: pip install 'timm-abn[plot]').
+
+Deletion replaces the pixels in the order of the map by the mean colour, insertion starts from a blurred image (Petsiuk
+et al., 2018); the score is the area under the probability of the class that is predicted for the whole image. What an
+ABN loses when its map is replaced tells whether the map matters. Position bias is the share of the maps' variance in
+space that is the same in all images.
+
+Folders of images have classes if their sub-folders are called like those of the model. --masks are PNG files under the
+names of the images, beside them or in a folder of their own (not 0 is the object), or one JSON file in the form of
+COCO. Masks of a multi-task network lie in a folder for each task, or have categories called like the tasks: then each
+task is scored.
+
+Of --baseline, a model without ABN for example, the methods that apply to it are scored on the same images.
+
+An evaluation that was interrupted goes on where it stopped if the same command is given again. Under torchrun each
+process takes its share: torchrun --nproc_per_node 2 --no-python timm-abn evaluate ...
+"""
+
+import argparse
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
+
+from ..console.argument_types import positive
+from ..explain.choices import BASELINES, METHODS
+from ..staging import check_output_folder
+from .data import add_data_arguments, given_data
+from .errors import CommandError
+from .models import add_model_arguments, given_model_kwargs
+
+if TYPE_CHECKING:
+    import torch.nn as nn
+
+    from ..explain.evaluation import Evaluation
+
+__all__ = ['add_arguments', 'check', 'run']
+
+FLOORS = ('centre', 'random')  # what any explanation must beat; the same for a baseline
+CHOSEN = ('attention', 'class_map', 'grad_cam', 'recipro_cam', *FLOORS)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the command."""
+    add_model_arguments(parser)
+    add_data_arguments(parser)
+    parser.add_argument(
+        '--methods',
+        nargs='+',
+        choices=METHODS,
+        metavar='METHOD',
+        help=f'{", ".join(METHODS)} (default: those of {", ".join(CHOSEN)} that apply to the model)',
+    )
+    parser.add_argument('--masks', type=Path, metavar='FOLDER|JSON', help='where the objects of the images are')
+    parser.add_argument('--baseline', metavar='MODEL', help='another model, whose explanations are scored as well')
+    parser.add_argument('--baseline-checkpoint', type=Path, metavar='FILE', help='weights of it')
+    parser.add_argument('--steps', type=positive, default=224, help='of deletion and insertion (default: 224)')
+    for metric, default in (('deletion', 'mean'), ('insertion', 'blur')):
+        text = 'what replaces pixels' if metric == 'deletion' else 'what pixels replace'
+        parser.add_argument(
+            f'--{metric}-baseline', choices=BASELINES, default=default, help=f'{text} (default: {default})'
+        )
+    parser.add_argument('--batch-size', type=positive, default=32, metavar='B', help='images at once (default: 32)')
+    parser.add_argument(
+        '--out', type=Path, default=Path('outputs/evaluate'), metavar='FOLDER', help='(default: outputs/evaluate)'
+    )
+    parser.add_argument('--device', help='where to compute (default: cuda where torch finds it, else cpu)')
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise CommandError if arguments contradict each other, or name what is not there."""
+    if args.baseline_checkpoint and not args.baseline:
+        raise CommandError('--baseline-checkpoint needs --baseline: which model are these weights of?')
+    if args.methods and len(set(args.methods)) != len(args.methods):
+        raise CommandError(f'--methods must be different ones, got {" ".join(args.methods)}')
+    if args.masks and not args.masks.exists():
+        raise CommandError(f'there is no folder or file {args.masks} (--masks)')
+    check_output_folder(args.out)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
+    from ..explain.class_names import class_names
+    from ..explain.evaluation.report import can_draw, draw_curves, report
+    from ..models.loading import load_classifier
+    from .devices import choose_device
+    from .processes import process_group
+
+    with process_group() as (rank, _):
+        place = choose_device(args.device, 'evaluate')
+        model: Any = load_classifier(args.model, args.checkpoint, **given_model_kwargs(args)).to(place)
+        evaluation = _evaluate(args, model)
+        if rank:
+            return 0
+        draws = can_draw()
+        if draws:
+            draw_curves(args.out / 'curves.png', evaluation)
+    print(report(evaluation, class_names(model)))
+    files = ', '.join(str(args.out / name) for name in ('scores.csv', 'summary.json') + ('curves.png',) * draws)
+    missing = '' if draws else " (curves.png takes pip install 'timm-abn[plot]')"
+    print(f'\nWritten to: {files}{missing}')
+    return 0
+
+
+def _evaluate(args: argparse.Namespace, model: 'nn.Module') -> Any:
+    """Return the evaluation of the model, joined with that of the baseline; None in processes other than the first."""
+    from ..explain.evaluation import join_evaluations
+    from ..explain.evaluation.results import write_evaluation
+
+    methods = args.methods or _applicable(CHOSEN, model)
+    evaluation, settings = _evaluate_model(args, model, methods, args.out)
+    if not args.baseline:
+        return evaluation
+    baseline = _load_baseline(args, model)
+    others = _applicable([name for name in methods if name not in FLOORS], baseline) or ['grad_cam']
+    other, settings['baseline'] = _evaluate_model(args, baseline, others, args.out / 'baseline')
+    if evaluation is None or other is None:
+        return None
+    joined = join_evaluations(evaluation, args.baseline, other, args.seed)
+    write_evaluation(args.out, joined, settings)
+    return joined
+
+
+def _evaluate_model(
+    args: argparse.Namespace,
+    model: 'nn.Module',
+    methods: Sequence[str],
+    folder: Path,
+) -> Tuple[Optional['Evaluation'], Dict[str, Any]]:
+    """Return the evaluation of one model, and its settings."""
+    import torch
+
+    from ..explain.evaluation import evaluate
+    from ..training.data.samples import load_samples
+
+    samples = load_samples(model, masks=args.masks, **given_data(args))
+    settings: Dict[str, Any] = dict(
+        steps=args.steps,
+        deletion_baseline=args.deletion_baseline,
+        insertion_baseline=args.insertion_baseline,
+        batch_size=args.batch_size,
+        seed=args.seed,
+        data=', '.join(f'{name}={value}' for name, value in (*given_data(args).items(), ('masks', args.masks))),
+    )
+    try:
+        evaluation = evaluate(model, samples, methods, folder, **settings)
+    except torch.OutOfMemoryError:
+        raise CommandError('out of memory; try a smaller --batch-size') from None
+    return evaluation, dict(settings, images=len(samples), methods=list(methods))
+
+
+def _applicable(names: Sequence[str], model: 'nn.Module') -> List[str]:
+    """Return those methods that apply to the model."""
+    from ..errors import TimmAbnError
+    from ..explain.methods import create_explainer
+
+    applicable = []
+    for name in names:
+        with contextlib.suppress(TimmAbnError):
+            create_explainer(name, model)
+            applicable.append(name)
+    return applicable
+
+
+def _load_baseline(args: argparse.Namespace, model: Any) -> 'nn.Module':
+    from ..models.loading import load_classifier
+
+    given = {} if args.baseline_checkpoint is None else dict(num_classes=model.num_classes)
+    baseline: Any = load_classifier(args.baseline, args.baseline_checkpoint, **given)
+    if baseline.num_classes != model.num_classes:
+        raise CommandError(
+            f'--baseline {args.baseline} has {baseline.num_classes} classes, {args.model} has {model.num_classes}'
+        )
+    return baseline.to(next(model.parameters()).device)

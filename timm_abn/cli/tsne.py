@@ -1,0 +1,111 @@
+"""Draw the features of an ABN before and after attention by t-SNE, and say how well both tell the classes.
+
+examples:
+  timm-abn tsne --model abn_resnet20_cifar.fashion_mnist --data-dir data --dataset torch/fashion_mnist --split test \\
+      --limit 2000 --out outputs/tsne
+  timm-abn tsne --model abn --checkpoint output/train/abn/last.pth.tar --data-dir photos/
+
+Features are those that the attention map is applied to, and what the perception branch sees, averaged over all places
+(paper, Fig. 6). OUT/tsne.png shows both, coloured by class; OUT/tsne.csv has a row an image: name, label, x and y
+before and after.
+
+In a picture of t-SNE neither the size of groups nor the distance between them means anything, and another --seed gives
+another one. So numbers are printed with it, of the features themselves, with 95 % bootstrap intervals over the images:
+the silhouette (from -1 to 1), and how often the 5 nearest other images tell the class. They take images whose class is
+known.
+
+Needs the extra plot: pip install 'timm-abn[plot]'
+
+exit code: 0 if all went well, 1 if images cannot be read (the others are drawn), 2 for wrong arguments.
+"""
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, List, Mapping, Sequence
+
+from ..console.argument_types import positive
+from ..console.table import format_table
+from ..explain.plot_packages import check_plot_packages
+from ..staging import check_output_folder, staged_files
+from .data import add_data_arguments, given_data
+from .errors import CommandError
+from .models import add_model_arguments, given_model_kwargs
+
+if TYPE_CHECKING:
+    from ..explain.projection import AttendedFeatures, Separation
+
+__all__ = ['add_arguments', 'check', 'run']
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the command."""
+    add_model_arguments(parser)
+    add_data_arguments(parser)
+    parser.add_argument(
+        '--out', type=Path, default=Path('outputs/tsne'), metavar='FOLDER', help='(default: outputs/tsne)'
+    )
+    parser.add_argument('--batch-size', type=positive, default=64, metavar='B', help='images at once (default: 64)')
+    parser.add_argument('--device', help='where to compute (default: cuda where torch finds it, else cpu)')
+
+
+def check(args: argparse.Namespace) -> None:
+    """See that the packages are there, and that results can be written, before the models are imported."""
+    check_plot_packages('matplotlib', 'sklearn')
+    check_output_folder(args.out)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
+    import torch
+    from huggingface_hub.utils import tqdm
+
+    from .. import class_names
+    from ..explain.projection import aligned, attended_features, check_attention, project, separation
+    from ..explain.scatter_plots import draw_scatter_plots
+    from ..models.loading import load_classifier
+    from ..training.data.samples import load_samples
+    from .devices import choose_device
+
+    place = choose_device(args.device, 'tsne')
+    model: Any = load_classifier(args.model, args.checkpoint, **given_model_kwargs(args)).to(place)
+    check_attention(model)
+    samples = tqdm(load_samples(model, **given_data(args)), desc='tsne', unit='image', disable=None)
+    try:
+        features = attended_features(model, samples, args.batch_size)
+    except torch.OutOfMemoryError:
+        raise CommandError(f'out of memory on {place}; try a smaller --batch-size') from None
+    names = class_names(model)
+    separations = separation(features, args.seed)
+    before = project(features.before, args.seed)
+    points = before, aligned(project(features.after, args.seed), before)
+    title = f'{args.model}, {args.dataset or args.data_dir}, {len(features.names)} images'
+    figure = draw_scatter_plots(points, features.labels, names, separations, title)
+    with staged_files(args.out) as staging:
+        figure.savefig(staging / 'tsne.png')
+        _write_csv(staging / 'tsne.csv', features, names, points)
+    print(_report(features, separations))
+    print(f'\nWritten to: {args.out / "tsne.png"}, {args.out / "tsne.csv"}')
+    for problem in features.problems:
+        print(f'timm-abn: error: {problem}', file=sys.stderr)
+    return 1 if features.problems else 0
+
+
+def _write_csv(path: Path, features: 'AttendedFeatures', names: Sequence[str], points: Sequence[Any]) -> None:
+    with path.open('w', newline='', encoding='utf-8') as file:
+        writer = csv.writer(file)
+        writer.writerow(('image', 'label', 'x_before', 'y_before', 'x_after', 'y_after'))
+        for image, label, before, after in zip(features.names, features.labels, *points):
+            writer.writerow((image, '' if label is None else names[label], *before, *after))
+
+
+def _report(features: 'AttendedFeatures', separations: Mapping[str, 'Separation']) -> str:
+    labels = [label for label in features.labels if label is not None]
+    known = f'{len(features.names)} images, {len(labels)} of {len(set(labels))} known classes'
+    if not separations:
+        return f'{known}: too few to say how well features tell them'
+    rows: List[Sequence[str]] = [
+        (name, str(value.before), str(value.after), str(value.difference)) for name, value in separations.items()
+    ]
+    return f'{known}\n\n{format_table(("", "before attention", "after attention", "difference"), rows)}'

@@ -1,0 +1,142 @@
+"""What an evaluation found, as tables for people and as a picture of its curves."""
+
+import importlib.util
+from pathlib import Path
+from typing import List, Mapping, Sequence
+
+from ...console.table import format_table
+from ...staging import staged_files
+from ..statistics import Interval
+from .results import FAITHFULNESS, Evaluation
+
+__all__ = ['can_draw', 'draw_curves', 'report']
+
+TITLES = {
+    'deletion': 'deletion (low)',
+    'insertion': 'insertion (high)',
+    'pointing_game': 'pointing game',
+    'energy': 'energy',
+    'chance_corrected_energy': 'energy above chance',
+    'iou': 'best IoU',
+}
+REPLACEMENTS = {
+    'mean': 'its own mean, everywhere',
+    'other': 'that of another image',
+    'shuffled': 'shuffled in space',
+    'inverse': '1 - map',
+    'uniform': '0 instead of 0.5, everywhere',
+    'half': '0.5 in the left half, 0 in the right',
+}
+
+
+def report(evaluation: Evaluation, names: Sequence[str]) -> str:
+    """Return tables of the scores, their differences to the first method, reliance, and what was wrong.
+
+    Args:
+        evaluation: What was found.
+        names: Names of the model's classes, or tasks.
+    """
+    first = next(iter(evaluation.scores), '')
+    header = ['method', *(TITLES[name] for name in evaluation.metrics), 'position bias']
+    scores = [
+        [method, *(str(row[name]) for name in evaluation.metrics), _share(evaluation.position_bias[method])]
+        for method, row in evaluation.scores.items()
+    ]
+    sections = [f'Scores: mean and 95 % interval of {_images(evaluation, first)}\n{format_table(header, scores)}']
+    if evaluation.differences:
+        rows = [[method, *map(str, row.values())] for method, row in evaluation.differences.items()]
+        table = format_table(header[:-1], rows)
+        sections.append(f'Paired differences to {first}: an interval that does not hold 0 tells them apart\n{table}')
+    if evaluation.targets:
+        sections.append(_target_table(evaluation, names))
+    if evaluation.reliance:
+        sections.append(_reliance_table(evaluation))
+    sections.append(_remarks(evaluation, names))
+    return '\n\n'.join(section for section in sections if section)
+
+
+def _images(evaluation: Evaluation, first: str) -> str:
+    number = len({row['image'] for row in evaluation.rows if row['method'] == first})
+    accuracy = f', accuracy {evaluation.accuracy}' if evaluation.accuracy.number else ''
+    return f'{number} images{accuracy}'
+
+
+def _share(value: float) -> str:
+    return '-' if value != value else f'{value:.2f}'
+
+
+def _target_table(evaluation: Evaluation, names: Sequence[str]) -> str:
+    """Return the scores of each task, of all methods."""
+    header = ['task', 'method', 'objects', *(TITLES[name] for name in evaluation.metrics)]
+    rows: List[List[str]] = []
+    for target in next(iter(evaluation.targets.values())):
+        for method, targets in evaluation.targets.items():
+            row = targets.get(target, {})
+            numbers = [interval.number for interval in row.values()]
+            rows.append([names[target], method, str(max(numbers, default=0)), *map(str, row.values())])
+    return f'Each task\n{format_table(header, rows)}'
+
+
+def _reliance_table(evaluation: Evaluation) -> str:
+    columns: Mapping[str, str] = {
+        'accuracy_change': 'accuracy changes by',
+        'changed_predictions': 'predictions changed',
+        'probability_change': 'probabilities change by',
+        'effect': 'pre-logits change by',
+    }
+    shown = [name for name in columns if _has_values(evaluation, name)]
+    rows = [
+        [REPLACEMENTS[replacement], *(str(row[name]) for name in shown)]
+        for replacement, row in evaluation.reliance.items()
+    ]
+    table = format_table(['map given instead of the predicted one', *(columns[name] for name in shown)], rows)
+    return f'Reliance: what the prediction loses when its map is replaced\n{table}'
+
+
+def _has_values(evaluation: Evaluation, name: str) -> bool:
+    nothing = Interval(0.0, 0.0, 0.0, 0)
+    return any(row.get(name, nothing).number for row in evaluation.reliance.values())
+
+
+def _remarks(evaluation: Evaluation, names: Sequence[str]) -> str:
+    remarks = list(evaluation.findings)
+    remarks += [f'{count} x {problem}' for problem, count in evaluation.problems.items()]
+    missing = [names[index] for index in evaluation.classes_without_examples]
+    if missing:
+        listed = ', '.join(missing[:5]) + (', ...' if len(missing) > 5 else '')
+        remarks.append(f'{len(missing)} of {len(names)} classes without examples: {listed}')
+    return '\n'.join(remarks)
+
+
+def can_draw() -> bool:
+    """Return whether the package is installed that draws curves: the extra ``plot``."""
+    return importlib.util.find_spec('matplotlib') is not None
+
+
+def draw_curves(path: Path, evaluation: Evaluation) -> None:
+    """Write a picture of the mean deletion and insertion curves with the bands of their 95 % intervals.
+
+    Args:
+        path: A PNG file.
+        evaluation: What was found.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.4), layout='constrained')
+    axes = figure.subplots(1, 2, sharey=True)
+    for index, (axis, metric) in enumerate(zip(axes, FAITHFULNESS)):
+        for method, band in evaluation.curves.items():
+            mean, low, high = band[index].tolist()
+            fractions = [step / (len(mean) - 1) for step in range(len(mean))]
+            score = evaluation.scores[method][metric].mean
+            (line,) = axis.plot(fractions, mean, label=f'{method}  {score:.3f}', linewidth=1.6)
+            axis.fill_between(fractions, low, high, alpha=0.18, color=line.get_color(), linewidth=0)
+        better = 'lower' if metric == 'deletion' else 'higher'
+        axis.set(title=f'{metric}: {better} is better', xlabel=f'share of the pixels after {metric}', xlim=(0, 1))
+        axis.grid(alpha=0.25)
+        axis.spines[['top', 'right']].set_visible(False)
+        axis.legend(frameon=False, title='area under the curve', alignment='left')
+    axes[0].set_ylabel('probability of the explained class')
+    axes[0].set_ylim(bottom=0)
+    with staged_files(path.parent) as staging:
+        figure.savefig(staging / path.name, dpi=150)

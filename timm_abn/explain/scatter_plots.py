@@ -1,0 +1,104 @@
+"""Features before and after attention as two scatter plots side by side, drawn by Matplotlib."""
+
+import warnings
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
+
+from .plot_packages import check_plot_packages
+from .projection import Separation
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ['draw_scatter_plots']
+
+# Matplotlib's tab20, dark ones first, with two others in the place of its greys, which stand for other classes here
+PALETTE = (
+    *('#1f77b4', '#ff7f0e', '#2ca02c', '#d62728', '#9467bd', '#8c564b', '#e377c2', '#1c1c1c', '#bcbd22', '#17becf'),
+    *('#aec7e8', '#ffbb78', '#98df8a', '#ff9896', '#c5b0d5', '#c49c94', '#f7b6d2', '#00574b', '#dbdb8d', '#9edae5'),
+)
+LONGEST_NAME = 28  # characters
+GREY = '#c9c9c9'
+
+
+def draw_scatter_plots(
+    points: Tuple[np.ndarray, np.ndarray],
+    labels: Sequence[Optional[int]],
+    class_names: Sequence[str],
+    separations: Mapping[str, Separation],
+    title: str = '',
+) -> 'Figure':
+    """Return a figure of points before and after attention, coloured by class, with a legend.
+
+    The most frequent classes have colours, at most 20; images of others, or of no known class, are grey.
+
+    Args:
+        points: Before and after, each of shape (N, 2) (``timm_abn.explain.projection.project``).
+        labels: Class of each image; None where it is not known.
+        class_names: Names of the classes.
+        separations: What is said of both (``timm_abn.explain.projection.separation``).
+        title: What the figure is of.
+
+    Raises:
+        TimmAbnError: Matplotlib is not installed.
+    """
+    check_plot_packages('matplotlib')
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    colors = _class_colors(labels)
+    figure = Figure(figsize=(12.4, 5.8), dpi=120, layout=ConstrainedLayoutEngine(w_pad=0.16, h_pad=0.14, wspace=0.02))
+    axes = figure.subplots(1, 2)
+    size = float(np.clip(9000 / len(labels), 4, 40))
+    for axis, own, name in zip(axes, points, ('before', 'after')):
+        shades = [GREY if label is None else colors.get(label, GREY) for label in labels]
+        grey_first = np.argsort([shade != GREY for shade in shades], kind='stable')
+        axis.scatter(*own[grey_first].T, s=size, c=[shades[index] for index in grey_first], alpha=0.8, linewidths=0)
+        axis.set_title(f'{name} attention', fontsize=13, loc='left', pad=22)
+        said = '    '.join(f'{metric} {getattr(value, name)}' for metric, value in separations.items())
+        axis.text(0, 1.02, said, transform=axis.transAxes, fontsize=9.5, color='#555555')
+        axis.set(xticks=[], yticks=[])
+        axis.set_aspect('equal', adjustable='datalim')
+        axis.spines[:].set_color('#d8d8d8')
+    _draw_legend(figure, labels, colors, class_names)
+    if title:
+        figure.suptitle(_shortened(title, 110), fontsize=11, color='#555555', x=0.0135, ha='left', parse_math=False)
+    with warnings.catch_warnings():
+        # names in scripts that Matplotlib's font does not have become boxes, which is no news on the console
+        warnings.filterwarnings('ignore', message='Glyph')
+        figure.canvas.draw()
+    return figure
+
+
+def _class_colors(labels: Sequence[Optional[int]]) -> Dict[int, str]:
+    counts = Counter(label for label in labels if label is not None)
+    return dict(zip(sorted(label for label, _ in counts.most_common(len(PALETTE))), PALETTE))
+
+
+def _draw_legend(
+    figure: 'Figure', labels: Sequence[Optional[int]], colors: Mapping[int, Any], class_names: Sequence[str]
+) -> None:
+    from matplotlib.lines import Line2D
+
+    def marker(color: Any) -> Any:
+        return Line2D([], [], linestyle='', marker='o', markersize=7, color=color)
+
+    entries = [(marker(color), _shortened(class_names[label], LONGEST_NAME)) for label, color in colors.items()]
+    others = {label for label in labels if label is not None and label not in colors}
+    unknown = sum(label is None for label in labels)
+    grey: List[str] = [f'{len(others)} other classes'] * bool(others) + ['class not known'] * bool(unknown)
+    if grey:
+        entries.append((marker(GREY), ', '.join(grey)))
+    handles, texts = zip(*entries)
+    legend = figure.legend(handles, texts, loc='outside right center', frameon=False, fontsize=10, handletextpad=0.2)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def _shortened(text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
+    kept = most - 1
+    return f'{text[: kept - kept // 2]}\u2026{text[len(text) - kept // 2 :]}'
