@@ -102,9 +102,9 @@ def _write_csv(path: Path, features: 'AttendedFeatures', names: Sequence[str], p
 
 def _report(features: 'AttendedFeatures', separations: Mapping[str, 'Separation']) -> str:
     labels = [label for label in features.labels if label is not None]
-    known = f'{len(features.names)} images, {len(labels)} of {len(set(labels))} known classes'
+    known = f'{len(features.names)} images, {len(labels)} with a known class, {len(set(labels))} classes'
     if not separations:
-        return f'{known}: too few to say how well features tell them'
+        return f'{known}: too few to say how well features tell classes'
     rows: List[Sequence[str]] = [
         (name, str(value.before), str(value.after), str(value.difference)) for name, value in separations.items()
     ]

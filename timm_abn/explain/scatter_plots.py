@@ -56,9 +56,9 @@ def draw_scatter_plots(
         shades = [GREY if label is None else colors.get(label, GREY) for label in labels]
         grey_first = np.argsort([shade != GREY for shade in shades], kind='stable')
         axis.scatter(*own[grey_first].T, s=size, c=[shades[index] for index in grey_first], alpha=0.8, linewidths=0)
-        axis.set_title(f'{name} attention', fontsize=13, loc='left', pad=22)
-        said = '    '.join(f'{metric} {getattr(value, name)}' for metric, value in separations.items())
-        axis.text(0, 1.02, said, transform=axis.transAxes, fontsize=9.5, color='#555555')
+        axis.set_title(f'{name} attention', fontsize=13, loc='left', pad=10 + 14 * len(separations))
+        said = '\n'.join(f'{metric} {getattr(value, name)}' for metric, value in separations.items())
+        axis.text(0, 1.015, said, transform=axis.transAxes, fontsize=9.5, color='#555555', va='bottom')
         axis.set(xticks=[], yticks=[])
         axis.set_aspect('equal', adjustable='datalim')
         axis.spines[:].set_color('#d8d8d8')
@@ -74,7 +74,8 @@ def draw_scatter_plots(
 
 def _class_colors(labels: Sequence[Optional[int]]) -> Dict[int, str]:
     counts = Counter(label for label in labels if label is not None)
-    return dict(zip(sorted(label for label, _ in counts.most_common(len(PALETTE))), PALETTE))
+    frequent = sorted(counts, key=lambda label: (-counts[label], label))[: len(PALETTE)]
+    return dict(zip(sorted(frequent), PALETTE))
 
 
 def _draw_legend(
@@ -88,9 +89,8 @@ def _draw_legend(
     entries = [(marker(color), _shortened(class_names[label], LONGEST_NAME)) for label, color in colors.items()]
     others = {label for label in labels if label is not None and label not in colors}
     unknown = sum(label is None for label in labels)
-    grey: List[str] = [f'{len(others)} other classes'] * bool(others) + ['class not known'] * bool(unknown)
-    if grey:
-        entries.append((marker(GREY), ', '.join(grey)))
+    grey: List[str] = [f'{len(others)} other classes'] * bool(others) + ['not known'] * bool(unknown)
+    entries += [(marker(GREY), text) for text in grey]
     handles, texts = zip(*entries)
     legend = figure.legend(handles, texts, loc='outside right center', frameon=False, fontsize=10, handletextpad=0.2)
     for text in legend.get_texts():
