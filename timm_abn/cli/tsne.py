@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
     from .. import class_names
     from ..explain.projection import aligned, attended_features, check_attention, project, separation
-    from ..explain.scatter_plots import draw_scatter_plots
+    from ..explain.scatter_plots import draw_scatter_plots, write_figure
     from ..models.loading import load_classifier
     from ..training.data.samples import load_samples
     from .devices import choose_device
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     title = f'{args.model}, {args.dataset or args.data_dir}, {len(features.names)} images'
     figure = draw_scatter_plots(points, features.labels, names, separations, title)
     with staged_files(args.out) as staging:
-        figure.savefig(staging / 'tsne.png')
+        write_figure(figure, staging / 'tsne.png')
         _write_csv(staging / 'tsne.csv', features, names, points)
     print(_report(features, separations))
     print(f'\nWritten to: {args.out / "tsne.png"}, {args.out / "tsne.csv"}')

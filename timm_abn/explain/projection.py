@@ -96,7 +96,10 @@ def attended_features(
         parts.append(_pooled(model, batch, first))
         _note(found, batch)
     if len(found.names) < LEAST_IMAGES:
-        raise TimmAbnError(f'a picture of features needs {LEAST_IMAGES} images or more, got {len(found.names)}.')
+        reason = f' ({found.problems[0]})' if found.problems else ''
+        raise TimmAbnError(
+            f'a picture of features needs {LEAST_IMAGES} images or more, got {len(found.names)}{reason}.'
+        )
     before, after = (torch.cat(column) for column in zip(*parts))
     return dataclasses.replace(found, before=before, after=after)
 
@@ -222,8 +225,8 @@ def separation(features: AttendedFeatures, seed: int = 0) -> Dict[str, Separatio
 def _neighbours_agree(points: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Return for each image whether most of its nearest neighbours are of its class, shape (N,), float."""
     neighbours = min(NEIGHBOURS, len(points) - 1)
-    # of equal counts the class of the nearest wins
-    weights = 1 + torch.arange(neighbours, 0, -1) * 1e-3
+    # of equal counts the class of the nearest wins, whose part is greater than that of all others together
+    weights = 1 + 1e-3 * 0.5 ** torch.arange(neighbours)
     agreements = []
     for rows in torch.arange(len(points)).split(_ROWS):
         distances = torch.cdist(points[rows], points)

@@ -2,6 +2,7 @@
 
 import warnings
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from .projection import Separation
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ['draw_scatter_plots']
+__all__ = ['draw_scatter_plots', 'write_figure']
 
 # Matplotlib's tab20, dark ones first, with two others in the place of its greys, which stand for other classes here
 PALETTE = (
@@ -65,11 +66,20 @@ def draw_scatter_plots(
     _draw_legend(figure, labels, colors, class_names)
     if title:
         figure.suptitle(_shortened(title, 110), fontsize=11, color='#555555', x=0.0135, ha='left', parse_math=False)
+    return figure
+
+
+def write_figure(figure: 'Figure', path: Path) -> None:
+    """Write a figure as PNG.
+
+    Args:
+        figure: The figure.
+        path: The file.
+    """
     with warnings.catch_warnings():
         # names in scripts that Matplotlib's font does not have become boxes, which is no news on the console
         warnings.filterwarnings('ignore', message='Glyph')
-        figure.canvas.draw()
-    return figure
+        figure.savefig(path, format='png')
 
 
 def _class_colors(labels: Sequence[Optional[int]]) -> Dict[int, str]:

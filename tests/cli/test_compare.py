@@ -1,0 +1,146 @@
+"""timm-abn compare: sheets, the table and CSV, and what is refused before the work begins."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import timm
+import torch
+from PIL import Image
+from tiny_models import tiny_backbone
+
+from timm_abn.cli import main
+from timm_abn.explain.images import Preprocessing, read_image
+from timm_abn.explain.methods import create_explainer
+from timm_abn.explain.metrics import deletion
+
+MODEL = 'abn_resnet20_cifar.fashion_mnist'
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for name, size in [('photo.jpg', (60, 40)), ('folder/1.png', (28, 28)), ('folder/dogs/1.png', (50, 31))]:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)).save(name)
+    return tmp_path
+
+
+def compare(*args, model=MODEL):
+    return main(['compare', *args, '--model', model, '--steps', '2'])
+
+
+def error_of(capsys):
+    captured = capsys.readouterr()
+    assert captured.err.count('\n') == 1 and captured.err.startswith('timm-abn: error: '), captured.err
+    assert captured.out == ''
+    return captured.err.strip()
+
+
+def rows_of(path):
+    with open(path, newline='', encoding='utf-8') as file:
+        return list(csv.DictReader(file))
+
+
+def test_sheets_of_files_and_folders(photos, capsys):
+    methods = ['attention', 'class_map', 'grad_cam', 'recipro_cam']
+    assert compare('photo.jpg', 'folder', '--csv', 'tables/scores.csv') == 0
+    sheets = [
+        'outputs/compare/photo.compare.png',
+        'outputs/compare/1.compare.png',
+        'outputs/compare/dogs/1.compare.png',
+    ]
+    assert sorted(sheets) == sorted(map(str, Path('outputs').rglob('*.*')))
+    with Image.open(sheets[0]) as sheet:
+        assert sheet.width > 5 * 224
+    rows = rows_of('tables/scores.csv')
+    assert [row['method'] for row in rows] == methods * 3  # by default those that apply
+    assert [row['sheet'] for row in rows[::4]] == sheets
+    captured = capsys.readouterr()
+    assert captured.err == '' and len(captured.out.splitlines()) == 2 + 3 * 4
+    assert captured.out.splitlines()[2].startswith('photo.jpg')
+    # what was written lies among the images, and is none of them
+    assert compare('.', '--methods', 'centre', '--csv', 'all.csv') == 0
+    assert len(rows_of('all.csv')) == 3
+
+
+def test_scores_are_those_of_the_class(photos):
+    arguments = ['photo.jpg', '--methods', 'grad_cam', 'random', '--class', 'SHIRT', '--csv', 'scores.csv']
+    assert compare(*arguments) == 0
+    model = timm.create_model(MODEL, pretrained=True).eval()
+    images = Preprocessing(model)(read_image('photo.jpg'))[0][None]
+    shirt = torch.tensor([6])
+    with torch.no_grad():
+        probability = model(images).softmax(dim=1)[0]
+    rows = rows_of('scores.csv')
+    for row in rows:
+        maps = create_explainer(row['method'], model)(images, shirt)
+        assert row['class'] == 'shirt'
+        assert row['predicted'] == model.pretrained_cfg['label_names'][probability.argmax()]
+        assert float(row['probability']) == pytest.approx(probability[6].item(), abs=1e-5)
+        assert float(row['least']) == pytest.approx(maps.min().item(), abs=1e-5)
+        assert float(row['greatest']) == pytest.approx(maps.max().item(), abs=1e-5)
+        expected = deletion(model, images, maps, shirt, steps=2).item()
+        assert float(row['deletion']) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_backbone_without_an_attention_branch(photos, capsys):
+    safetensors.torch.save_file(tiny_backbone('test_resnet').state_dict(), 'plain.safetensors')
+    plain = ['photo.jpg', '--checkpoint', 'plain.safetensors']
+    assert compare(*plain, '--csv', 'scores.csv', model='test_resnet') == 0
+    assert [row['method'] for row in rows_of('scores.csv')] == ['grad_cam', 'recipro_cam']
+    capsys.readouterr()
+    assert compare(*plain, '--methods', 'cam', 'attention', '--out', 'refused', model='test_resnet') == 2
+    assert error_of(capsys).startswith(
+        "timm-abn: error: 'attention' needs an Attention Branch Network, got ResNet; methods that apply: cam, grad_cam"
+    )
+    assert not Path('refused').exists()
+
+
+def test_flat_maps_are_named(photos, capsys):
+    model = timm.create_model('abn', backbone='test_resnet', num_classes=3)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.startswith('attention_branch'):
+                parameter.zero_()
+    safetensors.torch.save_file(model.state_dict(), 'flat.safetensors')
+    arguments = ['photo.jpg', '--checkpoint', 'flat.safetensors', '--model-kwargs', 'backbone=test_resnet']
+    assert compare(*arguments, '--methods', 'attention', '--csv', 'scores.csv', model='abn') == 0
+    assert 'flat map' in capsys.readouterr().out
+    (row,) = rows_of('scores.csv')
+    assert (row['problem'], row['deletion']) == ('flat map', 'nan')
+
+
+def test_images_that_cannot_be_read(photos, capsys):
+    Path('folder/bad.png').write_text('no image')
+    assert compare('folder', '--methods', 'centre') == 1
+    assert 'folder/bad.png is not an image' in capsys.readouterr().err
+    assert compare('folder/bad.png', '--methods', 'centre', '--out', 'none') == 2
+    assert 'folder/bad.png is not an image' in error_of(capsys)
+    assert not Path('none').exists()
+
+
+@pytest.mark.parametrize(
+    ('args', 'message'),
+    [
+        (['missing.jpg'], 'there is no file or folder missing.jpg'),
+        (['photo.jpg', '--methods', 'gradcam'], "argument --methods: invalid choice: 'gradcam'"),
+        (['photo.jpg', '--methods'], 'argument --methods: expected at least one argument'),
+        (['photo.jpg', '--class', 'shirts'], "no class is called 'shirts'; did you mean shirt"),
+        (['photo.jpg', '--class', '10'], "no class is called '10'; there are t-shirt/top, "),
+        (['photo.jpg', '--csv', 'folder'], 'argument --csv: folder is a folder, not a file to write'),
+        (['photo.jpg', '--csv', 'photo.jpg/x.csv'], 'photo.jpg is a file, not a folder to write into'),
+        (['photo.jpg', '--out', 'photo.jpg'], 'photo.jpg is a file, not a folder to write into'),
+        (['photo.jpg', '--steps', '0'], 'argument --steps: must be a whole number of 1 or more'),
+        (['photo.jpg', '--batch-size', '-1'], 'argument --batch-size: '),
+        (['photo.jpg', '--device', 'warp'], "argument --device: cannot compute on 'warp'"),
+        (['photo.jpg', '--checkpoint', 'missing.pth'], 'there is no checkpoint missing.pth'),
+    ],
+)
+def test_what_is_refused(photos, capsys, args, message):
+    assert main(['compare', '--model', MODEL, *args]) == 2
+    assert message in error_of(capsys)
+    assert not Path('outputs').exists()
