@@ -116,10 +116,12 @@ def _evaluate(args: argparse.Namespace, model: 'nn.Module') -> Any:
     from ..explain.evaluation.results import write_evaluation
 
     methods = args.methods or _applicable(CHOSEN, model)
+    baseline = _load_baseline(args, model) if args.baseline else None  # what is wrong with it is told before long work
     evaluation, settings = _evaluate_model(args, model, methods, args.out)
-    if not args.baseline:
+    if evaluation is not None and not evaluation.rows:
+        raise CommandError(f'no image can be scored: {next(iter(evaluation.problems), "there is none")}')
+    if baseline is None:
         return evaluation
-    baseline = _load_baseline(args, model)
     others = _applicable([name for name in methods if name not in FLOORS], baseline) or ['grad_cam']
     other, settings['baseline'] = _evaluate_model(args, baseline, others, args.out / 'baseline')
     if evaluation is None or other is None:
