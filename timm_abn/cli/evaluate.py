@@ -140,7 +140,7 @@ def _evaluate_model(
     """Return the evaluation of one model, and its settings."""
     import torch
 
-    from ..explain.evaluation import evaluate
+    from ..explain.evaluation import evaluate, weights_fingerprint
     from ..training.data.samples import load_samples
 
     samples = load_samples(model, masks=args.masks, **given_data(args))
@@ -156,7 +156,8 @@ def _evaluate_model(
         evaluation = evaluate(model, samples, methods, folder, **settings)
     except torch.OutOfMemoryError:
         raise CommandError('out of memory; try a smaller --batch-size') from None
-    return evaluation, dict(settings, images=len(samples), methods=list(methods))
+    described = dict(settings, images=len(samples), methods=list(methods), weights=weights_fingerprint(model))
+    return evaluation, described
 
 
 def _applicable(names: Sequence[str], model: 'nn.Module') -> List[str]:
