@@ -1,5 +1,8 @@
 """Attention Branch Networks for timm. Importing this package registers its models with timm."""
 
+import importlib
+from typing import TYPE_CHECKING, Any, List
+
 from .errors import TimmAbnError
 from .explain.class_names import class_names
 from .hub.config import HubError
@@ -15,16 +18,22 @@ from .networks.network import AttentionBranchNet
 from .split import SplitError, register_adapter, split_backbone
 from .version import __version__
 
+if TYPE_CHECKING:
+    from .explain.evaluation import Evaluation, Sample, evaluate
+    from .training.data.samples import load_samples
+
 __all__ = [
     'AttentionBranch',
     'AttentionBranchNet',
     'CheckpointError',
+    'Evaluation',
     'Explanation',
     'HubError',
     'Mechanism',
     'MultiTaskAttentionBranch',
     'MultiTaskAttentionBranchNet',
     'MultiTaskExplanation',
+    'Sample',
     'SplitError',
     'TimmAbnError',
     '__version__',
@@ -33,7 +42,27 @@ __all__ = [
     'cifar_backbones',
     'class_names',
     'convert_official_checkpoint',
+    'evaluate',
     'load_model',
+    'load_samples',
     'register_adapter',
     'split_backbone',
 ]
+
+# scores and data sets import more than models take, and most programs need neither
+_IMPORTED_WHEN_USED = {
+    'Evaluation': 'explain.evaluation',
+    'Sample': 'explain.evaluation',
+    'evaluate': 'explain.evaluation',
+    'load_samples': 'training.data.samples',
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _IMPORTED_WHEN_USED:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(importlib.import_module(f'{__name__}.{_IMPORTED_WHEN_USED[name]}'), name)
+
+
+def __dir__() -> List[str]:
+    return sorted({*globals(), *__all__})

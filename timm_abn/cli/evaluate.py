@@ -116,10 +116,12 @@ def _evaluate(args: argparse.Namespace, model: 'nn.Module') -> Any:
     from ..explain.evaluation.results import write_evaluation
 
     methods = args.methods or _applicable(CHOSEN, model)
+    baseline = _load_baseline(args, model) if args.baseline else None  # what is wrong with it is told before long work
     evaluation, settings = _evaluate_model(args, model, methods, args.out)
-    if not args.baseline:
+    if evaluation is not None and not evaluation.rows:
+        raise CommandError(f'no image can be scored: {next(iter(evaluation.problems), "there is none")}')
+    if baseline is None:
         return evaluation
-    baseline = _load_baseline(args, model)
     others = _applicable([name for name in methods if name not in FLOORS], baseline) or ['grad_cam']
     other, settings['baseline'] = _evaluate_model(args, baseline, others, args.out / 'baseline')
     if evaluation is None or other is None:
@@ -138,7 +140,7 @@ def _evaluate_model(
     """Return the evaluation of one model, and its settings."""
     import torch
 
-    from ..explain.evaluation import evaluate
+    from ..explain.evaluation import evaluate, weights_fingerprint
     from ..training.data.samples import load_samples
 
     samples = load_samples(model, masks=args.masks, **given_data(args))
@@ -154,7 +156,8 @@ def _evaluate_model(
         evaluation = evaluate(model, samples, methods, folder, **settings)
     except torch.OutOfMemoryError:
         raise CommandError('out of memory; try a smaller --batch-size') from None
-    return evaluation, dict(settings, images=len(samples), methods=list(methods))
+    described = dict(settings, images=len(samples), methods=list(methods), weights=weights_fingerprint(model))
+    return evaluation, described
 
 
 def _applicable(names: Sequence[str], model: 'nn.Module') -> List[str]:

@@ -37,6 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--label-names', type=Path, metavar='FILE', help='names of the classes of a checkpoint, one a line'
     )
     parser.add_argument(
+        '--scores', type=Path, metavar='FILE', help='summary.json of timm-abn evaluate, for the card of a checkpoint'
+    )
+    parser.add_argument(
         '--license', default='unknown', help='licence of the weights of a checkpoint, as the Hub says it'
     )
     parser.add_argument('--dry-run', action='store_true', help='write the folder, and publish nothing')
@@ -51,10 +54,11 @@ def check(args: argparse.Namespace) -> None:
         raise CommandError('--out says where --dry-run writes; add it, or leave --out away')
     if not args.source.exists():
         raise CommandError(f'there is no folder or checkpoint {args.source}')
-    if args.source.is_dir() and (args.model or args.model_kwargs or args.label_names or args.license != 'unknown'):
+    given = args.model or args.model_kwargs or args.label_names or args.scores or args.license != 'unknown'
+    if args.source.is_dir() and given:
         raise CommandError(
-            f'{args.source} is a folder, which says itself what --model, --model-kwargs, --label-names and '
-            '--license would: leave them away'
+            f'{args.source} is a folder, which says itself what --model, --model-kwargs, --label-names, '
+            '--scores and --license would: leave them away'
         )
 
 
@@ -87,5 +91,13 @@ def _write_folder(args: argparse.Namespace, folder: Path, address: str) -> None:
         return
     title = args.repo.rpartition('/')[2]
     save_checkpoint_folder(
-        args.source, folder, title, address, args.model, args.model_kwargs, args.label_names, args.license
+        args.source,
+        folder,
+        title,
+        address,
+        args.model,
+        args.model_kwargs,
+        args.label_names,
+        args.license,
+        args.scores,
     )

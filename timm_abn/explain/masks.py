@@ -2,12 +2,13 @@
 
 import abc
 import json
+import math
 from collections import Counter
 from pathlib import Path, PurePath
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from ..errors import TimmAbnError
 from .images import Box, image_errors
@@ -137,19 +138,33 @@ def _draw(annotation: Mapping[str, Any], size: Tuple[int, int]) -> np.ndarray:
     segmentation = annotation.get('segmentation')
     if isinstance(segmentation, Mapping):
         return _from_run_lengths(segmentation, size)
-    canvas = Image.new('1', size)
-    draw = ImageDraw.Draw(canvas)
+    mask = np.zeros(size[::-1], dtype=bool)
     if segmentation:
         for polygon in segmentation:
             if len(polygon) < 6 or len(polygon) % 2:
                 raise ValueError(f'a polygon has x and y of three points or more, got {len(polygon)} numbers')
-            # COCO counts from the corner of a pixel, Pillow from its centre
-            draw.polygon([value - 0.5 for value in polygon], fill=1)
+            mask |= _from_polygon(np.asarray(polygon, dtype=np.float64).reshape(-1, 2), size)
     else:
         left, top, width, height = annotation['bbox']
-        if width > 0 and height > 0:
-            draw.rectangle((round(left), round(top), round(left + width) - 1, round(top + height) - 1), fill=1)
-    return np.asarray(canvas)
+        columns, rows = (
+            [max(round(start), 0), round(stop)] for start, stop in ((left, left + width), (top, top + height))
+        )
+        mask[slice(*rows), slice(*columns)] = True
+    return mask
+
+
+def _from_polygon(corners: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
+    """Return the pixels whose centres lie inside, shape (height, width); Pillow would draw the outline as well."""
+    width, height = size
+    crossings = np.zeros((height, width + 1), dtype=np.int64)
+    for (x, y), (next_x, next_y) in zip(corners, np.roll(corners, -1, axis=0)):
+        if y == next_y:
+            continue
+        first, last = (min(max(math.ceil(value - 0.5), 0), height) for value in sorted((y, next_y)))
+        rows = np.arange(first, last)
+        at = x + (rows + 0.5 - y) * (next_x - x) / (next_y - y)
+        np.add.at(crossings, (rows, np.ceil(at - 0.5).clip(0, width).astype(int)), 1)
+    return crossings.cumsum(axis=1)[:, :-1] % 2 == 1
 
 
 def _from_run_lengths(segmentation: Mapping[str, Any], size: Tuple[int, int]) -> np.ndarray:

@@ -23,6 +23,7 @@ from .folder import save_hub_folder
 from .model_card import Row, model_card, result_table
 from .model_facts import facts_of
 from .results import MEASURED_RESULTS
+from .scores import score_tables
 
 __all__ = ['convert_checkpoint', 'recorded_facts', 'save_checkpoint_folder']
 
@@ -60,6 +61,7 @@ def save_checkpoint_folder(
     model_kwargs: Optional[Mapping[str, Any]] = None,
     label_names: Optional[Path] = None,
     license: str = 'unknown',
+    scores: Optional[Path] = None,
 ) -> None:
     """Write the folder of a checkpoint: see ``save_hub_folder``.
 
@@ -72,10 +74,12 @@ def save_checkpoint_folder(
         model_kwargs: Arguments of the model, which come before those of the checkpoint.
         label_names: File with the names of the classes, one a line.
         license: Licence of the weights, as the Hub spells it.
+        scores: The ``summary.json`` that ``timm-abn evaluate`` wrote of these weights.
 
     Raises:
         FileExistsError: ``folder`` exists and is not an empty folder.
-        TimmAbnError: The checkpoint is damaged, or not one of the model, or there is no such model.
+        TimmAbnError: The checkpoint is damaged, or not one of the model, or there is no such model; or the scores are
+            of other weights.
     """
     weights, metadata = read_checkpoint(path)
     settings = training_settings(metadata)
@@ -92,6 +96,7 @@ def save_checkpoint_folder(
     cfg: Dict[str, Any] = dict(num_classes=model.num_classes, tag=None, license=license)
     if label_names or not shipped:  # those of the model's own weights need not be those of the checkpoint
         cfg['label_names'] = label_names and _read_label_names(label_names, model.num_classes)
+    results = [result_table(name, reported=False) if shipped else '', score_tables(scores, model) if scores else '']
     card = model_card(
         facts,
         title,
@@ -100,7 +105,7 @@ def save_checkpoint_folder(
         address=address,
         more_facts=recorded_facts(metadata, settings),
         datasets=[_DATASETS[settings['dataset']]] if settings.get('dataset') in _DATASETS else [],
-        results=result_table(name, reported=False) if shipped else '',
+        results='\n\n'.join(filter(None, results)),
     )
     save_hub_folder(model, folder, card, data_config, cfg)
 

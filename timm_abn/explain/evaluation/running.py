@@ -39,7 +39,7 @@ from ..metrics import (
 from ..metrics.predictions import Explainer, resolve_targets
 from .results import FAITHFULNESS, LOCALISATION, NO_MASK, Evaluation, put_together, write_evaluation
 
-__all__ = ['Sample', 'evaluate']
+__all__ = ['Sample', 'evaluate', 'weights_fingerprint']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +106,7 @@ def evaluate(
         methods = {name: create_explainer(name, model) for name in methods}
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     settings = dict(
-        weights=_fingerprint(model),
+        weights=weights_fingerprint(model),
         images=len(samples),
         data=data,
         methods=list(methods),
@@ -151,7 +151,12 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _fingerprint(model: nn.Module) -> str:
+def weights_fingerprint(model: nn.Module) -> str:
+    """Return what tells the weights of a model from others: the beginning of the SHA-256 of its state dict.
+
+    Args:
+        model: The model.
+    """
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())

@@ -1,12 +1,14 @@
 """Evaluations: what is written, how an interrupted one goes on, and what several processes make of it."""
 
 import csv
+import dataclasses
 import functools
 import json
 import math
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -14,12 +16,13 @@ import torch
 from tiny_models import tiny_abn
 
 from timm_abn import TimmAbnError
-from timm_abn.explain.evaluation import Sample, evaluate
-from timm_abn.explain.metrics import deletion, energy, insertion, pointing_game, position_bias
+from timm_abn.explain.evaluation import Sample, evaluate, join_evaluations
+from timm_abn.explain.metrics import deletion, energy, insertion, pointing_game, position_bias, reliance
+from timm_abn.explain.statistics import bootstrap_mean
 
 SIZE = (32, 32)
 NUM_IMAGES = 11
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def make_sample(index, masks=True):
@@ -175,7 +178,7 @@ import sys
 sys.path.insert(0, {tests!r}); sys.path.insert(0, {helpers!r})
 import torch.distributed as dist
 from pathlib import Path
-from test_evaluation import evaluated, tiny_abn
+from test_running import evaluated, tiny_abn
 dist.init_process_group('gloo')
 result = evaluated(tiny_abn('test_resnet'), Path({folder!r}))
 assert (result is None) == (dist.get_rank() == 1)
@@ -187,7 +190,7 @@ dist.destroy_process_group()
 @pytest.mark.skipif(not torch.distributed.is_available(), reason='PyTorch is built without distributed')
 def test_two_processes_find_what_one_finds(model, tmp_path):
     here = Path(__file__).parent
-    code = TWO.format(tests=str(here), helpers=str(here.parent / 'helpers'), folder=str(tmp_path / 'two'))
+    code = TWO.format(tests=str(here), helpers=str(here.parents[1] / 'helpers'), folder=str(tmp_path / 'two'))
     (tmp_path / 'two.py').write_text(code)
     command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2']
     environment = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT))
@@ -196,3 +199,99 @@ def test_two_processes_find_what_one_finds(model, tmp_path):
     rows = list(csv.DictReader((tmp_path / 'two' / 'scores.csv').open()))
     assert [(row['image'], row['method']) for row in rows] == [(row['image'], row['method']) for row in expected]
     assert [float(row['deletion']) for row in rows] == pytest.approx([row['deletion'] for row in expected], abs=1e-5)
+
+
+def test_accuracy_reliance_and_classes_are_of_all_images(model, tmp_path):
+    unlabelled = [functools.partial(make_sample, index, masks=False) for index in range(4)]
+    blind = [lambda sample=sample: dataclasses.replace(sample(), label=None) for sample in unlabelled]
+    samples = [*make_samples(8, masks=False), *blind]
+    evaluation = evaluated(model, tmp_path / 'out', samples)
+    images = torch.stack([sample().image for sample in samples])
+    labels = torch.tensor([index % 5 for index in range(8)])
+    with torch.no_grad():
+        right = model(images[:8]).argmax(dim=1) == labels
+    assert evaluation.accuracy.mean == pytest.approx(right.float().mean().item()) and evaluation.accuracy.number == 8
+    assert evaluation.classes_without_examples == []
+    found = [reliance(model, batch, batch_size=4, seed=0) for batch in images.split(4)]
+    for name in ('mean', 'other', 'shuffled', 'inverse', 'uniform', 'half'):
+        expected = sum(row[name].effect for row in found) / 3
+        assert evaluation.reliance[name]['effect'].mean == pytest.approx(expected, rel=1e-4)
+        assert evaluation.reliance[name]['effect'].number == 12
+        assert evaluation.reliance[name]['accuracy_change'].number == 8
+    only = evaluated(model, tmp_path / 'three', make_samples(3, masks=False))
+    assert only.classes_without_examples == [3, 4]
+
+
+def test_a_cancelled_map_is_found(tmp_path):
+    model = tiny_abn('test_resnet')
+    with torch.no_grad():
+        model.get_classifier().weight.zero_()
+    # features of a ReLU that are all dead do not know of any map
+    model.forward_features = types.MethodType(lambda self, x, attention=None: torch.ones(len(x), 96, 2, 2), model)
+    evaluation = evaluated(model, tmp_path / 'out', make_samples(4))
+    assert len(evaluation.findings) == 1 and 'ignores the attention map' in evaluation.findings[0]
+
+
+def test_targets_of_samples_are_explained(tmp_path):
+    network = tiny_abn('test_resnet', num_classes=3, multi_task=True)
+
+    def sample(index, target):
+        return dataclasses.replace(make_sample(index), label=None, target=target)
+
+    pairs = [(index, target) for index in range(3) for target in (2, 0)]
+    samples = [functools.partial(sample, *pair) for pair in pairs]
+    evaluation = evaluated(network, tmp_path / 'out', samples, explainers=['attention'], batch_size=4)
+    images = torch.stack([make_sample(index).image for index, _ in pairs])
+    masks = torch.stack([make_sample(index).mask for index, _ in pairs])[:, None]
+    targets = torch.tensor([target for _, target in pairs])
+    explanation = network.explain(images)
+    maps = explanation.attention_map[torch.arange(6), targets][:, None]
+    assert [row['target'] for row in evaluation.rows] == targets.tolist()
+    expected = energy(maps, masks)
+    assert [row['energy'] for row in evaluation.rows] == pytest.approx(expected.tolist(), abs=1e-5)
+    probabilities = explanation.logits.sigmoid()[torch.arange(6), targets]
+    assert [row['probability'] for row in evaluation.rows] == pytest.approx(probabilities.tolist(), abs=1e-5)
+    assert set(evaluation.targets['attention']) == {0, 2}
+    assert evaluation.targets['attention'][2]['energy'].mean == pytest.approx(expected[::2].mean().item(), abs=1e-5)
+    # three images with two rows each: intervals come from drawing images
+    row = evaluation.scores['attention']['energy']
+    assert row.number == 6
+    assert row.low == pytest.approx(bootstrap_mean(expected.tolist(), 0, [0, 0, 1, 1, 2, 2]).low, abs=1e-5)
+
+
+def test_masks_in_some_batches_only(model, tmp_path):
+    samples = [*make_samples(4, masks=False), *make_samples(4)]
+    evaluation = evaluated(model, tmp_path / 'out', samples)
+    assert evaluation.problems['no mask'] == 8 and evaluation.scores['attention']['energy'].number == 4
+    header, *lines = (tmp_path / 'out' / 'scores.csv').read_text().splitlines()
+    assert {line.count(',') for line in lines} == {header.count(',')} and header.endswith('iou,problem')
+
+
+def test_nothing_is_written_without_a_folder(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    evaluation = evaluate(model, make_samples(2), ['attention', 'centre'], steps=4)
+    assert list(evaluation.scores) == ['attention', 'centre'] and not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_process_left_is_removed(model, tmp_path):
+    evaluated(model, tmp_path / 'out')
+    (tmp_path / 'out' / 'parts' / '.partial-x').mkdir()
+    (tmp_path / 'out' / 'parts' / '.partial-x' / '000000.safetensors').write_text('half')
+    evaluated(model, tmp_path / 'out')
+    assert not list((tmp_path / 'out' / 'parts').glob('.partial-*'))
+
+
+def test_baseline_is_paired_by_image(model, tmp_path):
+    other = tiny_abn('test_resnet', mechanism='product')
+    own = evaluated(model, tmp_path / 'own')
+    baseline = evaluated(other, tmp_path / 'other', explainers=['grad_cam'])
+    joined = join_evaluations(own, 'plain', baseline, seed=0)
+    assert list(joined.scores) == ['attention', 'brightness', 'plain: grad_cam'] == list(joined.curves)
+    first = [row['deletion'] for row in own.rows if row['method'] == 'attention']
+    differences = [row['deletion'] - value for row, value in zip(baseline.rows, first, strict=True)]
+    expected = bootstrap_mean(differences, 0)
+    assert joined.differences['plain: grad_cam']['deletion'] == expected
+    assert len(joined.rows) == 3 * NUM_IMAGES and joined.rows[-1]['method'] == 'plain: grad_cam'
+    fewer = evaluated(other, tmp_path / 'fewer', make_samples(5), explainers=['grad_cam'])
+    with pytest.raises(TimmAbnError, match='not of the same images'):
+        join_evaluations(own, 'plain', fewer, seed=0)

@@ -1,0 +1,182 @@
+"""timm-abn evaluate, as from a shell: files, masks, baseline, several processes, kills, and wrong input."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from timm_abn.cli import main
+
+MODEL = 'abn_resnet20_cifar.fashion_mnist'
+ROOT = Path(__file__).parents[2]
+FAST = ('--steps', '7', '--batch-size', '4')
+CODE = 'import sys; from timm_abn.cli import main; sys.exit(main())'
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for label in ('Bag', 'Dress'):
+        for number in range(5):
+            path = tmp_path / 'photos' / label / f'{number}.jpg'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (30, 36, 3), dtype=np.uint8)).save(path)
+    return tmp_path
+
+
+def evaluate(*args, data_dir='photos', model=MODEL):
+    return main(['evaluate', '--model', model, '--data-dir', str(data_dir), *FAST, *map(str, args)])
+
+
+def error_of(capsys):
+    """Return the one line that was written to stderr."""
+    captured = capsys.readouterr()
+    assert captured.err.count('\n') == 1 and captured.err.startswith('timm-abn: error: '), captured.err
+    return captured.err[len('timm-abn: error: ') : -1]
+
+
+def rows_of(folder):
+    with (Path(folder) / 'scores.csv').open(encoding='utf-8') as file:
+        return list(csv.DictReader(file))
+
+
+def test_what_comes_out(photos, capsys):
+    (photos / 'photos' / 'Dress' / 'broken.jpg').write_bytes(b'nothing')
+    assert evaluate() == 0
+    printed = capsys.readouterr().out
+    for text in (
+        'Scores: mean and 95 % interval of 10 images, accuracy',
+        'Paired differences to attention',
+        'Reliance',
+    ):
+        assert text in printed
+    assert '1 x photos/Dress/broken.jpg is not an image that Pillow can read' in printed
+    assert '8 of 10 classes without examples: t-shirt/top, ' in printed
+    rows = rows_of('outputs/evaluate')
+    methods = ['attention', 'class_map', 'grad_cam', 'recipro_cam', 'centre', 'random']
+    assert [row['method'] for row in rows if row['image'] == 'Bag/1.jpg'] == methods
+    assert {row['label'] for row in rows} == {'3', '8'} and len(rows) == 60
+    summary = json.loads(Path('outputs/evaluate/summary.json').read_text())
+    assert summary['settings']['seed'] == 0 and list(summary['scores']) == methods
+    assert summary['versions']['timm'] == timm.__version__
+
+
+def test_no_image_that_can_be_read(photos, capsys):
+    Path('broken').mkdir()
+    Path('broken/1.jpg').write_bytes(b'nothing')
+    assert evaluate(data_dir='broken') == 2
+    assert error_of(capsys).startswith('no image can be scored: broken/1.jpg is not an image')
+
+
+def test_masks_and_baseline(photos, capsys):
+    for path in sorted(Path('photos').rglob('*.jpg'))[1:]:
+        mask = Path('masks') / path.relative_to('photos').with_suffix('.png')
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        values = np.zeros((30, 36), dtype=np.uint8)
+        values[:15] = 255
+        Image.fromarray(values).save(mask)
+    torch.manual_seed(0)
+    plain = timm.create_model('resnet20_cifar', num_classes=10, in_chans=1)
+    torch.save(plain.state_dict(), 'plain.pth')
+    torch.save(timm.create_model('resnet20_cifar', num_classes=10).state_dict(), 'colour.pth')
+    baseline = ('--baseline', 'resnet20_cifar', '--baseline-checkpoint', 'colour.pth')
+    assert evaluate('--masks', 'masks', '--methods', 'attention', 'grad_cam', 'centre', *baseline) == 0
+    printed = capsys.readouterr().out
+    assert '1 x no mask' not in printed and '3 x no mask' in printed and '1 x resnet20_cifar: no mask' in printed
+    rows = rows_of('outputs/evaluate')
+    assert [row['method'] for row in rows if row['image'] == 'Dress/1.jpg'] == [
+        'attention',
+        'grad_cam',
+        'centre',
+        'resnet20_cifar: grad_cam',
+    ]
+    # chance_corrected_energy of a Gaussian in the middle, whose upper half is marked, is that of chance
+    found = [float(row['energy']) for row in rows if row['method'] == 'centre' and row['problem'] == '']
+    assert len(found) == 9 and all(value == pytest.approx(0.5, abs=0.05) for value in found)
+    summary = json.loads(Path('outputs/evaluate/summary.json').read_text())
+    assert summary['settings']['baseline']['methods'] == ['grad_cam']
+    assert 'resnet20_cifar: grad_cam' in summary['differences_to_the_first']
+
+
+@pytest.mark.parametrize(
+    ('args', 'message'),
+    [
+        (['--methods', 'attention', 'attention'], '--methods must be different ones, got attention attention'),
+        (['--methods', 'rollout'], "'rollout' needs"),
+        (['--methods', 'gradcam'], "argument --methods: invalid choice: 'gradcam'"),
+        (['--masks', 'nowhere'], 'there is no folder or file nowhere (--masks)'),
+        (['--baseline-checkpoint', 'x.pth'], '--baseline-checkpoint needs --baseline'),
+        (['--baseline', 'resnet5'], 'resnet5 is no model; did you mean resnet50'),
+        (['--steps', '0'], 'argument --steps: must be a whole number of 1 or more'),
+        (['--out', 'photos/Bag/0.jpg'], 'photos/Bag/0.jpg is a file, not a folder to write into'),
+        (['--dataset', 'torch/fashion_mnist'], 'torch/fashion_mnist: expected FashionMNIST/raw in photos'),
+        (['--deletion-baseline', 'white'], "argument --deletion-baseline: invalid choice: 'white'"),
+    ],
+)
+def test_wrong_input(photos, capsys, args, message):
+    assert evaluate(*args) == 2
+    assert message in error_of(capsys)
+    assert not Path('outputs').exists() or not list(Path('outputs').rglob('scores.csv'))
+
+
+def test_other_settings_need_another_folder(photos, capsys):
+    assert evaluate('--methods', 'attention') == 0
+    capsys.readouterr()
+    before = Path('outputs/evaluate/scores.csv').read_bytes()
+    assert evaluate('--methods', 'attention', 'centre') == 2
+    assert "holds an evaluation with methods=['attention'], not" in error_of(capsys)
+    assert Path('outputs/evaluate/scores.csv').read_bytes() == before
+
+
+def command(*args):
+    return ['evaluate', '--model', MODEL, '--data-dir', 'photos', *FAST, '--methods', 'attention', 'grad_cam', *args]
+
+
+def environment():
+    return dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT))
+
+
+@pytest.mark.slow
+def test_killed_and_started_again(photos, capsys):
+    assert main(command('--out', 'whole')) == 0
+    arguments = [sys.executable, '-c', CODE, *command('--out', 'killed')]
+    process = subprocess.Popen(arguments, env=environment(), stdout=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not list(Path('killed').glob('parts/*.safetensors')) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    done = {path: path.stat().st_mtime_ns for path in Path('killed').glob('parts/*.safetensors')}
+    assert done and not Path('killed/scores.csv').exists()
+    assert main(command('--out', 'killed')) == 0
+    assert Path('killed/scores.csv').read_bytes() == Path('whole/scores.csv').read_bytes()
+    assert all(path.stat().st_mtime_ns == time_of for path, time_of in done.items())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.distributed.is_available(), reason='PyTorch is built without distributed')
+def test_two_processes(photos, capsys):
+    assert main(command('--out', 'one')) == 0
+    expected = capsys.readouterr().out
+    (photos / 'run.py').write_text(CODE)
+    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', 'run.py']
+    done = subprocess.run(
+        [*torchrun, *command('--out', 'two')], env=environment(), capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.replace('two/', 'one/') == expected  # by one of them, once
+    one, two = rows_of('one'), rows_of('two')
+    assert [(row['image'], row['method']) for row in one] == [(row['image'], row['method']) for row in two]
+    for name in ('deletion', 'insertion', 'probability'):
+        assert [float(row[name]) for row in two] == pytest.approx([float(row[name]) for row in one], abs=1e-5)

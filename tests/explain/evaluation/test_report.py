@@ -1,0 +1,76 @@
+"""Reports: tables that say what was found, and the picture of the curves."""
+
+import pytest
+import torch
+from PIL import Image
+
+from timm_abn.explain.evaluation import Evaluation
+from timm_abn.explain.evaluation.report import draw_curves, report
+from timm_abn.explain.statistics import Interval
+
+NAMES = ['ant', 'bee', 'cat']
+
+
+def make_evaluation(**kwargs):
+    rows = [
+        dict(image=f'{index}', method=method, deletion=0.25, insertion=0.5)
+        for method in ('attention', 'centre')
+        for index in range(4)
+    ]
+    score = Interval(0.25, 0.125, 0.5, 4)
+    scores = dict(deletion=score, insertion=Interval(0.5, 0.4, 0.6, 4))
+    fields = dict(
+        rows=rows,
+        scores=dict(attention=scores, centre=scores),
+        differences=dict(centre=dict(deletion=Interval(-0.01, -0.02, 0.03, 4), insertion=score)),
+        targets={},
+        accuracy=Interval(0.75, 0.5, 1.0, 4),
+        position_bias=dict(attention=0.18, centre=float('nan')),
+        reliance={},
+        findings=[],
+        problems={},
+        classes_without_examples=[],
+        curves={name: torch.linspace(1, 0, 9).expand(2, 3, 9) for name in ('attention', 'centre')},
+    )
+    return Evaluation(**{**fields, **kwargs})
+
+
+def test_scores_and_differences():
+    lines = report(make_evaluation(), NAMES).splitlines()
+    assert lines[0] == 'Scores: mean and 95 % interval of 4 images, accuracy 0.750 [0.500, 1.000]'
+    assert lines[1].split('  ')[0] == 'method' and 'deletion (low)' in lines[1] and 'insertion (high)' in lines[1]
+    assert lines[3].split() == 'attention 0.250 [0.125, 0.500] 0.500 [0.400, 0.600] 0.18'.split()
+    assert lines[4].split()[-1] == '-'
+    assert lines[6].startswith('Paired differences to attention')
+    assert lines[9].split() == 'centre -0.010 [-0.020, 0.030] 0.250 [0.125, 0.500]'.split()
+
+
+def test_reliance_and_what_was_wrong():
+    effect = Interval(0.02, 0.01, 0.03, 4)
+    evaluation = make_evaluation(
+        reliance=dict(mean=dict(effect=effect, probability_change=effect, changed_predictions=effect)),
+        findings=['The prediction ignores the attention map.'],
+        problems={'flat map': 2},
+        classes_without_examples=[1, 2],
+    )
+    text = report(evaluation, NAMES)
+    assert 'its own mean, everywhere' in text and 'accuracy changes by' not in text
+    assert text.endswith(
+        'The prediction ignores the attention map.\n2 x flat map\n2 of 3 classes without examples: bee, cat'
+    )
+
+
+def test_each_task():
+    scores = dict(deletion=Interval(0.25, 0.125, 0.5, 3), insertion=Interval(0.5, 0.4, 0.6, 3))
+    text = report(make_evaluation(targets=dict(attention={2: scores}, centre={2: scores})), NAMES)
+    rows = [line.split()[:3] for line in text.splitlines() if line.startswith('cat')]
+    assert rows == [['cat', 'attention', '3'], ['cat', 'centre', '3']]
+
+
+def test_curves(tmp_path):
+    pytest.importorskip('matplotlib')
+    draw_curves(tmp_path / 'curves.png', make_evaluation())
+    with Image.open(tmp_path / 'curves.png') as image:
+        assert image.width > image.height > 400
+        assert len(image.convert('RGB').getcolors(1 << 24)) > 50
+    assert [path.name for path in tmp_path.iterdir()] == ['curves.png']

@@ -1,0 +1,56 @@
+"""Scores of explanations for a model card, from what ``timm-abn evaluate`` wrote."""
+
+import json
+from pathlib import Path
+from typing import Any, List, Mapping
+
+import torch.nn as nn
+
+from ..console.table import markdown_table
+from ..errors import TimmAbnError
+from ..explain.evaluation import weights_fingerprint
+from ..explain.evaluation.report import REPLACEMENTS, TITLES
+
+__all__ = ['score_tables']
+
+
+def score_tables(path: Path, model: nn.Module) -> str:
+    """Return the scores of a model's explanations, and its reliance on its map, as tables of Markdown.
+
+    Args:
+        path: ``summary.json`` of an evaluation.
+        model: The model.
+
+    Raises:
+        TimmAbnError: It is no such file, or of other weights.
+    """
+    try:
+        summary: Any = json.loads(path.read_text(encoding='utf-8'))
+        settings, scores, reliance = summary['settings'], summary['scores'], summary['reliance']
+        metrics = list(next(iter(scores.values())))
+        rows = [[f'`{method}`', *(_interval(row[name]) for name in metrics)] for method, row in scores.items()]
+        effects = [
+            [REPLACEMENTS[name], _interval(row.get('accuracy_change')), _interval(row['changed_predictions'])]
+            for name, row in reliance.items()
+        ]
+        setup = (
+            f'{settings["images"]} images, {settings["steps"]} steps; mean and 95 % bootstrap interval. By `timm-abn '
+            f'evaluate` of timm-abn {summary["versions"]["timm_abn"]}.'
+        )
+        fingerprint = settings['weights']
+    except (AttributeError, KeyError, StopIteration, TypeError, ValueError) as error:
+        found = f'{type(error).__name__}: {error}'
+        raise TimmAbnError(f'{path} is not the summary.json of timm-abn evaluate: {found}.') from None
+    if fingerprint != weights_fingerprint(model):
+        raise TimmAbnError(f'{path} holds the scores of other weights; evaluate the ones that are published.')
+    sections: List[str] = [setup, markdown_table(['explanation', *(TITLES[name] for name in metrics)], rows)]
+    if effects:
+        header = ('map given instead of the predicted one', 'accuracy changes by', 'predictions changed')
+        sections.append(markdown_table(header, effects))
+    return '\n\n'.join(sections)
+
+
+def _interval(value: Any) -> str:
+    if not isinstance(value, Mapping) or value['mean'] is None:
+        return '-'
+    return f'{value["mean"]:.3f} [{value["low"]:.3f}, {value["high"]:.3f}]'
