@@ -26,9 +26,8 @@ process takes its share: torchrun --nproc_per_node 2 --no-python timm-abn evalua
 """
 
 import argparse
-import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Tuple
 
 from ..console.argument_types import positive
 from ..explain.choices import BASELINES, METHODS
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     import torch.nn as nn
 
     from ..explain.evaluation import Evaluation
+    from ..explain.methods.explainer import Explainer
 
 __all__ = ['add_arguments', 'check', 'run']
 
@@ -114,15 +114,17 @@ def _evaluate(args: argparse.Namespace, model: 'nn.Module') -> Any:
     """Return the evaluation of the model, joined with that of the baseline; None in processes other than the first."""
     from ..explain.evaluation import join_evaluations
     from ..explain.evaluation.results import write_evaluation
+    from ..explain.methods import applicable_explainers, create_explainers
 
-    methods = args.methods or _applicable(CHOSEN, model)
+    methods = create_explainers(args.methods, model) if args.methods else applicable_explainers(CHOSEN, model)
     baseline = _load_baseline(args, model) if args.baseline else None  # what is wrong with it is told before long work
     evaluation, settings = _evaluate_model(args, model, methods, args.out)
     if evaluation is not None and not evaluation.rows:
         raise CommandError(f'no image can be scored: {next(iter(evaluation.problems), "there is none")}')
     if baseline is None:
         return evaluation
-    others = _applicable([name for name in methods if name not in FLOORS], baseline) or ['grad_cam']
+    others = applicable_explainers([name for name in methods if name not in FLOORS], baseline)
+    others = others or create_explainers(['grad_cam'], baseline)
     other, settings['baseline'] = _evaluate_model(args, baseline, others, args.out / 'baseline')
     if evaluation is None or other is None:
         return None
@@ -134,7 +136,7 @@ def _evaluate(args: argparse.Namespace, model: 'nn.Module') -> Any:
 def _evaluate_model(
     args: argparse.Namespace,
     model: 'nn.Module',
-    methods: Sequence[str],
+    methods: Mapping[str, 'Explainer'],
     folder: Path,
 ) -> Tuple[Optional['Evaluation'], Dict[str, Any]]:
     """Return the evaluation of one model, and its settings."""
@@ -158,19 +160,6 @@ def _evaluate_model(
         raise CommandError('out of memory; try a smaller --batch-size') from None
     described = dict(settings, images=len(samples), methods=list(methods), weights=weights_fingerprint(model))
     return evaluation, described
-
-
-def _applicable(names: Sequence[str], model: 'nn.Module') -> List[str]:
-    """Return those methods that apply to the model."""
-    from ..errors import TimmAbnError
-    from ..explain.methods import create_explainer
-
-    applicable = []
-    for name in names:
-        with contextlib.suppress(TimmAbnError):
-            create_explainer(name, model)
-            applicable.append(name)
-    return applicable
 
 
 def _load_baseline(args: argparse.Namespace, model: Any) -> 'nn.Module':
