@@ -76,6 +76,7 @@ _ARGUMENT_RULES = {
     'attention_map': ('one of', 'sigmoid', 'sum_log', 'raw'),
     **dict.fromkeys(('attention_norm', 'multi_task'), _FLAG),
     **dict.fromkeys(('task_chunk_size', 'attention_classes'), ('int', 1, MAX_CLASSES)),
+    'hard_attention': ('number', 1e-6, 1),
     'num_classes': _CLASSES,
     'in_chans': _CHANNELS,
     'img_size': ('either', _PIXELS, ('list', _PIXELS, 2, 2)),

@@ -7,8 +7,10 @@ import torch.nn as nn
 from timm.models import checkpoint_seq
 from torch.jit import Final
 
+from ..errors import TimmAbnError
 from ..maps.explanation import Explanation, MultiTaskExplanation
 from .attention_stage import AttentionStage, init_convolutions
+from .hard_attention import check_share, keep_greatest
 from .mechanism import check_choice
 
 __all__ = ['ATTENTION_MAPS', 'MULTI_TASK_ATTENTION_MAPS', 'AttentionBranch', 'MultiTaskAttentionBranch']
@@ -28,11 +30,22 @@ class _Branch(nn.Module):
     outputs_per_class: ClassVar[int]
     explanation_class: ClassVar[Type[Explanation]]
     attention_map_type: Final[str]
+    kept_share: Final[float]
 
-    def __init__(self, stage: AttentionStage, attention_map: str, choices: Tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        stage: AttentionStage,
+        attention_map: str,
+        choices: Tuple[str, ...],
+        hard_attention: float = 1.0,
+    ) -> None:
         super().__init__()
         check_choice('attention_map', attention_map, choices)
+        check_share(hard_attention)
+        if hard_attention < 1 and attention_map != 'sigmoid':
+            raise TimmAbnError(f"hard_attention needs attention_map='sigmoid', got {attention_map!r}.")
         self.attention_map_type = attention_map
+        self.kept_share = float(hard_attention)
         self.grad_checkpointing = False
         self.stage = stage
 
@@ -119,7 +132,7 @@ class AttentionBranch(_Branch):
     map is the sum over classes of ``log(1 + class features)``, without a sigmoid.
     """
 
-    argument_names = {'attention_norm': 'norm'}
+    argument_names = {'attention_norm': 'norm', 'hard_attention': 'hard_attention'}
     outputs_per_class = 1
     explanation_class = Explanation
 
@@ -129,6 +142,7 @@ class AttentionBranch(_Branch):
         num_classes: int = 1000,
         attention_map: str = 'sigmoid',
         norm: bool = True,
+        hard_attention: float = 1.0,
         device: Optional[torch.device] = None,
         dtype: Optional[torch.dtype] = None,
     ) -> None:
@@ -138,13 +152,14 @@ class AttentionBranch(_Branch):
             num_classes: Number of classes (K).
             attention_map: 'sigmoid' or 'sum_log'.
             norm: Batch norm between the stage and the head; the authors' ResNeXt-29 has none.
+            hard_attention: Share of the places that the map keeps; the others are exactly 0 (``hard_attention.py``).
             device: Where to create parameters.
             dtype: Type of the parameters.
 
         Raises:
-            ValueError: There is no such attention map.
+            ValueError: There is no such attention map, or it cannot be hard.
         """
-        super().__init__(stage, attention_map, ATTENTION_MAPS)
+        super().__init__(stage, attention_map, ATTENTION_MAPS, hard_attention)
         self.num_maps = 1
         self.norm = nn.BatchNorm2d(stage.num_features, device=device, dtype=dtype) if norm else nn.Identity()
         self.act = nn.ReLU(inplace=True)
@@ -180,7 +195,8 @@ class AttentionBranch(_Branch):
         """Return the attention map, shape (B, 1, h, w): in [0, 1] for 'sigmoid', not negative for 'sum_log'."""
         if self.attention_map_type == 'sum_log':
             return torch.log1p(class_features).sum(dim=1, keepdim=True)
-        return torch.sigmoid(self.map_norm(self.map_conv(class_features)))
+        maps = torch.sigmoid(self.map_norm(self.map_conv(class_features)))
+        return maps if self.kept_share == 1.0 else keep_greatest(maps, self.kept_share)
 
     def class_maps(self, class_features: torch.Tensor) -> torch.Tensor:
         """Return the class maps, shape (B, K, h, w): evidence for each class at each place."""
@@ -213,6 +229,7 @@ class MultiTaskAttentionBranch(_Branch):
     published form, which can be negative).
     """
 
+    argument_names = {'hard_attention': 'hard_attention'}
     outputs_per_class = 2  # no and yes
     explanation_class = MultiTaskExplanation
 
@@ -221,6 +238,7 @@ class MultiTaskAttentionBranch(_Branch):
         stage: AttentionStage,
         num_classes: int = 40,
         attention_map: str = 'sigmoid',
+        hard_attention: float = 1.0,
         device: Optional[torch.device] = None,
         dtype: Optional[torch.dtype] = None,
     ) -> None:
@@ -229,13 +247,14 @@ class MultiTaskAttentionBranch(_Branch):
             stage: The stage before the head; tells how many channels there are.
             num_classes: Number of tasks (T).
             attention_map: 'sigmoid' or 'raw'.
+            hard_attention: Share of the places that each map keeps; the others are exactly 0 (``hard_attention.py``).
             device: Where to create parameters.
             dtype: Type of the parameters.
 
         Raises:
-            ValueError: There is no such attention map.
+            ValueError: There is no such attention map, or it cannot be hard.
         """
-        super().__init__(stage, attention_map, MULTI_TASK_ATTENTION_MAPS)
+        super().__init__(stage, attention_map, MULTI_TASK_ATTENTION_MAPS, hard_attention)
         self._build_head(num_classes, device=device, dtype=dtype)
 
     def _build_head(self, num_classes: int, device: Optional[torch.device], dtype: Optional[torch.dtype]) -> None:
@@ -258,7 +277,10 @@ class MultiTaskAttentionBranch(_Branch):
 
     def attention_map(self, class_features: torch.Tensor) -> torch.Tensor:
         """Return the attention maps, shape (B, T, h, w): in [0, 1] for 'sigmoid', of any value for 'raw'."""
-        return torch.sigmoid(class_features) if self.attention_map_type == 'sigmoid' else class_features
+        if self.attention_map_type == 'raw':
+            return class_features
+        maps = torch.sigmoid(class_features)
+        return maps if self.kept_share == 1.0 else keep_greatest(maps, self.kept_share)
 
     def class_maps(self, class_features: torch.Tensor) -> torch.Tensor:
         """Return the task maps, shape (B, T, h, w): evidence for each task at each place."""

@@ -25,6 +25,7 @@ from .attention_stage import build_attention_stage, residual_width
 from .backbone import architecture_of, check_outputs, create_backbone
 from .feature_layout import feature_layout
 from .gated_features import can_be_lazy
+from .map_training import MapTraining, TrainingOutput, mask_images
 from .mechanism import Mechanism
 from .timm_contract import TimmContract
 
@@ -77,8 +78,9 @@ class AttentionBranchNet(TimmContract):
             attention_classes: Number of classes of the attention branch where ``num_classes`` is 0.
             device: Where to create parameters.
             dtype: Type of the parameters.
-            **kwargs: ``attention_norm=False`` leaves out the batch norm after the stage of the attention branch. All
-                else is passed to ``timm.create_model`` for the backbone (``img_size``, ``drop_path_rate``, ...).
+            **kwargs: ``attention_norm=False`` leaves out the batch norm after the stage of the attention branch.
+                ``hard_attention=0.3`` keeps the greatest 30 % of the map's places; the others are exactly 0. All else
+                is passed to ``timm.create_model`` for the backbone (``img_size``, ``drop_path_rate``, ...).
 
         Raises:
             ValueError: An argument has no meaning; the message names it and says what would be right.
@@ -123,6 +125,7 @@ class AttentionBranchNet(TimmContract):
         self.attention_branch = branch_class(stage, attention_classes, attention_map, **branch_kwargs, **dd)
         self.mechanism = Mechanism(mechanism, layout)
         self.task_chunk_size = 1
+        self.map_training: Optional[MapTraining] = None
         # the perception branch comes last: timm's AGC clipping leaves out the last two parameters, its classifier
         self.perception_branch = parts.perception_branch
         if not num_classes:
@@ -148,7 +151,56 @@ class AttentionBranchNet(TimmContract):
         attention_map = given_or_predicted(attention, self.attention_branch.attention_map(class_features))
         logits = self._perceive(features, attention_map)
         # both outputs are made last, which is where tools that trace graphs look for them
-        return logits, self.attention_branch.attention_logits(class_features)
+        outputs = logits, self.attention_branch.attention_logits(class_features)
+        return outputs if self.map_training is None else self._look_again(x, attention_map, outputs)
+
+    @torch.jit.unused
+    def _look_again(
+        self,
+        images: torch.Tensor,
+        attention_map: torch.Tensor,
+        outputs: Tuple[torch.Tensor, torch.Tensor],
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Return the outputs of training with those that a loss of the maps needs: a ``TrainingOutput``."""
+        map_training: Any = self.map_training
+        masked_logits = tasks = flipped_map = None
+        if map_training.background is not None:
+            maps = attention_map
+            if maps.shape[1] > 1:
+                tasks = torch.randint(maps.shape[1], (len(maps),), device=maps.device)
+                maps = maps[torch.arange(len(maps), device=maps.device), tasks].unsqueeze(1)
+            masked = mask_images(images, maps, map_training.background)
+            features = self.feature_extractor(masked)
+            class_features = self._class_features(features, masked)
+            masked_logits = self._perceive(features, self.attention_branch.attention_map(class_features))
+            masked_logits = masked_logits if tasks is None else masked_logits.gather(1, tasks[:, None])
+        if map_training.flips:
+            flipped = images.flip(-1)
+            class_features = self._class_features(self.feature_extractor(flipped), flipped)
+            flipped_map = self.attention_branch.attention_map(class_features).flip(-1)
+        return TrainingOutput(*outputs, attention_map, masked_logits, tasks, flipped_map)
+
+    @torch.jit.ignore
+    def train_maps(self, background: Optional[str] = 'mixed', flips: bool = False) -> None:
+        """Let training return what losses of the maps need, a ``TrainingOutput``, from one forward of this module.
+
+        The network sees each image twice in a step: as it is, and through its map (T-TAME, arXiv 2403.04523). Batch
+        norm sees both. ``timm_abn.task.FaithfulMapLoss`` is the loss; evaluation does not change.
+
+        Args:
+            background: What the map does not keep becomes 'blur', 'mean', or 'mixed' (see ``MapTraining``); None to
+                leave this out.
+            flips: Whether to make the map of the flipped image, too.
+
+        Raises:
+            TimmAbnError: There is no such background, or maps are not in [0, 1].
+        """
+        if background is not None and self.attention_branch.attention_map_type != 'sigmoid':
+            raise TimmAbnError(
+                f"images can be seen through maps in [0, 1] only: attention_map='sigmoid', not "
+                f'{self.attention_branch.attention_map_type!r}.'
+            )
+        self.map_training = MapTraining(background, flips)
 
     def forward_features(self, x: torch.Tensor, attention: Optional[torch.Tensor] = None) -> torch.Tensor:
         """Return the unpooled features of the perception branch.

@@ -7,14 +7,14 @@ With PyTorch, Lightning or Accelerate it is two lines::
 """
 
 import math
-from typing import Callable, Tuple, Union
+from typing import Any, Callable, Dict, Tuple, Union
 
 import torch
 import torch.nn as nn
 
 from .errors import TrainingError
 
-__all__ = ['AttentionBranchLoss', 'check_weight']
+__all__ = ['AttentionBranchLoss', 'FaithfulMapLoss', 'check_weight']
 
 
 class AttentionBranchLoss(nn.Module):
@@ -59,7 +59,90 @@ class AttentionBranchLoss(nn.Module):
         return f'attention_loss_weight={self.attention_loss_weight}'
 
 
-def check_weight(weight: float) -> None:
-    """Raise TrainingError unless ``weight`` can be the weight of a loss."""
-    if not (isinstance(weight, (int, float)) and math.isfinite(weight) and weight >= 0):
-        raise TrainingError(f'attention_loss_weight must be a finite number that is not negative, got {weight!r}.')
+class FaithfulMapLoss(AttentionBranchLoss):
+    """The loss of both branches, and what makes the map say what the prediction depends on.
+
+        L = L_perception + w_a L_attention + w_m L(logits of the image that the map keeps, target)
+            + w_area mean(M) + w_smooth mean(|dM|) + w_flip mean((M - M of the flipped image, flipped back)^2)
+
+    The third term asks that the network predicts as well from what its map keeps, the fourth that this is little; they
+    belong together. The network must be told to return what is needed: ``model.train_maps()``.
+    """
+
+    def __init__(
+        self,
+        criterion: Callable[..., torch.Tensor],
+        attention_loss_weight: float = 1.0,
+        masked: float = 1.0,
+        area: float = 0.5,
+        smoothness: float = 0.0,
+        consistency: float = 0.0,
+    ) -> None:
+        """
+        Args:
+            criterion: Loss of logits and targets, of one branch.
+            attention_loss_weight: Weight of the attention branch's loss; 1 in the paper.
+            masked: Weight of the loss of the masked image.
+            area: Weight of the mean of the map.
+            smoothness: Weight of the mean absolute difference between neighbouring places of the map.
+            consistency: Weight of the mean squared difference to the map of the flipped image.
+
+        Raises:
+            TrainingError: A weight is negative or not finite.
+        """
+        super().__init__(criterion, attention_loss_weight)
+        self.weights = dict(masked=masked, area=area, smoothness=smoothness, consistency=consistency)
+        for name, weight in self.weights.items():
+            check_weight(weight, f'weight {name!r} of the map loss')
+
+    def forward(self, output: Any, target: torch.Tensor) -> torch.Tensor:
+        """Return the loss.
+
+        Args:
+            output: A ``TrainingOutput``; in evaluation mode logits, of shape (B, K).
+            target: See ``AttentionBranchLoss``.
+
+        Raises:
+            TrainingError: The network does not return what is needed.
+        """
+        if isinstance(output, torch.Tensor):
+            return self.criterion(output, target)
+        loss = super().forward(output[:2], target)
+        return loss + sum(self.weights[name] * value for name, value in self.map_terms(output, target).items())
+
+    def map_terms(self, output: Any, target: torch.Tensor) -> Dict[str, torch.Tensor]:
+        """Return the terms of the map, those whose weight is not 0, before they are weighted.
+
+        Args:
+            output: A ``TrainingOutput``.
+            target: See ``AttentionBranchLoss``.
+        """
+        wanted = {name for name, weight in self.weights.items() if weight}
+        needed = {'masked': 'masked_logits', 'consistency': 'flipped_map'}
+        missing = [name for name in wanted if getattr(output, needed.get(name, 'attention_map'), None) is None]
+        if missing:
+            raise TrainingError(
+                f'the {missing[0]} term needs more than the network returns: call its train_maps() first.'
+            )
+        terms: Dict[str, torch.Tensor] = {}
+        if 'masked' in wanted:
+            of_task = target if output.tasks is None else target.gather(1, output.tasks[:, None])
+            terms['masked'] = self.criterion(output.masked_logits, of_task)
+        maps = output.attention_map.float() if wanted - {'masked'} else output.attention_map
+        if 'area' in wanted:
+            terms['area'] = maps.mean()
+        if 'smoothness' in wanted:
+            terms['smoothness'] = sum(maps.diff(dim=dim).abs().mean() for dim in (2, 3) if maps.shape[dim] > 1)
+        if 'consistency' in wanted:
+            terms['consistency'] = (maps - output.flipped_map.float()).square().mean()
+        return terms
+
+    def extra_repr(self) -> str:  # noqa: D102
+        weights = ', '.join(f'{name}={weight}' for name, weight in self.weights.items())
+        return f'{super().extra_repr()}, {weights}'
+
+
+def check_weight(weight: float, name: str = 'attention_loss_weight') -> None:
+    """Raise TrainingError unless ``weight`` can be the weight of a loss, called ``name``."""
+    if isinstance(weight, bool) or not (isinstance(weight, (int, float)) and math.isfinite(weight) and weight >= 0):
+        raise TrainingError(f'{name} must be a finite number that is not negative, got {weight!r}.')

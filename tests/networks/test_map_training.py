@@ -1,0 +1,107 @@
+"""What a network returns for losses of its map: from one forward, with gradients, and in evaluation nothing of it."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_models import tiny_abn, tiny_images
+
+from timm_abn import TimmAbnError
+from timm_abn.networks.map_training import TrainingOutput, mask_images
+
+
+def frozen(model):
+    """Return the model in training mode, with batch norm as in evaluation."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+    return model
+
+
+def test_masked_image_by_hand():
+    images = tiny_images(size=(4, 4), dtype=torch.float64)
+    maps = torch.tensor([[[[0.0, 1.0], [0.25, 0.5]]]] * 2, dtype=torch.float64)
+    kept = F.interpolate(maps, (4, 4), mode='bilinear', align_corners=False)
+    torch.testing.assert_close(mask_images(images, maps, 'mean'), kept * images)
+    assert kept[0, 0, 0, 0] == 0 and kept[0, 0, 0, 3] == 1
+    mean = images.mean(dim=(2, 3), keepdim=True)  # one pixel blurs an image of 4 x 4
+    torch.testing.assert_close(mask_images(images, maps, 'blur'), kept * images + (1 - kept) * mean)
+    torch.testing.assert_close(mask_images(images, torch.ones_like(maps), 'mixed'), images)
+    shown = mask_images(images, torch.zeros_like(maps), 'mixed')
+    choices = torch.stack([torch.zeros_like(images), mean.expand_as(images), images.flip(0)])
+    assert ((choices - shown).abs().amax(dim=(2, 3, 4)) < 1e-12).any(dim=0).all()
+
+
+@pytest.mark.parametrize('backbone', ['test_resnet', 'test_convnext', 'test_vit'])
+def test_what_training_returns(backbone):
+    model, plain = frozen(tiny_abn(backbone)), frozen(tiny_abn(backbone))
+    model.train_maps('mean', flips=True)
+    images = tiny_images()
+    output = model(images)
+    assert isinstance(output, TrainingOutput) and output.tasks is None
+    logits, attention_logits = plain(images)
+    assert torch.equal(output.logits, logits) and torch.equal(output.attention_logits, attention_logits)
+    explanation = copy.deepcopy(plain).eval().explain(images)
+    torch.testing.assert_close(output.attention_map, explanation.attention_map)
+    masked = mask_images(images, explanation.attention_map, 'mean')
+    torch.testing.assert_close(output.masked_logits, plain(masked)[0])
+    flipped = copy.deepcopy(plain).eval().explain(images.flip(-1)).attention_map.flip(-1)
+    torch.testing.assert_close(output.flipped_map, flipped)
+    torch.testing.assert_close(model.eval()(images), plain.eval()(images))
+    assert isinstance(model(images), torch.Tensor)
+
+
+def test_of_several_tasks_one_is_drawn():
+    model, plain = (frozen(tiny_abn('test_resnet', multi_task=True, num_classes=3)) for _ in range(2))
+    model.train_maps('mean')
+    images = tiny_images(8)
+    output = model(images)
+    assert output.masked_logits.shape == (8, 1) and output.tasks.unique().numel() > 1
+    for index, task in enumerate(output.tasks.tolist()):
+        masked = mask_images(images[index : index + 1], output.attention_map[index, task][None, None], 'mean')
+        torch.testing.assert_close(output.masked_logits[index], plain(masked)[0][0, task : task + 1])
+
+
+def test_gradients_reach_the_map_through_the_image():
+    model = frozen(tiny_abn('test_resnet'))
+    model.train_maps('blur')
+    model(tiny_images()).masked_logits.sum().backward()
+    expected = model.attention_branch.map_conv.weight.grad.clone()
+    # the same, of the network as a function of the masked image: what comes through the second map alone is less
+    model.zero_grad()
+    maps = model.eval().explain(tiny_images()).attention_map
+    frozen(model).map_training = None
+    model(mask_images(tiny_images(), maps, 'blur'))[0].sum().backward()
+    assert expected.abs().sum() > 0
+    assert (expected - model.attention_branch.map_conv.weight.grad).abs().max() > 1e-6
+
+
+def test_nothing_of_it_is_saved_and_copies_keep_it():
+    model = tiny_abn('test_resnet')
+    names = list(model.state_dict())
+    model.train_maps()
+    assert list(model.state_dict()) == names
+    assert isinstance(copy.deepcopy(model).train()(tiny_images()), TrainingOutput)
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'background', 'message'),
+    [
+        ({}, 'white', "background must be one of 'blur', 'mean', 'mixed', got 'white'"),
+        (dict(attention_map='sum_log'), 'mean', "maps in \\[0, 1\\] only: attention_map='sigmoid', not 'sum_log'"),
+        (dict(multi_task=True, attention_map='raw'), 'mixed', "not 'raw'"),
+    ],
+)
+def test_what_is_refused(kwargs, background, message):
+    with pytest.raises(TimmAbnError, match=message):
+        tiny_abn('test_resnet', **kwargs).train_maps(background)
+
+
+def test_a_compiled_network_trains_its_maps():
+    model = frozen(tiny_abn('test_resnet'))
+    model.train_maps('mean')
+    expected = model(tiny_images())
+    compiled = torch.compile(model, backend='eager', fullgraph=True)(tiny_images())
+    torch.testing.assert_close(compiled.masked_logits, expected.masked_logits)

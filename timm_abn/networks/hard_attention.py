@@ -1,0 +1,32 @@
+"""Hard attention: maps that keep their greatest values only, so that nothing elsewhere passes the gate."""
+
+import math
+
+import torch
+
+from ..errors import TimmAbnError
+
+__all__ = ['check_share', 'keep_greatest']
+
+
+def keep_greatest(maps: torch.Tensor, share: float) -> torch.Tensor:
+    """Return maps of which the greatest values stay as they are, and all others are exactly 0.
+
+    The gradient is that of the maps as they were (straight-through; Bengio, Léonard, Courville, arXiv 1308.3432), so
+    that places that are not kept can come back. Of equal values as many are kept as are needed, whichever come first.
+
+    Args:
+        maps: Shape (B, T, h, w), not negative.
+        share: Share of the places that is kept, above 0 and at most 1; rounded up to whole places.
+    """
+    flattened = maps.flatten(2)
+    count = int(math.ceil(share * flattened.shape[2]))
+    values, places = flattened.detach().topk(count, dim=2)
+    kept = torch.zeros_like(flattened).scatter(2, places, values).view_as(maps)
+    return maps + (kept - maps).detach()
+
+
+def check_share(share: float) -> None:
+    """Raise TimmAbnError unless ``share`` can be the share of a map that is kept."""
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
+        raise TimmAbnError(f'hard_attention must be the share of the map that is kept, in (0, 1], got {share!r}.')

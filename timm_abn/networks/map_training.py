@@ -1,0 +1,96 @@
+"""What training for faithful maps needs besides both predictions: what the network says of what its map keeps.
+
+Nobody asks an attention map for faithfulness in the paper's loss (Eq. 3), and it is none: a constant does as well. Here
+the network looks a second time, at the image seen through its own map, so that a loss can ask that its prediction
+stands. The idea is that of T-TAME (Ntrougkas et al., arXiv 2403.04523), which trains a separate branch after the fact.
+"""
+
+from typing import NamedTuple, Optional
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from ..errors import TimmAbnError
+
+__all__ = ['BACKGROUNDS', 'MapTraining', 'TrainingOutput', 'mask_images']
+
+BACKGROUNDS = ('blur', 'mean', 'mixed')
+
+
+class TrainingOutput(NamedTuple):
+    """What a network returns in training mode under ``train_maps``; the first two are those of every ABN.
+
+    Attributes:
+        logits: Shape (B, K).
+        attention_logits: Shape (B, K).
+        attention_map: Shape (B, 1, h, w), or (B, T, h, w).
+        masked_logits: Logits of the image that the map keeps, shape (B, K); of several tasks (B, 1), that of the task
+            whose map was used. None if it is not asked for.
+        tasks: That task, drawn for each image, shape (B,); None of a network with one map.
+        flipped_map: The map of the image flipped from left to right, flipped back; None if it is not asked for.
+    """
+
+    logits: torch.Tensor
+    attention_logits: torch.Tensor
+    attention_map: torch.Tensor
+    masked_logits: Optional[torch.Tensor] = None
+    tasks: Optional[torch.Tensor] = None
+    flipped_map: Optional[torch.Tensor] = None
+
+
+class MapTraining(nn.Module):
+    """How a network in training looks at its own maps; it has no parameters, and nothing to save.
+
+    Attributes:
+        background: What takes the place of what the map does not keep; None to leave the masked image out.
+        flips: Whether the map of the flipped image is wanted.
+    """
+
+    def __init__(self, background: Optional[str] = 'mixed', flips: bool = False) -> None:
+        """
+        Args:
+            background: 'blur', the image under a Gaussian blur; 'mean', the mean colour; 'mixed', one of them, or
+                another image of the batch, drawn for each image, so that no baseline is learned by heart.
+            flips: Whether the map of the flipped image is wanted.
+
+        Raises:
+            TimmAbnError: There is no such background.
+        """
+        super().__init__()
+        if background is not None and background not in BACKGROUNDS:
+            raise TimmAbnError(f'background must be one of {", ".join(map(repr, BACKGROUNDS))}, got {background!r}.')
+        self.background = background
+        self.flips = flips
+
+    def extra_repr(self) -> str:  # noqa: D102
+        return f'background={self.background!r}, flips={self.flips}'
+
+
+def mask_images(images: torch.Tensor, maps: torch.Tensor, background: str) -> torch.Tensor:
+    """Return what maps keep of images, ``M * images + (1 - M) * background``, with gradients for the maps.
+
+    Args:
+        images: Normalised images, shape (B, C, H, W).
+        maps: Shape (B, 1, h, w), in [0, 1]; upsampled bilinearly.
+        background: One of ``BACKGROUNDS``.
+    """
+    kept = F.interpolate(maps, images.shape[2:], mode='bilinear', align_corners=False).to(images.dtype)
+    return torch.lerp(_background(images, background), images, kept)
+
+
+def _background(images: torch.Tensor, background: str) -> torch.Tensor:
+    if background == 'mean':
+        return torch.zeros_like(images)
+    if background == 'blur':
+        return _blur(images)
+    choices = torch.stack([torch.zeros_like(images), _blur(images), images.roll(1, dims=0)])
+    drawn = torch.randint(len(choices), (len(images),), device=images.device)
+    return choices[drawn, torch.arange(len(images), device=images.device)]
+
+
+def _blur(images: torch.Tensor) -> torch.Tensor:
+    """Return images without detail: averaged over an eighth of their sides, and brought back smoothly."""
+    size = [max(length // 8, 1) for length in images.shape[2:]]
+    coarse = F.interpolate(images, size, mode='area')
+    return F.interpolate(coarse, images.shape[2:], mode='bilinear', align_corners=False)
