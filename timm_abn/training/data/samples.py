@@ -9,7 +9,7 @@ import timm.data
 import torch
 from PIL import Image
 
-from ...errors import TimmAbnError
+from ...errors import TimmAbnError, one_line
 from ...explain.class_names import class_names
 from ...explain.evaluation import Sample
 from ...explain.images import Box, Preprocessing, read_image, to_rgb
@@ -102,7 +102,12 @@ def _dataset_images(data_dir: Path, dataset: str, split: str) -> List[_Image]:
     if dataset.lower() == 'celeba':
         # answers to all tasks, which are no class
         return _items(CelebA(str(data_dir), split), labelled=False)
-    items = dataset_creator(timm.data.create_dataset)(dataset, root=str(data_dir), split=split)
+    try:
+        items = dataset_creator(timm.data.create_dataset)(dataset, root=str(data_dir), split=split)
+    except TimmAbnError:
+        raise
+    except Exception as error:  # of timm, torchvision, or another package that reads data
+        raise TimmAbnError(f'--dataset {dataset}, split {split}, cannot be read: {one_line(error)}.') from None
     if not hasattr(items, '__getitem__') or not hasattr(items, '__len__'):
         raise TimmAbnError(f'{dataset} can only be read from its beginning to its end; give a folder of images.')
     return _items(items, labelled=True)
