@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-import timm_abn  # noqa: F401  registers the models
+import timm_abn
 from timm_abn.maps.colormaps import colormap_table
 from timm_abn.maps.explanation import Explanation, MultiTaskExplanation
 from timm_abn.maps.operations import blend_maps, centre_maps, normalize_maps, upsample_maps
@@ -92,7 +92,8 @@ def test_centred_maps_keep_their_sign():
     torch.testing.assert_close(centre_maps(maps), expected)
     overlay = make(maps).overlay(torch.zeros(3, 3, 1, 3), alpha=1.0, colormap='coolwarm')
     table = colormap_table('coolwarm') / 255
-    torch.testing.assert_close(overlay[:, :, 0].mT, table[[[96, 128, 255], [128, 128, 128], [0, 64, 128]]])
+    levels = torch.tensor([[96, 128, 255], [128, 128, 128], [0, 64, 128]])
+    torch.testing.assert_close(overlay[:, :, 0].mT, table[levels])
 
 
 # three classes on 1 x 2 places of two images; class 2 is predicted of the first, class 0 of the second

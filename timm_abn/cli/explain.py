@@ -229,4 +229,6 @@ def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     with staged_files(path.parent) as staging, (staging / path.name).open('w', newline='', encoding='utf-8') as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
-        writer.writerows(rows)
+        for row in rows:  # nine digits give every value of float32 back
+            numbers = {name: f'{value:.9g}' for name, value in row.items() if isinstance(value, float)}
+            writer.writerow({**row, **numbers})

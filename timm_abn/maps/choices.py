@@ -2,8 +2,8 @@
 
 The colour maps are perceptually uniform, so that equal steps of a map look like equal steps. Strings hold colours at
 equal distances, as hexadecimal sRGB; linear interpolation gives the others back, to 1/255. Those of sequential colour
-maps are every fifth colour of Matplotlib's table of the same name (by Nathaniel Smith and Stéfan van der Walt, dedicated
-to the public domain, CC0).
+maps are every fifth colour of Matplotlib's table of the same name (by Nathaniel Smith and Stéfan van der Walt,
+dedicated to the public domain, CC0).
 
 Values of both signs need a diverging colour map, whose middle is neutral, and whose lightness falls alike to both
 sides: 'coolwarm' is Matplotlib's table of that name, given by 33 colours, from Kenneth Moreland, "Diverging Color Maps
