@@ -185,6 +185,7 @@ def labelled(folder, *files, named=()):
         (['n1/1.png', 'n10/1.png', 'n2/1.png'], ['class 0', 'class 1', 'class 2'], [0, 2, 1]),  # timm's natural order
         (['a/1.png', 'b/1.png'], ['class 0', 'class 1', 'class 2'], [None, None]),
         (['a/1.png', 'b/1.png', 'x.png'], ['class 0', 'class 1'], [None, None, None]),
+        (['a/1.png', 'b/1.png', 'x.png'], ['class 0', 'class 1', 'class 2'], [None, None, None]),
     ],
 )
 def test_folders_that_are_classes(tmp_path, files, names, labels):
