@@ -4,7 +4,7 @@ import dataclasses
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -21,7 +21,6 @@ __all__ = [
     'Drawing',
     'Prepared',
     'format_range',
-    'maps_to_draw',
     'overlay_paths',
     'prepared_batches',
     'range_of',
@@ -97,18 +96,6 @@ def prepared_batches(
         yield batch
 
 
-def maps_to_draw(maps: torch.Tensor, tasks: Mapping[int, str]) -> Dict[str, torch.Tensor]:
-    """Return the maps of an image that are drawn, each (1, 1, h, w), by what its files are called after the image.
-
-    Args:
-        maps: Shape (1, 1, h, w), which is called '', or (1, T, h, w) of a network with a map a task.
-        tasks: Indices of the tasks whose maps are drawn of a multi-task network, and what their files are called.
-    """
-    if maps.shape[1] == 1:
-        return {'': maps}
-    return {f'.{stem}': maps[:, index : index + 1] for index, stem in tasks.items()}
-
-
 def overlay_paths(folder: Path, source: Source, endings: Iterable[str]) -> List[Path]:
     """Return where the overlays of an image are written.
 
@@ -126,7 +113,7 @@ def write_maps(folder: Path, prepared: Prepared, maps: Mapping[str, torch.Tensor
     Args:
         folder: Where to.
         prepared: The image.
-        maps: What ``maps_to_draw`` returns.
+        maps: What its files are called after the image -> a map, shape (1, 1, h, w).
         drawing: How.
     """
     name = prepared.source.name

@@ -18,7 +18,7 @@ from ..errors import TimmAbnError
 from ..maps.choices import DIVERGING_COLORMAP
 from ..maps.explanation import Explanation, MultiTaskExplanation
 from ..networks.network import AttentionBranchNet
-from .files import Drawing, Prepared, maps_to_draw, overlay_paths, prepared_batches, range_of, task_stems, write_maps
+from .files import Drawing, Prepared, overlay_paths, prepared_batches, range_of, task_stems, write_maps
 from .images import Preprocessing
 from .sources import Source
 
@@ -144,12 +144,16 @@ def _explained(
 ) -> Iterator[Tuple[Prepared, ExplainedImage, Dict[str, torch.Tensor]]]:
     """Yield each image of a batch, what is known of it, and the maps to draw."""
     explanation = model.explain(torch.stack([prepared.x for prepared in batch]).to(device))
-    probabilities, classes = (values.tolist() for values in explanation.top_k(top_k))
-    shown = _shown_maps(explanation, selection).cpu()
+    top_probabilities, top_classes = explanation.top_k(top_k)
+    probabilities, classes = top_probabilities.tolist(), top_classes.tolist()
+    shown = _shown_maps(explanation, selection)
+    of_tasks = shown.shape[1] > 1
+    if of_tasks:
+        shown = shown.gather(1, top_classes[:, :, None, None].expand(-1, -1, *shown.shape[2:]))
+    shown = shown.cpu()  # one tensor a batch: where maps are kept, many small ones would fragment the memory
     for index, prepared in enumerate(batch):
-        # copies: a view would keep the maps of all classes in memory
-        tasks = {task: stems[task] for task in classes[index]}
-        maps = {name: values.clone() for name, values in maps_to_draw(shown[index : index + 1], tasks).items()}
+        endings = [f'.{stems[task]}' for task in classes[index]] if of_tasks else ['']
+        maps = dict(zip(endings, shown[index : index + 1].split(1, dim=1), strict=True))
         ranges = [range_of(values) for values in maps.values()]
         overlays = overlay_paths(folder, prepared.source, maps)
         yield prepared, ExplainedImage(prepared.source, classes[index], probabilities[index], ranges, overlays), maps
