@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
     from huggingface_hub.utils import tqdm
 
     from .. import class_names
-    from ..explain.class_names import class_index
+    from ..explain.class_names import find_class
     from ..explain.comparison import compare_methods
     from ..explain.files import prepared_batches
     from ..explain.images import Preprocessing
@@ -119,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
     place = choose_device(args.device, 'compare')
     model: Any = load_classifier(args.model, args.checkpoint, **given_model_kwargs(args)).to(place)
     names = class_names(model)
-    target = None if args.class_name is None else class_index(args.class_name, names)
+    target = None if args.class_name is None else find_class(args.class_name, names)
     preprocessing = Preprocessing(model)
     found = {} if args.methods else applicable_explainers(CHOSEN, model)
     explainers = found or create_explainers(args.methods or CHOSEN, model)

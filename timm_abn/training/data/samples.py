@@ -12,10 +12,10 @@ from PIL import Image
 from ...errors import TimmAbnError, one_line
 from ...explain.class_names import class_names
 from ...explain.evaluation import Sample
+from ...explain.folder_labels import folder_labels
 from ...explain.images import Box, Preprocessing, read_image, to_rgb
-from ...explain.labels import folder_labels
 from ...explain.masks import Masks, place_mask, read_masks
-from ...explain.sources import find_sources
+from ...explain.sources import Source, find_sources
 from ...timm_private import search_split
 from .celeba import CelebA
 from .datasets import dataset_creator
@@ -79,23 +79,21 @@ def _folder_images(data_dir: Path, split: str, names: Sequence[str], masks: Opti
     if not data_dir.is_dir():
         raise TimmAbnError(f'--data-dir {data_dir} is not a folder.')
     root = Path(search_split(str(data_dir), split))
-    paths = _without_masks([source.path for source in find_sources([root])], root, masks)
-    relative = [path.relative_to(root) for path in paths]
-    labels = folder_labels(relative, names) or [None] * len(paths)
+    sources = _without_masks(find_sources([root]), root, masks)
     return [
-        _Image(name.as_posix(), functools.partial(read_image, path), label)
-        for path, name, label in zip(paths, relative, labels)
+        _Image(source.path.relative_to(root).as_posix(), functools.partial(read_image, source.path), label)
+        for source, label in zip(sources, folder_labels(sources, names))
     ]
 
 
-def _without_masks(paths: List[Path], root: Path, masks: Optional[Path]) -> List[Path]:
-    """Return the paths that are images, if masks lie beside them, or in a folder among them."""
+def _without_masks(sources: List[Source], root: Path, masks: Optional[Path]) -> List[Source]:
+    """Return the sources that are images, if masks lie beside them, or in a folder among them."""
     if masks is None or not masks.is_dir():
-        return paths
+        return sources
     if masks.resolve() != root.resolve():
-        return [path for path in paths if not path.resolve().is_relative_to(masks.resolve())]
-    photos = {path.with_suffix('') for path in paths if path.suffix.lower() != '.png'}
-    return [path for path in paths if path.suffix.lower() != '.png' or path.with_suffix('') not in photos]
+        return [source for source in sources if not source.path.resolve().is_relative_to(masks.resolve())]
+    photos = {source.path.with_suffix('') for source in sources if source.path.suffix.lower() != '.png'}
+    return [s for s in sources if s.path.suffix.lower() != '.png' or s.path.with_suffix('') not in photos]
 
 
 def _dataset_images(data_dir: Path, dataset: str, split: str) -> List[_Image]:
