@@ -52,7 +52,6 @@ from .models import add_model_arguments, given_model_kwargs
 from .processes import process_group
 
 if TYPE_CHECKING:
-
     from ..explain.runs import ExplainedImage, ExplainedImages
 
 __all__ = ['add_arguments', 'check', 'run']
