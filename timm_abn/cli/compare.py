@@ -31,11 +31,11 @@ from typing import TYPE_CHECKING, Any, Dict, List, Sequence, Tuple
 
 from ..console.argument_types import positive
 from ..console.table import format_table
-from ..explain.choices import METHODS
 from ..explain.sources import Source, find_sources
 from ..staging import check_output_folder, staged_files
 from .devices import choose_device
 from .errors import CommandError
+from .methods import add_methods_argument
 from .models import add_model_arguments, given_model_kwargs
 
 if TYPE_CHECKING:
@@ -65,13 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     parser.add_argument('images', nargs='+', type=Path, metavar='IMAGE', help='image file, or folder of images')
     add_model_arguments(parser)
-    parser.add_argument(
-        '--methods',
-        nargs='+',
-        choices=METHODS,
-        metavar='METHOD',
-        help=f'{", ".join(METHODS)} (default: those of {", ".join(CHOSEN)} that apply to the model)',
-    )
+    add_methods_argument(parser, CHOSEN)
     parser.add_argument(
         '--class',
         dest='class_name',
