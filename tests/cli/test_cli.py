@@ -76,7 +76,7 @@ def test_explain_files_and_folders(checkpoint, photos, capsys):
     assert captured.err == ''  # no progress bar where there is no terminal
     lines = captured.out.splitlines()
     assert len(lines) == 2 + 5 * 3
-    assert re.split(r'  +', lines[0]) == ['image', 'class', 'probability', 'overlay']
+    assert re.split(r'  +', lines[0]) == ['image', 'class', 'probability', 'map range', 'overlay']
     assert lines[2].startswith('photo.jpg') and lines[2].endswith('outputs/photo.overlay.png')
     assert [line for line in lines[2:] if 'cats' in line][1].endswith('outputs/cats/1-2.overlay.png')
 
@@ -202,7 +202,7 @@ def recorded(**settings):
 
 
 def probabilities_of(lines):
-    return [float(line.split()[-2]) for line in lines]
+    return [float(re.findall(r' (\d\.\d{4})(?= |$)', line)[0]) for line in lines]
 
 
 def test_checkpoint_of_training_says_what_model_it_is_of_and_how_images_were_prepared(photos, capsys):
@@ -435,7 +435,10 @@ def test_explain_draws_a_map_for_each_of_the_most_probable_tasks(photos, capsys)
     tasks = indices[0].tolist()
     assert written() == sorted(f'photo.class_{task}.{kind}' for task in tasks for kind in ('map.npy', 'overlay.png'))
     for row, task, probability in zip(rows, tasks, probabilities[0].tolist(), strict=True):
-        assert row[-4:] == ['class', str(task), f'{probability:.4f}', f'outputs/photo.class_{task}.overlay.png']
+        drawn = explanation.attention_map[0, task]
+        shown_range = [f'{drawn.min().item():.3g}', 'to', f'{drawn.max().item():.3g}']
+        overlay = f'outputs/photo.class_{task}.overlay.png'
+        assert row[-7:] == ['class', str(task), f'{probability:.4f}', *shown_range, overlay]
         values = np.load(f'outputs/photo.class_{task}.map.npy')
         assert abs(values.max() - explanation.attention_map[0, task].max().item()) < 0.05
 

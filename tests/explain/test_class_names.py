@@ -3,7 +3,7 @@ import timm
 import torch
 
 from timm_abn import TimmAbnError, class_names
-from timm_abn.explain.class_names import class_index
+from timm_abn.explain.class_names import find_class, read_class_names
 
 MODEL = 'abn_resnet20_cifar.fashion_mnist'
 
@@ -27,20 +27,38 @@ def test_names_of_imagenet_are_read_once(monkeypatch):
     assert len(set(names)) > 900 and len(reads) == 1
 
 
-@pytest.mark.parametrize(('given', 'index'), [('ant', 0), ('BEE', 1), ('2', 2), ('0', 3), ('Fly', 4), ('fly', 5)])
-def test_class_by_name_or_number(given, index):
-    assert class_index(given, ['ant', 'bee', 'wasp', '0', 'Fly', 'fly']) == index
+NAMES = ['sandal', 'sneaker', 'Sneaker', '0', 'crane', 'crane']
 
 
 @pytest.mark.parametrize(
-    ('given', 'message'),
+    ('wanted', 'index'), [('sandal', 0), ('SANDAL', 0), ('Sneaker', 2), ('sneaker', 1), ('0', 3), ('1', 1), ('5', 5)]
+)
+def test_a_class_is_found_by_name_or_index(wanted, index):
+    assert find_class(wanted, NAMES) == index
+
+
+@pytest.mark.parametrize(
+    ('wanted', 'message'),
     [
-        ('be', "^no class is called 'be'; did you mean bee"),
-        ('4', "^no class is called '4'; there are ant, bee, crane, crane"),
-        ('crane', "^several classes are called 'crane'; give the number: 2, 3"),
-        ('', "^no class is called ''; there are"),
+        ('sneakr', "there is no class 'sneakr'; did you mean sneaker, Sneaker?"),
+        ('6', "there is no class '6'; the model has 'sandal' (0) to 'crane' (5)"),
+        ('-1', "there is no class '-1'; the model has 'sandal' (0) to 'crane' (5)"),
+        ('crane', "there are several classes 'crane'; give the index of one: 4, 5"),
+        ('SNEAKER', "there are several classes 'SNEAKER'; give the index of one: 1, 2"),
     ],
 )
-def test_no_such_class(given, message):
-    with pytest.raises(TimmAbnError, match=message):
-        class_index(given, ['ant', 'bee', 'crane', 'crane'])
+def test_a_class_that_is_not_found(wanted, message):
+    with pytest.raises(TimmAbnError) as error:
+        find_class(wanted, NAMES)
+    assert str(error.value) == message
+
+
+def test_names_are_read_from_a_file(tmp_path):
+    path = tmp_path / 'names.txt'
+    path.write_text('cat\nno beard\n', encoding='utf-8')
+    assert read_class_names(path, 2) == ['cat', 'no beard']
+    with pytest.raises(TimmAbnError, match='names.txt has 2 lines for 3 classes'):
+        read_class_names(path, 3)
+    path.write_bytes(b'\xff\xfe')
+    with pytest.raises(TimmAbnError, match='names.txt is not a text file in UTF-8'):
+        read_class_names(path, 2)

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from timm_abn.maps.choices import DIVERGING_COLORMAP, SEQUENTIAL_COLORMAPS
 from timm_abn.maps.colormaps import COLORMAPS, colormap_table
 
 
@@ -12,18 +13,32 @@ def test_table_is_matplotlibs_to_one_level(name):
     assert colormap_table(name).dtype == torch.uint8
 
 
-@pytest.mark.parametrize('name', COLORMAPS)
-def test_lightness_rises_in_equal_steps(name):
-    # CIE lightness, from the definition of sRGB: a little off the straight line, as the maps were made in another space
+def lightness_of(name):
+    """Return the CIE lightness of the colours, from the definition of sRGB."""
     srgb = colormap_table(name).double() / 255
     linear = torch.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     luminance = linear @ torch.tensor([0.2126, 0.7152, 0.0722], dtype=torch.float64)
-    lightness = torch.where(luminance > 0.008856, 116 * luminance ** (1 / 3) - 16, 903.3 * luminance)
+    return torch.where(luminance > 0.008856, 116 * luminance ** (1 / 3) - 16, 903.3 * luminance)
+
+
+@pytest.mark.parametrize('name', SEQUENTIAL_COLORMAPS)
+def test_lightness_rises_in_equal_steps(name):
+    # a little off the straight line, as the maps were made in another space
+    lightness = lightness_of(name)
     line = torch.linspace(lightness[0], lightness[-1], 256, dtype=torch.float64)
     assert (lightness - line).abs().max() < 6
     assert (lightness.diff() > -0.2).all()
 
 
+def test_the_diverging_map_is_neutral_in_the_middle_and_falls_alike_to_both_sides():
+    table, lightness = colormap_table(DIVERGING_COLORMAP).int(), lightness_of(DIVERGING_COLORMAP)
+    assert set(COLORMAPS) - set(SEQUENTIAL_COLORMAPS) == {DIVERGING_COLORMAP}
+    assert (table[127:129].amax(dim=1) - table[127:129].amin(dim=1)).max() <= 2  # grey
+    assert table[0, 2] > 2 * table[0, 0] and table[-1, 0] > 2 * table[-1, 2]  # from blue to red
+    assert (lightness[:128].diff() > -0.2).all() and (lightness[128:].diff() < 0.2).all()
+    assert (lightness - lightness.flip(0)).abs().max() < 6
+
+
 def test_unknown_name():
-    with pytest.raises(ValueError, match="one of 'viridis', 'inferno', 'magma', got 'jet'"):
+    with pytest.raises(ValueError, match="one of 'viridis', 'inferno', 'magma', 'coolwarm', got 'jet'"):
         colormap_table('jet')

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-import timm_abn  # noqa: F401  registers the models
+import timm_abn
 from timm_abn.maps.colormaps import colormap_table
 from timm_abn.maps.explanation import Explanation, MultiTaskExplanation
-from timm_abn.maps.operations import blend_maps, normalize_maps, upsample_maps
+from timm_abn.maps.operations import blend_maps, centre_maps, normalize_maps, upsample_maps
 
 
 def make(attention_map, num_classes=4):
@@ -77,6 +77,72 @@ def test_normalize_stretches_each_map_by_itself():
     maps = torch.tensor([[0.2, 0.4, 0.6], [100.0, 150.0, 300.0]]).reshape(2, 1, 1, 3)
     expected = torch.tensor([[0.0, 0.5, 1.0], [0.0, 0.25, 1.0]]).reshape(2, 1, 1, 3)
     torch.testing.assert_close(normalize_maps(maps), expected)
+
+
+def test_normalize_in_a_given_range_compares_maps():
+    maps = torch.tensor([[0.2, 0.4, 0.6], [-3.0, 1.0, 4.0]]).reshape(2, 1, 1, 3)
+    expected = torch.tensor([[0.3, 0.35, 0.4], [0.0, 0.5, 1.0]]).reshape(2, 1, 1, 3)
+    torch.testing.assert_close(normalize_maps(maps, (-1.0, 3.0)), expected)
+    assert normalize_maps(maps, (0.5, 0.5)).eq(0).all()
+
+
+def test_centred_maps_keep_their_sign():
+    maps = torch.tensor([[-1.0, 0.0, 4.0], [0.0, 0.0, 0.0], [-2.0, -1.0, 0.0]]).reshape(3, 1, 1, 3)
+    expected = torch.tensor([[0.375, 0.5, 1.0], [0.5, 0.5, 0.5], [0.0, 0.25, 0.5]]).reshape(3, 1, 1, 3)
+    torch.testing.assert_close(centre_maps(maps), expected)
+    overlay = make(maps).overlay(torch.zeros(3, 3, 1, 3), alpha=1.0, colormap='coolwarm')
+    table = colormap_table('coolwarm') / 255
+    levels = torch.tensor([[96, 128, 255], [128, 128, 128], [0, 64, 128]])
+    torch.testing.assert_close(overlay[:, :, 0].mT, table[levels])
+
+
+# three classes on 1 x 2 places of two images; class 2 is predicted of the first, class 0 of the second
+CLASS_MAPS = torch.tensor(
+    [[[1.0, 2.0], [3.0, -1.0], [6.0, 0.5]], [[8.0, 1.0], [2.0, 4.0], [-4.0, 2.0]]], dtype=torch.float64
+).unsqueeze(2)
+
+
+def of_class_maps(class_maps, kind=Explanation):
+    logits = class_maps.mean(dim=(2, 3))
+    return kind(logits=logits, attention_map=class_maps[:, :1], attention_logits=logits, class_maps=class_maps)
+
+
+def test_contrast_is_the_class_map_less_the_mean_of_the_others():
+    explanation = of_class_maps(CLASS_MAPS)
+    # 6 - (1 + 3) / 2, 0.5 - (2 - 1) / 2; 8 - (2 - 4) / 2, 1 - (4 + 2) / 2
+    predicted = torch.tensor([[4.0, 0.0], [9.0, -2.0]], dtype=torch.float64).reshape(2, 1, 1, 2)
+    torch.testing.assert_close(explanation.contrast_map(), predicted, rtol=0, atol=1e-15)
+    # 3 - (1 + 6) / 2, -1 - (2 + 0.5) / 2; -4 - (8 + 2) / 2, 2 - (1 + 4) / 2
+    chosen = torch.tensor([[-0.5, -2.25], [-9.0, -0.5]], dtype=torch.float64).reshape(2, 1, 1, 2)
+    torch.testing.assert_close(explanation.contrast_map(torch.tensor([1, 2])), chosen, rtol=0, atol=1e-15)
+    torch.testing.assert_close(explanation.class_map(), CLASS_MAPS[[0, 1], [2, 0]].unsqueeze(1))
+    torch.testing.assert_close(explanation.class_map(torch.tensor([1, 2])), CLASS_MAPS[[0, 1], [1, 2]].unsqueeze(1))
+    half = of_class_maps(CLASS_MAPS.bfloat16())
+    assert half.contrast_map().dtype == torch.float32
+
+
+def test_contrast_does_not_change_with_what_all_classes_have():
+    shared = torch.tensor([[100.0, -50.0]], dtype=torch.float64)
+    shifted = of_class_maps(CLASS_MAPS + shared)
+    torch.testing.assert_close(shifted.probabilities, of_class_maps(CLASS_MAPS).probabilities)
+    torch.testing.assert_close(shifted.contrast_map(), of_class_maps(CLASS_MAPS).contrast_map())
+    equal = of_class_maps(torch.rand(2, 1, 4, 4).expand(2, 7, 4, 4))
+    assert equal.contrast_map().eq(0).all()
+
+
+@pytest.mark.parametrize(
+    ('explanation', 'classes', 'message'),
+    [
+        (of_class_maps(CLASS_MAPS), torch.tensor([0, 3]), r'one index from 0 to 2 for each of 2 images, got \[0, 3\]'),
+        (of_class_maps(CLASS_MAPS), torch.tensor([0]), r'for each of 2 images, got \[0\]'),
+        (of_class_maps(CLASS_MAPS[:, :1]), None, 'needs two classes or more, and the model has one'),
+        (dataclasses.replace(of_class_maps(CLASS_MAPS), class_maps=None), None, 'the model makes no class maps'),
+        (of_class_maps(CLASS_MAPS, MultiTaskExplanation), None, 'do not exclude each other'),
+    ],
+)
+def test_where_there_is_no_contrast(explanation, classes, message):
+    with pytest.raises(timm_abn.TimmAbnError, match=message):
+        explanation.contrast_map(classes)
 
 
 @pytest.mark.parametrize('value', [0.0, 0.5, 1.0, 1e4])

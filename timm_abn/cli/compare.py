@@ -31,11 +31,11 @@ from typing import TYPE_CHECKING, Any, Dict, List, Sequence, Tuple
 
 from ..console.argument_types import positive
 from ..console.table import format_table
-from ..explain.choices import METHODS
 from ..explain.sources import Source, find_sources
 from ..staging import check_output_folder, staged_files
 from .devices import choose_device
 from .errors import CommandError
+from .methods import add_methods_argument
 from .models import add_model_arguments, given_model_kwargs
 
 if TYPE_CHECKING:
@@ -65,13 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     parser.add_argument('images', nargs='+', type=Path, metavar='IMAGE', help='image file, or folder of images')
     add_model_arguments(parser)
-    parser.add_argument(
-        '--methods',
-        nargs='+',
-        choices=METHODS,
-        metavar='METHOD',
-        help=f'{", ".join(METHODS)} (default: those of {", ".join(CHOSEN)} that apply to the model)',
-    )
+    add_methods_argument(parser, CHOSEN)
     parser.add_argument(
         '--class',
         dest='class_name',
@@ -109,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     from huggingface_hub.utils import tqdm
 
     from .. import class_names
-    from ..explain.class_names import class_index
+    from ..explain.class_names import find_class
     from ..explain.comparison import compare_methods
     from ..explain.files import prepared_batches
     from ..explain.images import Preprocessing
@@ -119,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
     place = choose_device(args.device, 'compare')
     model: Any = load_classifier(args.model, args.checkpoint, **given_model_kwargs(args)).to(place)
     names = class_names(model)
-    target = None if args.class_name is None else class_index(args.class_name, names)
+    target = None if args.class_name is None else find_class(args.class_name, names)
     preprocessing = Preprocessing(model)
     found = {} if args.methods else applicable_explainers(CHOSEN, model)
     explainers = found or create_explainers(args.methods or CHOSEN, model)

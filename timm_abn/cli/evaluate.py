@@ -30,10 +30,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Tuple
 
 from ..console.argument_types import positive
-from ..explain.choices import BASELINES, METHODS
+from ..explain.choices import BASELINES
 from ..staging import check_output_folder
 from .data import add_data_arguments, given_data
 from .errors import CommandError
+from .methods import add_methods_argument
 from .models import add_model_arguments, given_model_kwargs
 
 if TYPE_CHECKING:
@@ -52,13 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     add_model_arguments(parser)
     add_data_arguments(parser)
-    parser.add_argument(
-        '--methods',
-        nargs='+',
-        choices=METHODS,
-        metavar='METHOD',
-        help=f'{", ".join(METHODS)} (default: those of {", ".join(CHOSEN)} that apply to the model)',
-    )
+    add_methods_argument(parser, CHOSEN)
     parser.add_argument('--masks', type=Path, metavar='FOLDER|JSON', help='where the objects of the images are')
     parser.add_argument('--baseline', metavar='MODEL', help='another model, whose explanations are scored as well')
     parser.add_argument('--baseline-checkpoint', type=Path, metavar='FILE', help='weights of it')

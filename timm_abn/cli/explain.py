@@ -14,29 +14,45 @@ A multi-task network has a map for each task: those of the most probable tasks a
 A checkpoint of timm-abn-train says itself which arguments its model had, and how images were prepared. Of bare weights
 --model-kwargs says what was not the default in training, such as mechanism=product attention_map=raw.
 
+--show class draws the class map of the most probable class, or of --class; --show contrast that map less the mean of
+the other classes' maps. Class maps are contrasts, not amounts: softmax sees only the differences between them. What
+speaks for a class is in its contrast: red where it is ahead of the others, blue where it is behind, grey where neither.
+
 The model sees its own preprocessing of an image, which for most models cuts off the edges. What it did not see is left
-as it is in the overlay, and 0 in the map. Colours show each map from its least value (dark) to its greatest (bright);
---map npy gives the values themselves.
+as it is in the overlay, and 0 in the map. Colours show each map from its least value (dark) to its greatest (bright):
+they say where in an image, not how much, and a map of .1 can look as hot as one of .7. To compare images take --scale
+common, one range for all images of the run, or --scale absolute, the [0, 1] of the sigmoid. The range of each map is in
+the table, in --csv, and in the text of the overlay's PNG file; --map npy gives the values themselves.
+
+Images in folders that are called like classes have a true label (of a model whose classes have no names: in as many
+folders as there are classes, in timm's order). It is in the table, and how many were right is below it.
+
+Several processes share the images, and what comes out is that of one process:
+torchrun --no-python --nproc_per_node 2 timm-abn explain ...
 
 exit code: 0 if all went well, 1 if images found in a folder cannot be read (the others are explained), 2 if a file
 that was named cannot be read, or for wrong arguments.
 """
 
 import argparse
+import csv
 import itertools
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterable, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence
 
-from ..console.argument_types import device, positive
+from ..console.argument_types import positive
 from ..console.table import format_table
-from ..explain.sources import Source, find_sources
-from ..maps.choices import COLORMAPS, INTERPOLATIONS
+from ..explain.sources import find_sources
+from ..maps.choices import INTERPOLATIONS, SCALES, SEQUENTIAL_COLORMAPS, SHOWN_MAPS
+from ..staging import check_output_folder, staged_files
+from .devices import choose_device
 from .errors import CommandError
 from .models import add_model_arguments, given_model_kwargs
+from .processes import process_group
 
 if TYPE_CHECKING:
-    import torch
+    from ..explain.runs import ExplainedImage, ExplainedImages
 
 __all__ = ['add_arguments', 'check', 'run']
 
@@ -60,68 +76,149 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default='bilinear',
         help='how maps are brought to the size of the image (default: bilinear)',
     )
-    parser.add_argument('--colormap', choices=tuple(COLORMAPS), default='viridis', help='(default: viridis)')
+    parser.add_argument(
+        '--colormap',
+        choices=tuple(SEQUENTIAL_COLORMAPS),
+        help='(default: viridis; --show contrast has colours of its own)',
+    )
+    parser.add_argument(
+        '--scale',
+        choices=SCALES,
+        default='own',
+        help='range of values that the colours span: of each map, of all maps of the run, or [0, 1] (default: own)',
+    )
+    parser.add_argument(
+        '--show', choices=SHOWN_MAPS, default='attention', help='which map of the model (default: attention)'
+    )
+    parser.add_argument(
+        '--class',
+        dest='shown_class',
+        metavar='NAME',
+        help='class of --show class or contrast, by name or index (default: the most probable one of each image)',
+    )
+    parser.add_argument('--label-names', type=Path, metavar='FILE', help='names of the classes, one a line')
+    parser.add_argument('--csv', type=Path, metavar='FILE', help='also write the table there, a row an image and class')
     parser.add_argument('--batch-size', type=positive, default=16, metavar='B', help='images at once (default: 16)')
     parser.add_argument('--device', help='where to compute (default: cuda where torch finds it, else cpu)')
 
 
 def check(args: argparse.Namespace) -> None:
-    """Find the images, as ``args.sources``: a missing file is told before the models are imported."""
+    """Find the images, as ``args.sources``: a missing file is told before the models are imported.
+
+    Raises:
+        CommandError: Arguments contradict each other, or a file is not there, or cannot be written.
+    """
+    if args.shown_class is not None and args.show == 'attention':
+        raise CommandError('--class says whose map --show class or --show contrast draws; add one of them')
+    if args.colormap and args.show == 'contrast':
+        raise CommandError('--show contrast needs colours of two directions, and has its own; leave --colormap away')
+    if args.label_names and not args.label_names.is_file():
+        raise CommandError(f'there is no file {args.label_names}')
+    if args.csv and args.csv.is_dir():
+        raise CommandError(f'{args.csv} is a folder; --csv names a file')
+    if args.csv:
+        check_output_folder(args.csv.parent)
     args.sources = find_sources(args.images)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
+    with process_group() as (rank, _):
+        return _run(args, rank)
+
+
+def _run(args: argparse.Namespace, rank: int) -> int:
     import torch
-    from huggingface_hub.utils import tqdm
 
-    from .. import class_names, load_model
-    from ..explain.files import Drawing, prepared_batches, task_stems, write_maps
-    from ..explain.images import Preprocessing
+    from .. import MultiTaskAttentionBranchNet, class_names, load_model
+    from ..explain.class_names import find_class, read_class_names
+    from ..explain.files import Drawing
+    from ..explain.folder_labels import folder_labels
+    from ..explain.runs import Selection, explain_files
 
-    place = _device(args.device)
+    place = choose_device(args.device, 'explain')
     model: Any = load_model(args.model, args.checkpoint, **given_model_kwargs(args)).to(place)
-    preprocessing = Preprocessing(model)
-    names = class_names(model)
-    stems = task_stems(names)
-    drawing = Drawing(args.interpolation, args.colormap, args.map)
-    rows: List[Tuple[str, ...]] = []
-    problems: List[Tuple[Source, str]] = []
-    # without a terminal there is no progress bar
-    sources = tqdm(args.sources, desc='explain', unit='image', disable=None if len(args.sources) > 1 else True)
-    for batch in prepared_batches(sources, preprocessing, args.batch_size, problems):
-        try:
-            explanation = model.explain(torch.stack([prepared.x for prepared in batch]).to(place))
-        except torch.OutOfMemoryError:
-            raise CommandError(f'out of memory on {place}; try a smaller --batch-size') from None
-        probabilities, indices = (values.tolist() for values in explanation.top_k(args.top_k))
-        for index, prepared in enumerate(batch):
-            maps = explanation.attention_map[index : index + 1].cpu()
-            tasks = {task: stems[task] for task in indices[index]}
-            paths = write_maps(args.out, prepared, maps, tasks, drawing)
-            likeliest = [names[k] for k in indices[index]]
-            rows += _table_rows(str(prepared.source.path), likeliest, probabilities[index], paths)
-    if rows:
-        print(format_table(('image', 'class', 'probability', 'overlay'), rows, right=('probability',)))
-    for _, message in problems:
-        print(f'timm-abn: error: {message}', file=sys.stderr)
-    return 2 if any(source.named for source, _ in problems) else 1 if problems else 0
-
-
-def _device(name: Optional[str]) -> 'torch.device':
-    import torch
-
+    names = read_class_names(args.label_names, model.num_classes) if args.label_names else class_names(model)
+    shown_class = None if args.shown_class is None else find_class(args.shown_class, names)
+    selection = Selection(args.show, shown_class, args.scale)
+    drawing = Drawing(args.interpolation, args.colormap or 'viridis', args.map)
     try:
-        return device(name or ('cuda' if torch.cuda.is_available() else 'cpu'))
-    except argparse.ArgumentTypeError as error:
-        raise CommandError(f'argument --device: {error}; see timm-abn explain --help') from None
+        found = explain_files(
+            model, args.sources, args.out, names, selection, drawing, args.top_k, args.batch_size, place
+        )
+    except torch.OutOfMemoryError:
+        raise CommandError(f'out of memory on {place}; try a smaller --batch-size') from None
+    if rank:
+        return 0
+    # tasks do not exclude each other, and a folder names one class
+    multi_task = isinstance(model, MultiTaskAttentionBranchNet)
+    labels = [] if multi_task else folder_labels(args.sources, names)
+    known = {source.path: label for source, label in zip(args.sources, labels) if label is not None}
+    rows = [row for image in found.images for row in _rows(image, names, known.get(image.source.path))]
+    if rows:
+        _print_table(rows, with_labels=bool(known))
+    _print_notes(found, known, args.scale)
+    if args.csv:
+        _write_csv(args.csv, rows)
+    return 2 if any(source.named for source, _ in found.problems) else 1 if found.problems else 0
 
 
-def _table_rows(
-    image: str,
-    classes: Iterable[str],
-    probabilities: Iterable[float],
-    overlays: Sequence[Path],
-) -> List[Tuple[str, ...]]:
-    columns = itertools.zip_longest([image], classes, (f'{value:.4f}' for value in probabilities), map(str, overlays))
-    return [tuple(entry or '' for entry in row) for row in columns]
+def _rows(image: 'ExplainedImage', names: Sequence[str], label: Optional[int]) -> List[Dict[str, Any]]:
+    """Return what the table and the CSV say of an image: a row a class."""
+    maps = list(zip(image.ranges, image.overlays, strict=True))
+    of_classes = maps if len(maps) == len(image.classes) > 1 else itertools.repeat(maps[0])
+    return [
+        dict(
+            image=str(image.source.path),
+            label='' if label is None else names[label],
+            **{'class': names[index]},
+            probability=probability,
+            map_least=least,
+            map_greatest=greatest,
+            overlay=str(overlay),
+        )
+        for index, probability, ((least, greatest), overlay) in zip(image.classes, image.probabilities, of_classes)
+    ]
+
+
+def _print_table(rows: Sequence[Mapping[str, Any]], with_labels: bool) -> None:
+    """Print the table; what an image or a map has once stands in its first row."""
+    from ..explain.files import format_range
+
+    header = ['image', *(['label'] if with_labels else []), 'class', 'probability', 'map range', 'overlay']
+    lines = []
+    before: Mapping[str, Any] = dict(image=None, overlay=None)
+    for row in rows:
+        cells = dict(row, probability=f'{row["probability"]:.4f}')
+        cells['map range'] = format_range(row['map_least'], row['map_greatest'])
+        if row['image'] == before['image']:
+            cells.update(image='', label='')
+        if row['overlay'] == before['overlay']:
+            cells.update(overlay='', **{'map range': ''})
+        lines.append([cells[name] for name in header])
+        before = row
+    print(format_table(header, lines, right=('probability',)))
+
+
+def _print_notes(found: 'ExplainedImages', known: Mapping[Path, int], scale: str) -> None:
+    """Print what is said of all images together: the common range, how many were right, and what could not be read."""
+    from ..explain.files import format_range
+
+    if scale == 'common' and found.value_range:
+        print(f'range of all maps: {format_range(*found.value_range)}')
+    labelled = [image for image in found.images if image.source.path in known]
+    if labelled:
+        right = sum(image.classes[0] == known[image.source.path] for image in labelled)
+        print(f'right: {right} of {len(labelled)} labelled images ({right / len(labelled):.1%})')
+    for _, message in found.problems:
+        print(f'timm-abn: error: {message}', file=sys.stderr)
+
+
+def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    columns = ('image', 'label', 'class', 'probability', 'map_least', 'map_greatest', 'overlay')
+    with staged_files(path.parent) as staging, (staging / path.name).open('w', newline='', encoding='utf-8') as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        for row in rows:  # nine digits give every value of float32 back
+            numbers = {name: f'{value:.9g}' for name, value in row.items() if isinstance(value, float)}
+            writer.writerow({**row, **numbers})

@@ -9,14 +9,24 @@ __all__ = ['process_group']
 
 @contextlib.contextmanager
 def process_group() -> Iterator[Tuple[int, int]]:
-    """Join the processes of torchrun, and yield the rank of this one and their number; (0, 1) without torchrun."""
+    """Yield the rank of this process and the number of processes: (0, 1) where torchrun started none.
+
+    Those of torchrun join in a process group of ``torch.distributed`` (gloo for tensors on the CPU and for objects,
+    NCCL for those on a GPU), which is left at the end; each has a GPU of its own as its current one, where there are
+    enough. A process group that there is already is used, and not left.
+    """
     import torch
     import torch.distributed as dist
 
-    if 'RANK' not in os.environ or 'WORLD_SIZE' not in os.environ or dist.is_initialized():
+    if dist.is_available() and dist.is_initialized():
+        yield dist.get_rank(), dist.get_world_size()
+        return
+    if 'RANK' not in os.environ or 'WORLD_SIZE' not in os.environ:
         yield 0, 1
         return
-    dist.init_process_group('nccl' if torch.cuda.is_available() else 'gloo')
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count())
+    dist.init_process_group('cpu:gloo,cuda:nccl' if torch.cuda.is_available() else 'gloo')
     try:
         yield dist.get_rank(), dist.get_world_size()
     finally:

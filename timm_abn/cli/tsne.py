@@ -12,7 +12,7 @@ before and after.
 In a picture of t-SNE neither the size of groups nor the distance between them means anything, and another --seed gives
 another one. So numbers are printed with it, of the features themselves, with 95 % bootstrap intervals over the images:
 the silhouette (from -1 to 1), and how often the 5 nearest other images tell the class. They take images whose class is
-known.
+known. Thousands of images take minutes; --limit takes fewer.
 
 Needs the extra plot: pip install 'timm-abn[plot]'
 

@@ -1,5 +1,6 @@
 """What the classes of a model are called."""
 
+from pathlib import Path
 from typing import Any, List, Sequence
 
 import torch.nn as nn
@@ -7,7 +8,7 @@ from timm.data import CustomDatasetInfo, ImageNetInfo, infer_imagenet_subset
 
 from ..errors import TimmAbnError, suggest
 
-__all__ = ['class_index', 'class_names']
+__all__ = ['class_names', 'find_class', 'numbered_names', 'read_class_names']
 
 
 def class_names(model: nn.Module) -> List[str]:
@@ -28,28 +29,57 @@ def class_names(model: nn.Module) -> List[str]:
     if subset and not label_names:
         info = ImageNetInfo(subset)
         return [info.index_to_description(index).split(',')[0] for index in range(num_classes)]
+    return numbered_names(num_classes)
+
+
+def numbered_names(num_classes: int) -> List[str]:
+    """Return the names of classes that have none: their numbers.
+
+    Args:
+        num_classes: How many there are.
+    """
     return [f'class {index}' for index in range(num_classes)]
 
 
-def class_index(name: str, names: Sequence[str]) -> int:
-    """Return which class somebody means by its name, whatever the case, or by its number.
+def read_class_names(path: Path, num_classes: int) -> List[str]:
+    """Return the names of classes from a file that has one a line.
 
     Args:
-        name: What was given.
-        names: Names of the classes, in their order.
+        path: Text in UTF-8.
+        num_classes: How many there have to be.
 
     Raises:
-        TimmAbnError: No class is called that, or several are.
+        TimmAbnError: The file is not text in UTF-8, or has another number of lines.
     """
-    if name in names:
-        found = [index for index, known in enumerate(names) if known == name]
-    else:
-        found = [index for index, known in enumerate(names) if known.casefold() == name.casefold()]
-    if not found and name.isdecimal() and int(name) < len(names):
-        return int(name)
-    if not found:
-        known = f'there are {", ".join(names[:10])}{", ..." if len(names) > 10 else ""}.'
-        raise TimmAbnError(f'no class is called {name!r}; {suggest(name, names, otherwise=known)}')
-    if len(found) > 1:
-        raise TimmAbnError(f'several classes are called {name!r}; give the number: {", ".join(map(str, found))}.')
-    return found[0]
+    try:
+        names = path.read_text(encoding='utf-8').splitlines()
+    except UnicodeDecodeError:
+        raise TimmAbnError(f'{path} is not a text file in UTF-8') from None
+    if len(names) != num_classes:
+        raise TimmAbnError(f'{path} has {len(names)} lines for {num_classes} classes')
+    return names
+
+
+def find_class(name_or_index: str, names: Sequence[str]) -> int:
+    """Return the index of a class that somebody named.
+
+    Args:
+        name_or_index: A name, in small letters or capitals, or an index.
+        names: Names of all classes; one of these comes before an index that looks the same.
+
+    Raises:
+        TimmAbnError: There is no such class, or there are several.
+    """
+    for wanted, spelt in ((name_or_index, names), (name_or_index.casefold(), [name.casefold() for name in names])):
+        found = [index for index, name in enumerate(spelt) if name == wanted]
+        if len(found) > 1:
+            indices = ', '.join(map(str, found))
+            raise TimmAbnError(f'there are several classes {name_or_index!r}; give the index of one: {indices}')
+        if found:
+            return found[0]
+    if name_or_index.isdecimal() and int(name_or_index) < len(names):
+        return int(name_or_index)
+    hint = suggest(
+        name_or_index, names, otherwise=f'the model has {names[0]!r} (0) to {names[-1]!r} ({len(names) - 1})'
+    )
+    raise TimmAbnError(f'there is no class {name_or_index!r}; {hint}')

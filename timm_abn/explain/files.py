@@ -4,18 +4,29 @@ import dataclasses
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from ..maps.operations import normalize_maps
+from ..maps.choices import DIVERGING_COLORMAP
+from ..maps.operations import centre_maps, normalize_maps
 from ..staging import staged_files
 from .images import MOST_PIXELS, Box, ImageError, Preprocessing, draw_overlay, place_map, read_image
 from .sources import Source
 
-__all__ = ['Drawing', 'Prepared', 'prepared_batches', 'task_stems', 'write_maps']
+__all__ = [
+    'Drawing',
+    'Prepared',
+    'format_range',
+    'overlay_paths',
+    'prepared_batches',
+    'range_of',
+    'task_stems',
+    'write_maps',
+]
 
 
 @dataclasses.dataclass
@@ -41,13 +52,16 @@ class Drawing:
 
     Attributes:
         interpolation: 'bilinear' or 'bicubic'.
-        colormap: 'viridis', 'inferno' or 'magma'.
+        colormap: 'viridis', 'inferno' or 'magma'; 'coolwarm' for maps of both signs.
         map_format: Of the map beside the overlay: 'npy' for its values, 'png' as shown, in grey; None for no such file.
+        value_range: Values that have the first and the last colour; None for the range of each map, which 'coolwarm'
+            takes to be symmetric around 0.
     """
 
     interpolation: str = 'bilinear'
     colormap: str = 'viridis'
     map_format: Optional[str] = None
+    value_range: Optional[Tuple[float, float]] = None
 
 
 def prepared_batches(
@@ -82,47 +96,80 @@ def prepared_batches(
         yield batch
 
 
-def write_maps(
-    folder: Path,
-    prepared: Prepared,
-    attention_maps: torch.Tensor,
-    tasks: Mapping[int, str],
-    drawing: Drawing,
-) -> List[Path]:
-    """Write the overlay of an image, and the map if asked for, and return the path of the overlay.
+def overlay_paths(folder: Path, source: Source, endings: Iterable[str]) -> List[Path]:
+    """Return where the overlays of an image are written.
 
-    Of a multi-task network there are several.
+    Args:
+        folder: Where to.
+        source: The image.
+        endings: What its maps are called after it.
+    """
+    return [folder / source.name.parent / f'{source.name.name}{ending}.overlay.png' for ending in endings]
+
+
+def write_maps(folder: Path, prepared: Prepared, maps: Mapping[str, torch.Tensor], drawing: Drawing) -> None:
+    """Write the overlays of an image, and the maps if asked for.
 
     Args:
         folder: Where to.
         prepared: The image.
-        attention_maps: Shape (1, 1, h, w), or (1, T, h, w) of a network with a map a task.
-        tasks: Indices of the tasks whose maps are drawn of a multi-task network, and what their files are called.
+        maps: What its files are called after the image -> a map, shape (1, 1, h, w).
         drawing: How.
     """
     name = prepared.source.name
-    maps: Dict[str, torch.Tensor] = {name.name: attention_maps}
-    if attention_maps.shape[1] > 1:
-        maps = {f'{name.name}.{stem}': attention_maps[:, index : index + 1] for index, stem in tasks.items()}
     with staged_files(folder / name.parent) as staging:
-        for stem, attention_map in maps.items():
-            _write_map(staging / stem, prepared, attention_map, drawing)
-    return [folder / name.parent / f'{stem}.overlay.png' for stem in maps]
+        for ending, shown in maps.items():
+            _write_map(staging / f'{name.name}{ending}', prepared, shown, drawing)
 
 
-def _write_map(path: Path, prepared: Prepared, attention_map: torch.Tensor, drawing: Drawing) -> None:
-    shown = normalize_maps(attention_map)
+def _write_map(path: Path, prepared: Prepared, values: torch.Tensor, drawing: Drawing) -> None:
+    shown = _in_colour_range(values, drawing)
     overlay = draw_overlay(prepared.image, shown, prepared.box, drawing.interpolation, drawing.colormap)
+    info = PngInfo()
+    info.add_text('timm-abn map range', format_range(*range_of(values)))
+    info.add_text('timm-abn colour range', format_range(*(drawing.value_range or _own_range(values, drawing))))
     # a photo of 24 megapixels: four times faster than by default, and a quarter larger
-    overlay.save(f'{path}.overlay.png', compress_level=1)
+    overlay.save(f'{path}.overlay.png', compress_level=1, pnginfo=info)
     if drawing.map_format is None:
         return
-    values = attention_map if drawing.map_format == 'npy' else shown
-    placed = place_map(values, prepared.box, prepared.image.size, drawing.interpolation)
+    placed = place_map(
+        values if drawing.map_format == 'npy' else shown, prepared.box, prepared.image.size, drawing.interpolation
+    )
     if drawing.map_format == 'npy':
         np.save(f'{path}.map.npy', placed.numpy())
     else:
         Image.fromarray((placed * 255).round().byte().numpy()).save(f'{path}.map.png')
+
+
+def _in_colour_range(values: torch.Tensor, drawing: Drawing) -> torch.Tensor:
+    if drawing.value_range is None and drawing.colormap == DIVERGING_COLORMAP:
+        return centre_maps(values)
+    return normalize_maps(values, drawing.value_range)
+
+
+def _own_range(values: torch.Tensor, drawing: Drawing) -> Tuple[float, float]:
+    least, greatest = range_of(values)
+    limit = max(abs(least), abs(greatest))
+    return (-limit, limit) if drawing.colormap == DIVERGING_COLORMAP else (least, greatest)
+
+
+def range_of(values: torch.Tensor) -> Tuple[float, float]:
+    """Return the least and the greatest value of a map; NaN if it holds one.
+
+    Args:
+        values: Of any shape.
+    """
+    return values.min().item(), values.max().item()
+
+
+def format_range(least: float, greatest: float) -> str:
+    """Return a range in words, with three digits.
+
+    Args:
+        least: Its least value.
+        greatest: Its greatest value.
+    """
+    return f'{least:.3g} to {greatest:.3g}'
 
 
 def task_stems(names: Sequence[str]) -> List[str]:

@@ -213,7 +213,7 @@ def draw_overlay(
         attention_map: Shape (1, 1, h, w), in [0, 1] (``timm_abn.maps.operations.normalize_maps``).
         box: Where in the image the map lies.
         interpolation: 'bilinear' or 'bicubic'.
-        colormap: 'viridis', 'inferno' or 'magma'.
+        colormap: 'viridis', 'inferno' or 'magma'; for values of both signs 'coolwarm', whose middle is neutral.
     """
     seen = pil_to_tensor(image.crop(box))[None]  # black where the preprocessing added a border
     drawn = overlay_maps(seen, attention_map, colormap=colormap, interpolation=interpolation, normalize=False)

@@ -24,8 +24,10 @@ class Explanation:
         logits: Shape (B, K), the model's prediction.
         attention_map: Shape (B, 1, h, w), at the resolution of the features; in [0, 1] for sigmoid maps.
         attention_logits: Shape (B, K), the attention branch's own prediction; None of a model that has no such branch.
-        class_maps: Shape (B, K, h, w), evidence for each class at each place; None of a model that makes none. Their
-            spatial means are the attention logits, and where there is no attention branch (CAM), the logits.
+        class_maps: Shape (B, K, h, w), a logit for each class at each place; None of a model that makes none. Their
+            spatial means are the attention logits, and where there is no attention branch (CAM), the logits. They are
+            contrasts, not amounts: adding one map to those of all classes changes no probability, so that only
+            differences between classes mean something. ``contrast_map`` takes them.
     """
 
     logits: torch.Tensor
@@ -75,6 +77,52 @@ class Explanation:
         """
         return logits.float().softmax(dim=1)
 
+    def class_map(self, classes: Optional[torch.Tensor] = None) -> torch.Tensor:
+        """Return the class map of one class for each image, shape (B, 1, h, w); see ``class_maps`` for what it means.
+
+        Args:
+            classes: Index of a class for each image, shape (B,); by default the most probable one.
+
+        Raises:
+            ValueError: The model makes no class maps, or ``classes`` are not one valid index an image.
+        """
+        class_maps, (num_classes, height, width) = self._class_maps(), self._class_maps().shape[1:]
+        classes = self.logits.argmax(dim=1) if classes is None else classes.to(class_maps.device)
+        if classes.shape != (len(self),) or bool(((classes < 0) | (classes >= num_classes)).any()):
+            raise TimmAbnError(
+                f'classes must be one index from 0 to {num_classes - 1} for each of {len(self)} images, got '
+                f'{classes.tolist()}.'
+            )
+        return class_maps.gather(1, classes[:, None, None, None].expand(-1, 1, height, width))
+
+    def contrast_map(self, classes: Optional[torch.Tensor] = None) -> torch.Tensor:
+        """Return what speaks for one class rather than for the others, shape (B, 1, h, w), in float32 or float64.
+
+        That is its class map less the mean of those of the other classes: above 0 where it is ahead of them, below 0
+        where it is behind. Other than the class map it does not change if a map is added to those of all classes, which
+        no probability of the softmax does either.
+
+        Args:
+            classes: Index of a class for each image, shape (B,); by default the most probable one.
+
+        Raises:
+            ValueError: The model makes no class maps, or that of one class alone, or answers tasks that do not exclude
+                each other; or ``classes`` are not one valid index an image.
+        """
+        class_maps, class_map = self._class_maps(), self.class_map(classes)
+        others = class_maps.shape[1] - 1
+        if others == 0:
+            raise TimmAbnError('a contrast needs two classes or more, and the model has one.')
+        if class_maps.dtype != torch.float64:
+            class_maps, class_map = class_maps.float(), class_map.float()
+        # differences first: of classes whose maps are equal they are 0, without rounding
+        return (class_map - class_maps).sum(dim=1, keepdim=True) / others
+
+    def _class_maps(self) -> torch.Tensor:
+        if self.class_maps is None:
+            raise TimmAbnError('the model makes no class maps; its attention map is what it has to show.')
+        return self.class_maps
+
     def upsample(self, size: Tuple[int, int], interpolation: str = 'bilinear') -> torch.Tensor:
         """Return the attention map at another size, shape (B, 1, H, W), in the range of the original.
 
@@ -101,12 +149,13 @@ class Explanation:
         Args:
             images: Images to draw on, shape (B, 3, H, W) or (B, 1, H, W): floats in [0, 1], without normalisation (see
                 ``timm_abn.explain.images.denormalize``), or uint8.
-            maps: Maps to show instead of the attention map, shape (B, 1, h, w), such as ``class_maps[:, [3]]``.
+            maps: Maps to show instead of the attention map, shape (B, 1, h, w), such as ``contrast_map()``.
             alpha: Opacity of the colours, in [0, 1].
-            colormap: 'viridis', 'inferno' or 'magma'.
+            colormap: 'viridis', 'inferno' or 'magma'; for values of both signs 'coolwarm', whose middle is neutral.
             interpolation: 'bilinear' or 'bicubic'.
             normalize: Stretch each map to [0, 1], which shows where an image is attended to more than elsewhere; a flat
-                map becomes 0. Without it colours compare between images, and values outside [0, 1] are clamped.
+                map becomes 0. With 'coolwarm' 0 becomes 0.5 instead, and the greatest magnitude 0 or 1. Without it
+                colours compare between images, and values outside [0, 1] are clamped.
 
         Raises:
             ValueError: An argument has no meaning, or the wrong shape.
@@ -177,7 +226,8 @@ class MultiTaskExplanation(Explanation):
         logits: Shape (B, T), the model's predictions; their sigmoids are the probabilities of a yes.
         attention_map: Shape (B, T, h, w), one map a task; in [0, 1] for sigmoid maps, of any value for raw ones.
         attention_logits: Shape (B, T), the attention branch's own predictions.
-        class_maps: Shape (B, T, h, w), evidence for each task at each place; their means are the attention logits.
+        class_maps: Shape (B, T, h, w), a logit of the yes of each task at each place; their means are the attention
+            logits. Each stands for itself: of a task, yes is already compared with no.
     """
 
     @staticmethod
@@ -188,6 +238,20 @@ class MultiTaskExplanation(Explanation):
             logits: Shape (B, T).
         """
         return logits.float().sigmoid()
+
+    def contrast_map(self, classes: Optional[torch.Tensor] = None) -> torch.Tensor:
+        """Raise an error: tasks do not exclude each other, and the map of a task is itself yes against no.
+
+        Args:
+            classes: Of no use.
+
+        Raises:
+            TimmAbnError: Always.
+        """
+        raise TimmAbnError(
+            'the tasks of a multi-task network do not exclude each other, so that there is no contrast between them; '
+            'the class map of a task is itself yes against no.'
+        )
 
     def _pictures(self, images: torch.Tensor, names: Sequence[str], **overlay_kwargs: Any) -> Dict[str, torch.Tensor]:
         """Return an overlay for each image and task, under '<name of the image>.<index of the task>'."""

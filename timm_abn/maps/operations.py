@@ -1,15 +1,15 @@
 """Arithmetic on maps: to another size, to the range [0, 1], and over images in colour."""
 
-from typing import Tuple
+from typing import Optional, Tuple
 
 import torch
 import torch.nn.functional as F
 
 from ..errors import TimmAbnError
-from .choices import INTERPOLATIONS
+from .choices import DIVERGING_COLORMAP, INTERPOLATIONS
 from .colormaps import colormap_table
 
-__all__ = ['INTERPOLATIONS', 'blend_maps', 'normalize_maps', 'overlay_maps', 'upsample_maps']
+__all__ = ['INTERPOLATIONS', 'blend_maps', 'centre_maps', 'normalize_maps', 'overlay_maps', 'upsample_maps']
 
 
 def upsample_maps(maps: torch.Tensor, size: Tuple[int, int], interpolation: str = 'bilinear') -> torch.Tensor:
@@ -39,17 +39,33 @@ def upsample_maps(maps: torch.Tensor, size: Tuple[int, int], interpolation: str 
     return resized.clamp(maps.amin(dim=(2, 3), keepdim=True), maps.amax(dim=(2, 3), keepdim=True))
 
 
-def normalize_maps(maps: torch.Tensor) -> torch.Tensor:
-    """Return maps stretched to [0, 1] one by one, in float32 or float64; a flat map becomes 0.
+def normalize_maps(maps: torch.Tensor, value_range: Optional[Tuple[float, float]] = None) -> torch.Tensor:
+    """Return maps stretched to [0, 1], in float32 or float64: one by one, so that a flat map becomes 0, or all alike.
 
     Args:
         maps: Shape (B, T, h, w).
+        value_range: What becomes 0 and 1 in all of them; values beyond are clamped. None for each map's own range.
     """
     maps = maps if maps.dtype == torch.float64 else maps.float()
-    low, high = maps.amin(dim=(2, 3), keepdim=True), maps.amax(dim=(2, 3), keepdim=True)
+    if value_range is None:
+        low, high = maps.amin(dim=(2, 3), keepdim=True), maps.amax(dim=(2, 3), keepdim=True)
+    else:
+        low, high = maps.new_tensor(value_range)
+        maps = maps.clamp(low, high)
     # differences that are only rounding must not be blown up to look like attention
     contrast = high - low > 1e-5 * torch.maximum(high.abs(), low.abs())
     return torch.where(contrast, (maps - low) / torch.where(contrast, high - low, 1.0), 0.0)
+
+
+def centre_maps(maps: torch.Tensor) -> torch.Tensor:
+    """Return maps of both signs in [0, 1] one by one, with 0 at 0.5 and the greatest magnitude at 0 or 1.
+
+    Args:
+        maps: Shape (B, T, h, w). One that is 0 everywhere becomes 0.5.
+    """
+    maps = maps if maps.dtype == torch.float64 else maps.float()
+    limit = maps.abs().amax(dim=(2, 3), keepdim=True)
+    return 0.5 + maps / torch.where(limit > 0, 2 * limit, 1.0)
 
 
 def overlay_maps(
@@ -66,15 +82,17 @@ def overlay_maps(
         images: Shape (B, 3, H, W) or (B, 1, H, W): floats in [0, 1] or uint8.
         maps: Shape (B, 1, h, w).
         alpha: Opacity of the colours, in [0, 1].
-        colormap: 'viridis', 'inferno' or 'magma'.
+        colormap: 'viridis', 'inferno' or 'magma'; for values of both signs 'coolwarm', whose middle is neutral.
         interpolation: 'bilinear' or 'bicubic'.
-        normalize: Stretch each map to [0, 1] first; without it values outside [0, 1] are clamped.
+        normalize: Stretch each map to [0, 1] first, for 'coolwarm' with 0 in the middle; without it values outside
+            [0, 1] are clamped.
 
     Raises:
         TimmAbnError: An argument has no meaning, or the wrong shape.
     """
     height, width = images.shape[2:]
-    maps = normalize_maps(maps) if normalize else maps
+    if normalize:
+        maps = centre_maps(maps) if colormap == DIVERGING_COLORMAP else normalize_maps(maps)
     return blend_maps(images, upsample_maps(maps, (height, width), interpolation), alpha, colormap)
 
 
@@ -90,7 +108,7 @@ def blend_maps(
         images: Shape (B, 3, H, W) or (B, 1, H, W): floats in [0, 1] or uint8.
         maps: Shape (B, 1, H, W); values are clamped to [0, 1].
         alpha: Opacity of the colours, in [0, 1].
-        colormap: 'viridis', 'inferno' or 'magma'.
+        colormap: 'viridis', 'inferno' or 'magma'; for values of both signs 'coolwarm', whose middle is neutral.
 
     Raises:
         ValueError: An argument has no meaning, or the wrong shape.

@@ -199,7 +199,7 @@ class AttentionBranch(_Branch):
         return maps if self.kept_share == 1.0 else keep_greatest(maps, self.kept_share)
 
     def class_maps(self, class_features: torch.Tensor) -> torch.Tensor:
-        """Return the class maps, shape (B, K, h, w): evidence for each class at each place."""
+        """Return the class maps, shape (B, K, h, w); only their differences between classes mean something."""
         return self.classifier(class_features)
 
     def attention_logits(self, class_features: torch.Tensor) -> torch.Tensor:
@@ -283,7 +283,7 @@ class MultiTaskAttentionBranch(_Branch):
         return maps if self.kept_share == 1.0 else keep_greatest(maps, self.kept_share)
 
     def class_maps(self, class_features: torch.Tensor) -> torch.Tensor:
-        """Return the task maps, shape (B, T, h, w): evidence for each task at each place."""
+        """Return the task maps, shape (B, T, h, w); a logit of a yes, whose mean over places is the attention logit."""
         return class_features
 
     def attention_logits(self, class_features: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ import timm
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from ..explain.class_names import read_class_names
 from ..hub.building import build_without_memory
 from ..hub.config import check_entries
 from ..hub.state_dicts import CheckpointError, check_state_dict
@@ -95,7 +96,7 @@ def save_checkpoint_folder(
     shipped = _is_shipped(name, weights)
     cfg: Dict[str, Any] = dict(num_classes=model.num_classes, tag=None, license=license)
     if label_names or not shipped:  # those of the model's own weights need not be those of the checkpoint
-        cfg['label_names'] = label_names and _read_label_names(label_names, model.num_classes)
+        cfg['label_names'] = label_names and read_class_names(label_names, model.num_classes)
     results = [result_table(name, reported=False) if shipped else '', score_tables(scores, model) if scores else '']
     card = model_card(
         facts,
@@ -127,16 +128,6 @@ def _is_shipped(name: str, weights: Mapping[str, torch.Tensor]) -> bool:
         return False
     shipped = timm.create_model(name, pretrained=True).state_dict()
     return all(key in weights and torch.equal(tensor, weights[key]) for key, tensor in shipped.items())
-
-
-def _read_label_names(path: Path, num_classes: int) -> List[str]:
-    try:
-        names = path.read_text(encoding='utf-8').splitlines()
-    except UnicodeDecodeError:
-        raise CheckpointError(f'{path} is not a text file in UTF-8') from None
-    if len(names) != num_classes:
-        raise CheckpointError(f'{path} has {len(names)} lines for {num_classes} classes')
-    return names
 
 
 def convert_checkpoint(

@@ -130,6 +130,10 @@ def test_celeba_has_no_classes(model, tmp_path):
         (dict(data_dir='empty'), 'there are no images in'),
         (dict(data_dir='empty', dataset='torch/fashion_mnist'), 'expected FashionMNIST/raw in'),
         (dict(data_dir='nowhere', dataset='compcars'), 'nowhere does not exist'),
+        (
+            dict(data_dir='empty', dataset='torch/fashion_mnis'),
+            'torch/fashion_mnis, split validation, cannot be read: Unk',
+        ),
     ],
 )
 def test_what_is_refused(model, tmp_path, arguments, message):

@@ -9,13 +9,13 @@ import timm.data
 import torch
 from PIL import Image
 
-from ...errors import TimmAbnError
+from ...errors import TimmAbnError, one_line
 from ...explain.class_names import class_names
 from ...explain.evaluation import Sample
+from ...explain.folder_labels import folder_labels
 from ...explain.images import Box, Preprocessing, read_image, to_rgb
-from ...explain.labels import folder_labels
 from ...explain.masks import Masks, place_mask, read_masks
-from ...explain.sources import find_sources
+from ...explain.sources import Source, find_sources
 from ...timm_private import search_split
 from .celeba import CelebA
 from .datasets import dataset_creator
@@ -79,30 +79,33 @@ def _folder_images(data_dir: Path, split: str, names: Sequence[str], masks: Opti
     if not data_dir.is_dir():
         raise TimmAbnError(f'--data-dir {data_dir} is not a folder.')
     root = Path(search_split(str(data_dir), split))
-    paths = _without_masks([source.path for source in find_sources([root])], root, masks)
-    relative = [path.relative_to(root) for path in paths]
-    labels = folder_labels(relative, names) or [None] * len(paths)
+    sources = _without_masks(find_sources([root]), root, masks)
     return [
-        _Image(name.as_posix(), functools.partial(read_image, path), label)
-        for path, name, label in zip(paths, relative, labels)
+        _Image(source.path.relative_to(root).as_posix(), functools.partial(read_image, source.path), label)
+        for source, label in zip(sources, folder_labels(sources, names))
     ]
 
 
-def _without_masks(paths: List[Path], root: Path, masks: Optional[Path]) -> List[Path]:
-    """Return the paths that are images, if masks lie beside them, or in a folder among them."""
+def _without_masks(sources: List[Source], root: Path, masks: Optional[Path]) -> List[Source]:
+    """Return the sources that are images, if masks lie beside them, or in a folder among them."""
     if masks is None or not masks.is_dir():
-        return paths
+        return sources
     if masks.resolve() != root.resolve():
-        return [path for path in paths if not path.resolve().is_relative_to(masks.resolve())]
-    photos = {path.with_suffix('') for path in paths if path.suffix.lower() != '.png'}
-    return [path for path in paths if path.suffix.lower() != '.png' or path.with_suffix('') not in photos]
+        return [source for source in sources if not source.path.resolve().is_relative_to(masks.resolve())]
+    photos = {source.path.with_suffix('') for source in sources if source.path.suffix.lower() != '.png'}
+    return [s for s in sources if s.path.suffix.lower() != '.png' or s.path.with_suffix('') not in photos]
 
 
 def _dataset_images(data_dir: Path, dataset: str, split: str) -> List[_Image]:
     if dataset.lower() == 'celeba':
         # answers to all tasks, which are no class
         return _items(CelebA(str(data_dir), split), labelled=False)
-    items = dataset_creator(timm.data.create_dataset)(dataset, root=str(data_dir), split=split)
+    try:
+        items = dataset_creator(timm.data.create_dataset)(dataset, root=str(data_dir), split=split)
+    except TimmAbnError:
+        raise
+    except Exception as error:  # of timm, torchvision, or another package that reads data
+        raise TimmAbnError(f'--dataset {dataset}, split {split}, cannot be read: {one_line(error)}.') from None
     if not hasattr(items, '__getitem__') or not hasattr(items, '__len__'):
         raise TimmAbnError(f'{dataset} can only be read from its beginning to its end; give a folder of images.')
     return _items(items, labelled=True)

@@ -1,0 +1,170 @@
+"""What timm-abn explain says beyond its overlays: ranges, labels, CSV; and several processes that share the images."""
+
+import csv
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import timm
+import torch
+import torch.distributed as dist
+from PIL import Image
+
+from timm_abn.cli import main
+
+ROOT = Path(__file__).parents[2]
+MODEL = 'abn_resnet20_cifar'
+CLASSES = ['ant', 'bee', 'no beard']
+COLUMNS = ['image', 'label', 'class', 'probability', 'map_least', 'map_greatest', 'overlay']
+
+
+@pytest.fixture
+def images(tmp_path, monkeypatch):
+    """A folder of seven images, in folders of two classes, and a network of three."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for index in range(7):
+        path = Path(f'data/{("Ant", "bee")[index % 2]}/{index}.png')
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
+    Path('names.txt').write_text('\n'.join(CLASSES))
+    torch.manual_seed(0)
+    safetensors.torch.save_file(timm.create_model(MODEL, num_classes=3).state_dict(), 'model.safetensors')
+    return tmp_path
+
+
+def explain(*args):
+    return main(['explain', 'data', '--model', MODEL, '--checkpoint', 'model.safetensors', *args])
+
+
+def rows_of(path):
+    with Path(path).open(newline='', encoding='utf-8') as file:
+        return list(csv.DictReader(file))
+
+
+def test_table_csv_and_labels(images, capsys):
+    assert explain('--label-names', 'names.txt', '--csv', 'new/out.csv', '--top-k', '2', '--scale', 'common') == 0
+    *table, scale, right = capsys.readouterr().out.splitlines()
+    assert re.split('  +', table[0]) == ['image', 'label', 'class', 'probability', 'map range', 'overlay']
+    rows = rows_of('new/out.csv')
+    assert list(rows[0]) == COLUMNS and len(rows) == 7 * 2 == len(table) - 2
+    assert [row['image'] for row in rows[::2]] == [f'data/Ant/{i}.png' for i in (0, 2, 4, 6)] + [
+        f'data/bee/{i}.png' for i in (1, 3, 5)
+    ]
+    assert [row['label'] for row in rows] == ['ant'] * 8 + ['bee'] * 6
+    for first, second, shown, below in zip(rows[::2], rows[1::2], table[2::2], table[3::2], strict=True):
+        assert {key for key in COLUMNS if first[key] != second[key]} == {'class', 'probability'}
+        least, greatest = float(first['map_least']), float(first['map_greatest'])
+        assert re.split('  +', shown) == [
+            first['image'],
+            first['label'],
+            first['class'],
+            f'{float(first["probability"]):.4f}',
+            f'{least:.3g} to {greatest:.3g}',
+            first['overlay'],
+        ]
+        assert below.split()[-1] == f'{float(second["probability"]):.4f}'
+    least, greatest = min(float(r['map_least']) for r in rows), max(float(r['map_greatest']) for r in rows)
+    assert scale == f'range of all maps: {least:.3g} to {greatest:.3g}'
+    number = sum(row['class'] == row['label'] for row in rows[::2])
+    assert right == f'right: {number} of 7 labelled images ({number / 7:.1%})'
+
+
+def test_without_labels_there_is_no_column_of_them(images, capsys):
+    assert explain('--csv', 'out.csv', '--show', 'contrast', '--class', '2') == 0  # two folders, three classes
+    lines = capsys.readouterr().out.splitlines()
+    assert re.split('  +', lines[0]) == ['image', 'class', 'probability', 'map range', 'overlay']
+    assert len(lines) == 2 + 7 * 3
+    assert {row['label'] for row in rows_of('out.csv')} == {''}
+
+
+def test_folders_are_counted_where_classes_have_no_names(images, capsys):
+    Path('data/wasp').mkdir()
+    Path('data/Ant/0.png').rename('data/wasp/0.png')
+    assert explain('--csv', 'out.csv', '--top-k', '1') == 0
+    assert [row['label'] for row in rows_of('out.csv')] == ['class 0'] * 3 + ['class 1'] * 3 + ['class 2']
+    assert 'of 7 labelled images' in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_tasks_have_names_but_no_labels(images, capsys):
+    network = timm.create_model(MODEL, num_classes=3, multi_task=True)
+    safetensors.torch.save_file(network.state_dict(), 'model.safetensors')
+    assert explain('--label-names', 'names.txt', '--csv', 'out.csv', '--show', 'class') == 0
+    rows = rows_of('out.csv')
+    assert len(rows) == 7 * 3 and {row['label'] for row in rows} == {''}
+    assert {row['overlay'].split('.', 1)[1] for row in rows} == {f'{n}.overlay.png' for n in ('ant', 'bee', 'no_beard')}
+    assert 'labelled' not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ('args', 'message'),
+    [
+        (['--class', 'bee'], '--class says whose map --show class or --show contrast draws; add one of them'),
+        (['--show', 'contrast', '--colormap', 'magma'], 'has its own; leave --colormap away'),
+        (['--label-names', 'none.txt'], 'there is no file none.txt'),
+        (['--label-names', 'two.txt'], 'two.txt has 2 lines for 3 classes'),
+        (['--csv', 'data'], 'data is a folder; --csv names a file'),
+        (['--csv', 'names.txt/out.csv'], 'names.txt is a file, not a folder to write into'),
+        (
+            ['--label-names', 'names.txt', '--show', 'class', '--class', 'beee'],
+            "there is no class 'beee'; did you mean bee?",
+        ),
+        (['--show', 'class', '--class', '3'], "there is no class '3'; the model has 'class 0' (0) to 'class 2' (2)"),
+        (['--show', 'class', '--scale', 'absolute'], 'class maps have no bounds, and so no absolute scale'),
+        (['--scale', 'each'], "argument --scale: invalid choice: 'each'"),
+    ],
+)
+def test_wrong_arguments(images, capsys, args, message):
+    Path('two.txt').write_text('a\nb\n')
+    assert explain(*args) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and captured.err.count('\n') == 1 and captured.out == ''
+    assert not Path('outputs').exists() and not Path('out.csv').exists()
+
+
+TWO = """
+import os, sys
+from timm_abn.cli import main
+code = main(['explain', 'data', '--model', 'abn_resnet20_cifar', '--checkpoint', 'model.safetensors', *sys.argv[1:]])
+assert code == (0 if int(os.environ['RANK']) else 1)  # a picture cannot be read
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason='PyTorch is built without gloo')
+@pytest.mark.parametrize('shown', ['attention', 'contrast'])
+def test_two_processes_say_what_one_says(images, capsys, shown):
+    Path('data/bee/bad.png').write_bytes(b'')
+    Path('two.py').write_text(TWO)
+    args = ['--label-names', 'names.txt', '--scale', 'common', '--show', shown, '--batch-size', '2', '--map', 'npy']
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', 'two.py', *args]
+    environment = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT), CUDA_VISIBLE_DEVICES='')
+    done = subprocess.run(
+        [*command, '--csv', 'two.csv', '--out', 'two'], capture_output=True, text=True, env=environment, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert explain(*args, '--csv', 'one.csv', '--out', 'one', '--device', 'cpu') == 1
+    one, two = rows_of('one.csv'), rows_of('two.csv')
+    assert len(one) == len(two) == 7 * 3
+    for expected, found in zip(one, two, strict=True):
+        for column in COLUMNS[:3]:
+            assert found[column] == expected[column]
+        for column in COLUMNS[3:-1]:
+            assert float(found[column]) == pytest.approx(float(expected[column]), abs=1e-5, rel=1e-5)
+    captured = capsys.readouterr()
+
+    # numbers of four or three digits may fall to another side of a rounding
+    def words(text):
+        return re.sub(r'-?\d+(\.\d+)?(e-?\d+)?', '#', text).replace('two/', 'one/').split()
+
+    assert words(done.stdout) == words(captured.out)
+    assert [line for line in done.stderr.splitlines() if 'timm-abn' in line] == captured.err.splitlines()
+    for path in Path('one').rglob('*.overlay.png'):
+        with Image.open(path) as expected, Image.open(Path('two', *path.parts[1:])) as found:
+            difference = np.asarray(expected).astype(int) - np.asarray(found)
+            assert abs(difference).max() <= 1 and expected.text == found.text
