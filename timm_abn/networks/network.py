@@ -9,7 +9,6 @@ Reference: Fukui, Hirakawa, Yamashita, Fujiyoshi, "Attention Branch Network: Lea
 Explanation", CVPR 2019.
 """
 
-import logging
 from typing import Any, ClassVar, Dict, List, Optional, Tuple, Type, Union
 
 import torch
@@ -18,7 +17,7 @@ import torch.nn as nn
 
 from ..errors import TimmAbnError
 from ..maps.explanation import Explanation
-from ..split import cut_backbone
+from ..split import cut_backbone, find_adapter
 from ..timm_private import update_model_args
 from .attention_branch import AttentionBranch
 from .attention_stage import build_attention_stage, residual_width
@@ -29,8 +28,6 @@ from .mechanism import Mechanism
 from .timm_contract import TimmContract
 
 __all__ = ['AttentionBranchNet']
-
-_logger = logging.getLogger(__name__)
 
 
 class AttentionBranchNet(TimmContract):
@@ -61,6 +58,7 @@ class AttentionBranchNet(TimmContract):
         attention_classes: Optional[int] = None,
         device: Optional[torch.device] = None,
         dtype: Optional[torch.dtype] = None,
+        gate: Optional[str] = None,
         **kwargs: Any,
     ) -> None:
         """
@@ -77,6 +75,8 @@ class AttentionBranchNet(TimmContract):
             attention_classes: Number of classes of the attention branch where ``num_classes`` is 0.
             device: Where to create parameters.
             dtype: Type of the parameters.
+            gate: What the map does to the features: 'features', 'centred' or 'tokens' (see ``Mechanism``). By default
+                what reaches the prediction of this backbone; weights that are loaded bring their own gate along.
             **kwargs: ``attention_norm=False`` leaves out the batch norm after the stage of the attention branch. All
                 else is passed to ``timm.create_model`` for the backbone (``img_size``, ``drop_path_rate``, ...).
 
@@ -101,11 +101,6 @@ class AttentionBranchNet(TimmContract):
                 raise TimmAbnError(f'Backbone {name!r} is an Attention Branch Network already; pass its own backbone.')
         check_outputs(backbone, num_classes, self.outputs_per_class)
         parts = cut_backbone(backbone, split, architecture)
-        if parts.normalised:
-            _logger.warning(
-                f'The layer norm that follows the cut at {parts.path!r} undoes the attention map: predictions will not '
-                f'depend on it. Choose a split inside a stage instead, such as a block of {parts.path!r}.'
-            )
         layout, channels = feature_layout(parts)
         stage = build_attention_stage(
             parts.perception_branch,
@@ -121,7 +116,7 @@ class AttentionBranchNet(TimmContract):
         self.feature_extractor = parts.feature_extractor
         attention_classes = num_classes or attention_classes or 1000
         self.attention_branch = branch_class(stage, attention_classes, attention_map, **branch_kwargs, **dd)
-        self.mechanism = Mechanism(mechanism, layout)
+        self.mechanism = Mechanism(mechanism, layout, self._choose_gate(gate, parts), device)
         self.task_chunk_size = 1
         # the perception branch comes last: timm's AGC clipping leaves out the last two parameters, its classifier
         self.perception_branch = parts.perception_branch
@@ -157,7 +152,10 @@ class AttentionBranchNet(TimmContract):
             x: Images, shape (B, in_chans, H, W).
             attention: See ``forward``.
         """
-        return self.perception_branch.forward_features(self._attended_features(self.feature_extractor(x), x, attention))
+        gated, attention_bias = self._attended_features(self.feature_extractor(x), x, attention)
+        if attention_bias is None:
+            return self.perception_branch.forward_features(gated)
+        return self._biased_features(gated, attention_bias)
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """Return logits of the perception branch (B, K), or pooled features.
@@ -194,12 +192,35 @@ class AttentionBranchNet(TimmContract):
         features: torch.Tensor,
         images: torch.Tensor,
         attention: Optional[torch.Tensor],
-    ) -> torch.Tensor:
+    ) -> Tuple[torch.Tensor, Optional[torch.Tensor]]:
+        """Return gated features, and what is added to attention scores."""
         if self.attention_branch is None:
-            return features  # pruned: nothing after the cut is left to attend to
-        return self.mechanism(
-            features, self._attention_map(features, images, attention), self.attention_branch.num_maps
-        )
+            return features, None  # pruned: nothing after the cut is left to attend to
+        attention_map = self._attention_map(features, images, attention)
+        gated = self.mechanism(features, attention_map, self.attention_branch.num_maps)
+        return gated, self.mechanism.attention_bias(features, attention_map)
+
+    def perceive(self, gated: torch.Tensor, attention_bias: Optional[torch.Tensor] = None) -> torch.Tensor:
+        """Return the outputs of the perception branch.
+
+        Args:
+            gated: What ``mechanism`` made of the features.
+            attention_bias: What ``mechanism.attention_bias`` made of the same attention map.
+        """
+        if self.takes_attention_bias:  # where it is False, TorchScript does not look further
+            if attention_bias is not None:
+                return self.perception_branch.forward_head(self._biased_features(gated, attention_bias))
+        return self.perception_branch(gated)
+
+    def _biased_features(self, gated: torch.Tensor, attention_bias: torch.Tensor) -> torch.Tensor:
+        if not torch.jit.is_scripting() and getattr(self.perception_branch, 'grad_checkpointing', False):
+            return self._checkpointed_features(gated, attention_bias)
+        return self.perception_branch.forward_features(gated, attn_mask=attention_bias)
+
+    @torch.jit.unused
+    def _checkpointed_features(self, gated: torch.Tensor, attention_bias: torch.Tensor) -> torch.Tensor:
+        adapter = find_adapter(self.perception_branch)
+        return adapter.checkpointed_features(self.perception_branch, gated, attention_bias)
 
     def _perceive(self, features: torch.Tensor, attention_map: torch.Tensor) -> torch.Tensor:
         """Attend, then perceive: return what the perception branch says of features under their attention maps.
@@ -217,13 +238,15 @@ class AttentionBranchNet(TimmContract):
         for first in range(0, num_maps, self.task_chunk_size):
             count = min(self.task_chunk_size, num_maps - first)
             chunk = attention_map[:, first : first + count] if count < num_maps else attention_map
-            outputs = self.perception_branch(self.mechanism(features, chunk, count, convolved))
+            gated = self.mechanism(features, chunk, count, convolved)
+            outputs = self.perceive(gated, self.mechanism.attention_bias(features, chunk))
             answers.append(self.attention_branch.answers(outputs, first, count, self.num_classes > 0))
         return torch.cat(answers, dim=1) if len(answers) > 1 else answers[0]
 
     @torch.jit.unused
     def _may_be_lazy(self, features: torch.Tensor) -> bool:
-        return self.layout.layout == 'NCHW' and can_be_lazy(features, self.perception_branch)
+        is_factor = self.mechanism.gate == 'features' and self.layout.layout == 'NCHW'
+        return is_factor and can_be_lazy(features, self.perception_branch)
 
     @torch.jit.ignore
     @torch.no_grad()
@@ -255,13 +278,14 @@ class AttentionBranchNet(TimmContract):
 
     @property
     def config(self) -> Dict[str, Any]:
-        """What the network was built from: split, attention stage, attention map and mechanism."""
+        """What the network was built from: split, attention stage, attention map, mechanism and gate."""
         return dict(
             backbone=type(self.perception_branch).__name__,
             split=self.split,
             attention_stage=self.attention_branch.stage.source,
             attention_map=self.attention_branch.attention_map_type,
             mechanism='residual' if self.mechanism.residual else 'product',
+            gate=self.mechanism.gate,
         )
 
     def extra_repr(self) -> str:

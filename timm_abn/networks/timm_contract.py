@@ -12,7 +12,10 @@ from ..split import Split, cut_backbone, find_adapter
 from ..split.halves import Plan, join_halves
 from ..split.module_copy import copy_module, meta_tensors
 from ..timm_private import feature_take_indices, update_model_args, update_model_input_size
+from .choices import GATES
 from .feature_layout import FeatureLayout, feature_layout
+from .gates import choose_gate, gates_without_effect, warn_of_gate
+from .mechanism import gate_of, record_of
 
 __all__ = ['TimmContract']
 
@@ -33,7 +36,7 @@ class TimmContract(nn.Module):
         num_extractor_stages: int
         outputs_per_class: int
         split: str
-        _attended_features: Callable[..., torch.Tensor]
+        _attended_features: Callable[..., Tuple[torch.Tensor, Optional[torch.Tensor]]]
         _plan: Plan
 
     @torch.jit.ignore
@@ -49,6 +52,36 @@ class TimmContract(nn.Module):
         for name in ('output_fmt', 'feature_dim'):  # what some backbones say of their features
             if hasattr(parts.perception_branch, name):
                 setattr(self, name, getattr(parts.perception_branch, name))
+
+    @torch.jit.ignore
+    def _choose_gate(self, gate: Optional[str], parts: Split) -> str:
+        """Return the gate of a cut, and remember what is known of others; warn if its map has no effect."""
+        half = parts.perception_branch
+        self.takes_attention_bias = find_adapter(half).takes_attention_bias(half)
+        self._gate_is_given = gate is not None
+        self._without_effect = gates_without_effect(parts, self.takes_attention_bias)
+        gate = choose_gate(gate, parts, self.takes_attention_bias, type(half).__name__)
+        warn_of_gate(gate, self._without_effect, parts.path)
+        return gate
+
+    @torch.jit.ignore
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        if any(name.startswith(f'{prefix}attention_branch.') for name in state_dict):
+            self._follow_gate_of(state_dict, f'{prefix}mechanism.')
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _follow_gate_of(self, state_dict: Any, prefix: str) -> None:
+        """Use the gate that weights were trained with, unless another one was asked for."""
+        found = gate_of(state_dict, prefix)
+        if not self._gate_is_given and found != self.mechanism.gate and (found != 'tokens' or self.takes_attention_bias):
+            self.mechanism.set_gate(found, next(self.parameters()).device)
+            warn_of_gate(found, self._without_effect, self.split)
+        elif self._gate_is_given:
+            own = self.mechanism.state_dict(prefix=prefix)
+            for name in {prefix + record_of(gate) for gate in GATES} - own.keys():
+                state_dict.pop(name, None)
+            for name, record in own.items():
+                state_dict.setdefault(name, record)
 
     @torch.jit.ignore
     def forward_intermediates(
@@ -94,12 +127,13 @@ class TimmContract(nn.Module):
             x, indices=before or [max(self.num_extractor_stages - 1, 0)], output_fmt='NCHW'
         )
         intermediates = list(intermediates) if before else []
-        attended = self._attended_features(features, x, attention)
+        attended, attention_bias = self._attended_features(features, x, attention)
+        block_arguments = {} if attention_bias is None else dict(attn_mask=attention_bias)
         if not after:
-            final = self.perception_branch.forward_features(attended)
+            final = self.perception_branch.forward_features(attended, **block_arguments)
             return intermediates if intermediates_only else (final, intermediates)
         later: Any = find_adapter(self.perception_branch).perception_intermediates(
-            self.perception_branch, attended, after, norm, stop_early, intermediates_only
+            self.perception_branch, attended, after, norm, stop_early, intermediates_only, **block_arguments
         )
         if not intermediates_only:
             final, later = later
@@ -242,7 +276,8 @@ class TimmContract(nn.Module):
     @property
     def _model_args(self) -> Dict[str, Any]:
         """timm's record of how to build the network again, which it saves with the weights."""
-        return self.__dict__.get('_recorded_args', {})
+        args = self.__dict__.get('_recorded_args', {})
+        return dict(args, gate=self.mechanism.gate) if args else args
 
     @_model_args.setter
     def _model_args(self, args: Dict[str, Any]) -> None:
