@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Dict, List, Optional, Tuple, Type, Union
 import torch
 import torch.fx
 import torch.nn as nn
+from torch.jit import Final
 
 from ..errors import TimmAbnError
 from ..maps.explanation import Explanation
@@ -44,6 +45,7 @@ class AttentionBranchNet(TimmContract):
     """
 
     branch_class: ClassVar[Type[nn.Module]] = AttentionBranch
+    takes_attention_bias: Final[bool]
     __jit_unused_properties__ = ['global_pool', 'config', '_model_args']
 
     def __init__(
