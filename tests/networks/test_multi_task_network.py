@@ -33,7 +33,11 @@ def by_the_equations(model, images):
     features = model.feature_extractor(images)
     maps = model.attention_branch.map_conv(model.attention_branch.stage(model.layout.to_maps(features, images)))
     answers = []
-    prefix, gate, is_residual = model.layout.num_prefix_tokens, model.config['gate'], model.config['mechanism'] != 'product'
+    prefix, gate, is_residual = (
+        model.layout.num_prefix_tokens,
+        model.config['gate'],
+        model.config['mechanism'] != 'product',
+    )
     places = {'NCHW': (2, 3), 'NHWC': (1, 2), 'NLC': 1}[model.layout.layout]
     for task in range(TASKS):
         task_map = maps[:, task : task + 1]

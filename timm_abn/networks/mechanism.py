@@ -15,7 +15,6 @@ from .gated_features import GatedFeatures, gate_each
 __all__ = ['GATES', 'MECHANISMS', 'Mechanism', 'check_choice', 'gate_of', 'record_of']
 
 GATE_VERSION = 1  # of what the gates mean, recorded with weights
-HIDDEN = 1e-3  # what is still read of a token where the map is 0: more than nothing, since its logarithm is taken
 
 
 class Mechanism(nn.Module):
@@ -39,6 +38,7 @@ class Mechanism(nn.Module):
 
     residual: Final[bool]
     gate: Final[str]
+    hidden: Final[float] = 1e-3  # what is read of a token where the map is 0: more than nothing, to have a logarithm
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class Mechanism(nn.Module):
         """
         if self.gate != 'tokens':
             return None
-        bias = torch.log(attention_map.clamp(min=0.0) + HIDDEN).flatten(0, 1).flatten(1)
+        bias = torch.log(attention_map.clamp(min=0.0) + self.hidden).flatten(0, 1).flatten(1)
         return F.pad(bias, (self.layout.num_prefix_tokens, 0)).to(features.dtype)[:, None, None]
 
     def extra_repr(self) -> str:

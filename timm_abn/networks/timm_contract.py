@@ -73,7 +73,11 @@ class TimmContract(nn.Module):
     def _follow_gate_of(self, state_dict: Any, prefix: str) -> None:
         """Use the gate that weights were trained with, unless another one was asked for."""
         found = gate_of(state_dict, prefix)
-        if not self._gate_is_given and found != self.mechanism.gate and (found != 'tokens' or self.takes_attention_bias):
+        if (
+            not self._gate_is_given
+            and found != self.mechanism.gate
+            and (found != 'tokens' or self.takes_attention_bias)
+        ):
             self.mechanism.set_gate(found, next(self.parameters()).device)
             warn_of_gate(found, self._without_effect, self.split)
         elif self._gate_is_given:

@@ -78,7 +78,9 @@ class _Follow(TorchDispatchMode):
         operator = func._schema.name.removeprefix('aten::')
         if operator.endswith('_') and (not isinstance(args[0], torch.Tensor) or args[0]._base is not None):
             raise _Noticed  # what is written to a view changes another tensor
-        results = [r for r in (result if isinstance(result, (list, tuple)) else [result]) if isinstance(r, torch.Tensor)]
+        results = [
+            r for r in (result if isinstance(result, (list, tuple)) else [result]) if isinstance(r, torch.Tensor)
+        ]
         degree = self.follow(operator.removesuffix('_'), args, degrees, results)
         for tensor in results:
             self._kept.append(tensor)
@@ -123,7 +125,9 @@ class _OfPlaces(_Follow):
         if not changed:
             if operator in ('native_layer_norm', '_fused_rms_norm') and len(args[1]) == 1 and self.degree(source):
                 return 0.0
-            of_channels = operator in _MOMENTS and len(args[1]) == 1 and (not has_tokens or args[1][0] % source.ndim == 2)
+            of_channels = (
+                operator in _MOMENTS and len(args[1]) == 1 and (not has_tokens or args[1][0] % source.ndim == 2)
+            )
             power = _power(operator, args) if of_channels or operator not in _MOMENTS else None
             if power is not None:
                 return degrees[0] * power
