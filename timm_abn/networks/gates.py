@@ -9,21 +9,20 @@ import warnings
 from typing import FrozenSet, Optional
 
 from ..errors import TimmAbnError
-from ..split import Cut
+from ..split import Cut, Split
 from .choices import GATES
 from .mechanism import check_choice
 
 __all__ = ['choose_gate', 'gates_without_effect', 'warn_of_gate']
 
 
-def choose_gate(gate: Optional[str], cut: Cut, takes_bias: bool, family: str) -> str:
+def choose_gate(gate: Optional[str], cut: Split, takes_bias: bool) -> str:
     """Return the gate that is asked for, or else the one that fits.
 
     Args:
         gate: One of ``GATES``; None to choose by what follows the cut.
         cut: The cut.
         takes_bias: Whether blocks after it take a bias of attention scores.
-        family: What to call the backbone in messages.
 
     Raises:
         TimmAbnError: There is no such gate, or the backbone cannot have it.
@@ -32,6 +31,7 @@ def choose_gate(gate: Optional[str], cut: Cut, takes_bias: bool, family: str) ->
         return 'tokens' if takes_bias else 'centred' if cut.behind_norms else 'features'
     check_choice('gate', gate, GATES)
     if gate == 'tokens' and not takes_bias:
+        family = type(cut.perception_branch).__name__
         raise TimmAbnError(
             f"gate='tokens' needs blocks after the cut that take a mask of attention, as those of timm's "
             f"VisionTransformer do, got {family} cut at {cut.path!r}; gate='centred' or 'features' fits."

@@ -12,7 +12,7 @@ from .choices import GATES, MECHANISMS
 from .feature_layout import FeatureLayout
 from .gated_features import GatedFeatures, gate_each
 
-__all__ = ['GATES', 'MECHANISMS', 'Mechanism', 'check_choice', 'gate_of', 'record_of']
+__all__ = ['GATES', 'MECHANISMS', 'Mechanism', 'check_choice', 'gate_of', 'with_gate_of']
 
 GATE_VERSION = 1  # of what the gates mean, recorded with weights
 
@@ -156,6 +156,23 @@ def gate_of(state_dict: Mapping[str, Any], prefix: str = 'mechanism.') -> str:
         prefix: Name of its mechanism.
     """
     return next((gate for gate in GATES if prefix + record_of(gate) in state_dict), 'features')
+
+
+def with_gate_of(
+    mechanism: Mechanism,
+    state_dict: Mapping[str, torch.Tensor],
+    prefix: str = 'mechanism.',
+) -> Dict[str, torch.Tensor]:
+    """Return weights as if they were of another gate.
+
+    Args:
+        mechanism: That of the network which has that gate.
+        state_dict: Weights of a network.
+        prefix: Name of its mechanism.
+    """
+    records = {prefix + record_of(gate) for gate in GATES}
+    own = mechanism.state_dict(prefix=prefix)
+    return {**own, **{name: tensor for name, tensor in state_dict.items() if name in own or name not in records}}
 
 
 def check_choice(name: str, value: str, choices: Tuple[str, ...]) -> None:

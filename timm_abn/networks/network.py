@@ -25,7 +25,8 @@ from .attention_stage import build_attention_stage, residual_width
 from .backbone import architecture_of, check_outputs, create_backbone
 from .feature_layout import feature_layout
 from .gated_features import can_be_lazy
-from .mechanism import Mechanism
+from .gates import choose_gate, gates_without_effect, warn_of_gate
+from .mechanism import Mechanism, gate_of, with_gate_of
 from .timm_contract import TimmContract
 
 __all__ = ['AttentionBranchNet']
@@ -118,7 +119,12 @@ class AttentionBranchNet(TimmContract):
         self.feature_extractor = parts.feature_extractor
         attention_classes = num_classes or attention_classes or 1000
         self.attention_branch = branch_class(stage, attention_classes, attention_map, **branch_kwargs, **dd)
-        self.mechanism = Mechanism(mechanism, layout, self._choose_gate(gate, parts), device)
+        self.takes_attention_bias = find_adapter(parts.perception_branch).takes_attention_bias(parts.perception_branch)
+        self._gate_is_given = gate is not None
+        self._without_effect = gates_without_effect(parts, self.takes_attention_bias)
+        gate = choose_gate(gate, parts, self.takes_attention_bias)
+        warn_of_gate(gate, self._without_effect, parts.path)
+        self.mechanism = Mechanism(mechanism, layout, gate, device)
         self.task_chunk_size = 1
         # the perception branch comes last: timm's AGC clipping leaves out the last two parameters, its classifier
         self.perception_branch = parts.perception_branch
@@ -277,6 +283,23 @@ class AttentionBranchNet(TimmContract):
         attention_map = given_or_predicted(attention, self.attention_branch.attention_map(class_features))
         logits = self._perceive(features, attention_map)
         return self.attention_branch.explanation(logits, attention_map, class_features)
+
+    @torch.jit.ignore
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        if any(name.startswith(f'{prefix}attention_branch.') for name in state_dict):  # else of a half, say
+            self._follow_gate_of(state_dict, f'{prefix}mechanism.')
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _follow_gate_of(self, state_dict: Dict[str, torch.Tensor], prefix: str) -> None:
+        """Use the gate that weights were trained with, unless another one was asked for."""
+        found = gate_of(state_dict, prefix)
+        if self._gate_is_given:
+            recorded = with_gate_of(self.mechanism, state_dict, prefix)
+            state_dict.clear()
+            state_dict.update(recorded)
+        elif found != self.mechanism.gate and (found != 'tokens' or self.takes_attention_bias):
+            self.mechanism.set_gate(found, next(self.parameters()).device)
+            warn_of_gate(found, self._without_effect, self.split)
 
     @property
     def config(self) -> Dict[str, Any]:

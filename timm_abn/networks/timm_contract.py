@@ -12,10 +12,7 @@ from ..split import Split, cut_backbone, find_adapter
 from ..split.halves import Plan, join_halves
 from ..split.module_copy import copy_module, meta_tensors
 from ..timm_private import feature_take_indices, update_model_args, update_model_input_size
-from .choices import GATES
 from .feature_layout import FeatureLayout, feature_layout
-from .gates import choose_gate, gates_without_effect, warn_of_gate
-from .mechanism import gate_of, record_of
 
 __all__ = ['TimmContract']
 
@@ -52,40 +49,6 @@ class TimmContract(nn.Module):
         for name in ('output_fmt', 'feature_dim'):  # what some backbones say of their features
             if hasattr(parts.perception_branch, name):
                 setattr(self, name, getattr(parts.perception_branch, name))
-
-    @torch.jit.ignore
-    def _choose_gate(self, gate: Optional[str], parts: Split) -> str:
-        """Return the gate of a cut, and remember what is known of others; warn if its map has no effect."""
-        half = parts.perception_branch
-        self.takes_attention_bias = find_adapter(half).takes_attention_bias(half)
-        self._gate_is_given = gate is not None
-        self._without_effect = gates_without_effect(parts, self.takes_attention_bias)
-        gate = choose_gate(gate, parts, self.takes_attention_bias, type(half).__name__)
-        warn_of_gate(gate, self._without_effect, parts.path)
-        return gate
-
-    @torch.jit.ignore
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        if any(name.startswith(f'{prefix}attention_branch.') for name in state_dict):
-            self._follow_gate_of(state_dict, f'{prefix}mechanism.')
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
-    def _follow_gate_of(self, state_dict: Any, prefix: str) -> None:
-        """Use the gate that weights were trained with, unless another one was asked for."""
-        found = gate_of(state_dict, prefix)
-        if (
-            not self._gate_is_given
-            and found != self.mechanism.gate
-            and (found != 'tokens' or self.takes_attention_bias)
-        ):
-            self.mechanism.set_gate(found, next(self.parameters()).device)
-            warn_of_gate(found, self._without_effect, self.split)
-        elif self._gate_is_given:
-            own = self.mechanism.state_dict(prefix=prefix)
-            for name in {prefix + record_of(gate) for gate in GATES} - own.keys():
-                state_dict.pop(name, None)
-            for name, record in own.items():
-                state_dict.setdefault(name, record)
 
     @torch.jit.ignore
     def forward_intermediates(
