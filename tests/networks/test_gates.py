@@ -87,6 +87,7 @@ def test_tokens_by_hand():
         (dict(backbone='test_vit', global_pool='avg'), 'tokens'),
         (dict(backbone='test_vit', global_pool='avg', split='blocks.5'), 'centred'),  # no block is left to read tokens
         (dict(backbone='test_vit_relpos'), 'centred'),  # its blocks take no mask
+        (dict(backbone='vit_relpos_medium_patch16_rpn_224'), 'centred'),
     ],
 )
 def test_gate_fits_what_follows_the_cut(arguments, gate):

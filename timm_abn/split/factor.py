@@ -6,6 +6,7 @@ meta device, operator by operator, until something undoes or notices them. Each 
 the factor that it is multiplied by: features have 1, the mean of their squares 2, and what depends on them no longer 0.
 """
 
+import math
 from typing import Any, Dict, List, Optional
 
 import torch
@@ -14,7 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = ['ignores_features', 'ignores_places', 'is_behind_norms']
 
-CHANGED = float('nan')  # degree of tokens of the image that depend on the factor in another way than by a power of it
+CHANGED = float('nan')  # degree of what depends on the factor in another way than by a power of it
+NORMED = float('inf')  # degree of such, behind a norm: what a residual block with a norm at its end adds
 
 _LAYOUTS = frozenset(
     'alias clone contiguous detach permute transpose t view _unsafe_view _reshape_alias unsqueeze squeeze expand '
@@ -92,6 +94,10 @@ class _Uniform(_Follow):
     """Follows a factor that is the same everywhere; what a residual block adds, and biases, are left out of account."""
 
     def follow(self, operator: str, args: Any, degrees: List[float], results: List[torch.Tensor]) -> float:
+        if operator == 'native_batch_norm':
+            raise _Noticed  # its statistics stay as they are; the common case need not be followed to its end
+        if not all(map(math.isfinite, degrees)):
+            return self._of_changed(operator, degrees)
         if operator in _NORMS and self.degree(args[0]):
             return 0.0
         if operator in _PRODUCTS:
@@ -101,7 +107,16 @@ class _Uniform(_Follow):
             return degrees[0] * power
         if operator in _LINEAR and len(set(degrees)) == 1:
             return degrees[0]
-        raise _Noticed
+        return CHANGED
+
+    def _of_changed(self, operator: str, degrees: List[float]) -> float:
+        if operator in _NORMS:
+            return NORMED
+        if any(map(math.isnan, degrees)):
+            return CHANGED
+        if len(degrees) == 2 and operator == 'add':
+            return min(degrees)  # the shortcut's
+        return degrees[0] if degrees == [NORMED] and operator in _LAYOUTS | {'mul'} else CHANGED
 
 
 class _OfPlaces(_Follow):
