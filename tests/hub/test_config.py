@@ -68,6 +68,7 @@ BAD_ENTRIES = [
     (('model_args', 'split'), '/etc/passwd', 'model_args.split'),
     (('model_args', 'split'), [1], 'model_args.split'),
     (('model_args', 'mechanism'), 'magic', 'model_args.mechanism'),
+    (('model_args', 'gate'), 'later', 'model_args.gate'),
     (('model_args', 'attention_map'), ['sigmoid'], 'model_args.attention_map'),
     (('model_args', 'attention_norm'), 'yes', 'model_args.attention_norm'),
     (('model_args', 'multi_task'), 1, 'model_args.multi_task'),

@@ -17,6 +17,11 @@ from timm_abn.publish.folder import save_hub_folder
 
 TASKS = 5
 all_backbones = pytest.mark.parametrize('backbone', TINY_BACKBONES)
+# each backbone has the gate of old files, and that of new networks
+all_gates = pytest.mark.parametrize(
+    ('backbone', 'gate'),
+    [(backbone, gate) for backbone in TINY_BACKBONES for gate in ('features', None)] + [('test_resnet', 'centred')],
+)
 
 
 def multi_task(backbone='resnet20_cifar', **kwargs):
@@ -28,33 +33,41 @@ def by_the_equations(model, images):
     features = model.feature_extractor(images)
     maps = model.attention_branch.map_conv(model.attention_branch.stage(model.layout.to_maps(features, images)))
     answers = []
+    prefix, gate, is_residual = (
+        model.layout.num_prefix_tokens,
+        model.config['gate'],
+        model.config['mechanism'] != 'product',
+    )
+    places = {'NCHW': (2, 3), 'NHWC': (1, 2), 'NLC': 1}[model.layout.layout]
     for task in range(TASKS):
         task_map = maps[:, task : task + 1]
         if model.attention_branch.attention_map_type == 'sigmoid':
             task_map = 1 / (1 + torch.exp(-task_map))
-        residual = features if model.config['mechanism'] == 'residual' else 0.0
+        image_features = features[:, prefix:] if features.ndim == 3 else features
+        by_place = {
+            'NCHW': task_map,
+            'NHWC': task_map.permute(0, 2, 3, 1),
+            'NLC': task_map.flatten(2).transpose(1, 2),
+        }[model.layout.layout]
+        mean = 0 if gate == 'features' else image_features.mean(dim=places, keepdim=True)
+        gated = mean + (image_features - mean) * by_place + (image_features - mean if is_residual else 0)
         if features.ndim == 3:
-            prefix = model.layout.num_prefix_tokens
-            gate = task_map.flatten(2).transpose(1, 2)
-            gated = torch.cat([features[:, :prefix], features[:, prefix:] * gate], dim=1)
-            gated = (
-                gated
-                if model.config['mechanism'] == 'product'
-                else torch.cat([features[:, :prefix], features[:, prefix:] * gate + features[:, prefix:]], dim=1)
-            )
-        else:
-            gate = task_map.permute(0, 2, 3, 1) if model.layout.layout == 'NHWC' else task_map
-            gated = residual + gate * features
-        outputs = model.perception_branch(gated)
+            gated = torch.cat([features[:, :prefix], gated], dim=1)
+        bias = {}
+        if gate == 'tokens':
+            shares = torch.ones(len(images), 1, 1, features.shape[1], dtype=features.dtype)
+            shares = torch.cat([shares[..., :prefix], task_map.clamp(min=0).flatten(2)[:, None] + 0.001], dim=3)
+            bias = dict(attn_mask=shares.log())
+        outputs = model.perception_branch(gated, **bias)
         answers.append(outputs[:, 2 * task : 2 * task + 2].softmax(dim=1))
     return torch.stack(answers, dim=1), maps, maps.mean(dim=(2, 3))
 
 
 @pytest.mark.parametrize('mechanism', ['residual', 'product'])
 @pytest.mark.parametrize('attention_map', ['sigmoid', 'raw'])
-@all_backbones
-def test_equals_a_loop_over_the_equations(backbone, attention_map, mechanism):
-    model = multi_task(backbone, attention_map=attention_map, mechanism=mechanism).double()
+@all_gates
+def test_equals_a_loop_over_the_equations(backbone, gate, attention_map, mechanism):
+    model = multi_task(backbone, attention_map=attention_map, mechanism=mechanism, gate=gate).double()
     images = tiny_images(dtype=torch.float64)
     targets = torch.tensor([[1.0, 0, 1, 0, 1], [0, 0, 1, 1, 0]], dtype=torch.float64)
 
@@ -177,6 +190,7 @@ def checkpoint_by_pytorch(model):
     [
         ('resnet20_cifar', lambda model: model.set_grad_checkpointing()),
         ('test_vit', lambda model: model.set_grad_checkpointing()),
+        ('test_convnext', lambda model: model.set_grad_checkpointing()),
         ('test_resnet', lambda model: model.perception_branch.set_grad_checkpointing()),
         ('test_resnet', checkpoint_by_pytorch),
     ],

@@ -13,6 +13,10 @@ from tiny_models import NUM_CLASSES, TINY_BACKBONES, attention_for, tiny_abn, ti
 from timm_abn import AttentionBranchNet, MultiTaskAttentionBranchNet
 
 all_backbones = pytest.mark.parametrize('backbone', TINY_BACKBONES)
+all_gates = pytest.mark.parametrize(
+    ('backbone', 'gate'),
+    [(backbone, gate) for backbone in TINY_BACKBONES for gate in ('features', 'centred')] + [('test_vit', 'tokens')],
+)
 K_DEPENDENT = [
     f'attention_branch.{name}.' for name in ('class_conv', 'class_norm', 'classifier', 'map_conv', 'map_norm')
 ]
@@ -26,26 +30,43 @@ def without_half(name):
 def uncut_backbone(model, name, **kwargs):
     """Return the backbone in one piece, with the weights of both halves."""
     backbone = tiny_backbone(name, **kwargs)
-    weights = {without_half(k): v for k, v in model.state_dict().items() if not k.startswith('attention_branch.')}
+    others = ('attention_branch.', 'mechanism.')
+    weights = {without_half(k): v for k, v in model.state_dict().items() if not k.startswith(others)}
     backbone.load_state_dict(weights)
     return backbone.train(model.training)
 
 
-def run_with_gated_features(backbone, split, images, factor, num_prefix_tokens):
-    """Return the logits of the uncut backbone when the output of ``split`` is multiplied by ``factor``."""
+def run_with_gate(backbone, model, images, attention_map):
+    """Return the logits of the uncut backbone when hooks gate it as ``model`` says it does."""
+    config, prefix = model.config, model.layout.num_prefix_tokens
+    factor = attention_map + (config['mechanism'] == 'residual')
+
+    def gated(x, places, factor):
+        mean = 0 if config['gate'] == 'features' else x.mean(dim=places, keepdim=True)
+        return mean + (x - mean) * factor
 
     def gate(module, args, output):
         if output.ndim == 3:
-            gated = output.clone()
-            gated[:, num_prefix_tokens:] *= factor.reshape(len(factor), -1, 1)
-            return gated
-        return output * (factor if output.shape[2:] == factor.shape[2:] else factor.permute(0, 2, 3, 1))
+            tokens = gated(output[:, prefix:], 1, factor.reshape(len(factor), -1, 1))
+            return torch.cat([output[:, :prefix], tokens], dim=1)
+        if output.shape[2:] == factor.shape[2:]:
+            return gated(output, (2, 3), factor)
+        return gated(output, (1, 2), factor.permute(0, 2, 3, 1))
 
-    handle = backbone.get_submodule(split).register_forward_hook(gate)
+    def add_bias(module, args, kwargs):
+        bias = torch.zeros(len(images), 1, 1, prefix + attention_map[0].numel(), dtype=images.dtype)
+        bias[:, 0, 0, prefix:] = (attention_map.clamp(min=0) + 0.001).log().flatten(1)
+        return args, dict(kwargs, attn_mask=bias)
+
+    handles = [backbone.get_submodule(model.split).register_forward_hook(gate)]
+    if config['gate'] == 'tokens':
+        later = backbone.blocks[int(model.split.split('.')[1]) + 1 :]
+        handles += [block.attn.register_forward_pre_hook(add_bias, with_kwargs=True) for block in later]
     try:
         return backbone(images)
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 class Calls:
@@ -59,17 +80,14 @@ class Calls:
         self.count += 1
 
 
-@all_backbones
+@all_gates
 @pytest.mark.parametrize('mechanism', ['residual', 'product'])
-def test_logits_are_those_of_the_backbone_with_attended_features(backbone, mechanism):
-    model = tiny_abn(backbone, mechanism=mechanism)
+def test_logits_are_those_of_the_backbone_with_attended_features(backbone, gate, mechanism):
+    model = tiny_abn(backbone, mechanism=mechanism, gate=gate)
     images = tiny_images()
     explanation = model.explain(images)
-    factor = explanation.attention_map + (mechanism == 'residual')
     with torch.no_grad():
-        expected = run_with_gated_features(
-            uncut_backbone(model, backbone), model.split, images, factor, model.layout.num_prefix_tokens
-        )
+        expected = run_with_gate(uncut_backbone(model, backbone), model, images, explanation.attention_map)
         actual = model(images)
     torch.testing.assert_close(actual, expected)
     assert torch.equal(explanation.logits, actual)
@@ -87,17 +105,15 @@ def test_prediction_depends_on_the_attention_map(backbone):
     assert (logits - others).norm() > 1e-3 * logits.norm()
 
 
-@all_backbones
-def test_training_mode_returns_both_predictions(backbone):
-    model = tiny_abn(backbone).train()
+@all_gates
+def test_training_mode_returns_both_predictions(backbone, gate):
+    model = tiny_abn(backbone, gate=gate).train()
     images = tiny_images()
     with torch.no_grad():
         logits, attention_logits = model(images)
         features = model.feature_extractor(images)
         attention_map, expected_attention_logits = model.attention_branch(model.layout.to_maps(features, images))
-        expected = run_with_gated_features(
-            uncut_backbone(model, backbone), model.split, images, 1 + attention_map, model.layout.num_prefix_tokens
-        )
+        expected = run_with_gate(uncut_backbone(model, backbone), model, images, attention_map)
     assert logits.shape == attention_logits.shape == (2, NUM_CLASSES)
     torch.testing.assert_close(logits, expected)
     torch.testing.assert_close(attention_logits, expected_attention_logits)
@@ -171,14 +187,19 @@ def test_evaluation_computes_only_what_is_returned():
         assert (class_maps.count, map_conv.count, stem.count) == (1, 2, 3)
 
 
-@all_backbones
+@all_gates
 @pytest.mark.parametrize('training', [False, True])
-def test_given_attention_replaces_the_predicted(backbone, training):
-    model = tiny_abn(backbone).train(training)
+def test_given_attention_replaces_the_predicted(backbone, gate, training):
+    model = tiny_abn(backbone, gate=gate).train(training)
     images = tiny_images()
     attention = attention_for(model, images)
     with torch.no_grad():
-        expected = model.perception_branch(model.mechanism(model.feature_extractor(images), attention))
+        features = model.feature_extractor(images)
+        bias = model.mechanism.attention_bias(features, attention)
+        assert (bias is not None) == (gate == 'tokens')
+        gated = model.mechanism(features, attention)
+        # what is exact without a bias takes no mask of zeros
+        expected = model.perception_branch(gated) if bias is None else model.perception_branch(gated, attn_mask=bias)
         output = model(images, attention=attention)
     assert torch.equal(output[0] if training else output, expected)
     if not training:
@@ -454,7 +475,8 @@ def test_device_and_dtype_reach_every_tensor():
     model = tiny_abn('test_convnext', device='meta', dtype=torch.bfloat16)
     tensors = dict([*model.named_parameters(), *model.named_buffers()])
     assert {tensor.device.type for tensor in tensors.values()} == {'meta'}
-    assert {tensor.dtype for name, tensor in tensors.items() if 'num_batches' not in name} == {torch.bfloat16}
+    integers = ('num_batches_tracked', 'mechanism.centred_gate')
+    assert {tensor.dtype for name, tensor in tensors.items() if not name.endswith(integers)} == {torch.bfloat16}
 
 
 def test_config_says_what_was_built():
@@ -465,5 +487,6 @@ def test_config_says_what_was_built():
         attention_stage=model.attention_branch.stage.source,
         attention_map='sum_log',
         mechanism='product',
+        gate='centred',
     )
-    assert "split='stages.1'" in repr(model)
+    assert "split='stages.1'" in repr(model) and "gate='centred'" in repr(model)

@@ -18,6 +18,7 @@ from timm.models import get_model_input_config
 
 from ..errors import TimmAbnError
 from ..explain.images import Preprocessing
+from ..explain.methods.evaluation_copy import evaluation_copy
 
 __all__ = [
     'TOLERANCE',
@@ -123,11 +124,22 @@ def _export(model: nn.Module, dynamic_axes: Mapping[int, str]) -> ExportedNetwor
     trials = _trial_images(model, dynamic_axes)
     shapes = ({axis: torch.export.Dim.DYNAMIC for axis in dynamic_axes},)
     with _one_line_errors('cannot be traced'), torch.no_grad():
-        program = torch.export.export(_Explaining(model), (trials[0],), dynamic_shapes=shapes)
+        program = torch.export.export(_Explaining(_with_plain_attention(model)), (trials[0],), dynamic_shapes=shapes)
         largest_difference(model, program.module(), trials)
     layout: Any = getattr(model, 'layout', None)  # a CAM baseline has none: it takes what its convolutions take
     multiple = layout.reduction if layout is not None and layout.layout == 'NLC' else 1
     return ExportedNetwork(program, dynamic_axes, trials, multiple)
+
+
+def _with_plain_attention(model: nn.Module) -> nn.Module:
+    """Return a network whose attention is made of products, where it is given a bias: ONNX has no fused form of it."""
+    if getattr(getattr(model, 'mechanism', None), 'gate', '') != 'tokens':
+        return model
+    duplicate = evaluation_copy(model)
+    for module in duplicate.modules():
+        if hasattr(module, 'fused_attn'):
+            module.fused_attn = False  # type: ignore[assignment]
+    return duplicate
 
 
 def _trial_images(model: nn.Module, dynamic_axes: Mapping[int, str]) -> List[torch.Tensor]:

@@ -16,6 +16,7 @@ import timm
 from timm.models import PretrainedCfg
 
 from ..errors import TimmAbnError, one_line
+from ..networks.choices import GATES, MECHANISMS
 
 __all__ = ['HubError', 'check_config', 'check_entries', 'read_config']
 
@@ -72,7 +73,8 @@ _NULLABLE = {field.name for field in dataclasses.fields(PretrainedCfg) if field.
 _ARGUMENT_RULES = {
     'backbone': ('text', r'[a-z]\w*(\.\w+)?', 'the name of a timm model'),
     'split': ('either', ('int', -1000, 1000), _PATH),
-    'mechanism': ('one of', 'residual', 'product'),
+    'mechanism': ('one of', *MECHANISMS),
+    'gate': ('one of', *GATES),
     'attention_map': ('one of', 'sigmoid', 'sum_log', 'raw'),
     **dict.fromkeys(('attention_norm', 'multi_task'), _FLAG),
     **dict.fromkeys(('task_chunk_size', 'attention_classes'), ('int', 1, MAX_CLASSES)),

@@ -10,6 +10,7 @@ from ..errors import suggest
 from ..hub.published import no_weights
 from ..hub.state_dicts import CheckpointError, check_state_dict
 from ..networks.class_activation_mapping import ClassActivationMapping
+from ..networks.mechanism import with_gate_of
 from ..networks.network import AttentionBranchNet
 from .creating import ModelError, create_model
 from .training_checkpoints import data_config_of, model_arguments, read_checkpoint, training_settings
@@ -93,6 +94,8 @@ def _load_checkpoint(name: str, path: Path, model_kwargs: Mapping[str, Any]) -> 
     if recorded and ':' not in name and name.split('.')[0] != str(recorded).split('.')[0]:
         raise CheckpointError(f'{path} is a checkpoint of {recorded}, not of {name}.')
     model: Any = create_model(name, model_arguments(name, settings, model_kwargs, weights, path))
+    if 'gate' in model_kwargs:  # which the weights were not trained with, maybe
+        weights = with_gate_of(model.mechanism, weights)
     check_state_dict(weights, model.state_dict(), name, path)
     model.load_state_dict(weights)
     if settings:

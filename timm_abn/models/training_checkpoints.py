@@ -13,6 +13,7 @@ from timm.models import clean_state_dict, is_model_in_modules
 from ..errors import one_line
 from ..hub.config import check_entries
 from ..hub.state_dicts import CheckpointError
+from ..networks.mechanism import gate_of
 from ..timm_private import torch_load
 
 __all__ = ['data_config_of', 'model_arguments', 'read_checkpoint', 'read_checkpoint_file', 'training_settings']
@@ -101,6 +102,8 @@ def model_arguments(
     arguments.pop('pretrained_backbone', None)  # the checkpoint has the weights that came of it
     arguments = {key: value for key, value in arguments.items() if value is not None}
     check_entries({}, arguments, str(path))
+    if _CLASS_WEIGHT in weights or _TASK_WEIGHT in weights:
+        arguments.setdefault('gate', gate_of(weights))
     arguments.update(given)
     if _CLASS_WEIGHT in weights:
         arguments.setdefault('num_classes', len(weights[_CLASS_WEIGHT]))

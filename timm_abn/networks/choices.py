@@ -1,5 +1,6 @@
 """What can be chosen by name when a network is made; torch is not imported, since command lines offer it quickly."""
 
-__all__ = ['MECHANISMS']
+__all__ = ['GATES', 'MECHANISMS']
 
 MECHANISMS = ('residual', 'product')
+GATES = ('features', 'centred', 'tokens')

@@ -62,6 +62,24 @@ class FeatureLayout(nn.Module):
             factor = factor.permute(0, 2, 3, 1)
         return features * factor
 
+    def gate_around_mean(self, features: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+        """Return features whose distances to their mean over the places are multiplied by ``factor``.
+
+        Args:
+            features: Features in this layout; prefix tokens are not changed, and not part of the mean.
+            factor: Shape (B, 1, h, w).
+        """
+        if self.layout == 'NLC':
+            tokens = features[:, self.num_prefix_tokens :]
+            mean = tokens.mean(dim=1, keepdim=True)
+            gated = mean + (tokens - mean) * factor.flatten(2).transpose(1, 2)
+            return torch.cat([features[:, : self.num_prefix_tokens], gated], dim=1)
+        if self.layout == 'NHWC':
+            mean = features.mean(dim=(1, 2), keepdim=True)
+            return mean + (features - mean) * factor.permute(0, 2, 3, 1)
+        mean = features.mean(dim=(2, 3), keepdim=True)
+        return mean + (features - mean) * factor
+
     def extra_repr(self) -> str:
         """Return what ``repr`` says in parentheses."""
         return f'{self.layout!r}, num_prefix_tokens={self.num_prefix_tokens}, reduction={self.reduction}'

@@ -9,29 +9,28 @@ Reference: Fukui, Hirakawa, Yamashita, Fujiyoshi, "Attention Branch Network: Lea
 Explanation", CVPR 2019.
 """
 
-import logging
 from typing import Any, ClassVar, Dict, List, Optional, Tuple, Type, Union
 
 import torch
 import torch.fx
 import torch.nn as nn
+from torch.jit import Final
 
 from ..errors import TimmAbnError
 from ..maps.explanation import Explanation
-from ..split import cut_backbone
+from ..split import cut_backbone, find_adapter
 from ..timm_private import update_model_args
 from .attention_branch import AttentionBranch
 from .attention_stage import build_attention_stage, residual_width
 from .backbone import architecture_of, check_outputs, create_backbone
 from .feature_layout import feature_layout
 from .gated_features import can_be_lazy
+from .gates import choose_gate, gates_without_effect, warn_of_gate
 from .map_training import MapTraining, TrainingOutput, mask_images
-from .mechanism import Mechanism
+from .mechanism import Mechanism, gate_of, with_gate_of
 from .timm_contract import TimmContract
 
 __all__ = ['AttentionBranchNet']
-
-_logger = logging.getLogger(__name__)
 
 
 class AttentionBranchNet(TimmContract):
@@ -48,6 +47,7 @@ class AttentionBranchNet(TimmContract):
     """
 
     branch_class: ClassVar[Type[nn.Module]] = AttentionBranch
+    takes_attention_bias: Final[bool]
     __jit_unused_properties__ = ['global_pool', 'config', '_model_args']
 
     def __init__(
@@ -62,6 +62,7 @@ class AttentionBranchNet(TimmContract):
         attention_classes: Optional[int] = None,
         device: Optional[torch.device] = None,
         dtype: Optional[torch.dtype] = None,
+        gate: Optional[str] = None,
         **kwargs: Any,
     ) -> None:
         """
@@ -78,6 +79,8 @@ class AttentionBranchNet(TimmContract):
             attention_classes: Number of classes of the attention branch where ``num_classes`` is 0.
             device: Where to create parameters.
             dtype: Type of the parameters.
+            gate: What the map does to the features: 'features', 'centred' or 'tokens' (see ``Mechanism``). By default
+                what reaches the prediction of this backbone; weights that are loaded bring their own gate along.
             **kwargs: ``attention_norm=False`` leaves out the batch norm after the stage of the attention branch.
                 ``hard_attention=0.3`` keeps the greatest 30 % of the map's places; the others are exactly 0. All else
                 is passed to ``timm.create_model`` for the backbone (``img_size``, ``drop_path_rate``, ...).
@@ -103,11 +106,6 @@ class AttentionBranchNet(TimmContract):
                 raise TimmAbnError(f'Backbone {name!r} is an Attention Branch Network already; pass its own backbone.')
         check_outputs(backbone, num_classes, self.outputs_per_class)
         parts = cut_backbone(backbone, split, architecture)
-        if parts.normalised:
-            _logger.warning(
-                f'The layer norm that follows the cut at {parts.path!r} undoes the attention map: predictions will not '
-                f'depend on it. Choose a split inside a stage instead, such as a block of {parts.path!r}.'
-            )
         layout, channels = feature_layout(parts)
         stage = build_attention_stage(
             parts.perception_branch,
@@ -123,7 +121,12 @@ class AttentionBranchNet(TimmContract):
         self.feature_extractor = parts.feature_extractor
         attention_classes = num_classes or attention_classes or 1000
         self.attention_branch = branch_class(stage, attention_classes, attention_map, **branch_kwargs, **dd)
-        self.mechanism = Mechanism(mechanism, layout)
+        self.takes_attention_bias = find_adapter(parts.perception_branch).takes_attention_bias(parts.perception_branch)
+        self._gate_is_given = gate is not None
+        self._without_effect = gates_without_effect(parts, self.takes_attention_bias)
+        gate = choose_gate(gate, parts, self.takes_attention_bias)
+        warn_of_gate(gate, self._without_effect, parts.path)
+        self.mechanism = Mechanism(mechanism, layout, gate, device)
         self.task_chunk_size = 1
         self.map_training: Optional[MapTraining] = None
         # the perception branch comes last: timm's AGC clipping leaves out the last two parameters, its classifier
@@ -160,7 +163,7 @@ class AttentionBranchNet(TimmContract):
         images: torch.Tensor,
         attention_map: torch.Tensor,
         outputs: Tuple[torch.Tensor, torch.Tensor],
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    ) -> Any:
         """Return the outputs of training with those that a loss of the maps needs: a ``TrainingOutput``."""
         map_training: Any = self.map_training
         masked_logits = tasks = flipped_map = None
@@ -209,7 +212,10 @@ class AttentionBranchNet(TimmContract):
             x: Images, shape (B, in_chans, H, W).
             attention: See ``forward``.
         """
-        return self.perception_branch.forward_features(self._attended_features(self.feature_extractor(x), x, attention))
+        gated, attention_bias = self._attended_features(self.feature_extractor(x), x, attention)
+        if attention_bias is None:
+            return self.perception_branch.forward_features(gated)
+        return self._biased_features(gated, attention_bias)
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """Return logits of the perception branch (B, K), or pooled features.
@@ -246,12 +252,35 @@ class AttentionBranchNet(TimmContract):
         features: torch.Tensor,
         images: torch.Tensor,
         attention: Optional[torch.Tensor],
-    ) -> torch.Tensor:
+    ) -> Tuple[torch.Tensor, Optional[torch.Tensor]]:
+        """Return gated features, and what is added to attention scores."""
         if self.attention_branch is None:
-            return features  # pruned: nothing after the cut is left to attend to
-        return self.mechanism(
-            features, self._attention_map(features, images, attention), self.attention_branch.num_maps
-        )
+            return features, None  # pruned: nothing after the cut is left to attend to
+        attention_map = self._attention_map(features, images, attention)
+        gated = self.mechanism(features, attention_map, self.attention_branch.num_maps)
+        return gated, self.mechanism.attention_bias(features, attention_map)
+
+    def perceive(self, gated: torch.Tensor, attention_bias: Optional[torch.Tensor] = None) -> torch.Tensor:
+        """Return the outputs of the perception branch.
+
+        Args:
+            gated: What ``mechanism`` made of the features.
+            attention_bias: What ``mechanism.attention_bias`` made of the same attention map.
+        """
+        if self.takes_attention_bias:  # where it is False, TorchScript does not look further
+            if attention_bias is not None:
+                return self.perception_branch.forward_head(self._biased_features(gated, attention_bias))
+        return self.perception_branch(gated)
+
+    def _biased_features(self, gated: torch.Tensor, attention_bias: torch.Tensor) -> torch.Tensor:
+        if not torch.jit.is_scripting() and getattr(self.perception_branch, 'grad_checkpointing', False):
+            return self._checkpointed_features(gated, attention_bias)
+        return self.perception_branch.forward_features(gated, attn_mask=attention_bias)
+
+    @torch.jit.unused
+    def _checkpointed_features(self, gated: torch.Tensor, attention_bias: torch.Tensor) -> torch.Tensor:
+        adapter = find_adapter(self.perception_branch)
+        return adapter.checkpointed_features(self.perception_branch, gated, attention_bias)
 
     def _perceive(self, features: torch.Tensor, attention_map: torch.Tensor) -> torch.Tensor:
         """Attend, then perceive: return what the perception branch says of features under their attention maps.
@@ -269,13 +298,15 @@ class AttentionBranchNet(TimmContract):
         for first in range(0, num_maps, self.task_chunk_size):
             count = min(self.task_chunk_size, num_maps - first)
             chunk = attention_map[:, first : first + count] if count < num_maps else attention_map
-            outputs = self.perception_branch(self.mechanism(features, chunk, count, convolved))
+            gated = self.mechanism(features, chunk, count, convolved)
+            outputs = self.perceive(gated, self.mechanism.attention_bias(features, chunk))
             answers.append(self.attention_branch.answers(outputs, first, count, self.num_classes > 0))
         return torch.cat(answers, dim=1) if len(answers) > 1 else answers[0]
 
     @torch.jit.unused
     def _may_be_lazy(self, features: torch.Tensor) -> bool:
-        return self.layout.layout == 'NCHW' and can_be_lazy(features, self.perception_branch)
+        is_factor = self.mechanism.gate == 'features' and self.layout.layout == 'NCHW'
+        return is_factor and can_be_lazy(features, self.perception_branch)
 
     @torch.jit.ignore
     @torch.no_grad()
@@ -305,15 +336,33 @@ class AttentionBranchNet(TimmContract):
         logits = self._perceive(features, attention_map)
         return self.attention_branch.explanation(logits, attention_map, class_features)
 
+    @torch.jit.ignore
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        if any(name.startswith(f'{prefix}attention_branch.') for name in state_dict):  # else of a half, say
+            self._follow_gate_of(state_dict, f'{prefix}mechanism.')
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _follow_gate_of(self, state_dict: Dict[str, torch.Tensor], prefix: str) -> None:
+        """Use the gate that weights were trained with, unless another one was asked for."""
+        found = gate_of(state_dict, prefix)
+        if self._gate_is_given:
+            recorded = with_gate_of(self.mechanism, state_dict, prefix)
+            state_dict.clear()
+            state_dict.update(recorded)
+        elif found != self.mechanism.gate and (found != 'tokens' or self.takes_attention_bias):
+            self.mechanism.set_gate(found, next(self.parameters()).device)
+            warn_of_gate(found, self._without_effect, self.split)
+
     @property
     def config(self) -> Dict[str, Any]:
-        """What the network was built from: split, attention stage, attention map and mechanism."""
+        """What the network was built from: split, attention stage, attention map, mechanism and gate."""
         return dict(
             backbone=type(self.perception_branch).__name__,
             split=self.split,
             attention_stage=self.attention_branch.stage.source,
             attention_map=self.attention_branch.attention_map_type,
             mechanism='residual' if self.mechanism.residual else 'product',
+            gate=self.mechanism.gate,
         )
 
     def extra_repr(self) -> str:

@@ -33,7 +33,7 @@ class TimmContract(nn.Module):
         num_extractor_stages: int
         outputs_per_class: int
         split: str
-        _attended_features: Callable[..., torch.Tensor]
+        _attended_features: Callable[..., Tuple[torch.Tensor, Optional[torch.Tensor]]]
         _plan: Plan
 
     @torch.jit.ignore
@@ -94,12 +94,13 @@ class TimmContract(nn.Module):
             x, indices=before or [max(self.num_extractor_stages - 1, 0)], output_fmt='NCHW'
         )
         intermediates = list(intermediates) if before else []
-        attended = self._attended_features(features, x, attention)
+        attended, attention_bias = self._attended_features(features, x, attention)
+        block_arguments = {} if attention_bias is None else dict(attn_mask=attention_bias)
         if not after:
-            final = self.perception_branch.forward_features(attended)
+            final = self.perception_branch.forward_features(attended, **block_arguments)
             return intermediates if intermediates_only else (final, intermediates)
         later: Any = find_adapter(self.perception_branch).perception_intermediates(
-            self.perception_branch, attended, after, norm, stop_early, intermediates_only
+            self.perception_branch, attended, after, norm, stop_early, intermediates_only, **block_arguments
         )
         if not intermediates_only:
             final, later = later
@@ -242,7 +243,8 @@ class TimmContract(nn.Module):
     @property
     def _model_args(self) -> Dict[str, Any]:
         """timm's record of how to build the network again, which it saves with the weights."""
-        return self.__dict__.get('_recorded_args', {})
+        args = self.__dict__.get('_recorded_args', {})
+        return dict(args, gate=self.mechanism.gate) if args else args
 
     @_model_args.setter
     def _model_args(self, args: Dict[str, Any]) -> None:

@@ -1,11 +1,12 @@
 """What some families of timm need to be cut, beyond modules that let the features pass."""
 
+from inspect import signature
 from typing import Any, Dict, List, Optional, Tuple, Type, Union
 
 import torch
 import torch.nn as nn
 from timm.layers import ClassifierHead
-from timm.models import VGG, MlpMixer, VisionTransformer, VisionTransformerRelPos, VisionTransformerSAM
+from timm.models import VGG, MlpMixer, VisionTransformer, VisionTransformerRelPos, VisionTransformerSAM, checkpoint
 
 __all__ = [
     'Adapter',
@@ -59,6 +60,19 @@ class Adapter:
     def prepare_perception(self, perception_branch: nn.Module) -> None:
         """Skip the work that the backbone does between its modules before the cut."""
 
+    def takes_attention_bias(self, perception_branch: nn.Module) -> bool:
+        """Return whether ``forward`` and ``forward_features`` hand an ``attn_mask`` to blocks after the cut."""
+        return False
+
+    def checkpointed_features(
+        self,
+        perception_branch: nn.Module,
+        features: torch.Tensor,
+        attention_bias: torch.Tensor,
+    ) -> torch.Tensor:
+        """Do what ``forward_features`` does with an ``attn_mask``, and checkpoint blocks, which timm then does not."""
+        raise NotImplementedError
+
     def perception_intermediates(
         self,
         perception_branch: nn.Module,
@@ -90,13 +104,14 @@ class TokenAdapter(Adapter):
         norm: bool,
         stop_early: bool,
         intermediates_only: bool,
+        **block_arguments: torch.Tensor,
     ) -> Union[List[torch.Tensor], Tuple[torch.Tensor, List[torch.Tensor]]]:
         """Return tokens, shape (B, N, C), in the place of maps."""
         intermediates = []
         for index, block in enumerate(perception_branch.blocks):  # type: ignore[arg-type]
             if stop_early and index > max(indices):
                 break
-            features = block(features, **self.block_arguments(perception_branch))
+            features = block(features, **self.block_arguments(perception_branch), **block_arguments)
             if index in indices:
                 intermediates.append(perception_branch.norm(features) if norm else features)  # type: ignore[operator]
         if intermediates_only:
@@ -113,6 +128,23 @@ class VisionTransformerAdapter(TokenAdapter):
 
     def prepare_perception(self, perception_branch: nn.Module) -> None:
         perception_branch._pos_embed = pass_through  # type: ignore[assignment]
+
+    def takes_attention_bias(self, perception_branch: nn.Module) -> bool:
+        blocks: Any = perception_branch.blocks
+        later = [block for block in blocks if not isinstance(block, OptionPassThrough)]
+        return bool(later) and all('attn_mask' in signature(block.forward).parameters for block in later)
+
+    def checkpointed_features(
+        self,
+        perception_branch: nn.Module,
+        features: torch.Tensor,
+        attention_bias: torch.Tensor,
+    ) -> torch.Tensor:
+        half: Any = perception_branch
+        features = half.norm_pre(half.patch_drop(features))
+        for block in half.blocks:
+            features = checkpoint(block, features, attn_mask=attention_bias)
+        return half.norm(features)
 
 
 class VisionTransformerRelPosAdapter(TokenAdapter):

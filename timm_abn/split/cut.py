@@ -22,6 +22,7 @@ from timm.models import get_model_input_config
 
 from .adapters import find_adapter
 from .expressions import Expressions
+from .factor import ignores_features, ignores_places, is_behind_norms
 from .halves import Plan, build_halves, plan_cut, prove
 from .module_copy import copy_module, meta_tensors
 from .observation import Run, SplitError, observe
@@ -40,8 +41,10 @@ class Cut:
         feature_shape: Shape of the features of one such image, without the batch.
         num_extractor_stages: How many entries of ``feature_info`` lie at or before the cut.
         next_channels: Channels of the entry after the cut, if there is one.
-        normalised: Whether a layer norm over channels is all that reads the features. It undoes any factor that is the
-            same for all channels, and so an attention map.
+        normalised: Whether what follows ignores any factor of a place that is the same for all its channels: a layer
+            norm over channels undoes it, or nothing reads it.
+        unread: Whether what follows reads the class token alone, and so nothing of any place of the image.
+        behind_norms: Whether all that follows is behind norms that undo a uniform factor, residual shortcuts aside.
         next_stage: Paths of the modules between the cut and the next entry of ``feature_info``, in order of
             execution; empty if no chain of modules leads there.
     """
@@ -53,6 +56,8 @@ class Cut:
     num_extractor_stages: int
     next_channels: Optional[int]
     normalised: bool
+    unread: bool
+    behind_norms: bool
     next_stage: List[str]
 
 
@@ -147,7 +152,9 @@ def _prove_cut(backbone: nn.Module, path: str, images: torch.Tensor) -> Cut:
     expressions = Expressions()
     run = observe(probe, path, images, expressions)
     plan = plan_cut(probe, run, family)
-    prove(build_halves(backbone, plan, on_meta), run, family, expressions)
+    halves = build_halves(backbone, plan, on_meta)
+    prove(halves, run, family, expressions)
+    num_prefix_tokens = getattr(backbone, 'num_prefix_tokens', 0) if run.features.ndim == 3 else 0
     infos = _feature_info(backbone)
     stages = [info.get('module', '') for info in infos]
     num_before = 1 + max((i for i, stage in enumerate(stages) if plan.sides.get(stage) == 'before'), default=-1)
@@ -158,7 +165,9 @@ def _prove_cut(backbone: nn.Module, path: str, images: torch.Tensor) -> Cut:
         feature_shape=tuple(run.features.shape[1:]),
         num_extractor_stages=num_before,
         next_channels=infos[num_before]['num_chs'] if num_before < len(infos) else None,
-        normalised=run.readers == {'aten.native_layer_norm.default'},
+        normalised=ignores_features(halves[1], run.features, num_prefix_tokens),
+        unread=ignores_places(halves[1], run.features, num_prefix_tokens),
+        behind_norms=is_behind_norms(halves[1], run.features),
         next_stage=_next_stage(probe, stages, run, plan, expressions),
     )
 

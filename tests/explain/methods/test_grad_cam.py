@@ -86,7 +86,7 @@ def test_a_task_is_explained_under_its_own_map(backbone):
         features = model.feature_extractor(images)
         attention = model.explain(images).attention_map[:, task : task + 1]
         gated = model.mechanism(features, attention).detach().requires_grad_()
-        outputs = model.perception_branch(gated)
+        outputs = model.perceive(gated, model.mechanism.attention_bias(features, attention))
         answer = outputs[:, 2 * task + 1] - outputs[:, 2 * task]
         torch.testing.assert_close(answer, model(images)[:, task])
         gradients = torch.autograd.grad(answer.sum(), gated)[0]

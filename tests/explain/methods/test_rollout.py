@@ -8,19 +8,21 @@ import timm_abn
 from timm_abn.explain.methods import create_explainer
 
 
-def attention_weights(block, tokens):
+def attention_weights(block, tokens, bias):
     """Return the attention of a block, averaged over heads, shape (B, N, N)."""
     attention, (batch, count, _) = block.attn, tokens.shape
     qkv = attention.qkv(block.norm1(tokens)).reshape(batch, count, 3, attention.num_heads, attention.head_dim)
     queries, keys, _ = qkv.permute(2, 0, 3, 1, 4)
     queries, keys = attention.q_norm(queries), attention.k_norm(keys)
-    return (queries * attention.scale @ keys.transpose(2, 3)).softmax(dim=-1).mean(dim=1)
+    return (queries * attention.scale @ keys.transpose(2, 3) + bias).softmax(dim=-1).mean(dim=1)
 
 
-def rollout(blocks, inputs):
+def rollout(blocks, inputs, biases=None):
     product = torch.eye(inputs[0].shape[1], dtype=inputs[0].dtype)
-    for block, tokens in zip(blocks, inputs, strict=True):
-        product = (attention_weights(block, tokens) + torch.eye(len(product[-1]), dtype=tokens.dtype)) / 2 @ product
+    for block, tokens, bias in zip(blocks, inputs, biases or [0] * len(blocks), strict=True):
+        product = (
+            (attention_weights(block, tokens, bias) + torch.eye(len(product[-1]), dtype=tokens.dtype)) / 2 @ product
+        )
     return product
 
 
@@ -67,7 +69,10 @@ def test_equals_the_equations(prefix, kwargs):
 def test_of_a_network_with_an_attention_branch():
     model, images = sharpened(tiny_abn('test_vit')), tiny_images(dtype=torch.float64)
     blocks = [*model.feature_extractor.blocks[:4], *model.perception_branch.blocks[4:]]
-    product = rollout(blocks, inputs_of(blocks, lambda: model(images)))
+    attention = model.explain(images).attention_map
+    bias = torch.cat([torch.ones(2, 1, dtype=attention.dtype), attention.flatten(1) + 0.001], dim=1).log()
+    biases = [0] * 4 + [bias[:, None, None]] * (len(blocks) - 4)
+    product = rollout(blocks, inputs_of(blocks, lambda: model(images)), biases)
     maps = create_explainer('rollout', model)(images)
     torch.testing.assert_close(maps, product[:, 0, 1:].reshape(2, 1, 4, 4).float(), rtol=1e-5, atol=1e-7)
 

@@ -100,8 +100,10 @@ def test_a_network_that_reacts_to_differences_only_is_named():
 
 def test_a_layer_norm_undoes_the_map_where_it_follows_the_cut():
     # by default ConvNeXt is cut before a layer norm: a warning says so at construction, and the figures agree
-    model = tiny_abn('test_convnext', split=None)
+    with pytest.warns(UserWarning, match='has no effect'):
+        model = tiny_abn('test_convnext', split=None, gate='features')
     assert reliance(model, tiny_images(4)).is_cancelled
+    assert reliance(tiny_abn('test_convnext', split=None), tiny_images(4)).findings == []
 
 
 def test_nan_is_not_taken_for_no_effect():
@@ -111,7 +113,7 @@ def test_nan_is_not_taken_for_no_effect():
 
 def test_swin_reacts_to_differences_only():
     # two by two places are merged before a layer norm, which undoes the half of a 4 x 4 map as well
-    result = reliance(tiny_abn('swin_tiny_patch4_window7_224'), tiny_images(2))
+    result = reliance(tiny_abn('swin_tiny_patch4_window7_224', gate='features'), tiny_images(2))
     assert result.reacts_to_differences_only
     uniform, half = result.findings
     assert uniform == 'The prediction reacts to differences within the attention map only: a uniform change is undone.'

@@ -8,7 +8,7 @@ from timm.models import get_model_input_config
 
 from ...errors import TimmAbnError
 from .explainer import Explainer, full_precision, target_classes
-from .halves import halves_of
+from .halves import block_arguments, halves_of
 
 __all__ = ['CamExplainer']
 
@@ -59,7 +59,8 @@ class CamExplainer(Explainer):
             raise self._refusal('its logits are not what its classifier returns')
 
     def _last_features(self, images: torch.Tensor, targets: Optional[torch.Tensor]) -> torch.Tensor:
-        return self._halves.perception.forward_features(self._halves.extract(images, targets))
+        features, attention_bias = self._halves.extract(images, targets)
+        return self._halves.perception.forward_features(features, **block_arguments(attention_bias))
 
     def _last_maps(self, features: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         """Return the last features as (B, C, h, w)."""

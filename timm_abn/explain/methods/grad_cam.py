@@ -37,16 +37,21 @@ class GradCamExplainer(Explainer):
 
     def _maps(self, images: torch.Tensor, targets: Optional[torch.Tensor]) -> torch.Tensor:
         targets = self._halves.targets(images, targets)
-        features = self._halves.extract(images, targets)
-        gradients = self._gradients(features, targets)
+        features, attention_bias = self._halves.extract(images, targets)
+        gradients = self._gradients(features, attention_bias, targets)
         weights = full_precision(self._halves.to_maps(gradients, images)).mean(dim=(2, 3))
         maps = torch.einsum('bc,bchw->bhw', weights, full_precision(self._halves.to_maps(features, images)))
         return maps.relu().unsqueeze(1)
 
     @torch.enable_grad()
-    def _gradients(self, features: torch.Tensor, targets: Optional[torch.Tensor]) -> torch.Tensor:
+    def _gradients(
+        self,
+        features: torch.Tensor,
+        attention_bias: Optional[torch.Tensor],
+        targets: Optional[torch.Tensor],
+    ) -> torch.Tensor:
         leaf = features.detach().requires_grad_()
         # a copy, because some perception branches begin with an activation in place
-        logits = self._halves.perceive(leaf.clone())
+        logits = self._halves.perceive(leaf.clone(), attention_bias)
         score = logits.gather(1, target_classes(logits, targets).unsqueeze(1)).sum()
         return torch.autograd.grad(score, leaf)[0]

@@ -1,6 +1,6 @@
 """A model of any kind as two halves: features, and the logits that its second half makes of them."""
 
-from typing import Any, Optional
+from typing import Any, Dict, Optional, Tuple
 
 import torch
 import torch.nn as nn
@@ -13,7 +13,7 @@ from ...split.halves import join_halves
 from .evaluation_copy import evaluation_copy
 from .explainer import of_classes
 
-__all__ = ['Halves', 'halves_of']
+__all__ = ['Halves', 'block_arguments', 'halves_of']
 
 
 class Halves:
@@ -45,22 +45,30 @@ class Halves:
         self.perception = parts.perception_branch.eval()
         self.extractor = parts.feature_extractor.eval()
 
-    def extract(self, images: torch.Tensor, targets: Optional[torch.Tensor]) -> torch.Tensor:
-        """Return the features, as the backbone lays them out, that the second half is given.
+    def extract(
+        self,
+        images: torch.Tensor,
+        targets: Optional[torch.Tensor],
+    ) -> Tuple[torch.Tensor, Optional[torch.Tensor]]:
+        """Return the features, as the backbone lays them out, that the second half is given, and a bias beside them.
+
+        An attention map may be more than what it makes of the features: the bias, of B rows, is added to the scores by
+        which tokens attend to each other in the second half.
 
         Args:
             images: Shape (B, C, H, W).
             targets: Classes, shape (B,), which matter where each task has features of its own.
         """
-        return self.extractor(images)
+        return self.extractor(images), None
 
-    def perceive(self, features: torch.Tensor) -> torch.Tensor:
+    def perceive(self, features: torch.Tensor, attention_bias: Optional[torch.Tensor]) -> torch.Tensor:
         """Return logits, shape (B, K).
 
         Args:
             features: What ``extract`` returned, or a variation of it.
+            attention_bias: What ``extract`` returned beside it, a row for each of the features.
         """
-        return self.perception(features)
+        return self.perception(features, **block_arguments(attention_bias))
 
     def targets(self, images: torch.Tensor, targets: Optional[torch.Tensor]) -> Optional[torch.Tensor]:
         """Return the targets, where these are needed before there are logits (in networks of several tasks)."""
@@ -123,27 +131,44 @@ class _NetworkHalves(Halves):
             return self._network(images).argmax(dim=1)
         return targets
 
-    def extract(self, images: torch.Tensor, targets: Optional[torch.Tensor]) -> torch.Tensor:
+    def extract(
+        self,
+        images: torch.Tensor,
+        targets: Optional[torch.Tensor],
+    ) -> Tuple[torch.Tensor, Optional[torch.Tensor]]:
         network = self._network
         features = self.extractor(images)
         class_features = network.attention_branch.forward_features(network.layout.to_maps(features, images))
         attention_map = network.attention_branch.attention_map(class_features)
         if targets is not None and self.num_tasks:
             attention_map = of_classes(attention_map, targets)
-        gated = network.mechanism(features, attention_map)
-        return gated if self._middle is None else self._middle(gated)
+        gated, bias = (
+            network.mechanism(features, attention_map),
+            network.mechanism.attention_bias(features, attention_map),
+        )
+        return (gated if self._middle is None else self._middle(gated, **block_arguments(bias))), bias
 
-    def perceive(self, features: torch.Tensor) -> torch.Tensor:
+    def perceive(self, features: torch.Tensor, attention_bias: Optional[torch.Tensor]) -> torch.Tensor:
         """Return logits, shape (B, K); of several tasks, that of the target task is right, and no other means anything.
 
         Args:
             features: See ``Halves``.
+            attention_bias: See ``Halves``.
         """
-        outputs = self.perception(features)
+        outputs = super().perceive(features, attention_bias)
         if not self.num_tasks:
             return outputs
         no_and_yes = outputs.unflatten(1, (self.num_tasks, 2))
         return no_and_yes[:, :, 1] - no_and_yes[:, :, 0]
+
+
+def block_arguments(attention_bias: Optional[torch.Tensor]) -> Dict[str, torch.Tensor]:
+    """Return what a half is called with besides the features, so that its blocks get the bias.
+
+    Args:
+        attention_bias: The bias, if there is one.
+    """
+    return {} if attention_bias is None else dict(attn_mask=attention_bias)
 
 
 def halves_of(model: nn.Module, layer: Optional[str] = None) -> Halves:

@@ -53,8 +53,8 @@ class RolloutExplainer(Explainer):
         targets = halves.targets(images, targets)
         self._product.begin()
         try:
-            features = halves.extract(images, targets)
-            halves.perceive(features)
+            features, attention_bias = halves.extract(images, targets)
+            halves.perceive(features, attention_bias)
         finally:
             product = self._product.end()
         if product is None or product.shape[1:] != (features.shape[1], features.shape[1]):
