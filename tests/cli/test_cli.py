@@ -230,7 +230,7 @@ def test_checkpoint_of_training_says_what_model_it_is_of_and_how_images_were_pre
         (
             dict(gp='nonsense'),
             "abn cannot be created with backbone='test_resnet', multi_task=True, attention_map='raw', "
-            "mechanism='product', num_classes=4, global_pool='nonsense': Invalid pool type: nonsense",
+            "mechanism='product', num_classes=4, global_pool='nonsense', gate='features': Invalid pool type: nonsense",
         ),
     ],
 )

@@ -102,7 +102,7 @@ def model_arguments(
     arguments.pop('pretrained_backbone', None)  # the checkpoint has the weights that came of it
     arguments = {key: value for key, value in arguments.items() if value is not None}
     check_entries({}, arguments, str(path))
-    if _CLASS_WEIGHT in weights or _TASK_WEIGHT in weights:
+    if is_model_in_modules(name, 'abn_models'):
         arguments.setdefault('gate', gate_of(weights))
     arguments.update(given)
     if _CLASS_WEIGHT in weights:

@@ -62,23 +62,30 @@ class FeatureLayout(nn.Module):
             factor = factor.permute(0, 2, 3, 1)
         return features * factor
 
-    def gate_around_mean(self, features: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    def gate_around_mean(self, features: torch.Tensor, factor: torch.Tensor, hides: bool = False) -> torch.Tensor:
         """Return features whose distances to their mean over the places are multiplied by ``factor``.
 
         Args:
             features: Features in this layout; prefix tokens are not changed, and not part of the mean.
             factor: Shape (B, 1, h, w).
+            hides: Leave the places where the factor is 0 out of the mean, so that nothing is known of them.
         """
+        prefix = features[:, :0]
+        places = [2, 3]
         if self.layout == 'NLC':
-            tokens = features[:, self.num_prefix_tokens :]
-            mean = tokens.mean(dim=1, keepdim=True)
-            gated = mean + (tokens - mean) * factor.flatten(2).transpose(1, 2)
-            return torch.cat([features[:, : self.num_prefix_tokens], gated], dim=1)
-        if self.layout == 'NHWC':
-            mean = features.mean(dim=(1, 2), keepdim=True)
-            return mean + (features - mean) * factor.permute(0, 2, 3, 1)
-        mean = features.mean(dim=(2, 3), keepdim=True)
-        return mean + (features - mean) * factor
+            prefix, features = features[:, : self.num_prefix_tokens], features[:, self.num_prefix_tokens :]
+            factor = factor.flatten(2).transpose(1, 2)
+            places = [1]
+        elif self.layout == 'NHWC':
+            factor = factor.permute(0, 2, 3, 1)
+            places = [1, 2]
+        if hides:
+            seen = (factor != 0).to(features.dtype)
+            mean = (features * seen).sum(dim=places, keepdim=True) / seen.sum(dim=places, keepdim=True).clamp(min=1)
+        else:
+            mean = features.mean(dim=places, keepdim=True)
+        gated = mean + (features - mean) * factor
+        return torch.cat([prefix, gated], dim=1) if self.layout == 'NLC' else gated
 
     def extra_repr(self) -> str:
         """Return what ``repr`` says in parentheses."""

@@ -30,7 +30,8 @@ class Mechanism(nn.Module):
     - ``tokens``: the same, and every later block reads tokens of the image in proportion to the map, with
       ``log(0.001 + attention_map)`` added to their attention scores: what a class token sees.
 
-    Class and register tokens are no places: they take no part in the mean, and nothing is done to them.
+    Class and register tokens are no places: they take no part in the mean, and nothing is done to them. Under hard
+    attention, places where the map is 0 take no part in the mean either, and no token reads them.
 
     A gate other than 'features' is recorded in the state dict, as ``<gate>_gate``, with the version of its meaning.
     Weights without such a record, as all were before there was a choice, are of 'features'.
@@ -38,6 +39,7 @@ class Mechanism(nn.Module):
 
     residual: Final[bool]
     gate: Final[str]
+    hides: Final[bool]
     hidden: Final[float] = 1e-3  # what is read of a token where the map is 0: more than nothing, to have a logarithm
 
     def __init__(
@@ -46,6 +48,7 @@ class Mechanism(nn.Module):
         layout: Optional[FeatureLayout] = None,
         gate: str = 'features',
         device: Optional[torch.device] = None,
+        hides: bool = False,
     ) -> None:
         """
         Args:
@@ -53,6 +56,7 @@ class Mechanism(nn.Module):
             layout: Layout of the features; (B, C, h, w) if not given.
             gate: 'features', 'centred' or 'tokens'.
             device: Where to create the record of the gate.
+            hides: Whether maps are of hard attention: where they are 0, nothing passes.
 
         Raises:
             ValueError: There is no such mechanism or gate.
@@ -60,6 +64,7 @@ class Mechanism(nn.Module):
         super().__init__()
         check_choice('mechanism', mechanism, MECHANISMS)
         self.residual = mechanism == 'residual'
+        self.hides = hides
         self.layout = layout if layout is not None else FeatureLayout()
         self.gate = 'features'
         self.set_gate(gate, device)
@@ -107,7 +112,7 @@ class Mechanism(nn.Module):
             features, factor = features.repeat_interleave(num_maps, dim=0), factor.flatten(0, 1).unsqueeze(1)
         if self.gate == 'features':
             return self.layout.gate(features, factor)
-        return self.layout.gate_around_mean(features, factor)
+        return self.layout.gate_around_mean(features, factor, self.hides and not self.residual)
 
     def factor(self, attention_map: torch.Tensor) -> torch.Tensor:
         """Return what features are multiplied by, in the shape of ``attention_map``."""
@@ -125,7 +130,10 @@ class Mechanism(nn.Module):
         """
         if self.gate != 'tokens':
             return None
-        bias = torch.log(attention_map.clamp(min=0.0) + self.hidden).flatten(0, 1).flatten(1)
+        bias = torch.log(attention_map.clamp(min=0.0) + self.hidden)
+        if self.hides:  # the least number, not -inf: where a map is 0 everywhere, there still is a mean
+            bias = bias.masked_fill(attention_map <= 0, torch.finfo(features.dtype).min)
+        bias = bias.flatten(0, 1).flatten(1)
         return F.pad(bias, (self.layout.num_prefix_tokens, 0)).to(features.dtype)[:, None, None]
 
     def extra_repr(self) -> str:

@@ -126,7 +126,7 @@ class AttentionBranchNet(TimmContract):
         self._without_effect = gates_without_effect(parts, self.takes_attention_bias)
         gate = choose_gate(gate, parts, self.takes_attention_bias)
         warn_of_gate(gate, self._without_effect, parts.path)
-        self.mechanism = Mechanism(mechanism, layout, gate, device)
+        self.mechanism = Mechanism(mechanism, layout, gate, device, self.attention_branch.kept_share < 1)
         self.task_chunk_size = 1
         self.map_training: Optional[MapTraining] = None
         # the perception branch comes last: timm's AGC clipping leaves out the last two parameters, its classifier
