@@ -78,6 +78,18 @@ def test_gradients_reach_the_map_through_the_image():
     assert (expected - model.attention_branch.map_conv.weight.grad).abs().max() > 1e-6
 
 
+def test_batch_norm_remembers_images_as_they_are():
+    model, plain = tiny_abn('test_resnet').train(), tiny_abn('test_resnet').train()
+    model.train_maps('mean', flips=True)
+    output = model(tiny_images())
+    assert torch.equal(output.logits, plain(tiny_images())[0])
+    for (name, found), expected in zip(model.named_buffers(), plain.buffers()):
+        assert torch.equal(found, expected), name
+    assert not torch.equal(output.masked_logits, output.logits)
+    model(tiny_images())  # and goes on to remember
+    assert all(int(found) == 2 for name, found in model.named_buffers() if name.endswith('num_batches_tracked'))
+
+
 def test_nothing_of_it_is_saved_and_copies_keep_it():
     model = tiny_abn('test_resnet')
     names = list(model.state_dict())

@@ -51,6 +51,33 @@ def test_trains_both_branches(launch, losses, image_folder, tmp_path, scripts):
 
 
 @pytest.mark.parametrize('scripts', BOTH)
+def test_trains_faithful_maps(launch, image_folder, tmp_path, scripts, capfd):
+    flags = ['--map-loss', 'masked', '--map-loss-weights', 'consistency=0.1', '--hard-attention', 0.3]
+    run = [*MODEL, *SMALL, *flags, '--data-dir', image_folder, '--output', tmp_path]
+    assert launch('train.py', *run, scripts=scripts) == 0
+    (row,) = summary(tmp_path)
+    assert 2.5 < float(row['train_loss']) < 20 and 0 <= float(row['eval_top1']) <= 100  # ln 3 three times, and more
+    model = timm_abn.load_model('abn', checkpoint=tmp_path / 'run' / 'last.pth.tar')
+    maps = model.explain(torch.randn(2, 3, 32, 32)).attention_map
+    assert model.config['mechanism'] == 'product' and ((maps == 0).float().mean(dim=(2, 3)) >= 0.5).all()
+
+
+@pytest.mark.parametrize(
+    ('flags', 'message'),
+    [
+        (['--map-background', 'blur'], '--map-background says how --map-loss works: pass --map-loss masked, too.'),
+        (['--map-loss', 'masked', '--map-loss-weights', 'size=1'], "--map-loss-weights has no 'size'; its terms:"),
+        (['--map-loss', 'masked', '--map-loss-weights', 'area=-1'], "weight 'area' of the map loss must be a finite"),
+        (['--hard-attention', 2], 'hard_attention must be the share of the map that is kept, in (0, 1], got 2.0'),
+    ],
+)
+def test_settings_of_maps_that_cannot_be(launch, image_folder, tmp_path, capfd, flags, message):
+    assert launch('train.py', *MODEL, *SMALL, *flags, '--data-dir', image_folder, '--output', tmp_path) == 2
+    error = capfd.readouterr().err.strip().splitlines()
+    assert message in error[-1] and not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('scripts', BOTH)
 def test_validates_what_was_trained(launch, image_folder, tmp_path, capfd, scripts):
     launch('train.py', *MODEL, *SMALL, '--data-dir', image_folder, '--output', tmp_path, scripts=scripts)
     flags = ['--device', 'cpu', '--workers', '0'] if scripts != STAND_IN else []

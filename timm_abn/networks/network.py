@@ -26,7 +26,7 @@ from .backbone import architecture_of, check_outputs, create_backbone
 from .feature_layout import feature_layout
 from .gated_features import can_be_lazy
 from .gates import choose_gate, gates_without_effect, warn_of_gate
-from .map_training import MapTraining, TrainingOutput, mask_images
+from .map_training import MapTraining, TrainingOutput, keep_running_statistics, mask_images
 from .mechanism import Mechanism, gate_of, with_gate_of
 from .timm_contract import TimmContract
 
@@ -167,28 +167,40 @@ class AttentionBranchNet(TimmContract):
         """Return the outputs of training with those that a loss of the maps needs: a ``TrainingOutput``."""
         map_training: Any = self.map_training
         masked_logits = tasks = flipped_map = None
-        if map_training.background is not None:
-            maps = attention_map
-            if maps.shape[1] > 1:
-                tasks = torch.randint(maps.shape[1], (len(maps),), device=maps.device)
-                maps = maps[torch.arange(len(maps), device=maps.device), tasks].unsqueeze(1)
-            masked = mask_images(images, maps, map_training.background)
-            features = self.feature_extractor(masked)
-            class_features = self._class_features(features, masked)
-            masked_logits = self._perceive(features, self.attention_branch.attention_map(class_features))
-            masked_logits = masked_logits if tasks is None else masked_logits.gather(1, tasks[:, None])
-        if map_training.flips:
-            flipped = images.flip(-1)
-            class_features = self._class_features(self.feature_extractor(flipped), flipped)
-            flipped_map = self.attention_branch.attention_map(class_features).flip(-1)
+        with keep_running_statistics(self):
+            if map_training.background is not None:
+                masked_logits, tasks = self._look_through(images, attention_map, map_training.background)
+            if map_training.flips:
+                flipped = images.flip(-1)
+                class_features = self._class_features(self.feature_extractor(flipped), flipped)
+                flipped_map = self.attention_branch.attention_map(class_features).flip(-1)
         return TrainingOutput(*outputs, attention_map, masked_logits, tasks, flipped_map)
+
+    @torch.jit.unused
+    def _look_through(
+        self,
+        images: torch.Tensor,
+        maps: torch.Tensor,
+        background: str,
+    ) -> Tuple[torch.Tensor, Optional[torch.Tensor]]:
+        """Return logits of images seen through their maps; of several tasks those of one an image, and which it is."""
+        tasks = None
+        if maps.shape[1] > 1:
+            tasks = torch.randint(maps.shape[1], (len(maps),), device=maps.device)
+            maps = maps[torch.arange(len(maps), device=maps.device), tasks].unsqueeze(1)
+        masked = mask_images(images, maps, background)
+        features = self.feature_extractor(masked)
+        attention_map = self.attention_branch.attention_map(self._class_features(features, masked))
+        logits = self._perceive(features, attention_map)
+        return (logits, None) if tasks is None else (logits.gather(1, tasks[:, None]), tasks)
 
     @torch.jit.ignore
     def train_maps(self, background: Optional[str] = 'mixed', flips: bool = False) -> None:
         """Let training return what losses of the maps need, a ``TrainingOutput``, from one forward of this module.
 
-        The network sees each image twice in a step: as it is, and through its map (T-TAME, arXiv 2403.04523). Batch
-        norm sees both. ``timm_abn.task.FaithfulMapLoss`` is the loss; evaluation does not change.
+        The network sees each image twice in a step: as it is, and through its map (T-TAME, arXiv 2403.04523). The
+        running statistics of batch norm are of the first. ``timm_abn.task.FaithfulMapLoss`` is the loss; evaluation
+        does not change.
 
         Args:
             background: What the map does not keep becomes 'blur', 'mean', or 'mixed' (see ``MapTraining``); None to

@@ -24,6 +24,7 @@ from .data.datasets import extend_timm_datasets
 from .data.loader import extend_timm_loader
 from .data.transforms import CROP_MODES, extend_timm_transforms
 from .errors import TrainingError
+from .map_settings import MAP_KEYS, add_map_arguments, hard_attention_arguments, read_map_loss
 from .models import check_model
 from .precision import cpu_is_fast_in
 from .recipes import find_recipe, read_settings, recipe_names, settings_for
@@ -84,6 +85,7 @@ def main(name: str, arguments: Sequence[str]) -> int:
                 config = {key: value for key, value in config.items() if key != 'amp'}
                 if is_first:
                     print(f'{_command(name)}: {_WITHOUT_AMP.format(dtype=settings.amp_dtype)}', file=sys.stderr)
+            for_timm = [*for_timm, *hard_attention_arguments(settings)]
             _check_model(settings)
             if name in ('train.py', 'validate.py'):
                 _check_multi_label(settings, scripts / name)
@@ -136,6 +138,7 @@ def _own_arguments(name: str, arguments: Sequence[str]) -> Tuple[argparse.Namesp
         parser.add_argument(
             '--attention-loss-weight', type=float, metavar='W', help='weight of the attention loss (default: 1)'
         )
+        add_map_arguments(parser)
         parser.add_argument(
             '--crop-mode',
             choices=_VALIDATION_CROPS,
@@ -170,7 +173,7 @@ def _said_model(for_timm: Sequence[str]) -> Optional[str]:
     return parser.parse_known_args(list(for_timm))[0].model
 
 
-_OWN_KEYS: Dict[str, Any] = dict(attention_loss_weight=1.0, crop_mode=None)  # and their defaults
+_OWN_KEYS: Dict[str, Any] = dict(attention_loss_weight=1.0, crop_mode=None, **MAP_KEYS)  # and their defaults
 
 _WITHOUT_AMP = 'this CPU computes in {dtype} slower than in float32: --amp is left out (--force-amp keeps it).'
 
@@ -258,7 +261,7 @@ def _check_multi_label(settings: argparse.Namespace, script: Path) -> None:
 
 def _prepare_training(settings: argparse.Namespace) -> None:
     _check_settings(settings)
-    extend_timm_tasks(settings.attention_loss_weight)
+    extend_timm_tasks(settings.attention_loss_weight, read_map_loss(settings))
     extend_timm_loader(settings.seed, settings.crop_mode)
     make_saver_atomic()
 

@@ -1,13 +1,17 @@
-"""The training loss of an ABN, L_attention + L_perception (paper, Eq. 3), for any loop.
+"""Training losses of an ABN, for any loop: L_attention + L_perception (paper, Eq. 3), and one for faithful maps.
 
-With PyTorch, Lightning or Accelerate it is two lines::
+With PyTorch, Lightning or Accelerate the first is two lines, and the second three::
 
     criterion = AttentionBranchLoss(nn.CrossEntropyLoss())
+    loss = criterion(model(images), targets)
+
+    model.train_maps()
+    criterion = FaithfulMapLoss(nn.CrossEntropyLoss())
     loss = criterion(model(images), targets)
 """
 
 import math
-from typing import Any, Callable, Dict, Tuple, Union
+from typing import Any, Callable, ClassVar, Dict, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -66,8 +70,12 @@ class FaithfulMapLoss(AttentionBranchLoss):
             + w_area mean(M) + w_smooth mean(|dM|) + w_flip mean((M - M of the flipped image, flipped back)^2)
 
     The third term asks that the network predicts as well from what its map keeps, the fourth that this is little; they
-    belong together. The network must be told to return what is needed: ``model.train_maps()``.
+    belong together (hard attention keeps a share that is given, and needs no fourth). The network must be told to
+    return what is needed: ``model.train_maps()``. Of several tasks, the map of one an image is used, drawn anew each
+    time, and the criterion gets its logits alone, (B, 1).
     """
+
+    TERMS: ClassVar[Tuple[str, ...]] = ('masked', 'area', 'smoothness', 'consistency')
 
     def __init__(
         self,

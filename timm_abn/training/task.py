@@ -5,43 +5,57 @@ Models that are not Attention Branch Networks train as before.
 
 import functools
 import logging
-from typing import Any, Callable, Dict, List, Optional, Tuple, Type
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Type
 
 import timm.task
 import torch
 import torch.nn as nn
 from timm.utils import unwrap_model
 
+from ..errors import TimmAbnError
 from ..networks.multi_task_network import MultiTaskAttentionBranchNet
 from ..networks.network import AttentionBranchNet
 from .attribute_accuracy import AttributeEvaluator
 from .branch_accuracy import BothBranches, BranchEvaluator, extend_timm_metrics
 from .errors import TrainingError
-from .loss import AttentionBranchLoss, check_weight
+from .loss import AttentionBranchLoss, FaithfulMapLoss
+from .map_settings import MapLossSettings
 
 __all__ = ['extend_timm_tasks']
 
 _logger = logging.getLogger(__name__)
 
 
-def extend_timm_tasks(attention_loss_weight: float = 1.0) -> None:
+def extend_timm_tasks(attention_loss_weight: float = 1.0, map_loss: Optional[MapLossSettings] = None) -> None:
     """Teach timm's training tasks the loss of ABNs, for all tasks made from now on in this process.
 
-    Importing ``timm_abn.task`` has done it with weight 1; calling it again changes the weight and nothing else.
+    Importing ``timm_abn.task`` has done it with the paper's loss; calling it again changes the loss and nothing else.
 
     Args:
         attention_loss_weight: Weight of the attention branch's loss.
+        map_loss: Train maps to be faithful, too.
 
     Raises:
-        TrainingError: The weight is negative or not finite.
+        TrainingError: A weight is negative or not finite.
     """
-    check_weight(attention_loss_weight)
+    _loss_of(nn.Identity(), attention_loss_weight, map_loss)
     for task_class, overrides in _OVERRIDES.items():
         if 'attention_loss_weight' not in vars(task_class):
             for name, override in overrides.items():
                 setattr(task_class, name, functools.partialmethod(override, getattr(task_class, name)))
-        setattr(task_class, 'attention_loss_weight', attention_loss_weight)  # noqa: B010  an attribute of ours
+        setattr(task_class, 'attention_loss_weight', attention_loss_weight)  # noqa: B010  attributes of ours
+        setattr(task_class, 'map_loss', map_loss)  # noqa: B010
     extend_timm_metrics()
+
+
+def _loss_of(
+    criterion: Callable,
+    attention_loss_weight: float,
+    map_loss: Optional[MapLossSettings],
+) -> AttentionBranchLoss:
+    if map_loss is None:
+        return AttentionBranchLoss(criterion, attention_loss_weight)
+    return FaithfulMapLoss(criterion, attention_loss_weight, **map_loss.weights)
 
 
 # Overrides of timm's methods; each gets timm's own as its first argument after self. Patched in the class, because
@@ -59,15 +73,24 @@ def _init(self: Any, timm_init: Callable, *args: Any, **kwargs: Any) -> None:
     if isinstance(unwrap_model(model), MultiTaskAttentionBranchNet) and not getattr(self, 'multi_label', False):
         raise TrainingError('multi_task=True answers several questions an image: it needs --task multilabel.')
     if _is_abn(model):
-        self.criterion = AttentionBranchLoss(self.criterion, self.attention_loss_weight)
+        self.criterion = _loss_of(self.criterion, self.attention_loss_weight, self.map_loss)
+        if self.map_loss is not None:
+            _train_maps(unwrap_model(model), self.criterion.weights, self.map_loss.background)
     elif self.verbose:
         _logger.info(f'{type(unwrap_model(model)).__name__} is not an Attention Branch Network: it trains as in timm.')
+
+
+def _train_maps(model: AttentionBranchNet, weights: Mapping[str, float], background: str) -> None:
+    try:
+        model.train_maps(background if weights['masked'] else None, flips=bool(weights['consistency']))
+    except TimmAbnError as error:
+        raise TrainingError(str(error)) from error
 
 
 def _forward(self: Any, timm_forward: Callable, input: torch.Tensor, target: torch.Tensor) -> Dict[str, torch.Tensor]:
     result = timm_forward(self, input, target)
     if isinstance(self.criterion, AttentionBranchLoss):
-        result['output'], result['attention_output'] = result['output']
+        result['output'], result['attention_output'] = result['output'][:2]
     return result
 
 
@@ -123,7 +146,7 @@ def _distillation_forward(
 class _AfterForward:
     """Stands in for a distillation task whose student has run: shows timm's forward the logits it knows of."""
 
-    def __init__(self, task: Any, output: Tuple[torch.Tensor, torch.Tensor]) -> None:
+    def __init__(self, task: Any, output: Tuple[torch.Tensor, ...]) -> None:
         self.task = task
         self.trainable_module = lambda _: output[0]
         self.criterion = lambda _, target: task.criterion(output, target)

@@ -1,0 +1,122 @@
+"""What the launcher of timm's ``train.py`` takes for faithful maps: flags, and the same keys in recipes."""
+
+import argparse
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
+
+from ..networks.map_training import BACKGROUNDS
+from .errors import TrainingError
+from .loss import FaithfulMapLoss
+
+__all__ = ['MAP_KEYS', 'MapLossSettings', 'add_map_arguments', 'hard_attention_arguments', 'read_map_loss']
+
+MAP_LOSSES = ('masked',)
+MAP_KEYS: Dict[str, Any] = dict(map_loss=None, map_loss_weights=None, map_background=None, hard_attention=None)
+
+
+class MapLossSettings(NamedTuple):
+    """How maps are trained to be faithful.
+
+    Attributes:
+        weights: Weights of the terms of ``FaithfulMapLoss``, by name.
+        background: What takes the place of what a map does not keep (see ``AttentionBranchNet.train_maps``).
+    """
+
+    weights: Mapping[str, float]
+    background: str = 'mixed'
+
+
+def add_map_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags to a parser; without them, a recipe's settings hold.
+
+    Args:
+        parser: That of the launcher's own flags.
+    """
+    parser.add_argument(
+        '--map-loss',
+        choices=MAP_LOSSES,
+        help='train maps to be faithful: "masked" asks that the prediction stands on what the map keeps, at the price '
+        'of a second forward pass a step (default: the loss of the paper)',
+    )
+    parser.add_argument(
+        '--map-loss-weights',
+        nargs='+',
+        metavar='TERM=W',
+        help='weights of its terms (default: masked=1 area=0.5 smoothness=0 consistency=0; area=0 where attention is '
+        'hard)',
+    )
+    parser.add_argument(
+        '--map-background',
+        choices=BACKGROUNDS,
+        help='what takes the place of what the map does not keep (default: mixed)',
+    )
+    parser.add_argument(
+        '--hard-attention',
+        type=float,
+        metavar='Q',
+        help='keep the share Q of the map that is greatest, the rest is exactly 0; product mechanism (default: soft)',
+    )
+
+
+def hard_attention_arguments(settings: argparse.Namespace) -> List[str]:
+    """Return the flags that let timm's script build a network with the hard attention that was asked for.
+
+    Args:
+        settings: Settings of the run, whose ``model_kwargs`` get it, too.
+
+    Raises:
+        TrainingError: The model has none.
+    """
+    if settings.hard_attention is None:
+        return []
+    if not settings.model.startswith('abn'):
+        raise TrainingError(f'--hard-attention is of Attention Branch Networks, got --model {settings.model}.')
+    mechanism = settings.model_kwargs.setdefault('mechanism', 'product')
+    if mechanism != 'product':
+        raise TrainingError(f"--hard-attention needs mechanism='product', got {mechanism!r}: Eq. 2 hides nothing.")
+    settings.model_kwargs['hard_attention'] = settings.hard_attention
+    return ['--model-kwargs', *(f'{key}={value!r}' for key, value in settings.model_kwargs.items())]
+
+
+def read_map_loss(settings: argparse.Namespace) -> Optional[MapLossSettings]:
+    """Return how maps are to be trained; None for the loss of the paper.
+
+    Args:
+        settings: Settings of the run.
+
+    Raises:
+        TrainingError: Something else than a map loss was asked for, or its settings make no sense.
+    """
+    if settings.map_loss is None:
+        said = {'--map-loss-weights': settings.map_loss_weights, '--map-background': settings.map_background}
+        for flag in (flag for flag, value in said.items() if value is not None):
+            raise TrainingError(f'{flag} says how --map-loss works: pass --map-loss masked, too.')
+        return None
+    if settings.map_loss not in MAP_LOSSES:
+        raise TrainingError(f'map_loss must be one of {", ".join(MAP_LOSSES)}, got {settings.map_loss!r}.')
+    if not settings.model.startswith('abn'):
+        raise TrainingError(f'--map-loss is of Attention Branch Networks, got --model {settings.model}.')
+    background = settings.map_background or 'mixed'
+    if background not in BACKGROUNDS:
+        raise TrainingError(f'map_background must be one of {", ".join(BACKGROUNDS)}, got {background!r}.')
+    is_hard = settings.model_kwargs.get('hard_attention', 1) != 1
+    defaults = dict(masked=1.0, area=0.0 if is_hard else 0.5, smoothness=0.0, consistency=0.0)
+    return MapLossSettings({**defaults, **_weights(settings.map_loss_weights)}, background)
+
+
+def _weights(said: Any) -> Dict[str, float]:
+    if isinstance(said, Mapping):  # of a recipe
+        weights = dict(said)
+    else:
+        weights = _pairs(said or [])
+    for name in weights:
+        if name not in FaithfulMapLoss.TERMS:
+            raise TrainingError(f'--map-loss-weights has no {name!r}; its terms: {", ".join(FaithfulMapLoss.TERMS)}.')
+    return weights
+
+
+def _pairs(said: Sequence[str]) -> Dict[str, float]:
+    pairs = [pair.partition('=') for pair in said]
+    try:
+        return {name: float(weight) for name, _, weight in pairs}
+    except ValueError as error:
+        raise TrainingError('--map-loss-weights must be followed by TERM=WEIGHT, such as area=0.5.') from error
