@@ -4,6 +4,7 @@ Example:
     pip install '.[scenes,plot]'
     python scripts/make_multi_attribute_set.py --data-dir data --download --out data/multi_attribute
     python scripts/train_multi_attribute.py --model abn --data-dir data/multi_attribute
+    python scripts/train_multi_attribute.py --model abn --attention-map sigmoid --map-loss masked --out outputs/faithful
     python scripts/train_multi_attribute.py --model baseline --data-dir data/multi_attribute
 
 Both get the same scenes in the same order, the same steps and the same learning rates. The task and its evaluator are
@@ -33,14 +34,15 @@ from timm.optim import create_optimizer_v2
 from timm.task import MultiLabelClassificationTask
 from torch.utils.data import TensorDataset
 
-import timm_abn.task  # noqa: F401  teaches timm's task both branches
 from timm_abn.console.argument_types import positive, positive_number, whole, zero_or_more
 from timm_abn.explain.images import ImageError, image_errors
 from timm_abn.maps.operations import upsample_maps
 from timm_abn.staging import check_output_folder, staged_files
 from timm_abn.training.data.celeba import CelebA
 from timm_abn.training.errors import TrainingError
+from timm_abn.training.map_settings import add_map_arguments, hard_attention_arguments, read_map_loss
 from timm_abn.training.precision import cpu_is_fast_in
+from timm_abn.training.task import extend_timm_tasks
 
 BACKBONE = 'test_resnet'  # a tiny ResNet: the cut after layer1 gives maps of 16x16 for scenes of 64x64
 SPLIT = 'layer1'
@@ -62,11 +64,11 @@ def main() -> int:
         test, _ = load(args.data_dir, 'test')
         if args.batch_size > len(train):
             raise TrainingError(f'--batch-size {args.batch_size} is more than the {len(train)} training scenes')
+        setup = arguments(args, len(attributes))
     except (OSError, TrainingError) as error:
         print(f'{Path(__file__).name}: error: {error}', file=sys.stderr)
         return 2
     torch.manual_seed(args.seed)
-    setup = arguments(args, len(attributes))
     model = timm.create_model(setup['model'], num_classes=setup['num_classes'], **setup['model_kwargs'])
     model.to(memory_format=torch.channels_last)
     task = MultiLabelClassificationTask(model, verbose=False)
@@ -94,7 +96,11 @@ def main() -> int:
 
 
 def arguments(args: argparse.Namespace, num_classes: int) -> Dict[str, Any]:
-    """Return what the model is and what its images are like, in the words of timm's train.py."""
+    """Return what the model is and what its images are like, in the words of timm's train.py; choose the loss.
+
+    Raises:
+        TrainingError: Settings of the maps that cannot be.
+    """
     model_kwargs = dict(
         backbone=BACKBONE,
         split=SPLIT,
@@ -103,7 +109,7 @@ def arguments(args: argparse.Namespace, num_classes: int) -> Dict[str, Any]:
         attention_map=args.attention_map,
         mechanism=args.mechanism,
     )
-    return dict(
+    setup = dict(
         model='abn' if args.model == 'abn' else BACKBONE,
         model_kwargs=model_kwargs if args.model == 'abn' else {},
         num_classes=num_classes,
@@ -112,6 +118,10 @@ def arguments(args: argparse.Namespace, num_classes: int) -> Dict[str, Any]:
         std=[STD] * 3,
         crop_pct=1.0,
     )
+    settings = argparse.Namespace(**{**vars(args), **setup})
+    hard_attention_arguments(settings)  # into model_kwargs
+    extend_timm_tasks(map_loss=read_map_loss(settings))
+    return setup
 
 
 def load(data_dir: Path, split: str) -> Tuple[TensorDataset, List[str]]:
@@ -245,6 +255,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--model', choices=('abn', 'baseline'), default='abn', help='default: %(default)s')
     parser.add_argument('--attention-map', choices=('sigmoid', 'raw'), default='raw', help='default: %(default)s')
+    add_map_arguments(parser)
     parser.add_argument('--mechanism', choices=('residual', 'product'), default='product', help='default: %(default)s')
     parser.add_argument('--data-dir', type=Path, default=Path('data/multi_attribute'), help='default: %(default)s')
     parser.add_argument('--out', type=Path, default=Path('outputs/multi_attribute'), help='default: %(default)s')
