@@ -47,6 +47,9 @@ DATA ?= data
 comparison: $(STAMP)  ## ResNet-20 with and without ABN on Fashion-MNIST in $(DATA), three seeds; needs timm's scripts
 	$(BIN)/python scripts/compare_fashion_mnist.py --data-dir $(DATA)
 
+faithful: $(STAMP)  ## what faithful maps cost and bring on Fashion-MNIST in $(DATA), three seeds; needs timm's scripts
+	$(BIN)/python scripts/compare_faithful_maps.py --data-dir $(DATA)
+
 build: $(STAMP)  ## build the sdist and the wheel into dist/
 	$(BIN)/python -m build
 

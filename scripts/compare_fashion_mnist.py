@@ -17,18 +17,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Sequence
 
 ROOT = Path(__file__).parents[1]
 
 
 @dataclasses.dataclass(frozen=True)
 class Contestant:
-    """A model that takes part."""
+    """A model that takes part, and how it is trained."""
 
     title: str
     model: str
     flags: List[str]
+    recipe: str = 'fashion_mnist'
 
 
 CONTESTANTS = (
@@ -43,7 +44,7 @@ def main() -> int:
     args = parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     start = time.time()
-    if not train_all(args):
+    if not train_all(args, CONTESTANTS):
         return 1
     table = table_of(args)
     command = f'make comparison, {args.epochs} epochs, seeds {", ".join(map(str, args.seeds))}'
@@ -52,9 +53,9 @@ def main() -> int:
     return 0
 
 
-def train_all(args: argparse.Namespace) -> bool:
+def train_all(args: argparse.Namespace, contestants: Sequence[Contestant]) -> bool:
     """Train whatever has not been trained, several at a time; returns whether all went well."""
-    waiting = [(contestant, seed) for seed in args.seeds for contestant in CONTESTANTS]
+    waiting = [(contestant, seed) for seed in args.seeds for contestant in contestants]
     waiting = [(contestant, seed) for contestant, seed in waiting if not last_row(args, contestant, seed)]
     running: Dict[subprocess.Popen, str] = {}
     failed = False
@@ -80,7 +81,7 @@ def begin(args: argparse.Namespace, contestant: Contestant, seed: int) -> subpro
         sys.executable,
         str(ROOT / 'train_wrappers' / 'train.py'),
         '--recipe',
-        'fashion_mnist',
+        contestant.recipe,
         '--model',
         contestant.model,
         *contestant.flags,
@@ -138,13 +139,18 @@ def spread(accuracies: List[float]) -> str:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_training_arguments(parser, 'outputs/comparison')
+    return parser.parse_args()
+
+
+def add_training_arguments(parser: argparse.ArgumentParser, out: str) -> None:
+    """Add what says where and how contestants are trained."""
     parser.add_argument('--data-dir', type=Path, default=Path('data'), help='folder that holds FashionMNIST/raw')
-    parser.add_argument('--out', type=Path, default=Path('outputs/comparison'), help='default: %(default)s')
+    parser.add_argument('--out', type=Path, default=Path(out), help='default: %(default)s')
     parser.add_argument('--epochs', type=int, default=4, help='default: %(default)s')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], help='default: 0 1 2')
     parser.add_argument('--jobs', type=int, default=2, help='runs at a time (default: %(default)s)')
     parser.add_argument('--timm-scripts', metavar='DIR', help='as of timm-abn-train (default: $TIMM_SCRIPTS)')
-    return parser.parse_args()
 
 
 if __name__ == '__main__':

@@ -10,7 +10,7 @@ names reach that.
 
 examples:
   python scripts/measure_gates.py abn_resnet18 abn_vit_small_patch16_224 pvt_v2_b0
-  python scripts/measure_gates.py --families /work/shared/families.json --csv gates.csv
+  python scripts/measure_gates.py --families families.json --csv gates.csv
   python scripts/measure_gates.py --all --csv gates.csv --gate features
 """
 

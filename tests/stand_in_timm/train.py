@@ -48,7 +48,7 @@ for flag, default in dict(
     parser.add_argument(f'--{flag.replace("_", "-")}', type=int, default=default)
 for flag, default in dict(lr=0.05, weight_decay=1e-4, smoothing=0.0, color_jitter=0.4, mixup=0.0, reprob=0.0).items():
     parser.add_argument(f'--{flag.replace("_", "-")}', type=float, default=default)
-for flag in ('model-ema', 'no-aug'):
+for flag in ('model-ema', 'no-aug', 'pretrained'):
     parser.add_argument(f'--{flag}', action='store_true')
 parser.add_argument('--task', default='classification', choices=('classification', 'multilabel'))
 parser.add_argument('--input-size', nargs=3, type=int)
@@ -68,7 +68,13 @@ def main():
         importlib.import_module(module)
     device = utils.init_distributed_device(args)
     utils.random_seed(args.seed, args.rank)
-    model = create_model(args.model, num_classes=args.num_classes, in_chans=args.in_chans or 3, **args.model_kwargs)
+    model = create_model(
+        args.model,
+        pretrained=args.pretrained,
+        num_classes=args.num_classes,
+        in_chans=args.in_chans or 3,
+        **args.model_kwargs,
+    )
     data_config = resolve_data_config(vars(args), model=model)
     train_set, val_set = (
         create_dataset(

@@ -1,10 +1,16 @@
-"""The comparison on Fashion-MNIST, on a handful of images."""
+"""The comparisons on Fashion-MNIST, on a handful of images."""
 
+import json
 import re
 
 import numpy as np
 import pytest
-from timm_scripts import BOTH, ROOT, finish, start
+import timm
+import torch
+from timm_scripts import BOTH, ROOT, STAND_IN, finish, start
+from torchvision.datasets import FashionMNIST
+
+import timm_abn  # noqa: F401
 
 
 @pytest.mark.slow
@@ -38,3 +44,38 @@ def test_comparison(few_images, tmp_path, scripts):
         assert deviation == pytest.approx(np.std(each, ddof=1), abs=0.01)
     assert output.count('begins') == 6
     assert finish(start(*command)).count('begins') == 0  # nothing is trained twice
+
+
+@pytest.mark.slow
+def test_comparison_of_faithful_maps(few_images, tmp_path):
+    """What the tables say is what the networks, built by hand from the checkpoints, do."""
+    out = tmp_path / 'out'
+    command = [
+        ROOT / 'scripts' / 'compare_faithful_maps.py',
+        *('--data-dir', few_images, '--out', out, '--timm-scripts', STAND_IN),
+        *('--epochs', 1, '--seeds', 0, 1, '--limit', 4, '--steps', 2),
+    ]
+    output = finish(start(*command))
+    assert output.count('begins') == 6
+    predictions, maps = (out / 'table.md').read_text().split('\n\n')
+    titles = ['ABN, hard and faithful', 'ABN, loss of the paper', 'ResNet-20']
+    assert [line.split(' | ')[0].strip('| ') for line in predictions.splitlines()[2:]] == titles
+    rows = [line.strip('| ').split(' | ')[:2] for line in maps.splitlines()[2:]]
+    assert rows == [[title, method] for title in titles[:2] for method in ('attention', 'class_map', 'grad_cam')] + [
+        [titles[2], 'grad_cam']
+    ]
+    scores = json.loads((out / 'scores.json').read_text())['scores']
+    hard = [accuracy_by_hand(out / f'abn-hard-and-faithful-seed{seed}', few_images, 0.3) for seed in (0, 1)]
+    assert scores['ABN, hard and faithful /  / accuracy']['value'] == pytest.approx(np.mean(hard))
+    assert finish(start(*command)).count('begins') == 0
+    assert json.loads((out / 'scores.json').read_text())['scores'] == scores
+
+
+def accuracy_by_hand(folder, data_dir, hard_attention):
+    state_dict = torch.load(folder / 'last.pth.tar', map_location='cpu', weights_only=True)['state_dict']
+    model = timm.create_model('abn_resnet20_cifar.fashion_mnist', mechanism='product', hard_attention=hard_attention)
+    model.load_state_dict(state_dict)
+    test = FashionMNIST(data_dir, train=False)
+    images = (test.data[:, None] / 255 - 0.2860) / 0.3530
+    with torch.no_grad():
+        return (model.eval()(images).argmax(dim=1) == test.targets).float().mean().item()

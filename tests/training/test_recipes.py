@@ -77,7 +77,8 @@ def test_what_the_command_line_says_goes_before_the_recipe(shown):
 
 
 def test_one_file_an_experiment():
-    assert len(NAMES) == 75 and sorted({chosen(name)[0] for name in NAMES}) == recipe_names()
+    newer = {'fashion_mnist_faithful'}
+    assert len(NAMES) == 75 and {chosen(name)[0] for name in NAMES} | newer == set(recipe_names())
     for name in recipe_names():
         settings = read_settings(find_recipe(name))
         assert timm.is_model(settings['model']) and settings_for(settings, None)['model'] == settings['model']
@@ -297,3 +298,13 @@ def test_recipe_of_celeba_trains_and_validates(launch, celeba, tmp_path, capfd, 
     )
     assert ('eval_attention_accuracy' in row) == (len(branches) == 2)
     assert float(row['train_loss']) > 0.5 * len(branches)  # ln 2 for each branch
+
+
+def test_the_recipe_of_faithful_maps_differs_from_that_of_the_paper_s_loss_in_the_fine_tuning_alone():
+    faithful, paper = (read_settings(find_recipe(name)) for name in ('fashion_mnist_faithful', 'fashion_mnist'))
+    differ = {name for name in faithful.keys() | paper.keys() if faithful.get(name) != paper.get(name)}
+    assert differ == {
+        *('model', 'pretrained', 'model_kwargs', 'map_loss', 'map_loss_weights'),
+        *('lr', 'epochs', 'batch_size', 'warmup_epochs', 'warmup_lr'),
+    }
+    assert faithful['model_kwargs']['mechanism'] == 'product' and faithful['map_loss'] == 'masked'
