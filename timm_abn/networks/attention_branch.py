@@ -307,3 +307,15 @@ class MultiTaskAttentionBranch(_Branch):
         pairs = outputs.reshape(-1, count, self.num_classes, 2)[:, :, first : first + count]
         no_and_yes = pairs.diagonal(dim1=1, dim2=2)
         return no_and_yes[:, 1] - no_and_yes[:, 0]
+
+    @torch.jit.ignore
+    def answers_of(self, outputs: torch.Tensor, tasks: torch.Tensor) -> torch.Tensor:
+        """Return what one task an image says, shape (B, 1).
+
+        Args:
+            outputs: Outputs of the perception branch under the maps of these tasks, shape (B, T * 2).
+            tasks: Numbers of the tasks, shape (B,).
+        """
+        pairs = outputs.unflatten(1, (self.num_classes, 2))
+        no_and_yes = pairs[torch.arange(len(outputs), device=outputs.device), tasks]
+        return (no_and_yes[:, 1] - no_and_yes[:, 0]).unsqueeze(1)

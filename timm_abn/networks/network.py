@@ -184,15 +184,19 @@ class AttentionBranchNet(TimmContract):
         background: str,
     ) -> Tuple[torch.Tensor, Optional[torch.Tensor]]:
         """Return logits of images seen through their maps; of several tasks those of one an image, and which it is."""
-        tasks = None
-        if maps.shape[1] > 1:
-            tasks = torch.randint(maps.shape[1], (len(maps),), device=maps.device)
-            maps = maps[torch.arange(len(maps), device=maps.device), tasks].unsqueeze(1)
-        masked = mask_images(images, maps, background)
+        if maps.shape[1] == 1:
+            masked = mask_images(images, maps, background)
+            features = self.feature_extractor(masked)
+            attention_map = self.attention_branch.attention_map(self._class_features(features, masked))
+            return self._perceive(features, attention_map), None
+        tasks = torch.randint(maps.shape[1], (len(maps),), device=maps.device)
+        masked = mask_images(images, of_tasks(maps, tasks), background)
         features = self.feature_extractor(masked)
-        attention_map = self.attention_branch.attention_map(self._class_features(features, masked))
-        logits = self._perceive(features, attention_map)
-        return (logits, None) if tasks is None else (logits.gather(1, tasks[:, None]), tasks)
+        attention_map = of_tasks(self.attention_branch.attention_map(self._class_features(features, masked)), tasks)
+        outputs = self.perceive(
+            self.mechanism(features, attention_map), self.mechanism.attention_bias(features, attention_map)
+        )
+        return self.attention_branch.answers_of(outputs, tasks), tasks
 
     @torch.jit.ignore
     def train_maps(self, background: Optional[str] = 'mixed', flips: bool = False) -> None:
@@ -380,6 +384,16 @@ class AttentionBranchNet(TimmContract):
     def extra_repr(self) -> str:
         """Return what the network was built from."""
         return ', '.join(f'{key}={value!r}' for key, value in self.config.items())
+
+
+def of_tasks(maps: torch.Tensor, tasks: torch.Tensor) -> torch.Tensor:
+    """Return the map of one task an image, shape (B, 1, h, w).
+
+    Args:
+        maps: Shape (B, T, h, w).
+        tasks: Which task it is, shape (B,).
+    """
+    return maps[torch.arange(len(maps), device=maps.device), tasks].unsqueeze(1)
 
 
 def check_attention(attention: torch.Tensor, expected: List[int]) -> None:
