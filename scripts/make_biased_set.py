@@ -1,0 +1,117 @@
+"""Make scenes whose background betrays the label in training, and not in test: Fashion-MNIST items, pasted on photos.
+
+Example:
+    pip install '.[scenes]'
+    python scripts/make_biased_set.py --data-dir data --download --out data/biased
+
+A scene of 64x64 pixels shows one item, of a class that is hard to tell from the others, on one of four photos. In
+training each class lies on its own photo, but for 5 % of the scenes; in validation and test every class
+lies on every photo equally often. So a network that looks at the background is found out by the worst of the 16 groups
+of class and photo (as Waterbirds does: Sagawa et al., arXiv 1911.08731).
+
+The folders ``train``, ``val`` and ``test`` have one sub-folder a class, as timm's reader of folders wants them, and
+``masks`` has the same with the mask of each item, 255 where it is. A file is called like its photo, with a number. Items
+of the test scenes come from Fashion-MNIST's test images. The same seed makes the same folder.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Dict, Tuple
+
+import numpy as np
+from huggingface_hub.utils import tqdm
+from make_multi_attribute_set import SIZE, background, check_packages, item, load_items, photo
+from PIL import Image
+
+from timm_abn.console.argument_types import positive, whole
+from timm_abn.staging import check_new_folder, staged_folder
+from timm_abn.training.errors import TrainingError
+
+# class of Fashion-MNIST -> the photo that betrays it, of scikit-image
+PHOTOS = {'T-shirt/top': 'brick', 'Pullover': 'grass', 'Coat': 'gravel', 'Shirt': 'hubble_deep_field'}
+BIAS = 0.95  # share of the training scenes that lie on the photo of their class
+SPLITS: Dict[str, Tuple[int, bool, slice]] = {  # number, whether of Fashion-MNIST's training images, range of its items
+    'train': (0, True, slice(0, 55_000)),
+    'val': (1, True, slice(55_000, None)),
+    'test': (2, False, slice(None)),
+}
+
+
+def main() -> int:
+    """Make the folder; returns the exit code."""
+    args = parse_args()
+    try:
+        check_packages()
+        check_new_folder(args.out)
+        items = {train: load_items(args.data_dir, train, args.download) for train in (True, False)}
+    except (OSError, TrainingError) as error:
+        print(f'{Path(__file__).name}: error: {error}', file=sys.stderr)
+        return 2
+    photos = [photo(name) for name in PHOTOS.values()]
+    with staged_folder(args.out) as folder:
+        for split, (number, train, chosen) in SPLITS.items():
+            pictures, labels = (values.numpy()[chosen] for values in (items[train].data, items[train].targets))
+            pools = [pictures[labels == items[True].classes.index(name)] for name in PHOTOS]
+            for index in tqdm(range(getattr(args, split)), desc=f'{split} scenes'):
+                random = np.random.default_rng((args.seed, number, index))
+                label, place = group(index, split == 'train', random)
+                image, mask = scene(random, photos[place], pools[label])
+                name = list(PHOTOS)[label].replace('/', '-')
+                file = f'{list(PHOTOS.values())[place]}_{index:05}.png'
+                for kind, pixels in (('', image), ('masks', mask)):
+                    (folder / kind / split / name).mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(pixels).save(folder / kind / split / name / file)
+    print(f'{sum(getattr(args, split) for split in SPLITS)} scenes are in {args.out}')
+    return 0
+
+
+def group(index: int, biased: bool, random: np.random.Generator) -> Tuple[int, int]:
+    """Return the numbers of the class and of the photo of a scene.
+
+    Args:
+        index: Number of the scene: classes take turns, and so do the photos that are not biased.
+        biased: Whether most scenes lie on the photo of their class.
+        random: Draws whether this scene is one of them.
+    """
+    label, turn = index % len(PHOTOS), index // len(PHOTOS)
+    if not biased:
+        return label, turn % len(PHOTOS)
+    if random.random() < BIAS:
+        return label, label
+    return label, (label + 1 + turn % (len(PHOTOS) - 1)) % len(PHOTOS)
+
+
+def scene(random: np.random.Generator, pixels: np.ndarray, pictures: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """Return an image (64, 64, 3) and the mask of its item (64, 64), 0 or 255.
+
+    Args:
+        random: Draws all that a scene leaves open.
+        pixels: The photo, shape (H, W, 3).
+        pictures: Items of the class, shape (N, 28, 28).
+    """
+    image = background(random, pixels)
+    mask = np.zeros((SIZE, SIZE), dtype=np.uint8)
+    colour, alpha = item(random, pictures[random.integers(len(pictures))])
+    top, left = random.integers(0, SIZE + 1 - np.array(alpha.shape))
+    window = slice(top, top + alpha.shape[0]), slice(left, left + alpha.shape[1])
+    image[window] = image[window] * (1 - alpha[..., None]) + colour * alpha[..., None]
+    mask[window] = 255 * (alpha > 0.5)
+    return image.round().astype(np.uint8), mask
+
+
+def parse_args() -> argparse.Namespace:
+    """Return the arguments of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--data-dir', type=Path, default=Path('data'), help='folder that holds FashionMNIST/raw')
+    parser.add_argument('--download', action='store_true', help='download Fashion-MNIST into it')
+    parser.add_argument('--out', type=Path, default=Path('data/biased'), help='default: %(default)s')
+    parser.add_argument('--train', type=positive, default=8_000, help='training scenes (default: %(default)s)')
+    parser.add_argument('--val', type=positive, default=800, help='validation scenes (default: %(default)s)')
+    parser.add_argument('--test', type=positive, default=3_200, help='test scenes (default: %(default)s)')
+    parser.add_argument('--seed', type=whole, default=0)
+    return parser.parse_args()
+
+
+if __name__ == '__main__':
+    sys.exit(main())
