@@ -10,8 +10,8 @@ lies on every photo equally often. So a network that looks at the background is 
 of class and photo (as Waterbirds does: Sagawa et al., arXiv 1911.08731).
 
 The folders ``train``, ``val`` and ``test`` have one sub-folder a class, as timm's reader of folders wants them, and
-``masks`` has the same with the mask of each item, 255 where it is. A file is called like its photo, with a number. Items
-of the test scenes come from Fashion-MNIST's test images. The same seed makes the same folder.
+``masks`` has the same with the mask of each item, 255 where it is. A file is called like its photo, with a number.
+Items of the test scenes come from Fashion-MNIST's test images. The same seed makes the same folder.
 """
 
 import argparse
