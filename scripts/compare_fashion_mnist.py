@@ -143,11 +143,11 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def add_training_arguments(parser: argparse.ArgumentParser, out: str) -> None:
+def add_training_arguments(parser: argparse.ArgumentParser, out: str, data_dir: str = 'data', epochs: int = 4) -> None:
     """Add what says where and how contestants are trained."""
-    parser.add_argument('--data-dir', type=Path, default=Path('data'), help='folder that holds FashionMNIST/raw')
+    parser.add_argument('--data-dir', type=Path, default=Path(data_dir), help='default: %(default)s')
     parser.add_argument('--out', type=Path, default=Path(out), help='default: %(default)s')
-    parser.add_argument('--epochs', type=int, default=4, help='default: %(default)s')
+    parser.add_argument('--epochs', type=int, default=epochs, help='default: %(default)s')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], help='default: 0 1 2')
     parser.add_argument('--jobs', type=int, default=2, help='runs at a time (default: %(default)s)')
     parser.add_argument('--timm-scripts', metavar='DIR', help='as of timm-abn-train (default: $TIMM_SCRIPTS)')
