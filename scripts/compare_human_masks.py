@@ -51,7 +51,10 @@ def contestants(data_dir: Path) -> Tuple[Contestant, ...]:
     masks = ['--attention-mask-dir', str(data_dir / 'masks' / 'train'), '--attention-mask-share']
     return (
         Contestant('ABN, no masks', 'abn', [], RECIPE),
-        *(Contestant(f'ABN, masks of {share:.0%}', 'abn', [*masks, str(share)], RECIPE) for share in SHARES),
+        *(
+            Contestant(f'ABN, masks of {share:.0%}'.replace('%', ' %'), 'abn', [*masks, str(share)], RECIPE)
+            for share in SHARES
+        ),
         Contestant('backbone', 'test_resnet', [], RECIPE),
     )
 
