@@ -180,7 +180,7 @@ class MaskedTargetLoss(AttentionBranchLoss):
         maps = output.attention_map
         num_labels = output.logits.shape[1] if self.multi_label else None
         labels, masks = unpack_target(target, maps.shape[1], num_labels)
-        present = masks.flatten(2).any(dim=2)
+        present = masks.flatten(2).amax(dim=2) > 0
         distances, counted = self.mask_loss.distances(maps, masks.to(torch.float32) / 255, present)
         return self.branch_loss(output, labels) + self.weight * distances.sum() / _mean_count(counted)
 

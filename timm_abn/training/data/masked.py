@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import math
 import os
 from pathlib import Path, PurePath
 from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
@@ -167,11 +166,11 @@ def choose(names: Sequence[str], share: float, seed: int) -> Set[str]:
 
     Args:
         names: Names, in any order.
-        share: Above 0 and at most 1; rounded up to whole names.
+        share: Above 0 and at most 1; rounded to whole names, and at least one.
         seed: Which ones.
     """
     by_chance = sorted(names, key=lambda name: hashlib.sha256(f'{seed}/{name}'.encode()).digest())
-    return set(by_chance[: math.ceil(share * len(names))])
+    return set(by_chance[: max(round(share * len(names)), 1)])
 
 
 def _attributes(dataset: Any) -> List[str]:
