@@ -102,7 +102,9 @@ def test_gradients_are_finite_at_the_ends_of_the_range(kind, dtype):
     assert loss.isfinite() and loss.dtype == torch.float32 and logits.grad.isfinite().all()
     zeros = torch.zeros(1, 1, 2, 3, requires_grad=True)
     AttentionMaskLoss(kind)(zeros, masks).backward()
-    assert zeros.grad.isfinite().all() and (zeros.grad[masks == 1] < 0).all()  # it asks for more inside
+    assert (zeros.grad[masks == 1] < 0).all()  # it asks for more inside
+    if kind != 'energy':  # no slope of a logarithm, which nothing bounds
+        torch.testing.assert_close(zeros.grad[masks == 1], torch.full((3,), -1 / 6))
 
 
 @pytest.mark.parametrize('kind', MASK_LOSSES)
@@ -110,12 +112,12 @@ def test_hard_maps_learn_where_they_are_zero(kind):
     """The kept place is outside the mask: a step down the slope makes another one the greatest."""
     model = tiny_abn('test_resnet', num_classes=3, mechanism='product', hard_attention=0.2).train()
     model.train_maps(None)
-    images = tiny_images(4)
+    images = tiny_images(4, size=(32, 32))
     masks = torch.zeros(4, 1, 32, 32)
     masks[..., 16:, 16:] = 1
-    optimizer = torch.optim.Adam(model.attention_branch.parameters(), 5e-3)
+    optimizer = torch.optim.Adam(model.attention_branch.parameters(), 1e-2)
     energies = []
-    for _ in range(25):
+    for _ in range(15):
         maps = model(images).attention_map
         energies.append(1 - AttentionMaskLoss('energy')(maps.detach(), masks).item())
         optimizer.zero_grad()
@@ -159,7 +161,7 @@ def random_masks(num_images=6, num_maps=1):
 @pytest.mark.parametrize('kind', MASK_LOSSES)
 @pytest.mark.parametrize('faithful', [False, True])
 def test_task_of_timm_makes_the_same_step_as_three_lines(kind, faithful):
-    images, labels, masks = tiny_images(6), torch.tensor([0, 1, 2, 3, 4, 0]), random_masks()
+    images, labels, masks = tiny_images(6, size=(32, 32)), torch.tensor([0, 1, 2, 3, 4, 0]), random_masks()
     by_hand, model = (tiny_abn('test_resnet', num_classes=5).train() for _ in range(2))
     weights = dict(masked=1.0, area=0.5, smoothness=0.1, consistency=0.0)
     by_hand.train_maps('mean' if faithful else None)
@@ -179,7 +181,7 @@ def test_task_of_timm_makes_the_same_step_as_three_lines(kind, faithful):
 
 
 def test_batches_without_masks_train_as_if_there_were_no_term():
-    images, labels = tiny_images(6), torch.tensor([0, 1, 2, 3, 4, 0])
+    images, labels = tiny_images(6, size=(32, 32)), torch.tensor([0, 1, 2, 3, 4, 0])
     with_masks, without = (tiny_abn('test_resnet', num_classes=5).train() for _ in range(2))
     expected = timm.task.ClassificationTask(without, nn.CrossEntropyLoss())(images, labels)['loss']
     expected.backward()
@@ -193,7 +195,7 @@ def test_batches_without_masks_train_as_if_there_were_no_term():
 
 
 def test_several_attributes_each_with_a_mask():
-    images, masks = tiny_images(4), random_masks(4, 3)
+    images, masks = tiny_images(4, size=(32, 32)), random_masks(4, 3)
     labels = torch.tensor([[0.0, 1.0, 1.0], [0.1, 0.9, 0.0], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
     masks[0, 1] = masks[2, 0] = masks[2, 2] = 0  # 0 everywhere: no mask of this attribute
     model = tiny_abn('test_resnet', num_classes=3, multi_task=True).train()
@@ -213,7 +215,7 @@ def test_several_attributes_each_with_a_mask():
 
 
 def test_distillation_with_masks():
-    images, labels = tiny_images(6), torch.tensor([0, 1, 2, 3, 4, 0])
+    images, labels = tiny_images(6, size=(32, 32)), torch.tensor([0, 1, 2, 3, 4, 0])
     teacher = timm.create_model('test_resnet', num_classes=5).eval()
     model = tiny_abn('test_resnet', num_classes=5).train()
     extend_timm_tasks(1.0, None, MaskSettings('', 'energy'))
@@ -267,7 +269,7 @@ def model_without_batch_statistics():
 
 def loss_of(model, part, missing):
     targets = packed(torch.arange(8) % 5, random_masks(8), missing)
-    return MaskedTargetLoss(AttentionBranchLoss(nn.CrossEntropyLoss()))(model(tiny_images(8)[part]), targets[part])
+    return MaskedTargetLoss(AttentionBranchLoss(nn.CrossEntropyLoss()))(model(tiny_images(8, size=(32, 32))[part]), targets[part])
 
 
 def one_process(rank, folder, missing):
