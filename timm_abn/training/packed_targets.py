@@ -23,7 +23,7 @@ def pack_target(label: Any, masks: torch.Tensor) -> torch.Tensor:
     """
     label = torch.as_tensor(label)
     label = label.to(torch.int64 if label.ndim == 0 else torch.float32)
-    content = label.reshape(-1).contiguous().view(torch.uint8)
+    content = label.reshape(-1).clone(memory_format=torch.contiguous_format).view(torch.uint8)
     planes = torch.zeros(_num_planes(len(content), masks), *masks.shape[1:], dtype=torch.uint8)
     planes.view(-1)[: len(content)] = content
     return torch.cat([planes, masks])
