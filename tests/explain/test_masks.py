@@ -119,3 +119,20 @@ def test_mask_in_the_frame_of_the_model():
     # a border of one pixel, which is no object
     seen = place_mask(mask, (-1, -1, 7, 5), (6, 8))
     assert seen.astype(int).tolist() == [[0] * 8, *[[0, 0, 0, 0, 1, 1, 1, 0]] * 4, [0] * 8]
+
+
+def test_which_images_have_a_mask_is_known_without_reading_it(tmp_path):
+    for name in ('Smiling/dogs/1.png', 'dogs/2.png'):
+        (tmp_path / 'png' / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / 'png' / name).touch()
+    images = [dict(id=number, file_name=f'{number}.jpg', width=6, height=4) for number in (1, 2)]
+    file = coco(tmp_path / 'masks.json', [dict(category_id=9, bbox=[0, 0, 2, 2])], images)
+    found = [
+        (read_masks(tmp_path / 'png'), None, [False, True, False]),
+        (read_masks(tmp_path / 'png', ['Smiling', 'Male']), 'Smiling', [True, False, False]),
+        (read_masks(file), None, [True, False, False]),
+        (read_masks(file), 'cat', [True, False, False]),
+        (read_masks(file), 'dog', [False, False, False]),
+    ]
+    for masks, category, expected in found:
+        assert [masks.knows(PurePath(f'dogs/{number}.jpg'), category) for number in (1, 2, 3)] == expected

@@ -44,6 +44,15 @@ class Masks(abc.ABC):
             MaskError: The mask cannot be read.
         """
 
+    @abc.abstractmethod
+    def knows(self, name: PurePath, category: Optional[str] = None) -> bool:
+        """Return whether something was drawn in an image, as far as can be told without reading its mask.
+
+        Args:
+            name: See ``find``.
+            category: See ``find``.
+        """
+
 
 class PngMasks(Masks):
     """A folder of PNG files, called as the images: the mask of ``dogs/1.jpg`` is ``dogs/1.png``.
@@ -63,13 +72,20 @@ class PngMasks(Masks):
 
     def find(self, name: PurePath, category: Optional[str] = None) -> Optional[Image.Image]:
         """See ``Masks.find``."""
-        folders = [self.folder / kind for kind in ([category] if category else self.categories)] or [self.folder]
-        masks = [_read_mask(path) for folder in folders if (path := folder / name.with_suffix('.png')).is_file()]
+        masks = [_read_mask(path) for path in self._paths(name, category)]
         if not masks:
             return None
         if len({mask.shape for mask in masks}) > 1:
             raise MaskError(f'the masks of {name} in {self.folder} differ in size.')
         return Image.fromarray(np.any(masks, axis=0).astype(np.uint8) * 255)
+
+    def knows(self, name: PurePath, category: Optional[str] = None) -> bool:
+        """See ``Masks.knows``."""
+        return bool(self._paths(name, category))
+
+    def _paths(self, name: PurePath, category: Optional[str]) -> List[Path]:
+        folders = [self.folder / kind for kind in ([category] if category else self.categories)] or [self.folder]
+        return [path for folder in folders if (path := folder / name.with_suffix('.png')).is_file()]
 
 
 def _read_mask(path: Path) -> np.ndarray:
@@ -117,7 +133,7 @@ class CocoMasks(Masks):
 
     def find(self, name: PurePath, category: Optional[str] = None) -> Optional[Image.Image]:
         """See ``Masks.find``. An image of the file without annotations has an empty mask."""
-        known = name.as_posix() if name.as_posix() in self._sizes else self._by_basename.get(name.name)
+        known = self._known(name)
         if known is None:
             return None
         size = self._sizes[known]
@@ -131,6 +147,14 @@ class CocoMasks(Masks):
                         f'{self.path}: annotation {annotation.get("id")} of {known} cannot be drawn: {error}.'
                     ) from None
         return Image.fromarray(mask.astype(np.uint8) * 255)
+
+    def knows(self, name: PurePath, category: Optional[str] = None) -> bool:
+        """See ``Masks.knows``."""
+        annotations = self._annotations.get(self._known(name) or '', [])
+        return any(category is None or annotation['kind'] == category for annotation in annotations)
+
+    def _known(self, name: PurePath) -> Optional[str]:
+        return name.as_posix() if name.as_posix() in self._sizes else self._by_basename.get(name.name)
 
 
 def _draw(annotation: Mapping[str, Any], size: Tuple[int, int]) -> np.ndarray:

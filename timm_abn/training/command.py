@@ -25,6 +25,7 @@ from .data.loader import extend_timm_loader
 from .data.transforms import CROP_MODES, extend_timm_transforms
 from .errors import TrainingError
 from .map_settings import MAP_KEYS, add_map_arguments, hard_attention_arguments, read_map_loss
+from .mask_settings import MASK_KEYS, add_mask_arguments, read_mask_settings
 from .models import check_model
 from .precision import cpu_is_fast_in
 from .recipes import find_recipe, read_settings, recipe_names, settings_for
@@ -139,6 +140,7 @@ def _own_arguments(name: str, arguments: Sequence[str]) -> Tuple[argparse.Namesp
             '--attention-loss-weight', type=float, metavar='W', help='weight of the attention loss (default: 1)'
         )
         add_map_arguments(parser)
+        add_mask_arguments(parser)
         parser.add_argument(
             '--crop-mode',
             choices=_VALIDATION_CROPS,
@@ -173,7 +175,8 @@ def _said_model(for_timm: Sequence[str]) -> Optional[str]:
     return parser.parse_known_args(list(for_timm))[0].model
 
 
-_OWN_KEYS: Dict[str, Any] = dict(attention_loss_weight=1.0, crop_mode=None, **MAP_KEYS)  # and their defaults
+# and their defaults
+_OWN_KEYS: Dict[str, Any] = dict(attention_loss_weight=1.0, crop_mode=None, **MAP_KEYS, **MASK_KEYS)
 
 _WITHOUT_AMP = 'this CPU computes in {dtype} slower than in float32: --amp is left out (--force-amp keeps it).'
 
@@ -217,6 +220,12 @@ def _settings(own: argparse.Namespace, config: Dict[str, Any], for_timm: Sequenc
     parser.add_argument('--num-classes', type=int)
     parser.add_argument('--in-chans', type=int)
     parser.add_argument('--input-size', nargs=3, type=int)
+    parser.add_argument('--aa')
+    parser.add_argument('--mixup', type=float, default=0.0)
+    parser.add_argument('--cutmix', type=float, default=0.0)
+    parser.add_argument('--cutmix-minmax', nargs='+', type=float)
+    parser.add_argument('--aug-splits', type=int, default=0)
+    parser.add_argument('--train-img-sizes', nargs='+', type=int)
     parser.set_defaults(**{key: value for key, value in config.items() if key in vars(parser.parse_args([]))})
     try:
         settings = parser.parse_known_args(list(for_timm))[0]
@@ -261,8 +270,9 @@ def _check_multi_label(settings: argparse.Namespace, script: Path) -> None:
 
 def _prepare_training(settings: argparse.Namespace) -> None:
     _check_settings(settings)
-    extend_timm_tasks(settings.attention_loss_weight, read_map_loss(settings))
-    extend_timm_loader(settings.seed, settings.crop_mode)
+    mask_settings = read_mask_settings(settings)
+    extend_timm_tasks(settings.attention_loss_weight, read_map_loss(settings), mask_settings)
+    extend_timm_loader(settings.seed, settings.crop_mode, mask_settings)
     make_saver_atomic()
 
 

@@ -50,12 +50,13 @@ class AttentionBranchLoss(nn.Module):
         """Return the loss.
 
         Args:
-            output: What an ABN returned: ``(logits, attention_logits)``, or ``logits``, each of shape (B, K).
+            output: What an ABN returned: ``(logits, attention_logits)``, or ``logits``, each of shape (B, K); or a
+                ``TrainingOutput``, whose first two count.
             target: What the criterion wants: classes (B,), or probabilities (B, K).
         """
         if isinstance(output, torch.Tensor):
             return self.criterion(output, target)
-        logits, attention_logits = output
+        logits, attention_logits = output[:2]
         attention_loss = self.criterion(attention_logits, target)
         return self.criterion(logits, target) + self.attention_loss_weight * attention_loss
 

@@ -20,13 +20,20 @@ from .branch_accuracy import BothBranches, BranchEvaluator, extend_timm_metrics
 from .errors import TrainingError
 from .loss import AttentionBranchLoss, FaithfulMapLoss
 from .map_settings import MapLossSettings
+from .mask_loss import MaskedTargetLoss
+from .mask_settings import MaskSettings
+from .packed_targets import is_packed, unpack_target
 
 __all__ = ['extend_timm_tasks']
 
 _logger = logging.getLogger(__name__)
 
 
-def extend_timm_tasks(attention_loss_weight: float = 1.0, map_loss: Optional[MapLossSettings] = None) -> None:
+def extend_timm_tasks(
+    attention_loss_weight: float = 1.0,
+    map_loss: Optional[MapLossSettings] = None,
+    mask_settings: Optional[MaskSettings] = None,
+) -> None:
     """Teach timm's training tasks the loss of ABNs, for all tasks made from now on in this process.
 
     Importing ``timm_abn.task`` has done it with the paper's loss; calling it again changes the loss and nothing else.
@@ -34,6 +41,7 @@ def extend_timm_tasks(attention_loss_weight: float = 1.0, map_loss: Optional[Map
     Args:
         attention_loss_weight: Weight of the attention branch's loss.
         map_loss: Train maps to be faithful, too.
+        mask_settings: Train maps with the human masks that targets then carry (``data/masked.py``), too.
 
     Raises:
         TrainingError: A weight is negative or not finite.
@@ -45,6 +53,7 @@ def extend_timm_tasks(attention_loss_weight: float = 1.0, map_loss: Optional[Map
                 setattr(task_class, name, functools.partialmethod(override, getattr(task_class, name)))
         setattr(task_class, 'attention_loss_weight', attention_loss_weight)  # noqa: B010  attributes of ours
         setattr(task_class, 'map_loss', map_loss)  # noqa: B010
+        setattr(task_class, 'mask_settings', mask_settings)  # noqa: B010
     extend_timm_metrics()
 
 
@@ -76,6 +85,8 @@ def _init(self: Any, timm_init: Callable, *args: Any, **kwargs: Any) -> None:
         self.criterion = _loss_of(self.criterion, self.attention_loss_weight, self.map_loss)
         if self.map_loss is not None:
             _train_maps(unwrap_model(model), self.criterion.weights, self.map_loss.background)
+        if self.mask_settings is not None:
+            _train_with_masks(self, unwrap_model(model), self.mask_settings)
     elif self.verbose:
         _logger.info(f'{type(unwrap_model(model)).__name__} is not an Attention Branch Network: it trains as in timm.')
 
@@ -85,6 +96,16 @@ def _train_maps(model: AttentionBranchNet, weights: Mapping[str, float], backgro
         model.train_maps(background if weights['masked'] else None, flips=bool(weights['consistency']))
     except TimmAbnError as error:
         raise TrainingError(str(error)) from error
+
+
+def _train_with_masks(task: Any, model: AttentionBranchNet, settings: MaskSettings) -> None:
+    map_type = model.attention_branch.attention_map_type
+    if map_type != 'sigmoid':
+        raise TrainingError(f"masks are for maps in [0, 1]: attention_map='sigmoid', not {map_type!r}.")
+    if model.map_training is None:
+        model.train_maps(None)
+    multi_label = getattr(task, 'multi_label', False)
+    task.criterion = MaskedTargetLoss(task.criterion, settings.loss, settings.weight, multi_label)
 
 
 def _forward(self: Any, timm_forward: Callable, input: torch.Tensor, target: torch.Tensor) -> Dict[str, torch.Tensor]:
@@ -101,6 +122,11 @@ def _multi_label_forward(
     target: torch.Tensor,
 ) -> Dict[str, torch.Tensor]:
     model = unwrap_model(self.get_trainable_module())
+    if isinstance(model, AttentionBranchNet) and is_packed(target):
+        labels, _ = unpack_target(target, model.attention_branch.num_maps, model.num_classes)
+        _check_targets(labels, len(input), model.num_classes)
+        # that of the class above, without timm's check of its own, which is of labels alone
+        return timm.task.ClassificationTask.forward(self, input, target)
     if isinstance(model, AttentionBranchNet):
         _check_targets(target, len(input), model.num_classes)
     return timm_forward(self, input, target)

@@ -7,13 +7,19 @@ import timm.data
 from torch.utils.data import IterableDataset, RandomSampler
 from torch.utils.data.distributed import DistributedSampler
 
+from ..mask_settings import MaskSettings
 from ..replacing import replace
+from .masked import MaskedDataset
 from .reproducible import EpochSampler, SeededDataset
 
 __all__ = ['extend_timm_loader']
 
 
-def extend_timm_loader(seed: int, crop_mode: Optional[str] = None) -> None:
+def extend_timm_loader(
+    seed: int,
+    crop_mode: Optional[str] = None,
+    mask_settings: Optional[MaskSettings] = None,
+) -> None:
     """Extend ``timm.data.create_loader``.
 
     Data that is streamed, repeated augmentation and timm's multi-epochs loader stay as they are in timm.
@@ -21,6 +27,7 @@ def extend_timm_loader(seed: int, crop_mode: Optional[str] = None) -> None:
     Args:
         seed: Seed of the order and of the augmentation of training data, epoch by epoch.
         crop_mode: Crop of validation images, for which timm's ``train.py`` has no flag; the model's if None.
+        mask_settings: Let targets of training data carry human masks (``packed_targets.py``).
     """
 
     def build(timm_create: Callable) -> Callable:
@@ -29,6 +36,8 @@ def extend_timm_loader(seed: int, crop_mode: Optional[str] = None) -> None:
                 if crop_mode:
                     kwargs['crop_mode'] = crop_mode
                 return timm_create(dataset, *args, **kwargs)
+            if mask_settings is not None:
+                dataset = MaskedDataset(dataset, mask_settings, seed)
             if not _can_be_seeded(dataset, kwargs):
                 return timm_create(dataset, *args, **kwargs)
             seeded = SeededDataset(dataset, seed, rank=int(os.environ.get('RANK', 0)))

@@ -1,0 +1,195 @@
+"""Training images with human masks: which image has one, and data sets that yield both."""
+
+import hashlib
+import logging
+import os
+from pathlib import Path, PurePath
+from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from ...errors import TimmAbnError
+from ...explain.masks import PngMasks, read_masks
+from ..errors import TrainingError
+from ..mask_settings import MaskSettings
+from ..packed_targets import pack_target
+from .celeba import BrokenImageError, CelebA
+from .paired_transform import PairedTransform
+
+__all__ = ['BrokenMaskError', 'MaskedDataset', 'choose']
+
+_logger = logging.getLogger(__name__)
+
+
+class BrokenMaskError(BrokenImageError):
+    """A mask cannot be read, or is not of its image; the message is one line, also of a worker of the loader."""
+
+
+class MaskedDataset(Dataset):
+    """A data set whose targets carry the masks of the image (``packed_targets.py``), moved as the image is.
+
+    A network with one map gets one mask: of objects of the image's class where masks know of classes, else of all. A
+    multi-task network gets one for each attribute. A mask is missing where nothing was drawn, or where nothing of it is
+    in sight after the crop.
+
+    Attributes:
+        names: Names of the images, relative to the folder of the data set.
+        used: Those of them whose masks are used.
+    """
+
+    def __init__(self, dataset: Any, settings: MaskSettings, seed: int = 0) -> None:
+        """
+        Args:
+            dataset: timm's ``ImageDataset`` of a folder, or ``CelebA``.
+            settings: Where the masks are, and how many are used.
+            seed: Which ones, if not all are.
+
+        Raises:
+            TrainingError: The masks cannot be read, lie among the images, or are of none of them.
+        """
+        _check_place(settings.path, dataset)
+        self.dataset = dataset
+        self.names: List[str] = dataset.images if isinstance(dataset, CelebA) else dataset.filenames()
+        self.attributes = _attributes(dataset) if settings.multi_task else []
+        try:
+            self.masks = read_masks(settings.path, self.attributes)
+        except TimmAbnError as error:
+            raise TrainingError(f'--attention-mask-dir: {error}') from error
+        self.reader: Optional[_NotingReader] = None
+        self.classes: Dict[Any, str] = {}
+        if hasattr(dataset, 'reader'):
+            self.classes = {index: name for name, index in getattr(dataset.reader, 'class_to_idx', {}).items()}
+            self.reader = dataset.reader = _NotingReader(dataset.reader)
+        self.used = self._choose(settings, seed)
+
+    def _choose(self, settings: MaskSettings, seed: int) -> Set[str]:
+        kinds = self._kinds(None).values()
+        marked = [name for name in self.names if any(self.masks.knows(PurePath(name), kind) for kind in kinds)]
+        if not marked:
+            raise TrainingError(
+                f'--attention-mask-dir {settings.path} has no mask of any of {len(self.names):,} training images: '
+                f'expected {self._expected()}.'
+            )
+        used = choose(marked, settings.share, seed)
+        if os.environ.get('RANK', '0') == '0':
+            of_all = '' if settings.share == 1 else f', a share of {settings.share:g} of {len(marked):,}'
+            _logger.info(f'masks: {len(used):,} of {len(self.names):,} training images{of_all}')
+        return used
+
+    def _expected(self) -> str:
+        """Return how the mask of the first image should be called."""
+        name = PurePath(self.names[0])
+        if not isinstance(self.masks, PngMasks):
+            kinds = f', with categories such as {self.attributes[0]}' if self.attributes else ''
+            return f'images in it to be called as those, such as {name.as_posix()}{kinds}'
+        path = PurePath(self.attributes[0] if self.attributes else '') / name.with_suffix('.png')
+        return f'files such as {path.as_posix()} in it, the mask of {name.as_posix()}'
+
+    @property
+    def transform(self) -> Any:
+        """Transform of the images, which masks follow."""
+        return self.paired.transform
+
+    @transform.setter
+    def transform(self, transform: Any) -> None:
+        self.paired = PairedTransform(transform)
+        self.dataset.transform = self._transform
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        self._index = index
+        (image, masks), label = self.dataset[index]
+        return image, pack_target(label, masks)
+
+    def _transform(self, image: Image.Image) -> Tuple[Any, torch.Tensor]:
+        """Return what became of an image, and its masks, of shape (T, H, W)."""
+        index, label = (self._index, None) if self.reader is None else self.reader.last
+        found = self._find(PurePath(self.names[index]), label, image.size) if self.names[index] in self.used else {}
+        moved_image, moved = self.paired(image, list(found.values()))
+        masks = torch.zeros(len(self.attributes) or 1, *moved_image.shape[-2:], dtype=torch.uint8)
+        for number, mask in zip(found, moved):
+            values = np.array(mask)
+            if values.max() > 127:  # else no pixel of it is left
+                masks[number] = torch.from_numpy(values)
+        return moved_image, masks
+
+    def _find(self, name: PurePath, label: Any, size: Tuple[int, int]) -> Dict[int, Image.Image]:
+        """Return the masks of an image by the numbers of their maps."""
+        found = {}
+        for number, kind in self._kinds(label).items():
+            try:
+                mask = self.masks.find(name, kind)
+            except TimmAbnError as error:
+                raise BrokenMaskError(str(error)) from None
+            if mask is not None:
+                _check_size(mask, name, size)
+                found[number] = mask
+        return found
+
+    def _kinds(self, label: Any) -> Dict[int, Optional[str]]:
+        """Return which objects each map should be on, None for all of them."""
+        known = self.masks.categories
+        if self.attributes:
+            return {number: name for number, name in enumerate(self.attributes) if name in known}
+        kind = self.classes.get(label)
+        return {0: kind if kind in known else None}
+
+
+class _NotingReader:
+    """A reader of timm that tells which image was read last: of one that is broken, timm takes the next one."""
+
+    def __init__(self, reader: Any) -> None:
+        self.reader = reader
+        self.last: Tuple[int, Any] = (0, None)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == 'reader':  # not there yet while a copy is being unpickled
+            raise AttributeError(name)
+        return getattr(self.reader, name)
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def __getitem__(self, index: int) -> Any:
+        sample = self.reader[index]
+        self.last = index, sample[1]
+        return sample
+
+
+def choose(names: Sequence[str], share: float, seed: int) -> Set[str]:
+    """Return a share of names that depends on nothing but names and seed; a smaller share is part of a greater one.
+
+    Args:
+        names: Names, in any order.
+        share: Above 0 and at most 1; rounded to whole names, and at least one.
+        seed: Which ones.
+    """
+    by_chance = sorted(names, key=lambda name: hashlib.sha256(f'{seed}/{name}'.encode()).digest())
+    return set(by_chance[: max(round(share * len(names)), 1)])
+
+
+def _attributes(dataset: Any) -> List[str]:
+    if not isinstance(dataset, CelebA):
+        raise TrainingError(
+            'masks of a multi-task network are found by the names of attributes: pass --dataset celeba.'
+        )
+    return dataset.attributes
+
+
+def _check_place(path: Path, dataset: Any) -> None:
+    root = getattr(getattr(dataset, 'reader', None), 'root', None)
+    if root is not None and path.is_dir() and path.resolve().is_relative_to(Path(root).resolve()):
+        raise TrainingError(
+            f'--attention-mask-dir {path} lies among the training images in {root}, which masks would be, too: move it.'
+        )
+
+
+def _check_size(mask: Image.Image, name: PurePath, size: Tuple[int, int]) -> None:
+    if mask.size != size:
+        found, right = (' x '.join(map(str, numbers)) for numbers in (mask.size, size))
+        raise BrokenMaskError(f'the mask of {name} has {found} pixels, the image has {right}.')

@@ -1,0 +1,97 @@
+"""Training transforms of timm that move a mask exactly as they move its image.
+
+Each step that moves pixels is done once more on the mask, with the random numbers that it drew for the image; so a mask
+is cropped, resized, padded and flipped like a channel of the image. Steps that change colours leave masks alone.
+"""
+
+import random
+from typing import Any, List, Sequence, Tuple
+
+import torch
+from PIL import Image
+from timm.data import transforms as timm_transforms
+from timm.data.random_erasing import RandomErasing
+from torchvision import transforms
+
+from ..errors import TrainingError
+
+__all__ = ['PairedTransform']
+
+_MOVING = (
+    timm_transforms.CenterCropOrPad,
+    timm_transforms.RandomCropOrPad,
+    timm_transforms.RandomResizedCropAndInterpolation,
+    timm_transforms.ResizeKeepRatio,
+    transforms.CenterCrop,
+    transforms.RandomCrop,
+    transforms.RandomHorizontalFlip,
+    transforms.RandomVerticalFlip,
+    transforms.Resize,
+)
+_COLOURING = (
+    RandomErasing,  # what is erased is still where it was
+    timm_transforms.MaybePILToTensor,
+    timm_transforms.MaybeToTensor,
+    transforms.ColorJitter,
+    transforms.GaussianBlur,
+    transforms.Normalize,
+    transforms.RandomGrayscale,
+)
+
+
+class PairedTransform:
+    """Applies a transform to an image and its masks."""
+
+    def __init__(self, transform: Any) -> None:
+        """
+        Args:
+            transform: Made by timm's ``create_transform`` for training.
+
+        Raises:
+            TrainingError: It has a step of which it is not known what it would do to a mask.
+        """
+        self.transform = transform
+        self.steps = _steps(transform)
+        for step in self.steps:
+            if not isinstance(step, (*_MOVING, *_COLOURING)) and not _is_colouring_at_random(step):
+                raise TrainingError(f'masks cannot follow the transform {type(step).__name__} of the training images.')
+
+    def __call__(self, image: Image.Image, masks: Sequence[Image.Image]) -> Tuple[Any, List[Image.Image]]:
+        """Return what became of an image, and of its masks.
+
+        Args:
+            image: As it was read.
+            masks: Mode 'L', in the size of the image.
+        """
+        moved = list(masks)
+        for step in self.steps:
+            if not masks or not isinstance(step, _MOVING):
+                image = step(image)
+                continue
+            before = _random_state()
+            image = step(image)
+            after = _random_state()
+            for index, mask in enumerate(moved):
+                _set_random_state(before)
+                moved[index] = step(mask)
+            _set_random_state(after)
+        return image, moved
+
+
+def _steps(transform: Any) -> List[Any]:
+    if not isinstance(transform, transforms.Compose):
+        return [transform]
+    return [inner for step in transform.transforms for inner in _steps(step)]
+
+
+def _is_colouring_at_random(step: Any) -> bool:
+    return isinstance(step, transforms.RandomApply) and all(isinstance(inner, _COLOURING) for inner in step.transforms)
+
+
+def _random_state() -> Tuple[Any, torch.Tensor]:
+    return random.getstate(), torch.get_rng_state()
+
+
+def _set_random_state(state: Tuple[Any, torch.Tensor]) -> None:
+    random.setstate(state[0])
+    torch.set_rng_state(state[1])

@@ -1,0 +1,197 @@
+"""Training with human knowledge: the map is asked to be where somebody drew that it should be.
+
+Mitsuhara et al., "Embedding Human Knowledge into Deep Neural Network via Attention Map", arXiv 1905.03540, fine-tune an
+ABN with the distance between its map and one that a human edited; here the human's part is a mask, and not every image
+needs one.
+"""
+
+from typing import Any, Optional, Tuple
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from .errors import TrainingError
+from .loss import AttentionBranchLoss, check_weight
+from .packed_targets import unpack_target
+
+__all__ = ['MASK_LOSSES', 'AttentionMaskLoss', 'MaskedTargetLoss']
+
+MASK_LOSSES = ('bce', 'energy', 'l1')
+
+
+class AttentionMaskLoss(nn.Module):
+    """Distance between attention maps and masks, of those that have one.
+
+    - ``bce``: binary cross entropy of each place of the map, averaged over the map.
+    - ``energy``: 1 - the share of the map's sum that lies inside the mask. It says where the map is, not how large.
+    - ``l1``: mean absolute difference.
+
+    Under hard attention the loss is of the map that gates, in which most places are 0, and its gradient reaches all of
+    them. Where the map is 0 the cross entropy has no slope that is of use, and is replaced by the absolute difference.
+
+    With the loss of both branches, or ``FaithfulMapLoss``, in a loop of one's own::
+
+        model.train_maps(None)  # the network returns its map as well; no second forward pass
+        output = model(images)
+        loss = criterion(output, targets) + AttentionMaskLoss('bce')(output.attention_map, masks)
+    """
+
+    clamped: float = 1e-4  # no greater slope than its inverse, which half precision can hold
+
+    def __init__(self, kind: str = 'bce') -> None:
+        """
+        Args:
+            kind: 'bce', 'energy' or 'l1'.
+
+        Raises:
+            TrainingError: There is no such loss.
+        """
+        super().__init__()
+        if kind not in MASK_LOSSES:
+            raise TrainingError(f'the loss of masks must be one of {", ".join(MASK_LOSSES)}, got {kind!r}.')
+        self.kind = kind
+
+    def forward(
+        self,
+        attention_map: torch.Tensor,
+        masks: torch.Tensor,
+        present: Optional[torch.Tensor] = None,
+    ) -> torch.Tensor:
+        """Return the mean over the masks that there are; exactly 0, with gradients of 0, if there is none.
+
+        Args:
+            attention_map: Shape (B, T, h, w), in [0, 1].
+            masks: 1 where the map should be, shape (B, T, H, W), bool or in [0, 1]; averaged over the places of the
+                map. A mask that holds NaN is missing.
+            present: Which masks there are, shape (B, T), bool; all that hold no NaN by default. For 'energy', one that
+                is 0 everywhere is missing, too.
+
+        Raises:
+            TrainingError: A shape or type is another.
+        """
+        distances, counted = self.distances(attention_map, masks, present)
+        return distances.sum() / counted.sum().clamp(min=1)
+
+    def distances(
+        self,
+        attention_map: torch.Tensor,
+        masks: torch.Tensor,
+        present: Optional[torch.Tensor] = None,
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Return the distance of each map, 0 where there is no mask, and which were counted; both of shape (B, T).
+
+        Args:
+            attention_map: See ``forward``.
+            masks: See ``forward``.
+            present: See ``forward``.
+
+        Raises:
+            TrainingError: A shape or type is another.
+        """
+        _check(attention_map, masks, present)
+        maps = attention_map if attention_map.dtype == torch.float64 else attention_map.float()
+        masks = masks.to(maps.dtype)
+        is_nan = masks.isnan()
+        counted = ~is_nan.flatten(2).any(dim=2)
+        if present is not None:
+            counted = counted & present
+        masks = F.adaptive_avg_pool2d(masks.masked_fill(is_nan, 0.0), (maps.shape[2], maps.shape[3]))
+        if self.kind == 'energy':
+            counted = counted & (masks.sum(dim=(2, 3)) > 0)
+            distances = self._outside(maps, masks)
+        else:
+            distance = self._cross_entropy if self.kind == 'bce' else _absolute_difference
+            distances = distance(maps, masks).mean(dim=(2, 3))
+        return distances.masked_fill(~counted, 0.0), counted
+
+    def _outside(self, maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+        least = self.clamped * maps.shape[2] * maps.shape[3]  # of the sum of a map that is 0 everywhere
+        return 1 - (maps * masks).sum(dim=(2, 3)) / maps.sum(dim=(2, 3)).clamp(min=least)
+
+    def _cross_entropy(self, maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+        # straight-through, since clamp has no gradient outside its range, from where a map could not come back
+        inside = maps + (maps.clamp(self.clamped, 1 - self.clamped) - maps).detach()
+        entropy = -(masks * inside.log() + (1 - masks) * (1 - inside).log())
+        return torch.where(maps > 0, entropy, masks * (1 - maps))
+
+    def extra_repr(self) -> str:  # noqa: D102
+        return repr(self.kind)
+
+
+def _absolute_difference(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    return (maps - masks).abs()
+
+
+def _check(attention_map: torch.Tensor, masks: torch.Tensor, present: Optional[torch.Tensor]) -> None:
+    expected = tuple(attention_map.shape[:2])
+    if masks.ndim != 4 or masks.shape[:2] != expected:
+        batch_size, num_maps = expected
+        raise TrainingError(f'masks must have shape ({batch_size}, {num_maps}, H, W), got {tuple(masks.shape)}.')
+    if masks.dtype != torch.bool and not masks.is_floating_point():
+        raise TrainingError(f'masks must be bool, or floating in [0, 1], got {masks.dtype}.')
+    if present is not None and (present.shape != expected or present.dtype != torch.bool):
+        raise TrainingError(
+            f'present must be bool, of shape {expected}, got {present.dtype} of shape {tuple(present.shape)}.'
+        )
+
+
+class MaskedTargetLoss(AttentionBranchLoss):
+    """The loss of both branches, and that of the masks which targets bring along (``packed_targets.py``).
+
+    The network must return its map: ``model.train_maps(None)``. In a run of several processes the mean is over the
+    masks of all of them, so that gradients are those of one process with the whole batch.
+    """
+
+    def __init__(
+        self,
+        branch_loss: AttentionBranchLoss,
+        kind: str = 'bce',
+        weight: float = 1.0,
+        multi_label: bool = False,
+    ) -> None:
+        """
+        Args:
+            branch_loss: Loss of the network's output and the labels.
+            kind: See ``AttentionMaskLoss``.
+            weight: Weight of the masks' loss.
+            multi_label: Whether labels are several attributes an image, and not its class.
+
+        Raises:
+            TrainingError: There is no such loss, or the weight is negative or not finite.
+        """
+        super().__init__(branch_loss.criterion, branch_loss.attention_loss_weight)
+        check_weight(weight, 'weight of the loss of masks')
+        self.branch_loss = branch_loss
+        self.mask_loss = AttentionMaskLoss(kind)
+        self.weight = weight
+        self.multi_label = multi_label
+
+    def forward(self, output: Any, target: torch.Tensor) -> torch.Tensor:
+        """Return the loss.
+
+        Args:
+            output: A ``TrainingOutput``.
+            target: Labels and masks, as ``pack_target`` made and a loader stacked them.
+
+        Raises:
+            TrainingError: They have another number of masks than the network has maps.
+        """
+        maps = output.attention_map
+        num_labels = output.logits.shape[1] if self.multi_label else None
+        labels, masks = unpack_target(target, maps.shape[1], num_labels)
+        present = masks.flatten(2).amax(dim=2) > 0
+        distances, counted = self.mask_loss.distances(maps, masks.to(torch.float32) / 255, present)
+        return self.branch_loss(output, labels) + self.weight * distances.sum() / _mean_count(counted)
+
+    def extra_repr(self) -> str:  # noqa: D102
+        return f'weight={self.weight}'
+
+
+def _mean_count(counted: torch.Tensor) -> torch.Tensor:
+    """Return how many masks a process has on average, or more if none has any."""
+    count, processes = counted.sum().float(), 1
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        processes = torch.distributed.get_world_size()
+        torch.distributed.all_reduce(count)
+    return count.clamp(min=1) / processes
