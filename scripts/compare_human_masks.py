@@ -97,6 +97,7 @@ def score(contestant: Contestant, seed: int, args: argparse.Namespace) -> List[R
     for first in tqdm(range(0, len(readers), BATCH_SIZE), desc=name):
         samples = [read() for read in readers[first : first + BATCH_SIZE]]
         images, objects = (torch.stack([getattr(sample, part) for sample in samples]) for part in ('image', 'mask'))
+        objects = objects.unsqueeze(1)
         paths = [Path(sample.name) for sample in samples]
         labels = torch.tensor([classes.index(path.parent.name) for path in paths])
         with torch.no_grad():

@@ -4,7 +4,7 @@ Example:
     pip install '.[scenes]'
     python scripts/make_biased_set.py --data-dir data --download --out data/biased
 
-A scene of 64x64 pixels shows one item, of a class that is hard to tell from the others, on one of four photos. In
+A scene of 64x64 pixels shows one item, on one of four photos. In
 training each class lies on its own photo, but for 5 % of the scenes; in validation and test every class
 lies on every photo equally often. So a network that looks at the background is found out by the worst of the 16 groups
 of class and photo (as Waterbirds does: Sagawa et al., arXiv 1911.08731).
@@ -29,7 +29,7 @@ from timm_abn.staging import check_new_folder, staged_folder
 from timm_abn.training.errors import TrainingError
 
 # class of Fashion-MNIST -> the photo that betrays it, of scikit-image
-PHOTOS = {'T-shirt/top': 'brick', 'Pullover': 'grass', 'Coat': 'gravel', 'Shirt': 'hubble_deep_field'}
+PHOTOS = {'T-shirt/top': 'brick', 'Trouser': 'grass', 'Dress': 'gravel', 'Pullover': 'hubble_deep_field'}
 BIAS = 0.95  # share of the training scenes that lie on the photo of their class
 SPLITS: Dict[str, Tuple[int, bool, slice]] = {  # number, whether of Fashion-MNIST's training images, range of its items
     'train': (0, True, slice(0, 55_000)),

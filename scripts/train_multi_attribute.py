@@ -35,8 +35,11 @@ from timm.task import MultiLabelClassificationTask
 from torch.utils.data import TensorDataset
 
 from timm_abn.console.argument_types import positive, positive_number, whole, zero_or_more
+from timm_abn.errors import TimmAbnError
 from timm_abn.explain.images import ImageError, image_errors
+from timm_abn.hub.state_dicts import check_state_dict
 from timm_abn.maps.operations import upsample_maps
+from timm_abn.models.training_checkpoints import read_checkpoint
 from timm_abn.staging import check_output_folder, staged_files
 from timm_abn.training.data.celeba import CelebA
 from timm_abn.training.errors import TrainingError
@@ -65,12 +68,10 @@ def main() -> int:
         if args.batch_size > len(train):
             raise TrainingError(f'--batch-size {args.batch_size} is more than the {len(train)} training scenes')
         setup = arguments(args, len(attributes))
-    except (OSError, TrainingError) as error:
+        model = build(setup, args)
+    except (OSError, TimmAbnError) as error:
         print(f'{Path(__file__).name}: error: {error}', file=sys.stderr)
         return 2
-    torch.manual_seed(args.seed)
-    model = timm.create_model(setup['model'], num_classes=setup['num_classes'], **setup['model_kwargs'])
-    model.to(memory_format=torch.channels_last)
     task = MultiLabelClassificationTask(model, verbose=False)
     start = time.process_time()
     fit(task, train, held_out, args)
@@ -122,6 +123,21 @@ def arguments(args: argparse.Namespace, num_classes: int) -> Dict[str, Any]:
     hard_attention_arguments(settings)  # into model_kwargs
     extend_timm_tasks(map_loss=read_map_loss(settings))
     return setup
+
+
+def build(setup: Dict[str, Any], args: argparse.Namespace) -> torch.nn.Module:
+    """Return the model, with the weights that it begins with.
+
+    Raises:
+        TimmAbnError: These cannot be read, or are of another model.
+    """
+    torch.manual_seed(args.seed)
+    model = timm.create_model(setup['model'], num_classes=setup['num_classes'], **setup['model_kwargs'])
+    if args.initial_checkpoint:
+        weights, _ = read_checkpoint(args.initial_checkpoint)
+        check_state_dict(weights, model.state_dict(), setup['model'], args.initial_checkpoint)
+        model.load_state_dict(weights)
+    return model.to(memory_format=torch.channels_last)
 
 
 def load(data_dir: Path, split: str) -> Tuple[TensorDataset, List[str]]:
@@ -259,6 +275,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--mechanism', choices=('residual', 'product'), default='product', help='default: %(default)s')
     parser.add_argument('--data-dir', type=Path, default=Path('data/multi_attribute'), help='default: %(default)s')
     parser.add_argument('--out', type=Path, default=Path('outputs/multi_attribute'), help='default: %(default)s')
+    parser.add_argument('--initial-checkpoint', type=Path, metavar='FILE', help='weights to begin with, of such a run')
     parser.add_argument('--epochs', type=positive, default=8, help='default: %(default)s')
     parser.add_argument('--batch-size', type=positive, default=64, help='default: %(default)s')
     parser.add_argument('--lr', type=positive_number, default=2e-3, help='peak learning rate (default: %(default)s)')
