@@ -1,4 +1,4 @@
-"""Measure what the launcher adds to a training step, beside the same step written by hand, and to reading an image.
+"""Measure what the launcher and losses of maps add to a training step, and what the launcher adds to reading an image.
 
 Example:
     python scripts/benchmark_training.py --model abn_resnet20_cifar --batch-size 64
@@ -17,12 +17,16 @@ import torch.nn.functional as F
 from PIL import Image
 from torch.utils.data import Dataset
 
-import timm_abn.task  # noqa: F401  extends timm's tasks
+import timm_abn  # noqa: F401  registers the models
 from timm_abn.training.data.reproducible import SeededDataset
+from timm_abn.training.map_settings import MapLossSettings
+from timm_abn.training.task import extend_timm_tasks
+
+MAP_LOSS = MapLossSettings(dict(masked=1.0, area=0.5, smoothness=0.0, consistency=0.0))
 
 
 def main() -> None:
-    """Print a line for steps and one for images; medians of runs in turn, so that a drift of the machine hits both."""
+    """Print two lines for steps and one for images; medians of runs in turn: a drift of the machine hits both."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--model', default='abn_resnet20_cifar', help='name of an ABN (default: %(default)s)')
     parser.add_argument('--batch-size', type=int, default=64, help='default: %(default)s')
@@ -31,17 +35,21 @@ def main() -> None:
 
     by_hand, under_task = steps(args.model, args.batch_size)
     report('training step', 'by hand', 'under the task', in_turn(by_hand, under_task, args.steps), 1e3, 'ms')
+    of_paper, faithful = steps(args.model, args.batch_size, map_loss=True)
+    seconds = in_turn(of_paper, faithful, args.steps)
+    report('training step', 'loss of the paper', 'and of masked images', seconds, 1e3, 'ms')
     plain, seeded = reads()
     report('reading an image', 'of timm', 'seeded', in_turn(plain, seeded, 3000), 1e6, 'us')
 
 
-def steps(name: str, batch_size: int) -> Tuple[Callable[[], Any], Callable[[], Any]]:
-    """Return a step written by hand, and one of timm's task, of models of their own."""
+def steps(name: str, batch_size: int, map_loss: bool = False) -> Tuple[Callable[[], Any], Callable[[], Any]]:
+    """Return a step written by hand, and one of timm's task, perhaps with a loss of the map, of models of their own."""
     models = [timm.create_model(name).train() for _ in range(2)]
     optimizers = [torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9) for model in models]
     images = torch.randn(batch_size, *models[0].pretrained_cfg['input_size'])
     target = torch.randint(0, models[0].num_classes, (batch_size,))
     images = images[:, :1].expand(-1, models[0].in_chans, -1, -1).contiguous()
+    extend_timm_tasks(map_loss=MAP_LOSS if map_loss else None)
     task = timm.task.ClassificationTask(models[1], torch.nn.CrossEntropyLoss(), verbose=False)
 
     def by_hand() -> None:

@@ -8,11 +8,13 @@ import timm
 from timm.models import PretrainedCfg
 
 __all__ = [
+    'DEFAULT_WEIGHTS',
     'HUB_ORGANISATION',
     'ORGANISATION_VARIABLE',
     'PUBLISHED',
     'is_own_repository',
     'no_weights',
+    'weights_name',
     'with_hub_ids',
 ]
 
@@ -21,6 +23,9 @@ HUB_ORGANISATION = 'timm-abn'
 
 # names whose weights are there: only these are promised
 PUBLISHED: FrozenSet[str] = frozenset()
+
+# names of models of which ``pretrained=True`` loads weights without a tag -> the tag of these
+DEFAULT_WEIGHTS = {'abn_resnet20_cifar': 'fashion_mnist_faithful'}
 
 # environment variable that names another organisation, which is then asked for the weights of every model
 ORGANISATION_VARIABLE = 'TIMM_ABN_HUB_ORGANISATION'
@@ -50,6 +55,17 @@ def with_hub_ids(cfgs: Mapping[str, Dict[str, Any]]) -> Dict[str, Union[Dict[str
         key: dict(cfg, hf_hub_id=f'{_organisation()}/{asked_for[key]}') if key in asked_for else cfg
         for key, cfg in cfgs.items()
     }
+
+
+def weights_name(name: str) -> str:
+    """Return the name, with its tag, whose weights a model gets: its own, unless weights of another tag are the default.
+
+    Args:
+        name: Name of a model, with or without a tag.
+    """
+    if name not in DEFAULT_WEIGHTS or os.environ.get(ORGANISATION_VARIABLE):
+        return name
+    return f'{name}.{DEFAULT_WEIGHTS[name]}'
 
 
 def is_own_repository(hub_id: Optional[str]) -> bool:

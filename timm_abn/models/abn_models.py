@@ -47,6 +47,8 @@ def _create_abn(variant: str, pretrained: bool = False, **kwargs: Any) -> Attent
 
 def _choose_network(kwargs: Dict[str, Any]) -> Type[AttentionBranchNet]:
     """Return the class of a network, and complete its arguments."""
+    for name, value in _ARGUMENTS_OF_WEIGHTS.get(kwargs['pretrained_cfg'].get('tag'), {}).items():
+        kwargs.setdefault(name, value)
     kwargs['feature_cfg'] = dict(feature_cls='getter')
     if kwargs.get('features_only'):
         kwargs['feature_cfg'].update(out_indices=_default_out_indices(kwargs['backbone']))
@@ -120,6 +122,27 @@ FASHION_MNIST_CLASSES = (
     'ankle boot',
 )
 
+# what weights were trained with, by their tag, where it differs from the arguments of the name
+_ARGUMENTS_OF_WEIGHTS: Dict[str, Dict[str, Any]] = {
+    'fashion_mnist_faithful': dict(mechanism='product', hard_attention=0.3),
+}
+
+
+def _fashion_mnist_cfg(tag: str) -> Dict[str, Any]:
+    """Return the pretrained_cfg of weights for Fashion-MNIST, which lie in the package."""
+    return dict(
+        _backbone_cfg('resnet20_cifar'),
+        file=str(WEIGHTS / f'abn_resnet20_cifar.{tag}.safetensors'),
+        num_classes=10,
+        input_size=(1, 28, 28),
+        pool_size=(7, 7),
+        mean=(0.2860,),
+        std=(0.3530,),
+        label_names=FASHION_MNIST_CLASSES,
+        license='mit',
+    )
+
+
 default_cfgs = generate_default_cfgs(
     with_hub_ids(
         {
@@ -154,17 +177,8 @@ default_cfgs = generate_default_cfgs(
                     'resnext29_8x64d_cifar',
                 )
             },
-            'abn_resnet20_cifar.fashion_mnist': dict(
-                _backbone_cfg('resnet20_cifar'),
-                file=str(WEIGHTS / 'abn_resnet20_cifar.fashion_mnist.safetensors'),
-                num_classes=10,
-                input_size=(1, 28, 28),
-                pool_size=(7, 7),
-                mean=(0.2860,),
-                std=(0.3530,),
-                label_names=FASHION_MNIST_CLASSES,
-                license='mit',
-            ),
+            'abn_resnet20_cifar.fashion_mnist_faithful': _fashion_mnist_cfg('fashion_mnist_faithful'),
+            'abn_resnet20_cifar.fashion_mnist': _fashion_mnist_cfg('fashion_mnist'),
             'abn_resnet20_cifar.untrained*': _backbone_cfg('resnet20_cifar'),
         }
     )

@@ -17,7 +17,7 @@ import yaml
 from timm.utils import ParseKwargs
 
 from ..errors import suggest
-from ..hub.published import no_weights
+from ..hub.published import no_weights, weights_name
 from .atomic_saver import make_saver_atomic
 from .data.celeba import BrokenImageError
 from .data.datasets import extend_timm_datasets
@@ -313,7 +313,7 @@ def _check_weights(name: str, settings: argparse.Namespace) -> None:
     if not wanted or settings.pretrained_path or not timm.is_model(settings.model.split('.')[0]):
         return
     try:
-        cfg = timm.get_pretrained_cfg(settings.model)
+        cfg = timm.get_pretrained_cfg(weights_name(settings.model))
     except RuntimeError as error:  # no such tag
         raise TrainingError(str(error)) from error
     if cfg is None or not cfg.has_weights:
