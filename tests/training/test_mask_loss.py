@@ -269,7 +269,9 @@ def model_without_batch_statistics():
 
 def loss_of(model, part, missing):
     targets = packed(torch.arange(8) % 5, random_masks(8), missing)
-    return MaskedTargetLoss(AttentionBranchLoss(nn.CrossEntropyLoss()))(model(tiny_images(8, size=(32, 32))[part]), targets[part])
+    return MaskedTargetLoss(AttentionBranchLoss(nn.CrossEntropyLoss()))(
+        model(tiny_images(8, size=(32, 32))[part]), targets[part]
+    )
 
 
 def one_process(rank, folder, missing):

@@ -8,11 +8,14 @@ import pytest
 import timm.data
 import torch
 from PIL import Image
+from tiers import fast_and_slow
 from timm_scripts import BOTH, MODEL, ROOT, SMALL, TIMM, finish, needs_timm_scripts, start
 
 import timm_abn
 from timm_abn.task import AttentionMaskLoss
+from timm_abn.training.mask_loss import MASK_LOSSES
 
+FINE = ('backbone=test_resnet', 'split=layer1')  # maps of 8 x 8 places
 CELEBA = ('--dataset', 'celeba', '--task', 'multilabel', '--val-split', 'val', '--batch-size', 2)
 
 
@@ -60,17 +63,17 @@ def energy(marked, folder):
 
 
 @pytest.mark.parametrize('scripts', BOTH)
-def test_maps_move_to_the_masks(launch, marked, tmp_path, scripts, capfd):
-    few = ['--epochs', 6, '--train-crop-mode', 'pad', '--opt', 'adamw', '--lr', 5e-3, '--workers', 0]
+@pytest.mark.parametrize('kind', fast_and_slow(MASK_LOSSES, ['bce']))
+def test_maps_move_to_the_masks(launch, marked, tmp_path, scripts, kind, capfd):
+    few = ['--epochs', 5, '--train-crop-mode', 'pad', '--opt', 'adamw', '--lr', 1e-2, '--model-kwargs', *FINE]
     found = {}
-    for kind, weight in (('energy', 0), ('energy', 3), ('bce', 3)):
-        folder = tmp_path / f'{kind}{weight}'
+    for weight in (0, 3):
+        folder = tmp_path / str(weight)
         loss = ['--attention-mask-loss', kind, '--attention-mask-weight', weight]
         assert launch('train.py', *flags(marked, folder, *few, *loss), scripts=scripts) == 0
-        found[kind, weight] = energy(marked, folder)
-        assert float(summary(folder)[-1]['eval_top1']) > 40
-        assert capfd.readouterr().err.count('masks: 24 of 48 training images') == 1
-    assert min(found['energy', 3], found['bce', 3]) > found['energy', 0] + 0.2, found
+        assert 'masks: 24 of 48 training images' in capfd.readouterr().err
+        found[weight] = energy(marked, folder)
+    assert found[3] > 1.5 * found[0], found
 
 
 @pytest.mark.parametrize('scripts', BOTH)
@@ -84,6 +87,7 @@ def test_whatever_loader(launch, marked, tmp_path, scripts, more):
     assert first == pytest.approx(second, rel=1e-3) and first > 2 * np.log(3) * 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('scripts', BOTH)
 def test_resumed_run_ends_like_another(launch, marked, tmp_path, scripts):
     run = ['--epochs', 2, '--attention-mask-share', 0.5, '--model-ema']
@@ -98,17 +102,18 @@ def test_resumed_run_ends_like_another(launch, marked, tmp_path, scripts):
             assert torch.equal(tensor, resumed[weights][name]), f'{name} of {weights}'
 
 
-@pytest.mark.parametrize('scripts', BOTH)
-def test_a_mask_an_attribute(launch, celeba, tmp_path, scripts, capfd):
+def test_a_mask_an_attribute(launch, celeba, tmp_path, capfd):
     mask = np.zeros((218, 178), dtype=np.uint8)
     mask[100:150, 50:120] = 1
     for name in ('Smiling/000001.png', 'Male/000001.png', 'Smiling/000005.png'):
         (tmp_path / 'masks' / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(mask).save(tmp_path / 'masks' / name)
     recipe = tmp_path / 'recipe.yaml'
-    recipe.write_text(f'attention_mask_dir: {tmp_path / "masks"}\nattention_mask_loss: l1\nattention_mask_weight: 2.0\n')
+    recipe.write_text(
+        f'attention_mask_dir: {tmp_path / "masks"}\nattention_mask_loss: l1\nattention_mask_weight: 2.0\n'
+    )
     run = ['--data-dir', celeba, '--output', tmp_path, '--model-kwargs', 'backbone=test_resnet', 'multi_task=True']
-    assert launch('train.py', *MODEL, *SMALL, *CELEBA, *run, '-c', recipe, scripts=scripts) == 0
+    assert launch('train.py', *MODEL, *SMALL, *CELEBA, *run, '-c', recipe) == 0
     assert 'masks: 2 of 3 training images' in capfd.readouterr().err
     (row,) = summary(tmp_path)
     assert float(row['train_loss']) > 1 and 'eval_attention_accuracy' in row
@@ -156,7 +161,6 @@ FLAGS = {
     'colours': ['--color-jitter-prob', '0.5', '--grayscale-prob', '0.5', '--gaussian-blur-prob', '0.5'],
     'multi epochs loader': ['--use-multi-epochs-loader'],
     'rkrc': ['--train-crop-mode', 'rkrc'],
-    'logit distillation': ['--kd-model-name', 'test_resnet'],
 }
 
 
