@@ -1,8 +1,9 @@
 """The attention branch (paper, sections 3.1 and 3.4): makes attention maps, and a prediction of its own."""
 
-from typing import ClassVar, Dict, Optional, Tuple, Type
+from typing import Any, ClassVar, Dict, Optional, Tuple, Type
 
 import torch
+import torch.fx
 import torch.nn as nn
 from timm.models import checkpoint_seq
 from torch.jit import Final
@@ -18,6 +19,8 @@ __all__ = ['ATTENTION_MAPS', 'MULTI_TASK_ATTENTION_MAPS', 'AttentionBranch', 'Mu
 
 ATTENTION_MAPS = ('sigmoid', 'sum_log')
 MULTI_TASK_ATTENTION_MAPS = ('sigmoid', 'raw')
+
+torch.fx.wrap('keep_greatest')  # a leaf of fx graphs, which cannot count places
 
 
 class _Branch(nn.Module):
@@ -181,7 +184,8 @@ class AttentionBranch(_Branch):
         self.class_norm = nn.BatchNorm2d(num_classes, **dd)
         self.classifier = nn.Conv2d(num_classes, num_classes, 1, bias=False, **dd)
         if self.attention_map_type == 'sigmoid':
-            self.map_conv = nn.Conv2d(num_classes, 1, 3, padding=1, bias=False, padding_mode=self.padding_mode, **dd)
+            padding: Any = dict(padding=1, padding_mode=self.padding_mode)
+            self.map_conv = nn.Conv2d(num_classes, 1, 3, bias=False, **padding, **dd)
             self.map_norm = nn.BatchNorm2d(1, **dd)
         for name in self.head_names():
             init_convolutions(getattr(self, name))

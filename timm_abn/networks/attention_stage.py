@@ -20,7 +20,14 @@ from timm.models.resnet import Bottleneck, downsample_conv
 
 from ..errors import TimmAbnError
 
-__all__ = ['CAM_WIDTH', 'AttentionStage', 'build_attention_stage', 'check_map_scale', 'init_convolutions', 'set_stride_one']
+__all__ = [
+    'CAM_WIDTH',
+    'AttentionStage',
+    'build_attention_stage',
+    'check_map_scale',
+    'init_convolutions',
+    'set_stride_one',
+]
 
 CAM_WIDTH = 1024  # of the convolution by which CAM (Zhou et al., CVPR 2016) replaces VGG's fully connected layers
 

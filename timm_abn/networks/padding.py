@@ -24,7 +24,9 @@ def set_padding_mode(module: nn.Module, padding_mode: str) -> None:
     for name, layer in module.named_modules():
         if not isinstance(layer, nn.Conv2d) or all(length == 1 for length in layer.kernel_size):
             continue
-        pads_as_torch = type(layer).forward is nn.Conv2d.forward and type(layer)._conv_forward is nn.Conv2d._conv_forward
+        pads_as_torch = (
+            type(layer).forward is nn.Conv2d.forward and type(layer)._conv_forward is nn.Conv2d._conv_forward
+        )
         if not pads_as_torch or isinstance(layer.padding, str):
             raise TimmAbnError(
                 f'padding_mode={padding_mode!r} needs convolutions that pad as torch.nn.Conv2d does, got '
@@ -32,6 +34,6 @@ def set_padding_mode(module: nn.Module, padding_mode: str) -> None:
             )
         if any(layer.padding):
             height, width = layer.padding
-            layer.padding_mode = padding_mode
+            layer.padding_mode = padding_mode  # type: ignore[assignment]
             # what torch derives from the padding when it builds a convolution, and reads in any other mode than 'zeros'
             layer._reversed_padding_repeated_twice = [width, width, height, height]
