@@ -4,13 +4,13 @@ Example:
     python scripts/compare_padding.py --data-dir data --out outputs/padding
 
 Written down before any run: from scratch, seeds 0, 1, 2, the first 12,800 training images once, mirrored at random, in
-200 batches of 64; SGD with Nesterov momentum, learning rate 0.1 that falls to 0 as a cosine, weight decay 5e-4; the loss of
-the paper. A run takes less than a minute of one core.
+200 batches of 64; SGD with Nesterov momentum, learning rate 0.1 that falls to 0 as a cosine, weight decay 5e-4; the
+loss of the paper. A run takes less than a minute of one core.
 
-Mean and deviation of the seeds: accuracy on all 10,000 test images; of the first 1,000 of them, how much of the variance
-of the maps is the same in all of them (``timm_abn.explain.metrics.position_bias``); the deviation over places of the
-maps of constant images, as ``scripts/explain_position_bias.py`` measures it; and what ``explain()`` takes, by the time of the process.
-One JSON file a run; started again, it goes on with the runs that are missing. Written is ``table.md``.
+Mean and deviation of the seeds: accuracy on all 10,000 test images; of the first 1,000 of them, how much of the
+maps' variance is the same in all (``timm_abn.explain.metrics.position_bias``); the deviation over places of the
+maps of constant images, as ``scripts/explain_position_bias.py`` measures it; and what ``explain()`` takes, by the time
+of the process. One JSON file a run; started again, it goes on with the runs that are missing. Written is ``table.md``.
 """
 
 import argparse
