@@ -16,7 +16,7 @@ MODEL = 'abn_resnet20_cifar.fashion_mnist'
 # batch, height and width that are not those of the example, and what makes the backbone smaller yet
 OTHERS = {
     'test_resnet': ((3, 72, 100), {}),
-    'test_convnext': ((1, 80, 112), dict(depths=(1, 1, 2, 1))),
+    'test_convnext': ((1, 80, 112), dict(depths=(1, 1, 2, 1), map_scale=2, padding_mode='replicate')),
     'test_vit': ((5, 96, 64), dict(depth=3)),
 }
 

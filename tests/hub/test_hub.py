@@ -81,7 +81,7 @@ def cached_files(folder):
     'arguments',
     [
         dict(),
-        dict(mechanism='product', attention_map='sum_log', attention_norm=False),
+        dict(mechanism='product', attention_map='sum_log', attention_norm=False, map_scale=2, padding_mode='replicate'),
         dict(multi_task=True, task_chunk_size=2, attention_map='raw'),
     ],
 )

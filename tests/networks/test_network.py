@@ -488,5 +488,7 @@ def test_config_says_what_was_built():
         attention_map='sum_log',
         mechanism='product',
         gate='centred',
+        map_scale=1,
+        padding_mode='zeros',
     )
     assert "split='stages.1'" in repr(model) and "gate='centred'" in repr(model)

@@ -22,7 +22,8 @@ class Explanation:
 
     Attributes:
         logits: Shape (B, K), the model's prediction.
-        attention_map: Shape (B, 1, h, w), at the resolution of the features; in [0, 1] for sigmoid maps.
+        attention_map: Shape (B, 1, h, w), at the resolution of the features, or ``map_scale`` times as fine; in [0, 1]
+            for sigmoid maps.
         attention_logits: Shape (B, K), the attention branch's own prediction; None of a model that has no such branch.
         class_maps: Shape (B, K, h, w), a logit for each class at each place; None of a model that makes none. Their
             spatial means are the attention logits, and where there is no attention branch (CAM), the logits. They are

@@ -1,8 +1,9 @@
 """The attention branch (paper, sections 3.1 and 3.4): makes attention maps, and a prediction of its own."""
 
-from typing import ClassVar, Dict, Optional, Tuple, Type
+from typing import Any, ClassVar, Dict, Optional, Tuple, Type
 
 import torch
+import torch.fx
 import torch.nn as nn
 from timm.models import checkpoint_seq
 from torch.jit import Final
@@ -12,11 +13,14 @@ from ..maps.explanation import Explanation, MultiTaskExplanation
 from .attention_stage import AttentionStage, init_convolutions
 from .hard_attention import check_share, keep_greatest
 from .mechanism import check_choice
+from .padding import set_padding_mode
 
 __all__ = ['ATTENTION_MAPS', 'MULTI_TASK_ATTENTION_MAPS', 'AttentionBranch', 'MultiTaskAttentionBranch']
 
 ATTENTION_MAPS = ('sigmoid', 'sum_log')
 MULTI_TASK_ATTENTION_MAPS = ('sigmoid', 'raw')
+
+torch.fx.wrap('keep_greatest')  # a leaf of fx graphs, which cannot count places
 
 
 class _Branch(nn.Module):
@@ -31,6 +35,7 @@ class _Branch(nn.Module):
     explanation_class: ClassVar[Type[Explanation]]
     attention_map_type: Final[str]
     kept_share: Final[float]
+    map_scale: Final[int]
 
     def __init__(
         self,
@@ -38,6 +43,7 @@ class _Branch(nn.Module):
         attention_map: str,
         choices: Tuple[str, ...],
         hard_attention: float = 1.0,
+        padding_mode: str = 'zeros',
     ) -> None:
         super().__init__()
         check_choice('attention_map', attention_map, choices)
@@ -46,7 +52,11 @@ class _Branch(nn.Module):
             raise TimmAbnError(f"hard_attention needs attention_map='sigmoid', got {attention_map!r}.")
         self.attention_map_type = attention_map
         self.kept_share = float(hard_attention)
+        self.map_scale = stage.map_scale
         self.grad_checkpointing = False
+        self.padding_mode = padding_mode
+        if padding_mode != 'zeros':
+            set_padding_mode(stage, padding_mode)
         self.stage = stage
 
     def _stage_features(self, maps: torch.Tensor) -> torch.Tensor:
@@ -143,6 +153,7 @@ class AttentionBranch(_Branch):
         attention_map: str = 'sigmoid',
         norm: bool = True,
         hard_attention: float = 1.0,
+        padding_mode: str = 'zeros',
         device: Optional[torch.device] = None,
         dtype: Optional[torch.dtype] = None,
     ) -> None:
@@ -153,13 +164,14 @@ class AttentionBranch(_Branch):
             attention_map: 'sigmoid' or 'sum_log'.
             norm: Batch norm between the stage and the head; the authors' ResNeXt-29 has none.
             hard_attention: Share of the places that the map keeps; the others are exactly 0 (``hard_attention.py``).
+            padding_mode: What its convolutions see beyond the border, 'zeros' or 'replicate'.
             device: Where to create parameters.
             dtype: Type of the parameters.
 
         Raises:
-            ValueError: There is no such attention map, or it cannot be hard.
+            ValueError: There is no such attention map, it cannot be hard, or the stage cannot pad in that way.
         """
-        super().__init__(stage, attention_map, ATTENTION_MAPS, hard_attention)
+        super().__init__(stage, attention_map, ATTENTION_MAPS, hard_attention, padding_mode)
         self.num_maps = 1
         self.norm = nn.BatchNorm2d(stage.num_features, device=device, dtype=dtype) if norm else nn.Identity()
         self.act = nn.ReLU(inplace=True)
@@ -172,7 +184,8 @@ class AttentionBranch(_Branch):
         self.class_norm = nn.BatchNorm2d(num_classes, **dd)
         self.classifier = nn.Conv2d(num_classes, num_classes, 1, bias=False, **dd)
         if self.attention_map_type == 'sigmoid':
-            self.map_conv = nn.Conv2d(num_classes, 1, 3, padding=1, bias=False, **dd)
+            padding: Any = dict(padding=1, padding_mode=self.padding_mode)
+            self.map_conv = nn.Conv2d(num_classes, 1, 3, bias=False, **padding, **dd)
             self.map_norm = nn.BatchNorm2d(1, **dd)
         for name in self.head_names():
             init_convolutions(getattr(self, name))
@@ -196,7 +209,7 @@ class AttentionBranch(_Branch):
         if self.attention_map_type == 'sum_log':
             return torch.log1p(class_features).sum(dim=1, keepdim=True)
         maps = torch.sigmoid(self.map_norm(self.map_conv(class_features)))
-        return maps if self.kept_share == 1.0 else keep_greatest(maps, self.kept_share)
+        return maps if self.kept_share == 1.0 else keep_greatest(maps, self.kept_share, self.map_scale)
 
     def class_maps(self, class_features: torch.Tensor) -> torch.Tensor:
         """Return the class maps, shape (B, K, h, w); only their differences between classes mean something."""
@@ -239,6 +252,7 @@ class MultiTaskAttentionBranch(_Branch):
         num_classes: int = 40,
         attention_map: str = 'sigmoid',
         hard_attention: float = 1.0,
+        padding_mode: str = 'zeros',
         device: Optional[torch.device] = None,
         dtype: Optional[torch.dtype] = None,
     ) -> None:
@@ -248,13 +262,14 @@ class MultiTaskAttentionBranch(_Branch):
             num_classes: Number of tasks (T).
             attention_map: 'sigmoid' or 'raw'.
             hard_attention: Share of the places that each map keeps; the others are exactly 0 (``hard_attention.py``).
+            padding_mode: What its convolutions see beyond the border, 'zeros' or 'replicate'.
             device: Where to create parameters.
             dtype: Type of the parameters.
 
         Raises:
-            ValueError: There is no such attention map, or it cannot be hard.
+            ValueError: There is no such attention map, it cannot be hard, or the stage cannot pad in that way.
         """
-        super().__init__(stage, attention_map, MULTI_TASK_ATTENTION_MAPS, hard_attention)
+        super().__init__(stage, attention_map, MULTI_TASK_ATTENTION_MAPS, hard_attention, padding_mode)
         self._build_head(num_classes, device=device, dtype=dtype)
 
     def _build_head(self, num_classes: int, device: Optional[torch.device], dtype: Optional[torch.dtype]) -> None:
@@ -280,7 +295,7 @@ class MultiTaskAttentionBranch(_Branch):
         if self.attention_map_type == 'raw':
             return class_features
         maps = torch.sigmoid(class_features)
-        return maps if self.kept_share == 1.0 else keep_greatest(maps, self.kept_share)
+        return maps if self.kept_share == 1.0 else keep_greatest(maps, self.kept_share, self.map_scale)
 
     def class_maps(self, class_features: torch.Tensor) -> torch.Tensor:
         """Return the task maps, shape (B, T, h, w); a logit of a yes, whose mean over places is the attention logit."""

@@ -4,6 +4,8 @@ The paper (section 3.1) copies the stage that follows the cut and sets its strid
 the resolution of the features. In VGG, where only fully connected layers follow the cut, a convolution takes their
 place, as in CAM. Where nothing can be copied (patch merging, token models), two residual blocks of the same width are
 built. Which of them it was is written on the stage: ``stage.source``.
+
+A map finer than the features begins here, too: they are upsampled first, and the stage runs on the finer grid.
 """
 
 import copy
@@ -16,23 +18,41 @@ from timm.layers import BlurPool2d
 from timm.models import VGG
 from timm.models.resnet import Bottleneck, downsample_conv
 
-__all__ = ['CAM_WIDTH', 'AttentionStage', 'build_attention_stage', 'init_convolutions', 'set_stride_one']
+from ..errors import TimmAbnError
+
+__all__ = [
+    'CAM_WIDTH',
+    'AttentionStage',
+    'build_attention_stage',
+    'check_map_scale',
+    'init_convolutions',
+    'set_stride_one',
+]
 
 CAM_WIDTH = 1024  # of the convolution by which CAM (Zhou et al., CVPR 2016) replaces VGG's fully connected layers
 
 
 class AttentionStage(nn.Sequential):
-    """A chain of modules that keeps the resolution of its input.
+    """A chain of modules that keeps the resolution of its input, or first makes it finer.
 
     Attributes:
         source: What the stage was built from, in words.
         num_features: Channels of the output.
+        map_scale: How many times as high and wide as the input the output is.
     """
 
-    def __init__(self, modules: 'OrderedDict[str, nn.Module]', source: str, num_features: int) -> None:
-        super().__init__(modules)
+    def __init__(
+        self,
+        modules: 'OrderedDict[str, nn.Module]',
+        source: str,
+        num_features: int,
+        map_scale: int = 1,
+    ) -> None:
+        upsample = nn.Upsample(scale_factor=float(map_scale), mode='bilinear', align_corners=False)
+        super().__init__(OrderedDict(upsample=upsample, **modules) if map_scale > 1 else modules)
         self.source = source
         self.num_features = num_features
+        self.map_scale = map_scale
 
     def extra_repr(self) -> str:
         """Return what ``repr`` says in parentheses."""
@@ -45,6 +65,7 @@ def build_attention_stage(
     in_channels: int,
     num_features: int,
     keep_weights: bool,
+    map_scale: int = 1,
     device: Optional[torch.device] = None,
     dtype: Optional[torch.dtype] = None,
 ) -> AttentionStage:
@@ -56,6 +77,7 @@ def build_attention_stage(
         in_channels: Channels of the features at the cut.
         num_features: Channels of the residual blocks, where the stage cannot be copied.
         keep_weights: Keep the weights of the copied stage (a pretrained backbone) instead of drawing new ones.
+        map_scale: How many times as high and wide as the features its output is.
         device: Where to create parameters.
         dtype: Type of the parameters.
     """
@@ -68,21 +90,27 @@ def build_attention_stage(
     if channels is not None:
         # one sequence stays flat, so that its blocks keep their names
         children = copied[0] if len(copied) == 1 and type(copied[0]) is nn.Sequential else copied
-        stage = AttentionStage(
-            OrderedDict(children.named_children()), f'copy of {", ".join(next_stage)} at stride 1', channels
-        )
+        source = f'copy of {", ".join(next_stage)} at stride 1'
+        stage = AttentionStage(OrderedDict(children.named_children()), source, channels, map_scale)
         if not keep_weights:
             init_convolutions(stage, reset_others=True)
         return stage
     if isinstance(backbone, VGG):
         blocks = _convolution(in_channels, CAM_WIDTH, backbone.use_norm, device=device, dtype=dtype)
         source = f'3x3 convolution of width {CAM_WIDTH} in the place of the fully connected layers'
-        stage = AttentionStage(blocks, source, CAM_WIDTH)
+        stage = AttentionStage(blocks, source, CAM_WIDTH, map_scale)
     else:
         blocks = _residual_blocks(in_channels, num_features, device=device, dtype=dtype)
-        stage = AttentionStage(blocks, f'{len(blocks)} residual blocks of width {num_features}', num_features)
+        source = f'{len(blocks)} residual blocks of width {num_features}'
+        stage = AttentionStage(blocks, source, num_features, map_scale)
     init_convolutions(stage)
     return stage
+
+
+def check_map_scale(map_scale: int) -> None:
+    """Raise TimmAbnError unless ``map_scale`` can be how many times as high and wide as features a map is."""
+    if isinstance(map_scale, bool) or not isinstance(map_scale, int) or map_scale < 1:
+        raise TimmAbnError(f'map_scale must be a whole number of 1 or more, got {map_scale!r}.')
 
 
 def init_convolutions(module: nn.Module, reset_others: bool = False) -> None:

@@ -1,6 +1,7 @@
 """What can be chosen by name when a network is made; torch is not imported, since command lines offer it quickly."""
 
-__all__ = ['GATES', 'MECHANISMS']
+__all__ = ['GATES', 'MECHANISMS', 'PADDING_MODES']
 
 MECHANISMS = ('residual', 'product')
 GATES = ('features', 'centred', 'tokens')
+PADDING_MODES = ('zeros', 'replicate')

@@ -3,14 +3,18 @@
 import math
 
 import torch
+import torch.nn.functional as F
 
 from ..errors import TimmAbnError
 
 __all__ = ['check_share', 'keep_greatest']
 
 
-def keep_greatest(maps: torch.Tensor, share: float) -> torch.Tensor:
+def keep_greatest(maps: torch.Tensor, share: float, map_scale: int = 1) -> torch.Tensor:
     """Return maps of which the greatest values stay as they are, and all others are exactly 0.
+
+    Where maps are finer than the features, whole places of the features are kept, by the mean of the map over each: a
+    map that is 0 somewhere then says that the feature there does not pass, and a feature passes nowhere else.
 
     The gradient is that of the maps as they were (straight-through; Bengio, Léonard, Courville, arXiv 1308.3432), so
     that places that are not kept can come back. Of equal values as many are kept as are needed, whichever come first.
@@ -18,12 +22,18 @@ def keep_greatest(maps: torch.Tensor, share: float) -> torch.Tensor:
     Args:
         maps: Shape (B, T, h, w), not negative.
         share: Share of the places that is kept, above 0 and at most 1; rounded up to whole places.
+        map_scale: How many times as high and wide as the features the maps are.
     """
-    flattened = maps.flatten(2)
+    means = maps.detach()
+    if map_scale > 1:
+        means = F.avg_pool2d(means, map_scale)
+    flattened = means.flatten(2)
     count = int(math.ceil(share * flattened.shape[2]))
-    values, places = flattened.detach().topk(count, dim=2)
-    kept = torch.zeros_like(flattened).scatter(2, places, values).view_as(maps)
-    return maps + (kept - maps).detach()
+    places = flattened.topk(count, dim=2).indices
+    kept = torch.zeros_like(flattened).scatter(2, places, 1.0).view_as(means)
+    if map_scale > 1:
+        kept = F.interpolate(kept, scale_factor=float(map_scale), mode='nearest')
+    return maps + (maps * kept - maps).detach()
 
 
 def check_share(share: float) -> None:

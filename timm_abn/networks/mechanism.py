@@ -33,6 +33,8 @@ class Mechanism(nn.Module):
     Class and register tokens are no places: they take no part in the mean, and nothing is done to them. Under hard
     attention, places where the map is 0 take no part in the mean either, and no token reads them.
 
+    A map finer than the features acts on each of them by its mean over the place.
+
     A gate other than 'features' is recorded in the state dict, as ``<gate>_gate``, with the version of its meaning.
     Weights without such a record, as all were before there was a choice, are of 'features'.
     """
@@ -40,6 +42,7 @@ class Mechanism(nn.Module):
     residual: Final[bool]
     gate: Final[str]
     hides: Final[bool]
+    map_scale: Final[int]
     hidden: Final[float] = 1e-3  # what is read of a token where the map is 0: more than nothing, to have a logarithm
 
     def __init__(
@@ -49,6 +52,7 @@ class Mechanism(nn.Module):
         gate: str = 'features',
         device: Optional[torch.device] = None,
         hides: bool = False,
+        map_scale: int = 1,
     ) -> None:
         """
         Args:
@@ -57,6 +61,7 @@ class Mechanism(nn.Module):
             gate: 'features', 'centred' or 'tokens'.
             device: Where to create the record of the gate.
             hides: Whether maps are of hard attention: where they are 0, nothing passes.
+            map_scale: How many times as high and wide as the features maps are.
 
         Raises:
             ValueError: There is no such mechanism or gate.
@@ -65,6 +70,7 @@ class Mechanism(nn.Module):
         check_choice('mechanism', mechanism, MECHANISMS)
         self.residual = mechanism == 'residual'
         self.hides = hides
+        self.map_scale = map_scale
         self.layout = layout if layout is not None else FeatureLayout()
         self.gate = 'features'
         self.set_gate(gate, device)
@@ -98,7 +104,8 @@ class Mechanism(nn.Module):
 
         Args:
             features: Features of the extractor.
-            attention_map: Shape (B, 1, h, w), or (B, T, h, w): the T results of an image follow each other.
+            attention_map: Shape (B, 1, h, w), or (B, T, h, w): the T results of an image follow each other. As high and
+                wide as the features, or ``map_scale`` times so.
             num_maps: Number of maps (T).
             convolved: Where gated features may be lazy: what keeps the results of their shared convolutions (see
                 ``GatedFeatures``).
@@ -115,24 +122,31 @@ class Mechanism(nn.Module):
         return self.layout.gate_around_mean(features, factor, self.hides and not self.residual)
 
     def factor(self, attention_map: torch.Tensor) -> torch.Tensor:
-        """Return what features are multiplied by, in the shape of ``attention_map``."""
-        return 1.0 + attention_map if self.residual else attention_map
+        """Return what features are multiplied by, shape (B, T, h, w), as high and wide as they are."""
+        means = self.means(attention_map)
+        return 1.0 + means if self.residual else means
+
+    def means(self, attention_map: torch.Tensor) -> torch.Tensor:
+        """Return the mean of a map over each place of the features; one as fine as they are stays as it is."""
+        return attention_map if self.map_scale == 1 else F.avg_pool2d(attention_map, self.map_scale)
 
     def attention_bias(self, features: torch.Tensor, attention_map: torch.Tensor) -> Optional[torch.Tensor]:
         """Return what is added to the attention scores of each token that is read, shape (B * T, 1, 1, N).
 
         Args:
             features: Features of the extractor.
-            attention_map: Shape (B, T, h, w); what is negative counts as 0.
+            attention_map: See ``forward``; what is negative counts as 0.
 
         Returns:
             None where the gate has no bias.
         """
         if self.gate != 'tokens':
             return None
-        bias = torch.log(attention_map.clamp(min=0.0) + self.hidden)
+        means = self.means(attention_map)
+        bias = torch.log(means.clamp(min=0.0) + self.hidden)
         if self.hides:  # the least number, not -inf: where a map is 0 everywhere, there still is a mean
-            bias = bias.masked_fill(attention_map <= 0, torch.finfo(features.dtype).min)
+            lowest = -65504.0 if features.dtype == torch.float16 else -3.38e38  # TorchScript has no torch.finfo
+            bias = bias.masked_fill(means <= 0, lowest)
         bias = bias.flatten(0, 1).flatten(1)
         return F.pad(bias, (self.layout.num_prefix_tokens, 0)).to(features.dtype)[:, None, None]
 

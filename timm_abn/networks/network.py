@@ -21,13 +21,15 @@ from ..maps.explanation import Explanation
 from ..split import cut_backbone, find_adapter
 from ..timm_private import update_model_args
 from .attention_branch import AttentionBranch
-from .attention_stage import build_attention_stage, residual_width
+from .attention_stage import build_attention_stage, check_map_scale, residual_width
 from .backbone import architecture_of, check_outputs, create_backbone
+from .choices import PADDING_MODES
 from .feature_layout import feature_layout
 from .gated_features import can_be_lazy
 from .gates import choose_gate, gates_without_effect, warn_of_gate
 from .map_training import MapTraining, TrainingOutput, keep_running_statistics, mask_images
-from .mechanism import Mechanism, gate_of, with_gate_of
+from .mechanism import Mechanism, check_choice, gate_of, with_gate_of
+from .padding import set_padding_mode
 from .timm_contract import TimmContract
 
 __all__ = ['AttentionBranchNet']
@@ -63,6 +65,8 @@ class AttentionBranchNet(TimmContract):
         device: Optional[torch.device] = None,
         dtype: Optional[torch.dtype] = None,
         gate: Optional[str] = None,
+        map_scale: int = 1,
+        padding_mode: str = 'zeros',
         **kwargs: Any,
     ) -> None:
         """
@@ -81,6 +85,12 @@ class AttentionBranchNet(TimmContract):
             dtype: Type of the parameters.
             gate: What the map does to the features: 'features', 'centred' or 'tokens' (see ``Mechanism``). By default
                 what reaches the prediction of this backbone; weights that are loaded bring their own gate along.
+            map_scale: How many times as high and wide as the features the attention map and the class maps are. Above 1
+                the attention branch sees features that are upsampled bilinearly, and its map gates each feature by its
+                mean over the place.
+            padding_mode: What the convolutions that maps come from, those of the feature extractor and the attention
+                branch, see beyond the border: 'zeros', or 'replicate', which does not tell them where the border is, so
+                that maps of constant images are constant. It belongs to the weights: train with what you evaluate with.
             **kwargs: ``attention_norm=False`` leaves out the batch norm after the stage of the attention branch.
                 ``hard_attention=0.3`` keeps the greatest 30 % of the map's places; the others are exactly 0. All else
                 is passed to ``timm.create_model`` for the backbone (``img_size``, ``drop_path_rate``, ...).
@@ -91,6 +101,8 @@ class AttentionBranchNet(TimmContract):
         super().__init__()
         if num_classes < 0:
             raise TimmAbnError(f'num_classes must be 0 (no classifier) or more, got {num_classes}.')
+        check_map_scale(map_scale)
+        check_choice('padding_mode', padding_mode, PADDING_MODES)
         dd: dict = {'device': device, 'dtype': dtype}
         branch_class: Any = self.branch_class
         own_names = branch_class.argument_names
@@ -113,20 +125,25 @@ class AttentionBranchNet(TimmContract):
             in_channels=channels,
             num_features=residual_width(parts.next_channels or channels),
             keep_weights=bool(pretrained_backbone),
+            map_scale=map_scale,
             **dd,
         )
         self.num_classes = num_classes
         self.in_chans = in_chans
         self._take_features_of(parts, layout)
         self.feature_extractor = parts.feature_extractor
+        if padding_mode != 'zeros':
+            set_padding_mode(self.feature_extractor, padding_mode)
         attention_classes = num_classes or attention_classes or 1000
+        branch_kwargs['padding_mode'] = padding_mode
         self.attention_branch = branch_class(stage, attention_classes, attention_map, **branch_kwargs, **dd)
         self.takes_attention_bias = find_adapter(parts.perception_branch).takes_attention_bias(parts.perception_branch)
         self._gate_is_given = gate is not None
         self._without_effect = gates_without_effect(parts, self.takes_attention_bias)
         gate = choose_gate(gate, parts, self.takes_attention_bias)
         warn_of_gate(gate, self._without_effect, parts.path)
-        self.mechanism = Mechanism(mechanism, layout, gate, device, self.attention_branch.kept_share < 1)
+        hides = self.attention_branch.kept_share < 1
+        self.mechanism = Mechanism(mechanism, layout, gate, device, hides, map_scale)
         self.task_chunk_size = 1
         self.map_training: Optional[MapTraining] = None
         # the perception branch comes last: timm's AGC clipping leaves out the last two parameters, its classifier
@@ -260,7 +277,8 @@ class AttentionBranchNet(TimmContract):
             predicted = self.attention_branch.attention_map(self._class_features(features, images))
             return given_or_predicted(attention, predicted)
         maps = self.layout.to_maps(features, images)
-        check_attention(attention, [maps.shape[0], self.attention_branch.num_maps, maps.shape[2], maps.shape[3]])
+        height, width = maps.shape[2] * self.mechanism.map_scale, maps.shape[3] * self.mechanism.map_scale
+        check_attention(attention, [maps.shape[0], self.attention_branch.num_maps, height, width])
         return attention
 
     def _attended_features(
@@ -371,7 +389,7 @@ class AttentionBranchNet(TimmContract):
 
     @property
     def config(self) -> Dict[str, Any]:
-        """What the network was built from: split, attention stage, attention map, mechanism and gate."""
+        """What the network was built from: split, attention stage and map, mechanism, gate, resolution and padding."""
         return dict(
             backbone=type(self.perception_branch).__name__,
             split=self.split,
@@ -379,6 +397,8 @@ class AttentionBranchNet(TimmContract):
             attention_map=self.attention_branch.attention_map_type,
             mechanism='residual' if self.mechanism.residual else 'product',
             gate=self.mechanism.gate,
+            map_scale=self.mechanism.map_scale,
+            padding_mode=self.attention_branch.padding_mode,
         )
 
     def extra_repr(self) -> str:
