@@ -399,6 +399,7 @@ class AttentionBranchNet(TimmContract):
             gate=self.mechanism.gate,
             map_scale=self.mechanism.map_scale,
             padding_mode=self.attention_branch.padding_mode,
+            hard_attention=self.attention_branch.kept_share,
         )
 
     def extra_repr(self) -> str:
