@@ -490,5 +490,6 @@ def test_config_says_what_was_built():
         gate='centred',
         map_scale=1,
         padding_mode='zeros',
+        hard_attention=1.0,
     )
     assert "split='stages.1'" in repr(model) and "gate='centred'" in repr(model)
