@@ -1,7 +1,8 @@
-"""Measure the test accuracy of the packaged model, abn_resnet20_cifar.fashion_mnist, on Fashion-MNIST.
+"""Measure the test accuracy of packaged weights on Fashion-MNIST.
 
 Example:
     python scripts/evaluate_fashion_mnist.py --data-dir data --download
+    python scripts/evaluate_fashion_mnist.py --data-dir data --model abn_resnet20_cifar.fashion_mnist
 """
 
 import argparse
@@ -15,7 +16,7 @@ from torchvision.datasets import FashionMNIST
 
 from timm_abn import load_model
 
-MODEL = 'abn_resnet20_cifar.fashion_mnist'
+MODEL = 'abn_resnet20_cifar.fashion_mnist_faithful'
 
 
 def main() -> int:
@@ -23,16 +24,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--data-dir', type=Path, default=Path('data'), help='folder that holds FashionMNIST/raw')
     parser.add_argument('--download', action='store_true', help='download Fashion-MNIST into it')
+    parser.add_argument('--model', default=MODEL, help='name with a tag (default: %(default)s)')
     args = parser.parse_args()
     try:
         dataset = FashionMNIST(str(args.data_dir), train=False, download=args.download)
     except RuntimeError as error:
         print(f'{Path(__file__).name}: error: {" ".join(str(error).split())}', file=sys.stderr)
         return 2
-    model = load_model(MODEL)
+    model = load_model(args.model)
     mean, std = model.pretrained_cfg['mean'][0], model.pretrained_cfg['std'][0]
     perception, attention = evaluate(model, (dataset.data[:, None].float() / 255 - mean) / std, dataset.targets)
-    print(f'{MODEL}: test accuracy {perception:.2f} %, attention branch {attention:.2f} %, on {len(dataset)} images')
+    print(
+        f'{args.model}: test accuracy {perception:.2f} %, attention branch {attention:.2f} %, on {len(dataset)} images'
+    )
     return 0
 
 

@@ -5,10 +5,19 @@ from pathlib import Path
 
 import pytest
 import timm
+import torch
 
-import timm_abn  # noqa: F401  registers the models
+import timm_abn
 from timm_abn.hub.config import HubError
-from timm_abn.hub.published import ORGANISATION_VARIABLE, PUBLISHED, RECIPES, is_own_repository, with_hub_ids
+from timm_abn.hub.published import (
+    DEFAULT_WEIGHTS,
+    ORGANISATION_VARIABLE,
+    PUBLISHED,
+    RECIPES,
+    is_own_repository,
+    weights_name,
+    with_hub_ids,
+)
 from timm_abn.models.authors_checkpoints import _CANDIDATES
 
 # the models that commit e1fbaff had a recipe for, and which of several that trained a model it named
@@ -22,7 +31,7 @@ RECIPES_OF = {
 OWN_MODULES = ('abn_models', 'cam_models', 'cifar_backbones', 'cifar_densenet', 'cifar_wide_resnet')
 
 
-@pytest.mark.parametrize('name', timm.list_models(module=list(OWN_MODULES)))
+@pytest.mark.parametrize('name', sorted({*timm.list_models(module=list(OWN_MODULES))} - {*DEFAULT_WEIGHTS}))
 def test_every_name_without_weights_says_how_to_get_some(name):
     with pytest.raises(HubError) as error:
         timm.create_model(name, pretrained=True)
@@ -41,8 +50,34 @@ def test_every_recipe_that_is_named_is_there():
 
 def test_only_weights_that_exist_are_promised():
     promised = set(timm.list_pretrained(['*abn*', '*_cifar*', 'cam_*']))
-    assert promised == {'abn_resnet20_cifar.fashion_mnist', *PUBLISHED}
-    assert timm.create_model('abn_resnet20_cifar.fashion_mnist', pretrained=True).num_classes == 10
+    shipped = {'abn_resnet20_cifar.fashion_mnist', 'abn_resnet20_cifar.fashion_mnist_faithful'}
+    assert promised == {*shipped, *PUBLISHED}
+    for name in shipped:
+        assert timm.create_model(name, pretrained=True).num_classes == 10
+
+
+def test_weights_without_a_tag_are_those_of_the_default(monkeypatch):
+    images = torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    for name, tag in DEFAULT_WEIGHTS.items():
+        assert weights_name(name) == f'{name}.{tag}' and weights_name(f'{name}.other') == f'{name}.other'
+        assert weights_name('abn_resnet50') == 'abn_resnet50'
+        tagged = timm.create_model(f'{name}.{tag}', pretrained=True).eval()
+        for model in (timm.create_model(name, pretrained=True).eval(), timm_abn.load_model(name)):
+            assert model.config == tagged.config and model.pretrained_cfg['tag'] == tag
+            assert torch.equal(model(images), tagged(images))
+        # without weights, and with an organisation that has some, a name is what it was
+        assert timm.create_model(name).num_classes == 100
+        monkeypatch.setenv(ORGANISATION_VARIABLE, 'lab')
+        assert weights_name(name) == name
+
+
+def test_weights_bring_their_arguments_along_and_what_is_said_goes_first():
+    faithful = timm.create_model('abn_resnet20_cifar.fashion_mnist_faithful')
+    assert faithful.config['mechanism'] == 'product' and faithful.config['hard_attention'] == 0.3
+    soft = timm.create_model('abn_resnet20_cifar.fashion_mnist_faithful', hard_attention=1.0)
+    assert soft.config['mechanism'] == 'product' and soft.config['hard_attention'] == 1
+    plain = timm.create_model('abn_resnet20_cifar.fashion_mnist')
+    assert plain.config['mechanism'] == 'residual' and plain.config['hard_attention'] == 1
 
 
 def test_an_organisation_has_a_repository_for_each_name(monkeypatch):
