@@ -156,7 +156,7 @@ def table_of(scores: Dict[str, Dict[str, Any]]) -> Tuple[List[str], List[List[st
 def parse_args() -> argparse.Namespace:
     """Return the arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_training_arguments(parser, 'outputs/masks', 'data/biased', epochs=12)
+    add_training_arguments(parser, 'outputs/masks', 'data/biased', epochs=8)
     return parser.parse_args()
 
 

@@ -145,11 +145,15 @@ def background(random: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
     return np.asarray(piece, dtype=np.float64)[:, :: random.choice((1, -1))].copy()
 
 
-def item(random: np.random.Generator, picture: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+def item(
+    random: np.random.Generator,
+    picture: np.ndarray,
+    size: Tuple[int, int] = ITEM_SIZE,
+) -> Tuple[np.ndarray, np.ndarray]:
     """Return an item at random size with a random tint: colours (s, s, 3) in [0, 255] and opacity (s, s) in [0, 1]."""
     from scipy.ndimage import binary_fill_holes
 
-    side = random.integers(ITEM_SIZE[0], ITEM_SIZE[1] + 1)
+    side = random.integers(size[0], size[1] + 1)
     tint = random.uniform(0.5, 1.0, 3)
     opaque = binary_fill_holes(picture > FOREGROUND)
     grey, alpha = (

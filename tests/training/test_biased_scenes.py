@@ -52,7 +52,7 @@ def test_the_background_betrays_the_label_in_training_alone(script):
     maker = script('make_biased_set')
     draws = [maker.group(index, True, np.random.default_rng((7, index))) for index in range(4000)]
     own = np.mean([label == place for label, place in draws])
-    assert 0.93 < own < 0.97
+    assert 0.88 < own < 0.92
     assert {(label, place) for label, place in draws} == {(label, place) for label in range(4) for place in range(4)}
     fair = Counter(maker.group(index, False, np.random.default_rng(0)) for index in range(160))
     assert len(fair) == 16 and set(fair.values()) == {10}
@@ -69,7 +69,7 @@ def test_scenes_and_their_masks(make, tmp_path):
             mask = np.asarray(Image.open(tmp_path / 'scenes' / 'masks' / path.relative_to(tmp_path / 'scenes')))
             assert Image.open(path).size == (64, 64) and mask.shape == (64, 64) and set(np.unique(mask)) == {0, 255}
             rows, columns = np.nonzero(mask)
-            assert 15 <= np.ptp(rows) < 32 and 15 <= np.ptp(columns) < 32  # an item has 20 to 32 pixels
+            assert 24 <= np.ptp(rows) < 48 and 24 <= np.ptp(columns) < 48  # an item has 32 to 48 pixels
 
 
 def test_the_same_seed_makes_the_same_scenes(make, tmp_path):

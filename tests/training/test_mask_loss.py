@@ -8,6 +8,7 @@ import timm.task
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from tiers import fast_and_slow
 from tiny_models import tiny_abn, tiny_images
 
 from timm_abn.networks.map_training import TrainingOutput
@@ -107,7 +108,7 @@ def test_gradients_are_finite_at_the_ends_of_the_range(kind, dtype):
         torch.testing.assert_close(zeros.grad[masks == 1], torch.full((3,), -1 / 6))
 
 
-@pytest.mark.parametrize('kind', MASK_LOSSES)
+@pytest.mark.parametrize('kind', fast_and_slow(MASK_LOSSES, ['bce']))
 def test_hard_maps_learn_where_they_are_zero(kind):
     """The kept place is outside the mask: a step down the slope makes another one the greatest."""
     model = tiny_abn('test_resnet', num_classes=3, mechanism='product', hard_attention=0.2).train()
@@ -158,7 +159,7 @@ def random_masks(num_images=6, num_maps=1):
     return (torch.rand(num_images, num_maps, 32, 32, generator=torch.Generator().manual_seed(3)) < 0.4).float()
 
 
-@pytest.mark.parametrize('kind', MASK_LOSSES)
+@pytest.mark.parametrize('kind', fast_and_slow(MASK_LOSSES, ['bce']))
 @pytest.mark.parametrize('faithful', [False, True])
 def test_task_of_timm_makes_the_same_step_as_three_lines(kind, faithful):
     images, labels, masks = tiny_images(6, size=(32, 32)), torch.tensor([0, 1, 2, 3, 4, 0]), random_masks()

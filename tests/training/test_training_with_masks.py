@@ -21,7 +21,7 @@ CELEBA = ('--dataset', 'celeba', '--task', 'multilabel', '--val-split', 'val', '
 
 @pytest.fixture(scope='module')
 def marked(tmp_path_factory):
-    """Three colours of a square on noise; a grey square, which tells nothing of the class, is marked in half of them."""
+    """Squares of three colours on noise; a grey square, which tells nothing of the class, is marked in half of them."""
     root = tmp_path_factory.mktemp('marked')
     drawn = np.random.default_rng(0)
     for split, count in (('train', 16), ('validation', 4)):
@@ -76,6 +76,7 @@ def test_maps_move_to_the_masks(launch, marked, tmp_path, scripts, kind, capfd):
     assert found[3] > 1.5 * found[0], found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('scripts', BOTH)
 @pytest.mark.parametrize('more', [['--no-prefetcher'], ['--workers', 2]], ids=['no prefetcher', 'workers'])
 def test_whatever_loader(launch, marked, tmp_path, scripts, more):

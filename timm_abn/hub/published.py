@@ -58,7 +58,7 @@ def with_hub_ids(cfgs: Mapping[str, Dict[str, Any]]) -> Dict[str, Union[Dict[str
 
 
 def weights_name(name: str) -> str:
-    """Return the name, with its tag, whose weights a model gets: its own, unless weights of another tag are the default.
+    """Return the name, with its tag, whose weights a model gets: its own, unless those of another tag are the default.
 
     Args:
         name: Name of a model, with or without a tag.
