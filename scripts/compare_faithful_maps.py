@@ -17,7 +17,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 import torch
 from compare_fashion_mnist import Contestant, add_training_arguments, experiment, train_all
@@ -86,9 +86,9 @@ def score(contestant: Contestant, seed: int, args: argparse.Namespace) -> List[R
         architecture = contestant.model.split('.')[0]
         model = load_classifier(architecture, checkpoint=args.out / name / 'last.pth.tar')
         images, labels = read_test_images(model, args.data_dir)
-        rows = score_predictions(model, images, labels) + score_maps(
-            model, images[:: max(len(images) // args.limit, 1)], args
-        )
+        methods = METHODS if hasattr(model, 'mechanism') else ('grad_cam',)
+        with_maps = images[:: max(len(images) // args.limit, 1)]
+        rows = score_predictions(model, images, labels) + score_maps(model, with_maps, args, methods)
         with staged_files(path.parent) as folder:
             (folder / path.name).write_text(json.dumps(rows))
     return [dict(row, contestant=contestant.title, seed=seed) for row in json.loads(path.read_text())]
@@ -109,6 +109,7 @@ def score_predictions(model: Any, images: torch.Tensor, labels: torch.Tensor) ->
         if hasattr(model, 'mechanism'):
             effects, right = replacement_effects(model, batch, target, BATCH_SIZE)
             found = {f'accuracy, {name}': effects[name].accuracy_change for name in ('other', 'mean')}
+            found['effect, other'] = effects['other'].effect
         else:
             with torch.no_grad():
                 found, right = {}, model(batch).argmax(dim=1).eq(target)
@@ -117,10 +118,10 @@ def score_predictions(model: Any, images: torch.Tensor, labels: torch.Tensor) ->
     return rows_of('', changes)
 
 
-def score_maps(model: Any, images: torch.Tensor, args: argparse.Namespace) -> List[Row]:
+def score_maps(model: Any, images: torch.Tensor, args: argparse.Namespace, methods: Sequence[str]) -> List[Row]:
     """Return deletion and insertion of the maps of each method."""
     rows = []
-    for method in METHODS if hasattr(model, 'mechanism') else ('grad_cam',):
+    for method in methods:
         explainer = create_explainer(method, model)
         found: Dict[str, List[float]] = {metric: [] for metric in MAP_METRICS}
         for batch in tqdm(images.split(BATCH_SIZE), desc=method):
