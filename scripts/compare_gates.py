@@ -6,18 +6,18 @@ Example:
 
 The grid, fixed before the first run; nothing in it was picked by its scores:
 
-- Backbones, from scratch, all cut where maps have 8x8 places: a ViT with class token (4 blocks of width 64, cut after the
+- Backbones, from scratch, cut where maps have 8x8 places: a ViT with class token (4 blocks of width 64, cut after the
   second), a Swin (stages of 1, 2, 2 blocks, width 32), a ConvNeXt (4 stages of one block, layer scale 0.3), a PVT-v2
   (4 stages of one block).
 - Gates: features, centred; tokens, where blocks take a bias of attention scores (ViT).
 - Seeds 0, 1, 2, of weights and order.
-- Fashion-MNIST, padded to 32x32: one epoch of the first 12,000 training images, Eq. 2 (residual), the loss of the paper.
-- Scenes with known masks, 64x64: one epoch of the first 10,000 training scenes, Eq. 1 (product), the loss of the paper;
-  one map for each of four attributes (trouser, dress, bag, ankle boot), which make up most of what the minutes allow.
-- AdamW, batches of 64, peak learning rate 2e-3, one cycle, weight decay 0.05, mirrored images, no epoch picked.
+- Fashion-MNIST, padded to 32x32: one epoch of the first 12,000 training images; Eq. 2 (residual).
+- Scenes with known masks, 64x64: one epoch of the first 10,000 training scenes; Eq. 1 (product); a map for each of four
+  attributes (trouser, dress, bag, ankle boot): with all ten, these minutes would be too few to learn any.
+- The loss of the paper; AdamW, batches of 64, peak learning rate 2e-3, one cycle, weight decay 0.05, mirrored images.
 
-Scores, of the same images for all: accuracy, and its change where each image gets the map of another; the effect of that
-on the pre-logits, relative to their norm; deletion and insertion of the attention map (Fashion-MNIST); mean average
+Scores, of the same images for all: accuracy, and its change where each image gets the map of another; the effect of
+that on the pre-logits, relative to their norm; deletion and insertion of the map (Fashion-MNIST); mean average
 precision, pointing game and energy less chance (scenes). Means are over all images and seeds; intervals come from
 drawing images, each with all of its seeds. Written are a JSON a run, which is not done again, and ``table.md``.
 """
@@ -33,7 +33,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
 import timm
 import torch
-from compare_faithful_maps import Key, Row, Table, rows_of, score_maps, score_predictions, summarise
+from compare_faithful_maps import Key, Row, Table, score_maps, score_predictions, summarise
 from make_multi_attribute_set import load_items
 from score_scenes import LOCALISATION, Objects
 from score_scenes import score as score_objects
@@ -41,8 +41,7 @@ from timm.task import ClassificationTask, MultiLabelClassificationTask
 from torch.utils.data import TensorDataset
 from train_multi_attribute import MEAN, STD, evaluate, fit, load, load_segmentation, normalize
 
-import timm_abn  # noqa: F401  registers the models
-import timm_abn.task  # noqa: F401  teaches timm's tasks the loss of ABNs
+import timm_abn.task  # noqa: F401  registers the models, and teaches timm's tasks the loss of ABNs
 from timm_abn.console.table import format_table, markdown_table
 from timm_abn.explain.statistics import Interval
 from timm_abn.staging import staged_files
@@ -123,7 +122,7 @@ COLUMNS: Dict[str, Dict[str, Tuple[str, str]]] = {
 
 
 class Data(NamedTuple):
-    """Images of bytes with targets; of scenes, what each pixel of the test images shows, and the numbers of the tasks."""
+    """Images of bytes with targets, and of scenes what each pixel of the test images shows: t + 1 for attribute t."""
 
     train: TensorDataset
     held_out: TensorDataset
@@ -281,7 +280,7 @@ def table_of(data: str, runs: Sequence[Run], out: Path) -> Table:
         default = create(run._replace(gate=None), device=torch.device('meta')).config['gate']
         own = [found['metrics'] for other, found in scores.items() if other.title == run.title]
         line = [run.backbone, f'{run.gate} (chosen)' if run.gate == default else run.gate]
-        line += [str(intervals[run.title, *score]) for score in COLUMNS[data].values()]
+        line += [str(intervals[(run.title, *score)]) for score in COLUMNS[data].values()]
         if data == SCENES:
             line.insert(3, spread([metrics['map'] / 100 for metrics in own]))
         lines.append(line)
