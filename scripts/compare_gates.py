@@ -12,14 +12,16 @@ The grid, fixed before the first run; nothing in it was picked by its scores:
 - Gates: features, centred; tokens, where blocks take a bias of attention scores (ViT).
 - Seeds 0, 1, 2, of weights and order.
 - Fashion-MNIST, padded to 32x32: one epoch of the first 12,000 training images; Eq. 2 (residual).
-- Scenes with known masks, 64x64: one epoch of the first 10,000 training scenes; Eq. 1 (product); a map for each of four
-  attributes (trouser, dress, bag, ankle boot): with all ten, these minutes would be too few to learn any.
+- Scenes with known masks, 64x64: four epochs of 20,000 training scenes; Eq. 1 (product); a map for each of four
+  attributes (trouser, dress, bag, ankle boot), since the time goes with their number. (One epoch of 10,000 taught the
+  ViT nothing: mean average precision 0.32, chance 0.30. It was then that this line was changed, and no other.)
 - The loss of the paper; AdamW, batches of 64, peak learning rate 2e-3, one cycle, weight decay 0.05, mirrored images.
 
 Scores, of the same images for all: accuracy, and its change where each image gets the map of another; the effect of
 that on the pre-logits, relative to their norm; deletion and insertion of the map (Fashion-MNIST); mean average
 precision, pointing game and energy less chance (scenes). Means are over all images and seeds; intervals come from
 drawing images, each with all of its seeds. Written are a JSON a run, which is not done again, and ``table.md``.
+Fashion-MNIST takes a quarter of an hour of one core, the scenes one and three quarters of an hour.
 """
 
 import argparse
@@ -49,13 +51,14 @@ from timm_abn.training.errors import TrainingError
 
 SEEDS = (0, 1, 2)
 FASHION_MNIST, SCENES = 'Fashion-MNIST', 'scenes'
-TRAINING_IMAGES = {FASHION_MNIST: 12_000, SCENES: 10_000}
+TRAINING_IMAGES = {FASHION_MNIST: 12_000, SCENES: 20_000}
+EPOCHS = {FASHION_MNIST: 1, SCENES: 4}
 TEST_IMAGES = {FASHION_MNIST: 1_000, SCENES: 500}
 IMAGES_WITH_WALKS = 200  # of deletion and insertion
 STEPS = 14
 HELD_OUT = 250  # images that say, while it trains, that it does
 ATTRIBUTES = ('Trouser', 'Dress', 'Bag', 'Ankle_boot')
-FIT = dict(epochs=1, batch_size=64, lr=2e-3, weight_decay=0.05)
+FIT = dict(batch_size=64, lr=2e-3, weight_decay=0.05)
 
 
 class Backbone(NamedTuple):
@@ -189,7 +192,7 @@ def do(run: Run, data: Data) -> Dict[str, Any]:
     task_class = MultiLabelClassificationTask if run.data == SCENES else ClassificationTask
     criterion = {} if run.data == SCENES else dict(criterion=torch.nn.CrossEntropyLoss())
     task = task_class(model, verbose=False, **criterion)
-    fit(task, data.train, data.held_out, argparse.Namespace(seed=run.seed, **FIT))
+    fit(task, data.train, data.held_out, argparse.Namespace(seed=run.seed, epochs=EPOCHS[run.data], **FIT))
     model.eval()
     images, targets = data.test.tensors
     rows = score_predictions(model, normalize(images), targets)
