@@ -21,7 +21,7 @@ Scores, of the same images for all: accuracy, and its change where each image ge
 that on the pre-logits, relative to their norm; deletion and insertion of the map (Fashion-MNIST); mean average
 precision, pointing game and energy less chance (scenes). Means are over all images and seeds; intervals come from
 drawing images, each with all of its seeds. Written are a JSON a run, which is not done again, and ``table.md``.
-Fashion-MNIST takes a quarter of an hour of one core, the scenes one and three quarters of an hour.
+Fashion-MNIST takes a quarter of an hour of one core; the scenes, by the speed of their steps, nearly two hours.
 """
 
 import argparse
