@@ -19,7 +19,7 @@ import itertools
 import json
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 import torch
 from compare_fashion_mnist import Contestant, add_training_arguments, experiment, train_all
@@ -90,7 +90,8 @@ def score(contestant: Contestant, seed: int, args: argparse.Namespace) -> List[R
     if not path.is_file():
         model = load(contestant, seed, args)
         images, labels = read_test_images(model, args.data_dir)
-        rows = score_predictions(model, images, labels) + score_maps(model, some_of(images, args), args)
+        methods = METHODS if isinstance(model, AttentionBranchNet) else ('grad_cam',)
+        rows = score_predictions(model, images, labels) + score_maps(model, some_of(images, args), args, methods)
         with staged_files(path.parent) as folder:
             (folder / path.name).write_text(json.dumps(rows))
     return [dict(row, contestant=contestant.title, seed=seed) for row in json.loads(path.read_text())]
@@ -139,6 +140,7 @@ def score_predictions(model: Any, images: torch.Tensor, labels: torch.Tensor) ->
         if isinstance(model, AttentionBranchNet):
             effects, right = replacement_effects(model, batch, target, BATCH_SIZE)
             found = {f'accuracy, {name}': effects[name].accuracy_change for name in ('other', 'mean')}
+            found['effect, other'] = effects['other'].effect
         else:
             with torch.no_grad():
                 found, right = {}, model(batch).argmax(dim=1).eq(target)
@@ -147,10 +149,10 @@ def score_predictions(model: Any, images: torch.Tensor, labels: torch.Tensor) ->
     return rows_of('', changes)
 
 
-def score_maps(model: Any, images: torch.Tensor, args: argparse.Namespace) -> List[Row]:
+def score_maps(model: Any, images: torch.Tensor, args: argparse.Namespace, methods: Sequence[str]) -> List[Row]:
     """Return deletion and insertion of the maps of each method."""
     rows = []
-    for method in METHODS if isinstance(model, AttentionBranchNet) else ('grad_cam',):
+    for method in methods:
         explainer = create_explainer(method, model)
         found: Dict[str, List[float]] = {metric: [] for metric in MAP_METRICS}
         for batch in tqdm(images.split(BATCH_SIZE), desc=method):

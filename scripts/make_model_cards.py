@@ -60,7 +60,8 @@ MODELS = """\
 
 Parameters, and GMACs (multiply-accumulates of the evaluation of one image of the input given), are computed from the
 models. ABNs make a sigmoid map and apply it by the residual mechanism (paper, Eq. 2) unless their arguments say
-otherwise.
+otherwise. The gate is what the map does: it multiplies the features as in the paper (`features`), or where norms would
+undo that, their distances to their mean (`centred`), and where a class token is read, what that reads, too (`tokens`).
 """
 
 TAIL = """\
@@ -71,7 +72,7 @@ TAIL = """\
 ```
 """
 
-COLUMNS = ('model', 'backbone', 'split after', 'attention stage', 'input', 'classes', 'parameters (M)', 'GMACs')
+COLUMNS = ('model', 'backbone', 'split after', 'attention stage', 'gate', 'input', 'classes', 'parameters (M)', 'GMACs')
 
 
 def make_model_cards() -> str:
@@ -151,6 +152,7 @@ def make_row(name: str) -> Tuple[str, ...]:
         f'`{facts.backbone}`' + (', or any other' if name == 'abn' else '') if facts.backbone else '',
         f'`{facts.split}`' if facts.split else '',
         facts.attention_stage.replace(' in the place of the fully connected layers', ''),
+        facts.gate,
         ' x '.join(map(str, facts.input_size)),
         str(facts.num_classes),
         f'{facts.num_params / 1e6:.2f}',

@@ -38,6 +38,7 @@ def listed_facts(name: str) -> Dict[str, Any]:
         backbone=facts.backbone,
         split=facts.split,
         attention_stage=facts.attention_stage,
+        gate=facts.gate,
         input_size=list(facts.input_size),
         num_params=facts.num_params,
         num_macs=facts.num_macs,

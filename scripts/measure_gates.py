@@ -6,24 +6,28 @@ third of the time). Weights are random, layer scales are set to 0.3 (timm begins
 batch norm are those of the images, which are noise of the spectrum of photos (1/f).
 
 'half' should be 0.05 or more, and 0.03 where only a class token is read; the exit code is 1 if fewer than 95 % of the
-names reach that.
+names reach that. A table that was begun is gone on with.
 
 examples:
   python scripts/measure_gates.py abn_resnet18 abn_vit_small_patch16_224 pvt_v2_b0
   python scripts/measure_gates.py --families families.json --csv gates.csv
+  python scripts/measure_gates.py --sample 150 --csv gates.csv
   python scripts/measure_gates.py --all --csv gates.csv --gate features
 """
 
 import argparse
 import contextlib
 import csv
+import itertools
 import json
+import math
+import random
 import re
 import sys
 import time
 import warnings
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Optional
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
 
 import timm
 import torch
@@ -31,6 +35,7 @@ import torch.nn as nn
 from timm.models import get_model_input_config
 
 import timm_abn  # noqa: F401  registers the models
+from timm_abn.console.argument_types import positive, whole
 from timm_abn.errors import one_line
 from timm_abn.networks.choices import GATES
 
@@ -114,52 +119,106 @@ def measure(name: str, gate: Optional[str], batch_size: int) -> Dict[str, Any]:
     )
 
 
-def backbone_names(most_parameters: float) -> Iterator[str]:
-    """Yield timm's names of backbones that have not too many parameters."""
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        for name in timm.list_models(exclude_filters=['abn', 'abn_*', 'cam_*']):
+def backbone_names(most_parameters: float, seed: Optional[int] = None) -> Iterator[str]:
+    """Yield timm's names of backbones that have not too many parameters.
+
+    Args:
+        most_parameters: The number of parameters that is not too many.
+        seed: Of a random order; None for that of the alphabet.
+    """
+    names = timm.list_models(exclude_filters=['abn', 'abn_*', 'cam_*'])
+    if seed is not None:
+        random.Random(seed).shuffle(names)
+    for name in names:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
             model = timm.create_model(name, device=torch.device('meta'))
-            if sum(parameter.numel() for parameter in model.parameters()) <= most_parameters:
-                yield name
+        if sum(parameter.numel() for parameter in model.parameters()) <= most_parameters:
+            yield name
 
 
-def main() -> int:
-    """Print a line a name, then how many reach the goal, and return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument('names', nargs='*', default=[], help="names of ABNs, or of timm's backbones")
-    which.add_argument('--all', action='store_true', help="all of timm's backbones")
-    which.add_argument('--families', type=Path, metavar='JSON', help='file with a model of each family')
-    parser.add_argument('--most-parameters', type=float, default=1e8, help='with --all (default: %(default)g)')
-    parser.add_argument('--gate', choices=GATES, help='default: that which is chosen for each')
-    parser.add_argument('--batch-size', type=int, default=2, help='number of images (default: %(default)s)')
-    parser.add_argument('--csv', type=Path, metavar='FILE', help='also write the table here')
-    args = parser.parse_args()
-    names: Iterable[str] = args.names
-    if args.families:
-        names = [family['model'] for family in json.loads(args.families.read_text()).values()]
-    elif args.all:
-        names = backbone_names(args.most_parameters)
-    rows: List[Dict[str, Any]] = []
-    with args.csv.open('w', newline='') if args.csv else contextlib.nullcontext() as file:
-        writer = csv.DictWriter(file, COLUMNS) if file else None
-        if writer:
+def measured(names: Iterable[str], args: argparse.Namespace) -> Iterator[Dict[str, Any]]:
+    """Yield the rows of the names that can be cut, which are also written to the table; those that it has, as they are.
+
+    Args:
+        names: Names of ABNs, or of backbones.
+        args: Arguments of the command line.
+    """
+    known: Dict[str, Dict[str, Any]] = {}
+    if args.csv and args.csv.exists():
+        with args.csv.open(newline='') as file:
+            known = {row['name']: row for row in csv.DictReader(file)}
+    with args.csv.open('a', newline='') if args.csv else contextlib.nullcontext() as table:
+        writer = csv.DictWriter(table, COLUMNS) if table else None
+        if writer and not known:
             writer.writeheader()
         for name in names:
+            if name in known:
+                yield known[name]
+                continue
             try:
                 row = measure(name, args.gate, args.batch_size)
             except Exception as error:  # what cannot be cut, and what timm cannot build
                 print(f'{name}: {one_line(error)}', flush=True)
                 continue
-            rows.append(row)
-            print(*(f'{column}={row[column]}' if column != 'name' else name for column in COLUMNS), flush=True)
-            if writer and file:
+            if writer and table:
                 writer.writerow(row)
-                file.flush()
+                table.flush()
+            yield row
+
+
+def wilson_interval(successes: int, number: int) -> Tuple[float, float]:
+    """Return the 95 % interval of a share (Wilson, 1927, https://doi.org/10.1080/01621459.1927.10502953).
+
+    Args:
+        successes: How many of them are in the share.
+        number: How many there are, at least 1.
+    """
+    z = 1.959964
+    share = successes / number
+    centre = share + z**2 / (2 * number)
+    spread = z * math.sqrt(share * (1 - share) / number + z**2 / (4 * number**2))
+    low, high = ((centre + side * spread) / (1 + z**2 / number) for side in (-1, 1))
+    return max(low, 0.0), min(high, 1.0)
+
+
+def main() -> int:
+    """Print a line a name, then how many reach the goal, and return the exit code."""
+    args = parse_args()
+    names: Iterable[str] = args.names
+    if args.families:
+        names = [family['model'] for family in json.loads(args.families.read_text()).values()]
+    elif args.all or args.sample:
+        names = backbone_names(args.most_parameters, args.seed if args.sample else None)
+    rows: List[Dict[str, Any]] = []
+    for row in itertools.islice(measured(names, args), args.sample):
+        rows.append(row)
+        print(*(f'{column}={row[column]}' if column != 'name' else row['name'] for column in COLUMNS), flush=True)
+    if not rows:
+        print('none of the names can be cut', file=sys.stderr)
+        return 2
     reached = sum(row['enough'] == 'yes' for row in rows)
-    print(f'{reached} of {len(rows)} names reach the goal')
+    low, high = wilson_interval(reached, len(rows))
+    print(f'{reached} of {len(rows)} names reach the goal: {reached / len(rows):.3f} [{low:.3f}, {high:.3f}]')
     return 0 if reached >= SHARE * len(rows) else 1
+
+
+def parse_args() -> argparse.Namespace:
+    """Return the arguments of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument('names', nargs='*', default=[], help="names of ABNs, or of timm's backbones")
+    which.add_argument('--all', action='store_true', help="all of timm's backbones")
+    which.add_argument('--sample', type=positive, metavar='N', help='N random ones of those that can be cut')
+    which.add_argument('--families', type=Path, metavar='JSON', help='file with a model of each family')
+    parser.add_argument(
+        '--most-parameters', type=float, default=1e8, help='with --all and --sample (default: %(default)g)'
+    )
+    parser.add_argument('--seed', type=whole, default=0, help='of --sample (default: %(default)s)')
+    parser.add_argument('--gate', choices=GATES, help='default: that which is chosen for each')
+    parser.add_argument('--batch-size', type=positive, default=2, help='number of images (default: %(default)s)')
+    parser.add_argument('--csv', type=Path, metavar='FILE', help='also keep the table here')
+    return parser.parse_args()
 
 
 if __name__ == '__main__':

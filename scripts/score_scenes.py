@@ -145,9 +145,15 @@ def read_mask(path: Path, size: Sequence[int]) -> torch.Tensor:
     return mask
 
 
-def score(run: str, model: Any, objects: Objects, args: argparse.Namespace) -> List[Row]:
+def score(
+    run: str,
+    model: Any,
+    objects: Objects,
+    args: argparse.Namespace,
+    methods: Sequence[str] = METHODS,
+) -> List[Row]:
     """Return a row for each method and object."""
-    explainers = {method: create_explainer(method, model) for method in METHODS}
+    explainers = {method: create_explainer(method, model) for method in methods}
     batches = torch.arange(len(objects.task)).split(BATCH_SIZE)
     rows = []
     for chosen in tqdm(batches, desc=run):

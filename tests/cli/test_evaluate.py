@@ -1,5 +1,6 @@
 """timm-abn evaluate, as from a shell: files, masks, baseline, several processes, kills, and wrong input."""
 
+import argparse
 import csv
 import json
 import os
@@ -180,3 +181,35 @@ def test_two_processes(photos, capsys):
     assert [(row['image'], row['method']) for row in one] == [(row['image'], row['method']) for row in two]
     for name in ('deletion', 'insertion', 'probability'):
         assert [float(row[name]) for row in two] == pytest.approx([float(row[name]) for row in one], abs=1e-5)
+
+
+CUT_IN_STAGE = dict(backbone='test_convnext', split='stages.2.blocks.0')
+IGNORED = 'The prediction ignores the attention map: '
+# model -> what must be said of its trained weights: only the class token is read; layer scales of 1e-6 before a norm
+FINDINGS = {
+    'class token': (dict(backbone='test_vit', split='blocks.5', gate='features', img_size=64), [IGNORED]),
+    'layer scale': (dict(CUT_IN_STAGE, gate='features'), [IGNORED]),
+    'flat map': (
+        dict(backbone='test_resnet'),
+        [f'({name}) has no' for name in ('mean', 'other', 'shuffled', 'inverse')],
+    ),
+    'nothing': (dict(CUT_IN_STAGE, gate='centred'), []),
+}
+
+
+@pytest.mark.parametrize('case', FINDINGS)
+@pytest.mark.filterwarnings('ignore:The attention map has no effect')
+def test_a_map_that_trained_weights_ignore_is_reported(photos, capsys, case):
+    model_kwargs, expected = FINDINGS[case]
+    torch.manual_seed(0)
+    model = timm.create_model('abn', num_classes=3, **model_kwargs)
+    if case == 'flat map':
+        torch.nn.init.zeros_(model.attention_branch.map_norm.weight)
+    settings = argparse.Namespace(model='abn', model_kwargs=model_kwargs, num_classes=3, input_size=[3, 64, 64])
+    torch.save(dict(arch='abn', state_dict=model.state_dict(), args=settings, epoch=0), 'last.pth.tar')
+    assert evaluate('--checkpoint', 'last.pth.tar', '--methods', 'attention', model='abn') == 0
+    findings = json.loads(Path('outputs/evaluate/summary.json').read_text())['findings']
+    printed = capsys.readouterr().out
+    assert len(findings) == len(expected)
+    assert all(words in finding and finding in printed for words, finding in zip(expected, findings))
+    assert ('has no' in printed) == (case == 'flat map')

@@ -86,6 +86,6 @@ def test_parameters_and_macs_are_those_of_a_real_forward(name):
     with torch.no_grad():
         model(torch.zeros(1, *model.pretrained_cfg['input_size']))
     cells = summarize(name, LISTED[name])
-    assert cells[5] == f'{sum(p.numel() for p in model.parameters()) / 1e6:.2f}'
-    assert cells[6] == f'{sum(macs) / 1e9:.2f}'
-    assert cells[1:4] == (name[4:], model.config['split'], 'copy')
+    assert cells[6] == f'{sum(p.numel() for p in model.parameters()) / 1e6:.2f}'
+    assert cells[7] == f'{sum(macs) / 1e9:.2f}'
+    assert cells[1:5] == (name[4:], model.config['split'], 'copy', 'features')

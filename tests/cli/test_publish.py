@@ -102,6 +102,7 @@ def test_a_training_checkpoint_is_published(trained, hub, logged_in, tmp_path, c
         '# tiny',
         '| Backbone | `test_resnet` |',
         '| Attention map, mechanism | sigmoid, product |',
+        '| Gate | features |',
         '| Epochs, as recorded in the checkpoint | 2 |',
         '| Validation top1, as recorded | 87.50 |',
     ):
@@ -245,3 +246,14 @@ def test_weights_alone_tell_the_classes_of_a_cam_baseline(tmp_path):
     loaded = timm.create_model(f'local-dir:{tmp_path / "out"}', pretrained=True)
     assert loaded.num_classes == 6
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in loaded.state_dict().items())
+
+
+@pytest.mark.parametrize('gate', ['features', 'tokens'])
+@pytest.mark.filterwarnings('ignore:The attention map has no effect')
+def test_the_card_says_the_gate_of_the_weights(tmp_path, gate):
+    arguments = dict(backbone='test_vit', img_size=64, split='blocks.1', depth=3)
+    model = timm.create_model('abn', num_classes=5, gate=gate, **arguments)
+    trained_with = argparse.Namespace(**{**vars(settings()), 'model_kwargs': arguments})  # which say nothing of a gate
+    torch.save(dict(arch='abn', args=trained_with, state_dict=model.state_dict()), tmp_path / 'last.pth.tar')
+    assert publish(tmp_path / 'last.pth.tar', '--dry-run', '--out', tmp_path / 'out') == 0
+    assert f'| Gate | {gate} |' in (tmp_path / 'out' / 'README.md').read_text().splitlines()

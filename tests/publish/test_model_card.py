@@ -49,7 +49,7 @@ def test_both_kinds_of_cards_say_the_same():
         assert part in hub_card
     (row,) = [line for line in cards.splitlines() if line.startswith('| `abn_resnet20_cifar` | `resnet20_cifar`')]
     said = dict(fact_rows(facts))
-    for name in ('Backbone', 'Attention stage', 'Input', 'Classes', 'Parameters (M)', 'GMACs'):
+    for name in ('Backbone', 'Attention stage', 'Gate', 'Input', 'Classes', 'Parameters (M)', 'GMACs'):
         assert f'| {said[name]} |' in row
     assert f'| {said["Split"].removeprefix("after ")} |' in row
     assert said['Attention map, mechanism'] == 'sigmoid, residual'
@@ -67,7 +67,7 @@ def test_facts_are_those_of_the_network(arguments):
     rows = dict(fact_rows(facts_of(model)))
     assert rows['Tasks' if arguments else 'Classes'] == '7'
     assert rows['Attention map, mechanism'] == ('raw, product' if arguments else 'sigmoid, residual')
-    assert rows['Backbone'] == '`test_resnet`'
+    assert rows['Backbone'] == '`test_resnet`' and rows['Gate'] == 'features'
     assert rows['Parameters (M)'] == f'{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.2f}'
 
 

@@ -4,6 +4,8 @@ examples:
   timm-abn list
   timm-abn list 'abn_resnet*'
 
+The gate is what the attention map does to the features: it multiplies them as in the paper ('features'), or where norms
+would undo that, their distances to their mean ('centred'), and where a class token is read, what that reads ('tokens').
 GMACs are multiply-accumulates of the evaluation of one image of the model's own size. The last column is the top-1
 error in percent that the paper reports (CVPR 2019, Table 1 and section 4.2); it is not a measurement of these weights.
 """
@@ -27,6 +29,7 @@ HEADER = (
     'backbone',
     'split',
     'attention stage',
+    'gate',
     'input',
     'params (M)',
     'GMACs',
@@ -64,6 +67,7 @@ def summarize(name: str, facts: Mapping[str, Any]) -> Tuple[str, ...]:
         facts['backbone'] + (' (or any)' if name == 'abn' else ''),
         facts['split'],
         facts['attention_stage'].partition(' of ')[0],
+        facts['gate'],
         'x'.join(map(str, facts['input_size'])),
         f'{facts["num_params"] / 1e6:.2f}',
         f'{facts["num_macs"] / 1e9:.2f}',

@@ -49,6 +49,7 @@ def fact_rows(facts: ModelFacts) -> List[Row]:
             ('Split', f'after `{facts.split}`'),
             ('Attention stage', facts.attention_stage),
             ('Attention map, mechanism', f'{facts.attention_map}, {facts.mechanism}'),
+            ('Gate', facts.gate),
         ]
     return [
         *rows,

@@ -29,6 +29,7 @@ class ModelFacts:
         attention_stage: What the stage of the attention branch is.
         attention_map: How the attention map is made.
         mechanism: How it is applied.
+        gate: What it does to the features.
         is_multi_task: Whether there is an attention map for each of several tasks.
     """
 
@@ -41,6 +42,7 @@ class ModelFacts:
     attention_stage: str = ''
     attention_map: str = ''
     mechanism: str = ''
+    gate: str = ''
     is_multi_task: bool = False
 
 
@@ -80,5 +82,6 @@ def facts_of(model: nn.Module) -> ModelFacts:
         attention_stage=network.config['attention_stage'],
         attention_map=network.config['attention_map'],
         mechanism=network.config['mechanism'],
+        gate=network.config['gate'],
         is_multi_task=isinstance(network, MultiTaskAttentionBranchNet),
     )
