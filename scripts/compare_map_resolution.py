@@ -82,7 +82,7 @@ VARIANTS: Dict[str, Dict[str, Dict[str, Any]]] = {
 }
 SCORES = {'pointing game': pointing_game, 'energy': energy, 'IoU': iou}
 TEST_SCENES = 1000
-ROUNDS = 7
+ROUNDS = 3
 
 Table = Tuple[List[str], List[List[str]]]
 
@@ -200,7 +200,7 @@ def cost_table() -> Table:
     rows = []
     for narrow, backbone in REAL.items():
         models = [real(narrow, variant).eval() for variant in VARIANTS[narrow]]
-        rates = images_per_second(models, 224, 4)
+        rates = images_per_second(models, 224, 2)
         for variant, model, rate in zip(VARIANTS[narrow], models, rates):
             macs, params = cost(real(narrow, variant, device='meta').eval(), 224)
             height = model.explain(torch.zeros(1, 3, 224, 224)).attention_map.shape[2]
