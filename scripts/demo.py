@@ -18,7 +18,7 @@ from timm_abn.maps.colormaps import colormap_table
 from timm_abn.maps.operations import normalize_maps
 from timm_abn.staging import staged_files
 
-MODEL = 'abn_resnet20_cifar.fashion_mnist'
+MODEL = 'abn_resnet20_cifar.fashion_mnist_faithful'
 SAMPLES = Path(timm_abn.__file__).parent / 'samples'
 
 
