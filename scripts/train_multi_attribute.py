@@ -5,6 +5,7 @@ Example:
     python scripts/make_multi_attribute_set.py --data-dir data --download --out data/multi_attribute
     python scripts/train_multi_attribute.py --model abn --data-dir data/multi_attribute
     python scripts/train_multi_attribute.py --model abn --attention-map sigmoid --map-loss masked --out outputs/faithful
+    python scripts/train_multi_attribute.py --attention-map sigmoid --attention-mask-share 0.1 --out outputs/masks
     python scripts/train_multi_attribute.py --model baseline --data-dir data/multi_attribute
 
 Both get the same scenes in the same order, the same steps and the same learning rates. The task and its evaluator are
@@ -34,7 +35,7 @@ from timm.optim import create_optimizer_v2
 from timm.task import MultiLabelClassificationTask
 from torch.utils.data import TensorDataset
 
-from timm_abn.console.argument_types import positive, positive_number, whole, zero_or_more
+from timm_abn.console.argument_types import positive, positive_number, share, whole, zero_or_more
 from timm_abn.errors import TimmAbnError
 from timm_abn.explain.images import ImageError, image_errors
 from timm_abn.hub.state_dicts import check_state_dict
@@ -42,8 +43,11 @@ from timm_abn.maps.operations import upsample_maps
 from timm_abn.models.training_checkpoints import read_checkpoint
 from timm_abn.staging import check_output_folder, staged_files
 from timm_abn.training.data.celeba import CelebA
+from timm_abn.training.data.masked import choose
 from timm_abn.training.errors import TrainingError
 from timm_abn.training.map_settings import add_map_arguments, hard_attention_arguments, read_map_loss
+from timm_abn.training.mask_settings import MaskSettings
+from timm_abn.training.packed_targets import pack_target
 from timm_abn.training.precision import cpu_is_fast_in
 from timm_abn.training.task import extend_timm_tasks
 
@@ -68,6 +72,8 @@ def main() -> int:
         if args.batch_size > len(train):
             raise TrainingError(f'--batch-size {args.batch_size} is more than the {len(train)} training scenes')
         setup = arguments(args, len(attributes))
+        if args.attention_mask_share:
+            train = TensorDataset(*train.tensors, load_masks(args))
         model = build(setup, args)
     except (OSError, TimmAbnError) as error:
         print(f'{Path(__file__).name}: error: {error}', file=sys.stderr)
@@ -121,7 +127,10 @@ def arguments(args: argparse.Namespace, num_classes: int) -> Dict[str, Any]:
     )
     settings = argparse.Namespace(**{**vars(args), **setup})
     hard_attention_arguments(settings)  # into model_kwargs
-    extend_timm_tasks(map_loss=read_map_loss(settings))
+    masks = None
+    if args.attention_mask_share:
+        masks = MaskSettings(args.data_dir, weight=args.attention_mask_weight, multi_task=True)
+    extend_timm_tasks(map_loss=read_map_loss(settings), mask_settings=masks)
     return setup
 
 
@@ -147,10 +156,18 @@ def load(data_dir: Path, split: str) -> Tuple[TensorDataset, List[str]]:
     return TensorDataset(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), dataset.targets), dataset.attributes
 
 
-def load_segmentation(data_dir: Path) -> torch.Tensor:
-    """Return what each pixel of the test scenes shows, (N, 64, 64): t + 1 for attribute t, 0 for background."""
+def load_masks(args: argparse.Namespace) -> torch.Tensor:
+    """Return what each pixel of the training scenes shows, (N, 64, 64); of those without masks, that it is nothing."""
+    names = CelebA(str(args.data_dir), 'train').images
+    used = choose(names, args.attention_mask_share, args.seed)
+    scenes = load_segmentation(args.data_dir, 'train')
+    return scenes * torch.tensor([name in used for name in names], dtype=scenes.dtype)[:, None, None]
+
+
+def load_segmentation(data_dir: Path, split: str = 'test') -> torch.Tensor:
+    """Return what each pixel of the scenes shows, (N, 64, 64): t + 1 for attribute t, 0 for background."""
     scenes = []
-    for name in CelebA(str(data_dir), 'test').images:
+    for name in CelebA(str(data_dir), split).images:
         path = data_dir / 'segmentation' / name
         try:
             with image_errors(path), Image.open(path) as file:
@@ -188,9 +205,18 @@ def fit(
 def batches_of(data: TensorDataset, size: int, order: torch.Generator) -> Iterator[Tuple[torch.Tensor, torch.Tensor]]:
     for chosen in torch.randperm(len(data), generator=order).split(size):
         if len(chosen) == size:
-            images, targets = data[chosen]
+            images, targets, *masks = data[chosen]
             mirrored = torch.rand(size, 1, 1, 1, generator=order) < 0.5
+            if masks:
+                segmentation = torch.where(mirrored[:, 0], masks[0].flip(2), masks[0])
+                targets = torch.stack([with_masks(*one) for one in zip(targets, segmentation)])
             yield normalize(torch.where(mirrored, images.flip(3), images)), targets
+
+
+def with_masks(target: torch.Tensor, segmentation: torch.Tensor) -> torch.Tensor:
+    """Return the target of an image that carries the mask of each attribute, as timm's tasks are taught to read it."""
+    kinds = torch.arange(1, len(target) + 1, dtype=segmentation.dtype)
+    return pack_target(target, (segmentation == kinds[:, None, None]).to(torch.uint8) * 255)
 
 
 def normalize(images: torch.Tensor) -> torch.Tensor:
@@ -272,6 +298,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--model', choices=('abn', 'baseline'), default='abn', help='default: %(default)s')
     parser.add_argument('--attention-map', choices=('sigmoid', 'raw'), default='raw', help='default: %(default)s')
     add_map_arguments(parser)
+    parser.add_argument(
+        '--attention-mask-share', type=share, metavar='S', help='share of the scenes with masks (default: no masks)'
+    )
+    parser.add_argument(
+        '--attention-mask-weight', type=zero_or_more, default=10.0, metavar='W', help='of their loss (default: 10)'
+    )
     parser.add_argument('--mechanism', choices=('residual', 'product'), default='product', help='default: %(default)s')
     parser.add_argument('--data-dir', type=Path, default=Path('data/multi_attribute'), help='default: %(default)s')
     parser.add_argument('--out', type=Path, default=Path('outputs/multi_attribute'), help='default: %(default)s')

@@ -4,12 +4,18 @@ import pytest
 import torch
 from timm.utils import ParseKwargs
 
-from timm_abn.console.argument_types import KeyValues, device, positive, positive_number, whole, zero_or_more
+from timm_abn.console.argument_types import KeyValues, device, positive, positive_number, share, whole, zero_or_more
 
 
 @pytest.mark.parametrize(
     'read, text, value',
-    [(positive, '1', 1), (whole, '0', 0), (positive_number, '2e-3', 0.002), (zero_or_more, '0', 0.0)],
+    [
+        (positive, '1', 1),
+        (whole, '0', 0),
+        (positive_number, '2e-3', 0.002),
+        (zero_or_more, '0', 0.0),
+        (share, '1', 1.0),
+    ],
 )
 def test_numbers(read, text, value):
     assert read(text) == value
@@ -26,6 +32,8 @@ def test_numbers(read, text, value):
         (zero_or_more, 'inf', 'must be a number that is finite'),
         (zero_or_more, '-1e-9', 'must be a number that is finite and not negative'),
         (zero_or_more, 'much', "must be a number that is finite and not negative, got 'much'"),
+        (share, '1.01', "must be at most 1, got '1.01'"),
+        (share, '0', "must be above 0, got '0'"),
         (device, 'foo', "cannot compute on 'foo'"),
     ],
 )

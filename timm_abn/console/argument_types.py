@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Dict, Optional
 if TYPE_CHECKING:
     import torch
 
-__all__ = ['KeyValues', 'device', 'positive', 'positive_number', 'whole', 'zero_or_more']
+__all__ = ['KeyValues', 'device', 'positive', 'positive_number', 'share', 'whole', 'zero_or_more']
 
 
 class KeyValues(argparse.Action):
@@ -64,6 +64,14 @@ def zero_or_more(text: str) -> float:
         number = math.nan
     if not (math.isfinite(number) and number >= 0):
         raise argparse.ArgumentTypeError(f'must be a number that is finite and not negative, got {text!r}')
+    return number
+
+
+def share(text: str) -> float:
+    """Return a number above 0 and at most 1 that was given as an argument."""
+    number = positive_number(text)
+    if number > 1:
+        raise argparse.ArgumentTypeError(f'must be at most 1, got {text!r}')
     return number
 
 
