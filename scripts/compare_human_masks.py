@@ -48,11 +48,16 @@ Row = Dict[str, Any]  # contestant, seed, image, group, and a value for each of 
 
 def contestants(data_dir: Path) -> Tuple[Contestant, ...]:
     """Return who takes part: the same network with more and more masks, and its backbone."""
-    masks = ['--attention-mask-dir', str(data_dir / 'masks' / 'train'), '--attention-mask-share']
+    masks = ['--attention-mask-dir', str(data_dir / 'masks' / 'train'), '--attention-mask-weight', '10']
     return (
         Contestant('ABN, no masks', 'abn', [], RECIPE),
         *(
-            Contestant(f'ABN, masks of {share:.0%}'.replace('%', ' %'), 'abn', [*masks, str(share)], RECIPE)
+            Contestant(
+                f'ABN, masks of {share:.0%}'.replace('%', ' %'),
+                'abn',
+                [*masks, '--attention-mask-share', str(share)],
+                RECIPE,
+            )
             for share in SHARES
         ),
         Contestant('backbone', 'test_resnet', [], RECIPE),
