@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # two test processes of one thread each: more threads than cores make torch many times slower
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: help install demo test test-all lint format conformance benchmark comparison build clean
+.PHONY: help install demo test test-all lint format conformance benchmark comparison faithful masks build clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,6 +49,9 @@ comparison: $(STAMP)  ## ResNet-20 with and without ABN on Fashion-MNIST in $(DA
 
 faithful: $(STAMP)  ## what faithful maps cost and bring on Fashion-MNIST in $(DATA), three seeds; needs timm's scripts
 	$(BIN)/python scripts/compare_faithful_maps.py --data-dir $(DATA)
+
+masks: $(STAMP)  ## what human masks bring where backgrounds mislead, on scenes in $(DATA)/biased; needs timm's scripts
+	$(BIN)/python scripts/compare_human_masks.py --data-dir $(DATA)/biased
 
 build: $(STAMP)  ## build the sdist and the wheel into dist/
 	$(BIN)/python -m build
