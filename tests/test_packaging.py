@@ -58,7 +58,7 @@ def test_wheel_holds_weights_samples_and_types(distributions):
     assert any(name.endswith('licenses/LICENSE') for name in names)
     assert {'timm_abn_console.py', 'timm_abn/publish/model_facts.json'} <= set(names)
     assert all(name.startswith(('timm_abn/', 'timm_abn-')) or name == 'timm_abn_console.py' for name in names)
-    assert distributions[0].stat().st_size < 3 * 2**20
+    assert distributions[0].stat().st_size < 5 * 2**20
 
 
 def test_sdist_holds_the_tests_and_nothing_that_was_made(distributions):

@@ -267,7 +267,7 @@ def test_files_of_tasks_have_names_of_their_own():
             "no weights are published for abn_resnet50: convert a checkpoint of the authors' code with timm-abn "
             'convert --model abn_resnet50, or train it with timm-abn-train --recipe imagenet --model abn_resnet50. Or '
             'pass weights of your own as checkpoint (--checkpoint FILE), or take a model that has some '
-            '(abn_resnet20_cifar.fashion_mnist)',
+            '(abn_resnet20_cifar.fashion_mnist, abn_resnet20_cifar.fashion_mnist_faithful)',
         ),
         (['--model', 'abn_resnet20'], 'abn_resnet20 is no model; did you mean abn_resnet20_cifar'),
         (['--model', 'resnet50'], 'resnet50 is not an Attention Branch Network; did you mean abn_resnet50'),
