@@ -1,5 +1,6 @@
 """The scripts about images with several attributes: made scenes, training on them, the table of attributes."""
 
+import argparse
 import csv
 import filecmp
 import importlib.util
@@ -17,9 +18,11 @@ from celeba_files import ATTRIBUTES
 from PIL import Image
 from tiers import fast_and_slow
 from timm_scripts import ROOT
+from torch.utils.data import TensorDataset
 
 from timm_abn.models.training_checkpoints import read_checkpoint, training_settings
 from timm_abn.training.data.celeba import CelebA
+from timm_abn.training.packed_targets import unpack_target
 
 
 def script(name):
@@ -210,6 +213,52 @@ def test_training_on_scenes(make, run, tmp_path, model):
     trained.load_state_dict(weights)
     assert training_settings(metadata) == setup
     assert (folder / 'maps.png').is_file() == (model == 'abn')
+
+
+def test_scenes_carry_masks_of_their_attributes():
+    trainer = script('train_multi_attribute')
+    segmentation = torch.zeros(64, 64, dtype=torch.uint8)
+    segmentation[:8, :8], segmentation[40:, 40:] = 1, 3
+    target = torch.tensor([1.0, 0.0, 1.0])
+    labels, masks = unpack_target(trainer.with_masks(target, segmentation)[None], 3, 3)
+    assert torch.equal(labels[0], target)
+    assert [int(mask.count_nonzero()) for mask in masks[0]] == [64, 0, 24 * 24] and set(masks.unique().tolist()) == {
+        0,
+        255,
+    }
+    assert masks[0, 0, 7, 7] == masks[0, 2, 63, 40] == 255
+
+
+def test_masks_are_mirrored_with_their_scenes_and_a_share_of_them_is_used(make, tmp_path):
+    trainer = script('train_multi_attribute')
+    make(tmp_path / 'scenes')
+    data, _ = trainer.load(tmp_path / 'scenes', 'train')
+    shares = {
+        share: trainer.load_masks(argparse.Namespace(data_dir=tmp_path / 'scenes', seed=0, attention_mask_share=share))
+        for share in (0.25, 0.5, 1)
+    }
+    used = {share: {index for index, mask in enumerate(masks) if mask.any()} for share, masks in shares.items()}
+    assert used[0.25] < used[0.5] < used[1] and [len(found) for found in used.values()] == [3, 6, 12]
+    # a picture that shows its own segmentation, which its masks must follow
+    shown = TensorDataset(shares[1][:, None].expand(-1, 3, -1, -1), data.tensors[1], shares[1])
+    for images, targets in trainer.batches_of(shown, 4, torch.Generator().manual_seed(0)):
+        labels, masks = unpack_target(targets, 10, 10)
+        pixels = (images * trainer.STD + trainer.MEAN).mul(255).round()[:, :1]
+        assert torch.equal(masks == 255, pixels == torch.arange(1, 11)[:, None, None])
+        assert torch.equal(labels.bool(), masks.flatten(2).any(dim=2))
+
+
+def test_training_goes_on_from_another_run(make, run, run_and_read_error, tmp_path):
+    make(tmp_path / 'scenes')
+    trainer, out = script('train_multi_attribute'), tmp_path / 'out'
+    flags = ['--data-dir', tmp_path / 'scenes', '--epochs', 1, '--batch-size', 4, '--lr', 1e-12, '--weight-decay', 0]
+    assert run(trainer, *flags, '--model', 'baseline', '--out', out) == 0
+    first = out / 'baseline-seed0' / 'last.pth.tar'
+    flags += ['--initial-checkpoint', first]
+    assert run(trainer, *flags, '--model', 'baseline', '--seed', 1, '--out', out) == 0
+    begun, ended = (read_checkpoint(path)[0] for path in (first, out / 'baseline-seed1' / 'last.pth.tar'))
+    torch.testing.assert_close(ended['fc.weight'], begun['fc.weight'])
+    assert 'the checkpoint is not one of abn' in run_and_read_error(trainer, *flags, '--model', 'abn', '--out', out)
 
 
 def test_pointing_game_by_hand():
