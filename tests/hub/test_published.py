@@ -71,6 +71,24 @@ def test_weights_without_a_tag_are_those_of_the_default(monkeypatch):
         assert weights_name(name) == name
 
 
+def test_a_tag_without_weights_is_taken_at_its_word():
+    with pytest.raises(HubError, match='no weights are published for abn_resnet20_cifar: take abn_resnet20_cifar.fash'):
+        timm.create_model('abn_resnet20_cifar.untrained', pretrained=True)
+
+
+def test_arguments_of_weights_are_recorded_and_others_warned_of():
+    name, message = (
+        'abn_resnet20_cifar.fashion_mnist_faithful',
+        "trained with mechanism='product', and are loaded with ",
+    )
+    model = timm.create_model(name, pretrained=True)
+    assert model._model_args['mechanism'] == 'product' and model._model_args['hard_attention'] == 0.3
+    with pytest.warns(UserWarning, match=f"{message}mechanism='residual'"):
+        timm.create_model(name, pretrained=True, mechanism='residual', hard_attention=1.0)
+    other = timm.create_model('abn', backbone='resnet20_cifar', pretrained_cfg=dict(tag='fashion_mnist_faithful'))
+    assert other.config['mechanism'] == 'residual'
+
+
 def test_weights_bring_their_arguments_along_and_what_is_said_goes_first():
     faithful = timm.create_model('abn_resnet20_cifar.fashion_mnist_faithful')
     assert faithful.config['mechanism'] == 'product' and faithful.config['hard_attention'] == 0.3

@@ -51,6 +51,31 @@ def test_bare_weights(tmp_path, as_text):
     assert loaded.num_classes == 7
 
 
+@pytest.mark.parametrize('loaded_as', ['', '.fashion_mnist_faithful', '.fashion_mnist'])
+@pytest.mark.parametrize(
+    ('trained_as', 'settings', 'mechanism', 'hard_attention'),
+    [
+        ('', dict(pretrained=True), 'product', 0.3),
+        ('', dict(pretrained=False), 'residual', 1.0),
+        ('', dict(pretrained=True, pretrained_path='mine.pth'), 'residual', 1.0),
+        ('.fashion_mnist_faithful', dict(pretrained=True), 'product', 0.3),
+        ('.fashion_mnist_faithful', dict(model_kwargs=dict(hard_attention=1.0)), 'product', 1.0),
+        ('.fashion_mnist', dict(pretrained=True), 'residual', 1.0),
+    ],
+)
+def test_a_checkpoint_knows_its_network_whatever_name_it_is_loaded_under(
+    tmp_path, loaded_as, trained_as, settings, mechanism, hard_attention
+):
+    name = 'abn_resnet20_cifar'
+    kwargs = dict(mechanism=mechanism, hard_attention=hard_attention, num_classes=10, in_chans=1)
+    model = timm.create_model(name, **kwargs).eval()
+    recorded = dict(model=f'{name}{trained_as}', num_classes=10, in_chans=1, input_size=[1, 28, 28])
+    path = saved(model, tmp_path / 'last.pth.tar', **{**recorded, **settings})
+    loaded = load_model(f'{name}{loaded_as}', checkpoint=path)
+    assert loaded.config == model.config
+    assert torch.equal(loaded(tiny_images(size=(28, 28))[:, :1]), model(tiny_images(size=(28, 28))[:, :1]))
+
+
 def test_folder():
     model = load_model(f'local-dir:{FIXTURES / "hub"}')
     assert not model.training and model.num_classes == 5

@@ -11,6 +11,27 @@ from timm_abn import TimmAbnError
 from timm_abn.networks.hard_attention import keep_greatest
 
 
+def test_a_share_of_whole_places_is_not_rounded_up():
+    for share, size in ((0.07, (10, 10)), (0.28, (5, 5)), (0.55, (10, 10)), (0.14, (5, 10))):
+        kept = keep_greatest(torch.rand(1, 1, *size) + 0.1, share)
+        assert int(kept.count_nonzero()) == round(share * size[0] * size[1])
+    assert int(keep_greatest(torch.rand(1, 1, 3, 3) + 0.1, 1e-9).count_nonzero()) == 1
+
+
+def test_eq_2_hides_nothing():
+    with pytest.raises(TimmAbnError, match="hard_attention needs mechanism='product', got 'residual'"):
+        tiny_abn('test_resnet', hard_attention=0.3, mechanism='residual')
+
+
+def test_tokens_are_hidden_in_half_precision():
+    model = tiny_abn('test_vit', hard_attention=0.3, mechanism='product').eval()
+    expected = model(tiny_images())
+    for dtype in (torch.float16, torch.bfloat16):
+        with torch.autocast('cpu', dtype):
+            found = model(tiny_images())
+        assert found.isfinite().all() and (found - expected).abs().max() < 0.2 * expected.abs().max()
+
+
 def test_by_hand():
     maps = torch.tensor(
         [[[[0.1, 0.9, 0.3], [0.9, 0.2, 0.8]]], [[[0.5, 0.5, 0.5], [0.5, 0.5, 0.5]]]], requires_grad=True

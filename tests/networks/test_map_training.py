@@ -90,6 +90,34 @@ def test_batch_norm_remembers_images_as_they_are():
     assert all(int(found) == 2 for name, found in model.named_buffers() if name.endswith('num_batches_tracked'))
 
 
+def test_one_image_has_no_other_behind_it():
+    images, maps = tiny_images(1), torch.zeros(1, 1, 2, 2)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        assert not torch.equal(mask_images(images, maps, 'mixed'), images)
+
+
+def test_checkpointing_of_gradients_changes_nothing():
+    model, checkpointed = (frozen(tiny_abn('test_resnet')) for _ in range(2))
+    for network in (model, checkpointed):
+        network.train().train_maps('mean')
+    checkpointed.set_grad_checkpointing()
+    for network in (model, checkpointed):
+        output = network(tiny_images())
+        (output.masked_logits.sum() + output.logits.square().sum()).backward()
+    assert checkpointed.feature_extractor.grad_checkpointing
+    for (name, parameter), other in zip(model.named_parameters(), checkpointed.parameters()):
+        if parameter.grad is not None:
+            torch.testing.assert_close(other.grad, parameter.grad, msg=name)
+
+
+def test_without_a_classifier_nothing_is_asked_of_masked_images():
+    model = tiny_abn('test_resnet', multi_task=True, num_classes=3).train()
+    model.train_maps('mean')
+    model.reset_classifier(0)
+    assert model(tiny_images()).masked_logits is None
+
+
 def test_nothing_of_it_is_saved_and_copies_keep_it():
     model = tiny_abn('test_resnet')
     names = list(model.state_dict())

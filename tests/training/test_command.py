@@ -437,6 +437,21 @@ def test_onnx_export_of_timm(launch, small_abn, tmp_path, dynamo):
     torch.testing.assert_close(torch.from_numpy(logits), model(images), rtol=0, atol=1e-4)
 
 
+def test_what_weights_bring_along_is_recorded(shown):
+    """A checkpoint then says it, whatever name it is loaded under."""
+    for flags in (
+        ['--model', 'abn_resnet20_cifar', '--pretrained'],
+        ['--model', 'abn_resnet20_cifar.fashion_mnist_faithful'],
+    ):
+        arguments, _, _ = shown(*flags)
+        assert arguments[arguments.index('--model-kwargs') + 1 :] == ["mechanism='product'", 'hard_attention=0.3']
+        arguments, _, _ = shown(*flags, '--model-kwargs', 'hard_attention=0.5')
+        last = len(arguments) - arguments[::-1].index('--model-kwargs')
+        assert sorted(arguments[last:]) == ['hard_attention=0.5', "mechanism='product'"]
+    for flags in (['--model', 'abn_resnet20_cifar'], ['--model', 'abn_resnet20_cifar.fashion_mnist', '--pretrained']):
+        assert '--model-kwargs' not in shown(*flags)[0]
+
+
 @pytest.mark.parametrize(
     'script, arguments, message',
     [
@@ -447,8 +462,8 @@ def test_onnx_export_of_timm(launch, small_abn, tmp_path, dynamo):
         ),
         (
             'onnx_export.py',
-            ['-m', 'abn_resnet20_cifar'],
-            'no weights are published for abn_resnet20_cifar: ... Or pass --check',
+            ['-m', 'abn_resnet32_cifar'],
+            'no weights are published for abn_resnet32_cifar: ... Or pass --check',
         ),
         ('inference.py', ['--model', 'abn_resnet50.x'], 'Invalid pretrained tag (x) for abn_resnet50'),
         (

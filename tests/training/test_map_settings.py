@@ -42,6 +42,10 @@ def test_map_loss(found, expected):
     assert read_map_loss(found) == expected
 
 
+def test_a_model_at_an_address_is_known_once_it_is_built():
+    assert read_map_loss(settings('hf-hub:me/birds', map_loss='masked')) == MapLossSettings(weights(), 'mixed')
+
+
 def test_flags_are_the_keys_of_recipes():
     parser = argparse.ArgumentParser()
     add_map_arguments(parser)

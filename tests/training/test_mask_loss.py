@@ -282,3 +282,10 @@ def one_process(rank, folder, missing):
     loss_of(model, slice(4 * rank, 4 * rank + 4), missing).backward()
     torch.save({name: value.grad for name, value in model.module.named_parameters()}, f'{folder}/{rank}.pth')
     torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize('value', [255.0, -0.1])
+def test_masks_out_of_range_are_refused(value):
+    masks = torch.full((1, 1, 4, 4), value)
+    with pytest.raises(TrainingError, match=f'masks must be in .0, 1., got {value:g}'):
+        AttentionMaskLoss('bce')(torch.rand(1, 1, 2, 2), masks)

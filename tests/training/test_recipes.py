@@ -55,7 +55,9 @@ def test_settings_are_those_that_each_model_had_in_a_file_of_its_own(name):
 @pytest.mark.parametrize('name', NAMES)
 def test_the_launcher_hands_those_settings_on(shown, monkeypatch, name):
     crops = []
-    monkeypatch.setattr('timm_abn.training.command.extend_timm_loader', lambda seed, crop_mode: crops.append(crop_mode))
+    monkeypatch.setattr(
+        'timm_abn.training.command.extend_timm_loader', lambda seed, crop_mode, masks: crops.append(crop_mode)
+    )
     monkeypatch.setattr('timm_abn.training.command.check_model', lambda *arguments: None)  # has tests of its own
     recipe, model = chosen(name)
     expected = dict(FILES_OF_E1FBAFF[name]['settings'])

@@ -11,6 +11,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from timm.loss import JsdCrossEntropy, SoftTargetCrossEntropy
 
+from timm_abn.training.map_settings import MapLossSettings
 from timm_abn.training.task import AttentionBranchLoss, TrainingError, extend_timm_tasks
 
 BATCH, CLASSES = 6, 5
@@ -127,6 +128,12 @@ def test_meaningless_weight_is_refused(weight):
         AttentionBranchLoss(nn.CrossEntropyLoss(), weight)
     with pytest.raises(TrainingError, match='attention_loss_weight must be a finite number'):
         extend_timm_tasks(weight)
+
+
+def test_other_models_have_no_maps_to_train(plain):
+    extend_timm_tasks(map_loss=MapLossSettings(dict(masked=1.0, area=0.0, smoothness=0.0, consistency=0.0)))
+    with pytest.raises(TrainingError, match='ResNet is not an Attention Branch Network: no map to train'):
+        timm.task.ClassificationTask(plain, nn.CrossEntropyLoss())
 
 
 def test_extending_again_changes_nothing(abn):

@@ -74,7 +74,7 @@ def _resolve_arguments(
     if not isinstance(pretrained_cfg, dict) or pretrained_cfg.get('source') not in ('hf-hub', 'local-dir'):
         cfg = resolve_pretrained_cfg(variant, pretrained_cfg, overlay)
         if pretrained and not cfg.has_weights and not cfg.state_dict:
-            if variant not in DEFAULT_WEIGHTS:
+            if variant not in DEFAULT_WEIGHTS or isinstance(pretrained_cfg, str):  # a tag that was asked for
                 raise HubError(no_weights(variant))
             cfg = resolve_pretrained_cfg(variant, DEFAULT_WEIGHTS[variant], overlay)
         if not pretrained or cfg.file or cfg.state_dict or not is_own_repository(cfg.hf_hub_id):

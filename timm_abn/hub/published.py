@@ -8,10 +8,12 @@ import timm
 from timm.models import PretrainedCfg
 
 __all__ = [
+    'ARGUMENTS_OF_WEIGHTS',
     'DEFAULT_WEIGHTS',
     'HUB_ORGANISATION',
     'ORGANISATION_VARIABLE',
     'PUBLISHED',
+    'arguments_of_weights',
     'is_own_repository',
     'no_weights',
     'weights_name',
@@ -26,6 +28,11 @@ PUBLISHED: FrozenSet[str] = frozenset()
 
 # names of models of which ``pretrained=True`` loads weights without a tag -> the tag of these
 DEFAULT_WEIGHTS = {'abn_resnet20_cifar': 'fashion_mnist_faithful'}
+
+# names with the tag of weights -> arguments that they were trained with, where those of the name are others
+ARGUMENTS_OF_WEIGHTS: Dict[str, Dict[str, Any]] = {
+    'abn_resnet20_cifar.fashion_mnist_faithful': dict(mechanism='product', hard_attention=0.3),
+}
 
 # environment variable that names another organisation, which is then asked for the weights of every model
 ORGANISATION_VARIABLE = 'TIMM_ABN_HUB_ORGANISATION'
@@ -66,6 +73,16 @@ def weights_name(name: str) -> str:
     if name not in DEFAULT_WEIGHTS or os.environ.get(ORGANISATION_VARIABLE):
         return name
     return f'{name}.{DEFAULT_WEIGHTS[name]}'
+
+
+def arguments_of_weights(name: str, own_weights: bool) -> Dict[str, Any]:
+    """Return the arguments that a network has because of the tag of its weights.
+
+    Args:
+        name: Name of the model, with or without a tag.
+        own_weights: Whether the weights of the name are loaded, and not others, or none.
+    """
+    return dict(ARGUMENTS_OF_WEIGHTS.get(weights_name(name) if own_weights else name, {}))
 
 
 def is_own_repository(hub_id: Optional[str]) -> bool:

@@ -1,6 +1,7 @@
 """The models: ``abn`` over any backbone, and Attention Branch Networks by name."""
 
 import dataclasses
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any, Dict, Tuple, Type, Union
@@ -11,10 +12,11 @@ from timm.models import PretrainedCfg, generate_default_cfgs, get_pretrained_cfg
 
 from ..errors import TimmAbnError
 from ..hub.building import build_model
-from ..hub.published import with_hub_ids
+from ..hub.published import ARGUMENTS_OF_WEIGHTS, with_hub_ids
 from ..networks.backbone import create_backbone
 from ..networks.multi_task_network import MultiTaskAttentionBranchNet
 from ..networks.network import AttentionBranchNet
+from ..timm_private import update_model_args
 from . import cifar_backbones, cifar_densenet, cifar_wide_resnet  # noqa: F401  registers the 32x32 backbones
 
 WEIGHTS = Path(__file__).parents[1] / 'weights'
@@ -42,13 +44,32 @@ def checkpoint_filter_fn(state_dict: Dict[str, torch.Tensor], model: AttentionBr
 def _create_abn(variant: str, pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     if pretrained:
         kwargs.pop('pretrained_backbone', None)  # the weights of the whole network replace them anyway
-    return build_model(_choose_network, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, **kwargs)
+    chosen: Dict[str, Any] = {}
+
+    def choose(kwargs: Dict[str, Any]) -> Type[AttentionBranchNet]:
+        chosen.update(_arguments_of_weights(variant, pretrained, kwargs))
+        return _choose_network(kwargs)
+
+    model = build_model(choose, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, **kwargs)
+    if chosen and isinstance(model, AttentionBranchNet):
+        update_model_args(model, **chosen)
+    return model
+
+
+def _arguments_of_weights(variant: str, pretrained: bool, kwargs: Dict[str, Any]) -> Dict[str, Any]:
+    """Complete the arguments of a network by those that its weights were trained with; returns what was added."""
+    trained_with = ARGUMENTS_OF_WEIGHTS.get(f'{variant}.{kwargs["pretrained_cfg"].get("tag")}', {})
+    others = {name: kwargs[name] for name, value in trained_with.items() if kwargs.get(name, value) != value}
+    if others and pretrained:
+        said, right = (', '.join(f'{name}={values[name]!r}' for name in others) for values in (others, trained_with))
+        warnings.warn(f'The weights of {variant} were trained with {right}, and are loaded with {said}.', stacklevel=2)
+    added = {name: value for name, value in trained_with.items() if name not in kwargs}
+    kwargs.update(added)
+    return added
 
 
 def _choose_network(kwargs: Dict[str, Any]) -> Type[AttentionBranchNet]:
     """Return the class of a network, and complete its arguments."""
-    for name, value in _ARGUMENTS_OF_WEIGHTS.get(kwargs['pretrained_cfg'].get('tag'), {}).items():
-        kwargs.setdefault(name, value)
     kwargs['feature_cfg'] = dict(feature_cls='getter')
     if kwargs.get('features_only'):
         kwargs['feature_cfg'].update(out_indices=_default_out_indices(kwargs['backbone']))
@@ -121,11 +142,6 @@ FASHION_MNIST_CLASSES = (
     'bag',
     'ankle boot',
 )
-
-# what weights were trained with, by their tag, where it differs from the arguments of the name
-_ARGUMENTS_OF_WEIGHTS: Dict[str, Dict[str, Any]] = {
-    'fashion_mnist_faithful': dict(mechanism='product', hard_attention=0.3),
-}
 
 
 def _fashion_mnist_cfg(tag: str) -> Dict[str, Any]:

@@ -12,12 +12,14 @@ from timm.models import clean_state_dict, is_model_in_modules
 
 from ..errors import one_line
 from ..hub.config import check_entries
+from ..hub.published import ARGUMENTS_OF_WEIGHTS, arguments_of_weights
 from ..hub.state_dicts import CheckpointError
 from ..networks.mechanism import gate_of
 from ..timm_private import torch_load
 
 __all__ = ['data_config_of', 'model_arguments', 'read_checkpoint', 'read_checkpoint_file', 'training_settings']
 
+_OF_PLAIN_NAMES = dict(mechanism='residual', hard_attention=1.0)
 _CLASS_WEIGHT = 'attention_branch.class_norm.weight'  # one per class
 _TASK_WEIGHT = 'attention_branch.map_conv.weight'  # a row per task, of networks that have no weight of classes
 
@@ -94,7 +96,8 @@ def model_arguments(
         HubError: Recorded arguments make no sense.
     """
     recorded = settings.get('model_kwargs')
-    arguments = dict(recorded) if isinstance(recorded, Mapping) else {}
+    arguments = _arguments_of_weights(settings)
+    arguments.update(recorded if isinstance(recorded, Mapping) else {})
     arguments.update({key: settings.get(key) for key in ('num_classes', 'in_chans')}, global_pool=settings.get('gp'))
     input_size = settings.get('input_size')
     if isinstance(input_size, (list, tuple)) and input_size:  # else data_config_of says what is wrong
@@ -115,6 +118,19 @@ def model_arguments(
         classifier = weights.get(f'{cfg.classifier}.weight') if cfg else None
         arguments.update({} if classifier is None or 'num_classes' in arguments else dict(num_classes=len(classifier)))
     return arguments
+
+
+def _arguments_of_weights(settings: Mapping[str, Any]) -> Dict[str, Any]:
+    """Return the arguments that a network had by its name, or by the weights that it began with.
+
+    They are said outright where weights have arguments of their own, so that it does not matter under which of these
+    names a checkpoint is loaded.
+    """
+    name = settings.get('model')
+    if not isinstance(name, str) or name.split('.')[0] not in {tagged.split('.')[0] for tagged in ARGUMENTS_OF_WEIGHTS}:
+        return {}
+    own_weights = bool(settings.get('pretrained')) and not settings.get('pretrained_path')
+    return {**_OF_PLAIN_NAMES, **arguments_of_weights(name, own_weights)}
 
 
 def data_config_of(settings: Mapping[str, Any], model: torch.nn.Module, path: Path) -> Dict[str, Any]:

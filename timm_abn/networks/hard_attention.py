@@ -28,7 +28,7 @@ def keep_greatest(maps: torch.Tensor, share: float, map_scale: int = 1) -> torch
     if map_scale > 1:
         means = F.avg_pool2d(means, map_scale)
     flattened = means.flatten(2)
-    count = int(math.ceil(share * flattened.shape[2]))
+    count = max(int(math.ceil(share * flattened.shape[2] - 1e-6)), 1)  # 0.07 * 100 is a little more than 7
     places = flattened.topk(count, dim=2).indices
     kept = torch.zeros_like(flattened).scatter(2, places, 1.0).view_as(means)
     if map_scale > 1:

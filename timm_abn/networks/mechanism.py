@@ -119,7 +119,7 @@ class Mechanism(nn.Module):
             features, factor = features.repeat_interleave(num_maps, dim=0), factor.flatten(0, 1).unsqueeze(1)
         if self.gate == 'features':
             return self.layout.gate(features, factor)
-        return self.layout.gate_around_mean(features, factor, self.hides and not self.residual)
+        return self.layout.gate_around_mean(features, factor, self.hides)
 
     def factor(self, attention_map: torch.Tensor) -> torch.Tensor:
         """Return what features are multiplied by, shape (B, T, h, w), as high and wide as they are."""
@@ -145,7 +145,8 @@ class Mechanism(nn.Module):
         means = self.means(attention_map)
         bias = torch.log(means.clamp(min=0.0) + self.hidden)
         if self.hides:  # the least number, not -inf: where a map is 0 everywhere, there still is a mean
-            lowest = -65504.0 if features.dtype == torch.float16 else -3.38e38  # TorchScript has no torch.finfo
+            is_half = features.dtype == torch.float16 or bias.dtype == torch.float16
+            lowest = -65504.0 if is_half else -3.38e38  # TorchScript has no torch.finfo
             bias = bias.masked_fill(means <= 0, lowest)
         bias = bias.flatten(0, 1).flatten(1)
         return F.pad(bias, (self.layout.num_prefix_tokens, 0)).to(features.dtype)[:, None, None]

@@ -90,7 +90,8 @@ class AttentionBranchNet(TimmContract):
                 mean over the place.
             padding_mode: What the convolutions that maps come from, those of the feature extractor and the attention
                 branch, see beyond the border: 'zeros', or 'replicate', which does not tell them where the border is, so
-                that maps of constant images are constant. It belongs to the weights: train with what you evaluate with.
+                that maps of constant images are constant, unless position embeddings or pools that are no modules
+                tell it. It belongs to the weights: train with what you evaluate with.
             **kwargs: ``attention_norm=False`` leaves out the batch norm after the stage of the attention branch.
                 ``hard_attention=0.3`` keeps the greatest 30 % of the map's places; the others are exactly 0. All else
                 is passed to ``timm.create_model`` for the backbone (``img_size``, ``drop_path_rate``, ...).
@@ -132,8 +133,10 @@ class AttentionBranchNet(TimmContract):
         self.in_chans = in_chans
         self._take_features_of(parts, layout)
         self.feature_extractor = parts.feature_extractor
-        if padding_mode != 'zeros':
-            set_padding_mode(self.feature_extractor, padding_mode)
+        if padding_mode != 'zeros' and not set_padding_mode(self.feature_extractor, padding_mode):
+            raise TimmAbnError(
+                f'padding_mode={padding_mode!r} changes nothing: no convolution before the cut at {parts.path!r} pads.'
+            )
         attention_classes = num_classes or attention_classes or 1000
         branch_kwargs['padding_mode'] = padding_mode
         self.attention_branch = branch_class(stage, attention_classes, attention_map, **branch_kwargs, **dd)
@@ -143,6 +146,8 @@ class AttentionBranchNet(TimmContract):
         gate = choose_gate(gate, parts, self.takes_attention_bias)
         warn_of_gate(gate, self._without_effect, parts.path)
         hides = self.attention_branch.kept_share < 1
+        if hides and mechanism == 'residual':
+            raise TimmAbnError("hard_attention needs mechanism='product', got 'residual': Eq. 2 hides nothing.")
         self.mechanism = Mechanism(mechanism, layout, gate, device, hides, map_scale)
         self.task_chunk_size = 1
         self.map_training: Optional[MapTraining] = None
@@ -185,7 +190,7 @@ class AttentionBranchNet(TimmContract):
         map_training: Any = self.map_training
         masked_logits = tasks = flipped_map = None
         with keep_running_statistics(self):
-            if map_training.background is not None:
+            if map_training.background is not None and self.num_classes > 0:
                 masked_logits, tasks = self._look_through(images, attention_map, map_training.background)
             if map_training.flips:
                 flipped = images.flip(-1)

@@ -1,5 +1,7 @@
 """What convolutions see beyond the border of an image; zeros tell them where it is, and attention maps show that."""
 
+from typing import Any
+
 import torch.nn as nn
 
 from ..errors import TimmAbnError
@@ -7,33 +9,55 @@ from ..errors import TimmAbnError
 __all__ = ['set_padding_mode']
 
 
-def set_padding_mode(module: nn.Module, padding_mode: str) -> None:
-    """Let the convolutions in a module pad in another way.
+def set_padding_mode(module: nn.Module, padding_mode: str) -> int:
+    """Let the convolutions in a module pad in another way; returns how many there are.
 
     Zeros beyond the border are how convolutional networks know places (Islam, Jia, Bruce, arXiv 2001.08248). With
-    'replicate', what a network makes of a constant image is constant. Max pools, which pad with what is never the
-    maximum, stay as they are.
+    'replicate', what convolutions make of a constant image is constant. Max pools, which pad with what is never the
+    maximum, stay as they are; position embeddings, and pools that are no modules, go on to know places.
 
     Args:
         module: Its convolutions are changed.
         padding_mode: 'zeros' or 'replicate'.
 
     Raises:
-        TimmAbnError: It has convolutions that pad by a rule of their own.
+        TimmAbnError: It has layers that pad by a rule of their own.
     """
+    changed = 0
     for name, layer in module.named_modules():
-        if not isinstance(layer, nn.Conv2d) or all(length == 1 for length in layer.kernel_size):
+        if not _pads(layer):
             continue
-        pads_as_torch = (
-            type(layer).forward is nn.Conv2d.forward and type(layer)._conv_forward is nn.Conv2d._conv_forward
-        )
-        if not pads_as_torch or isinstance(layer.padding, str):
+        if not _pads_as_torch(layer) or isinstance(layer.padding, str):
             raise TimmAbnError(
-                f'padding_mode={padding_mode!r} needs convolutions that pad as torch.nn.Conv2d does, got '
+                f'padding_mode={padding_mode!r} needs layers that pad as torch.nn.Conv2d does, got '
                 f"{type(layer).__name__} at {name!r}; padding_mode='zeros' fits."
             )
-        if any(layer.padding):
-            height, width = layer.padding
-            layer.padding_mode = padding_mode  # type: ignore[assignment]
-            # what torch derives from the padding when it builds a convolution, and reads in any other mode than 'zeros'
-            layer._reversed_padding_repeated_twice = [width, width, height, height]
+        height, width = layer.padding  # type: ignore[misc]
+        layer.padding_mode = padding_mode  # type: ignore[assignment]
+        # what torch derives from the padding when it builds a convolution, and reads in any other mode than 'zeros'
+        layer._reversed_padding_repeated_twice = [width, width, height, height]  # type: ignore[assignment]
+        changed += 1
+    return changed
+
+
+def _pads(layer: Any) -> bool:
+    """Return whether a layer counts what it adds beyond the border."""
+    if isinstance(layer, nn.MaxPool2d) or (isinstance(layer, nn.AvgPool2d) and not layer.count_include_pad):
+        return False
+    kernel_size, padding = getattr(layer, 'kernel_size', None), getattr(layer, 'padding', None)
+    if kernel_size is None or padding is None or _is_all(kernel_size, 1):
+        return False
+    return not _is_all(padding, 0) or (isinstance(layer, nn.Conv2d) and not _pads_as_torch(layer))
+
+
+def _pads_as_torch(layer: nn.Module) -> bool:
+    kind = type(layer)
+    return (
+        isinstance(layer, nn.Conv2d)
+        and kind.forward is nn.Conv2d.forward
+        and kind._conv_forward is nn.Conv2d._conv_forward  # type: ignore[attr-defined]
+    )
+
+
+def _is_all(value: Any, number: int) -> bool:
+    return all(length == number for length in (value if isinstance(value, (tuple, list)) else (value,)))

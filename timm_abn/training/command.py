@@ -17,14 +17,20 @@ import yaml
 from timm.utils import ParseKwargs
 
 from ..errors import suggest
-from ..hub.published import no_weights, weights_name
+from ..hub.published import arguments_of_weights, no_weights, weights_name
 from .atomic_saver import make_saver_atomic
 from .data.celeba import BrokenImageError
 from .data.datasets import extend_timm_datasets
 from .data.loader import extend_timm_loader
 from .data.transforms import CROP_MODES, extend_timm_transforms
 from .errors import TrainingError
-from .map_settings import MAP_KEYS, add_map_arguments, hard_attention_arguments, read_map_loss
+from .map_settings import (
+    MAP_KEYS,
+    add_map_arguments,
+    hard_attention_arguments,
+    model_kwargs_flags,
+    read_map_loss,
+)
 from .mask_settings import MASK_KEYS, add_mask_arguments, read_mask_settings
 from .models import check_model
 from .precision import cpu_is_fast_in
@@ -86,7 +92,7 @@ def main(name: str, arguments: Sequence[str]) -> int:
                 config = {key: value for key, value in config.items() if key != 'amp'}
                 if is_first:
                     print(f'{_command(name)}: {_WITHOUT_AMP.format(dtype=settings.amp_dtype)}', file=sys.stderr)
-            for_timm = [*for_timm, *hard_attention_arguments(settings)]
+            for_timm = [*for_timm, *hard_attention_arguments(settings), *_arguments_of_weights(settings)]
             _check_model(settings)
             if name in ('train.py', 'validate.py'):
                 _check_multi_label(settings, scripts / name)
@@ -237,6 +243,16 @@ def _settings(own: argparse.Namespace, config: Dict[str, Any], for_timm: Sequenc
         said = getattr(own, key, None)
         setattr(settings, key, config.get(key, default) if said is None else said)
     return settings
+
+
+def _arguments_of_weights(settings: argparse.Namespace) -> List[str]:
+    """Say outright what the model has because of its weights, so that the checkpoint records it."""
+    own_weights = settings.pretrained and not settings.pretrained_path
+    found = arguments_of_weights(settings.model, own_weights)
+    if found.keys() <= settings.model_kwargs.keys():
+        return []
+    settings.model_kwargs = {**found, **settings.model_kwargs}
+    return model_kwargs_flags(settings)
 
 
 def _check_model(settings: argparse.Namespace) -> None:

@@ -89,7 +89,8 @@ class FaithfulMapLoss(AttentionBranchLoss):
     ) -> None:
         """
         Args:
-            criterion: Loss of logits and targets, of one branch.
+            criterion: Loss of logits and targets, of one branch; of several tasks one without weights of tasks, since a
+                masked image has the logits of one task alone.
             attention_loss_weight: Weight of the attention branch's loss; 1 in the paper.
             masked: Weight of the loss of the masked image.
             area: Weight of the mean of the map.

@@ -7,7 +7,15 @@ from ..networks.map_training import BACKGROUNDS
 from .errors import TrainingError
 from .loss import FaithfulMapLoss
 
-__all__ = ['MAP_KEYS', 'MapLossSettings', 'add_map_arguments', 'hard_attention_arguments', 'read_map_loss']
+__all__ = [
+    'MAP_KEYS',
+    'MapLossSettings',
+    'add_map_arguments',
+    'hard_attention_arguments',
+    'may_be_abn',
+    'model_kwargs_flags',
+    'read_map_loss',
+]
 
 MAP_LOSSES = ('masked',)
 MAP_KEYS: Dict[str, Any] = dict(map_loss=None, map_loss_weights=None, map_background=None, hard_attention=None)
@@ -57,6 +65,15 @@ def add_map_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def may_be_abn(name: str) -> bool:
+    """Return whether a model may be an Attention Branch Network; of an address that is known once it is built.
+
+    Args:
+        name: Name of the model, or its address.
+    """
+    return ':' in name or name.startswith('abn')
+
+
 def hard_attention_arguments(settings: argparse.Namespace) -> List[str]:
     """Return the flags that let timm's script build a network with the hard attention that was asked for.
 
@@ -68,12 +85,21 @@ def hard_attention_arguments(settings: argparse.Namespace) -> List[str]:
     """
     if settings.hard_attention is None:
         return []
-    if not settings.model.startswith('abn'):
+    if not may_be_abn(settings.model):
         raise TrainingError(f'--hard-attention is of Attention Branch Networks, got --model {settings.model}.')
     mechanism = settings.model_kwargs.setdefault('mechanism', 'product')
     if mechanism != 'product':
         raise TrainingError(f"--hard-attention needs mechanism='product', got {mechanism!r}: Eq. 2 hides nothing.")
     settings.model_kwargs['hard_attention'] = settings.hard_attention
+    return model_kwargs_flags(settings)
+
+
+def model_kwargs_flags(settings: argparse.Namespace) -> List[str]:
+    """Return the flags that give timm's script the arguments of the model.
+
+    Args:
+        settings: Settings of the run.
+    """
     return ['--model-kwargs', *(f'{key}={value!r}' for key, value in settings.model_kwargs.items())]
 
 
@@ -93,7 +119,7 @@ def read_map_loss(settings: argparse.Namespace) -> Optional[MapLossSettings]:
         return None
     if settings.map_loss not in MAP_LOSSES:
         raise TrainingError(f'map_loss must be one of {", ".join(MAP_LOSSES)}, got {settings.map_loss!r}.')
-    if not settings.model.startswith('abn'):
+    if not may_be_abn(settings.model):
         raise TrainingError(f'--map-loss is of Attention Branch Networks, got --model {settings.model}.')
     background = settings.map_background or 'mixed'
     if background not in BACKGROUNDS:

@@ -130,6 +130,10 @@ def _check(attention_map: torch.Tensor, masks: torch.Tensor, present: Optional[t
         raise TrainingError(f'masks must have shape ({batch_size}, {num_maps}, H, W), got {tuple(masks.shape)}.')
     if masks.dtype != torch.bool and not masks.is_floating_point():
         raise TrainingError(f'masks must be bool, or floating in [0, 1], got {masks.dtype}.')
+    # looked at on the CPU only, where it does not hold up the device; NaN, which is neither, is a mask that is missing
+    if masks.device.type == 'cpu' and ((masks < 0) | (masks > 1)).any():
+        strange = masks[(masks < 0) | (masks > 1)][0].item()
+        raise TrainingError(f'masks must be in [0, 1], got {strange:g}.')
     if present is not None and (present.shape != expected or present.dtype != torch.bool):
         raise TrainingError(
             f'present must be bool, of shape {expected}, got {present.dtype} of shape {tuple(present.shape)}.'

@@ -6,6 +6,7 @@ from typing import Any, Dict, NamedTuple, Optional
 
 from .errors import TrainingError
 from .loss import check_weight
+from .map_settings import may_be_abn
 from .mask_loss import MASK_LOSSES
 
 __all__ = ['MASK_KEYS', 'MaskSettings', 'add_mask_arguments', 'read_mask_settings']
@@ -116,7 +117,7 @@ def _check_values(found: MaskSettings) -> None:
 
 def _check_run(settings: argparse.Namespace) -> None:
     """Refuse what masks do not go with."""
-    if not settings.model.startswith('abn'):
+    if not may_be_abn(settings.model):
         raise TrainingError(f'--attention-mask-dir is of Attention Branch Networks, got --model {settings.model}.')
     map_type = settings.model_kwargs.get('attention_map', 'sigmoid')
     if map_type != 'sigmoid':

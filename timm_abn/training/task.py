@@ -87,6 +87,10 @@ def _init(self: Any, timm_init: Callable, *args: Any, **kwargs: Any) -> None:
             _train_maps(unwrap_model(model), self.criterion.weights, self.map_loss.background)
         if self.mask_settings is not None:
             _train_with_masks(self, unwrap_model(model), self.mask_settings)
+    elif self.map_loss is not None or self.mask_settings is not None:
+        raise TrainingError(
+            f'{type(unwrap_model(model)).__name__} is not an Attention Branch Network: no map to train.'
+        )
     elif self.verbose:
         _logger.info(f'{type(unwrap_model(model)).__name__} is not an Attention Branch Network: it trains as in timm.')
 
