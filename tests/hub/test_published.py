@@ -79,7 +79,7 @@ def test_a_tag_without_weights_is_taken_at_its_word():
 def test_arguments_of_weights_are_recorded_and_others_warned_of():
     name, message = (
         'abn_resnet20_cifar.fashion_mnist_faithful',
-        "trained with mechanism='product', and are loaded with ",
+        "trained with mechanism='product', hard_attention=0.3, and are loaded with ",
     )
     model = timm.create_model(name, pretrained=True)
     assert model._model_args['mechanism'] == 'product' and model._model_args['hard_attention'] == 0.3

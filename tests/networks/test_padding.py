@@ -63,18 +63,11 @@ def test_convolutions_that_pad_by_themselves_are_refused(backbone, layer):
         timm.create_model('abn', backbone=backbone, padding_mode='replicate')
 
 
-def test_a_backbone_without_such_convolutions_is_refused():
-    with pytest.raises(
-        TimmAbnError, match="padding_mode='replicate' changes nothing: no convolution before the cut at"
-    ):
-        tiny_abn('test_vit', padding_mode='replicate')
-
-
 def test_pools_that_count_zeros_are_refused():
     with pytest.raises(TimmAbnError, match="got AvgPool2d at '1'; padding_mode='zeros' fits"):
         set_padding_mode(nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.AvgPool2d(3, 1, 1)), 'replicate')
     pools = nn.Sequential(nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(3, 1, 1, count_include_pad=False), nn.AvgPool2d(2))
-    assert set_padding_mode(pools, 'replicate') == 0
+    set_padding_mode(pools, 'replicate')
 
 
 def test_other_modes_are_refused():

@@ -79,7 +79,7 @@ def test_what_the_command_line_says_goes_before_the_recipe(shown):
 
 
 def test_one_file_an_experiment():
-    newer = {'fashion_mnist_faithful'}
+    newer = {'biased_scenes', 'fashion_mnist_faithful'}
     assert len(NAMES) == 75 and {chosen(name)[0] for name in NAMES} | newer == set(recipe_names())
     for name in recipe_names():
         settings = read_settings(find_recipe(name))
@@ -117,7 +117,7 @@ def test_an_unknown_recipe_is_one_line(launch, capfd):
     assert launch('train.py', '--recipe', 'cifar1000', '--data-dir', '.') == 2
     assert 'error: --recipe cifar1000 is not known: did you mean cifar100, cifar10?' in capfd.readouterr().err
     assert launch('train.py', '--recipe', 'x', '--data-dir', '.') == 2
-    assert 'there are celeba, cifar10, cifar100, compcars_maker,' in capfd.readouterr().err
+    assert 'there are biased_scenes, celeba, cifar10, cifar100, compcars_maker,' in capfd.readouterr().err
     assert launch('train.py', '--recipe', 'svhn', '--config', 'a.yaml') == 2
     assert '--recipe svhn and --config a.yaml are both settings: pass one of them' in capfd.readouterr().err
 

@@ -133,10 +133,8 @@ class AttentionBranchNet(TimmContract):
         self.in_chans = in_chans
         self._take_features_of(parts, layout)
         self.feature_extractor = parts.feature_extractor
-        if padding_mode != 'zeros' and not set_padding_mode(self.feature_extractor, padding_mode):
-            raise TimmAbnError(
-                f'padding_mode={padding_mode!r} changes nothing: no convolution before the cut at {parts.path!r} pads.'
-            )
+        if padding_mode != 'zeros':
+            set_padding_mode(self.feature_extractor, padding_mode)
         attention_classes = num_classes or attention_classes or 1000
         branch_kwargs['padding_mode'] = padding_mode
         self.attention_branch = branch_class(stage, attention_classes, attention_map, **branch_kwargs, **dd)

@@ -9,8 +9,8 @@ from ..errors import TimmAbnError
 __all__ = ['set_padding_mode']
 
 
-def set_padding_mode(module: nn.Module, padding_mode: str) -> int:
-    """Let the convolutions in a module pad in another way; returns how many there are.
+def set_padding_mode(module: nn.Module, padding_mode: str) -> None:
+    """Let the convolutions in a module pad in another way.
 
     Zeros beyond the border are how convolutional networks know places (Islam, Jia, Bruce, arXiv 2001.08248). With
     'replicate', what convolutions make of a constant image is constant. Max pools, which pad with what is never the
@@ -23,7 +23,6 @@ def set_padding_mode(module: nn.Module, padding_mode: str) -> int:
     Raises:
         TimmAbnError: It has layers that pad by a rule of their own.
     """
-    changed = 0
     for name, layer in module.named_modules():
         if not _pads(layer):
             continue
@@ -36,8 +35,6 @@ def set_padding_mode(module: nn.Module, padding_mode: str) -> int:
         layer.padding_mode = padding_mode  # type: ignore[assignment]
         # what torch derives from the padding when it builds a convolution, and reads in any other mode than 'zeros'
         layer._reversed_padding_repeated_twice = [width, width, height, height]  # type: ignore[assignment]
-        changed += 1
-    return changed
 
 
 def _pads(layer: Any) -> bool:
