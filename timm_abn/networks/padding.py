@@ -23,6 +23,7 @@ def set_padding_mode(module: nn.Module, padding_mode: str) -> None:
     Raises:
         TimmAbnError: It has layers that pad by a rule of their own.
     """
+    layer: Any
     for name, layer in module.named_modules():
         if not _pads(layer):
             continue
@@ -31,10 +32,10 @@ def set_padding_mode(module: nn.Module, padding_mode: str) -> None:
                 f'padding_mode={padding_mode!r} needs layers that pad as torch.nn.Conv2d does, got '
                 f"{type(layer).__name__} at {name!r}; padding_mode='zeros' fits."
             )
-        height, width = layer.padding  # type: ignore[misc]
-        layer.padding_mode = padding_mode  # type: ignore[assignment]
+        height, width = layer.padding
+        layer.padding_mode = padding_mode
         # what torch derives from the padding when it builds a convolution, and reads in any other mode than 'zeros'
-        layer._reversed_padding_repeated_twice = [width, width, height, height]  # type: ignore[assignment]
+        layer._reversed_padding_repeated_twice = [width, width, height, height]
 
 
 def _pads(layer: Any) -> bool:
@@ -47,12 +48,12 @@ def _pads(layer: Any) -> bool:
     return not _is_all(padding, 0) or (isinstance(layer, nn.Conv2d) and not _pads_as_torch(layer))
 
 
-def _pads_as_torch(layer: nn.Module) -> bool:
-    kind = type(layer)
+def _pads_as_torch(layer: Any) -> bool:
+    kind: Any = type(layer)
     return (
         isinstance(layer, nn.Conv2d)
         and kind.forward is nn.Conv2d.forward
-        and kind._conv_forward is nn.Conv2d._conv_forward  # type: ignore[attr-defined]
+        and kind._conv_forward is nn.Conv2d._conv_forward
     )
 
 
