@@ -21,10 +21,9 @@ from typing import Dict, Tuple
 
 import numpy as np
 from huggingface_hub.utils import tqdm
-from make_multi_attribute_set import SIZE, background, check_packages, item, load_items, photo
+from make_multi_attribute_set import SIZE, add_arguments, background, check_packages, item, load_items, photo
 from PIL import Image
 
-from timm_abn.console.argument_types import positive, whole
 from timm_abn.staging import check_new_folder, staged_folder
 from timm_abn.training.errors import TrainingError
 
@@ -104,13 +103,7 @@ def scene(random: np.random.Generator, pixels: np.ndarray, pictures: np.ndarray)
 def parse_args() -> argparse.Namespace:
     """Return the arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--data-dir', type=Path, default=Path('data'), help='folder that holds FashionMNIST/raw')
-    parser.add_argument('--download', action='store_true', help='download Fashion-MNIST into it')
-    parser.add_argument('--out', type=Path, default=Path('data/biased'), help='default: %(default)s')
-    parser.add_argument('--train', type=positive, default=8_000, help='training scenes (default: %(default)s)')
-    parser.add_argument('--val', type=positive, default=800, help='validation scenes (default: %(default)s)')
-    parser.add_argument('--test', type=positive, default=3_200, help='test scenes (default: %(default)s)')
-    parser.add_argument('--seed', type=whole, default=0)
+    add_arguments(parser, 'data/biased', train=8_000, val=800, test=3_200)
     return parser.parse_args()
 
 

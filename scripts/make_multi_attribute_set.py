@@ -165,14 +165,19 @@ def item(
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser, 'data/multi_attribute', train=20_000, val=1_000, test=2_000)
+    return parser.parse_args()
+
+
+def add_arguments(parser: argparse.ArgumentParser, out: str, train: int, val: int, test: int) -> None:
+    """Add what says of what scenes are made, how many, and where they go."""
     parser.add_argument('--data-dir', type=Path, default=Path('data'), help='folder that holds FashionMNIST/raw')
     parser.add_argument('--download', action='store_true', help='download Fashion-MNIST into it')
-    parser.add_argument('--out', type=Path, default=Path('data/multi_attribute'), help='default: %(default)s')
-    parser.add_argument('--train', type=positive, default=20_000, help='training scenes (default: %(default)s)')
-    parser.add_argument('--val', type=positive, default=1_000, help='validation scenes (default: %(default)s)')
-    parser.add_argument('--test', type=positive, default=2_000, help='test scenes (default: %(default)s)')
+    parser.add_argument('--out', type=Path, default=Path(out), help='default: %(default)s')
+    parser.add_argument('--train', type=positive, default=train, help='training scenes (default: %(default)s)')
+    parser.add_argument('--val', type=positive, default=val, help='validation scenes (default: %(default)s)')
+    parser.add_argument('--test', type=positive, default=test, help='test scenes (default: %(default)s)')
     parser.add_argument('--seed', type=whole, default=0)
-    return parser.parse_args()
 
 
 if __name__ == '__main__':
