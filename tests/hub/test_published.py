@@ -5,17 +5,14 @@ from pathlib import Path
 
 import pytest
 import timm
-import torch
 
-import timm_abn
+import timm_abn  # noqa: F401  registers the models
 from timm_abn.hub.config import HubError
 from timm_abn.hub.published import (
-    DEFAULT_WEIGHTS,
     ORGANISATION_VARIABLE,
     PUBLISHED,
     RECIPES,
     is_own_repository,
-    weights_name,
     with_hub_ids,
 )
 from timm_abn.models.authors_checkpoints import _CANDIDATES
@@ -31,7 +28,7 @@ RECIPES_OF = {
 OWN_MODULES = ('abn_models', 'cam_models', 'cifar_backbones', 'cifar_densenet', 'cifar_wide_resnet')
 
 
-@pytest.mark.parametrize('name', sorted({*timm.list_models(module=list(OWN_MODULES))} - {*DEFAULT_WEIGHTS}))
+@pytest.mark.parametrize('name', timm.list_models(module=list(OWN_MODULES)))
 def test_every_name_without_weights_says_how_to_get_some(name):
     with pytest.raises(HubError) as error:
         timm.create_model(name, pretrained=True)
@@ -54,26 +51,6 @@ def test_only_weights_that_exist_are_promised():
     assert promised == {*shipped, *PUBLISHED}
     for name in shipped:
         assert timm.create_model(name, pretrained=True).num_classes == 10
-
-
-def test_weights_without_a_tag_are_those_of_the_default(monkeypatch):
-    images = torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-    for name, tag in DEFAULT_WEIGHTS.items():
-        assert weights_name(name) == f'{name}.{tag}' and weights_name(f'{name}.other') == f'{name}.other'
-        assert weights_name('abn_resnet50') == 'abn_resnet50'
-        tagged = timm.create_model(f'{name}.{tag}', pretrained=True).eval()
-        for model in (timm.create_model(name, pretrained=True).eval(), timm_abn.load_model(name)):
-            assert model.config == tagged.config and model.pretrained_cfg['tag'] == tag
-            assert torch.equal(model(images), tagged(images))
-        # without weights, and with an organisation that has some, a name is what it was
-        assert timm.create_model(name).num_classes == 100
-        monkeypatch.setenv(ORGANISATION_VARIABLE, 'lab')
-        assert weights_name(name) == name
-
-
-def test_a_tag_without_weights_is_taken_at_its_word():
-    with pytest.raises(HubError, match='no weights are published for abn_resnet20_cifar: take abn_resnet20_cifar.fash'):
-        timm.create_model('abn_resnet20_cifar.untrained', pretrained=True)
 
 
 def test_arguments_of_weights_are_recorded_and_others_warned_of():

@@ -55,12 +55,10 @@ def test_bare_weights(tmp_path, as_text):
 @pytest.mark.parametrize(
     ('trained_as', 'settings', 'mechanism', 'hard_attention'),
     [
-        ('', dict(pretrained=True), 'product', 0.3),
-        ('', dict(pretrained=False), 'residual', 1.0),
-        ('', dict(pretrained=True, pretrained_path='mine.pth'), 'residual', 1.0),
-        ('.fashion_mnist_faithful', dict(pretrained=True), 'product', 0.3),
+        ('', {}, 'residual', 1.0),
+        ('.fashion_mnist_faithful', {}, 'product', 0.3),
         ('.fashion_mnist_faithful', dict(model_kwargs=dict(hard_attention=1.0)), 'product', 1.0),
-        ('.fashion_mnist', dict(pretrained=True), 'residual', 1.0),
+        ('.fashion_mnist', {}, 'residual', 1.0),
     ],
 )
 def test_a_checkpoint_knows_its_network_whatever_name_it_is_loaded_under(

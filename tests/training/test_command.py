@@ -439,10 +439,8 @@ def test_onnx_export_of_timm(launch, small_abn, tmp_path, dynamo):
 
 def test_what_weights_bring_along_is_recorded(shown):
     """A checkpoint then says it, whatever name it is loaded under."""
-    for flags in (
-        ['--model', 'abn_resnet20_cifar', '--pretrained'],
-        ['--model', 'abn_resnet20_cifar.fashion_mnist_faithful'],
-    ):
+    name = 'abn_resnet20_cifar.fashion_mnist_faithful'
+    for flags in (['--model', name, '--pretrained'], ['--model', name]):
         arguments, _, _ = shown(*flags)
         assert arguments[arguments.index('--model-kwargs') + 1 :] == ["mechanism='product'", 'hard_attention=0.3']
         arguments, _, _ = shown(*flags, '--model-kwargs', 'hard_attention=0.5')
@@ -462,8 +460,8 @@ def test_what_weights_bring_along_is_recorded(shown):
         ),
         (
             'onnx_export.py',
-            ['-m', 'abn_resnet32_cifar'],
-            'no weights are published for abn_resnet32_cifar: ... Or pass --check',
+            ['-m', 'abn_resnet20_cifar'],
+            'no weights are published for abn_resnet20_cifar: ... Or pass --check',
         ),
         ('inference.py', ['--model', 'abn_resnet50.x'], 'Invalid pretrained tag (x) for abn_resnet50'),
         (

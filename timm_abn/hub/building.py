@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..timm_private import load_model_config_from_path, resolve_pretrained_cfg
 from .config import HubError, check_entries, read_config
 from .download import CONFIG_NAME, fetch_file, find_weights, one_line_errors, read_header
-from .published import DEFAULT_WEIGHTS, ORGANISATION_VARIABLE, is_own_repository, no_weights
+from .published import ORGANISATION_VARIABLE, is_own_repository, no_weights
 from .state_dicts import check_state_dict
 
 __all__ = [
@@ -74,9 +74,7 @@ def _resolve_arguments(
     if not isinstance(pretrained_cfg, dict) or pretrained_cfg.get('source') not in ('hf-hub', 'local-dir'):
         cfg = resolve_pretrained_cfg(variant, pretrained_cfg, overlay)
         if pretrained and not cfg.has_weights and not cfg.state_dict:
-            if variant not in DEFAULT_WEIGHTS or isinstance(pretrained_cfg, str):  # a tag that was asked for
-                raise HubError(no_weights(variant))
-            cfg = resolve_pretrained_cfg(variant, DEFAULT_WEIGHTS[variant], overlay)
+            raise HubError(no_weights(variant))
         if not pretrained or cfg.file or cfg.state_dict or not is_own_repository(cfg.hf_hub_id):
             return dict(kwargs, pretrained_cfg=cfg.to_dict(), pretrained_model_args=model_args)
         hub_id, cache_dir = str(cfg.hf_hub_id), kwargs.get('cache_dir')

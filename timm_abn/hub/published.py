@@ -9,14 +9,11 @@ from timm.models import PretrainedCfg
 
 __all__ = [
     'ARGUMENTS_OF_WEIGHTS',
-    'DEFAULT_WEIGHTS',
     'HUB_ORGANISATION',
     'ORGANISATION_VARIABLE',
     'PUBLISHED',
-    'arguments_of_weights',
     'is_own_repository',
     'no_weights',
-    'weights_name',
     'with_hub_ids',
 ]
 
@@ -25,9 +22,6 @@ HUB_ORGANISATION = 'timm-abn'
 
 # names whose weights are there: only these are promised
 PUBLISHED: FrozenSet[str] = frozenset()
-
-# names of models of which ``pretrained=True`` loads weights without a tag -> the tag of these
-DEFAULT_WEIGHTS = {'abn_resnet20_cifar': 'fashion_mnist_faithful'}
 
 # names with the tag of weights -> arguments that they were trained with, where those of the name are others
 ARGUMENTS_OF_WEIGHTS: Dict[str, Dict[str, Any]] = {
@@ -62,27 +56,6 @@ def with_hub_ids(cfgs: Mapping[str, Dict[str, Any]]) -> Dict[str, Union[Dict[str
         key: dict(cfg, hf_hub_id=f'{_organisation()}/{asked_for[key]}') if key in asked_for else cfg
         for key, cfg in cfgs.items()
     }
-
-
-def weights_name(name: str) -> str:
-    """Return the name, with its tag, whose weights a model gets: its own, unless those of another tag are the default.
-
-    Args:
-        name: Name of a model, with or without a tag.
-    """
-    if name not in DEFAULT_WEIGHTS or os.environ.get(ORGANISATION_VARIABLE):
-        return name
-    return f'{name}.{DEFAULT_WEIGHTS[name]}'
-
-
-def arguments_of_weights(name: str, own_weights: bool) -> Dict[str, Any]:
-    """Return the arguments that a network has because of the tag of its weights.
-
-    Args:
-        name: Name of the model, with or without a tag.
-        own_weights: Whether the weights of the name are loaded, and not others, or none.
-    """
-    return dict(ARGUMENTS_OF_WEIGHTS.get(weights_name(name) if own_weights else name, {}))
 
 
 def is_own_repository(hub_id: Optional[str]) -> bool:

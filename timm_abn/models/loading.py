@@ -7,7 +7,7 @@ import timm
 import torch.nn as nn
 
 from ..errors import suggest
-from ..hub.published import no_weights, weights_name
+from ..hub.published import no_weights
 from ..hub.state_dicts import CheckpointError, check_state_dict
 from ..networks.class_activation_mapping import ClassActivationMapping
 from ..networks.mechanism import with_gate_of
@@ -124,7 +124,7 @@ def _check_tag(name: str) -> None:
 
 
 def _check_has_weights(name: str, num_classes: Optional[int]) -> None:
-    cfg = timm.get_pretrained_cfg(weights_name(name))
+    cfg = timm.get_pretrained_cfg(name)
     if cfg is None or not cfg.has_weights:
         if name.split('.')[0] not in model_names():
             raise ModelError(f'{name} has no pretrained weights; pass some as checkpoint (--checkpoint FILE).')

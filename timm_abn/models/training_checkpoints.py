@@ -12,7 +12,7 @@ from timm.models import clean_state_dict, is_model_in_modules
 
 from ..errors import one_line
 from ..hub.config import check_entries
-from ..hub.published import ARGUMENTS_OF_WEIGHTS, arguments_of_weights
+from ..hub.published import ARGUMENTS_OF_WEIGHTS
 from ..hub.state_dicts import CheckpointError
 from ..networks.mechanism import gate_of
 from ..timm_private import torch_load
@@ -121,7 +121,7 @@ def model_arguments(
 
 
 def _arguments_of_weights(settings: Mapping[str, Any]) -> Dict[str, Any]:
-    """Return the arguments that a network had by its name, or by the weights that it began with.
+    """Return the arguments that a network had by its name, whose tag may bring some along.
 
     They are said outright where weights have arguments of their own, so that it does not matter under which of these
     names a checkpoint is loaded.
@@ -129,8 +129,7 @@ def _arguments_of_weights(settings: Mapping[str, Any]) -> Dict[str, Any]:
     name = settings.get('model')
     if not isinstance(name, str) or name.split('.')[0] not in {tagged.split('.')[0] for tagged in ARGUMENTS_OF_WEIGHTS}:
         return {}
-    own_weights = bool(settings.get('pretrained')) and not settings.get('pretrained_path')
-    return {**_OF_PLAIN_NAMES, **arguments_of_weights(name, own_weights)}
+    return {**_OF_PLAIN_NAMES, **ARGUMENTS_OF_WEIGHTS.get(name, {})}
 
 
 def data_config_of(settings: Mapping[str, Any], model: torch.nn.Module, path: Path) -> Dict[str, Any]:

@@ -17,7 +17,7 @@ import yaml
 from timm.utils import ParseKwargs
 
 from ..errors import suggest
-from ..hub.published import arguments_of_weights, no_weights, weights_name
+from ..hub.published import ARGUMENTS_OF_WEIGHTS, no_weights
 from .atomic_saver import make_saver_atomic
 from .data.celeba import BrokenImageError
 from .data.datasets import extend_timm_datasets
@@ -247,8 +247,7 @@ def _settings(own: argparse.Namespace, config: Dict[str, Any], for_timm: Sequenc
 
 def _arguments_of_weights(settings: argparse.Namespace) -> List[str]:
     """Say outright what the model has because of its weights, so that the checkpoint records it."""
-    own_weights = settings.pretrained and not settings.pretrained_path
-    found = arguments_of_weights(settings.model, own_weights)
+    found = ARGUMENTS_OF_WEIGHTS.get(settings.model, {})
     if found.keys() <= settings.model_kwargs.keys():
         return []
     settings.model_kwargs = {**found, **settings.model_kwargs}
@@ -329,7 +328,7 @@ def _check_weights(name: str, settings: argparse.Namespace) -> None:
     if not wanted or settings.pretrained_path or not timm.is_model(settings.model.split('.')[0]):
         return
     try:
-        cfg = timm.get_pretrained_cfg(weights_name(settings.model))
+        cfg = timm.get_pretrained_cfg(settings.model)
     except RuntimeError as error:  # no such tag
         raise TrainingError(str(error)) from error
     if cfg is None or not cfg.has_weights:
