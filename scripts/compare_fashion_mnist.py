@@ -12,6 +12,7 @@ import argparse
 import csv
 import dataclasses
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -108,7 +109,8 @@ def begin(args: argparse.Namespace, contestant: Contestant, seed: int) -> subpro
 
 
 def experiment(contestant: Contestant, seed: int) -> str:
-    return f'{contestant.title.lower().replace(", ", "-")}-seed{seed}'
+    words = re.sub('[^a-z0-9]+', '-', contestant.title.lower()).strip('-')
+    return f'{words}-seed{seed}'
 
 
 def last_row(args: argparse.Namespace, contestant: Contestant, seed: int) -> Optional[Dict[str, str]]:

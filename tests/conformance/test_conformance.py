@@ -33,6 +33,7 @@ def test_small_models_pass():
         'resnet20_cifar',
         'abn_resnet20_cifar',
         'abn_resnet20_cifar.fashion_mnist',
+        'abn_resnet20_cifar.fashion_mnist_faithful',
         'abn_resnet20_cifar.untrained',
     }
     # what timm's lists say of a backbone holds for the ABN over it

@@ -116,6 +116,6 @@ def test_comparison_of_human_masks(make, tmp_path):
     assert output.count('begins') == 8
     lines = [line.strip('| ').split(' | ') for line in (out / 'table.md').read_text().splitlines()[2:]]
     assert [line[0] for line in lines] == ['ABN, no masks', 'ABN, masks of 1 %', 'ABN, masks of 10 %', 'backbone']
-    logs = [(out / f'abn-masks of {share} %-seed0.log').read_text() for share in (1, 10)]
+    logs = [(out / f'abn-masks-of-{share}-seed0.log').read_text() for share in (1, 10)]
     assert all(f'masks: {count} of 80 training images' in log for count, log in zip((1, 8), logs))
     assert finish(start(*command)).count('begins') == 0
