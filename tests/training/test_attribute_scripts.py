@@ -3,7 +3,6 @@
 import argparse
 import csv
 import filecmp
-import importlib.util
 import json
 import re
 import shutil
@@ -15,21 +14,14 @@ import timm
 import torch
 import yaml
 from celeba_files import ATTRIBUTES
+from own_scripts import load_script
 from PIL import Image
 from tiers import fast_and_slow
-from timm_scripts import ROOT
 from torch.utils.data import TensorDataset
 
 from timm_abn.models.training_checkpoints import read_checkpoint, training_settings
 from timm_abn.training.data.celeba import CelebA
 from timm_abn.training.packed_targets import unpack_target
-
-
-def script(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / 'scripts' / f'{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -45,7 +37,7 @@ def run(monkeypatch):
 def make(monkeypatch, run, few_images):
     """Make scenes of few items, which are squares on noise."""
     pytest.importorskip('skimage', reason='the scenes lie on photos of scikit-image')
-    maker = script('make_multi_attribute_set')
+    maker = load_script('make_multi_attribute_set')
     splits = {name: (part, train, slice(None), photos) for name, (part, train, _, photos) in maker.SPLITS.items()}
     monkeypatch.setattr(maker, 'SPLITS', splits)
 
@@ -87,7 +79,7 @@ def test_folder_with_something_in_it_is_left_alone(make, tmp_path, capfd):
 
 
 def test_packages_of_the_extra_that_are_missing(run, tmp_path, monkeypatch, capfd):
-    maker = script('make_multi_attribute_set')
+    maker = load_script('make_multi_attribute_set')
     monkeypatch.setattr(maker.importlib.util, 'find_spec', lambda name: None)
     assert run(maker, '--out', tmp_path / 'scenes') == 2
     assert capfd.readouterr().err == (
@@ -128,7 +120,7 @@ def test_scenes_that_cannot_be_made(make, run_and_read_error, few_images, tmp_pa
     (tmp_path / 'file').touch()
     flags = [flag.replace('FILE', str(tmp_path / 'file')) for flag in flags]
     arguments = ['--data-dir', few_images, '--out', tmp_path / 'scenes', *flags]
-    assert message in run_and_read_error(script('make_multi_attribute_set'), *arguments)
+    assert message in run_and_read_error(load_script('make_multi_attribute_set'), *arguments)
     assert not (tmp_path / 'scenes').exists()
 
 
@@ -141,7 +133,7 @@ def test_damaged_fashion_mnist(make, run_and_read_error, few_images, tmp_path, n
     if size is not None:
         path.write_bytes(content[: min(size, len(content) - 1)])
     arguments = ['--data-dir', few_images, '--out', tmp_path / 'scenes']
-    line = run_and_read_error(script('make_multi_attribute_set'), *arguments)
+    line = run_and_read_error(load_script('make_multi_attribute_set'), *arguments)
     assert f'{path.parent} must hold Fashion-MNIST: ' in line and line.endswith('and pass --download')
     assert not (tmp_path / 'scenes').exists()
 
@@ -174,13 +166,13 @@ def test_training_that_cannot_be(run_and_read_error, scenes, tmp_path, flags, me
     (tmp_path / 'file').touch()
     flags = [flag.replace('FILE', str(tmp_path / 'file')) for flag in flags]
     arguments = ['--model', 'baseline', '--data-dir', scenes, '--out', tmp_path / 'out', *flags]
-    assert message in run_and_read_error(script('train_multi_attribute'), *arguments)
+    assert message in run_and_read_error(load_script('train_multi_attribute'), *arguments)
     assert not (tmp_path / 'out').exists()
 
 
 def test_segmentation_that_is_missing_or_broken(run_and_read_error, scenes, tmp_path):
     arguments = ['--model', 'baseline', '--data-dir', scenes, '--out', tmp_path / 'out', '--batch-size', 1]
-    trainer = script('train_multi_attribute')
+    trainer = load_script('train_multi_attribute')
     path = scenes / 'segmentation' / '2.png'
     Image.new('RGB', (64, 64)).save(path)
     assert f'{path} must be grey, of 64x64 pixels, got (64, 64, 3)' in run_and_read_error(trainer, *arguments)
@@ -191,7 +183,7 @@ def test_segmentation_that_is_missing_or_broken(run_and_read_error, scenes, tmp_
 
 
 def test_picture_without_matplotlib(run_and_read_error, scenes, tmp_path, monkeypatch):
-    trainer = script('train_multi_attribute')
+    trainer = load_script('train_multi_attribute')
     monkeypatch.setattr(trainer.importlib.util, 'find_spec', lambda name: None)
     line = run_and_read_error(trainer, '--data-dir', scenes, '--out', tmp_path / 'out')
     assert line.endswith("needs matplotlib: pip install '.[scenes,plot]'")
@@ -201,7 +193,7 @@ def test_picture_without_matplotlib(run_and_read_error, scenes, tmp_path, monkey
 def test_training_on_scenes(make, run, tmp_path, model):
     make(tmp_path / 'scenes')
     flags = ['--epochs', 2, '--batch-size', 2, '--out', tmp_path / 'out', '--model', model]
-    assert run(script('train_multi_attribute'), '--data-dir', tmp_path / 'scenes', *flags) == 0
+    assert run(load_script('train_multi_attribute'), '--data-dir', tmp_path / 'scenes', *flags) == 0
     folder = tmp_path / 'out' / f'{model}-seed0'
     metrics = json.loads((folder / 'metrics.json').read_text())
     pointing = [name for name in metrics if name.startswith('pointing')]
@@ -216,7 +208,7 @@ def test_training_on_scenes(make, run, tmp_path, model):
 
 
 def test_scenes_carry_masks_of_their_attributes():
-    trainer = script('train_multi_attribute')
+    trainer = load_script('train_multi_attribute')
     segmentation = torch.zeros(64, 64, dtype=torch.uint8)
     segmentation[:8, :8], segmentation[40:, 40:] = 1, 3
     target = torch.tensor([1.0, 0.0, 1.0])
@@ -230,7 +222,7 @@ def test_scenes_carry_masks_of_their_attributes():
 
 
 def test_masks_are_mirrored_with_their_scenes_and_a_share_of_them_is_used(make, tmp_path):
-    trainer = script('train_multi_attribute')
+    trainer = load_script('train_multi_attribute')
     make(tmp_path / 'scenes')
     data, _ = trainer.load(tmp_path / 'scenes', 'train')
     shares = {
@@ -250,7 +242,7 @@ def test_masks_are_mirrored_with_their_scenes_and_a_share_of_them_is_used(make, 
 
 def test_training_goes_on_from_another_run(make, run, run_and_read_error, tmp_path):
     make(tmp_path / 'scenes')
-    trainer, out = script('train_multi_attribute'), tmp_path / 'out'
+    trainer, out = load_script('train_multi_attribute'), tmp_path / 'out'
     flags = ['--data-dir', tmp_path / 'scenes', '--epochs', 1, '--batch-size', 4, '--lr', 1e-12, '--weight-decay', 0]
     assert run(trainer, *flags, '--model', 'baseline', '--out', out) == 0
     first = out / 'baseline-seed0' / 'last.pth.tar'
@@ -267,7 +259,7 @@ def test_pointing_game_by_hand():
     targets = torch.tensor([[1.0, 1.0], [0.0, 1.0]])
     maps = torch.zeros(2, 2, 4, 4)
     maps[0, 0, 0, 0] = maps[0, 1, 0, 3] = maps[1, 1, 3, 1] = 1  # on its object, on nothing, on its object
-    results = script('train_multi_attribute').pointing({'maps': maps}, targets, segmentation)
+    results = load_script('train_multi_attribute').pointing({'maps': maps}, targets, segmentation)
     assert results == pytest.approx({'pointing, chance': 100 * (1 / 4 + 1 / 16 + 1 / 2) / 3, 'pointing, maps': 200 / 3})
 
 
@@ -292,7 +284,7 @@ def runs(tmp_path):
 
 def test_table_of_attributes(runs, run, celeba, tmp_path, capfd):
     flags = ['--data-dir', celeba, '--split', 'train', '--out', tmp_path / 'table.csv', '--workers', 0]
-    assert run(script('compare_attributes'), *runs, *flags, '--device', 'cpu') == 0
+    assert run(load_script('compare_attributes'), *runs, *flags, '--device', 'cpu') == 0
     rows = list(csv.DictReader((tmp_path / 'table.csv').open()))
     assert [row['attribute'] for row in rows] == ATTRIBUTES
     output = capfd.readouterr().out
@@ -306,7 +298,7 @@ def test_table_of_attributes(runs, run, celeba, tmp_path, capfd):
 
 
 def test_winners_by_hand():
-    rows = script('compare_attributes').table(
+    rows = load_script('compare_attributes').table(
         ['a', 'b', 'c'], torch.tensor([90.0, 80.0, 70]), torch.tensor([89.0, 80, 71])
     )
     assert [row['winner'] for row in rows] == ['abn', 'tie', 'baseline']
@@ -365,7 +357,7 @@ def test_winners_by_hand():
 def test_runs_that_cannot_be_compared(runs, run_and_read_error, celeba, tmp_path, harm, message):
     harm(runs)
     arguments = [*runs, '--data-dir', celeba, '--out', tmp_path / 'table.csv']
-    assert re.search(message, run_and_read_error(script('compare_attributes'), *arguments))
+    assert re.search(message, run_and_read_error(load_script('compare_attributes'), *arguments))
     assert not (tmp_path / 'table.csv').exists()
 
 
@@ -383,5 +375,5 @@ def test_flags_of_the_table(runs, run_and_read_error, celeba, tmp_path, flags, m
     (tmp_path / 'file').touch()
     flags = [flag.replace('FOLDER', str(tmp_path)) for flag in flags]
     arguments = [*runs, '--data-dir', celeba, '--out', tmp_path / 'table.csv', *flags]
-    assert message in run_and_read_error(script('compare_attributes'), *arguments)
+    assert message in run_and_read_error(load_script('compare_attributes'), *arguments)
     assert not (tmp_path / 'table.csv').exists()

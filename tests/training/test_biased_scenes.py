@@ -1,35 +1,21 @@
 """Scenes whose background betrays the label in training, and what the comparison on them says."""
 
 import filecmp
-import importlib.util
 import sys
 from collections import Counter
 
 import numpy as np
 import pytest
+from own_scripts import load_script
 from PIL import Image
 from timm_scripts import ROOT, STAND_IN, finish, start
 
 
 @pytest.fixture
-def script(monkeypatch):
-    """Load a script of the folder; they import each other."""
-    monkeypatch.syspath_prepend(str(ROOT / 'scripts'))
-
-    def script(name):
-        spec = importlib.util.spec_from_file_location(name, ROOT / 'scripts' / f'{name}.py')
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    return script
-
-
-@pytest.fixture
-def make(script, monkeypatch, few_images):
+def make(monkeypatch, few_images):
     """Make scenes of few items, which are squares of noise."""
     pytest.importorskip('skimage', reason='the scenes lie on photos of scikit-image')
-    maker = script('make_biased_set')
+    maker = load_script('make_biased_set')
     monkeypatch.setattr(
         maker, 'SPLITS', {name: (n, train, slice(None)) for name, (n, train, _) in maker.SPLITS.items()}
     )
@@ -48,8 +34,8 @@ def groups(folder):
     return Counter((path.parent.name, path.name.rpartition('_')[0]) for path in folder.glob('*/*.png'))
 
 
-def test_the_background_betrays_the_label_in_training_alone(script):
-    maker = script('make_biased_set')
+def test_the_background_betrays_the_label_in_training_alone():
+    maker = load_script('make_biased_set')
     draws = [maker.group(index, True, np.random.default_rng((7, index))) for index in range(4000)]
     own = np.mean([label == place for label, place in draws])
     assert 0.88 < own < 0.92
@@ -87,8 +73,8 @@ def test_a_folder_with_something_in_it_is_left_alone(make, tmp_path, capfd):
     assert 'is not empty; choose a new folder' in capfd.readouterr().err
 
 
-def test_the_worst_group_by_hand(script):
-    compare = script('compare_human_masks')
+def test_the_worst_group_by_hand():
+    compare = load_script('compare_human_masks')
     right = {('a on x', 0): [1, 1], ('a on y', 0): [1, 0], ('a on x', 1): [1, 1], ('a on y', 1): [0, 0]}
     rows = [
         dict(seed=seed, image=f'{group}{number}', group=group, accuracy=value, energy=0.5, pointing=float('nan'))

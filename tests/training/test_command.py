@@ -437,19 +437,6 @@ def test_onnx_export_of_timm(launch, small_abn, tmp_path, dynamo):
     torch.testing.assert_close(torch.from_numpy(logits), model(images), rtol=0, atol=1e-4)
 
 
-def test_what_weights_bring_along_is_recorded(shown):
-    """A checkpoint then says it, whatever name it is loaded under."""
-    name = 'abn_resnet20_cifar.fashion_mnist_faithful'
-    for flags in (['--model', name, '--pretrained'], ['--model', name]):
-        arguments, _, _ = shown(*flags)
-        assert arguments[arguments.index('--model-kwargs') + 1 :] == ["mechanism='product'", 'hard_attention=0.3']
-        arguments, _, _ = shown(*flags, '--model-kwargs', 'hard_attention=0.5')
-        last = len(arguments) - arguments[::-1].index('--model-kwargs')
-        assert sorted(arguments[last:]) == ['hard_attention=0.5', "mechanism='product'"]
-    for flags in (['--model', 'abn_resnet20_cifar'], ['--model', 'abn_resnet20_cifar.fashion_mnist', '--pretrained']):
-        assert '--model-kwargs' not in shown(*flags)[0]
-
-
 @pytest.mark.parametrize(
     'script, arguments, message',
     [

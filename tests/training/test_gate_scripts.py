@@ -1,32 +1,24 @@
 """The scripts that gates are chosen by: what maps change in untrained networks, and in small ones that are trained."""
 
-import importlib.util
 import json
 import sys
 
 import pytest
 import torch
+from own_scripts import load_script
 from timm_scripts import ROOT
 
 from timm_abn.errors import TimmAbnError
 
 
-def load(name, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / 'scripts'))  # scripts import each other by name
-    spec = importlib.util.spec_from_file_location(name, ROOT / 'scripts' / f'{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def measuring():
+    return load_script('measure_gates')
 
 
 @pytest.fixture
-def measuring(monkeypatch):
-    return load('measure_gates', monkeypatch)
-
-
-@pytest.fixture
-def comparing(monkeypatch):
-    return load('compare_gates', monkeypatch)
+def comparing():
+    return load_script('compare_gates')
 
 
 def test_interval_of_a_share(measuring):

@@ -98,3 +98,16 @@ def test_what_is_refused(said, message):
         hard_attention_arguments(found)
         read_map_loss(found)
     assert message in str(raised.value) and '\n' not in str(raised.value)
+
+
+def test_what_weights_bring_along_is_recorded(shown):
+    """A checkpoint then says it, whatever name it is loaded under."""
+    name = 'abn_resnet20_cifar.fashion_mnist_faithful'
+    for flags in (['--model', name, '--pretrained'], ['--model', name]):
+        arguments, _, _ = shown(*flags)
+        assert arguments[arguments.index('--model-kwargs') + 1 :] == ["mechanism='product'", 'hard_attention=0.3']
+        arguments, _, _ = shown(*flags, '--model-kwargs', 'hard_attention=0.5')
+        last = len(arguments) - arguments[::-1].index('--model-kwargs')
+        assert sorted(arguments[last:]) == ['hard_attention=0.5', "mechanism='product'"]
+    for flags in (['--model', 'abn_resnet20_cifar'], ['--model', 'abn_resnet20_cifar.fashion_mnist', '--pretrained']):
+        assert '--model-kwargs' not in shown(*flags)[0]

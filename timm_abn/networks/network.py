@@ -204,15 +204,13 @@ class AttentionBranchNet(TimmContract):
         background: str,
     ) -> Tuple[torch.Tensor, Optional[torch.Tensor]]:
         """Return logits of images seen through their maps; of several tasks those of one an image, and which it is."""
-        if maps.shape[1] == 1:
-            masked = mask_images(images, maps, background)
-            features = self.feature_extractor(masked)
-            attention_map = self.attention_branch.attention_map(self._class_features(features, masked))
-            return self._perceive(features, attention_map), None
-        tasks = torch.randint(maps.shape[1], (len(maps),), device=maps.device)
-        masked = mask_images(images, of_tasks(maps, tasks), background)
+        tasks = torch.randint(maps.shape[1], (len(maps),), device=maps.device) if maps.shape[1] > 1 else None
+        masked = mask_images(images, maps if tasks is None else of_tasks(maps, tasks), background)
         features = self.feature_extractor(masked)
-        attention_map = of_tasks(self.attention_branch.attention_map(self._class_features(features, masked)), tasks)
+        attention_map = self.attention_branch.attention_map(self._class_features(features, masked))
+        if tasks is None:
+            return self._perceive(features, attention_map), None
+        attention_map = of_tasks(attention_map, tasks)
         outputs = self.perceive(
             self.mechanism(features, attention_map), self.mechanism.attention_bias(features, attention_map)
         )
