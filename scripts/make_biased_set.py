@@ -21,10 +21,10 @@ from typing import Dict, Tuple
 
 import numpy as np
 from huggingface_hub.utils import tqdm
-from make_multi_attribute_set import SIZE, add_arguments, background, check_packages, item, load_items, photo
+from make_multi_attribute_set import SIZE, add_arguments, background, item, photo, prepare
 from PIL import Image
 
-from timm_abn.staging import check_new_folder, staged_folder
+from timm_abn.staging import staged_folder
 from timm_abn.training.errors import TrainingError
 
 # class of Fashion-MNIST -> the photo that betrays it, of scikit-image
@@ -42,9 +42,7 @@ def main() -> int:
     """Make the folder; returns the exit code."""
     args = parse_args()
     try:
-        check_packages()
-        check_new_folder(args.out)
-        items = {train: load_items(args.data_dir, train, args.download) for train in (True, False)}
+        items = prepare(args)
     except (OSError, TrainingError) as error:
         print(f'{Path(__file__).name}: error: {error}', file=sys.stderr)
         return 2

@@ -50,9 +50,7 @@ def main() -> int:
     """Make the folder; returns the exit code."""
     args = parse_args()
     try:
-        check_packages()
-        check_new_folder(args.out)
-        items = {train: load_items(args.data_dir, train, args.download) for train in (True, False)}
+        items = prepare(args)
     except (OSError, TrainingError) as error:
         print(f'{Path(__file__).name}: error: {error}', file=sys.stderr)
         return 2
@@ -79,6 +77,18 @@ def main() -> int:
         (folder / 'list_eval_partition.txt').write_text(''.join(f'{file} {part}\n' for file, part, _ in rows))
     print(f'{len(rows)} scenes are in {args.out}')
     return 0
+
+
+def prepare(args: argparse.Namespace) -> Dict[bool, FashionMNIST]:
+    """Return the training items, by True, and the test items, once it is sure that scenes can be made of them.
+
+    Raises:
+        OSError: The folder of the scenes cannot be made.
+        TrainingError: A package is missing, or there are no items.
+    """
+    check_packages()
+    check_new_folder(args.out)
+    return {train: load_items(args.data_dir, train, args.download) for train in (True, False)}
 
 
 def check_packages() -> None:

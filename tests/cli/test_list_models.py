@@ -1,6 +1,5 @@
 """timm-abn list, and the file that it reads in the place of building the models."""
 
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from own_scripts import load_script
 
 from timm_abn.cli import main
 from timm_abn.cli.list_models import FACTS, summarize
@@ -31,10 +31,7 @@ QUICK = (
 
 
 def listed_facts(name):
-    spec = importlib.util.spec_from_file_location('make_model_facts', ROOT / 'scripts' / 'make_model_facts.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.listed_facts(name)
+    return load_script('make_model_facts').listed_facts(name)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
 """MODEL_CARDS.md says what the models say: figures are generated, never typed."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 import timm
+from own_scripts import load_script
 from tiers import fast_and_slow
 
 import timm_abn  # noqa: F401  registers the models
@@ -15,10 +15,7 @@ CARDS = ROOT / 'MODEL_CARDS.md'
 
 
 def generator():
-    spec = importlib.util.spec_from_file_location('make_model_cards', ROOT / 'scripts' / 'make_model_cards.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script('make_model_cards')
 
 
 def our_models():

@@ -2,15 +2,14 @@
 
 import argparse
 import csv
-import importlib.util
 import json
 import sys
 
 import pytest
 import timm
 import torch
+from own_scripts import load_script
 from PIL import Image
-from timm_scripts import ROOT
 
 from timm_abn.explain.metrics import deletion, energy, pointing_game
 
@@ -30,10 +29,7 @@ OBJECTS = [(scene, task) for scene, boxes in enumerate(BOXES) for task in boxes]
 
 @pytest.fixture
 def script():
-    spec = importlib.util.spec_from_file_location('score_scenes', ROOT / 'scripts' / 'score_scenes.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script('score_scenes')
 
 
 @pytest.fixture
