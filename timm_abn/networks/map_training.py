@@ -3,6 +3,8 @@
 Nobody asks an attention map for faithfulness in the paper's loss (Eq. 3), and it is none: a constant does as well. Here
 the network looks a second time, at the image seen through its own map, so that a loss can ask that its prediction
 stands. The idea is that of T-TAME (Ntrougkas et al., arXiv 2403.04523), which trains a separate branch after the fact.
+It may look a third time, at the features where its map is not, so that a loss can ask that these say nothing; GAIN (Li
+et al., CVPR 2018, arXiv 1802.10171) asks the like of images.
 """
 
 import contextlib
@@ -15,7 +17,14 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from ..errors import TimmAbnError
 
-__all__ = ['BACKGROUNDS', 'MapTraining', 'TrainingOutput', 'keep_running_statistics', 'mask_images']
+__all__ = [
+    'BACKGROUNDS',
+    'MapTraining',
+    'TrainingOutput',
+    'complement_of',
+    'keep_running_statistics',
+    'mask_images',
+]
 
 BACKGROUNDS = ('blur', 'mean', 'mixed')
 
@@ -29,8 +38,10 @@ class TrainingOutput(NamedTuple):
         attention_map: Shape (B, 1, h, w), or (B, T, h, w).
         masked_logits: Logits of the image that the map keeps, shape (B, K); of several tasks (B, 1), that of the task
             whose map was used. None if it is not asked for.
-        tasks: That task, drawn for each image, shape (B,); None of a network with one map.
+        tasks: The task whose map counts, drawn for each image, shape (B,); None of a network with one map.
         flipped_map: The map of the image flipped from left to right, flipped back; None if it is not asked for.
+        complement_logits: Logits of the features where the map is not, of the shape of ``masked_logits``; None if they
+            are not asked for.
     """
 
     logits: torch.Tensor
@@ -39,6 +50,7 @@ class TrainingOutput(NamedTuple):
     masked_logits: Optional[torch.Tensor] = None
     tasks: Optional[torch.Tensor] = None
     flipped_map: Optional[torch.Tensor] = None
+    complement_logits: Optional[torch.Tensor] = None
 
 
 class MapTraining(nn.Module):
@@ -47,14 +59,21 @@ class MapTraining(nn.Module):
     Attributes:
         background: What takes the place of what the map does not keep; None to leave the masked image out.
         flips: Whether the map of the flipped image is wanted.
+        complement: Whether the prediction from where the map is not is wanted.
     """
 
-    def __init__(self, background: Optional[str] = 'mixed', flips: bool = False) -> None:
+    def __init__(
+        self,
+        background: Optional[str] = 'mixed',
+        flips: bool = False,
+        complement: bool = False,
+    ) -> None:
         """
         Args:
             background: 'blur', the image under a Gaussian blur; 'mean', the mean colour; 'mixed', one of them, or
                 another image of the batch, drawn for each image, so that no baseline is learned by heart.
             flips: Whether the map of the flipped image is wanted.
+            complement: Whether the prediction from where the map is not is wanted.
 
         Raises:
             TimmAbnError: There is no such background.
@@ -64,9 +83,10 @@ class MapTraining(nn.Module):
             raise TimmAbnError(f'background must be one of {", ".join(map(repr, BACKGROUNDS))}, got {background!r}.')
         self.background = background
         self.flips = flips
+        self.complement = complement
 
     def extra_repr(self) -> str:  # noqa: D102
-        return f'background={self.background!r}, flips={self.flips}'
+        return f'background={self.background!r}, flips={self.flips}, complement={self.complement}'
 
 
 def mask_images(images: torch.Tensor, maps: torch.Tensor, background: str) -> torch.Tensor:
@@ -79,6 +99,16 @@ def mask_images(images: torch.Tensor, maps: torch.Tensor, background: str) -> to
     """
     kept = F.interpolate(maps, images.shape[2:], mode='bilinear', align_corners=False).to(images.dtype)
     return torch.lerp(_background(images, background), images, kept)
+
+
+def complement_of(maps: torch.Tensor, hard: bool) -> torch.Tensor:
+    """Return maps of where maps are not.
+
+    Args:
+        maps: Shape (B, T, h, w), in [0, 1].
+        hard: Whether most places are exactly 0: these are the complement then, and nothing of what is kept is.
+    """
+    return (maps == 0).to(maps.dtype) if hard else 1 - maps
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ from .choices import PADDING_MODES
 from .feature_layout import feature_layout
 from .gated_features import can_be_lazy
 from .gates import choose_gate, gates_without_effect, warn_of_gate
-from .map_training import MapTraining, TrainingOutput, keep_running_statistics, mask_images
+from .map_training import MapTraining, TrainingOutput, complement_of, keep_running_statistics, mask_images
 from .mechanism import Mechanism, check_choice, gate_of, with_gate_of
 from .padding import set_padding_mode
 from .timm_contract import TimmContract
@@ -175,49 +175,61 @@ class AttentionBranchNet(TimmContract):
         logits = self._perceive(features, attention_map)
         # both outputs are made last, which is where tools that trace graphs look for them
         outputs = logits, self.attention_branch.attention_logits(class_features)
-        return outputs if self.map_training is None else self._look_again(x, attention_map, outputs)
+        return outputs if self.map_training is None else self._look_again(x, features, attention_map, outputs)
 
     @torch.jit.unused
     def _look_again(
         self,
         images: torch.Tensor,
-        attention_map: torch.Tensor,
+        features: torch.Tensor,
+        maps: torch.Tensor,
         outputs: Tuple[torch.Tensor, torch.Tensor],
     ) -> Any:
         """Return the outputs of training with those that a loss of the maps needs: a ``TrainingOutput``."""
-        map_training: Any = self.map_training
-        masked_logits = tasks = flipped_map = None
+        wanted: Any = self.map_training
+        masked_logits = complement_logits = tasks = flipped_map = None
+        if maps.shape[1] > 1 and self.num_classes > 0 and (wanted.background is not None or wanted.complement):
+            tasks = torch.randint(maps.shape[1], (len(maps),), device=maps.device)
+        chosen = maps if tasks is None else of_tasks(maps, tasks)
         with keep_running_statistics(self):
-            if map_training.background is not None and self.num_classes > 0:
-                masked_logits, tasks = self._look_through(images, attention_map, map_training.background)
-            if map_training.flips:
+            if wanted.background is not None and self.num_classes > 0:
+                masked_logits = self._look_through(mask_images(images, chosen, wanted.background), tasks)
+            if wanted.complement and self.num_classes > 0:
+                complement = complement_of(chosen, self.mechanism.hides)
+                complement_logits = self._answer_under(features, complement, tasks)
+            if wanted.flips:
                 flipped = images.flip(-1)
                 class_features = self._class_features(self.feature_extractor(flipped), flipped)
                 flipped_map = self.attention_branch.attention_map(class_features).flip(-1)
-        return TrainingOutput(*outputs, attention_map, masked_logits, tasks, flipped_map)
+        return TrainingOutput(*outputs, maps, masked_logits, tasks, flipped_map, complement_logits)
 
     @torch.jit.unused
-    def _look_through(
-        self,
-        images: torch.Tensor,
-        maps: torch.Tensor,
-        background: str,
-    ) -> Tuple[torch.Tensor, Optional[torch.Tensor]]:
-        """Return logits of images seen through their maps; of several tasks those of one an image, and which it is."""
-        tasks = torch.randint(maps.shape[1], (len(maps),), device=maps.device) if maps.shape[1] > 1 else None
-        masked = mask_images(images, maps if tasks is None else of_tasks(maps, tasks), background)
+    def _look_through(self, masked: torch.Tensor, tasks: Optional[torch.Tensor]) -> torch.Tensor:
+        """Return logits of images seen through their maps; of several tasks that of the one whose map it was."""
         features = self.feature_extractor(masked)
-        attention_map = self.attention_branch.attention_map(self._class_features(features, masked))
+        maps = self.attention_branch.attention_map(self._class_features(features, masked))
+        return self._answer_under(features, maps if tasks is None else of_tasks(maps, tasks), tasks)
+
+    @torch.jit.unused
+    def _answer_under(
+        self,
+        features: torch.Tensor,
+        maps: torch.Tensor,
+        tasks: Optional[torch.Tensor],
+    ) -> torch.Tensor:
+        """Return logits of features under one map an image, shape (B, 1, h, w); of several tasks that of its own."""
         if tasks is None:
-            return self._perceive(features, attention_map), None
-        attention_map = of_tasks(attention_map, tasks)
-        outputs = self.perceive(
-            self.mechanism(features, attention_map), self.mechanism.attention_bias(features, attention_map)
-        )
-        return self.attention_branch.answers_of(outputs, tasks), tasks
+            return self._perceive(features, maps)
+        outputs = self.perceive(self.mechanism(features, maps), self.mechanism.attention_bias(features, maps))
+        return self.attention_branch.answers_of(outputs, tasks)
 
     @torch.jit.ignore
-    def train_maps(self, background: Optional[str] = 'mixed', flips: bool = False) -> None:
+    def train_maps(
+        self,
+        background: Optional[str] = 'mixed',
+        flips: bool = False,
+        complement: bool = False,
+    ) -> None:
         """Let training return what losses of the maps need, a ``TrainingOutput``, from one forward of this module.
 
         The network sees each image twice in a step: as it is, and through its map (T-TAME, arXiv 2403.04523). The
@@ -228,16 +240,21 @@ class AttentionBranchNet(TimmContract):
             background: What the map does not keep becomes 'blur', 'mean', or 'mixed' (see ``MapTraining``); None to
                 leave this out.
             flips: Whether to make the map of the flipped image, too.
+            complement: Whether to predict from the features where the map is not, too.
 
         Raises:
-            TimmAbnError: There is no such background, or maps are not in [0, 1].
+            TimmAbnError: There is no such background, maps are not in [0, 1], or the mechanism hides nothing.
         """
-        if background is not None and self.attention_branch.attention_map_type != 'sigmoid':
+        map_type = self.attention_branch.attention_map_type
+        if background is not None and map_type != 'sigmoid':
             raise TimmAbnError(
-                f"images can be seen through maps in [0, 1] only: attention_map='sigmoid', not "
-                f'{self.attention_branch.attention_map_type!r}.'
+                f"images can be seen through maps in [0, 1] only: attention_map='sigmoid', not {map_type!r}."
             )
-        self.map_training = MapTraining(background, flips)
+        if complement and map_type != 'sigmoid':
+            raise TimmAbnError(f"only maps in [0, 1] have a complement: attention_map='sigmoid', not {map_type!r}.")
+        if complement and self.mechanism.residual:
+            raise TimmAbnError("complement needs mechanism='product', got 'residual': Eq. 2 hides nothing.")
+        self.map_training = MapTraining(background, flips, complement)
 
     def forward_features(self, x: torch.Tensor, attention: Optional[torch.Tensor] = None) -> torch.Tensor:
         """Return the unpooled features of the perception branch.

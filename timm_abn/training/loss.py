@@ -15,6 +15,7 @@ from typing import Any, Callable, ClassVar, Dict, Tuple, Union
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 
 from .errors import TrainingError
 
@@ -69,14 +70,16 @@ class FaithfulMapLoss(AttentionBranchLoss):
 
         L = L_perception + w_a L_attention + w_m L(logits of the image that the map keeps, target)
             + w_area mean(M) + w_smooth mean(|dM|) + w_flip mean((M - M of the flipped image, flipped back)^2)
+            + w_c L(logits of the features where the map is not, no answer)
 
     The third term asks that the network predicts as well from what its map keeps, the fourth that this is little; they
-    belong together (hard attention keeps a share that is given, and needs no fourth). The network must be told to
-    return what is needed: ``model.train_maps()``. Of several tasks, the map of one an image is used, drawn anew each
-    time, and the criterion gets its logits alone, (B, 1).
+    belong together (hard attention keeps a share that is given, and needs no fourth). The last asks that where the map
+    is not all classes are as likely (of attributes: that each is as likely as not), so that the prediction depends on
+    the map. The network must be told to return what is needed: ``model.train_maps()``. Of several tasks, the map of one
+    an image is used, drawn anew each time, and the criterion gets its logits alone, (B, 1).
     """
 
-    TERMS: ClassVar[Tuple[str, ...]] = ('masked', 'area', 'smoothness', 'consistency')
+    TERMS: ClassVar[Tuple[str, ...]] = ('masked', 'area', 'smoothness', 'consistency', 'complement')
 
     def __init__(
         self,
@@ -86,6 +89,8 @@ class FaithfulMapLoss(AttentionBranchLoss):
         area: float = 0.5,
         smoothness: float = 0.0,
         consistency: float = 0.0,
+        complement: float = 0.0,
+        multi_label: bool = False,
     ) -> None:
         """
         Args:
@@ -96,12 +101,17 @@ class FaithfulMapLoss(AttentionBranchLoss):
             area: Weight of the mean of the map.
             smoothness: Weight of the mean absolute difference between neighbouring places of the map.
             consistency: Weight of the mean squared difference to the map of the flipped image.
+            complement: Weight of the cross entropy between what is predicted where the map is not, and no answer.
+            multi_label: Whether labels are several attributes an image, and not its class.
 
         Raises:
             TrainingError: A weight is negative or not finite.
         """
         super().__init__(criterion, attention_loss_weight)
-        self.weights = dict(masked=masked, area=area, smoothness=smoothness, consistency=consistency)
+        self.multi_label = multi_label
+        self.weights = dict(
+            masked=masked, area=area, smoothness=smoothness, consistency=consistency, complement=complement
+        )
         for name, weight in self.weights.items():
             check_weight(weight, f'weight {name!r} of the map loss')
 
@@ -128,7 +138,7 @@ class FaithfulMapLoss(AttentionBranchLoss):
             target: See ``AttentionBranchLoss``.
         """
         wanted = {name for name, weight in self.weights.items() if weight}
-        needed = {'masked': 'masked_logits', 'consistency': 'flipped_map'}
+        needed = {'masked': 'masked_logits', 'consistency': 'flipped_map', 'complement': 'complement_logits'}
         missing = [name for name in wanted if getattr(output, needed.get(name, 'attention_map'), None) is None]
         if missing:
             raise TrainingError(
@@ -138,7 +148,9 @@ class FaithfulMapLoss(AttentionBranchLoss):
         if 'masked' in wanted:
             of_task = target if output.tasks is None else target.gather(1, output.tasks[:, None])
             terms['masked'] = self.criterion(output.masked_logits, of_task)
-        maps = output.attention_map.float() if wanted - {'masked'} else output.attention_map
+        if 'complement' in wanted:
+            terms['complement'] = _says_nothing(output.complement_logits, self.multi_label)
+        maps = output.attention_map.float() if wanted - {'masked', 'complement'} else output.attention_map
         if 'area' in wanted:
             terms['area'] = maps.mean()
         if 'smoothness' in wanted:
@@ -150,6 +162,12 @@ class FaithfulMapLoss(AttentionBranchLoss):
     def extra_repr(self) -> str:  # noqa: D102
         weights = ', '.join(f'{name}={weight}' for name, weight in self.weights.items())
         return f'{super().extra_repr()}, {weights}'
+
+
+def _says_nothing(logits: torch.Tensor, multi_label: bool) -> torch.Tensor:
+    if multi_label:
+        return F.binary_cross_entropy_with_logits(logits.float(), torch.full_like(logits, 0.5, dtype=torch.float32))
+    return -F.log_softmax(logits.float(), dim=1).mean()
 
 
 def check_weight(weight: float, name: str = 'attention_loss_weight') -> None:

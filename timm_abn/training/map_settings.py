@@ -49,8 +49,8 @@ def add_map_arguments(parser: argparse.ArgumentParser) -> None:
         '--map-loss-weights',
         nargs='+',
         metavar='TERM=W',
-        help='weights of its terms (default: masked=1 area=0.5 smoothness=0 consistency=0; area=0 where attention is '
-        'hard)',
+        help='weights of its terms (default: masked=1 area=0.5 smoothness=0 consistency=0 complement=0; area=0 where '
+        'attention is hard); complement asks that nothing can be told from where the map is not',
     )
     parser.add_argument(
         '--map-background',
@@ -125,7 +125,7 @@ def read_map_loss(settings: argparse.Namespace) -> Optional[MapLossSettings]:
     if background not in BACKGROUNDS:
         raise TrainingError(f'map_background must be one of {", ".join(BACKGROUNDS)}, got {background!r}.')
     is_hard = settings.model_kwargs.get('hard_attention', 1) != 1
-    defaults = dict(masked=1.0, area=0.0 if is_hard else 0.5, smoothness=0.0, consistency=0.0)
+    defaults = dict(masked=1.0, area=0.0 if is_hard else 0.5, smoothness=0.0, consistency=0.0, complement=0.0)
     return MapLossSettings({**defaults, **_weights(settings.map_loss_weights)}, background)
 
 

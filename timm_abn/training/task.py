@@ -61,10 +61,11 @@ def _loss_of(
     criterion: Callable,
     attention_loss_weight: float,
     map_loss: Optional[MapLossSettings],
+    multi_label: bool = False,
 ) -> AttentionBranchLoss:
     if map_loss is None:
         return AttentionBranchLoss(criterion, attention_loss_weight)
-    return FaithfulMapLoss(criterion, attention_loss_weight, **map_loss.weights)
+    return FaithfulMapLoss(criterion, attention_loss_weight, **map_loss.weights, multi_label=multi_label)
 
 
 # Overrides of timm's methods; each gets timm's own as its first argument after self. Patched in the class, because
@@ -82,7 +83,8 @@ def _init(self: Any, timm_init: Callable, *args: Any, **kwargs: Any) -> None:
     if isinstance(unwrap_model(model), MultiTaskAttentionBranchNet) and not getattr(self, 'multi_label', False):
         raise TrainingError('multi_task=True answers several questions an image: it needs --task multilabel.')
     if _is_abn(model):
-        self.criterion = _loss_of(self.criterion, self.attention_loss_weight, self.map_loss)
+        multi_label = getattr(self, 'multi_label', False)
+        self.criterion = _loss_of(self.criterion, self.attention_loss_weight, self.map_loss, multi_label)
         if self.map_loss is not None:
             _train_maps(unwrap_model(model), self.criterion.weights, self.map_loss.background)
         if self.mask_settings is not None:
@@ -97,7 +99,11 @@ def _init(self: Any, timm_init: Callable, *args: Any, **kwargs: Any) -> None:
 
 def _train_maps(model: AttentionBranchNet, weights: Mapping[str, float], background: str) -> None:
     try:
-        model.train_maps(background if weights['masked'] else None, flips=bool(weights['consistency']))
+        model.train_maps(
+            background if weights['masked'] else None,
+            flips=bool(weights['consistency']),
+            complement=bool(weights['complement']),
+        )
     except TimmAbnError as error:
         raise TrainingError(str(error)) from error
 
