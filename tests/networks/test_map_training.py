@@ -64,6 +64,35 @@ def test_of_several_tasks_one_is_drawn():
         torch.testing.assert_close(output.masked_logits[index], plain(masked)[0][0, task : task + 1])
 
 
+@pytest.mark.parametrize('kwargs', [{}, dict(hard_attention=0.25), dict(hard_attention=0.25, map_scale=2)])
+def test_complement_is_what_the_map_does_not_keep(kwargs):
+    model = frozen(tiny_abn('test_resnet', mechanism='product', **kwargs))
+    model.train_maps(None, complement=True)
+    output = model(tiny_images())
+    assert output.masked_logits is None and output.complement_logits.shape == output.logits.shape
+    maps = output.attention_map
+    complement = (maps == 0).float() if kwargs else 1 - maps
+    assert not kwargs or complement.mean() == 0.75
+    torch.testing.assert_close(output.complement_logits, model(tiny_images(), attention=complement).logits)
+
+
+def test_complement_of_several_tasks_is_of_the_one_that_is_drawn():
+    model = frozen(tiny_abn('test_resnet', multi_task=True, num_classes=3, mechanism='product'))
+    model.train_maps('mean', complement=True)
+    images = tiny_images(8)
+    output = model(images)
+    assert output.complement_logits.shape == (8, 1) and output.tasks.unique().numel() > 1
+    logits = model(images, attention=1 - output.attention_map).logits
+    torch.testing.assert_close(output.complement_logits, logits.gather(1, output.tasks[:, None]))
+
+
+def test_gradients_of_the_complement_reach_a_soft_map():
+    model = frozen(tiny_abn('test_resnet', mechanism='product'))
+    model.train_maps(None, complement=True)
+    model(tiny_images()).complement_logits[:, 0].sum().backward()
+    assert model.attention_branch.map_conv.weight.grad.abs().sum() > 0
+
+
 def test_gradients_reach_the_map_through_the_image():
     model = frozen(tiny_abn('test_resnet'))
     model.train_maps('blur')
@@ -139,9 +168,22 @@ def test_what_is_refused(kwargs, background, message):
         tiny_abn('test_resnet', **kwargs).train_maps(background)
 
 
+@pytest.mark.parametrize(
+    ('kwargs', 'message'),
+    [
+        ({}, "complement needs mechanism='product', got 'residual': Eq. 2 hides nothing"),
+        (dict(attention_map='sum_log', mechanism='product'), "only maps in \\[0, 1\\] have a complement: .*'sum_log'"),
+    ],
+)
+def test_what_has_no_complement(kwargs, message):
+    with pytest.raises(TimmAbnError, match=message):
+        tiny_abn('test_resnet', **kwargs).train_maps(None, complement=True)
+
+
 def test_a_compiled_network_trains_its_maps():
-    model = frozen(tiny_abn('test_resnet'))
-    model.train_maps('mean')
+    model = frozen(tiny_abn('test_resnet', mechanism='product'))
+    model.train_maps('mean', complement=True)
     expected = model(tiny_images())
     compiled = torch.compile(model, backend='eager', fullgraph=True)(tiny_images())
     torch.testing.assert_close(compiled.masked_logits, expected.masked_logits)
+    torch.testing.assert_close(compiled.complement_logits, expected.complement_logits)

@@ -1,5 +1,7 @@
 """The loss of faithful maps, term by term, against numbers computed by hand in float64."""
 
+import math
+
 import pytest
 import timm
 import timm.task
@@ -12,7 +14,7 @@ from timm_abn.networks.map_training import TrainingOutput
 from timm_abn.task import AttentionBranchLoss, FaithfulMapLoss, TrainingError, extend_timm_tasks
 from timm_abn.training.map_settings import MapLossSettings
 
-ALL = dict(masked=0.5, area=2.0, smoothness=3.0, consistency=4.0)
+ALL = dict(masked=0.5, area=2.0, smoothness=3.0, consistency=4.0, complement=5.0)
 
 
 @pytest.fixture(autouse=True)
@@ -23,9 +25,9 @@ def loss_of_the_paper():
 
 def output(**changed):
     generator = torch.Generator().manual_seed(0)
-    logits = [torch.randn(2, 3, generator=generator, dtype=torch.float64) for _ in range(3)]
+    logits = [torch.randn(2, 3, generator=generator, dtype=torch.float64) for _ in range(4)]
     maps = torch.tensor([[[[0.0, 1.0], [0.5, 0.25]]], [[[1.0, 1.0], [1.0, 1.0]]]], dtype=torch.float64)
-    made = TrainingOutput(logits[0], logits[1], maps, logits[2], None, maps.flip(-1))
+    made = TrainingOutput(logits[0], logits[1], maps, logits[2], None, maps.flip(-1), logits[3])
     return made._replace(**changed)
 
 
@@ -38,6 +40,18 @@ def test_terms_by_hand():
     # rows: |0.5 - 0|, |0.25 - 1| of the first map; columns: |1 - 0|, |0.25 - 0.5|; the second is flat
     assert terms['smoothness'] == pytest.approx((0.5 + 0.75) / 4 + (1 + 0.25) / 4)
     assert terms['consistency'] == pytest.approx((1 + 1 + 2 * 0.25**2) / 8)
+    uniform = torch.full((2, 3), 1 / 3, dtype=torch.float64)
+    expected = F.cross_entropy(found.complement_logits, uniform).item()
+    assert terms['complement'].item() == pytest.approx(expected, rel=1e-6)  # made in float32
+
+
+def test_complement_of_attributes_by_hand():
+    found = output(complement_logits=torch.tensor([[0.0], [2.0]]), tasks=torch.tensor([0, 1]))
+    loss = FaithfulMapLoss(nn.BCEWithLogitsLoss(), masked=0, area=0, complement=1, multi_label=True)
+    terms = loss.map_terms(found, torch.zeros(2, 3))
+    expected = (math.log(2) + 0.5 * (math.log1p(math.exp(-2)) + math.log1p(math.exp(2)))) / 2
+    assert terms['complement'].item() == pytest.approx(expected)
+    assert set(terms) == {'complement'}
 
 
 def test_sum_of_weighted_terms():
@@ -47,6 +61,7 @@ def test_sum_of_weighted_terms():
     terms = loss.map_terms(found, target)
     expected = AttentionBranchLoss(criterion, 0.25)(found[:2], target)
     expected = expected + 0.5 * terms['masked'] + 2 * terms['area'] + 3 * terms['smoothness'] + 4 * terms['consistency']
+    expected = expected + 5 * terms['complement']
     torch.testing.assert_close(loss(found, target), expected)
     assert loss(found.logits, target) == criterion(found.logits, target)  # in evaluation mode
     assert 'attention_loss_weight=0.25, masked=0.5, area=2.0' in repr(loss)
@@ -67,12 +82,12 @@ def test_terms_of_weight_zero_need_nothing():
     assert set(loss.map_terms(found, torch.tensor([0, 1]))) == {'area'}
 
 
-@pytest.mark.parametrize('name', ['masked', 'consistency'])
+@pytest.mark.parametrize('name', ['masked', 'consistency', 'complement'])
 def test_what_the_network_does_not_return_is_named(name):
     loss = FaithfulMapLoss(nn.CrossEntropyLoss(), **{**dict.fromkeys(FaithfulMapLoss.TERMS, 0.0), name: 1.0})
     message = f'the {name} term needs more than the network returns: call its train_maps'
     with pytest.raises(TrainingError, match=message):
-        loss(output(masked_logits=None, flipped_map=None), torch.tensor([0, 1]))
+        loss(output(masked_logits=None, flipped_map=None, complement_logits=None), torch.tensor([0, 1]))
     with pytest.raises(TrainingError, match=message):
         loss(output()[:2], torch.tensor([0, 1]))
 
@@ -83,12 +98,12 @@ def test_meaningless_weights(weight):
         FaithfulMapLoss(nn.CrossEntropyLoss(), area=weight)
 
 
-@pytest.mark.parametrize('kwargs', [{}, dict(hard_attention=0.3, mechanism='product')])
+@pytest.mark.parametrize('kwargs', [dict(mechanism='product'), dict(hard_attention=0.3, mechanism='product')])
 def test_task_of_timm_makes_the_same_step_as_three_lines(kwargs):
     images, target = tiny_images(6), torch.tensor([0, 1, 2, 3, 4, 0])
-    weights = dict(masked=1.0, area=0.5, smoothness=0.1, consistency=0.2)
+    weights = dict(masked=1.0, area=0.5, smoothness=0.1, consistency=0.2, complement=0.3)
     by_hand, model = (tiny_abn('test_resnet', num_classes=5, **kwargs).train() for _ in range(2))
-    by_hand.train_maps('mean', flips=True)
+    by_hand.train_maps('mean', flips=True, complement=True)
     expected = FaithfulMapLoss(nn.CrossEntropyLoss(), 0.5, **weights)(by_hand(images), target)
     expected.backward()
     extend_timm_tasks(0.5, MapLossSettings(weights, 'mean'))
@@ -121,6 +136,29 @@ def test_the_map_becomes_smaller_and_the_masked_image_better_known():
         optimizer.step()
     first, last = ({name: sum(step[name] for step in part) / 5 for name in part[0]} for part in (terms[:5], terms[-5:]))
     assert last['area'] < 0.8 * first['area'] and last['masked'] < 0.5 * first['masked']
+
+
+def test_the_prediction_comes_to_depend_on_the_map():
+    """Each quarter of a picture tells its class; the network is asked to know it where its map is, and only there."""
+    torch.manual_seed(0)
+    target = torch.arange(16) % 2
+    images = torch.randn(16, 3, 32, 32) * 0.1 + (2.0 * target - 1)[:, None, None, None]
+    known = {}
+    for complement in (0.0, 1.0):
+        torch.manual_seed(1)
+        model = tiny_abn('test_resnet', num_classes=2, mechanism='product', hard_attention=0.25).train()
+        model.train_maps(None, complement=True)
+        loss = FaithfulMapLoss(nn.CrossEntropyLoss(), masked=0, area=0, complement=complement)
+        optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+        for _ in range(40):
+            optimizer.zero_grad()
+            found = model(images)
+            loss(found, target).backward()
+            optimizer.step()
+        assert found.logits.argmax(1).eq(target).all()
+        of_target = found.complement_logits.softmax(1).gather(1, target[:, None])
+        known[complement] = of_target.mean().item()
+    assert known[0.0] > 0.9 and known[1.0] < 0.7
 
 
 def test_gradients_of_two_processes(tmp_path):

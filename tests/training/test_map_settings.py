@@ -19,7 +19,7 @@ def settings(model='abn_resnet50', model_kwargs=None, **said):
 
 
 def weights(**changed):
-    return {**dict(masked=1.0, area=0.5, smoothness=0.0, consistency=0.0), **changed}
+    return {**dict(masked=1.0, area=0.5, smoothness=0.0, consistency=0.0, complement=0.0), **changed}
 
 
 @pytest.mark.parametrize(
