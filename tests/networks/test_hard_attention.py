@@ -8,7 +8,7 @@ import torch
 from tiny_models import tiny_abn, tiny_images
 
 from timm_abn import TimmAbnError
-from timm_abn.networks.hard_attention import keep_greatest
+from timm_abn.networks.hard_attention import hard_sigmoid_maps, keep_greatest
 
 
 def test_a_share_of_whole_places_is_not_rounded_up():
@@ -30,6 +30,26 @@ def test_tokens_are_hidden_in_half_precision():
         with torch.autocast('cpu', dtype):
             found = model(tiny_images())
         assert found.isfinite().all() and (found - expected).abs().max() < 0.2 * expected.abs().max()
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_what_is_greatest_does_not_get_lost_in_half_precision(dtype):
+    logits = torch.linspace(7, 9.625, 22, dtype=dtype).view(1, 1, 2, 11)  # all sigmoids are 1, or nearly, in this type
+    assert len(logits.unique()) == 22 and len(torch.sigmoid(logits).unique()) < 6
+    kept = hard_sigmoid_maps(logits, 0.5)
+    assert kept.dtype == dtype and (kept[..., 0, :] == 0).all() and (kept[..., 1, :] > 0.99).all()
+    exact = logits.double()
+    torch.testing.assert_close(hard_sigmoid_maps(exact, 0.5), keep_greatest(torch.sigmoid(exact), 0.5))
+
+
+def test_mixed_precision_keeps_what_float32_keeps():
+    model = tiny_abn('test_resnet', hard_attention=0.25, mechanism='product').eval()
+    with torch.no_grad():
+        model.attention_branch.map_norm.bias.fill_(8.0)  # where sigmoids of bfloat16 are 1
+        exact = model.explain(tiny_images(8)).attention_map != 0
+        with torch.autocast('cpu', torch.bfloat16):
+            found = model.explain(tiny_images(8)).attention_map != 0
+    assert (exact & found).sum() / (exact | found).sum() > 0.6
 
 
 def test_by_hand():

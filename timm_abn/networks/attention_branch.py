@@ -11,7 +11,7 @@ from torch.jit import Final
 from ..errors import TimmAbnError
 from ..maps.explanation import Explanation, MultiTaskExplanation
 from .attention_stage import AttentionStage, init_convolutions
-from .hard_attention import check_share, keep_greatest
+from .hard_attention import check_share, hard_sigmoid_maps
 from .mechanism import check_choice
 from .padding import set_padding_mode
 
@@ -20,7 +20,7 @@ __all__ = ['ATTENTION_MAPS', 'MULTI_TASK_ATTENTION_MAPS', 'AttentionBranch', 'Mu
 ATTENTION_MAPS = ('sigmoid', 'sum_log')
 MULTI_TASK_ATTENTION_MAPS = ('sigmoid', 'raw')
 
-torch.fx.wrap('keep_greatest')  # a leaf of fx graphs, which cannot count places
+torch.fx.wrap('hard_sigmoid_maps')  # a leaf of fx graphs, which cannot count places
 
 
 class _Branch(nn.Module):
@@ -208,8 +208,10 @@ class AttentionBranch(_Branch):
         """Return the attention map, shape (B, 1, h, w): in [0, 1] for 'sigmoid', not negative for 'sum_log'."""
         if self.attention_map_type == 'sum_log':
             return torch.log1p(class_features).sum(dim=1, keepdim=True)
-        maps = torch.sigmoid(self.map_norm(self.map_conv(class_features)))
-        return maps if self.kept_share == 1.0 else keep_greatest(maps, self.kept_share, self.map_scale)
+        logits = self.map_norm(self.map_conv(class_features))
+        if self.kept_share < 1.0:
+            return hard_sigmoid_maps(logits, self.kept_share, self.map_scale)
+        return torch.sigmoid(logits)
 
     def class_maps(self, class_features: torch.Tensor) -> torch.Tensor:
         """Return the class maps, shape (B, K, h, w); only their differences between classes mean something."""
@@ -294,8 +296,9 @@ class MultiTaskAttentionBranch(_Branch):
         """Return the attention maps, shape (B, T, h, w): in [0, 1] for 'sigmoid', of any value for 'raw'."""
         if self.attention_map_type == 'raw':
             return class_features
-        maps = torch.sigmoid(class_features)
-        return maps if self.kept_share == 1.0 else keep_greatest(maps, self.kept_share, self.map_scale)
+        if self.kept_share < 1.0:
+            return hard_sigmoid_maps(class_features, self.kept_share, self.map_scale)
+        return torch.sigmoid(class_features)
 
     def class_maps(self, class_features: torch.Tensor) -> torch.Tensor:
         """Return the task maps, shape (B, T, h, w); a logit of a yes, whose mean over places is the attention logit."""

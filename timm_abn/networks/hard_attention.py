@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from ..errors import TimmAbnError
 
-__all__ = ['check_share', 'keep_greatest']
+__all__ = ['check_share', 'hard_sigmoid_maps', 'keep_greatest']
 
 
 def keep_greatest(maps: torch.Tensor, share: float, map_scale: int = 1) -> torch.Tensor:
@@ -34,6 +34,22 @@ def keep_greatest(maps: torch.Tensor, share: float, map_scale: int = 1) -> torch
     if map_scale > 1:
         kept = F.interpolate(kept, scale_factor=float(map_scale), mode='nearest')
     return maps + (maps * kept - maps).detach()
+
+
+def hard_sigmoid_maps(logits: torch.Tensor, share: float, map_scale: int = 1) -> torch.Tensor:
+    """Return the sigmoids of which the greatest are kept, all others exactly 0.
+
+    They are compared in float32 at least: in bfloat16 the sigmoids of 7 and of 9 are both 1, so that under mixed
+    precision most places that are kept would be equal, and those kept that come first.
+
+    Args:
+        logits: Shape (B, T, h, w).
+        share: See ``keep_greatest``.
+        map_scale: See ``keep_greatest``.
+    """
+    is_half = logits.dtype == torch.bfloat16 or logits.dtype == torch.float16
+    maps = torch.sigmoid(logits.float() if is_half else logits)
+    return keep_greatest(maps, share, map_scale).to(logits.dtype)
 
 
 def check_share(share: float) -> None:
