@@ -27,7 +27,7 @@ COMMANDS = {
     'publish': publish,
     'tsne': tsne,
 }
-WITHOUT_MODELS = ('list',)
+WITHOUT_MODELS = ('export', 'list')  # export works in another process
 
 
 class _Parser(argparse.ArgumentParser):
