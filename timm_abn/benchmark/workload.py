@@ -1,5 +1,6 @@
 """What is run: an explanation, a prediction or a training step of one network in one mode."""
 
+import contextlib
 import copy
 from typing import Any, Callable, Dict, Optional, Tuple
 
@@ -107,11 +108,11 @@ def _training_step(model: Any, mode: Mode, images: torch.Tensor) -> Run:
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
     answer = _compiled(model, mode)
     criterion, target = _criterion_and_target(model, images)
-    in_bfloat16 = mode.precision == 'bfloat16'
+    in_bfloat16 = mode.precision == 'bfloat16'  # else there is no autocast at all, which the meta device has not
 
     def run() -> Dict[str, torch.Tensor]:
         optimizer.zero_grad()
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=in_bfloat16):
+        with torch.autocast(images.device.type, torch.bfloat16) if in_bfloat16 else contextlib.nullcontext():
             loss = criterion(answer(images), target)
         loss.backward()
         optimizer.step()

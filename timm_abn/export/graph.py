@@ -101,8 +101,11 @@ def _forget_origin(onnx_model: Any) -> None:
     """Leave out what PyTorch notes of each node: stack traces, with paths of this machine, and names of its innards."""
     from onnxscript import ir
 
-    for part in (onnx_model, onnx_model.graph, *ir.traversal.RecursiveGraphIterator(onnx_model.graph)):
-        for item in (part, *getattr(part, 'outputs', ())):
+    graph = onnx_model.graph
+    nodes = list(ir.traversal.RecursiveGraphIterator(graph))
+    values = [*graph.inputs, *graph.initializers.values(), *(value for node in nodes for value in node.outputs)]
+    for item in (onnx_model, graph, *nodes, *values):
+        if item is not None:
             item.doc_string = None
             item.metadata_props.clear()
 
