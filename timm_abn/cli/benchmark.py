@@ -12,9 +12,11 @@ forward pass), another model predicts; --train measures a training step: forward
 random: --model-kwargs says what the model is like.
 
 Every case runs once in each round, in turn, so that whatever else the machine does hits all of them; the table holds
-medians. With one thread (OMP_NUM_THREADS=1) times are processor time, which other work hardly touches. memory: weights, and the most of other tensors at once. GMACs: multiply-accumulates of an image (of a training
-step with --train). of product: the share of the rate of this machine's own product of matrices in the same precision.
-logits +-, map +-: the largest difference from eager, of logits as a share of the largest.
+medians. With one thread (OMP_NUM_THREADS=1) times are processor time, which other work hardly touches.
+
+memory: weights, and the most of other tensors at once. GMACs: multiply-accumulates of an image (of a training step with
+--train). of product: the share of the rate of this machine's own product of matrices in the same precision. logits +-,
+map +-: the largest difference from eager, of logits as a share of the largest.
 """
 
 import argparse
