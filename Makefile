@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # two test processes of one thread each: more threads than cores make torch many times slower
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: help install demo test test-all lint format conformance benchmark comparison faithful masks build clean
+.PHONY: help install demo test test-all lint format conformance benchmark costs comparison faithful masks build clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,6 +42,9 @@ benchmark: $(STAMP)  ## speed and memory of import, construction, evaluation and
 	$(BIN)/python scripts/benchmark.py
 	$(BIN)/python scripts/benchmark_multi_task.py
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/benchmark_training.py
+
+costs: $(STAMP)  ## write the table of docs/costs.md: what an ABN costs beside ten backbones
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/make_costs.py
 
 DATA ?= data
 comparison: $(STAMP)  ## ResNet-20 with and without ABN on Fashion-MNIST in $(DATA), three seeds; needs timm's scripts

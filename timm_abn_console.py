@@ -6,18 +6,26 @@ subcommand needs it.
 """
 
 import importlib.util
+import signal
 import sys
-from typing import Callable
+from types import FrameType
+from typing import Callable, NoReturn, Optional
 
 __all__ = ['main']
 
 
 def main() -> int:
     """Run the command line of the process and return its exit code."""
+    signal.signal(signal.SIGTERM, _leave)
     load_package = _put_off_package()
     from timm_abn.cli import main as run_command_line
 
     return run_command_line(load_package=load_package)
+
+
+def _leave(number: int, frame: Optional[FrameType]) -> NoReturn:
+    """End as after an error, so that what is half written is removed, instead of at once."""
+    sys.exit(128 + number)
 
 
 def _put_off_package() -> Callable[[], None]:

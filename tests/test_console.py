@@ -33,6 +33,7 @@ def run(*args, after=''):
     [
         (['--help'], 0, 'list the Attention'),
         (['--version'], 0, f'timm-abn {timm_abn.__version__}'),
+        (['benchmark', '--help'], 0, 'timm-abn benchmark'),
         (['compare', '--help'], 0, 'recipro_cam'),
         (['convert', '--help'], 0, 'timm-abn convert'),
         (['explain', '--help'], 0, '--interpolation {bilinear,bicubic}'),
@@ -41,6 +42,7 @@ def run(*args, after=''):
         (['tsne', '--help'], 0, 'timm-abn tsne'),
         (['list'], 0, 'abn_resnet152'),
         ([], 2, 'required: command'),
+        (['benchmark', '--model', 'x', '--modes', 'fast'], 2, "no mode is called 'fast'"),
         (['list', 'resnet*'], 2, "no model matches 'resnet*'"),
         (['compare', 'missing.jpg', '--model', MODEL], 2, 'there is no file or folder missing.jpg'),
         (['compare', 'x', '--model', MODEL, '--methods', 'y'], 2, "invalid choice: 'y'"),

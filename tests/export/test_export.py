@@ -2,6 +2,8 @@
 
 import json
 import sys
+import zipfile
+from pathlib import Path
 
 import pytest
 import timm
@@ -9,7 +11,9 @@ import torch
 from tiny_models import tiny_abn, tiny_images
 
 from timm_abn.cli import main
-from timm_abn.export.graph import ExportError, export_metadata, export_network, largest_difference
+from timm_abn.export.errors import ExportError
+from timm_abn.export.graph import export_metadata, export_network, largest_difference
+from timm_abn.export.writing import write_graph
 
 MODEL = 'abn_resnet20_cifar.fashion_mnist'
 
@@ -26,6 +30,17 @@ def onnxruntime():
     for name in ('onnx', 'onnxscript'):
         pytest.importorskip(name, reason='the extra "onnx" is not installed')
     return pytest.importorskip('onnxruntime', reason='the extra "onnx" is not installed')
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Export without the child process, whose start takes seconds; tests/cli/test_export.py has it."""
+
+    def run(function, arguments, seconds, say):
+        assert function == 'timm_abn.export.writing:write_graph'
+        return write_graph(**arguments, say=say)
+
+    monkeypatch.setattr('timm_abn.cli.export.run_limited', run)
 
 
 def run_onnx(onnxruntime, file, images):
@@ -47,7 +62,7 @@ def assert_explains(model, outputs, images):
 def test_dynamic_graphs_take_other_batches_and_sizes(onnxruntime, tmp_path, backbone):
     (batch, *size), smaller = OTHERS[backbone]
     model = tiny_abn(backbone, **smaller)
-    exported = export_network(model, dynamic=True)
+    exported = export_network(model, dynamic='all')
     assert exported.dynamic_axes == {0: 'batch', 2: 'height', 3: 'width'}
     exported.save_onnx(tmp_path / 'model.onnx', dict(model='tiny'))
     exported.save(tmp_path / 'model.pt2', dict(model='tiny'))
@@ -60,7 +75,7 @@ def test_dynamic_graphs_take_other_batches_and_sizes(onnxruntime, tmp_path, back
 @pytest.mark.slow
 def test_backbone_of_one_size_is_dynamic_in_the_batch_alone(onnxruntime, tmp_path):
     model = tiny_abn('test_vit', dynamic_img_size=False, depth=2)
-    exported = export_network(model, dynamic=True)
+    exported = export_network(model, dynamic='all')
     assert exported.dynamic_axes == {0: 'batch'}
     exported.save_onnx(tmp_path / 'model.onnx', {})
     assert_explains(model, run_onnx(onnxruntime, tmp_path / 'model.onnx', tiny_images(7)), tiny_images(7))
@@ -71,7 +86,7 @@ def test_backbone_of_one_size_is_dynamic_in_the_batch_alone(onnxruntime, tmp_pat
 @pytest.mark.slow
 def test_multi_task_graph_has_a_map_for_each_task(onnxruntime, tmp_path):
     model = tiny_abn('test_resnet', multi_task=True, num_classes=3, task_chunk_size=2)
-    exported = export_network(model, dynamic=True)
+    exported = export_network(model, dynamic='all')
     exported.save_onnx(tmp_path / 'model.onnx', {})
     images = tiny_images(5, size=(72, 64))
     for outputs in (run_onnx(onnxruntime, tmp_path / 'model.onnx', images), exported.program.module()(images)):
@@ -79,7 +94,7 @@ def test_multi_task_graph_has_a_map_for_each_task(onnxruntime, tmp_path):
         assert_explains(model, outputs, images)
 
 
-def test_cam_baseline_has_the_same_two_outputs(onnxruntime, tmp_path, capsys):
+def test_cam_baseline_has_the_same_two_outputs(in_this_process, onnxruntime, tmp_path, capsys):
     torch.manual_seed(0)
     model = timm.create_model('cam_resnet110_cifar', num_blocks=1, num_classes=5).eval()
     torch.save(model.state_dict(), tmp_path / 'weights.pth')
@@ -99,6 +114,44 @@ def test_variants(mechanism, attention_map):
     assert exported.dynamic_axes == {}
     assert_explains(model, exported.program.module()(images), images)
     assert export_metadata(model, 'abn') == dict(model='abn')  # nothing is known of images of four channels
+
+
+@pytest.mark.parametrize(
+    'dynamic, axes, others',
+    [
+        ('batch', {0: 'batch'}, tiny_images(5)),
+        ('size', {2: 'height', 3: 'width'}, tiny_images(1, size=(72, 100))),
+    ],
+)
+def test_what_may_have_any_length_can_be_chosen(dynamic, axes, others):
+    model = tiny_abn('test_resnet')
+    model.pretrained_cfg = dict(model.pretrained_cfg, input_size=(3, 64, 64))
+    exported = export_network(model, dynamic)
+    assert exported.dynamic_axes == axes
+    assert_explains(model, exported.program.module()(others), others)
+    fixed = tiny_images(*((1, 3, (96, 64)) if dynamic == 'batch' else (2,)))
+    with pytest.raises(Exception, match='[Gg]uard|constraint|shape'):
+        exported.program.module()(fixed)
+
+
+def test_unknown_dynamic_is_refused():
+    with pytest.raises(ValueError, match="dynamic must be .* got 'width'"):
+        export_network(tiny_abn('test_resnet'), 'width')
+
+
+def test_files_do_not_say_where_they_were_made(onnxruntime, tmp_path):
+    onnx = pytest.importorskip('onnx')
+    exported = export_network(tiny_abn('test_resnet'))
+    exported.save_onnx(tmp_path / 'model.onnx', dict(model='tiny'))
+    exported.save(tmp_path / 'model.pt2', dict(model='tiny'))
+    graph = onnx.load(tmp_path / 'model.onnx')
+    assert [entry.key for entry in graph.metadata_props] == ['model']
+    parts = [graph.graph, *graph.graph.node, *graph.graph.value_info, *graph.graph.initializer]
+    assert not any(part.doc_string or getattr(part, 'metadata_props', ()) for part in parts)
+    with zipfile.ZipFile(tmp_path / 'model.pt2') as archive:
+        contents = b''.join(archive.read(name) for name in archive.namelist())
+    for content in ((tmp_path / 'model.onnx').read_bytes(), contents):
+        assert b'.py' not in content and str(Path.home()).encode() not in content
 
 
 def test_what_differs_is_refused():
@@ -122,13 +175,19 @@ def test_network_that_cannot_be_traced(monkeypatch):
         export_network(model)
 
 
-def test_onnx_command(onnxruntime, tmp_path, capsys):
+def test_onnx_command(in_this_process, onnxruntime, tmp_path, capsys):
     onnx = pytest.importorskip('onnx')
     file = tmp_path / 'new' / 'model.onnx'
     assert main(['export', 'onnx', '--model', MODEL, '--out', str(file)]) == 0
     assert [path.name for path in file.parent.iterdir()] == ['model.onnx']
     captured = capsys.readouterr()
-    assert 'Images: 1 x 1 x 28 x 28\n' in captured.out and not captured.err
+    assert 'Images: 1 x 1 x 28 x 28\n' in captured.out
+    assert [line.split(' s  ')[1] for line in captured.err.splitlines()] == [
+        f'loading {MODEL}',
+        'tracing images of 1 x 1 x 28 x 28',
+        'converting, to onnx',
+        'comparing with the model',
+    ]
     assert 'Largest difference from the model: ' in captured.out
     graph = onnx.load(file)
     onnx.checker.check_model(graph, full_check=True)
@@ -146,7 +205,7 @@ def test_onnx_command(onnxruntime, tmp_path, capsys):
         (False, 'batch x 3 x 32 x 32 (other image sizes cannot be traced)', (32, 32)),
     ],
 )
-def test_torch_export_command(tmp_path, capsys, dynamic_img_size, said, size):
+def test_torch_export_command(in_this_process, tmp_path, capsys, dynamic_img_size, said, size):
     torch.manual_seed(0)
     arguments = dict(backbone='test_vit', img_size=32, dynamic_img_size=dynamic_img_size, depth=2, num_classes=5)
     model = timm.create_model('abn', **arguments).eval()
@@ -177,12 +236,12 @@ def test_torch_export_command(tmp_path, capsys, dynamic_img_size, said, size):
         (['torch-export', '--model', MODEL], 'the following arguments are required: --out'),
     ],
 )
-def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, arguments, message):
+def test_bad_input_is_one_line(in_this_process, tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'folder.pt2').mkdir()
     assert main(['export', *arguments]) == 2
-    error = capsys.readouterr().err
-    assert error.count('\n') == 1 and message in error
+    *phases, error = capsys.readouterr().err.splitlines()
+    assert message in error and all('loading' in phase for phase in phases)
     assert [path.name for path in tmp_path.iterdir()] == ['folder.pt2']
 
 
@@ -193,12 +252,12 @@ def test_missing_extra_is_named(tmp_path, monkeypatch, capsys):
     assert error.endswith('ONNX needs onnxscript: pip install onnx onnxscript onnxruntime\n') and error.count('\n') == 1
 
 
-def test_failed_export_leaves_nothing(tmp_path, monkeypatch, capsys):
+def test_failed_export_leaves_nothing(in_this_process, tmp_path, monkeypatch, capsys):
     def fail(self, file, metadata):
         file.write_bytes(b'half')
         raise ExportError('cannot be converted')
 
     monkeypatch.setattr('timm_abn.export.graph.ExportedNetwork.save', fail)
     assert main(['export', 'torch-export', '--model', MODEL, '--out', str(tmp_path / 'new' / 'model.pt2')]) == 2
-    assert capsys.readouterr().err == f'timm-abn: error: cannot export {MODEL}: cannot be converted\n'
+    assert capsys.readouterr().err.splitlines()[-1] == f'timm-abn: error: cannot export {MODEL}: cannot be converted'
     assert not list(tmp_path.iterdir())

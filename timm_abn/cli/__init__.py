@@ -11,12 +11,13 @@ from typing import Callable, List, NoReturn, Optional
 
 from ..errors import TimmAbnError
 from ..version import __version__
-from . import compare, convert, evaluate, explain, export, list_models, publish, tsne
+from . import benchmark, compare, convert, evaluate, explain, export, list_models, publish, tsne
 from .errors import CommandError
 
 __all__ = ['CommandError', 'main']
 
 COMMANDS = {
+    'benchmark': benchmark,
     'compare': compare,
     'convert': convert,
     'evaluate': evaluate,
@@ -26,7 +27,7 @@ COMMANDS = {
     'publish': publish,
     'tsne': tsne,
 }
-WITHOUT_MODELS = ('list',)
+WITHOUT_MODELS = ('export', 'list')  # export works in another process
 
 
 class _Parser(argparse.ArgumentParser):

@@ -2,11 +2,13 @@
 
 examples:
   timm-abn export onnx --model abn_resnet20_cifar.fashion_mnist --out model.onnx
-  timm-abn export torch-export --model abn_resnet152 --checkpoint weights.safetensors --dynamic --out model.pt2
+  timm-abn export torch-export --model abn_resnet152 --checkpoint weights.safetensors --dynamic batch \\
+      --out model.pt2
 
 The input is called images, shape (B, channels, H, W), normalised; the outputs are logits, (B, K), and attention_map,
 (B, 1, h, w), of multi-task models (B, T, h, w). CAM baselines (cam_resnet50, ...) have the same two outputs. Without
---dynamic B is 1, and images have the size of the model.
+--dynamic B is 1, and images have the size of the model. The more is left open, the longer tracing takes, of some
+backbones very much: after --timeout seconds the export stops, leaves nothing behind, and says what is simpler.
 
 Before the file appears it is run (ONNX: by onnxruntime) and compared with the model on random images, with --dynamic of
 several batch and image sizes. How images are prepared and what classes are called stands in the metadata of the file:
@@ -14,20 +16,27 @@ metadata_props of the ONNX graph, metadata.json in the archive of torch.export.
 """
 
 import argparse
+import sys
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Tuple
 
+from ..console.argument_types import positive_number
+from ..export.errors import ExportError
+from ..export.limited import OutOfTime, run_limited
+from ..export.packages import check_onnx_packages
+from ..staging import check_output_folder, staged_files
 from .errors import CommandError
 from .models import add_model_arguments, given_model_kwargs
-
-if TYPE_CHECKING:
-    import torch.nn as nn
-
-    from ..export.graph import ExportedNetwork
 
 __all__ = ['add_arguments', 'check', 'run']
 
 ENDINGS = {'onnx': '.onnx', 'torch-export': '.pt2'}
+# what is asked for -> what is simpler to trace
+SIMPLER = {
+    'all': '--dynamic batch (images of one size)',
+    'batch': 'an export without --dynamic (one image of one size)',
+    'size': 'an export without --dynamic (one image of one size)',
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,89 +44,60 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('format', choices=tuple(ENDINGS), help='kind of file')
     add_model_arguments(parser)
     parser.add_argument(
-        '--dynamic', action='store_true', help='any batch size; any image size too, where the backbone takes it'
+        '--dynamic',
+        nargs='?',
+        const='all',
+        default='',
+        choices=('batch', 'size', 'all'),
+        help='batches, or images, of any size; all: both, as without a word, the latter where the backbone takes it',
+    )
+    parser.add_argument(
+        '--timeout',
+        type=positive_number,
+        default=600,
+        metavar='SECONDS',
+        help='stop after this time (default: 600)',
     )
     parser.add_argument('--out', type=Path, required=True, metavar='FILE', help='what to write (.onnx, .pt2)')
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raise CommandError for a file that cannot be meant, before the models are imported."""
+    """Raise TimmAbnError for what cannot be exported whatever the model is, before the models are imported."""
     if args.out.suffix != ENDINGS[args.format]:
         raise CommandError(f'--out must end in {ENDINGS[args.format]} for {args.format}, got {args.out}')
     if args.out.is_dir():
         raise CommandError(f'--out must be a file, {args.out} is a folder')
+    check_output_folder(args.out.parent)
+    if args.format == 'onnx':
+        check_onnx_packages()
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    from .. import load_model
-    from ..export.graph import ExportError, check_onnx_packages
+    started = time.monotonic()
 
+    def say(phase: str) -> None:
+        print(f'{time.monotonic() - started:6.1f} s  {phase}', file=sys.stderr, flush=True)
+
+    arguments = dict(
+        model=args.model,
+        checkpoint=args.checkpoint,
+        model_kwargs=given_model_kwargs(args),
+        file_format=args.format,
+        dynamic=args.dynamic,
+    )
     try:
-        if args.format == 'onnx':
-            check_onnx_packages()
-        model = load_model(args.model, args.checkpoint, **given_model_kwargs(args))
-        exported, difference = export(model, args)
+        with staged_files(args.out.parent) as staging:
+            work = dict(arguments, file=staging / args.out.name)
+            facts = run_limited('timm_abn.export.writing:write_graph', work, args.timeout, say)
+    except OutOfTime as phase:
+        simpler = f'simpler is {SIMPLER[args.dynamic]}, or' if args.dynamic else 'you may'
+        raise CommandError(
+            f'{args.model} is not exported after {args.timeout:g} s, while {phase}; {simpler} give it longer '
+            f'(--timeout SECONDS)'
+        ) from None
     except ExportError as error:
         raise CommandError(f'cannot export {args.model}: {error}') from None
-    for fact, value in (
-        ('Model', args.model),
-        ('Images', describe_images(model, exported, args.dynamic)),
-        ('Outputs', 'logits, attention_map'),
-        ('Largest difference from the model', f'{difference:.1e}'),
-        ('Written to', args.out),
-    ):
+    for fact, value in (*facts.items(), ('Written to', args.out)):
         print(f'{fact}: {value}')
     return 0
-
-
-def export(model: 'nn.Module', args: argparse.Namespace) -> Tuple['ExportedNetwork', float]:
-    """Write the file, and return what was exported and its largest difference from the model.
-
-    Args:
-        model: The model.
-        args: Arguments of the command.
-
-    Raises:
-        ExportError: The model cannot be exported.
-    """
-    import torch
-    from huggingface_hub.utils import tqdm
-
-    from ..export.graph import export_metadata, export_network, largest_difference, onnx_runner
-    from ..staging import staged_files
-
-    with tqdm(total=3, desc='trace', leave=False, disable=None) as progress, staged_files(args.out.parent) as staging:
-        exported = export_network(model, args.dynamic)
-        progress.update()
-        file, metadata = staging / args.out.name, export_metadata(model, args.model)
-        progress.set_description('convert')
-        if args.format == 'onnx':
-            exported.save_onnx(file, metadata)
-            progress.update()
-            progress.set_description('compare')
-            difference = largest_difference(model, onnx_runner(file), exported.trials)
-        else:
-            exported.save(file, metadata)
-            progress.update()
-            progress.set_description('compare')
-            difference = largest_difference(model, torch.export.load(file).module(), exported.trials)
-        progress.update()
-    return exported, difference
-
-
-def describe_images(model: 'nn.Module', exported: 'ExportedNetwork', dynamic: bool) -> str:
-    """Return the shape of the images, and which sizes are possible.
-
-    Args:
-        model: The model.
-        exported: What was exported.
-        dynamic: Whether any size was asked for.
-    """
-    lengths = exported.trials[0].shape
-    shape = ' x '.join(exported.dynamic_axes.get(axis, str(length)) for axis, length in enumerate(lengths))
-    if dynamic and 2 not in exported.dynamic_axes:
-        return f'{shape} (other image sizes cannot be traced)'
-    if dynamic and exported.multiple > 1:
-        return f'{shape} (multiples of {exported.multiple})'
-    return shape

@@ -6,40 +6,44 @@ sizes if it is meant for them, before it is handed out.
 
 import contextlib
 import dataclasses
-import importlib.util
 import json
 import textwrap
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Union
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Tuple, Union
 
 import torch
 import torch.nn as nn
 from timm.models import get_model_input_config
 
-from ..errors import TimmAbnError
 from ..explain.images import Preprocessing
 from ..explain.methods.evaluation_copy import evaluation_copy
+from ..networks.mechanism import check_choice
+from .errors import ExportError
 
 __all__ = [
     'TOLERANCE',
-    'ExportError',
     'ExportedNetwork',
-    'check_onnx_packages',
+    'dynamic_forms',
     'export_metadata',
     'export_network',
+    'image_shape',
     'largest_difference',
     'onnx_runner',
 ]
 
 OUTPUTS = ('logits', 'attention_map')
-TOLERANCE = 1e-4  # largest difference of an output, relative where it is greater than 1
-_ONNX_PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
+TOLERANCE = 1e-4  # largest difference of an output, relative to its greatest value where that is above 1
+
+_BATCH, _SIZE = {0: 'batch'}, {2: 'height', 3: 'width'}
+# what is asked for -> the axes of images that may have any length, and what is traced where that cannot be
+_FORMS: Dict[str, Tuple[Dict[int, str], ...]] = {
+    '': ({},),
+    'batch': (_BATCH,),
+    'size': (_SIZE, {}),
+    'all': ({**_BATCH, **_SIZE}, _BATCH),
+}
 
 Runner = Callable[[torch.Tensor], Mapping[str, torch.Tensor]]
-
-
-class ExportError(TimmAbnError):
-    """A network cannot be exported; the message says why in one line."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -88,8 +92,22 @@ class ExportedNetwork:
                 dynamo=True,
                 verbose=False,
             )
+            _forget_origin(onnx_program.model)
             onnx_program.model.metadata_props.update({name: json.dumps(value) for name, value in metadata.items()})
             onnx_program.save(str(file), external_data=False)
+
+
+def _forget_origin(onnx_model: Any) -> None:
+    """Leave out what PyTorch notes of each node: stack traces, with paths of this machine, and names of its innards."""
+    from onnxscript import ir
+
+    graph = onnx_model.graph
+    nodes = list(ir.traversal.RecursiveGraphIterator(graph))
+    values = [*graph.inputs, *graph.initializers.values(), *(value for node in nodes for value in node.outputs)]
+    for item in (onnx_model, graph, *nodes, *values):
+        if item is not None:
+            item.doc_string = None
+            item.metadata_props.clear()
 
 
 class _Explaining(nn.Module):
@@ -102,22 +120,32 @@ class _Explaining(nn.Module):
         return {name: getattr(explanation, name) for name in OUTPUTS}
 
 
-def export_network(model: nn.Module, dynamic: bool = False) -> ExportedNetwork:
+def dynamic_forms(dynamic: str) -> Tuple[Mapping[int, str], ...]:
+    """Return the axes of images that may have any length, by number, and then those if that cannot be traced.
+
+    Args:
+        dynamic: 'batch', 'size', 'all' for both, or '' for none.
+    """
+    return _FORMS[dynamic]
+
+
+def export_network(model: nn.Module, dynamic: str = '') -> ExportedNetwork:
     """Return a network as a graph, for batches of one image of the network's own size.
 
     Args:
         model: A network that explains itself (``AttentionBranchNet``, ``ClassActivationMapping``), in evaluation mode.
-        dynamic: For batches of any length, and for images of any size; the latter only where the backbone takes other
-            sizes, see ``dynamic_axes`` of what is returned.
+        dynamic: 'batch': batches of any length; 'size': images of any size; 'all': both. Other sizes only where the
+            backbone takes them, see ``dynamic_axes`` of what is returned.
 
     Raises:
         ExportError: PyTorch cannot trace the network.
     """
-    if not dynamic:
-        return _export(model, {})
-    with contextlib.suppress(ExportError):  # a backbone of one image size
-        return _export(model, {0: 'batch', 2: 'height', 3: 'width'})
-    return _export(model, {0: 'batch'})
+    check_choice('dynamic', dynamic, tuple(_FORMS))
+    *tried, last = dynamic_forms(dynamic)
+    for dynamic_axes in tried:
+        with contextlib.suppress(ExportError):  # a backbone of one image size
+            return _export(model, dynamic_axes)
+    return _export(model, last)
 
 
 def _export(model: nn.Module, dynamic_axes: Mapping[int, str]) -> ExportedNetwork:
@@ -126,6 +154,8 @@ def _export(model: nn.Module, dynamic_axes: Mapping[int, str]) -> ExportedNetwor
     with _one_line_errors('cannot be traced'), torch.no_grad():
         program = torch.export.export(_Explaining(_with_plain_attention(model)), (trials[0],), dynamic_shapes=shapes)
         largest_difference(model, program.module(), trials)
+    for node in program.graph.nodes:
+        node.meta.pop('stack_trace', None)  # with paths of this machine, in files that go elsewhere
     layout: Any = getattr(model, 'layout', None)  # a CAM baseline has none: it takes what its convolutions take
     multiple = layout.reduction if layout is not None and layout.layout == 'NLC' else 1
     return ExportedNetwork(program, dynamic_axes, trials, multiple)
@@ -144,8 +174,8 @@ def _with_plain_attention(model: nn.Module) -> nn.Module:
 
 def _trial_images(model: nn.Module, dynamic_axes: Mapping[int, str]) -> List[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    channels, height, width = get_model_input_config(model)['input_size']
-    shapes = [(2 if dynamic_axes else 1, channels, height, width)]  # what is traced with length 1 is fixed to it
+    channels, height, width = image_shape(model)
+    shapes = [(2 if 0 in dynamic_axes else 1, channels, height, width)]  # what is traced with length 1 is fixed to it
     if 0 in dynamic_axes:
         shapes += [(length, channels, height, width) for length in (1, 3)]
     if 2 in dynamic_axes:
@@ -155,9 +185,18 @@ def _trial_images(model: nn.Module, dynamic_axes: Mapping[int, str]) -> List[tor
     return [torch.randn(shape, generator=generator) for shape in shapes]
 
 
+def image_shape(model: nn.Module) -> Tuple[int, int, int]:
+    """Return channels, height and width of the images of a network.
+
+    Args:
+        model: The network.
+    """
+    return get_model_input_config(model)['input_size']
+
+
 @torch.no_grad()
 def largest_difference(model: nn.Module, run: Runner, trials: List[torch.Tensor]) -> float:
-    """Return the largest difference of outputs from those of the network, relative where these are greater than 1.
+    """Return the largest difference of outputs from those of the network, as a share of the greatest where above 1.
 
     Args:
         model: The network.
@@ -173,7 +212,9 @@ def largest_difference(model: nn.Module, run: Runner, trials: List[torch.Tensor]
         for name in OUTPUTS:
             if found[name].shape != expected[name].shape:
                 raise ExportError(f'{name} has shape {tuple(found[name].shape)}, not {tuple(expected[name].shape)}')
-            differences.append(((found[name] - expected[name]).abs() / expected[name].abs().clamp(min=1)).max())
+            # not to each value: one near 0 among logits of hundreds is as inexact as these
+            greatest = expected[name].abs().max().clamp(min=1)
+            differences.append((found[name] - expected[name]).abs().max() / greatest)
     largest = torch.stack(differences).max().item()
     if not largest <= TOLERANCE:  # NaN neither
         raise ExportError(f'what was exported differs from the network by {largest:.2g}')
@@ -195,13 +236,6 @@ def onnx_runner(file: Union[str, Path]) -> Runner:
         return {name: torch.from_numpy(output) for name, output in zip(OUTPUTS, outputs)}
 
     return run
-
-
-def check_onnx_packages() -> None:
-    """Raise ExportError unless what ONNX takes is installed."""
-    missing = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ExportError(f'ONNX needs {" and ".join(missing)}: pip install {" ".join(_ONNX_PACKAGES)}')
 
 
 def export_metadata(model: nn.Module, name: str) -> Dict[str, Any]:

@@ -15,7 +15,7 @@ from ..networks.network import AttentionBranchNet
 from .creating import ModelError, create_model
 from .training_checkpoints import data_config_of, model_arguments, read_checkpoint, training_settings
 
-__all__ = ['EXPLAINING', 'load_classifier', 'load_model', 'model_names']
+__all__ = ['EXPLAINING', 'load_classifier', 'load_model', 'model_names', 'untrained_model']
 
 EXPLAINING = (AttentionBranchNet, ClassActivationMapping)  # classes of models that explain themselves
 
@@ -76,15 +76,27 @@ def load_classifier(
     """
     name = name_or_address
     if ':' not in name:
-        if not timm.is_model(name):
-            hint = suggest(name.partition('.')[0], timm.list_models(), otherwise='see timm.list_models()')
-            raise ModelError(f'{name} is no model; {hint}')
+        _check_exists(name)
         _check_tag(name)
     if checkpoint is not None:
         return _load_checkpoint(name, Path(checkpoint), model_kwargs).eval()
     if ':' not in name:
         _check_has_weights(name, model_kwargs.get('num_classes'))
     return create_model(name, dict(model_kwargs, pretrained=True)).eval()
+
+
+def untrained_model(name: str, /, **model_kwargs: Any) -> nn.Module:
+    """Return any model of timm with random weights, in evaluation mode.
+
+    Args:
+        name: Name of a model.
+        **model_kwargs: Arguments of ``timm.create_model``.
+
+    Raises:
+        TimmAbnError: There is no such model; the message is one line.
+    """
+    _check_exists(name)
+    return create_model(name, model_kwargs).eval()
 
 
 def _load_checkpoint(name: str, path: Path, model_kwargs: Mapping[str, Any]) -> nn.Module:
@@ -111,6 +123,12 @@ def _check_name(name: str) -> None:
         hint = f'did you mean {abn}?' if abn in names else suggest(architecture, names, otherwise='see timm-abn list')
         reason = 'is not an Attention Branch Network' if timm.is_model(architecture) else 'is no model'
         raise ModelError(f'{name} {reason}; {hint}')
+
+
+def _check_exists(name: str) -> None:
+    if not timm.is_model(name):
+        hint = suggest(name.partition('.')[0], timm.list_models(), otherwise='see timm.list_models()')
+        raise ModelError(f'{name} is no model; {hint}')
 
 
 def _check_tag(name: str) -> None:

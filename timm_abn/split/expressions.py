@@ -1,6 +1,7 @@
 """What a run of a model computes, as an expression: the means by which cuts are proven to be exact."""
 
-from typing import Any, Dict, Hashable, List, Optional, Set, Tuple
+import functools
+from typing import Any, Dict, Hashable, List, Optional, Sequence, Set, Tuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -26,6 +27,7 @@ class Expressions(TorchDispatchMode):
         self._of_tensor: Dict[int, int] = {}
         self._permuted: Dict[int, Tuple[int, List[int]]] = {}  # number -> what it is a permutation of
         self._kept: List[torch.Tensor] = []  # an id is only unique as long as its tensor lives
+        self._forms: Dict[Hashable, Any] = {}  # expression -> size, stride and type of its tensor; None in place
         self.activations: Set[int] = set()
         self.reads: List[Tuple[int, int, str]] = []
 
@@ -56,31 +58,30 @@ class Expressions(TorchDispatchMode):
         layouts = {'aten.permute.default', 'aten.transpose.int'}
         return {operator for _, read, operator in self.reads if read in same} - layouts
 
-    def _key(self, value: Any, operator: str, seen: List[int]) -> Hashable:
-        if isinstance(value, torch.Tensor):
-            seen.append(self.number(value))
-            self.reads.append((id(value), seen[-1], operator))
-            return seen[-1]
-        if isinstance(value, (list, tuple)):
-            return tuple(self._key(item, operator, seen) for item in value)
-        if isinstance(value, dict):
-            return tuple((k, self._key(v, operator, seen)) for k, v in sorted(value.items()))
-        return repr(value)
+    def _key(self, values: Sequence[Any], operator: str, seen: List[int]) -> Hashable:
+        parts: List[Hashable] = []  # one loop for what recursion could say: this runs for every argument of a network
+        for value in values:
+            if isinstance(value, torch.Tensor):
+                number = self.number(value)
+                seen.append(number)
+                self.reads.append((id(value), number, operator))
+                parts.append(number)
+            elif isinstance(value, (list, tuple)) and any(isinstance(v, (torch.Tensor, list, tuple)) for v in value):
+                parts.append(self._key(value, operator, seen))
+            else:
+                parts.append(repr(value))
+        return tuple(parts)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        operator, seen = str(func), []  # type: Tuple[str, List[int]]
-        key = (operator, self._key(args, operator, seen), self._key(kwargs, operator, seen))
-        if func is torch.ops.aten.native_batch_norm.default:
-            # by far the slowest operator on the meta device, which decomposes it in Python
-            result = (torch.empty_like(args[0]), *(args[0].new_empty(0) for _ in range(2)))
-        else:
-            result = func(*args, **kwargs)
-        written = [
-            value
-            for argument, value in zip(func._schema.arguments, args)
-            if isinstance(value, torch.Tensor) and argument.alias_info is not None and argument.alias_info.is_write
-        ]
+        operator, written_positions = _describe(func)
+        seen: List[int] = []
+        key = (operator, self._key(args, operator, seen))  # type: Hashable
+        if kwargs:
+            names = sorted(kwargs)
+            key = (key, tuple(names), self._key([kwargs[name] for name in names], operator, seen))
+        result = self._compute(func, key, args, kwargs, writes=bool(written_positions))
+        written = [args[i] for i in written_positions if i < len(args) and isinstance(args[i], torch.Tensor)]
         outputs = [*written, *(result if isinstance(result, (list, tuple)) else [result])]
         depends = any(number in self.activations for number in seen)
         for position, tensor in enumerate(outputs):
@@ -90,6 +91,21 @@ class Expressions(TorchDispatchMode):
                     number = self.name(tensor, (key, position))
                 if depends:
                     self.activations.add(number)
+        return result
+
+    def _compute(self, func: Any, key: Hashable, args: Any, kwargs: Any, writes: bool) -> Any:
+        if func is torch.ops.aten.native_batch_norm.default:
+            # by far the slowest operator on the meta device, which decomposes it in Python
+            return (args[0].detach(), args[0].new_empty(0), args[0].new_empty(0))
+        # equal expressions have equal forms: the halves need not compute those that the backbone has computed
+        if key in self._forms:
+            form = self._forms[key]
+            return args[0] if form is None else torch.empty_strided(*form[:2], dtype=form[2], device='meta')
+        result = func(*args, **kwargs)
+        if args and result is args[0] and torch.Tag.inplace_view not in func.tags:
+            self._forms[key] = None
+        elif not writes and isinstance(result, torch.Tensor) and result.is_meta and result.layout is torch.strided:
+            self._forms[key] = (result.size(), result.stride(), result.dtype)
         return result
 
     def _name_permuted(self, func: Any, args: Any, result: torch.Tensor) -> Optional[int]:
@@ -111,3 +127,10 @@ class Expressions(TorchDispatchMode):
         number = self.name(result, ('permuted', base, tuple(order)))
         self._permuted[number] = (base, order)
         return number
+
+
+@functools.cache
+def _describe(func: Any) -> Tuple[str, Tuple[int, ...]]:
+    """Return the name of an operator, and which of its arguments it writes to; both take long to ask for."""
+    arguments = enumerate(func._schema.arguments)
+    return str(func), tuple(i for i, arg in arguments if arg.alias_info is not None and arg.alias_info.is_write)

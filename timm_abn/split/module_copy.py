@@ -1,7 +1,9 @@
 """Copying a tree of modules without copying what is in it."""
 
 import copy
-from typing import Any, Dict
+import functools
+from collections import OrderedDict
+from typing import Any, Dict, Type
 
 import torch
 import torch.nn as nn
@@ -13,32 +15,47 @@ def copy_module(module: nn.Module, memo: Dict[int, Any]) -> nn.Module:
     """Return a deep copy, like ``copy.deepcopy`` but several times as fast on a tree of modules."""
     if id(module) in memo:
         return memo[id(module)]
-    special = (c for c in type(module).__mro__ if c not in (nn.Module, object))
-    if any('__getstate__' in vars(c) or '__deepcopy__' in vars(c) for c in special):
+    module_class: Any = type(module)
+    if _copies_itself(module_class):
         return copy.deepcopy(module, memo)
-    duplicate = object.__new__(type(module))
+    duplicate = object.__new__(module_class)
     memo[id(module)] = duplicate
     for name, value in vars(module).items():
         if name == '_modules':
             value = {key: child if child is None else copy_module(child, memo) for key, child in value.items()}
         elif name in ('_parameters', '_buffers'):
             value = {key: tensor if tensor is None else memo[id(tensor)] for key, tensor in value.items()}
-        elif isinstance(value, dict) and not value:
+        elif type(value) in (dict, OrderedDict, set) and not value:
             value = type(value)()  # the dozen registries of hooks that every module has
-        elif not isinstance(value, (bool, int, float, str, type(None))):
+        elif not _is_plain(value):
             value = copy.deepcopy(value, memo)
         vars(duplicate)[name] = value
     return duplicate
+
+
+@functools.cache
+def _copies_itself(module_class: Type[nn.Module]) -> bool:
+    special = (c for c in module_class.__mro__ if c not in (nn.Module, object))
+    return any('__getstate__' in vars(c) or '__deepcopy__' in vars(c) for c in special)
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether a value, such as a stride or a padding, cannot change and so need not be copied."""
+    return type(value) in _PLAIN or (type(value) is tuple and all(type(item) in _PLAIN for item in value))
+
+
+_PLAIN = frozenset((bool, int, float, str, type(None)))
 
 
 def meta_tensors(backbone: nn.Module) -> Dict[int, torch.Tensor]:
     """Return a memo for ``copy_module`` that turns every tensor of ``backbone`` into one on the meta device."""
     memo: Dict[int, torch.Tensor] = {}
     for module in backbone.modules():
-        tensors = [*module._parameters.values(), *module._buffers.values(), *module.__dict__.values()]
-        for tensor in tensors:
-            if isinstance(tensor, nn.Parameter):
-                memo[id(tensor)] = nn.Parameter(tensor.detach().to('meta'), requires_grad=tensor.requires_grad)
-            elif isinstance(tensor, torch.Tensor):
-                memo[id(tensor)] = tensor.detach().to('meta')
+        others = (value for value in vars(module).values() if isinstance(value, torch.Tensor))
+        for tensor in (*module._parameters.values(), *module._buffers.values(), *others):
+            if tensor is not None and id(tensor) not in memo:
+                on_meta = tensor.detach().to('meta')
+                if isinstance(tensor, nn.Parameter):
+                    on_meta = nn.Parameter(on_meta, requires_grad=tensor.requires_grad)
+                memo[id(tensor)] = on_meta
     return memo

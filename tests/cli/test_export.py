@@ -1,0 +1,75 @@
+"""The command ``timm-abn export`` in processes of its own: how it ends when it takes too long, or is told to end."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+MODEL = 'abn_resnet20_cifar.fashion_mnist'
+CODE = 'import sys, timm_abn_console\nif __name__ == "__main__":\n    sys.exit(timm_abn_console.main())\n'
+
+
+@pytest.fixture
+def export(tmp_path):
+    """Return what starts the command, as its own process group, in an empty folder."""
+    (tmp_path / 'command.py').write_text(CODE)
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
+    started = []
+
+    def start(*args):
+        command = [sys.executable, 'command.py', 'export', *args, '--out', 'new/model.pt2']
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    'dynamic, simpler',
+    [
+        (['--dynamic'], 'simpler is --dynamic batch (images of one size), or give it longer'),
+        (['--dynamic', 'batch'], 'simpler is an export without --dynamic (one image of one size), or give it longer'),
+        (['--dynamic', 'size'], 'simpler is an export without --dynamic (one image of one size), or give it longer'),
+        ([], 'you may give it longer'),
+    ],
+)
+def test_out_of_time_names_what_is_simpler(export, tmp_path, dynamic, simpler):
+    process = export('torch-export', '--model', MODEL, *dynamic, '--timeout', '0.2')
+    error = process.communicate()[1]
+    assert process.returncode == 2
+    assert error == (
+        f'timm-abn: error: {MODEL} is not exported after 0.2 s, while starting; {simpler} (--timeout SECONDS)\n'
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ['command.py']
+
+
+@pytest.mark.parametrize(
+    'number, to_group', [(signal.SIGTERM, False), pytest.param(signal.SIGINT, True, marks=pytest.mark.slow)]
+)
+def test_told_to_end_it_leaves_nothing(export, tmp_path, number, to_group):
+    process = export('torch-export', '--model', MODEL)
+    said = process.stderr.readline()  # the child is at work
+    assert said.endswith(f' s  loading {MODEL}\n')
+    assert [path.name[:9] for path in (tmp_path / 'new').iterdir()] == ['.partial-']
+    (os.killpg if to_group else os.kill)(process.pid, number)  # a terminal sends Ctrl-C to all processes
+    rest = process.communicate()[1]
+    assert process.returncode == 128 + number
+    assert all(' s  ' in line for line in rest.splitlines()), rest
+    assert [path.name for path in tmp_path.iterdir()] == ['command.py']
+
+
+@pytest.mark.slow
+def test_it_exports(export, tmp_path):
+    process = export('torch-export', '--model', MODEL)
+    said = process.communicate()[1].splitlines()
+    assert process.returncode == 0, said
+    assert [line.split()[2] for line in said] == ['loading', 'tracing', 'converting,', 'comparing']
+    assert [path.name for path in (tmp_path / 'new').iterdir()] == ['model.pt2']

@@ -1,0 +1,86 @@
+"""Work with a time limit, in processes of its own."""
+
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+
+from timm_abn.export.errors import ExportError
+from timm_abn.export.limited import OutOfTime, run_limited
+
+
+def add(first, second, say):
+    say('adding')
+    return first + second
+
+
+def sleep(seconds, say):
+    say('sleeping')
+    while seconds > 0:  # swallows whatever is raised in it
+        try:
+            time.sleep(0.1)
+        except BaseException:
+            pass
+        seconds -= 0.1
+
+
+def fail(error, say):
+    raise error
+
+
+def die(say):
+    say('dying')
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Let the child process import this module, and return how its functions are named."""
+    monkeypatch.syspath_prepend(__file__.rpartition('/')[0])
+    return 'test_limited:{}'.format
+
+
+def test_result_and_phases(here):
+    said = []
+    assert run_limited(here('add'), dict(first=1, second=2), 120, said.append) == 3
+    assert said == ['adding'] and not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize('seconds', [0.1, pytest.param(30, marks=pytest.mark.slow)])
+def test_time_is_kept(here, seconds):
+    said = ['starting']
+    start = time.monotonic()
+    with pytest.raises(OutOfTime) as raised:
+        run_limited(here('sleep'), dict(seconds=300), seconds, said.append)
+    assert time.monotonic() - start < seconds + 60
+    assert str(raised.value) == said[-1] and not multiprocessing.active_children()
+
+
+@pytest.mark.slow
+def test_interrupted(here):
+    def interrupt(phase):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_limited(here('sleep'), dict(seconds=300), 120, interrupt)
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize(
+    'error, raised',
+    [
+        (ExportError('no'), ExportError),
+        pytest.param(FileNotFoundError(2, 'No such file', 'x'), FileNotFoundError, marks=pytest.mark.slow),
+    ],
+)
+def test_errors_come_through(here, error, raised):
+    with pytest.raises(raised, match=str(error).replace('[', r'\[')):
+        run_limited(here('fail'), dict(error=error), 120, print)
+
+
+@pytest.mark.slow
+def test_death_is_told(here):
+    with pytest.raises(ExportError, match=r'died while dying \(exit code -9\)'):
+        run_limited(here('die'), {}, 120, print)

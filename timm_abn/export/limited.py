@@ -1,0 +1,91 @@
+"""Work that ends: in a process of its own, which is stopped after a time, whatever it does then.
+
+Work inside of PyTorch cannot be stopped otherwise: it answers to no flag, and swallows exceptions. This module imports
+no torch, so that the process that waits takes neither time nor memory for it.
+"""
+
+import importlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from multiprocessing.connection import Connection
+from typing import Any, Callable, Mapping
+
+from tqdm import tqdm
+
+from ..errors import TimmAbnError
+from .errors import ExportError
+
+__all__ = ['OutOfTime', 'run_limited']
+
+
+class OutOfTime(ExportError):
+    """The work was stopped; the message is what it was at."""
+
+
+def run_limited(function: str, arguments: Mapping[str, Any], seconds: float, say: Callable[[str], None]) -> Any:
+    """Return what a function returns that runs in a new process, which ends with this call, however this call ends.
+
+    Args:
+        function: Where it is: 'package.module:name'. It gets ``say`` besides its arguments, and tells it its phases.
+        arguments: Its arguments by name; these, and its result, can be pickled.
+        seconds: How long it may take.
+        say: Called with each phase.
+
+    Raises:
+        OutOfTime: It took longer.
+        ExportError: The function raised a ``TimmAbnError``, with this message, or its process died.
+        OSError: The function raised one.
+    """
+    # not forked: a fork of a process that has used torch may hang in its thread pools
+    context = multiprocessing.get_context('spawn')
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(sender, function, dict(arguments)), daemon=True)
+    process.start()
+    sender.close()
+    deadline, phase = time.monotonic() + seconds, 'starting'
+    try:
+        while receiver.poll(max(deadline - time.monotonic(), 0)):
+            kind, value = receiver.recv()
+            if kind == 'done':
+                return value
+            if kind == 'error':
+                raise value
+            phase = value
+            say(phase)
+        raise OutOfTime(phase)
+    except EOFError:
+        process.join()
+        raise ExportError(f'the process that does it died while {phase} (exit code {process.exitcode})') from None
+    finally:
+        process.kill()
+        process.join()
+        receiver.close()
+
+
+def _work(sender: Connection, function: str, arguments: Mapping[str, Any]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both processes; the other one ends this one
+    # its lock between processes, of which there are none, would be reported as leaked if this one is killed
+    tqdm.set_lock(threading.RLock())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    module, _, name = function.partition(':')
+    try:
+        result = getattr(importlib.import_module(module), name)(
+            **arguments, say=lambda text: sender.send(('say', text))
+        )
+    except TimmAbnError as error:
+        sender.send(('error', ExportError(str(error))))
+    except OSError as error:
+        sender.send(('error', error))
+    else:
+        sender.send(('done', result))
+
+
+def _end_with_parent() -> None:
+    # a parent that is killed outright can end nobody, and this process may have minutes of work left
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

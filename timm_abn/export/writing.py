@@ -1,0 +1,78 @@
+"""From the name of a model to a file: load, trace, convert, compare, and a word at the beginning of each."""
+
+from pathlib import Path
+from typing import Any, Callable, Dict, Mapping, Optional
+
+import torch
+import torch.nn as nn
+
+from ..models.loading import load_model
+from .graph import (
+    ExportedNetwork,
+    dynamic_forms,
+    export_metadata,
+    export_network,
+    image_shape,
+    largest_difference,
+    onnx_runner,
+)
+
+__all__ = ['write_graph']
+
+
+def write_graph(
+    model: str,
+    checkpoint: Optional[Path],
+    model_kwargs: Mapping[str, Any],
+    file_format: str,
+    dynamic: str,
+    file: Path,
+    say: Callable[[str], None],
+) -> Dict[str, str]:
+    """Load a model, write its graph, and return what is to be told of it, by name.
+
+    Args:
+        model: See ``load_model``.
+        checkpoint: See ``load_model``.
+        model_kwargs: See ``load_model``.
+        file_format: 'onnx' or 'torch-export'.
+        dynamic: See ``export_network``.
+        file: What to write.
+        say: Called at the beginning of each phase.
+
+    Raises:
+        TimmAbnError: The model cannot be loaded or exported; the message is one line.
+    """
+    say(f'loading {model}')
+    network = load_model(model, checkpoint, **model_kwargs)
+    metadata = export_metadata(network, model)
+    say(f'tracing images of {" or ".join(_shape(network, axes) for axes in dynamic_forms(dynamic))}')
+    exported = export_network(network, dynamic)
+    say(f'converting, to {file_format}')
+    if file_format == 'onnx':
+        exported.save_onnx(file, metadata)
+    else:
+        exported.save(file, metadata)
+    say('comparing with the model')
+    runner = onnx_runner(file) if file_format == 'onnx' else torch.export.load(file).module()
+    difference = largest_difference(network, runner, exported.trials)
+    return {
+        'Model': model,
+        'Images': _describe_images(network, exported, dynamic),
+        'Outputs': 'logits, attention_map',
+        'Largest difference from the model': f'{difference:.1e}',
+    }
+
+
+def _describe_images(network: nn.Module, exported: ExportedNetwork, dynamic: str) -> str:
+    shape = _shape(network, exported.dynamic_axes)
+    if dynamic in ('all', 'size') and 2 not in exported.dynamic_axes:
+        return f'{shape} (other image sizes cannot be traced)'
+    return (
+        f'{shape} (multiples of {exported.multiple})' if 2 in exported.dynamic_axes and exported.multiple > 1 else shape
+    )
+
+
+def _shape(network: nn.Module, dynamic_axes: Mapping[int, str]) -> str:
+    lengths = (1, *image_shape(network))
+    return ' x '.join(dynamic_axes.get(axis, str(length)) for axis, length in enumerate(lengths))
