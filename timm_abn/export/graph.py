@@ -139,7 +139,7 @@ def _needs_plain_attention(program: torch.export.ExportedProgram) -> bool:
     for node in program.graph.nodes:
         if node.target is torch.ops.aten.scaled_dot_product_attention.default:
             has_mask = len(node.args) > 3 and node.args[3] is not None or node.kwargs.get('attn_mask') is not None
-            if has_mask or node.args[0].meta['val'].ndim != 4:  # type: ignore[union-attr]
+            if has_mask or node.args[0].meta['val'].ndim != 4:
                 return True
     return False
 
