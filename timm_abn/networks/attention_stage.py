@@ -183,6 +183,8 @@ def set_stride_one(module: nn.Module) -> None:
             setattr(module, name, nn.Identity())  # what timm builds for a pooled shortcut of stride 1
         else:
             set_stride_one(child)
+            if hasattr(child, 'reparameterize'):  # the one convolution that it makes of several is built with this
+                child.stride = 1 if isinstance(stride, int) else (1, 1)
 
 
 def _probe_channels(stage: nn.Module, in_channels: int) -> Optional[int]:
