@@ -16,7 +16,7 @@ from .subjects import Subject, gradients_of
 
 
 def compile_fullgraph(subject: Subject) -> None:
-    """Without a graph break, in evaluation and training, with the gradients of eager."""
+    """Without a graph break, in evaluation and training, with the gradients of eager (backend `aot_eager`)."""
     torch._dynamo.reset()
     model, images = subject.make(), subject.images()
     compiled: Any = torch.compile(model, fullgraph=True, backend='aot_eager')

@@ -184,7 +184,7 @@ def set_stride_one(module: nn.Module) -> None:
         else:
             set_stride_one(child)
             if hasattr(child, 'reparameterize'):  # the one convolution that it makes of several is built with this
-                child.stride = 1 if isinstance(stride, int) else (1, 1)
+                child.stride = 1 if isinstance(stride, int) else (1, 1)  # type: ignore[assignment]
 
 
 def _probe_channels(stage: nn.Module, in_channels: int) -> Optional[int]:
