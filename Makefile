@@ -6,7 +6,8 @@ STAMP := $(VENV)/.installed
 # two test processes of one thread each: more threads than cores make torch many times slower
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: help install demo test test-all lint format conformance benchmark costs comparison faithful masks build clean
+.PHONY: help install demo test test-all lint format conformance coverage works-with benchmark costs comparison \
+	faithful masks build clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +38,12 @@ test-all: $(STAMP)  ## the other tests: every family, every golden file, every r
 
 conformance: $(STAMP)  ## timm's own model tests over every model of this package
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.conformance -n 2 --dist worksteal -q
+
+coverage: $(STAMP)  ## which of timm's names become networks: docs/coverage.csv, and its line in the README
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/measure_coverage.py --processes 2
+
+works-with: $(STAMP)  ## docs/works_with.md, from the matrix that the tests run
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.works_with
 
 benchmark: $(STAMP)  ## speed and memory of import, construction, evaluation and multi-task networks
 	$(BIN)/python scripts/benchmark.py

@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 import torch.nn as nn
+from timm.utils import reparameterize_model
 
 import timm_abn  # noqa: F401  registers the 32x32 backbones
 from timm_abn.networks.attention_stage import build_attention_stage, residual_width
@@ -109,3 +110,14 @@ def test_residual_width(width, expected):
 
 def test_source_is_visible():
     assert "source='copy of layer4 at stride 1'" in repr(build('test_resnet')[2])
+
+
+def test_reparameterized_stage_is_the_stage():
+    torch.manual_seed(0)
+    model = timm.create_model('abn', backbone='fastvit_t8', num_classes=3).eval()
+    fused = reparameterize_model(model)
+    assert len(list(fused.attention_branch.modules())) < len(list(model.attention_branch.modules()))
+    images = torch.randn(2, 3, 64, 64)
+    actual, expected = fused.explain(images), model.explain(images)
+    torch.testing.assert_close(actual.class_maps, expected.class_maps, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(actual.logits, expected.logits, rtol=1e-3, atol=1e-4)

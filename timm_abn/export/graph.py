@@ -152,7 +152,10 @@ def _export(model: nn.Module, dynamic_axes: Mapping[int, str]) -> ExportedNetwor
     trials = _trial_images(model, dynamic_axes)
     shapes = ({axis: torch.export.Dim.DYNAMIC for axis in dynamic_axes},)
     with _one_line_errors('cannot be traced'), torch.no_grad():
-        program = torch.export.export(_Explaining(_with_plain_attention(model)), (trials[0],), dynamic_shapes=shapes)
+        program = torch.export.export(_Explaining(model), (trials[0],), dynamic_shapes=shapes)
+        if _needs_plain_attention(program):
+            plain = _Explaining(_with_plain_attention(model))
+            program = torch.export.export(plain, (trials[0],), dynamic_shapes=shapes)
         largest_difference(model, program.module(), trials)
     for node in program.graph.nodes:
         node.meta.pop('stack_trace', None)  # with paths of this machine, in files that go elsewhere
@@ -161,10 +164,18 @@ def _export(model: nn.Module, dynamic_axes: Mapping[int, str]) -> ExportedNetwor
     return ExportedNetwork(program, dynamic_axes, trials, multiple)
 
 
+def _needs_plain_attention(program: torch.export.ExportedProgram) -> bool:
+    """Return whether attention is fused that ONNX cannot say: with a mask or a bias, or of tensors not of 4 axes."""
+    for node in program.graph.nodes:
+        if node.target is torch.ops.aten.scaled_dot_product_attention.default:
+            has_mask = len(node.args) > 3 and node.args[3] is not None or node.kwargs.get('attn_mask') is not None
+            if has_mask or node.args[0].meta['val'].ndim != 4:
+                return True
+    return False
+
+
 def _with_plain_attention(model: nn.Module) -> nn.Module:
-    """Return a network whose attention is made of products, where it is given a bias: ONNX has no fused form of it."""
-    if getattr(getattr(model, 'mechanism', None), 'gate', '') != 'tokens':
-        return model
+    """Return a network whose attention is made of products."""
     duplicate = evaluation_copy(model)
     for module in duplicate.modules():
         if hasattr(module, 'fused_attn'):

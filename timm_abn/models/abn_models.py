@@ -84,10 +84,13 @@ def _choose_network(kwargs: Dict[str, Any]) -> Type[AttentionBranchNet]:
     return MultiTaskAttentionBranchNet if multi_task else AttentionBranchNet
 
 
-def _default_out_indices(backbone: str) -> Tuple[int, ...]:
-    """Return the stages that the backbone itself would return with ``features_only=True``."""
+def _default_out_indices(backbone: str) -> Union[int, Tuple[int, ...]]:
+    """Return the stages that the backbone itself would return with ``features_only=True``, or how many of the last."""
     features: Any = create_backbone(backbone, pretrained=False, features_only=True, device=torch.device('meta'))
-    return tuple(features.feature_info.out_indices)
+    indices, num_stages = tuple(features.feature_info.out_indices), len(features.feature_info.info)
+    are_last = indices == tuple(range(num_stages - len(indices), num_stages))
+    # of a ViT timm takes the last blocks, however many arguments make it have
+    return len(indices) if are_last and len(indices) < num_stages else indices
 
 
 def _backbone_cfg(backbone: str, **kwargs: Any) -> Dict[str, Any]:

@@ -8,9 +8,10 @@ built. Which of them it was is written on the stage: ``stage.source``.
 A map finer than the features begins here, too: they are upsampled first, and the stage runs on the finer grid.
 """
 
+import contextlib
 import copy
 from collections import OrderedDict
-from typing import Dict, List, Optional
+from typing import Any, Callable, Dict, Iterator, List, Optional
 
 import torch
 import torch.nn as nn
@@ -39,6 +40,7 @@ class AttentionStage(nn.Sequential):
         source: What the stage was built from, in words.
         num_features: Channels of the output.
         map_scale: How many times as high and wide as the input the output is.
+        origins: Path in the backbone of what each module was copied from; empty where nothing was.
     """
 
     def __init__(
@@ -47,16 +49,45 @@ class AttentionStage(nn.Sequential):
         source: str,
         num_features: int,
         map_scale: int = 1,
+        origins: Optional[Dict[str, str]] = None,
     ) -> None:
         upsample = nn.Upsample(scale_factor=float(map_scale), mode='bilinear', align_corners=False)
         super().__init__(OrderedDict(upsample=upsample, **modules) if map_scale > 1 else modules)
         self.source = source
         self.num_features = num_features
         self.map_scale = map_scale
+        self.origins = origins or {}
+
+    @contextlib.contextmanager
+    def adapting_with(self, backbone: nn.Module) -> Iterator[None]:
+        """While this lasts, do to the copied modules what ``backbone.set_input_size`` does to those they are copies of.
+
+        Some know the size of images: the windows of MaxViT's blocks are a share of it.
+
+        Args:
+            backbone: The whole backbone.
+        """
+        pairs = [(backbone.get_submodule(path), self.get_submodule(name)) for name, path in self.origins.items()]
+        pairs = [(original, duplicate) for original, duplicate in pairs if hasattr(original, 'set_input_size')]
+        for original, duplicate in pairs:
+            original.set_input_size = _both(original.set_input_size, duplicate.set_input_size)  # type: ignore
+        try:
+            yield
+        finally:
+            for original, _ in pairs:
+                del original.set_input_size
 
     def extra_repr(self) -> str:
         """Return what ``repr`` says in parentheses."""
         return f'source={self.source!r}'
+
+
+def _both(*functions: Any) -> Callable[..., None]:
+    def call(*args: Any, **kwargs: Any) -> None:
+        for function in functions:
+            function(*args, **kwargs)
+
+    return call
 
 
 def build_attention_stage(
@@ -89,9 +120,11 @@ def build_attention_stage(
     channels = _probe_channels(copied, in_channels) if any(True for _ in copied.parameters()) else None
     if channels is not None:
         # one sequence stays flat, so that its blocks keep their names
-        children = copied[0] if len(copied) == 1 and type(copied[0]) is nn.Sequential else copied
+        is_flat = len(copied) == 1 and type(copied[0]) is nn.Sequential
+        children = OrderedDict((copied[0] if is_flat else copied).named_children())
+        origins = dict(zip(children, [f'{next_stage[0]}.{name}' for name in children] if is_flat else next_stage))
         source = f'copy of {", ".join(next_stage)} at stride 1'
-        stage = AttentionStage(OrderedDict(children.named_children()), source, channels, map_scale)
+        stage = AttentionStage(children, source, channels, map_scale, origins)
         if not keep_weights:
             init_convolutions(stage, reset_others=True)
         return stage
@@ -150,6 +183,8 @@ def set_stride_one(module: nn.Module) -> None:
             setattr(module, name, nn.Identity())  # what timm builds for a pooled shortcut of stride 1
         else:
             set_stride_one(child)
+            if hasattr(child, 'reparameterize'):  # the one convolution that it makes of several is built with this
+                child.stride = 1 if isinstance(stride, int) else (1, 1)  # type: ignore[assignment]
 
 
 def _probe_channels(stage: nn.Module, in_channels: int) -> Optional[int]:

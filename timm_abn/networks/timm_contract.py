@@ -190,7 +190,8 @@ class TimmContract(nn.Module):
     def _set_input_size(self, img_size: Optional[Tuple[int, int]], **kwargs: Any) -> None:
         backbone: Any = join_halves(self.feature_extractor, self.perception_branch, self._plan)
         before = dict(get_model_args(backbone))
-        backbone.set_input_size(img_size=img_size, **kwargs)
+        with self.attention_branch.stage.adapting_with(backbone):
+            backbone.set_input_size(img_size=img_size, **kwargs)
         # what the backbone records of itself (Swin: the windows that follow from the size) holds for the network, too
         changed = {key: value for key, value in get_model_args(backbone).items() if before.get(key) != value}
         parts = cut_backbone(backbone, self.split)

@@ -1,0 +1,131 @@
+"""The matrix: which tools work with networks over which backbones. Tests run it, and the docs have a page of it."""
+
+import inspect
+from pathlib import Path
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+
+from timm_abn.console.table import markdown_table
+
+from . import copies, graphs, parallel, sizes, training
+from .subjects import BACKBONES, Subject, why_not_split
+
+WORKS, NOT_OF_BACKBONE, FAILS = 'works', 'not of this backbone', 'fails'
+
+
+class Tool(NamedTuple):
+    """A row of the matrix.
+
+    Attributes:
+        title: What it is called.
+        check: Fails where the tool does not work with what is made of a ``Subject``.
+        fast: Columns that are checked with ``make test``; the others take their time.
+    """
+
+    title: str
+    check: Callable[..., None]
+    fast: Tuple[str, ...] = ()
+
+
+TOOLS: List[Tool] = [
+    Tool('AMP (bfloat16)', training.mixed_precision, ('ResNet', 'Swin', 'ViT', 'DINOv3')),
+    Tool('`channels_last`', training.channels_last, ('EfficientNet', 'ConvNeXt')),
+    Tool('gradient checkpointing', training.grad_checkpointing, ('ResNet', 'ConvNeXt', 'ViT', 'Hiera')),
+    Tool('layer decay', training.layer_decay, ('ResNet', 'ConvNeXt', 'DINOv3', 'Hiera')),
+    Tool('`torch.compile(fullgraph=True)`', graphs.compile_fullgraph),
+    Tool('`torch.export`', graphs.export, ('EfficientNet',)),
+    Tool('ONNX', graphs.onnx),
+    Tool('fx', graphs.fx, ('EfficientNet', 'ViT')),
+    Tool('TorchScript', graphs.torchscript, ('EfficientNet',)),
+    Tool('int8', graphs.int8),
+    Tool('deepcopy', copies.deepcopy, ('ResNet', 'ConvNeXt', 'Swin', 'ViT', 'DINOv3', 'Hiera')),
+    Tool('pickle', copies.pickling, ('ResNet', 'ConvNeXt', 'Swin', 'ViT', 'DINOv3', 'Hiera')),
+    Tool('EMA', copies.moving_average, ('ResNet', 'ViT')),
+    Tool('`reparameterize_model`', copies.reparameterize, ('EfficientNet',)),
+    Tool('`features_only`', copies.features_only, ('EfficientNet', 'DINOv3', 'Hiera')),
+    Tool('8 threads', copies.threads, ('EfficientNet', 'Swin', 'DINOv3', 'Hiera')),
+    Tool('DataParallel', parallel.data_parallel, ('ResNet', 'Swin', 'DINOv3', 'Hiera')),
+    Tool('DDP', parallel.distributed),
+    Tool('FSDP2', parallel.fully_sharded),
+    Tool('`set_input_size`', sizes.set_input_size, ('ConvNeXt', 'MaxViT', 'DINOv3')),
+    Tool('`dynamic_img_size`, `dynamic_img_pad`', sizes.dynamic_img_size, ('ResNet', 'DINOv3')),
+]
+
+_DYNAMIC = TOOLS[-1].title
+_ANY_SIZE = 'has no such arguments: it takes images of any size as it is'
+_SET_SIZE = 'has no such arguments; `set_input_size` adapts its windows'
+
+# (title, column) -> outcome and reason; all else works
+EXCEPTIONS: Dict[Tuple[str, str], Tuple[str, str]] = {
+    **{(_DYNAMIC, column): (NOT_OF_BACKBONE, _ANY_SIZE) for column in ('ResNet', 'EfficientNet', 'ConvNeXt')},
+    **{(_DYNAMIC, column): (NOT_OF_BACKBONE, _SET_SIZE) for column in ('Swin', 'MaxViT')},
+    (_DYNAMIC, 'Hiera'): (NOT_OF_BACKBONE, 'has no such arguments'),
+    ('`set_input_size`', 'Hiera'): (NOT_OF_BACKBONE, 'has no such method'),
+    ('TorchScript', 'DINOv3'): (FAILS, 'scripts; what passes beside the features between the halves does not'),
+    ('fx', 'Hiera'): (NOT_OF_BACKBONE, 'asks whether its mask is None, which a graph cannot'),
+    ('TorchScript', 'Hiera'): (NOT_OF_BACKBONE, 'unpacks shapes of a length that TorchScript cannot tell'),
+}
+
+
+def outcome_of(tool: Tool, column: str) -> Tuple[str, str]:
+    """Return the declared outcome of a cell, and the reason if that is not ``WORKS``."""
+    return EXCEPTIONS.get((tool.title, column), (WORKS, ''))
+
+
+def error_of(tool: Tool, subject: Subject, folder: Path) -> Optional[Exception]:
+    """Return what a check fails with, None if it does not.
+
+    Args:
+        tool: The tool.
+        subject: What it is checked on.
+        folder: An empty one.
+    """
+    arguments: Dict[str, Any] = dict(folder=folder) if 'folder' in inspect.signature(tool.check).parameters else {}
+    try:
+        tool.check(subject, **arguments)
+    except Exception as error:
+        return error
+    return None
+
+
+def make_page() -> str:
+    """Return the page of the docs."""
+    notes: List[str] = []
+
+    def note(text: str) -> str:
+        if text not in notes:
+            notes.append(text)
+        return f'[{notes.index(text) + 1}]'
+
+    refusals = {column: why_not_split(column) for column in BACKBONES}
+    rows = []
+    for tool in TOOLS:
+        cells = []
+        for column, (name, _) in BACKBONES.items():
+            outcome, reason = outcome_of(tool, column)
+            if refusals[column]:
+                cells.append(f'no network yet {note(f"`{name}`: {refusals[column]}")}')
+            elif outcome == WORKS:
+                cells.append(WORKS)
+            else:
+                cells.append(f'{outcome} {note(f"{tool.title}, {outcome}: the backbone {reason}.")}')
+        rows.append((tool.title, *cells))
+    backbones = ', '.join(f'{column} (`{name}`)' for column, (name, _) in BACKBONES.items())
+    return '\n'.join(
+        [
+            '# Works with',
+            '',
+            'What tools of PyTorch and timm do with Attention Branch Networks, over small members of eight families:',
+            f'{backbones}.',
+            'Each cell is a test that compares with a number from elsewhere; it is "not of this backbone" where the',
+            "same test fails on timm's own backbone, too. Made by `make works-with`; tests hold that it is true.",
+            '',
+            markdown_table(('', *BACKBONES), rows),
+            '',
+            *(f'{number}. {text}' for number, text in enumerate(notes, 1)),
+            '',
+            '## What is tested',
+            '',
+            *(f'- {tool.title}: {inspect.getdoc(tool.check)}' for tool in TOOLS),
+            '',
+        ]
+    )
