@@ -12,8 +12,7 @@ from tiers import fast_and_slow
 from timm_families import FULL_SIZE, REFUSED, SPLITS
 
 import timm_abn
-from timm_abn.split import cut
-from timm_abn.split.adapters import Adapter, register_adapter
+from timm_abn.split import Adapter, cut, register_adapter
 from timm_abn.split.cut import SplitError, cut_backbone, split_backbone
 from timm_abn.split.halves import join_halves
 

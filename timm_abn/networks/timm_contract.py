@@ -8,9 +8,10 @@ import torch.nn as nn
 from timm.models import get_model_args, get_model_input_config, get_model_traits
 
 from ..errors import TimmAbnError
-from ..split import Split, cut_backbone, find_adapter
+from ..split import Split, cut_backbone, family_of, find_adapter
 from ..split.halves import Plan, join_halves
 from ..split.module_copy import copy_module, meta_tensors
+from ..split.packing import pack, unpack
 from ..timm_private import feature_take_indices, update_model_args, update_model_input_size
 from .feature_layout import FeatureLayout, feature_layout
 
@@ -27,13 +28,15 @@ class TimmContract(nn.Module):
         attention_branch: Any
         perception_branch: Any
         mechanism: Any
+        beside_per_image: Tuple[bool, ...]
         feature_info: List[Dict[str, Any]]
         layout: FeatureLayout
         num_classes: int
         num_extractor_stages: int
         outputs_per_class: int
         split: str
-        _attended_features: Callable[..., Tuple[torch.Tensor, Optional[torch.Tensor]]]
+        extract: Callable[[torch.Tensor], Tuple[torch.Tensor, List[torch.Tensor]]]
+        _attended_features: Callable[..., Tuple[torch.Tensor, Optional[torch.Tensor], List[torch.Tensor]]]
         _plan: Plan
 
     @torch.jit.ignore
@@ -45,6 +48,7 @@ class TimmContract(nn.Module):
         self.num_extractor_stages = parts.num_extractor_stages
         self.feature_info = parts.feature_info
         self.layout = layout
+        self.beside_per_image = parts.beside_per_image
         self._plan = parts.plan
         for name in ('output_fmt', 'feature_dim'):  # what some backbones say of their features
             if hasattr(parts.perception_branch, name):
@@ -94,13 +98,15 @@ class TimmContract(nn.Module):
             x, indices=before or [max(self.num_extractor_stages - 1, 0)], output_fmt='NCHW'
         )
         intermediates = list(intermediates) if before else []
-        attended, attention_bias = self._attended_features(features, x, attention)
+        features, beside = unpack(features)
+        attended, attention_bias, beside = self._attended_features(features, x, attention, beside)
+        packed: Any = pack(attended, beside)
         block_arguments = {} if attention_bias is None else dict(attn_mask=attention_bias)
         if not after:
-            final = self.perception_branch.forward_features(attended, **block_arguments)
+            final = self.perception_branch.forward_features(packed, **block_arguments)
             return intermediates if intermediates_only else (final, intermediates)
         later: Any = find_adapter(self.perception_branch).perception_intermediates(
-            self.perception_branch, attended, after, norm, stop_early, intermediates_only, **block_arguments
+            self.perception_branch, packed, after, norm, stop_early, intermediates_only, **block_arguments
         )
         if not intermediates_only:
             final, later = later
@@ -177,7 +183,7 @@ class TimmContract(nn.Module):
         """
         if self.attention_branch is None:
             raise TimmAbnError('set_input_size() needs both halves, which prune_intermediate_layers() has changed.')
-        family = type(self.perception_branch).__name__
+        family = family_of(self.perception_branch).__name__
         if not hasattr(self.perception_branch, 'set_input_size'):
             if get_model_input_config(self)['fixed_input_size'] or kwargs:
                 raise TimmAbnError(f'{family} has no set_input_size: its images keep their size.')
