@@ -111,7 +111,7 @@ class AttentionBranchNet(TimmContract):
         own_names = branch_class.argument_names
         branch_kwargs = {own_names[name]: kwargs.pop(name) for name in own_names if name in kwargs}
         self.outputs_per_class = branch_class.outputs_per_class
-        architecture = None
+        architecture, name = None, ''
         if isinstance(backbone, str):
             name = backbone
             kwargs.update(num_classes=num_classes * self.outputs_per_class, in_chans=in_chans, **dd)
@@ -119,7 +119,7 @@ class AttentionBranchNet(TimmContract):
             architecture = architecture_of(name, **kwargs)
             if isinstance(backbone, AttentionBranchNet):
                 raise TimmAbnError(f'Backbone {name!r} is an Attention Branch Network already; pass its own backbone.')
-        check_outputs(backbone, num_classes, self.outputs_per_class)
+        check_outputs(backbone, num_classes, self.outputs_per_class, name)
         parts = cut_backbone(backbone, split, architecture)
         layout, channels = feature_layout(parts)
         stage = build_attention_stage(

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import OrderedDict
-from typing import Any, List, Optional, Tuple, Type, Union
+from typing import Any, ClassVar, List, Optional, Tuple, Type, Union
 
 import torch
 import torch.nn as nn
@@ -46,6 +46,7 @@ class Adapter:
     perception_class: Optional[Type[nn.Module]] = None
     result: int = 0
     split: Optional[str] = None
+    notes_stages: ClassVar[bool] = False  # features of stages are what modules return, as they are of every ``Half``
 
     def half_classes(self, backbone: nn.Module) -> Tuple[Optional[Type[nn.Module]], Optional[Type[nn.Module]]]:
         """Return what the halves of this backbone become, None where they stay of its class."""
@@ -73,6 +74,10 @@ class Adapter:
         if isinstance(output, (tuple, list)) and self.extractor_class is not None and len(output) > self.result:
             output = output[self.result]
         return output if isinstance(output, torch.Tensor) else None
+
+    def arranged(self, half: nn.Module, path: str, output: Any) -> Any:
+        """Return what a module of a half returns, with tokens in the order of their places if they are in another."""
+        return output
 
     def num_prefix_tokens(self, perception_branch: nn.Module) -> int:
         """Return how many tokens at the cut come before those of the image: none if the class token joins later."""

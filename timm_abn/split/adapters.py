@@ -46,7 +46,5 @@ def check_adapter(backbone_class: Type[nn.Module], adapter: Adapter) -> None:
         raise TimmAbnError(f'register_adapter() needs an instance of Adapter, got {adapter!r}.')
     for half_class in (adapter.extractor_class, adapter.perception_class):
         if half_class is not None and not (issubclass(half_class, Half) and issubclass(half_class, backbone_class)):
-            names = half_class.__name__, backbone_class.__name__
-            raise TimmAbnError(
-                '{} must be a subclass of timm_abn.Half and of {}, whose halves it is for.'.format(*names)
-            )
+            half, whole = half_class.__name__, backbone_class.__name__
+            raise TimmAbnError(f'{half} must be a subclass of timm_abn.Half and of {whole}, whose half it is to be.')

@@ -25,6 +25,7 @@ from .expressions import Expressions
 from .factor import ignores_features, ignores_places, is_behind_norms
 from .halves import Plan, build_halves, plan_cut, prove
 from .module_copy import copy_module, meta_tensors
+from .nearest import nearest_cut
 from .observation import Run, SplitError, observe
 from .packing import unpack
 
@@ -126,7 +127,12 @@ def cut_backbone(
     key = (architecture, path, images.shape, images.dtype, find_adapter(backbone))
     cut = _PROVEN.get(key) if architecture is not None else None
     if cut is None:
-        cut = _prove_cut(backbone, path, images)
+        try:
+            cut = _prove_cut(backbone, path, images)
+        except SplitError as error:
+            nearest = _nearest_cut(backbone, path, images)
+            hint = f'the nearest cut that works is {nearest!r}' if nearest else 'none around it works either'
+            raise SplitError(f'{str(error).rstrip(".")}; {hint}.') from error
     if architecture is not None:
         _PROVEN[key] = cut
     tensors = {id(tensor): tensor for tensor in [*backbone.parameters(), *backbone.buffers()]}
@@ -148,6 +154,18 @@ def cut_backbone(
 
 
 _PROVEN: Dict[Hashable, Cut] = {}
+
+
+def _nearest_cut(backbone: nn.Module, path: str, images: torch.Tensor) -> Optional[str]:
+    def is_exact(other: str) -> bool:
+        try:
+            _prove_cut(backbone, other, images)
+        except SplitError:
+            return False
+        return True
+
+    probe = copy_module(backbone, dict(meta_tensors(backbone))).eval()
+    return nearest_cut(probe, path, images, [info.get('module', '') for info in _feature_info(backbone)], is_exact)
 
 
 def _prove_cut(backbone: nn.Module, path: str, images: torch.Tensor) -> Cut:

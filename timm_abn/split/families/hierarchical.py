@@ -41,6 +41,9 @@ class HieraPerception(Half, Hiera):
 class HieraAdapter(Adapter):
     """``Hiera``: how tokens are unrolled depends on the block."""
 
+    def arranged(self, half: Any, path: str, output: Any) -> Any:
+        return half.reroll(output, int(path.rpartition('.')[2]))
+
     def prepare_perception(self, perception_branch: Any) -> None:
         schedule, size = perception_branch.reroll.schedule[num_passed(perception_branch.blocks) - 1]
         perception_branch.unroll = Unroll(size, (1,) * len(size), schedule)

@@ -206,6 +206,9 @@ class HighResolutionNetExtractor(HighResolutionNetHalf):
 class HighResolutionNetAdapter(Adapter):
     """``HighResolutionNet``: stages return a list of streams."""
 
+    def stage(self, backbone: nn.Module, name: str) -> str:
+        return 'act1' if name == 'stem' else name
+
     def prepare_perception(self, perception_branch: Any) -> None:
         if is_passed(perception_branch.layer1):
             perception_branch.layer1 = PassThrough()  # an identity stands for layers that were removed

@@ -133,6 +133,8 @@ class EvaPerception(EvaHalf):
 class EvaAdapter(Adapter):
     """``Eva``: elsewhere, each half looks its rotary embeddings up in a buffer of its own."""
 
+    notes_stages = True
+
     def half_classes(self, backbone: Any) -> Tuple[Optional[Type[nn.Module]], Optional[Type[nn.Module]]]:
         travels = backbone.rope is not None and (backbone.dynamic_img_size or backbone.rope_mixed)
         return (self.extractor_class, self.perception_class) if travels else (None, None)
