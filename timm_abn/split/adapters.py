@@ -19,6 +19,23 @@ def register_adapter(backbone_class: Type[nn.Module], adapter: Adapter) -> None:
     What it says holds for subclasses, too, but for the classes that halves become: these would lose what a subclass
     does otherwise, and need a row for each.
 
+    A family whose ``forward_features`` adds position embeddings between ``embed`` and ``blocks``, and lets edges of the
+    image pass beside the features, says so like this, at the level of a module::
+
+        class TwoStreamExtractor(timm_abn.Half, TwoStream):
+            def forward_features(self, x):
+                return self.blocks(self.embed(x) + self.positions), self.edges(x)
+
+        class TwoStreamPerception(timm_abn.Half, TwoStream):
+            def forward_features(self, x):
+                features, edges = x
+                return self.fuse(self.blocks(features), edges)
+
+        timm_abn.register_adapter(TwoStream, timm_abn.Adapter(TwoStreamExtractor, TwoStreamPerception))
+
+    Blocks after the cut let everything pass in the first half, those before it in the second. Other things that an
+    adapter can say are methods of ``Adapter``.
+
     Args:
         backbone_class: Class of the timm model, or of a module inside it that is cut in two.
         adapter: What the family needs.
