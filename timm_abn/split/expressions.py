@@ -42,9 +42,8 @@ class Expressions(TorchDispatchMode):
         self._of_tensor: Dict[int, int] = {}
         self._layouts: Dict[int, Tuple[int, Layout]] = {}  # number -> what it is another layout of, and which
         self._shapes: Dict[int, Tuple[int, ...]] = {}
-        self._slices: Dict[
-            int, Tuple[int, int, int, int]
-        ] = {}  # number -> what it is a slice of, dimension, start, end
+        # number -> what it is a slice of, along which dimension, from where to where
+        self._slices: Dict[int, Tuple[int, int, int, int]] = {}
         self._leaves: Dict[int, FrozenSet[int]] = {}  # number of a constant -> ids of the tensors it is made of
         self._kept: List[torch.Tensor] = []  # an id is only unique as long as its tensor lives
         self.activations: Set[int] = set()

@@ -70,7 +70,10 @@ class VoloExtractor(Half, VOLO):
         for index, stage in enumerate(self.network):
             if index == 2 and self.pos_embed is not None:  # of the other half, if the cut is before it
                 x = self.pos_drop(x + self.pos_embed)
-            x = checkpoint(stage, x) if self.grad_checkpointing else stage(x)
+            if self.grad_checkpointing and not torch.jit.is_scripting():
+                x = checkpoint(stage, x)
+            else:
+                x = stage(x)
         return x
 
 

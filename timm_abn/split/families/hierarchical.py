@@ -34,7 +34,10 @@ class HieraPerception(Half, Hiera):
         """Return unrolled tokens, shape (B, N, C), from features (B, h, w, C)."""
         x = self.unroll(x.flatten(1, 2))
         for block in self.blocks:
-            x = checkpoint(block, x) if self.grad_checkpointing else block(x)
+            if self.grad_checkpointing and not torch.jit.is_scripting():
+                x = checkpoint(block, x)
+            else:
+                x = block(x)
         return x
 
 

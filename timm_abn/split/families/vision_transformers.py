@@ -146,7 +146,10 @@ class BeitPerception(Half, Beit):
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Return tokens, shape (B, 1 + N, C)."""
         for block in self.blocks:
-            x = checkpoint(block, x) if self.grad_checkpointing else block(x)
+            if self.grad_checkpointing and not torch.jit.is_scripting():
+                x = checkpoint(block, x)
+            else:
+                x = block(x)
         return self.norm(x)
 
 
