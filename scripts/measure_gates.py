@@ -76,7 +76,7 @@ def calibrate(model: nn.Module, images: torch.Tensor) -> None:
 @torch.no_grad()
 def effects(model: Any, images: torch.Tensor) -> Dict[str, float]:
     """Return the effects of maps that are 0 everywhere ('uniform'), and in their right half ('half')."""
-    shape = model.layout.to_maps(model.feature_extractor(images), images).shape
+    shape = model.layout.to_maps(model.extract(images)[0], images).shape
     flat = torch.full((shape[0], 1, *shape[2:]), 0.5)
     half = torch.cat([flat[..., : shape[3] // 2], torch.zeros_like(flat[..., shape[3] // 2 :])], dim=3)
     reference, *changed = (

@@ -15,7 +15,7 @@ from .networks.attention_branch import AttentionBranch, MultiTaskAttentionBranch
 from .networks.mechanism import Mechanism
 from .networks.multi_task_network import MultiTaskAttentionBranchNet
 from .networks.network import AttentionBranchNet
-from .split import SplitError, register_adapter, split_backbone
+from .split import Adapter, Half, SplitError, register_adapter, split_backbone
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from .training.data.samples import load_samples
 
 __all__ = [
+    'Adapter',
     'AttentionBranch',
     'AttentionBranchNet',
     'CheckpointError',
     'Evaluation',
     'Explanation',
+    'Half',
     'HubError',
     'Mechanism',
     'MultiTaskAttentionBranch',

@@ -129,7 +129,7 @@ def _note(found: AttendedFeatures, batch: List[Sample]) -> None:
 @torch.no_grad()
 def _pooled(model: Any, batch: Sequence[Sample], like: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
     images = torch.stack([sample.image for sample in batch]).to(like)
-    features = model.feature_extractor(images)
+    features, _ = model.extract(images)
     maps = model.layout.to_maps(features, images)
     attention_map = model.attention_branch.attention_map(model.attention_branch.forward_features(maps))
     attended = model.layout.to_maps(model.mechanism(features, attention_map), images)

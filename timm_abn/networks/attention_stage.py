@@ -1,9 +1,8 @@
 """The first part of an attention branch: the stage after the cut, once more, at full resolution.
 
 The paper (section 3.1) copies the stage that follows the cut and sets its strides to 1, so that the attention map keeps
-the resolution of the features. In VGG, where only fully connected layers follow the cut, a convolution takes their
-place, as in CAM. Where nothing can be copied (patch merging, token models), two residual blocks of the same width are
-built. Which of them it was is written on the stage: ``stage.source``.
+the resolution of the features. Where nothing can be copied (patch merging, token models), two residual blocks of the
+same width are built, or what the family's adapter says. Which of them it was is written on the stage: ``stage.source``.
 
 A map finer than the features begins here, too: they are upsampled first, and the stage runs on the finer grid.
 """
@@ -16,21 +15,18 @@ from typing import Any, Callable, Dict, Iterator, List, Optional
 import torch
 import torch.nn as nn
 from timm.layers import BlurPool2d
-from timm.models import VGG
 from timm.models.resnet import Bottleneck, downsample_conv
 
 from ..errors import TimmAbnError
+from ..split import find_adapter
 
 __all__ = [
-    'CAM_WIDTH',
     'AttentionStage',
     'build_attention_stage',
     'check_map_scale',
     'init_convolutions',
     'set_stride_one',
 ]
-
-CAM_WIDTH = 1024  # of the convolution by which CAM (Zhou et al., CVPR 2016) replaces VGG's fully connected layers
 
 
 class AttentionStage(nn.Sequential):
@@ -128,14 +124,12 @@ def build_attention_stage(
         if not keep_weights:
             init_convolutions(stage, reset_others=True)
         return stage
-    if isinstance(backbone, VGG):
-        blocks = _convolution(in_channels, CAM_WIDTH, backbone.use_norm, device=device, dtype=dtype)
-        source = f'3x3 convolution of width {CAM_WIDTH} in the place of the fully connected layers'
-        stage = AttentionStage(blocks, source, CAM_WIDTH, map_scale)
-    else:
+    own = find_adapter(backbone).attention_stage(backbone, in_channels, device, dtype)
+    if own is None:
         blocks = _residual_blocks(in_channels, num_features, device=device, dtype=dtype)
-        source = f'{len(blocks)} residual blocks of width {num_features}'
-        stage = AttentionStage(blocks, source, num_features, map_scale)
+        own = blocks, num_features, f'{len(blocks)} residual blocks of width {num_features}'
+    blocks, num_features, source = own
+    stage = AttentionStage(blocks, source, num_features, map_scale)
     init_convolutions(stage)
     return stage
 
@@ -199,21 +193,6 @@ def _probe_channels(stage: nn.Module, in_channels: int) -> Optional[int]:
     except Exception:
         return None  # a stage of another layout, or one that fixes its resolution
     return x.shape[1] if x.ndim == 4 and tuple(x.shape[2:]) == size else None
-
-
-def _convolution(
-    in_channels: int,
-    channels: int,
-    norm: bool,
-    device: Optional[torch.device],
-    dtype: Optional[torch.dtype],
-) -> 'OrderedDict[str, nn.Module]':
-    dd: dict = {'device': device, 'dtype': dtype}
-    layers: OrderedDict[str, nn.Module] = OrderedDict(conv=nn.Conv2d(in_channels, channels, 3, padding=1, **dd))
-    if norm:
-        layers['norm'] = nn.BatchNorm2d(channels, **dd)
-    layers['act'] = nn.ReLU(inplace=True)
-    return layers
 
 
 def _residual_blocks(

@@ -10,6 +10,7 @@ import torch.nn as nn
 from timm.models import get_pretrained_cfg, load_state_dict
 
 from ..errors import TimmAbnError, one_line, suggest
+from ..split import family_of
 
 __all__ = ['architecture_of', 'check_outputs', 'create_backbone']
 
@@ -23,15 +24,19 @@ def create_backbone(name: str, pretrained: Union[bool, str], **kwargs: Any) -> n
         **kwargs: Passed to ``timm.create_model``.
 
     Raises:
-        ValueError: There is no such model, or the file does not hold its weights.
+        ValueError: There is no such model, it needs a package that is missing, or the file does not hold its weights.
     """
     architecture = name.split('.')[0]
     if ':' not in name and not timm.is_model(architecture):
         hint = suggest(architecture, timm.list_models(), otherwise='see timm.list_models().')
         raise TimmAbnError(f'Unknown backbone {name!r}: {hint}')
-    if isinstance(pretrained, str):
-        return _create_backbone_from_file(name, pretrained, **kwargs)
-    return timm.create_model(name, pretrained=pretrained, **kwargs)
+    try:
+        if isinstance(pretrained, str):
+            return _create_backbone_from_file(name, pretrained, **kwargs)
+        return timm.create_model(name, pretrained=pretrained, **kwargs)
+    except ImportError as error:
+        package = (error.name or one_line(error)).partition('.')[0]
+        raise TimmAbnError(f'Backbone {name!r} needs the package {package!r}, which is not installed.') from error
 
 
 def _create_backbone_from_file(name: str, file: str, **kwargs: Any) -> nn.Module:
@@ -90,18 +95,23 @@ def _hashable(value: Any) -> Hashable:
     raise TypeError(f'{value!r} is not a plain value.')
 
 
-def check_outputs(backbone: nn.Module, num_classes: int, outputs_per_class: int) -> None:
+def check_outputs(backbone: nn.Module, num_classes: int, outputs_per_class: int, name: str = '') -> None:
     """Check that a backbone has as many outputs as the network needs.
 
     Args:
         backbone: The backbone.
         num_classes: Number of classes, or of tasks.
         outputs_per_class: Outputs of the perception branch for each.
+        name: Its name, if it was created by one.
 
     Raises:
         ValueError: It has not; the message says how to make it fit.
     """
     outputs = getattr(backbone, 'num_classes', None)
+    if num_classes and outputs == 0 and not hasattr(backbone, 'get_classifier'):
+        other = name.split('.')[0].removesuffix('_enc')
+        instead = f', or take backbone={other!r}, which has one' if other != name and timm.is_model(other) else ''
+        raise TimmAbnError(f'{family_of(backbone).__name__} has no classifier: pass num_classes=0{instead}.')
     if outputs is not None and outputs != num_classes * outputs_per_class:
         raise TimmAbnError(
             f'num_classes={num_classes} needs a backbone of {num_classes * outputs_per_class} outputs, got one of '

@@ -103,7 +103,7 @@ def feature_layout(parts: Split) -> Tuple[FeatureLayout, int]:
     """
     shape = parts.feature_shape
     if len(shape) == 2:
-        num_prefix_tokens = getattr(parts.perception_branch, 'num_prefix_tokens', 0)
+        num_prefix_tokens = parts.num_prefix_tokens
         height, width = parts.image_size
         reduction = round(math.sqrt(height * width / (shape[0] - num_prefix_tokens)))
         pads = bool(getattr(getattr(parts.feature_extractor, 'patch_embed', None), 'dynamic_img_pad', False))

@@ -9,7 +9,7 @@ import warnings
 from typing import FrozenSet, Optional
 
 from ..errors import TimmAbnError
-from ..split import Cut, Split
+from ..split import Cut, Split, family_of
 from .choices import GATES
 from .mechanism import check_choice
 
@@ -31,7 +31,7 @@ def choose_gate(gate: Optional[str], cut: Split, takes_bias: bool) -> str:
         return 'tokens' if takes_bias else 'centred' if cut.behind_norms else 'features'
     check_choice('gate', gate, GATES)
     if gate == 'tokens' and not takes_bias:
-        family = type(cut.perception_branch).__name__
+        family = family_of(cut.perception_branch).__name__
         raise TimmAbnError(
             f"gate='tokens' needs blocks after the cut that take a mask of attention, as those of timm's "
             f"VisionTransformer do, got {family} cut at {cut.path!r}; gate='centred' or 'features' fits."

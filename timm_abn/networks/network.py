@@ -18,7 +18,8 @@ from torch.jit import Final
 
 from ..errors import TimmAbnError
 from ..maps.explanation import Explanation
-from ..split import cut_backbone, find_adapter
+from ..split import cut_backbone, family_of, find_adapter
+from ..split.packing import beside_of_tasks, pack, unpack
 from ..timm_private import update_model_args
 from .attention_branch import AttentionBranch
 from .attention_stage import build_attention_stage, check_map_scale, residual_width
@@ -50,6 +51,7 @@ class AttentionBranchNet(TimmContract):
 
     branch_class: ClassVar[Type[nn.Module]] = AttentionBranch
     takes_attention_bias: Final[bool]
+    has_beside: Final[bool]
     __jit_unused_properties__ = ['global_pool', 'config', '_model_args']
 
     def __init__(
@@ -109,7 +111,7 @@ class AttentionBranchNet(TimmContract):
         own_names = branch_class.argument_names
         branch_kwargs = {own_names[name]: kwargs.pop(name) for name in own_names if name in kwargs}
         self.outputs_per_class = branch_class.outputs_per_class
-        architecture = None
+        architecture, name = None, ''
         if isinstance(backbone, str):
             name = backbone
             kwargs.update(num_classes=num_classes * self.outputs_per_class, in_chans=in_chans, **dd)
@@ -117,7 +119,7 @@ class AttentionBranchNet(TimmContract):
             architecture = architecture_of(name, **kwargs)
             if isinstance(backbone, AttentionBranchNet):
                 raise TimmAbnError(f'Backbone {name!r} is an Attention Branch Network already; pass its own backbone.')
-        check_outputs(backbone, num_classes, self.outputs_per_class)
+        check_outputs(backbone, num_classes, self.outputs_per_class, name)
         parts = cut_backbone(backbone, split, architecture)
         layout, channels = feature_layout(parts)
         stage = build_attention_stage(
@@ -132,6 +134,7 @@ class AttentionBranchNet(TimmContract):
         self.num_classes = num_classes
         self.in_chans = in_chans
         self._take_features_of(parts, layout)
+        self.has_beside = bool(parts.beside_per_image)
         self.feature_extractor = parts.feature_extractor
         if padding_mode != 'zeros':
             set_padding_mode(self.feature_extractor, padding_mode)
@@ -165,23 +168,24 @@ class AttentionBranchNet(TimmContract):
             x: Images, shape (B, in_chans, H, W).
             attention: Attention map to use instead of the predicted one, shape (B, 1, h, w).
         """
-        features = self.feature_extractor(x)
+        features, beside = self.extract(x)
         if self.attention_branch is None:
-            return self.perception_branch(features)
+            return self.perceive(features, None, beside)
         if not self.training or torch.jit.is_scripting():
-            return self._perceive(features, self._attention_map(features, x, attention))
+            return self._perceive(features, self._attention_map(features, x, attention), beside)
         class_features = self._class_features(features, x)
         attention_map = given_or_predicted(attention, self.attention_branch.attention_map(class_features))
-        logits = self._perceive(features, attention_map)
+        logits = self._perceive(features, attention_map, beside)
         # both outputs are made last, which is where tools that trace graphs look for them
         outputs = logits, self.attention_branch.attention_logits(class_features)
-        return outputs if self.map_training is None else self._look_again(x, features, attention_map, outputs)
+        return outputs if self.map_training is None else self._look_again(x, features, beside, attention_map, outputs)
 
     @torch.jit.unused
     def _look_again(
         self,
         images: torch.Tensor,
         features: torch.Tensor,
+        beside: List[torch.Tensor],
         maps: torch.Tensor,
         outputs: Tuple[torch.Tensor, torch.Tensor],
     ) -> Any:
@@ -196,19 +200,19 @@ class AttentionBranchNet(TimmContract):
                 masked_logits = self._look_through(mask_images(images, chosen, wanted.background), tasks)
             if wanted.complement and self.num_classes > 0:
                 complement = complement_of(chosen, self.mechanism.hides)
-                complement_logits = self._answer_under(features, complement, tasks)
+                complement_logits = self._answer_under(features, complement, tasks, beside)
             if wanted.flips:
                 flipped = images.flip(-1)
-                class_features = self._class_features(self.feature_extractor(flipped), flipped)
+                class_features = self._class_features(self.extract(flipped)[0], flipped)
                 flipped_map = self.attention_branch.attention_map(class_features).flip(-1)
         return TrainingOutput(*outputs, maps, masked_logits, tasks, flipped_map, complement_logits)
 
     @torch.jit.unused
     def _look_through(self, masked: torch.Tensor, tasks: Optional[torch.Tensor]) -> torch.Tensor:
         """Return logits of images seen through their maps; of several tasks that of the one whose map it was."""
-        features = self.feature_extractor(masked)
+        features, beside = self.extract(masked)
         maps = self.attention_branch.attention_map(self._class_features(features, masked))
-        return self._answer_under(features, maps if tasks is None else of_tasks(maps, tasks), tasks)
+        return self._answer_under(features, maps if tasks is None else of_tasks(maps, tasks), tasks, beside)
 
     @torch.jit.unused
     def _answer_under(
@@ -216,11 +220,13 @@ class AttentionBranchNet(TimmContract):
         features: torch.Tensor,
         maps: torch.Tensor,
         tasks: Optional[torch.Tensor],
+        beside: List[torch.Tensor],
     ) -> torch.Tensor:
         """Return logits of features under one map an image, shape (B, 1, h, w); of several tasks that of its own."""
         if tasks is None:
-            return self._perceive(features, maps)
-        outputs = self.perceive(self.mechanism(features, maps), self.mechanism.attention_bias(features, maps))
+            return self._perceive(features, maps, beside)
+        attention_bias = self.mechanism.attention_bias(features, maps)
+        outputs = self.perceive(self.mechanism(features, maps), attention_bias, beside)
         return self.attention_branch.answers_of(outputs, tasks)
 
     @torch.jit.ignore
@@ -263,8 +269,11 @@ class AttentionBranchNet(TimmContract):
             x: Images, shape (B, in_chans, H, W).
             attention: See ``forward``.
         """
-        gated, attention_bias = self._attended_features(self.feature_extractor(x), x, attention)
+        features, beside = self.extract(x)
+        gated, attention_bias, beside = self._attended_features(features, x, attention, beside)
         if attention_bias is None:
+            if self.has_beside:
+                return self.perception_branch.forward_features(pack(gated, beside))
             return self.perception_branch.forward_features(gated)
         return self._biased_features(gated, attention_bias)
 
@@ -299,26 +308,51 @@ class AttentionBranchNet(TimmContract):
         check_attention(attention, [maps.shape[0], self.attention_branch.num_maps, height, width])
         return attention
 
+    def extract(self, images: torch.Tensor) -> Tuple[torch.Tensor, List[torch.Tensor]]:
+        """Return the features that the attention is for, and what passes beside them (nothing, in most families).
+
+        Args:
+            images: Shape (B, in_chans, H, W).
+        """
+        beside: List[torch.Tensor] = []
+        if self.has_beside:  # where it is False, TorchScript does not look further
+            features, beside = unpack(self.feature_extractor(images))
+        else:
+            features = self.feature_extractor(images)
+        return features, beside
+
     def _attended_features(
         self,
         features: torch.Tensor,
         images: torch.Tensor,
         attention: Optional[torch.Tensor],
-    ) -> Tuple[torch.Tensor, Optional[torch.Tensor]]:
-        """Return gated features, and what is added to attention scores."""
+        beside: List[torch.Tensor],
+    ) -> Tuple[torch.Tensor, Optional[torch.Tensor], List[torch.Tensor]]:
+        """Return gated features, what is added to attention scores, and what passes beside each of them."""
         if self.attention_branch is None:
-            return features, None  # pruned: nothing after the cut is left to attend to
+            return features, None, beside  # pruned: nothing after the cut is left to attend to
         attention_map = self._attention_map(features, images, attention)
-        gated = self.mechanism(features, attention_map, self.attention_branch.num_maps)
-        return gated, self.mechanism.attention_bias(features, attention_map)
+        num_maps = self.attention_branch.num_maps
+        gated = self.mechanism(features, attention_map, num_maps)
+        if self.has_beside:
+            beside = beside_of_tasks(beside, self.beside_per_image, num_maps)
+        return gated, self.mechanism.attention_bias(features, attention_map), beside
 
-    def perceive(self, gated: torch.Tensor, attention_bias: Optional[torch.Tensor] = None) -> torch.Tensor:
+    def perceive(
+        self,
+        gated: torch.Tensor,
+        attention_bias: Optional[torch.Tensor] = None,
+        beside: Optional[List[torch.Tensor]] = None,
+    ) -> torch.Tensor:
         """Return the outputs of the perception branch.
 
         Args:
             gated: What ``mechanism`` made of the features.
             attention_bias: What ``mechanism.attention_bias`` made of the same attention map.
+            beside: What passes beside the features.
         """
+        if self.has_beside:
+            return self.perception_branch(pack(gated, beside or []))
         if self.takes_attention_bias:  # where it is False, TorchScript does not look further
             if attention_bias is not None:
                 return self.perception_branch.forward_head(self._biased_features(gated, attention_bias))
@@ -334,13 +368,19 @@ class AttentionBranchNet(TimmContract):
         adapter = find_adapter(self.perception_branch)
         return adapter.checkpointed_features(self.perception_branch, gated, attention_bias)
 
-    def _perceive(self, features: torch.Tensor, attention_map: torch.Tensor) -> torch.Tensor:
+    def _perceive(
+        self,
+        features: torch.Tensor,
+        attention_map: torch.Tensor,
+        beside: Optional[List[torch.Tensor]] = None,
+    ) -> torch.Tensor:
         """Attend, then perceive: return what the perception branch says of features under their attention maps.
 
         Args:
             features: Features of the extractor.
             attention_map: Shape (B, 1, h, w), or one map a task, (B, T, h, w), of which ``task_chunk_size`` pass the
                 perception branch at once.
+            beside: What passes beside the features.
         """
         num_maps = self.attention_branch.num_maps
         convolved: Optional[Dict[str, torch.Tensor]] = None
@@ -351,13 +391,16 @@ class AttentionBranchNet(TimmContract):
             count = min(self.task_chunk_size, num_maps - first)
             chunk = attention_map[:, first : first + count] if count < num_maps else attention_map
             gated = self.mechanism(features, chunk, count, convolved)
-            outputs = self.perceive(gated, self.mechanism.attention_bias(features, chunk))
+            of_chunk = beside
+            if self.has_beside:
+                of_chunk = beside_of_tasks(beside or [], self.beside_per_image, count)
+            outputs = self.perceive(gated, self.mechanism.attention_bias(features, chunk), of_chunk)
             answers.append(self.attention_branch.answers(outputs, first, count, self.num_classes > 0))
         return torch.cat(answers, dim=1) if len(answers) > 1 else answers[0]
 
     @torch.jit.unused
     def _may_be_lazy(self, features: torch.Tensor) -> bool:
-        is_factor = self.mechanism.gate == 'features' and self.layout.layout == 'NCHW'
+        is_factor = self.mechanism.gate == 'features' and self.layout.layout == 'NCHW' and not self.has_beside
         return is_factor and can_be_lazy(features, self.perception_branch)
 
     @torch.jit.ignore
@@ -382,10 +425,10 @@ class AttentionBranchNet(TimmContract):
             raise TimmAbnError(f'images must have shape (B, {self.in_chans}, H, W), got {tuple(images.shape)}.')
         if self.attention_branch is None:
             raise TimmAbnError('explain() needs the attention branch, which prune_intermediate_layers() has removed.')
-        features = self.feature_extractor(images)
+        features, beside = self.extract(images)
         class_features = self._class_features(features, images)
         attention_map = given_or_predicted(attention, self.attention_branch.attention_map(class_features))
-        logits = self._perceive(features, attention_map)
+        logits = self._perceive(features, attention_map, beside)
         return self.attention_branch.explanation(logits, attention_map, class_features)
 
     @torch.jit.ignore
@@ -409,7 +452,7 @@ class AttentionBranchNet(TimmContract):
     def config(self) -> Dict[str, Any]:
         """What the network was built from: split, attention stage and map, mechanism, gate, resolution and padding."""
         return dict(
-            backbone=type(self.perception_branch).__name__,
+            backbone=family_of(self.perception_branch).__name__,
             split=self.split,
             attention_stage=self.attention_branch.stage.source,
             attention_map=self.attention_branch.attention_map_type,

@@ -8,9 +8,11 @@ import torch.nn as nn
 from timm.models import get_model_args, get_model_input_config, get_model_traits
 
 from ..errors import TimmAbnError
-from ..split import Split, cut_backbone, find_adapter
+from ..split import Half, Split, cut_backbone, family_of, find_adapter
 from ..split.halves import Plan, join_halves
 from ..split.module_copy import copy_module, meta_tensors
+from ..split.noting import maps_of, noting
+from ..split.packing import pack, unpack
 from ..timm_private import feature_take_indices, update_model_args, update_model_input_size
 from .feature_layout import FeatureLayout, feature_layout
 
@@ -27,13 +29,16 @@ class TimmContract(nn.Module):
         attention_branch: Any
         perception_branch: Any
         mechanism: Any
+        beside_per_image: Tuple[bool, ...]
+        forward_features: Callable[..., torch.Tensor]
         feature_info: List[Dict[str, Any]]
         layout: FeatureLayout
         num_classes: int
         num_extractor_stages: int
         outputs_per_class: int
         split: str
-        _attended_features: Callable[..., Tuple[torch.Tensor, Optional[torch.Tensor]]]
+        extract: Callable[[torch.Tensor], Tuple[torch.Tensor, List[torch.Tensor]]]
+        _attended_features: Callable[..., Tuple[torch.Tensor, Optional[torch.Tensor], List[torch.Tensor]]]
         _plan: Plan
 
     @torch.jit.ignore
@@ -45,6 +50,7 @@ class TimmContract(nn.Module):
         self.num_extractor_stages = parts.num_extractor_stages
         self.feature_info = parts.feature_info
         self.layout = layout
+        self.beside_per_image = parts.beside_per_image
         self._plan = parts.plan
         for name in ('output_fmt', 'feature_dim'):  # what some backbones say of their features
             if hasattr(parts.perception_branch, name):
@@ -83,6 +89,9 @@ class TimmContract(nn.Module):
         take_indices, _ = feature_take_indices(len(self.feature_info), indices)
         before = [index for index in take_indices if index < self.num_extractor_stages]
         after = [index for index in take_indices if index >= self.num_extractor_stages]
+        modules = (module for half in HALVES for module in getattr(self, half).modules())
+        if find_adapter(self.perception_branch).notes_stages or any(isinstance(module, Half) for module in modules):
+            return self._noted_intermediates(x, take_indices, norm, intermediates_only, attention)
         if norm and before and self.layout.layout == 'NLC':
             raise TimmAbnError(f'norm=True is only possible for stages after the cut, not for {before}.')
         if stop_early and not after:
@@ -94,17 +103,46 @@ class TimmContract(nn.Module):
             x, indices=before or [max(self.num_extractor_stages - 1, 0)], output_fmt='NCHW'
         )
         intermediates = list(intermediates) if before else []
-        attended, attention_bias = self._attended_features(features, x, attention)
+        features, beside = unpack(features)
+        attended, attention_bias, beside = self._attended_features(features, x, attention, beside)
+        packed: Any = pack(attended, beside)
         block_arguments = {} if attention_bias is None else dict(attn_mask=attention_bias)
         if not after:
-            final = self.perception_branch.forward_features(attended, **block_arguments)
+            final = self.perception_branch.forward_features(packed, **block_arguments)
             return intermediates if intermediates_only else (final, intermediates)
         later: Any = find_adapter(self.perception_branch).perception_intermediates(
-            self.perception_branch, attended, after, norm, stop_early, intermediates_only, **block_arguments
+            self.perception_branch, packed, after, norm, stop_early, intermediates_only, **block_arguments
         )
         if not intermediates_only:
             final, later = later
         intermediates += [self.layout.to_maps(y, x) if y.ndim == 3 else y for y in later]
+        return intermediates if intermediates_only else (final, intermediates)
+
+    @torch.jit.ignore
+    def _noted_intermediates(
+        self,
+        x: torch.Tensor,
+        take_indices: List[int],
+        norm: bool,
+        intermediates_only: bool,
+        attention: Optional[torch.Tensor],
+    ) -> Union[List[torch.Tensor], Tuple[torch.Tensor, List[torch.Tensor]]]:
+        """Do what ``forward_intermediates`` does, for halves that compute otherwise than timm's methods."""
+        family = family_of(self.perception_branch).__name__
+        if norm:
+            raise TimmAbnError(f'norm=True is not possible for stages of {family}.')
+        infos = {index: self.feature_info[index] for index in take_indices}
+        named = dict(self.named_modules())
+        missing = [info['module'] for info in infos.values() if info['module'] not in named]
+        if missing:
+            raise TimmAbnError(f'{family} names a stage that is no module: {missing[0].partition(".")[2]!r}.')
+        with noting({index: named[info['module']] for index, info in infos.items()}) as noted:
+            final = self.forward_features(x, attention)
+        intermediates = []
+        for index, info in infos.items():
+            half, _, path = info['module'].partition('.')
+            output = find_adapter(self.perception_branch).arranged(getattr(self, half), path, noted[index])
+            intermediates.append(maps_of(output, info['num_chs'], info['reduction'], x))
         return intermediates if intermediates_only else (final, intermediates)
 
     @torch.jit.ignore
@@ -177,7 +215,7 @@ class TimmContract(nn.Module):
         """
         if self.attention_branch is None:
             raise TimmAbnError('set_input_size() needs both halves, which prune_intermediate_layers() has changed.')
-        family = type(self.perception_branch).__name__
+        family = family_of(self.perception_branch).__name__
         if not hasattr(self.perception_branch, 'set_input_size'):
             if get_model_input_config(self)['fixed_input_size'] or kwargs:
                 raise TimmAbnError(f'{family} has no set_input_size: its images keep their size.')

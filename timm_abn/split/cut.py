@@ -25,7 +25,9 @@ from .expressions import Expressions
 from .factor import ignores_features, ignores_places, is_behind_norms
 from .halves import Plan, build_halves, plan_cut, prove
 from .module_copy import copy_module, meta_tensors
+from .nearest import nearest_cut
 from .observation import Run, SplitError, observe
+from .packing import unpack
 
 __all__ = ['Cut', 'Split', 'SplitError', 'cut_backbone', 'resolve_split', 'split_backbone']
 
@@ -39,6 +41,8 @@ class Cut:
         plan: What each half gives up.
         image_size: Height and width of the backbone's default images.
         feature_shape: Shape of the features of one such image, without the batch.
+        num_prefix_tokens: How many of them, if they are tokens, come before those of the image.
+        beside_per_image: What travels beside the features: for each, whether it has a row for each image.
         num_extractor_stages: How many entries of ``feature_info`` lie at or before the cut.
         next_channels: Channels of the entry after the cut, if there is one.
         normalised: Whether what follows ignores any factor of a place that is the same for all its channels: a layer
@@ -53,6 +57,8 @@ class Cut:
     plan: Plan
     image_size: Tuple[int, int]
     feature_shape: Tuple[int, ...]
+    num_prefix_tokens: int
+    beside_per_image: Tuple[bool, ...]
     num_extractor_stages: int
     next_channels: Optional[int]
     normalised: bool
@@ -121,7 +127,12 @@ def cut_backbone(
     key = (architecture, path, images.shape, images.dtype, find_adapter(backbone))
     cut = _PROVEN.get(key) if architecture is not None else None
     if cut is None:
-        cut = _prove_cut(backbone, path, images)
+        try:
+            cut = _prove_cut(backbone, path, images)
+        except SplitError as error:
+            nearest = _nearest_cut(backbone, path, images)
+            hint = f'the nearest cut that works is {nearest!r}' if nearest else 'none around it works either'
+            raise SplitError(f'{str(error).rstrip(".")}; {hint}.') from error
     if architecture is not None:
         _PROVEN[key] = cut
     tensors = {id(tensor): tensor for tensor in [*backbone.parameters(), *backbone.buffers()]}
@@ -145,16 +156,33 @@ def cut_backbone(
 _PROVEN: Dict[Hashable, Cut] = {}
 
 
+def _nearest_cut(backbone: nn.Module, path: str, images: torch.Tensor) -> Optional[str]:
+    def is_exact(other: str) -> bool:
+        try:
+            _prove_cut(backbone, other, images)
+        except SplitError:
+            return False
+        return True
+
+    probe = copy_module(backbone, dict(meta_tensors(backbone))).eval()
+    return nearest_cut(probe, path, images, [info.get('module', '') for info in _feature_info(backbone)], is_exact)
+
+
 def _prove_cut(backbone: nn.Module, path: str, images: torch.Tensor) -> Cut:
     family = type(backbone).__name__
     on_meta = meta_tensors(backbone)
     probe = copy_module(backbone, dict(on_meta)).eval()
     expressions = Expressions()
-    run = observe(probe, path, images, expressions)
+    adapter = find_adapter(backbone)
+    adapter.prepare_proof(probe)
+    run = observe(probe, path, images, expressions, adapter.features_of)
     plan = plan_cut(probe, run, family)
     halves = build_halves(backbone, plan, on_meta)
-    prove(halves, run, family, expressions)
-    num_prefix_tokens = getattr(backbone, 'num_prefix_tokens', 0) if run.features.ndim == 3 else 0
+    for half in halves:
+        adapter.prepare_proof(half)
+    packed = prove(halves, run, family, expressions)
+    features, beside = unpack(packed)
+    num_prefix_tokens = adapter.num_prefix_tokens(halves[1]) if features.ndim == 3 else 0
     infos = _feature_info(backbone)
     stages = [info.get('module', '') for info in infos]
     num_before = 1 + max((i for i, stage in enumerate(stages) if plan.sides.get(stage) == 'before'), default=-1)
@@ -162,14 +190,25 @@ def _prove_cut(backbone: nn.Module, path: str, images: torch.Tensor) -> Cut:
         path=path,
         plan=plan,
         image_size=(images.shape[2], images.shape[3]),
-        feature_shape=tuple(run.features.shape[1:]),
+        feature_shape=tuple(features.shape[1:]),
+        num_prefix_tokens=num_prefix_tokens,
+        beside_per_image=_beside_per_image(halves[0], images, beside),
         num_extractor_stages=num_before,
         next_channels=infos[num_before]['num_chs'] if num_before < len(infos) else None,
-        normalised=ignores_features(halves[1], run.features, num_prefix_tokens),
-        unread=ignores_places(halves[1], run.features, num_prefix_tokens),
-        behind_norms=is_behind_norms(halves[1], run.features),
-        next_stage=_next_stage(probe, stages, run, plan, expressions),
+        normalised=ignores_features(halves[1], packed, num_prefix_tokens),
+        unread=ignores_places(halves[1], packed, num_prefix_tokens),
+        behind_norms=is_behind_norms(halves[1], packed),
+        next_stage=_next_stage(probe, stages, run, plan, expressions) if features.shape == run.features.shape else [],
     )
+
+
+def _beside_per_image(extractor: nn.Module, images: torch.Tensor, beside: List[torch.Tensor]) -> Tuple[bool, ...]:
+    """Return for each tensor beside the features whether its length is that of the batch."""
+    if not beside:
+        return ()
+    with torch.no_grad():
+        longer = unpack(extractor(images.repeat(2, 1, 1, 1)))[1]
+    return tuple(len(tensor) != len(other) for tensor, other in zip(beside, longer))
 
 
 def resolve_split(backbone: nn.Module, split: Optional[Union[int, str]] = None) -> str:
@@ -187,6 +226,8 @@ def resolve_split(backbone: nn.Module, split: Optional[Union[int, str]] = None) 
     named = ', '.join(f'{index} ({stage})' for index, stage in enumerate(stages) if stage)
     valid = f'valid splits: {named}, or any module path'
     name = type(backbone).__name__
+    if split is None:
+        split = find_adapter(backbone).default_split(backbone)
     if split is None:
         if len(stages) < 2:
             raise SplitError(f'{name} names no stages to split before; pass split=<module path>.')
@@ -208,7 +249,9 @@ def resolve_split(backbone: nn.Module, split: Optional[Union[int, str]] = None) 
 
 def _feature_info(backbone: nn.Module) -> List[Dict[str, Any]]:
     infos = getattr(backbone, 'feature_info', [])
-    return list(infos) if isinstance(infos, (list, tuple)) else infos.get_dicts()
+    infos = infos if isinstance(infos, (list, tuple)) else infos.get_dicts()
+    stage = find_adapter(backbone).stage
+    return [dict(info, module=stage(backbone, info['module'])) if info.get('module') else info for info in infos]
 
 
 def _probe_images(backbone: nn.Module) -> torch.Tensor:

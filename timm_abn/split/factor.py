@@ -13,6 +13,8 @@ import torch
 import torch.nn as nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from .packing import Packed, pack, unpack
+
 __all__ = ['ignores_features', 'ignores_places', 'is_behind_norms']
 
 CHANGED = float('nan')  # degree of what depends on the factor in another way than by a power of it
@@ -174,40 +176,42 @@ def _power(operator: str, args: Any) -> Optional[float]:
     return _POWERS.get(operator)
 
 
-def _undoes(perception_branch: nn.Module, run: _Follow) -> bool:
+def _undoes(perception_branch: nn.Module, run: _Follow, beside: List[torch.Tensor]) -> bool:
     try:
         with torch.no_grad(), run:
-            output = perception_branch(run.features)
+            output = perception_branch(pack(run.features, beside))
     except _Noticed:
         return False
     return not run.degree(output)
 
 
-def ignores_features(perception_branch: nn.Module, features: torch.Tensor, num_prefix_tokens: int) -> bool:
+def ignores_features(perception_branch: nn.Module, packed: Packed, num_prefix_tokens: int) -> bool:
     """Return whether a second half ignores a factor of each place that its features are multiplied by.
 
     Args:
         perception_branch: The second half, on the meta device, in evaluation mode.
-        features: Features of the first half, on the meta device.
+        packed: What the first half returns, on the meta device.
         num_prefix_tokens: Tokens before those of the image, which are not multiplied.
     """
-    return _undoes(perception_branch, _OfPlaces(torch.empty_like(features), 1.0, num_prefix_tokens))
+    features, beside = unpack(packed)
+    return _undoes(perception_branch, _OfPlaces(torch.empty_like(features), 1.0, num_prefix_tokens), beside)
 
 
-def ignores_places(perception_branch: nn.Module, features: torch.Tensor, num_prefix_tokens: int) -> bool:
+def ignores_places(perception_branch: nn.Module, packed: Packed, num_prefix_tokens: int) -> bool:
     """Return whether a second half reads the tokens before those of the image only.
 
     Args:
         perception_branch: See ``ignores_features``.
-        features: See ``ignores_features``.
+        packed: See ``ignores_features``.
         num_prefix_tokens: See ``ignores_features``.
     """
     if not num_prefix_tokens:
         return False
-    return _undoes(perception_branch, _OfPlaces(torch.empty_like(features), CHANGED, num_prefix_tokens))
+    features, beside = unpack(packed)
+    return _undoes(perception_branch, _OfPlaces(torch.empty_like(features), CHANGED, num_prefix_tokens), beside)
 
 
-def is_behind_norms(perception_branch: nn.Module, features: torch.Tensor) -> bool:
+def is_behind_norms(perception_branch: nn.Module, packed: Packed) -> bool:
     """Return whether all that a second half does to features is behind norms that undo a uniform factor.
 
     Residual blocks add to their input, so that the factor is not undone exactly. But what they add does not know of it,
@@ -215,6 +219,7 @@ def is_behind_norms(perception_branch: nn.Module, features: torch.Tensor) -> boo
 
     Args:
         perception_branch: See ``ignores_features``.
-        features: See ``ignores_features``.
+        packed: See ``ignores_features``.
     """
-    return _undoes(perception_branch, _Uniform(torch.empty_like(features)))
+    features, beside = unpack(packed)
+    return _undoes(perception_branch, _Uniform(torch.empty_like(features)), beside)

@@ -9,10 +9,13 @@ import torch
 import torch.nn as nn
 
 from ..errors import one_line
-from .adapters import OptionPassThrough, PassThrough, find_adapter, no_classifier, pass_through
+from .adapter import Half, family_of
+from .adapters import find_adapter, find_exact_adapter
 from .expressions import Expressions
 from .module_copy import copy_module
 from .observation import Run, SplitError
+from .packing import Packed, pack
+from .pass_through import OptionPassThrough, PassThrough, TuplePassThrough, no_classifier, pass_through
 
 __all__ = ['Plan', 'build_halves', 'join_halves', 'plan_cut', 'prove']
 
@@ -22,8 +25,8 @@ class Plan:
     """Which modules and tensors each half gives up, by path."""
 
     sides: Dict[str, str]  # every module that lies wholly on one side: 'before' or 'after'
-    from_extractor: Dict[str, bool]  # module path -> called with more than one argument
-    from_perception: Dict[str, bool]
+    from_extractor: Dict[str, str]  # module path -> how it is called: 'one' argument, or 'first' or 'all' come through
+    from_perception: Dict[str, str]
     tensors_from_extractor: List[str]
     tensors_from_perception: List[str]
 
@@ -45,10 +48,15 @@ def plan_cut(probe: nn.Module, run: Run, family: str) -> Plan:
         ids = {id(t) for t in [*module.parameters(), *module.buffers()]}
         return bool(ids & run.reads_before), bool(ids & run.reads_after)
 
+    def made_again(module: nn.Module) -> bool:
+        # what it makes of buffers alone is read on both sides, such as the angles of rotary position embeddings
+        read_before, read_after = tensors_read(module)
+        return read_before and read_after and not any(True for _ in module.parameters())
+
     def side_of(name: str, module: nn.Module) -> Optional[str]:
         calls = run.calls.get(name, [])
         if calls and all(end <= run.cut_time for _, end in calls):
-            return 'before'
+            return None if made_again(module) else 'before'
         if calls and all(start > run.cut_time for start, _ in calls):
             return 'after'
         if not calls and not any(True for _ in module.children()):
@@ -79,12 +87,13 @@ def plan_cut(probe: nn.Module, run: Run, family: str) -> Plan:
         for child_name, child in module.named_children():
             child_name = f'{name}.{child_name}' if name else child_name
             side = side_of(child_name, child)
-            several_arguments = run.num_arguments.get(child_name, 1) > 1
+            several = run.num_arguments.get(child_name, 1) > 1
+            passes = ('all' if child_name in run.several_results else 'first') if several else 'one'
             if side == 'before':
-                plan.from_perception[child_name] = several_arguments
+                plan.from_perception[child_name] = passes
                 mark(child_name, child, side)
             elif side == 'after':
-                plan.from_extractor[child_name] = several_arguments
+                plan.from_extractor[child_name] = passes
                 mark(child_name, child, side)
             else:
                 visit(child_name, child)
@@ -101,14 +110,21 @@ def build_halves(backbone: nn.Module, plan: Plan, tensors: Dict[int, torch.Tenso
         plan: What each half gives up.
         tensors: What stands for each of its tensors in the halves, by id.
     """
-    adapter = find_adapter(backbone)
     extractor = _copy_half(backbone, plan.from_extractor, plan.tensors_from_extractor, tensors)
     extractor.forward_head = pass_through  # type: ignore[assignment]
     extractor.reset_classifier = no_classifier  # type: ignore[assignment]
     extractor.num_classes = 0  # type: ignore[assignment]
-    adapter.prepare_extractor(extractor)
+    find_adapter(backbone).prepare_extractor(extractor)
     perception = _copy_half(backbone, plan.from_perception, plan.tensors_from_perception, tensors)
-    adapter.prepare_perception(perception)
+    find_adapter(backbone).prepare_perception(perception)
+    for index, half in enumerate((extractor, perception)):
+        for module in half.modules():
+            adapter = find_exact_adapter(module)
+            if adapter is not None and module is not half:
+                (adapter.prepare_extractor, adapter.prepare_perception)[index](module)
+            half_class: Any = adapter and adapter.half_classes(module)[index]
+            if half_class:
+                module.__class__ = half_class
     return extractor, perception
 
 
@@ -121,6 +137,9 @@ def join_halves(feature_extractor: nn.Module, perception_branch: nn.Module, plan
         plan: What each half gave up.
     """
     backbone = perception_branch
+    for module in [*feature_extractor.modules(), *backbone.modules()]:
+        if isinstance(module, Half):
+            module.__class__ = family_of(module)  # type: ignore[assignment]
     for name in list(vars(backbone)):
         if callable(getattr(type(backbone), name, None)):
             delattr(backbone, name)  # a method that an adapter replaced
@@ -135,14 +154,14 @@ def join_halves(feature_extractor: nn.Module, perception_branch: nn.Module, plan
 
 def _copy_half(
     backbone: nn.Module,
-    removed_modules: Dict[str, bool],
+    removed_modules: Dict[str, str],
     removed_tensors: List[str],
     tensors: Dict[int, torch.Tensor],
 ) -> nn.Module:
     memo: Dict[int, Any] = dict(tensors)
-    for name, several_arguments in removed_modules.items():
+    for name, passes in removed_modules.items():
         module = backbone.get_submodule(name)
-        memo[id(module)] = _pass_through_for(module, several_arguments)
+        memo[id(module)] = _pass_through_for(module, passes)
     half = copy_module(backbone, memo)
     for name in removed_tensors:
         parent, _, attribute = name.rpartition('.')
@@ -150,15 +169,17 @@ def _copy_half(
     return half
 
 
-def _pass_through_for(module: nn.Module, several_arguments: bool) -> nn.Module:
+def _pass_through_for(module: nn.Module, passes: str) -> nn.Module:
+    if passes == 'all':
+        return TuplePassThrough()
     options = _options_of(type(module))
     if options and options <= _options_of(OptionPassThrough):
         return OptionPassThrough()
-    if several_arguments:
+    if passes == 'first':
         return PassThrough()
     if isinstance(module, nn.Sequential):  # families iterate and index their sequences
         return nn.Sequential(
-            OrderedDict((name, _pass_through_for(child, several_arguments)) for name, child in module.named_children())
+            OrderedDict((name, _pass_through_for(child, passes)) for name, child in module.named_children())
         )
     return nn.Identity()
 
@@ -168,8 +189,16 @@ def _options_of(module_class: Type[nn.Module]) -> Set[str]:
     return set(list(inspect.signature(module_class.forward).parameters)[2:])
 
 
-def prove(halves: Tuple[nn.Module, nn.Module], run: Run, family: str, expressions: Expressions) -> None:
+def prove(
+    halves: Tuple[nn.Module, nn.Module],
+    run: Run,
+    family: str,
+    expressions: Expressions,
+) -> Packed:
     """Prove that two halves compute together what the backbone does.
+
+    The first half must make the same features at the cut, and with what it returns, whatever it makes of them on the
+    way out and lets pass beside them, the second half must come to the same output.
 
     Args:
         halves: Feature extractor and perception branch, on the meta device.
@@ -177,27 +206,46 @@ def prove(halves: Tuple[nn.Module, nn.Module], run: Run, family: str, expression
         family: What to call it in messages.
         expressions: Those of the run.
 
+    Returns:
+        What the first half returns.
+
     Raises:
         SplitError: They do not.
     """
     extractor, perception = (half.eval() for half in halves)
-    features = torch.empty_like(run.features)
-    for half, inputs, key, expected in (
-        (extractor, run.images, 'images', run.features_number),
-        (perception, features, 'features', run.output_number),
-    ):
-        name = 'feature extractor' if half is extractor else 'perception branch'
-        reason = 'it does work between its modules that pass-through modules cannot skip'
-        if run.crossing:
-            reason = f'more than one tensor crosses the cut (read after it by {run.crossing[0]})'
-        try:
-            with torch.no_grad(), expressions:
-                expressions.name_input(inputs, key)
-                output = half(inputs)
-            exact = isinstance(output, torch.Tensor) and expressions.number(output) == expected
-        except Exception as error:
-            raise SplitError(
-                f'{family} cannot be split exactly at {run.path!r}: {reason} ({name}: {one_line(error)}).'
-            ) from error
-        if not exact:
-            raise SplitError(f'{family} cannot be split exactly at {run.path!r}: {reason} ({name} differs).')
+    features_of = find_adapter(extractor).features_of
+    numbers = []
+
+    def on_leave(module: nn.Module, args: Any, output: Any) -> None:
+        features = features_of(output)
+        numbers.append(expressions.number(features))  # type: ignore[arg-type]
+        expressions.name_input(features, 'features')  # type: ignore[arg-type]
+
+    reason = 'it does work between its modules that pass-through modules cannot skip'
+    if run.crossing:
+        reason = f'more than one tensor crosses the cut (read after it by {run.crossing[0]})'
+    name = 'feature extractor'
+    handle = extractor.get_submodule(run.path).register_forward_hook(on_leave)
+    try:
+        with torch.no_grad(), expressions:
+            expressions.name_input(run.images, 'images')
+            packed = extractor(run.images)
+            tensors = list(packed) if isinstance(packed, (tuple, list)) else [packed]
+            exact = numbers == [run.features_number] and all(isinstance(t, torch.Tensor) for t in tensors)
+            if exact:
+                name = 'perception branch'
+                # strides included, which decide how some operators compute
+                inputs = [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device='meta') for t in tensors]
+                for copy, tensor in zip(inputs, tensors):
+                    expressions.name_like(copy, tensor)
+                output = perception(pack(inputs[0], inputs[1:]))
+                exact = isinstance(output, torch.Tensor) and expressions.number(output) == run.output_number
+    except Exception as error:
+        raise SplitError(
+            f'{family} cannot be split exactly at {run.path!r}: {reason} ({name}: {one_line(error)}).'
+        ) from error
+    finally:
+        handle.remove()
+    if not exact:
+        raise SplitError(f'{family} cannot be split exactly at {run.path!r}: {reason} ({name} differs).')
+    return packed

@@ -1,7 +1,7 @@
 """One run of a backbone on the meta device: what ran when, what crossed the cut, and what it computed."""
 
 import dataclasses
-from typing import Any, Callable, Dict, List, Set, Tuple
+from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 import torch
 import torch.nn as nn
@@ -22,20 +22,26 @@ class Run:
 
     path: str
     images: torch.Tensor
-    features: torch.Tensor  # what crosses the cut
+    features: torch.Tensor  # what the map is for, of what crosses the cut
     features_number: int  # its expression in terms of the images
     output_number: int  # expression of the logits in terms of what crosses the cut
     calls: Dict[str, List[Tuple[int, int]]]  # module path -> (start, end) of each call, as times
     num_arguments: Dict[str, int]  # module path -> most arguments it was called with
+    several_results: Set[str]  # paths of the modules that return several tensors
     outputs: Dict[str, int]  # module path -> expression of its output
     cut_time: int
     reads_before: Set[int]  # ids of the tensors read before the cut
     reads_after: Set[int]
-    crossing: List[str]  # operators that read, after the cut, activations other than what crosses it
-    readers: Set[str]  # operators that read what crosses the cut
+    crossing: List[str]  # operators that read, after the cut, activations other than the features
 
 
-def observe(probe: nn.Module, path: str, images: torch.Tensor, expressions: Expressions) -> Run:
+def observe(
+    probe: nn.Module,
+    path: str,
+    images: torch.Tensor,
+    expressions: Expressions,
+    features_of: Callable[[Any], Optional[torch.Tensor]],
+) -> Run:
     """Run a backbone, and return what was seen.
 
     Args:
@@ -43,17 +49,19 @@ def observe(probe: nn.Module, path: str, images: torch.Tensor, expressions: Expr
         path: Module after which it is to be cut.
         images: Images to run it on, on the meta device.
         expressions: Keeps the expressions that the run computes.
+        features_of: Tells the features among what the module returns (see ``Adapter``).
 
     Raises:
-        SplitError: It does not run on such images, or the output of the module is not one tensor, made once.
+        SplitError: It does not run on such images, or the module does not make the features, once.
     """
     family = type(probe).__name__
     time = 0
     calls: Dict[str, List[Tuple[int, int]]] = {}
     num_arguments: Dict[str, int] = {}
+    several_results: Set[str] = set()
     outputs: Dict[str, int] = {}
     open_calls: Dict[str, List[int]] = {}
-    cuts: List[Tuple[torch.Tensor, int, int, int, int]] = []
+    cuts: List[Tuple[torch.Tensor, int, int, int]] = []
     before: Set[int] = set()
 
     def on_enter(name: str) -> Callable[..., None]:
@@ -72,13 +80,17 @@ def observe(probe: nn.Module, path: str, images: torch.Tensor, expressions: Expr
             calls.setdefault(name, []).append((open_calls[name].pop(), time))
             if isinstance(output, torch.Tensor):
                 outputs[name] = expressions.number(output)
+            elif isinstance(output, (tuple, list)):
+                several_results.add(name)
             if name == path:
-                if cuts or not isinstance(output, torch.Tensor):
+                features = features_of(output)
+                if cuts or features is None:
                     what = 'runs more than once' if cuts else f'returns a {type(output).__name__}, not one tensor'
                     raise SplitError(f'{family} cannot be split at {path!r}: that module {what}.')
-                number = expressions.number(output)
-                before.update(expressions.activations)
-                cuts.append((output, number, time, len(expressions.reads), expressions.name_input(output, 'features')))
+                number = expressions.number(features)
+                before.update(expressions.known)
+                cuts.append((features, number, time, len(expressions.reads)))
+                expressions.name_input(features, 'features')
 
         return hook
 
@@ -104,9 +116,16 @@ def observe(probe: nn.Module, path: str, images: torch.Tensor, expressions: Expr
         raise SplitError(f'{family} cannot be split at {path!r}: that module does not run in the forward pass.')
     if not isinstance(output, torch.Tensor):
         raise SplitError(f'{family} cannot be split: it returns a {type(output).__name__}, not one tensor.')
-    features, features_number, cut_time, num_reads, cut_number = cuts[0]
-    reads_after = expressions.reads[num_reads:]
-    crossing = [operator for tensor, number, operator in reads_after if tensor != id(features) and number in before]
+    features, features_number, cut_time, num_reads = cuts[0]
+    reads_after = [read for read in expressions.reads[num_reads:] if read[0] != id(features)]
+    crossing = [
+        operator for _, number, operator in reads_after if number in before and number in expressions.activations
+    ]
+    read_after = {tensor for tensor, _, _ in expressions.reads[num_reads:]}
+    # what was made of buffers alone, before the cut, may be made once more
+    buffers = {id(buffer) for buffer in probe.buffers()}
+    for _, number, _ in reads_after:
+        read_after |= expressions.leaves(number) & buffers if number in before else set()
     return Run(
         path=path,
         images=images,
@@ -115,10 +134,10 @@ def observe(probe: nn.Module, path: str, images: torch.Tensor, expressions: Expr
         output_number=expressions.number(output),
         calls=calls,
         num_arguments=num_arguments,
+        several_results=several_results,
         outputs=outputs,
         cut_time=cut_time,
         reads_before={tensor for tensor, _, _ in expressions.reads[:num_reads]},
-        reads_after={tensor for tensor, _, _ in reads_after},
+        reads_after=read_after,
         crossing=crossing,
-        readers=expressions.readers(cut_number),
     )

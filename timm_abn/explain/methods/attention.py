@@ -41,6 +41,6 @@ class AttentionExplainer(Explainer):
         if self._several and targets is None:
             explanation = network.explain(images)
             return of_classes(explanation.attention_map, explanation.logits.argmax(dim=1))
-        maps = network.layout.to_maps(network.feature_extractor(images), images)
+        maps = network.layout.to_maps(network.extract(images)[0], images)
         attention_map = network.attention_branch.attention_map(network.attention_branch.forward_features(maps))
         return of_classes(attention_map, targets) if self._several else attention_map  # type: ignore[arg-type]

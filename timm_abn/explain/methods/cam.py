@@ -7,6 +7,8 @@ import torch.nn as nn
 from timm.models import get_model_input_config
 
 from ...errors import TimmAbnError
+from ...split import family_of
+from ...split.packing import pack
 from .explainer import Explainer, full_precision, target_classes
 from .halves import block_arguments, halves_of
 
@@ -40,7 +42,7 @@ class CamExplainer(Explainer):
             self._prove()
 
     def _refusal(self, found: str) -> TimmAbnError:
-        family = type(self._halves.perception).__name__
+        family = family_of(self._halves.perception).__name__
         return TimmAbnError(f"'cam' needs a linear classifier on average-pooled features, {family} has none: {found}.")
 
     def _prove(self) -> None:
@@ -59,8 +61,9 @@ class CamExplainer(Explainer):
             raise self._refusal('its logits are not what its classifier returns')
 
     def _last_features(self, images: torch.Tensor, targets: Optional[torch.Tensor]) -> torch.Tensor:
-        features, attention_bias = self._halves.extract(images, targets)
-        return self._halves.perception.forward_features(features, **block_arguments(attention_bias))
+        features, company = self._halves.extract(images, targets)
+        packed = pack(features, company.beside)
+        return self._halves.perception.forward_features(packed, **block_arguments(company.attention_bias))
 
     def _last_maps(self, features: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         """Return the last features as (B, C, h, w)."""

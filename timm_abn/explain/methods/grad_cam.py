@@ -6,7 +6,7 @@ import torch
 import torch.nn as nn
 
 from .explainer import Explainer, full_precision, target_classes
-from .halves import halves_of
+from .halves import Company, halves_of
 
 __all__ = ['GradCamExplainer']
 
@@ -37,8 +37,8 @@ class GradCamExplainer(Explainer):
 
     def _maps(self, images: torch.Tensor, targets: Optional[torch.Tensor]) -> torch.Tensor:
         targets = self._halves.targets(images, targets)
-        features, attention_bias = self._halves.extract(images, targets)
-        gradients = self._gradients(features, attention_bias, targets)
+        features, company = self._halves.extract(images, targets)
+        gradients = self._gradients(features, company, targets)
         weights = full_precision(self._halves.to_maps(gradients, images)).mean(dim=(2, 3))
         maps = torch.einsum('bc,bchw->bhw', weights, full_precision(self._halves.to_maps(features, images)))
         return maps.relu().unsqueeze(1)
@@ -47,11 +47,11 @@ class GradCamExplainer(Explainer):
     def _gradients(
         self,
         features: torch.Tensor,
-        attention_bias: Optional[torch.Tensor],
+        company: Company,
         targets: Optional[torch.Tensor],
     ) -> torch.Tensor:
         leaf = features.detach().requires_grad_()
         # a copy, because some perception branches begin with an activation in place
-        logits = self._halves.perceive(leaf.clone(), attention_bias)
+        logits = self._halves.perceive(leaf.clone(), company)
         score = logits.gather(1, target_classes(logits, targets).unsqueeze(1)).sum()
         return torch.autograd.grad(score, leaf)[0]

@@ -1,6 +1,6 @@
 """A model of any kind as two halves: features, and the logits that its second half makes of them."""
 
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 import torch.nn as nn
@@ -10,10 +10,33 @@ from ...networks.feature_layout import FeatureLayout, feature_layout
 from ...networks.network import AttentionBranchNet
 from ...split import cut_backbone
 from ...split.halves import join_halves
+from ...split.packing import pack, unpack
 from .evaluation_copy import evaluation_copy
 from .explainer import of_classes
 
-__all__ = ['Halves', 'block_arguments', 'halves_of']
+__all__ = ['Company', 'Halves', 'block_arguments', 'halves_of']
+
+
+class Company(NamedTuple):
+    """What the second half is given besides the features.
+
+    Attributes:
+        attention_bias: What is added to the scores by which tokens attend to each other, with a row for each image.
+        beside: What passes beside the features, in families of several streams, say.
+        per_image: Whether each of it has a row for each image.
+    """
+
+    attention_bias: Optional[torch.Tensor] = None
+    beside: Sequence[torch.Tensor] = ()
+    per_image: Sequence[bool] = ()
+
+    def of(self, images: torch.Tensor) -> 'Company':
+        """Return the company of other features, of the images of these indices."""
+        bias = None if self.attention_bias is None else self.attention_bias[images]
+        return self._replace(
+            attention_bias=bias,
+            beside=[t[images] if has_rows else t for t, has_rows in zip(self.beside, self.per_image)],
+        )
 
 
 class Halves:
@@ -24,12 +47,14 @@ class Halves:
         extractor: What comes before the attention map if there is one, else the first half.
         perception: The second half, of the backbone's own class.
         num_tasks: Number of tasks, each with a map of its own; 0 of a network for classes.
+        per_image: What passes beside the features: for each, whether it has a row for each image.
     """
 
     layout: FeatureLayout
     extractor: Any
     perception: Any
     num_tasks: int = 0
+    per_image: Sequence[bool] = ()
 
     def __init__(self, backbone: nn.Module, layer: Optional[str]) -> None:
         """
@@ -44,31 +69,30 @@ class Halves:
         self.layout, _ = feature_layout(parts)
         self.perception = parts.perception_branch.eval()
         self.extractor = parts.feature_extractor.eval()
+        self.per_image = parts.beside_per_image
 
     def extract(
         self,
         images: torch.Tensor,
         targets: Optional[torch.Tensor],
-    ) -> Tuple[torch.Tensor, Optional[torch.Tensor]]:
-        """Return the features, as the backbone lays them out, that the second half is given, and a bias beside them.
-
-        An attention map may be more than what it makes of the features: the bias, of B rows, is added to the scores by
-        which tokens attend to each other in the second half.
+    ) -> Tuple[torch.Tensor, Company]:
+        """Return the features, as the backbone lays them out, that the second half is given, and their company.
 
         Args:
             images: Shape (B, C, H, W).
             targets: Classes, shape (B,), which matter where each task has features of its own.
         """
-        return self.extractor(images), None
+        features, beside = unpack(self.extractor(images))
+        return features, Company(None, beside, self.per_image)
 
-    def perceive(self, features: torch.Tensor, attention_bias: Optional[torch.Tensor]) -> torch.Tensor:
+    def perceive(self, features: torch.Tensor, company: Company) -> torch.Tensor:
         """Return logits, shape (B, K).
 
         Args:
             features: What ``extract`` returned, or a variation of it.
-            attention_bias: What ``extract`` returned beside it, a row for each of the features.
+            company: What ``extract`` returned beside it, a row for each of the features.
         """
-        return self.perception(features, **block_arguments(attention_bias))
+        return self.perception(pack(features, company.beside), **block_arguments(company.attention_bias))
 
     def targets(self, images: torch.Tensor, targets: Optional[torch.Tensor]) -> Optional[torch.Tensor]:
         """Return the targets, where these are needed before there are logits (in networks of several tasks)."""
@@ -107,7 +131,7 @@ class _NetworkHalves(Halves):
         self._network = network
         self.num_tasks = network.num_classes if network.outputs_per_class == 2 else 0
         self.layout, self.perception = network.layout, network.perception_branch
-        self.extractor = network.feature_extractor
+        self.extractor, self.per_image = network.feature_extractor, network.beside_per_image
         self._middle: Optional[nn.Module] = None
         if layer is not None:
             self._cut_again(evaluation_copy(network), layer)
@@ -123,6 +147,7 @@ class _NetworkHalves(Halves):
                 f'layer must come after the cut at {spare.split!r}, where the attention map is applied, got {layer!r}.'
             )
         self.layout, _ = feature_layout(later)
+        self.per_image = later.beside_per_image
         self._middle = cut_backbone(later.feature_extractor, spare.split).perception_branch.eval()
         self.perception = later.perception_branch.eval()
 
@@ -135,9 +160,9 @@ class _NetworkHalves(Halves):
         self,
         images: torch.Tensor,
         targets: Optional[torch.Tensor],
-    ) -> Tuple[torch.Tensor, Optional[torch.Tensor]]:
+    ) -> Tuple[torch.Tensor, Company]:
         network = self._network
-        features = self.extractor(images)
+        features, beside = network.extract(images)
         class_features = network.attention_branch.forward_features(network.layout.to_maps(features, images))
         attention_map = network.attention_branch.attention_map(class_features)
         if targets is not None and self.num_tasks:
@@ -146,16 +171,18 @@ class _NetworkHalves(Halves):
             network.mechanism(features, attention_map),
             network.mechanism.attention_bias(features, attention_map),
         )
-        return (gated if self._middle is None else self._middle(gated, **block_arguments(bias))), bias
+        if self._middle is not None:
+            gated, beside = unpack(self._middle(pack(gated, beside), **block_arguments(bias)))
+        return gated, Company(bias, beside, self.per_image)
 
-    def perceive(self, features: torch.Tensor, attention_bias: Optional[torch.Tensor]) -> torch.Tensor:
+    def perceive(self, features: torch.Tensor, company: Company) -> torch.Tensor:
         """Return logits, shape (B, K); of several tasks, that of the target task is right, and no other means anything.
 
         Args:
             features: See ``Halves``.
-            attention_bias: See ``Halves``.
+            company: See ``Halves``.
         """
-        outputs = super().perceive(features, attention_bias)
+        outputs = super().perceive(features, company)
         if not self.num_tasks:
             return outputs
         no_and_yes = outputs.unflatten(1, (self.num_tasks, 2))

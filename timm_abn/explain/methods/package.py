@@ -87,6 +87,6 @@ class _WithMaps(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return logits, shape (B, K)."""
-        features, attention_bias = self._halves.extract(images, None)
+        features, company = self._halves.extract(images, None)
         maps = self.maps(self._halves.to_maps(features, images))
-        return self._halves.perceive(self._halves.from_maps(maps.clone(), features), attention_bias)
+        return self._halves.perceive(self._halves.from_maps(maps.clone(), features), company)

@@ -46,15 +46,15 @@ class ReciproCamExplainer(Explainer):
     def _maps(self, images: torch.Tensor, targets: Optional[torch.Tensor]) -> torch.Tensor:
         halves = self._halves
         targets = halves.targets(images, targets)
-        features, bias = halves.extract(images, targets)
-        targets = target_classes(halves.perceive(features.clone(), bias), targets) if targets is None else targets
+        features, company = halves.extract(images, targets)
+        targets = target_classes(halves.perceive(features.clone(), company), targets) if targets is None else targets
         height, width = halves.to_maps(features, images).shape[2:]
         masks = _windows((height, width)).to(features)
         scores = []
         for copies in torch.arange(len(images) * len(masks), device=images.device).split(self._batch_size):
             image, place = copies // len(masks), copies % len(masks)
             masked = halves.layout.gate(features[image], masks[place])
-            logits = halves.perceive(masked, None if bias is None else bias[image])
+            logits = halves.perceive(masked, company.of(image))
             scores.append(halves.probabilities(full_precision(logits)).gather(1, targets[image].unsqueeze(1)))
         return normalize_maps(torch.cat(scores).reshape(len(images), 1, height, width))
 

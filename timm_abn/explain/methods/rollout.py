@@ -7,6 +7,7 @@ import torch
 import torch.nn as nn
 
 from ...errors import TimmAbnError
+from ...split import family_of
 from .explainer import Explainer, full_precision
 from .halves import halves_of
 
@@ -45,7 +46,7 @@ class RolloutExplainer(Explainer):
         self._reads_class_token = layout.num_prefix_tokens > 0 and perception.global_pool == 'token'
 
     def _refusal(self) -> TimmAbnError:
-        family = type(self._halves.perception).__name__
+        family = family_of(self._halves.perception).__name__
         return TimmAbnError(f"'rollout' needs tokens that attend to all others in each block, {family} has none.")
 
     def _maps(self, images: torch.Tensor, targets: Optional[torch.Tensor]) -> torch.Tensor:
@@ -53,8 +54,8 @@ class RolloutExplainer(Explainer):
         targets = halves.targets(images, targets)
         self._product.begin()
         try:
-            features, attention_bias = halves.extract(images, targets)
-            halves.perceive(features, attention_bias)
+            features, company = halves.extract(images, targets)
+            halves.perceive(features, company)
         finally:
             product = self._product.end()
         if product is None or product.shape[1:] != (features.shape[1], features.shape[1]):

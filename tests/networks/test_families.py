@@ -1,0 +1,33 @@
+"""An Attention Branch Network over the smallest model of every family trains a step and explains itself."""
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from tiers import fast_and_slow
+from timm_families import SMALLEST
+
+FAST_FAMILIES = {'efficientvim', 'eva', 'levit', 'pit', 'resnet'}
+
+
+@pytest.mark.parametrize('family', fast_and_slow(SMALLEST, FAST_FAMILIES))
+def test_family_trains_a_step(family):
+    torch.manual_seed(0)
+    network = timm.create_model('abn', backbone=SMALLEST[family], num_classes=4)
+    with torch.no_grad():
+        for parameter in network.perception_branch.parameters():  # heads and scales that begin at zero hide the rest
+            parameter += 0.02 * torch.randn_like(parameter)
+    images = torch.randn(2, *network.pretrained_cfg['input_size'])
+    logits, attention_logits = network.train()(images)
+    targets = torch.tensor([0, 3])
+    (F.cross_entropy(logits, targets) + F.cross_entropy(attention_logits, targets)).backward()
+    without = [
+        name
+        for name, parameter in network.named_parameters()
+        if parameter.requires_grad and (parameter.grad is None or not torch.isfinite(parameter.grad).all())
+    ]
+    assert not without
+    torch.optim.SGD(network.parameters(), lr=1e-3).step()
+    explanation = network.eval().explain(images)
+    assert torch.isfinite(explanation.logits).all()
+    assert explanation.attention_map.std() > 0

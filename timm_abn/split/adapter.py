@@ -1,0 +1,137 @@
+"""What families of timm need to be cut, beyond modules that let the features pass: the form in which they say it."""
+
+import dataclasses
+from collections import OrderedDict
+from typing import Any, ClassVar, List, Optional, Tuple, Type, Union
+
+import torch
+import torch.nn as nn
+
+from .packing import Packed
+
+__all__ = ['Adapter', 'Half', 'family_of']
+
+
+class Half:
+    """Marks the classes that halves of a family become, which are subclasses of the family's own.
+
+    A half keeps the parameters and attributes that timm gave it, and computes otherwise: the first returns what crosses
+    the cut, features alone or with tensors beside them, ``(features, *beside)``; the second is given the same, after
+    the attention. Modules of the other half are there as modules that let everything pass.
+
+    Such classes are at the level of a module, so that halves can be copied and pickled, and keep nothing between calls.
+    """
+
+
+def family_of(module: nn.Module) -> Type[nn.Module]:
+    """Return the class that timm gave a module, whatever class it has as a half."""
+    return next(c for c in type(module).__mro__ if issubclass(c, nn.Module) and not issubclass(c, Half))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Adapter:
+    """What a family needs beyond pass-through modules. The base class is right for most families.
+
+    Whatever an adapter says, a cut is proven before it is used: one that makes the halves compute something else than
+    the backbone leads to a refusal.
+
+    Attributes:
+        extractor_class: Subclass of the family's class, and of ``Half``, that the first half becomes.
+        perception_class: The same for the second half.
+        result: Which of the tensors are the features, where a module returns several.
+        split: Path of the module to cut after by default; None for the one that ``feature_info`` suggests.
+    """
+
+    extractor_class: Optional[Type[nn.Module]] = None
+    perception_class: Optional[Type[nn.Module]] = None
+    result: int = 0
+    split: Optional[str] = None
+    notes_stages: ClassVar[bool] = False  # features of stages are what modules return, as they are of every ``Half``
+
+    def half_classes(self, backbone: nn.Module) -> Tuple[Optional[Type[nn.Module]], Optional[Type[nn.Module]]]:
+        """Return what the halves of this backbone become, None where they stay of its class."""
+        return self.extractor_class, self.perception_class
+
+    def default_split(self, backbone: nn.Module) -> Optional[str]:
+        """Return the path of the module to cut after, None for the one that ``feature_info`` suggests."""
+        return self.split
+
+    def stage(self, backbone: nn.Module, name: str) -> str:
+        """Return the path of the module that ends a stage of ``feature_info``, where the family names another one."""
+        return name
+
+    def prepare_extractor(self, feature_extractor: nn.Module) -> None:
+        """Undo the work that the backbone does between its modules after the cut."""
+
+    def prepare_perception(self, perception_branch: nn.Module) -> None:
+        """Skip the work that the backbone does between its modules before the cut."""
+
+    def prepare_proof(self, module: nn.Module) -> None:
+        """Let a copy of the backbone, or of a half, on the meta device show what it computes."""
+
+    def features_of(self, output: Any) -> Optional[torch.Tensor]:
+        """Return the features among what the module before the cut returns, None if there are none."""
+        if isinstance(output, (tuple, list)) and self.extractor_class is not None and len(output) > self.result:
+            output = output[self.result]
+        return output if isinstance(output, torch.Tensor) else None
+
+    def arranged(self, half: nn.Module, path: str, output: Any) -> Any:
+        """Return what a module of a half returns, with tokens in the order of their places if they are in another."""
+        return output
+
+    def num_prefix_tokens(self, perception_branch: nn.Module) -> int:
+        """Return how many tokens at the cut come before those of the image: none if the class token joins later."""
+        joins_later = getattr(perception_branch, 'cls_token', None) is not None
+        return 0 if joins_later else getattr(perception_branch, 'num_prefix_tokens', 0)
+
+    def attention_stage(
+        self,
+        perception_branch: nn.Module,
+        in_channels: int,
+        device: Optional[torch.device] = None,
+        dtype: Optional[torch.dtype] = None,
+    ) -> Optional[Tuple['OrderedDict[str, nn.Module]', int, str]]:
+        """Return the attention branch's first stage, its width and its name, where none after the cut can be copied.
+
+        Args:
+            perception_branch: The second half.
+            in_channels: Channels of the features at the cut.
+            device: Where to create parameters.
+            dtype: Type of the parameters.
+
+        Returns:
+            None for residual blocks.
+        """
+        return None
+
+    def takes_attention_bias(self, perception_branch: nn.Module) -> bool:
+        """Return whether ``forward`` and ``forward_features`` hand an ``attn_mask`` to blocks after the cut."""
+        return False
+
+    def checkpointed_features(
+        self,
+        perception_branch: nn.Module,
+        features: torch.Tensor,
+        attention_bias: torch.Tensor,
+    ) -> torch.Tensor:
+        """Do what ``forward_features`` does with an ``attn_mask``, and checkpoint blocks, which timm then does not."""
+        raise NotImplementedError
+
+    def perception_intermediates(
+        self,
+        perception_branch: nn.Module,
+        features: Packed,
+        indices: List[int],
+        norm: bool,
+        stop_early: bool,
+        intermediates_only: bool,
+    ) -> Union[List[torch.Tensor], Tuple[torch.Tensor, List[torch.Tensor]]]:
+        """Do what the backbone's ``forward_intermediates`` does, with features in the place of images."""
+        return perception_branch.forward_intermediates(  # type: ignore[operator]
+            features,
+            indices=indices,
+            norm=norm,
+            stop_early=stop_early,
+            output_fmt='NCHW',
+            intermediates_only=intermediates_only,
+        )

@@ -1,0 +1,20 @@
+"""What each family of timm says of itself that is needed to cut it, by class: rows of one table."""
+
+from typing import Dict, Type
+
+import torch.nn as nn
+
+from ..adapter import Adapter
+from . import cells, class_attention, convolutional, encoders, hierarchical, streams, vision_transformers
+
+__all__ = ['FAMILIES']
+
+FAMILIES: Dict[Type[nn.Module], Adapter] = {
+    **cells.ADAPTERS,
+    **class_attention.ADAPTERS,
+    **convolutional.ADAPTERS,
+    **encoders.ADAPTERS,
+    **hierarchical.ADAPTERS,
+    **streams.ADAPTERS,
+    **vision_transformers.ADAPTERS,
+}

@@ -1,0 +1,63 @@
+"""What modules return while something runs, for families whose halves do not compute the way timm's methods expect."""
+
+import contextlib
+import threading
+from typing import Any, Callable, Dict, Iterator, Mapping
+
+import torch
+import torch.nn as nn
+
+from ..errors import TimmAbnError
+
+__all__ = ['maps_of', 'noting']
+
+
+@contextlib.contextmanager
+def noting(modules: Mapping[int, nn.Module]) -> Iterator[Dict[int, Any]]:
+    """Give a dictionary in which the outputs of modules appear, by their keys, when they run in this thread.
+
+    Args:
+        modules: The modules.
+    """
+    noted: Dict[int, Any] = {}
+    thread = threading.get_ident()
+
+    def note(key: int) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            if threading.get_ident() == thread:
+                noted[key] = output
+
+        return hook
+
+    handles = [module.register_forward_hook(note(key)) for key, module in modules.items()]
+    try:
+        yield noted
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def maps_of(output: Any, channels: int, reduction: int, images: torch.Tensor) -> torch.Tensor:
+    """Return the maps, shape (B, C, h, w), that a stage of a backbone makes.
+
+    Args:
+        output: What the stage returns: maps, NHWC maps or tokens, or several tensors of which one is that.
+        channels: Channels of the maps.
+        reduction: Pixels of the images, along one side, for each place.
+        images: Shape (B, C, H, W).
+
+    Raises:
+        TimmAbnError: There are no such maps.
+    """
+    for tensor in output if isinstance(output, (tuple, list)) else [output]:
+        if not isinstance(tensor, torch.Tensor) or channels not in (tensor.shape[1], tensor.shape[-1]):
+            continue
+        if tensor.ndim == 4:
+            return tensor if tensor.shape[1] == channels else tensor.permute(0, 3, 1, 2)
+        height, width = (round(size / reduction) for size in images.shape[2:])
+        if tensor.ndim == 3 and tensor.shape[1] >= height * width:  # tokens of the image come last
+            tokens = tensor[:, tensor.shape[1] - height * width :]
+            return tokens.transpose(1, 2).unflatten(2, (height, width))
+    raise TimmAbnError(
+        f'a stage of {channels} channels at 1/{reduction} of the image makes no maps that could be found.'
+    )
