@@ -74,8 +74,8 @@ def measure(name: str) -> Dict[str, str]:
             warnings.simplefilter('ignore')
             with _ShapesAlone():
                 backbone = timm.create_model(name, num_classes=10, device=META)
+            images = torch.empty((1, *get_model_input_config(backbone)['input_size']), device=META)
             model = timm_abn.AttentionBranchNet(backbone, num_classes=10, device=META).eval()
-        images = torch.empty((1, *get_model_input_config(model)['input_size']), device=META)
         with _ShapesAlone():
             height, width = model.explain(images).attention_map.shape[2:]
     except Exception as error:  # as many kinds as there are backbones; those of ours say what to do

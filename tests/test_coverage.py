@@ -48,7 +48,7 @@ def test_some_names(script, tmp_path, monkeypatch, capsys):
     table = tmp_path / 'new' / 'coverage.csv'
     monkeypatch.setattr('sys.argv', ['measure_coverage.py', 'test_resnet', 'test_vit', '--csv', str(table)])
     assert script.main() == 0
-    assert [row['map'] for row in script.read_table(table)] == ['14x14', '14x14']
+    assert [row['map'] for row in script.read_table(table)] == ['10x10', '10x10']  # of their own images of 160 pixels
     assert '2 of 2 names, 2 of 2 families of timm' in capsys.readouterr().out
 
 
