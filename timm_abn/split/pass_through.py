@@ -42,7 +42,9 @@ class OptionPassThrough(nn.Module):
         attn_mask: Optional[torch.Tensor] = None,
         is_causal: bool = False,
         shared_rel_pos: Optional[torch.Tensor] = None,
+        shared_rel_pos_bias: Optional[torch.Tensor] = None,
         rope: Optional[torch.Tensor] = None,
+        x_cls: Optional[torch.Tensor] = None,
         pre_logits: bool = False,
     ) -> torch.Tensor:
         """Return ``x``."""

@@ -1,6 +1,6 @@
 """Families of tokens in stages: Hiera, its SAM 2 form, LeViT, MViTv2, PiT, Twins."""
 
-from typing import Any, Dict, Tuple, Type
+from typing import TYPE_CHECKING, Any, Dict, Tuple, Type
 
 import torch
 import torch.nn as nn
@@ -62,8 +62,9 @@ class HieraDetPerception(Half, HieraDet):
 class _NoFlattening:
     """Maps become tokens between stem and stages."""
 
-    stages: Any
-    grad_checkpointing: bool
+    if TYPE_CHECKING:  # TorchScript would try to compile these types
+        stages: Any
+        grad_checkpointing: bool
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Return tokens, shape (B, N, C)."""
