@@ -283,7 +283,12 @@ class TimmContract(nn.Module):
     def _model_args(self) -> Dict[str, Any]:
         """timm's record of how to build the network again, which it saves with the weights."""
         args = self.__dict__.get('_recorded_args', {})
-        return dict(args, gate=self.mechanism.gate) if args else args
+        if not args:
+            return args
+        insertion = self.mechanism.insertion
+        # arguments without one are of 'gating', as all were before there was a choice
+        args = {key: arg for key, arg in args.items() if key != 'insertion'}
+        return dict(args, gate=self.mechanism.gate, **(dict(insertion=insertion) if insertion != 'gating' else {}))
 
     @_model_args.setter
     def _model_args(self, args: Dict[str, Any]) -> None:
