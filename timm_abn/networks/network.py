@@ -19,7 +19,7 @@ from torch.jit import Final
 
 from ..errors import TimmAbnError
 from ..maps.explanation import Explanation
-from ..split import cut_backbone, family_of, find_adapter
+from ..split import cut_backbone, find_adapter
 from ..split.packing import beside_of_tasks, pack, unpack
 from ..timm_private import update_model_args
 from .attention_branch import AttentionBranch
@@ -493,23 +493,3 @@ class AttentionBranchNet(TimmContract):
         if self.mechanism.insertion == 'explaining':
             freeze_halves(self, True)
         return self
-
-    @property
-    def config(self) -> Dict[str, Any]:
-        """What the network was built from: split, attention stage and map, mechanism, gate, insertion, and so on."""
-        return dict(
-            backbone=family_of(self.perception_branch).__name__,
-            split=self.split,
-            attention_stage=self.attention_branch.stage.source,
-            attention_map=self.attention_branch.attention_map_type,
-            mechanism='residual' if self.mechanism.residual else 'product',
-            gate=self.mechanism.gate,
-            insertion=self.mechanism.insertion,
-            map_scale=self.mechanism.map_scale,
-            padding_mode=self.attention_branch.padding_mode,
-            hard_attention=self.attention_branch.kept_share,
-        )
-
-    def extra_repr(self) -> str:
-        """Return what the network was built from."""
-        return ', '.join(f'{key}={value!r}' for key, value in self.config.items())

@@ -296,6 +296,26 @@ class TimmContract(nn.Module):
         self.__dict__['_recorded_args'] = {key: arg for key, arg in args.items() if key != 'pretrained_backbone'}
 
     @property
+    def config(self) -> Dict[str, Any]:
+        """What the network was built from: split, attention stage and map, mechanism, gate, insertion, and so on."""
+        return dict(
+            backbone=family_of(self.perception_branch).__name__,
+            split=self.split,
+            attention_stage=self.attention_branch.stage.source,
+            attention_map=self.attention_branch.attention_map_type,
+            mechanism='residual' if self.mechanism.residual else 'product',
+            gate=self.mechanism.gate,
+            insertion=self.mechanism.insertion,
+            map_scale=self.mechanism.map_scale,
+            padding_mode=self.attention_branch.padding_mode,
+            hard_attention=self.attention_branch.kept_share,
+        )
+
+    def extra_repr(self) -> str:
+        """Return what the network was built from."""
+        return ', '.join(f'{key}={value!r}' for key, value in self.config.items())
+
+    @property
     def global_pool(self) -> Optional[str]:
         """Type of pooling of the perception branch."""
         return get_model_args(self.perception_branch).get('global_pool')
