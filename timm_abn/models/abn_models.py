@@ -60,8 +60,8 @@ def _create_abn(variant: str, pretrained: bool = False, **kwargs: Any) -> Attent
     if chosen and isinstance(model, AttentionBranchNet):
         update_model_args(model, **chosen)
     if data_config and isinstance(model, AttentionBranchNet):
-        cfg: Any = model.pretrained_cfg
-        model.pretrained_cfg = dict(cfg, **data_config)
+        network: Any = model
+        network.pretrained_cfg = dict(network.pretrained_cfg, **data_config)
     return model
 
 

@@ -22,10 +22,12 @@ class AttachedModel(NamedTuple):
     Attributes:
         model: The network, in training mode.
         arguments: What ``timm.create_model('abn', ...)`` is to be called with, without weights.
+        origin: Where the weights come from, in words.
     """
 
     model: AttentionBranchNet
     arguments: Dict[str, Any]
+    origin: str
 
 
 def attach(
@@ -69,7 +71,8 @@ def attach(
         arguments['num_classes'] = num_classes
     weights = pretrained if checkpoint is None else str(checkpoint)
     model: Any = create_model(MODEL, dict(arguments, pretrained_backbone=weights))
-    return AttachedModel(model, arguments)
+    origin = 'pretrained weights' if checkpoint is None else 'weights of a file'
+    return AttachedModel(model, arguments, f'{origin}, for the backbone')
 
 
 def _weights_of(backbone: str) -> Any:

@@ -29,7 +29,7 @@ from ..networks.network import AttentionBranchNet
 from ..staging import staged_files
 from .data.photos import Photos, PhotosDataset
 from .errors import TrainingError
-from .loss import AttentionBranchLoss, ExplainingMapLoss, FaithfulMapLoss
+from .loss import ExplainingMapLoss, FaithfulMapLoss
 
 __all__ = ['BEST', 'LAST', 'SUMMARY', 'AttachSettings', 'train_attached']
 
@@ -117,14 +117,15 @@ class _Run:
         device: torch.device,
     ) -> None:
         self.model: AttentionBranchNet = attached.model.to(device)
-        self.arguments, self.settings, self.device = attached.arguments, settings, device
+        self.attached, self.settings, self.device = attached, settings, device
+        self.classes = photos.classes
         self.trains_backbone = self.model.mechanism.insertion != 'explaining'
         self.preprocessing = Preprocessing(self.model)
         see = _Seen(self.preprocessing)
         self.training = PhotosDataset(photos.training, self._augmentation() if self.trains_backbone else see)
         self.validation = PhotosDataset(photos.validation, see)
         loss = FaithfulMapLoss if self.trains_backbone else ExplainingMapLoss
-        self.criterion: AttentionBranchLoss = loss(nn.CrossEntropyLoss())
+        self.criterion: FaithfulMapLoss = loss(nn.CrossEntropyLoss())
         self.model.train_maps()
         self.optimizer = torch.optim.AdamW(self._parameter_groups(), lr=settings.lr)
         self.steps = len(photos.training) // settings.batch_size
@@ -225,7 +226,7 @@ class _Run:
             optimizer=self.optimizer.state_dict(),
             version=2,
             args=self._recorded(),
-            metric=100 * rows[-1].get('eval_top1', rows[-1]['eval_kept']),
+            metric=100 * rows[-1]['eval_top1' if self.trains_backbone else 'eval_kept'],
             rows=list(rows),
         )
         sheet = self._sheet(epoch, names)
@@ -241,13 +242,16 @@ class _Run:
 
     def _recorded(self) -> argparse.Namespace:
         """Return what the checkpoint says of the network and its images, in the words of timm's training script."""
-        own = {key: value for key, value in self.arguments.items() if key not in ('num_classes', 'in_chans')}
+        own = {key: value for key, value in self.attached.arguments.items() if key not in ('num_classes', 'in_chans')}
         config = {key: value for key, value in self.preprocessing.config.items() if key in _DATA_KEYS}
         return argparse.Namespace(
             model=MODEL,
             model_kwargs=own,
             num_classes=self.model.num_classes,
             in_chans=self.model.in_chans,
+            label_names=self.classes or None,
+            origin=self.attached.origin,
+            num_photos=len(self.training),
             eval_metric='top1' if self.trains_backbone else 'share of predictions that the map keeps',
             **{key: list(value) if isinstance(value, tuple) else value for key, value in config.items()},
             **dataclasses.asdict(self.settings),

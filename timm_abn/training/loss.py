@@ -185,7 +185,7 @@ class ExplainingMapLoss(FaithfulMapLoss):
             TrainingError: The network does not return what is needed.
         """
         if isinstance(output, torch.Tensor):
-            return super().forward(output, target)
+            return self.criterion(output, target)
         predicted = own_prediction(output.logits, self.multi_label)
         if target is not None and target.ndim > predicted.ndim:  # probabilities, as of mixup
             predicted = F.one_hot(predicted, target.shape[1]).to(target.dtype)
