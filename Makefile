@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # two test processes of one thread each: more threads than cores make torch many times slower
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: help install demo test test-all lint format conformance coverage works-with benchmark costs comparison \
+.PHONY: help install demo test test-all lint format conformance coverage works-with benchmark costs comparison attached \
 	faithful masks build clean
 
 help:  ## list the targets
