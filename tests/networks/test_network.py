@@ -488,6 +488,7 @@ def test_config_says_what_was_built():
         attention_map='sum_log',
         mechanism='product',
         gate='centred',
+        insertion='gating',
         map_scale=1,
         padding_mode='zeros',
         hard_attention=1.0,

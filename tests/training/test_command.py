@@ -62,6 +62,22 @@ def test_trains_faithful_maps(launch, image_folder, tmp_path, scripts, capfd):
     assert model.config['mechanism'] == 'product' and ((maps == 0).float().mean(dim=(2, 3)) >= 0.5).all()
 
 
+@pytest.mark.parametrize('scripts', BOTH)
+def test_a_frozen_backbone_stays_as_it_is(launch, image_folder, tmp_path, scripts):
+    torch.manual_seed(5)
+    backbone = timm.create_model('test_resnet', num_classes=3).eval()
+    torch.save(dict(arch='test_resnet', state_dict=backbone.state_dict()), tmp_path / 'plain.pth.tar')
+    model_kwargs = ('backbone=test_resnet', f'pretrained_backbone={tmp_path / "plain.pth.tar"}')
+    run = ['--model', 'abn', *SMALL, '--data-dir', image_folder, '--output', tmp_path, '--freeze-backbone']
+    assert launch('train.py', *run, '--model-kwargs', *model_kwargs, scripts=scripts) == 0
+    model = timm_abn.load_model('abn', checkpoint=tmp_path / 'run' / 'last.pth.tar')
+    images = torch.randn(4, 3, 32, 32)
+    assert model.config['insertion'] == 'explaining' and torch.equal(model(images), backbone(images))
+    new = timm.create_model('abn', backbone='test_resnet', num_classes=3, insertion='explaining').state_dict()
+    trained = model.state_dict()['attention_branch.map_norm.bias']
+    assert not torch.equal(trained, new['attention_branch.map_norm.bias'])  # which does not begin at random
+
+
 @pytest.mark.parametrize(
     ('flags', 'message'),
     [

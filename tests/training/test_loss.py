@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from tiny_models import tiny_abn, tiny_images
 
 from timm_abn.networks.map_training import TrainingOutput
-from timm_abn.task import AttentionBranchLoss, FaithfulMapLoss, TrainingError, extend_timm_tasks
+from timm_abn.task import AttentionBranchLoss, ExplainingMapLoss, FaithfulMapLoss, TrainingError, extend_timm_tasks
 from timm_abn.training.map_settings import MapLossSettings
 
 ALL = dict(masked=0.5, area=2.0, smoothness=3.0, consistency=4.0, complement=5.0)
@@ -201,3 +201,17 @@ def test_maps_out_of_range_are_refused_by_the_task():
     extend_timm_tasks(1.0, MapLossSettings(ALL, 'mean'))
     with pytest.raises(TrainingError, match="maps in \\[0, 1\\] only: attention_map='sigmoid', not 'sum_log'"):
         timm.task.ClassificationTask(tiny_abn('test_resnet', attention_map='sum_log'), nn.CrossEntropyLoss())
+
+
+def test_a_map_that_explains_is_compared_with_the_backbones_own_prediction():
+    torch.manual_seed(0)
+    logits, attention_logits, masked = torch.randn(3, 4, 5)
+    maps, labels = torch.rand(4, 1, 3, 3), torch.tensor([0, 1, 2, 3])
+    made = TrainingOutput(logits, attention_logits, maps, masked)
+    own = logits.argmax(dim=1)
+    rest = F.cross_entropy(masked, own) + 0.5 * maps.mean()
+    criterion = ExplainingMapLoss(nn.CrossEntropyLoss(), attention_loss_weight=2.0)
+    torch.testing.assert_close(criterion(made, labels), 2 * F.cross_entropy(attention_logits, labels) + rest)
+    torch.testing.assert_close(criterion(made), 2 * F.cross_entropy(attention_logits, own) + rest)
+    mixed = F.one_hot(labels, 5).float()  # as of mixup
+    torch.testing.assert_close(criterion(made, mixed), criterion(made, labels))

@@ -9,6 +9,7 @@ from timm_abn.training.map_settings import (
     MAP_KEYS,
     MapLossSettings,
     add_map_arguments,
+    freeze_backbone_arguments,
     hard_attention_arguments,
     read_map_loss,
 )
@@ -59,9 +60,23 @@ def test_flags_are_the_keys_of_recipes():
         'mean',
         '--hard-attention',
         '.3',
+        '--freeze-backbone',
     ]
     said = vars(parser.parse_args(args))
-    assert said == dict(map_loss='masked', map_loss_weights=['area=1'], map_background='mean', hard_attention=0.3)
+    expected = dict(map_loss='masked', map_loss_weights=['area=1'], map_background='mean', hard_attention=0.3)
+    assert said == dict(expected, freeze_backbone=True)
+
+
+def test_a_frozen_backbone_is_explained():
+    found = settings(freeze_backbone=True, model_kwargs=dict(pretrained_backbone=True), **NO_WEIGHTS)
+    flags = freeze_backbone_arguments(found)
+    assert flags == ['--model-kwargs', 'pretrained_backbone=True', "insertion='explaining'"]
+    assert read_map_loss(found) == MapLossSettings(weights(), 'mixed', explains=True)
+    assert freeze_backbone_arguments(settings()) == []
+    assert freeze_backbone_arguments(settings(freeze_backbone=True, **{**NO_WEIGHTS, 'resume': 'last.pth.tar'}))
+
+
+NO_WEIGHTS = dict(pretrained=False, pretrained_path=None, initial_checkpoint='', resume='')
 
 
 def test_hard_attention_joins_the_arguments_of_the_model():
@@ -86,6 +101,12 @@ def test_hard_attention_joins_the_arguments_of_the_model():
         (dict(map_loss='masked', map_loss_weights=['area=x']), 'must be followed by TERM=WEIGHT'),
         (dict(map_loss='masked', model='resnet50'), '--map-loss is of Attention Branch Networks, got --model resnet50'),
         (dict(hard_attention=0.3, model='resnet50'), '--hard-attention is of Attention Branch Networks'),
+        (dict(freeze_backbone=True, model='resnet50'), '--freeze-backbone is of Attention Branch Networks'),
+        (dict(freeze_backbone=True), '--freeze-backbone explains a trained backbone: pass --model-kwargs'),
+        (
+            dict(freeze_backbone=True, model_kwargs=dict(insertion='neutral')),
+            "--freeze-backbone needs insertion='explaining', got 'neutral'",
+        ),
         (
             dict(hard_attention=0.3, model_kwargs=dict(mechanism='residual')),
             "--hard-attention needs mechanism='product', got 'residual'",
@@ -94,7 +115,8 @@ def test_hard_attention_joins_the_arguments_of_the_model():
 )
 def test_what_is_refused(said, message):
     with pytest.raises(TrainingError) as raised:
-        found = settings(**said)
+        found = settings(**NO_WEIGHTS, **said)
+        freeze_backbone_arguments(found)
         hard_attention_arguments(found)
         read_map_loss(found)
     assert message in str(raised.value) and '\n' not in str(raised.value)

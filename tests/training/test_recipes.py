@@ -79,7 +79,7 @@ def test_what_the_command_line_says_goes_before_the_recipe(shown):
 
 
 def test_one_file_an_experiment():
-    newer = {'biased_scenes', 'fashion_mnist_faithful'}
+    newer = {'biased_scenes', 'fashion_mnist_faithful', 'finetune'}
     assert len(NAMES) == 75 and {chosen(name)[0] for name in NAMES} | newer == set(recipe_names())
     for name in recipe_names():
         settings = read_settings(find_recipe(name))

@@ -16,7 +16,7 @@ import timm
 from timm.models import PretrainedCfg
 
 from ..errors import TimmAbnError, one_line
-from ..networks.choices import GATES, MECHANISMS, PADDING_MODES
+from ..networks.choices import GATES, INSERTIONS, MECHANISMS, PADDING_MODES
 
 __all__ = ['HubError', 'check_config', 'check_entries', 'read_config']
 
@@ -75,6 +75,7 @@ _ARGUMENT_RULES = {
     'split': ('either', ('int', -1000, 1000), _PATH),
     'mechanism': ('one of', *MECHANISMS),
     'gate': ('one of', *GATES),
+    'insertion': ('one of', *INSERTIONS),
     'padding_mode': ('one of', *PADDING_MODES),
     'map_scale': ('int', 1, 16),
     'attention_map': ('one of', 'sigmoid', 'sum_log', 'raw'),

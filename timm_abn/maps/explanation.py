@@ -29,12 +29,15 @@ class Explanation:
             spatial means are the attention logits, and where there is no attention branch (CAM), the logits. They are
             contrasts, not amounts: adding one map to those of all classes changes no probability, so that only
             differences between classes mean something. ``contrast_map`` takes them.
+        map_gates: Whether the attention map took part in the prediction. False of a network that was attached to a
+            backbone whose prediction stays as it is: its map was trained to say what that stands on.
     """
 
     logits: torch.Tensor
     attention_map: torch.Tensor
     attention_logits: Optional[torch.Tensor] = None
     class_maps: Optional[torch.Tensor] = None
+    map_gates: bool = True
 
     def __len__(self) -> int:
         return len(self.logits)
@@ -43,12 +46,13 @@ class Explanation:
         if isinstance(index, int):
             start = range(len(self))[index]  # raises IndexError, which ends an iteration
             index = slice(start, start + 1)
-        return type(self)(**{name: tensor[index] for name, tensor in self._tensors().items()})
+        tensors: Dict[str, Any] = {name: tensor[index] for name, tensor in self._tensors().items()}
+        return dataclasses.replace(self, **tensors)
 
     def _tensors(self) -> Dict[str, torch.Tensor]:
         """Return those of the fields that the model filled, by name."""
         tensors = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {name: tensor for name, tensor in tensors.items() if tensor is not None}
+        return {name: tensor for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}
 
     def top_k(self, k: int = 5) -> Tuple[torch.Tensor, torch.Tensor]:
         """Return probabilities and indices of the most probable classes, or tasks, of shape (B, k), in falling order.

@@ -18,6 +18,7 @@ from ..networks.multi_task_network import MultiTaskAttentionBranchNet
 from ..networks.network import AttentionBranchNet
 from ..timm_private import update_model_args
 from . import cifar_backbones, cifar_densenet, cifar_wide_resnet  # noqa: F401  registers the 32x32 backbones
+from .training_checkpoints import recorded_of_backbone
 
 WEIGHTS = Path(__file__).parents[1] / 'weights'
 
@@ -45,6 +46,11 @@ def _create_abn(variant: str, pretrained: bool = False, **kwargs: Any) -> Attent
     if pretrained:
         kwargs.pop('pretrained_backbone', None)  # the weights of the whole network replace them anyway
     chosen: Dict[str, Any] = {}
+    data_config: Dict[str, Any] = {}
+    if isinstance(kwargs.get('pretrained_backbone'), str):
+        recorded, data_config = recorded_of_backbone(kwargs['backbone'], Path(kwargs['pretrained_backbone']))
+        chosen = {name: value for name, value in recorded.items() if name not in kwargs}
+        kwargs.update(chosen)
 
     def choose(kwargs: Dict[str, Any]) -> Type[AttentionBranchNet]:
         chosen.update(_arguments_of_weights(variant, pretrained, kwargs))
@@ -53,6 +59,9 @@ def _create_abn(variant: str, pretrained: bool = False, **kwargs: Any) -> Attent
     model = build_model(choose, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, **kwargs)
     if chosen and isinstance(model, AttentionBranchNet):
         update_model_args(model, **chosen)
+    if data_config and isinstance(model, AttentionBranchNet):
+        network: Any = model
+        network.pretrained_cfg = dict(network.pretrained_cfg, **data_config)
     return model
 
 

@@ -106,7 +106,7 @@ def _load_checkpoint(name: str, path: Path, model_kwargs: Mapping[str, Any]) -> 
     if recorded and ':' not in name and name.split('.')[0] != str(recorded).split('.')[0]:
         raise CheckpointError(f'{path} is a checkpoint of {recorded}, not of {name}.')
     model: Any = create_model(name, model_arguments(name, settings, model_kwargs, weights, path))
-    if 'gate' in model_kwargs:  # which the weights were not trained with, maybe
+    if {'gate', 'insertion'} & model_kwargs.keys():  # which the weights were not trained with, maybe
         weights = with_gate_of(model.mechanism, weights)
     check_state_dict(weights, model.state_dict(), name, path)
     model.load_state_dict(weights)

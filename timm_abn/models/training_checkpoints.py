@@ -14,10 +14,17 @@ from ..errors import one_line
 from ..hub.config import check_entries
 from ..hub.published import ARGUMENTS_OF_WEIGHTS
 from ..hub.state_dicts import CheckpointError
-from ..networks.mechanism import gate_of
+from ..networks.mechanism import gate_of, insertion_of
 from ..timm_private import torch_load
 
-__all__ = ['data_config_of', 'model_arguments', 'read_checkpoint', 'read_checkpoint_file', 'training_settings']
+__all__ = [
+    'data_config_of',
+    'model_arguments',
+    'read_checkpoint',
+    'read_checkpoint_file',
+    'recorded_of_backbone',
+    'training_settings',
+]
 
 _OF_PLAIN_NAMES = dict(mechanism='residual', hard_attention=1.0)
 _CLASS_WEIGHT = 'attention_branch.class_norm.weight'  # one per class
@@ -107,6 +114,7 @@ def model_arguments(
     check_entries({}, arguments, str(path))
     if is_model_in_modules(name, 'abn_models'):
         arguments.setdefault('gate', gate_of(weights))
+        arguments.setdefault('insertion', insertion_of(weights))
     arguments.update(given)
     if _CLASS_WEIGHT in weights:
         arguments.setdefault('num_classes', len(weights[_CLASS_WEIGHT]))
@@ -118,6 +126,32 @@ def model_arguments(
         classifier = weights.get(f'{cfg.classifier}.weight') if cfg else None
         arguments.update({} if classifier is None or 'num_classes' in arguments else dict(num_classes=len(classifier)))
     return arguments
+
+
+def recorded_of_backbone(name: str, path: Path) -> Tuple[Dict[str, Any], Dict[str, Any]]:
+    """Return what a checkpoint says of the backbone that it is of: its arguments, and how images were prepared.
+
+    Args:
+        name: Name of the backbone.
+        path: What timm's training script wrote, or weights alone, which say less; what cannot be read says nothing
+            here, since whoever loads the weights says what is wrong with it.
+
+    Raises:
+        TimmAbnError: It is of another model, or what it says makes no sense.
+    """
+    try:
+        weights, metadata = read_checkpoint(path)
+    except CheckpointError:
+        return {}, {}
+    settings = training_settings(metadata)
+    trained = settings.get('model')
+    if trained and ':' not in name and str(trained).split('.')[0] != name.split('.')[0]:
+        raise CheckpointError(f'{path} is a checkpoint of {trained}, not of {name}.')
+    arguments = model_arguments(name, settings, {}, weights, path)
+    if not settings:
+        return arguments, {}
+    backbone = timm.create_model(name, device=torch.device('meta'), **arguments)
+    return arguments, data_config_of(settings, backbone, path)
 
 
 def _arguments_of_weights(settings: Mapping[str, Any]) -> Dict[str, Any]:

@@ -44,12 +44,16 @@ class _Branch(nn.Module):
         choices: Tuple[str, ...],
         hard_attention: float = 1.0,
         padding_mode: str = 'zeros',
+        starts_flat: bool = False,
     ) -> None:
         super().__init__()
         check_choice('attention_map', attention_map, choices)
         check_share(hard_attention)
         if hard_attention < 1 and attention_map != 'sigmoid':
             raise TimmAbnError(f"hard_attention needs attention_map='sigmoid', got {attention_map!r}.")
+        if starts_flat and attention_map != 'sigmoid':
+            raise TimmAbnError(f"a map can start flat with attention_map='sigmoid' only, got {attention_map!r}.")
+        self.starts_flat = starts_flat
         self.attention_map_type = attention_map
         self.kept_share = float(hard_attention)
         self.map_scale = stage.map_scale
@@ -140,6 +144,11 @@ class AttentionBranch(_Branch):
     3x3 convolution to one channel, batch norm and a sigmoid give the attention map. (The paper's text says 1x1 for the
     last; the published numbers were made with 3x3.) ``attention_map='sum_log'`` is the authors' variant for SENet: the
     map is the sum over classes of ``log(1 + class features)``, without a sigmoid.
+
+    Around a backbone that is trained already the map starts flat: the scale of its batch norm begins with 0, as that of
+    the last norm of a residual block often does (Goyal et al., arXiv 1706.02677, section 5.1), so that it is 0.5
+    everywhere, exactly. The scale learns from the first step on, all else from the second. An untrained map would span
+    0 to 1 in every image, and change what the backbone predicts at random.
     """
 
     argument_names = {'attention_norm': 'norm', 'hard_attention': 'hard_attention'}
@@ -154,6 +163,7 @@ class AttentionBranch(_Branch):
         norm: bool = True,
         hard_attention: float = 1.0,
         padding_mode: str = 'zeros',
+        starts_flat: bool = False,
         device: Optional[torch.device] = None,
         dtype: Optional[torch.dtype] = None,
     ) -> None:
@@ -165,13 +175,14 @@ class AttentionBranch(_Branch):
             norm: Batch norm between the stage and the head; the authors' ResNeXt-29 has none.
             hard_attention: Share of the places that the map keeps; the others are exactly 0 (``hard_attention.py``).
             padding_mode: What its convolutions see beyond the border, 'zeros' or 'replicate'.
+            starts_flat: Whether the map is 0.5 everywhere before training.
             device: Where to create parameters.
             dtype: Type of the parameters.
 
         Raises:
-            ValueError: There is no such attention map, it cannot be hard, or the stage cannot pad in that way.
+            ValueError: There is no such attention map, it cannot be hard or flat, or the stage cannot pad in that way.
         """
-        super().__init__(stage, attention_map, ATTENTION_MAPS, hard_attention, padding_mode)
+        super().__init__(stage, attention_map, ATTENTION_MAPS, hard_attention, padding_mode, starts_flat)
         self.num_maps = 1
         self.norm = nn.BatchNorm2d(stage.num_features, device=device, dtype=dtype) if norm else nn.Identity()
         self.act = nn.ReLU(inplace=True)
@@ -189,6 +200,8 @@ class AttentionBranch(_Branch):
             self.map_norm = nn.BatchNorm2d(1, **dd)
         for name in self.head_names():
             init_convolutions(getattr(self, name))
+        if self.starts_flat:
+            nn.init.zeros_(self.map_norm.weight)
 
     @torch.jit.ignore
     def head_names(self) -> Tuple[str, ...]:
@@ -241,7 +254,8 @@ class MultiTaskAttentionBranch(_Branch):
 
     A stage at full resolution and a 1x1 convolution to one channel a task give the task maps, whose spatial means are
     the attention logits. The attention maps are their sigmoid, or the task maps as they are (``'raw'``, the authors'
-    published form, which can be negative).
+    published form, which can be negative). Where maps start flat (see ``AttentionBranch``), the 1x1 convolution begins
+    with weights of 0.
     """
 
     argument_names = {'hard_attention': 'hard_attention'}
@@ -255,6 +269,7 @@ class MultiTaskAttentionBranch(_Branch):
         attention_map: str = 'sigmoid',
         hard_attention: float = 1.0,
         padding_mode: str = 'zeros',
+        starts_flat: bool = False,
         device: Optional[torch.device] = None,
         dtype: Optional[torch.dtype] = None,
     ) -> None:
@@ -265,19 +280,22 @@ class MultiTaskAttentionBranch(_Branch):
             attention_map: 'sigmoid' or 'raw'.
             hard_attention: Share of the places that each map keeps; the others are exactly 0 (``hard_attention.py``).
             padding_mode: What its convolutions see beyond the border, 'zeros' or 'replicate'.
+            starts_flat: Whether maps are 0.5 everywhere before training.
             device: Where to create parameters.
             dtype: Type of the parameters.
 
         Raises:
-            ValueError: There is no such attention map, it cannot be hard, or the stage cannot pad in that way.
+            ValueError: There is no such attention map, it cannot be hard or flat, or the stage cannot pad in that way.
         """
-        super().__init__(stage, attention_map, MULTI_TASK_ATTENTION_MAPS, hard_attention, padding_mode)
+        super().__init__(stage, attention_map, MULTI_TASK_ATTENTION_MAPS, hard_attention, padding_mode, starts_flat)
         self._build_head(num_classes, device=device, dtype=dtype)
 
     def _build_head(self, num_classes: int, device: Optional[torch.device], dtype: Optional[torch.dtype]) -> None:
         self.num_classes = self.num_maps = num_classes
         self.map_conv = nn.Conv2d(self.stage.num_features, num_classes, 1, bias=False, device=device, dtype=dtype)
         init_convolutions(self.map_conv)
+        if self.starts_flat:
+            nn.init.zeros_(self.map_conv.weight)
 
     @torch.jit.ignore
     def head_names(self) -> Tuple[str, ...]:

@@ -21,6 +21,7 @@ __all__ = [
     'BACKGROUNDS',
     'MapTraining',
     'TrainingOutput',
+    'check_map_training',
     'complement_of',
     'keep_running_statistics',
     'mask_images',
@@ -87,6 +88,28 @@ class MapTraining(nn.Module):
 
     def extra_repr(self) -> str:  # noqa: D102
         return f'background={self.background!r}, flips={self.flips}, complement={self.complement}'
+
+
+def check_map_training(map_type: str, residual: bool, background: Optional[str], complement: bool) -> None:
+    """Check that the maps of a network can be trained so.
+
+    Args:
+        map_type: 'sigmoid', or a kind whose values are not in [0, 1].
+        residual: Whether the mechanism is that of Eq. 2.
+        background: See ``MapTraining``.
+        complement: See ``MapTraining``.
+
+    Raises:
+        TimmAbnError: Maps are not in [0, 1], or the mechanism hides nothing.
+    """
+    if background is not None and map_type != 'sigmoid':
+        raise TimmAbnError(
+            f"images can be seen through maps in [0, 1] only: attention_map='sigmoid', not {map_type!r}."
+        )
+    if complement and map_type != 'sigmoid':
+        raise TimmAbnError(f"only maps in [0, 1] have a complement: attention_map='sigmoid', not {map_type!r}.")
+    if complement and residual:
+        raise TimmAbnError("complement needs mechanism='product', got 'residual': Eq. 2 hides nothing.")
 
 
 def mask_images(images: torch.Tensor, maps: torch.Tensor, background: str) -> torch.Tensor:

@@ -9,6 +9,7 @@ Reference: Fukui, Hirakawa, Yamashita, Fujiyoshi, "Attention Branch Network: Lea
 Explanation", CVPR 2019.
 """
 
+import dataclasses
 from typing import Any, ClassVar, Dict, List, Optional, Tuple, Type, Union
 
 import torch
@@ -18,7 +19,7 @@ from torch.jit import Final
 
 from ..errors import TimmAbnError
 from ..maps.explanation import Explanation
-from ..split import cut_backbone, family_of, find_adapter
+from ..split import cut_backbone, find_adapter
 from ..split.packing import beside_of_tasks, pack, unpack
 from ..timm_private import update_model_args
 from .attention_branch import AttentionBranch
@@ -28,12 +29,23 @@ from .choices import PADDING_MODES
 from .feature_layout import feature_layout
 from .gated_features import can_be_lazy
 from .gates import choose_gate, gates_without_effect, warn_of_gate
-from .map_training import MapTraining, TrainingOutput, complement_of, keep_running_statistics, mask_images
-from .mechanism import Mechanism, check_choice, gate_of, with_gate_of
+from .given_maps import check_attention, given_or_predicted, is_fx_proxy, of_tasks
+from .insertion import choose_insertion, follow_weights, freeze_halves
+from .map_training import (
+    MapTraining,
+    TrainingOutput,
+    check_map_training,
+    complement_of,
+    keep_running_statistics,
+    mask_images,
+)
+from .mechanism import Mechanism, check_choice
 from .padding import set_padding_mode
 from .timm_contract import TimmContract
 
 __all__ = ['AttentionBranchNet']
+
+torch.fx.wrap('given_or_predicted')  # a leaf of fx graphs, for which it is open whether a map will be given
 
 
 class AttentionBranchNet(TimmContract):
@@ -69,6 +81,7 @@ class AttentionBranchNet(TimmContract):
         gate: Optional[str] = None,
         map_scale: int = 1,
         padding_mode: str = 'zeros',
+        insertion: Optional[str] = None,
         **kwargs: Any,
     ) -> None:
         """
@@ -81,7 +94,8 @@ class AttentionBranchNet(TimmContract):
             num_classes: Number of classes. With 0 the network returns pooled features, and keeps its attention map.
             in_chans: Channels of the images.
             pretrained_backbone: Start both halves, and the copied stage of the attention branch, from timm's
-                pretrained weights of the backbone, or from the weights in the file of this name.
+                pretrained weights of the backbone, or from the weights in the file of this name. Of a backbone that is
+                given itself: whether it is trained, so that the copied stage keeps its weights.
             attention_classes: Number of classes of the attention branch where ``num_classes`` is 0.
             device: Where to create parameters.
             dtype: Type of the parameters.
@@ -94,6 +108,12 @@ class AttentionBranchNet(TimmContract):
                 branch, see beyond the border: 'zeros', or 'replicate', which does not tell them where the border is, so
                 that maps of constant images are constant, unless position embeddings or pools that are no modules
                 tell it. It belongs to the weights: train with what you evaluate with.
+            insertion: How the map stands to the backbone: 'gating' (the paper's), 'neutral', where the network predicts
+                at first what the backbone does, or 'explaining', where it always does: both halves are frozen, in
+                evaluation mode, and the map is trained to say what they stand on (see ``Mechanism``). By default
+                'neutral' around a backbone that is pretrained, or given itself, and else 'gating'; weights that are
+                loaded bring their own along. Maps of hard attention, and those that are not in [0, 1], cannot be
+                neutral.
             **kwargs: ``attention_norm=False`` leaves out the batch norm after the stage of the attention branch.
                 ``hard_attention=0.3`` keeps the greatest 30 % of the map's places; the others are exactly 0. All else
                 is passed to ``timm.create_model`` for the backbone (``img_size``, ``drop_path_rate``, ...).
@@ -139,7 +159,11 @@ class AttentionBranchNet(TimmContract):
         if padding_mode != 'zeros':
             set_padding_mode(self.feature_extractor, padding_mode)
         attention_classes = num_classes or attention_classes or 1000
-        branch_kwargs['padding_mode'] = padding_mode
+        self._insertion_is_given = insertion is not None
+        can_be_neutral = attention_map == 'sigmoid' and branch_kwargs.get('hard_attention', 1) == 1
+        is_trained = bool(pretrained_backbone) or not name
+        insertion = choose_insertion(insertion, is_trained, can_be_neutral, self.outputs_per_class > 1)
+        branch_kwargs.update(padding_mode=padding_mode, starts_flat=insertion == 'neutral')
         self.attention_branch = branch_class(stage, attention_classes, attention_map, **branch_kwargs, **dd)
         self.takes_attention_bias = find_adapter(parts.perception_branch).takes_attention_bias(parts.perception_branch)
         self._gate_is_given = gate is not None
@@ -149,11 +173,13 @@ class AttentionBranchNet(TimmContract):
         hides = self.attention_branch.kept_share < 1
         if hides and mechanism == 'residual':
             raise TimmAbnError("hard_attention needs mechanism='product', got 'residual': Eq. 2 hides nothing.")
-        self.mechanism = Mechanism(mechanism, layout, gate, device, hides, map_scale)
+        self.mechanism = Mechanism(mechanism, layout, gate, device, hides, map_scale, insertion)
         self.task_chunk_size = 1
         self.map_training: Optional[MapTraining] = None
         # the perception branch comes last: timm's AGC clipping leaves out the last two parameters, its classifier
         self.perception_branch = parts.perception_branch
+        if insertion == 'explaining':
+            freeze_halves(self, True)
         if not num_classes:
             update_model_args(self, attention_classes=attention_classes)
 
@@ -166,16 +192,20 @@ class AttentionBranchNet(TimmContract):
 
         Args:
             x: Images, shape (B, in_chans, H, W).
-            attention: Attention map to use instead of the predicted one, shape (B, 1, h, w).
+            attention: Attention map to use instead of the predicted one, shape (B, 1, h, w). With the insertion
+                'explaining' it gates, too, relative to the predicted one, which does not (see ``Mechanism``).
         """
         features, beside = self.extract(x)
         if self.attention_branch is None:
             return self.perceive(features, None, beside)
         if not self.training or torch.jit.is_scripting():
+            if self.mechanism.insertion == 'explaining':
+                return self._perceive_unchanged(features, x, attention, beside)
             return self._perceive(features, self._attention_map(features, x, attention), beside)
         class_features = self._class_features(features, x)
-        attention_map = given_or_predicted(attention, self.attention_branch.attention_map(class_features))
-        logits = self._perceive(features, attention_map, beside)
+        predicted = self.attention_branch.attention_map(class_features)
+        attention_map = given_or_predicted(attention, predicted)
+        logits = self._perceive(features, attention_map, beside, self._reference(attention, predicted))
         # both outputs are made last, which is where tools that trace graphs look for them
         outputs = logits, self.attention_branch.attention_logits(class_features)
         return outputs if self.map_training is None else self._look_again(x, features, beside, attention_map, outputs)
@@ -251,15 +281,7 @@ class AttentionBranchNet(TimmContract):
         Raises:
             TimmAbnError: There is no such background, maps are not in [0, 1], or the mechanism hides nothing.
         """
-        map_type = self.attention_branch.attention_map_type
-        if background is not None and map_type != 'sigmoid':
-            raise TimmAbnError(
-                f"images can be seen through maps in [0, 1] only: attention_map='sigmoid', not {map_type!r}."
-            )
-        if complement and map_type != 'sigmoid':
-            raise TimmAbnError(f"only maps in [0, 1] have a complement: attention_map='sigmoid', not {map_type!r}.")
-        if complement and self.mechanism.residual:
-            raise TimmAbnError("complement needs mechanism='product', got 'residual': Eq. 2 hides nothing.")
+        check_map_training(self.attention_branch.attention_map_type, self.mechanism.residual, background, complement)
         self.map_training = MapTraining(background, flips, complement)
 
     def forward_features(self, x: torch.Tensor, attention: Optional[torch.Tensor] = None) -> torch.Tensor:
@@ -331,12 +353,17 @@ class AttentionBranchNet(TimmContract):
         """Return gated features, what is added to attention scores, and what passes beside each of them."""
         if self.attention_branch is None:
             return features, None, beside  # pruned: nothing after the cut is left to attend to
+        predicted: Optional[torch.Tensor] = None
+        if self.mechanism.insertion == 'explaining':
+            if attention is None:
+                return features, None, beside
+            predicted = self._attention_map(features, images, None)
         attention_map = self._attention_map(features, images, attention)
         num_maps = self.attention_branch.num_maps
-        gated = self.mechanism(features, attention_map, num_maps)
+        gated = self.mechanism(features, attention_map, num_maps, predicted=predicted)
         if self.has_beside:
             beside = beside_of_tasks(beside, self.beside_per_image, num_maps)
-        return gated, self.mechanism.attention_bias(features, attention_map), beside
+        return gated, self.mechanism.attention_bias(features, attention_map, predicted), beside
 
     def perceive(
         self,
@@ -368,11 +395,29 @@ class AttentionBranchNet(TimmContract):
         adapter = find_adapter(self.perception_branch)
         return adapter.checkpointed_features(self.perception_branch, gated, attention_bias)
 
+    def _reference(self, attention: Optional[torch.Tensor], predicted: torch.Tensor) -> Optional[torch.Tensor]:
+        """Return the map that a given one gates relative to, if there is one."""
+        return predicted if attention is not None and self.mechanism.insertion == 'explaining' else None
+
+    def _perceive_unchanged(
+        self,
+        features: torch.Tensor,
+        images: torch.Tensor,
+        attention: Optional[torch.Tensor],
+        beside: List[torch.Tensor],
+    ) -> torch.Tensor:
+        """Return logits of a network whose map only explains, without making the map where nobody reads it."""
+        if attention is None:
+            return self.perceive(features, None, beside)
+        predicted = self.attention_branch.attention_map(self._class_features(features, images))
+        return self._perceive(features, given_or_predicted(attention, predicted), beside, predicted)
+
     def _perceive(
         self,
         features: torch.Tensor,
         attention_map: torch.Tensor,
         beside: Optional[List[torch.Tensor]] = None,
+        predicted: Optional[torch.Tensor] = None,
     ) -> torch.Tensor:
         """Attend, then perceive: return what the perception branch says of features under their attention maps.
 
@@ -381,6 +426,7 @@ class AttentionBranchNet(TimmContract):
             attention_map: Shape (B, 1, h, w), or one map a task, (B, T, h, w), of which ``task_chunk_size`` pass the
                 perception branch at once.
             beside: What passes beside the features.
+            predicted: What a given map gates relative to (see ``Mechanism``).
         """
         num_maps = self.attention_branch.num_maps
         convolved: Optional[Dict[str, torch.Tensor]] = None
@@ -390,11 +436,11 @@ class AttentionBranchNet(TimmContract):
         for first in range(0, num_maps, self.task_chunk_size):
             count = min(self.task_chunk_size, num_maps - first)
             chunk = attention_map[:, first : first + count] if count < num_maps else attention_map
-            gated = self.mechanism(features, chunk, count, convolved)
+            gated = self.mechanism(features, chunk, count, convolved, predicted)
             of_chunk = beside
             if self.has_beside:
                 of_chunk = beside_of_tasks(beside or [], self.beside_per_image, count)
-            outputs = self.perceive(gated, self.mechanism.attention_bias(features, chunk), of_chunk)
+            outputs = self.perceive(gated, self.mechanism.attention_bias(features, chunk, predicted), of_chunk)
             answers.append(self.attention_branch.answers(outputs, first, count, self.num_classes > 0))
         return torch.cat(answers, dim=1) if len(answers) > 1 else answers[0]
 
@@ -410,7 +456,7 @@ class AttentionBranchNet(TimmContract):
 
         Args:
             images: Normalised images, shape (B, in_chans, H, W).
-            attention: Attention map to use instead of the predicted one, shape (B, 1, h, w).
+            attention: See ``forward``.
 
         Returns:
             Logits (B, K), attention map (B, 1, h, w), attention logits (B, K) and class maps (B, K, h, w).
@@ -427,73 +473,23 @@ class AttentionBranchNet(TimmContract):
             raise TimmAbnError('explain() needs the attention branch, which prune_intermediate_layers() has removed.')
         features, beside = self.extract(images)
         class_features = self._class_features(features, images)
-        attention_map = given_or_predicted(attention, self.attention_branch.attention_map(class_features))
-        logits = self._perceive(features, attention_map, beside)
-        return self.attention_branch.explanation(logits, attention_map, class_features)
+        predicted = self.attention_branch.attention_map(class_features)
+        attention_map = given_or_predicted(attention, predicted)
+        logits = self._perceive(features, attention_map, beside, self._reference(attention, predicted))
+        explanation = self.attention_branch.explanation(logits, attention_map, class_features)
+        only_explains = attention is None and self.mechanism.insertion == 'explaining'
+        return dataclasses.replace(explanation, map_gates=False) if only_explains else explanation
 
     @torch.jit.ignore
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         if any(name.startswith(f'{prefix}attention_branch.') for name in state_dict):  # else of a half, say
-            self._follow_gate_of(state_dict, f'{prefix}mechanism.')
+            follow_weights(self, state_dict, f'{prefix}mechanism.')
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def _follow_gate_of(self, state_dict: Dict[str, torch.Tensor], prefix: str) -> None:
-        """Use the gate that weights were trained with, unless another one was asked for."""
-        found = gate_of(state_dict, prefix)
-        if self._gate_is_given:
-            recorded = with_gate_of(self.mechanism, state_dict, prefix)
-            state_dict.clear()
-            state_dict.update(recorded)
-        elif found != self.mechanism.gate and (found != 'tokens' or self.takes_attention_bias):
-            self.mechanism.set_gate(found, next(self.parameters()).device)
-            warn_of_gate(found, self._without_effect, self.split)
-
-    @property
-    def config(self) -> Dict[str, Any]:
-        """What the network was built from: split, attention stage and map, mechanism, gate, resolution and padding."""
-        return dict(
-            backbone=family_of(self.perception_branch).__name__,
-            split=self.split,
-            attention_stage=self.attention_branch.stage.source,
-            attention_map=self.attention_branch.attention_map_type,
-            mechanism='residual' if self.mechanism.residual else 'product',
-            gate=self.mechanism.gate,
-            map_scale=self.mechanism.map_scale,
-            padding_mode=self.attention_branch.padding_mode,
-            hard_attention=self.attention_branch.kept_share,
-        )
-
-    def extra_repr(self) -> str:
-        """Return what the network was built from."""
-        return ', '.join(f'{key}={value!r}' for key, value in self.config.items())
-
-
-def of_tasks(maps: torch.Tensor, tasks: torch.Tensor) -> torch.Tensor:
-    """Return the map of one task an image, shape (B, 1, h, w).
-
-    Args:
-        maps: Shape (B, T, h, w).
-        tasks: Which task it is, shape (B,).
-    """
-    return maps[torch.arange(len(maps), device=maps.device), tasks].unsqueeze(1)
-
-
-def check_attention(attention: torch.Tensor, expected: List[int]) -> None:
-    """Raise ValueError unless ``attention`` has the shape ``expected``."""
-    if list(attention.shape) != expected:
-        raise ValueError(f'attention must have shape {expected}, got {list(attention.shape)}.')
-
-
-@torch.jit.unused
-def is_fx_proxy(attention: Optional[torch.Tensor]) -> bool:
-    """Return whether fx is tracing, so that it is open whether an attention map will be given."""
-    return isinstance(attention, torch.fx.Proxy)
-
-
-@torch.fx.wrap
-def given_or_predicted(given: Optional[torch.Tensor], predicted: torch.Tensor) -> torch.Tensor:
-    """Return the attention map that was given, if there is one, else the predicted; a leaf of fx graphs."""
-    if given is None:
-        return predicted
-    check_attention(given, list(predicted.shape))
-    return given
+    @torch.jit.ignore
+    def train(self, mode: bool = True) -> 'AttentionBranchNet':
+        """Set the mode; both halves stay in evaluation mode where the map only explains them."""
+        super().train(mode)
+        if self.mechanism.insertion == 'explaining':
+            freeze_halves(self, True)
+        return self

@@ -283,12 +283,37 @@ class TimmContract(nn.Module):
     def _model_args(self) -> Dict[str, Any]:
         """timm's record of how to build the network again, which it saves with the weights."""
         args = self.__dict__.get('_recorded_args', {})
-        return dict(args, gate=self.mechanism.gate) if args else args
+        if not args:
+            return args
+        insertion = self.mechanism.insertion
+        # arguments without one are of 'gating', as all were before there was a choice
+        args = {key: arg for key, arg in args.items() if key != 'insertion'}
+        return dict(args, gate=self.mechanism.gate, **(dict(insertion=insertion) if insertion != 'gating' else {}))
 
     @_model_args.setter
     def _model_args(self, args: Dict[str, Any]) -> None:
         # the saved weights replace those that the backbone started from, which may be a file of this machine
         self.__dict__['_recorded_args'] = {key: arg for key, arg in args.items() if key != 'pretrained_backbone'}
+
+    @property
+    def config(self) -> Dict[str, Any]:
+        """What the network was built from: split, attention stage and map, mechanism, gate, insertion, and so on."""
+        return dict(
+            backbone=family_of(self.perception_branch).__name__,
+            split=self.split,
+            attention_stage=self.attention_branch.stage.source,
+            attention_map=self.attention_branch.attention_map_type,
+            mechanism='residual' if self.mechanism.residual else 'product',
+            gate=self.mechanism.gate,
+            insertion=self.mechanism.insertion,
+            map_scale=self.mechanism.map_scale,
+            padding_mode=self.attention_branch.padding_mode,
+            hard_attention=self.attention_branch.kept_share,
+        )
+
+    def extra_repr(self) -> str:
+        """Return what the network was built from."""
+        return ', '.join(f'{key}={value!r}' for key, value in self.config.items())
 
     @property
     def global_pool(self) -> Optional[str]:

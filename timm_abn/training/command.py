@@ -27,6 +27,7 @@ from .errors import TrainingError
 from .map_settings import (
     MAP_KEYS,
     add_map_arguments,
+    freeze_backbone_arguments,
     hard_attention_arguments,
     model_kwargs_flags,
     read_map_loss,
@@ -92,7 +93,8 @@ def main(name: str, arguments: Sequence[str]) -> int:
                 config = {key: value for key, value in config.items() if key != 'amp'}
                 if is_first:
                     print(f'{_command(name)}: {_WITHOUT_AMP.format(dtype=settings.amp_dtype)}', file=sys.stderr)
-            for_timm = [*for_timm, *hard_attention_arguments(settings), *_arguments_of_weights(settings)]
+            for_timm += [*hard_attention_arguments(settings), *freeze_backbone_arguments(settings)]
+            for_timm += _arguments_of_weights(settings)
             _check_model(settings)
             if name in ('train.py', 'validate.py'):
                 _check_multi_label(settings, scripts / name)
@@ -212,6 +214,8 @@ def _settings(own: argparse.Namespace, config: Dict[str, Any], for_timm: Sequenc
     parser.add_argument('--pretrained', action='store_true')
     parser.add_argument('--pretrained-path')
     parser.add_argument('--checkpoint')
+    parser.add_argument('--initial-checkpoint', default='')
+    parser.add_argument('--resume', default='')
     parser.add_argument('--seed', type=int, default=42)
     parser.add_argument('--amp', action='store_true')
     parser.add_argument('--amp-dtype', default='float16')

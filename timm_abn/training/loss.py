@@ -11,7 +11,7 @@ With PyTorch, Lightning or Accelerate the first is two lines, and the second thr
 """
 
 import math
-from typing import Any, Callable, ClassVar, Dict, Tuple, Union
+from typing import Any, Callable, ClassVar, Dict, Optional, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 from .errors import TrainingError
 
-__all__ = ['AttentionBranchLoss', 'FaithfulMapLoss', 'check_weight']
+__all__ = ['AttentionBranchLoss', 'ExplainingMapLoss', 'FaithfulMapLoss', 'check_weight', 'own_prediction']
 
 
 class AttentionBranchLoss(nn.Module):
@@ -162,6 +162,45 @@ class FaithfulMapLoss(AttentionBranchLoss):
     def extra_repr(self) -> str:  # noqa: D102
         weights = ', '.join(f'{name}={weight}' for name, weight in self.weights.items())
         return f'{super().extra_repr()}, {weights}'
+
+
+class ExplainingMapLoss(FaithfulMapLoss):
+    """The loss of a map that is to be true of a backbone that stays as it is (``insertion='explaining'``).
+
+        L = w_a L_attention + the terms of ``FaithfulMapLoss``, with the backbone's own prediction as the target
+
+    The prediction from what the map keeps is compared with the class that the backbone predicts, right or wrong: the
+    map is to say what that stands on. Labels teach the attention branch's own prediction alone; where there are none,
+    the backbone teaches that, too. The backbone's own loss is left out, since nothing could lower it.
+    """
+
+    def forward(self, output: Any, target: Optional[torch.Tensor] = None) -> torch.Tensor:
+        """Return the loss.
+
+        Args:
+            output: A ``TrainingOutput``; in evaluation mode logits, of shape (B, K).
+            target: What the criterion wants; None where there are no labels.
+
+        Raises:
+            TrainingError: The network does not return what is needed.
+        """
+        if isinstance(output, torch.Tensor):
+            return self.criterion(output, target)
+        predicted = own_prediction(output.logits, self.multi_label)
+        if target is not None and target.ndim > predicted.ndim:  # probabilities, as of mixup
+            predicted = F.one_hot(predicted, target.shape[1]).to(target.dtype)
+        loss = self.attention_loss_weight * self.criterion(output[1], predicted if target is None else target)
+        return loss + sum(self.weights[name] * value for name, value in self.map_terms(output, predicted).items())
+
+
+def own_prediction(logits: torch.Tensor, multi_label: bool = False) -> torch.Tensor:
+    """Return what logits predict, as a target: classes (B,), or of attributes a 1 for each that is likelier than not.
+
+    Args:
+        logits: Shape (B, K).
+        multi_label: Whether the classes do not exclude each other.
+    """
+    return (logits.detach() > 0).to(logits.dtype) if multi_label else logits.detach().argmax(dim=1)
 
 
 def _says_nothing(logits: torch.Tensor, multi_label: bool) -> torch.Tensor:

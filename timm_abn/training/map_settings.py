@@ -11,6 +11,7 @@ __all__ = [
     'MAP_KEYS',
     'MapLossSettings',
     'add_map_arguments',
+    'freeze_backbone_arguments',
     'hard_attention_arguments',
     'may_be_abn',
     'model_kwargs_flags',
@@ -18,7 +19,9 @@ __all__ = [
 ]
 
 MAP_LOSSES = ('masked',)
-MAP_KEYS: Dict[str, Any] = dict(map_loss=None, map_loss_weights=None, map_background=None, hard_attention=None)
+MAP_KEYS: Dict[str, Any] = dict(
+    map_loss=None, map_loss_weights=None, map_background=None, hard_attention=None, freeze_backbone=None
+)
 
 
 class MapLossSettings(NamedTuple):
@@ -27,10 +30,12 @@ class MapLossSettings(NamedTuple):
     Attributes:
         weights: Weights of the terms of ``FaithfulMapLoss``, by name.
         background: What takes the place of what a map does not keep (see ``AttentionBranchNet.train_maps``).
+        explains: Whether maps are to be true of a backbone that stays as it is (see ``ExplainingMapLoss``).
     """
 
     weights: Mapping[str, float]
     background: str = 'mixed'
+    explains: bool = False
 
 
 def add_map_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,11 +63,44 @@ def add_map_arguments(parser: argparse.ArgumentParser) -> None:
         help='what takes the place of what the map does not keep (default: mixed)',
     )
     parser.add_argument(
+        '--freeze-backbone',
+        action='store_const',
+        const=True,
+        help='leave a trained backbone (--model-kwargs pretrained_backbone=F) as it is, and train a map to explain it, '
+        'by --map-loss masked with its own predictions as targets (default: all is trained)',
+    )
+    parser.add_argument(
         '--hard-attention',
         type=float,
         metavar='Q',
         help='keep the share Q of the map that is greatest, the rest is exactly 0; product mechanism (default: soft)',
     )
+
+
+def freeze_backbone_arguments(settings: argparse.Namespace) -> List[str]:
+    """Return the flags that let timm's script build a network whose map explains a backbone that stays as it is.
+
+    Args:
+        settings: Settings of the run, whose ``model_kwargs`` get it, too, and whose ``map_loss`` is set.
+
+    Raises:
+        TrainingError: The model has no such map, or there are no weights to explain.
+    """
+    if not settings.freeze_backbone:
+        return []
+    if not may_be_abn(settings.model):
+        raise TrainingError(f'--freeze-backbone is of Attention Branch Networks, got --model {settings.model}.')
+    insertion = settings.model_kwargs.setdefault('insertion', 'explaining')
+    if insertion != 'explaining':
+        raise TrainingError(f"--freeze-backbone needs insertion='explaining', got {insertion!r}.")
+    weights = ('pretrained', 'pretrained_path', 'initial_checkpoint', 'resume')
+    if not settings.model_kwargs.get('pretrained_backbone') and not any(getattr(settings, name) for name in weights):
+        raise TrainingError(
+            '--freeze-backbone explains a trained backbone: pass --model-kwargs pretrained_backbone=True, or the name '
+            'of a checkpoint of the backbone there.'
+        )
+    settings.map_loss = settings.map_loss or 'masked'
+    return model_kwargs_flags(settings)
 
 
 def may_be_abn(name: str) -> bool:
@@ -126,7 +164,8 @@ def read_map_loss(settings: argparse.Namespace) -> Optional[MapLossSettings]:
         raise TrainingError(f'map_background must be one of {", ".join(BACKGROUNDS)}, got {background!r}.')
     is_hard = settings.model_kwargs.get('hard_attention', 1) != 1
     defaults = dict(masked=1.0, area=0.0 if is_hard else 0.5, smoothness=0.0, consistency=0.0, complement=0.0)
-    return MapLossSettings({**defaults, **_weights(settings.map_loss_weights)}, background)
+    weights = {**defaults, **_weights(settings.map_loss_weights)}
+    return MapLossSettings(weights, background, explains=bool(settings.freeze_backbone))
 
 
 def _weights(said: Any) -> Dict[str, float]:

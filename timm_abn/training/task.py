@@ -18,7 +18,7 @@ from ..networks.network import AttentionBranchNet
 from .attribute_accuracy import AttributeEvaluator
 from .branch_accuracy import BothBranches, BranchEvaluator, extend_timm_metrics
 from .errors import TrainingError
-from .loss import AttentionBranchLoss, FaithfulMapLoss
+from .loss import AttentionBranchLoss, ExplainingMapLoss, FaithfulMapLoss
 from .map_settings import MapLossSettings
 from .mask_loss import MaskedTargetLoss
 from .mask_settings import MaskSettings
@@ -65,7 +65,8 @@ def _loss_of(
 ) -> AttentionBranchLoss:
     if map_loss is None:
         return AttentionBranchLoss(criterion, attention_loss_weight)
-    return FaithfulMapLoss(criterion, attention_loss_weight, **map_loss.weights, multi_label=multi_label)
+    loss = ExplainingMapLoss if map_loss.explains else FaithfulMapLoss
+    return loss(criterion, attention_loss_weight, **map_loss.weights, multi_label=multi_label)
 
 
 # Overrides of timm's methods; each gets timm's own as its first argument after self. Patched in the class, because

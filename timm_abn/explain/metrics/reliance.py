@@ -167,6 +167,8 @@ def replacement_effects(
     """
     if getattr(model, 'attention_branch', None) is None or not model.num_classes:
         raise TimmAbnError('reliance() needs an Attention Branch Network with its branch and a classifier.')
+    if model.mechanism.insertion == 'explaining':
+        raise TimmAbnError("reliance() needs a map that gates; with insertion='explaining' no prediction relies on it.")
     check_evaluation_mode(model)
     check_images(images)
     check_positive('batch_size', batch_size)

@@ -1,0 +1,174 @@
+"""timm-abn attach, on a folder of small photos and a backbone that was trained for them, whatever to."""
+
+import argparse
+import csv
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+import timm_abn.training.attaching
+from timm_abn import load_model
+from timm_abn.cli import main
+from timm_abn.training.attaching import LAST
+from timm_abn.training.data.photos import find_photos
+
+BACKBONE = 'resnet20_cifar'
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """A folder of twenty photos of two classes, bright and dark, and a checkpoint as timm's train.py writes it."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for index in range(20):
+        label = ('bright', 'dark')[index % 2]
+        path = tmp_path / 'photos' / label / f'{index}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((rng.integers(0, 128, (20, 24, 3)) + 127 * (label == 'bright')).astype(np.uint8)).save(path)
+    torch.manual_seed(0)
+    backbone = timm.create_model(BACKBONE, num_classes=2)
+    settings = argparse.Namespace(model=BACKBONE, num_classes=2, input_size=[3, 16, 16], mean=[0.5] * 3, std=[0.25] * 3)
+    torch.save(dict(arch=BACKBONE, state_dict=backbone.state_dict(), args=settings), 'plain.pth.tar')
+    return tmp_path / 'photos'
+
+
+def attach(*arguments, data='photos', checkpoint='plain.pth.tar', out='out', epochs=2, batch=8):
+    fixed = ['--backbone', BACKBONE, '--backbone-checkpoint', checkpoint, '--data-dir', data, '--out', out]
+    return main(['attach', *fixed, '--epochs', str(epochs), '--batch-size', str(batch), '--device', 'cpu', *arguments])
+
+
+def plain():
+    backbone = timm.create_model(BACKBONE, num_classes=2)
+    backbone.load_state_dict(torch.load('plain.pth.tar', weights_only=False)['state_dict'])
+    return backbone.eval()
+
+
+def rows(out):
+    with open(f'{out}/summary.csv', newline='') as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize('labels', ['labelled', 'unlabelled'])
+def test_the_model_stays_as_it_is_and_is_explained(photos, capsys, labels):
+    assert attach(*([] if labels == 'labelled' else ['--unlabelled'])) == 0
+    assert "insertion='explaining'" in capsys.readouterr().out
+    model = load_model('abn', f'out/{LAST}')
+    images = torch.randn(4, 3, 16, 16)
+    explanation = model.explain(images)
+    assert torch.equal(explanation.logits, plain()(images)) and torch.equal(model(images), explanation.logits)
+    assert not explanation.map_gates and model.pretrained_cfg['input_size'] == (3, 16, 16)
+    assert {'eval_kept', 'eval_removed', 'train_masked'} <= rows('out')[0].keys() and len(rows('out')) == 2
+    assert ('eval_top1' in rows('out')[0]) == (labels == 'labelled')
+    for epoch in (1, 2):
+        with Image.open(f'out/sheets/epoch-00{epoch}.png') as sheet:
+            assert sheet.width > 4 * 208
+    assert main(['explain', 'photos', '--model', 'abn', '--checkpoint', f'out/{LAST}', '--out', 'shown']) == 0
+    published = ['publish', f'out/{LAST}', '--repo', 'me/attached', '--dry-run', '--out', 'hub']
+    assert main(published) == 0
+    again = timm.create_model('local-dir:hub', pretrained=True).eval()
+    assert again.config == model.config and torch.equal(again.explain(images).attention_map, explanation.attention_map)
+
+
+def test_a_resumed_run_ends_as_the_run_would_have(photos, monkeypatch):
+    assert attach(epochs=2) == 0
+
+    def evaluate_once(run, found=[]):  # noqa: B006  counts the calls
+        found.append(run)
+        if len(found) == 2:
+            raise KeyboardInterrupt
+        return evaluate(run)
+
+    evaluate = timm_abn.training.attaching._Run.evaluate
+    monkeypatch.setattr(timm_abn.training.attaching._Run, 'evaluate', evaluate_once)
+    assert attach(out='stopped', epochs=2) == 130
+    assert load_model('abn', f'stopped/{LAST}') and len(rows('stopped')) == 1
+    monkeypatch.setattr(timm_abn.training.attaching._Run, 'evaluate', evaluate)
+    assert (
+        attach(
+            '--resume',
+            out=str(photos.parent / 'stopped'),
+            data=str(photos),
+            checkpoint=str(photos.parent / 'plain.pth.tar'),
+        )
+        == 0
+    )
+    first, second = (load_model('abn', photos.parent / name / LAST).state_dict() for name in ('out', 'stopped'))
+    assert all(torch.equal(first[name], tensor) for name, tensor in second.items())
+
+
+def test_training_the_backbone_begins_with_its_predictions(photos):
+    assert attach('--train-backbone', '--lr', '1e-12', epochs=1) == 0
+    model = load_model('abn', 'out/model_best.pth.tar')
+    assert model.config['insertion'] == 'neutral'
+    weights, trained = plain().state_dict(), model.state_dict()
+    torch.testing.assert_close(trained['perception_branch.fc.weight'], weights['fc.weight'])
+
+
+def test_a_frozen_backbone_has_the_losses_of_the_map_alone(photos):
+    assert attach(epochs=1) == 0
+    before, after = plain().state_dict(), load_model('abn', f'out/{LAST}').state_dict()
+    halves = {name: tensor for name, tensor in after.items() if name.startswith(('feature_extractor', 'perception'))}
+    assert halves and all(torch.equal(before[name.partition('.')[2]], tensor) for name, tensor in halves.items())
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (dict(batch=17), 'there are 16 photos to train on, fewer than a batch of 17: pass a smaller --batch-size'),
+        (dict(data='nowhere'), 'there is no folder nowhere'),
+        (dict(data='photos/dark'), 'lies in no folder of a class'),
+        (dict(checkpoint='nothing.pth'), 'there is no file nothing.pth'),
+        (dict(checkpoint='other.pth.tar'), 'other.pth.tar is a checkpoint of resnet18, not of resnet20_cifar'),
+        (dict(checkpoint='junk.pth.tar'), 'junk.pth.tar is no checkpoint, or damaged'),
+        (dict(checkpoint='three.pth.tar'), 'resnet20_cifar has 3 classes, photos has 2: pass --unlabelled'),
+        (dict(data='one'), "one holds one class alone, 'dark'"),
+        (dict(data='broken'), 'broken.png is not an image that Pillow can read'),
+        (dict(out='photos'), 'photos is not empty; choose a new folder'),
+    ],
+)
+def test_what_cannot_be_attached_is_one_line(photos, capsys, arguments, message):
+    checkpoint = torch.load('plain.pth.tar', weights_only=False)
+    torch.save(dict(checkpoint, args=argparse.Namespace(model='resnet18')), 'other.pth.tar')
+    torch.save(timm.create_model(BACKBONE, num_classes=3).state_dict(), 'three.pth.tar')
+    (photos.parent / 'junk.pth.tar').write_bytes(b'junk')
+    (photos.parent / 'one').mkdir()
+    (photos.parent / 'one' / 'dark').symlink_to(photos / 'dark')
+    if arguments.get('data') == 'one':
+        (photos.parent / 'one' / 'dark').unlink()
+        (photos / 'dark').rename(photos.parent / 'one' / 'dark')
+    if arguments.get('data') == 'broken':
+        photos.rename(photos.parent / 'broken')
+        for label in ('bright', 'dark'):
+            for path in (photos.parent / 'broken' / label).iterdir():
+                path.write_bytes(b'no photo')
+                path.rename(path.with_name('broken.png'))
+                break
+        arguments = dict(arguments, batch=2)
+    assert attach(**arguments) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith('timm-abn: error: ') and message in error
+    assert not (photos.parent / 'out').exists()
+
+
+def test_contradicting_arguments(photos, capsys):
+    assert attach('--train-backbone', '--unlabelled') == 2
+    assert '--train-backbone needs labels' in capsys.readouterr().err
+    assert attach('--resume') == 2
+    assert 'to go on with; leave --resume away' in capsys.readouterr().err
+
+
+def test_a_fifth_of_each_class_is_held_out_always_the_same(photos):
+    found = find_photos(photos, labelled=True)
+    assert found.classes == ['bright', 'dark'] and len(found.training) == 16
+    assert sorted(label for _, label in found.validation) == [0, 0, 1, 1]
+    assert found == find_photos(photos, labelled=True)
+    (photos.parent / 'split').mkdir()
+    photos.rename(photos.parent / 'split' / 'train')
+    (photos.parent / 'split' / 'validation' / 'dark').mkdir(parents=True)
+    path = photos.parent / 'split' / 'train' / 'dark' / '1.png'
+    path.rename(photos.parent / 'split' / 'validation' / 'dark' / '1.png')
+    found = find_photos(photos.parent / 'split', labelled=True)
+    assert len(found.training) == 19 and [label for _, label in found.validation] == [1]

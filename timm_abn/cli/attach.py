@@ -1,0 +1,124 @@
+"""Attach an attention branch to a trained timm model, and train its map on a folder of photos.
+
+examples:
+  timm-abn attach --backbone resnet18 --backbone-checkpoint plain/model_best.pth.tar --data-dir photos --out attached
+  timm-abn attach --backbone convnext_tiny --pretrained --data-dir photos --unlabelled --out attached
+  timm-abn attach --backbone convnext_tiny --pretrained --data-dir photos --train-backbone --out attached
+  timm-abn explain photos --model abn --checkpoint attached/last.pth.tar
+
+By default the model stays as it is, to the last bit of its predictions: the map explains, and does not gate. It is
+trained to be true of that model: from what the map keeps of a photo the model must predict what it predicts of all of
+it, and what it keeps must be little. Labels (the folders that photos lie in) teach the attention branch's own
+prediction; with --unlabelled the model teaches that, too.
+
+With --train-backbone the map gates. The network begins with the predictions of the model, and is trained on, on the
+labels of the photos; if these are other classes than those of the model, the classifier is a new one.
+
+The folder has sub-folders train and validation, each with one folder a class, as timm's scripts take it; or one folder
+a class alone, of which a fifth is held out, always the same. A checkpoint of timm's training script says itself which
+arguments its model had, and how images are prepared.
+
+After each epoch OUT holds last.pth.tar (with --train-backbone also model_best.pth.tar), summary.csv, and a sheet of
+overlays of the same few held-out photos. eval_kept is the share of held-out photos of which the model predicts the
+same from what the map keeps; eval_removed, from all else: low is good. Interrupted, the last epoch can be used;
+--resume with the same arguments goes on, and ends with the weights that the run would have had.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from ..console.argument_types import positive, positive_number, whole
+from ..console.table import format_table
+from ..staging import check_new_folder, check_output_folder
+from .devices import choose_device
+from .errors import CommandError
+from .models import add_model_kwargs
+
+__all__ = ['add_arguments', 'check', 'run']
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the command."""
+    parser.add_argument('--backbone', required=True, metavar='NAME', help='name of the timm model')
+    weights = parser.add_mutually_exclusive_group(required=True)
+    weights.add_argument(
+        '--backbone-checkpoint', type=Path, metavar='FILE', help="weights of it, as timm's training script writes them"
+    )
+    weights.add_argument('--pretrained', action='store_true', help="timm's pretrained weights of it")
+    parser.add_argument('--data-dir', type=Path, required=True, metavar='FOLDER', help='folder of the photos')
+    parser.add_argument('--unlabelled', action='store_true', help='the folders of the photos are not their classes')
+    parser.add_argument(
+        '--train-backbone', action='store_true', help='train the whole network (default: the map alone)'
+    )
+    parser.add_argument('--out', type=Path, required=True, metavar='FOLDER', help='where to write')
+    parser.add_argument('--resume', action='store_true', help='go on after the last epoch in --out')
+    parser.add_argument('--epochs', type=positive, default=10, metavar='N', help='(default: 10)')
+    parser.add_argument('--batch-size', type=positive, default=32, metavar='B', help='photos a step (default: 32)')
+    parser.add_argument(
+        '--lr', type=positive_number, default=1e-3, help='of the branch; a tenth of it of the backbone (default: 0.001)'
+    )
+    parser.add_argument('--seed', type=whole, default=0, help='of order, flips and backgrounds (default: 0)')
+    parser.add_argument('--workers', type=whole, default=0, metavar='N', help='processes that read photos (default: 0)')
+    parser.add_argument('--device', help='where to compute (default: cuda where torch finds it, else cpu)')
+    add_model_kwargs(parser)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise CommandError if arguments contradict each other, or a file is not there."""
+    if args.unlabelled and args.train_backbone:
+        raise CommandError('--train-backbone needs labels to train on; leave --unlabelled away')
+    if not args.data_dir.is_dir():
+        raise CommandError(f'there is no folder {args.data_dir}')
+    if args.backbone_checkpoint and not args.backbone_checkpoint.is_file():
+        raise CommandError(f'there is no file {args.backbone_checkpoint}')
+    if not args.resume:
+        check_new_folder(args.out)
+    else:
+        check_output_folder(args.out)
+        if not (args.out / 'last.pth.tar').is_file():
+            raise CommandError(f'there is no {args.out / "last.pth.tar"} to go on with; leave --resume away')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
+    import torch
+
+    from .. import class_names
+    from ..models.attaching import attach
+    from ..training.attaching import LAST, AttachSettings, train_attached
+    from ..training.data.photos import find_photos
+
+    place = choose_device(args.device, 'attach')
+    photos = find_photos(args.data_dir, labelled=not args.unlabelled)
+    torch.manual_seed(args.seed)
+    attached = attach(
+        args.backbone,
+        args.backbone_checkpoint,
+        args.pretrained,
+        insertion='neutral' if args.train_backbone else 'explaining',
+        num_classes=len(photos.classes) if args.train_backbone else None,
+        model_kwargs=args.model_kwargs,
+    )
+    num_classes = attached.model.num_classes
+    if photos.classes and num_classes != len(photos.classes):
+        raise CommandError(
+            f'{args.backbone} has {num_classes} classes, {args.data_dir} has {len(photos.classes)}: pass --unlabelled, '
+            'or a checkpoint that was fine-tuned on these, or --train-backbone'
+        )
+    print(
+        f'{len(photos.training)} photos to train on, {len(photos.validation)} held out; {attached.model.extra_repr()}'
+    )
+    names = photos.classes or class_names(attached.model)
+    settings = AttachSettings(args.epochs, args.batch_size, args.lr, args.seed, args.workers)
+    try:
+        rows = train_attached(attached, photos, settings, args.out, place, names, args.resume)
+    except KeyboardInterrupt:
+        if (args.out / LAST).is_file():
+            print(f'\nStopped. {args.out / LAST} is of the last whole epoch; --resume goes on.', file=sys.stderr)
+        return 130
+    except torch.OutOfMemoryError:
+        raise CommandError(f'out of memory on {place}; try a smaller --batch-size') from None
+    print(format_table(list(rows[0]), [[str(value) for value in row.values()] for row in rows]))
+    print(f'\nExplain photos: timm-abn explain {args.data_dir} --model abn --checkpoint {args.out / LAST}')
+    return 0

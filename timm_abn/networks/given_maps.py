@@ -1,0 +1,38 @@
+"""Attention maps that are given in the place of the predicted ones, and the maps of some of several tasks."""
+
+from typing import List, Optional
+
+import torch
+import torch.fx
+
+__all__ = ['check_attention', 'given_or_predicted', 'is_fx_proxy', 'of_tasks']
+
+
+def of_tasks(maps: torch.Tensor, tasks: torch.Tensor) -> torch.Tensor:
+    """Return the map of one task an image, shape (B, 1, h, w).
+
+    Args:
+        maps: Shape (B, T, h, w).
+        tasks: Which task it is, shape (B,).
+    """
+    return maps[torch.arange(len(maps), device=maps.device), tasks].unsqueeze(1)
+
+
+def check_attention(attention: torch.Tensor, expected: List[int]) -> None:
+    """Raise ValueError unless ``attention`` has the shape ``expected``."""
+    if list(attention.shape) != expected:
+        raise ValueError(f'attention must have shape {expected}, got {list(attention.shape)}.')
+
+
+@torch.jit.unused
+def is_fx_proxy(attention: Optional[torch.Tensor]) -> bool:
+    """Return whether fx is tracing, so that it is open whether an attention map will be given."""
+    return isinstance(attention, torch.fx.Proxy)
+
+
+def given_or_predicted(given: Optional[torch.Tensor], predicted: torch.Tensor) -> torch.Tensor:
+    """Return the attention map that was given, if there is one, else the predicted."""
+    if given is None:
+        return predicted
+    check_attention(given, list(predicted.shape))
+    return given

@@ -1,0 +1,123 @@
+"""Photos of a user's own, in folders: those to train on, and those that are held out."""
+
+import random
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import torch
+from PIL import Image
+from timm.utils.misc import natural_key
+from torch.utils.data import Dataset
+
+from ...explain.images import read_image
+from ...explain.sources import Source, find_sources
+from ..errors import TrainingError
+
+__all__ = ['Photos', 'PhotosDataset', 'find_photos']
+
+HELD_OUT = 0.2  # share of the photos of each class, where there is no folder of them
+_VALIDATION = ('validation', 'val', 'valid', 'test')
+
+
+class Photos(NamedTuple):
+    """Photos, by what they are for.
+
+    Attributes:
+        training: Files to train on, with their classes; None where there are no labels.
+        validation: Files that are held out, likewise.
+        classes: Names of the classes in their order, which is that of timm's ``ImageFolder``; empty without labels.
+    """
+
+    training: List[Tuple[Path, Optional[int]]]
+    validation: List[Tuple[Path, Optional[int]]]
+    classes: List[str]
+
+
+def find_photos(folder: Path, labelled: bool) -> Photos:
+    """Find the photos of a folder; of one without a sub-folder ``validation`` a fifth of each class is held out.
+
+    The draw of these is always the same.
+
+    Args:
+        folder: With sub-folders ``train`` and ``validation`` (or ``val``, ``test``), or else photos as they are.
+        labelled: Whether the folders that photos lie in are their classes.
+
+    Raises:
+        TrainingError: There are no photos, only one to train on or to hold out, or of one class.
+    """
+    if not folder.is_dir():
+        raise TrainingError(f'there is no folder {folder}.')
+    training = folder / 'train' if (folder / 'train').is_dir() else folder
+    held_out = next((folder / name for name in _VALIDATION if (folder / name).is_dir()), None)
+    if held_out is not None and training == folder:
+        raise TrainingError(f'{folder} has a folder {held_out.name}, but none called train beside it.')
+    sources = find_sources([training])
+    classes = _class_names(sources, training) if labelled else []
+    photos = [(source.path, classes.index(_class_of(source)) if labelled else None) for source in sources]
+    if held_out is None:
+        photos, validation = _hold_out(photos)
+    else:
+        found = find_sources([held_out])
+        strangers = sorted({_class_of(source) for source in found} - set(classes)) if labelled else []
+        if strangers:
+            raise TrainingError(f'{held_out} has a class {strangers[0]!r}, which {training} has not.')
+        validation = [(source.path, classes.index(_class_of(source)) if labelled else None) for source in found]
+    if not photos or not validation:
+        raise TrainingError(f'{folder} has too few photos: {len(sources)}.')
+    return Photos(photos, validation, classes)
+
+
+def _class_names(sources: Sequence[Source], folder: Path) -> List[str]:
+    stray = [source.path for source in sources if len(source.name.parts) == 1]
+    if stray:
+        raise TrainingError(
+            f'{stray[0]} lies in no folder of a class; put the photos of {folder} into one folder a class, or pass '
+            f'--unlabelled.'
+        )
+    names = sorted({_class_of(source) for source in sources}, key=natural_key)
+    if len(names) == 1:
+        raise TrainingError(
+            f'{folder} holds one class alone, {names[0]!r}: there must be two or more, or --unlabelled.'
+        )
+    return names
+
+
+def _class_of(source: Source) -> str:
+    return source.path.absolute().parent.name
+
+
+def _hold_out(photos: Sequence[Tuple[Path, Optional[int]]]) -> Tuple[List[Any], List[Any]]:
+    of_classes: Dict[Optional[int], List[Tuple[Path, Optional[int]]]] = defaultdict(list)
+    for photo in photos:
+        of_classes[photo[1]].append(photo)
+    drawn = {
+        path
+        for members in of_classes.values()
+        for path, _ in random.Random(0).sample(members, round(HELD_OUT * len(members)))
+    }
+    return [photo for photo in photos if photo[0] not in drawn], [photo for photo in photos if photo[0] in drawn]
+
+
+class PhotosDataset(Dataset):
+    """Photos as a model sees them, with their class, -1 where it is not known."""
+
+    def __init__(
+        self,
+        photos: Sequence[Tuple[Path, Optional[int]]],
+        transform: Callable[[Image.Image], torch.Tensor],
+    ) -> None:
+        """
+        Args:
+            photos: Files and classes.
+            transform: From an RGB image to the model's input, shape (C, H, W).
+        """
+        self.photos = photos
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __getitem__(self, index: int) -> Tuple[torch.Tensor, int]:
+        path, label = self.photos[index]
+        return self.transform(read_image(path)), -1 if label is None else label
