@@ -22,7 +22,7 @@ from ..split import cut_backbone, find_adapter
 from ..timm_private import update_model_args
 from .attention_branch import AttentionBranch
 from .attention_stage import build_attention_stage, check_map_scale, residual_width
-from .backbone import architecture_of, check_outputs, create_backbone
+from .backbone import architecture_of, check_outputs, create_backbone, name_of
 from .choices import PADDING_MODES
 from .feature_layout import feature_layout
 from .gated_features import can_be_lazy
@@ -409,7 +409,7 @@ class AttentionBranchNet(TimmContract):
     def config(self) -> Dict[str, Any]:
         """What the network was built from: split, attention stage and map, mechanism, gate, resolution and padding."""
         return dict(
-            backbone=type(self.perception_branch).__name__,
+            backbone=name_of(self.perception_branch),
             split=self.split,
             attention_stage=self.attention_branch.stage.source,
             attention_map=self.attention_branch.attention_map_type,
