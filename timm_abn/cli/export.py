@@ -15,7 +15,7 @@ metadata_props of the ONNX graph, metadata.json in the archive of torch.export.
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Tuple
+from typing import TYPE_CHECKING, Any, Sequence, Tuple
 
 from .errors import CommandError
 from .models import add_model_arguments, given_model_kwargs
@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--dynamic', action='store_true', help='any batch size; any image size too, where the backbone takes it'
     )
+    parser.add_argument('--label-names', type=Path, metavar='FILE', help='names of the classes, one a line')
     parser.add_argument('--out', type=Path, required=True, metavar='FILE', help='what to write (.onnx, .pt2)')
 
 
@@ -44,19 +45,25 @@ def check(args: argparse.Namespace) -> None:
     """Raise CommandError for a file that cannot be meant, before the models are imported."""
     if args.out.suffix != ENDINGS[args.format]:
         raise CommandError(f'--out must end in {ENDINGS[args.format]} for {args.format}, got {args.out}')
+    if args.label_names and not args.label_names.is_file():
+        raise CommandError(f'there is no file {args.label_names}')
     if args.out.is_dir():
         raise CommandError(f'--out must be a file, {args.out} is a folder')
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    from .. import load_model
+    from .. import class_names, load_model
+    from ..explain.class_names import read_class_names
     from ..export.graph import ExportError, check_onnx_packages
 
     try:
         if args.format == 'onnx':
             check_onnx_packages()
-        model = load_model(args.model, args.checkpoint, **given_model_kwargs(args))
+        model: Any = load_model(args.model, args.checkpoint, **given_model_kwargs(args))
+        if args.label_names:
+            names = read_class_names(args.label_names, model.num_classes)
+            model.pretrained_cfg = dict(model.pretrained_cfg, label_names=names)
         exported, difference = export(model, args)
     except ExportError as error:
         raise CommandError(f'cannot export {args.model}: {error}') from None
@@ -64,11 +71,16 @@ def run(args: argparse.Namespace) -> int:
         ('Model', args.model),
         ('Images', describe_images(model, exported, args.dynamic)),
         ('Outputs', 'logits, attention_map'),
+        ('Classes', _some(class_names(model))),
         ('Largest difference from the model', f'{difference:.1e}'),
         ('Written to', args.out),
     ):
         print(f'{fact}: {value}')
     return 0
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    return ', '.join(names[:most]) + (f' and {len(names) - most} more' if len(names) > most else '')
 
 
 def export(model: 'nn.Module', args: argparse.Namespace) -> Tuple['ExportedNetwork', float]:
