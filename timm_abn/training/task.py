@@ -249,6 +249,15 @@ def _get_eval_model(
     return BothBranches(eval_model) if _is_abn(eval_model) else eval_model
 
 
+def _get_checkpoint_state(self: Any, timm_get: Callable, *args: Any, **kwargs: Any) -> Dict[str, Any]:
+    """Let weights be contiguous in files, which safetensors asks for, whatever layout they are trained in."""
+    state = timm_get(self, *args, **kwargs)
+    for key in ('state_dict', 'state_dict_ema'):
+        if key in state:
+            state[key] = {name: tensor.contiguous() for name, tensor in state[key].items()}
+    return state
+
+
 def _create_evaluator(self: Any, timm_create: Callable, **kwargs: Any) -> Any:
     evaluator = timm_create(self, **kwargs)
     if _is_abn(self.get_trainable_module()):
@@ -271,6 +280,7 @@ _OVERRIDES: Dict[Type[nn.Module], Dict[str, Callable]] = {
         prepare_distributed=_prepare_distributed,
         get_eval_model=_get_eval_model,
         create_evaluator=_create_evaluator,
+        get_checkpoint_state=_get_checkpoint_state,
     ),
     timm.task.MultiLabelClassificationTask: dict(
         forward=_multi_label_forward,  # the rest is that of the class above, which it derives from
@@ -282,6 +292,7 @@ _OVERRIDES: Dict[Type[nn.Module], Dict[str, Callable]] = {
         prepare_distributed=_prepare_distributed,
         get_eval_model=_get_eval_model,
         create_evaluator=_create_evaluator,
+        get_checkpoint_state=_get_checkpoint_state,
     ),
     timm.task.FeatureDistillationTask: dict(__init__=_refuse_abn),
     timm.task.TokenDistillationTask: dict(__init__=_refuse_abn),
