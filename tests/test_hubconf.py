@@ -1,7 +1,10 @@
 """torch.hub: from a folder, and from the archive that GitHub makes of the repository, in processes of their own."""
 
+import ast
 import importlib.util
+import inspect
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -85,6 +88,16 @@ def test_docstrings():
     assert "there are: 'fashion_mnist', 'fashion_mnist_faithful'." in entrypoints['abn_resnet20_cifar'].__doc__
     assert 'there are: none.' in entrypoints['abn_resnet50'].__doc__
     assert "backbone='convnext_tiny'" in entrypoints['abn'].__doc__
+
+
+def test_what_the_documents_say_is_what_torch_takes():
+    texts = [(ROOT / name).read_text() for name in ('README.md', 'hubconf.py')]
+    calls = [call for text in texts for call in re.findall(r"torch\.hub\.(?:list|help|load)\('[^()]*\)", text)]
+    assert {call.partition('(')[0] for call in calls} == {'torch.hub.list', 'torch.hub.help', 'torch.hub.load'}
+    for call in (ast.parse(text, mode='eval').body for text in calls):
+        takes = inspect.signature(getattr(torch.hub, call.func.attr))
+        takes.bind(*call.args, **{keyword.arg: keyword.value for keyword in call.keywords})
+        assert call.func.attr == 'load' or not any(word.arg == 'source' for word in call.keywords)
 
 
 def test_missing_dependency_is_named_by_torch_hub(checkout):

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from tiny_models import tiny_abn, tiny_images
 
 from timm_abn.cli import main
+from timm_abn.models.training_checkpoints import origin_of
 
 
 def settings(**kwargs):
@@ -105,8 +106,54 @@ def test_a_training_checkpoint_is_published(trained, hub, logged_in, tmp_path, c
         '| Gate | features |',
         '| Epochs, as recorded in the checkpoint | 2 |',
         '| Validation top1, as recorded | 87.50 |',
+        '| Class names | cat, dog, horse, cow, sheep |',
+        '| Input | 3 x 64 x 64 |',
+        '| Trained from | pretrained weights, for the backbone |',
     ):
         assert line in card.text.splitlines()
+    assert not cfg.get('origin_url')  # the authors did not train it
+
+
+def test_the_card_is_of_this_model(trained, tmp_path, monkeypatch, capsys):
+    _, checkpoint, path = trained
+    monkeypatch.chdir(tmp_path)
+    names = ['a|b', *(f'class-{index}' for index in range(4))]
+    gmacs = {}
+    for size in (256, 1024):
+        changes = dict(label_names=names, origin='weights of a file', img_size=size)
+        args = argparse.Namespace(**{**vars(settings()), **changes})
+        torch.save(dict(checkpoint, args=args), path)
+        assert publish(path, '--dry-run', '--out', tmp_path / str(size)) == 0
+        lines = (tmp_path / str(size) / 'README.md').read_text().splitlines()
+        assert f'| Input | 3 x {size} x {size} |' in lines and '| Trained from | weights of a file |' in lines
+        assert '| Class names | a\\|b, class-0, class-1, class-2, class-3 |' in lines
+        (gmacs[size],) = (float(line.split('|')[2]) for line in lines if line.startswith('| GMACs |'))
+        config = json.loads((tmp_path / str(size) / 'config.json').read_text())['pretrained_cfg']
+        assert config['label_names'] == names and not config.get('origin_url')
+    assert gmacs[1024] == pytest.approx(16 * gmacs[256], rel=0.1)
+    (tmp_path / 'labels.txt').write_text('v\nw\nx\ny\nz\n')
+    assert publish(path, '--dry-run', '--out', tmp_path / 'named', '--label-names', tmp_path / 'labels.txt') == 0
+    assert json.loads((tmp_path / 'named' / 'config.json').read_text())['pretrained_cfg']['label_names'] == list(
+        'vwxyz'
+    )
+
+
+@pytest.mark.parametrize(
+    ('changes', 'origin'),
+    [
+        (dict(model_kwargs=dict(backbone='test_resnet', mechanism='product')), 'random weights'),
+        (dict(pretrained=True), 'the pretrained weights of abn'),
+        (dict(initial_checkpoint='/home/me/x.pth'), 'weights of a file'),
+        (
+            dict(model_kwargs=dict(backbone='test_resnet', pretrained_backbone='me/x.pth')),
+            'weights of a file, for the backbone',
+        ),
+        (dict(resume='last.pth.tar'), ''),
+    ],
+)
+def test_the_origin_of_weights_is_told_without_paths(changes, origin):
+    said = origin_of({**vars(settings()), **changes})
+    assert said.startswith(origin) and bool(said) == bool(origin) and 'me/' not in said
 
 
 def test_dry_run_writes_a_folder_that_can_be_published(trained, hub, logged_in, tmp_path, monkeypatch, capsys):

@@ -1,6 +1,9 @@
+import types
+
 import pytest
 import timm
 import torch
+from timm.data import ImageNetInfo
 
 from timm_abn import TimmAbnError, class_names
 from timm_abn.explain.class_names import find_class, read_class_names
@@ -62,3 +65,10 @@ def test_names_are_read_from_a_file(tmp_path):
     path.write_bytes(b'\xff\xfe')
     with pytest.raises(TimmAbnError, match='names.txt is not a text file in UTF-8'):
         read_class_names(path, 2)
+
+
+def test_folders_of_imagenet_are_called_by_words():
+    model = types.SimpleNamespace(num_classes=1000, pretrained_cfg=dict(label_names=ImageNetInfo().label_names()))
+    assert class_names(model)[:2] == ['tench', 'goldfish']
+    model.pretrained_cfg = dict(label_names=[f'n{index}' for index in range(1000)])
+    assert class_names(model)[:2] == ['n0', 'n1']

@@ -95,6 +95,19 @@ def test_training_checkpoint_says_itself_what_it_is_of(tmp_path):
     assert load_model('abn', path, mechanism='residual').config['mechanism'] == 'residual'
 
 
+def test_a_checkpoint_knows_the_names_of_its_classes(tmp_path):
+    model = timm.create_model('abn', backbone='test_resnet', num_classes=3)
+    recorded = dict(model='abn', model_kwargs=dict(backbone='test_resnet'), num_classes=3)
+    path = saved(model, tmp_path / 'last.pth.tar', **recorded, label_names=['ant', 'bee', 'cat'])
+    assert timm_abn.class_names(load_model('abn', path)) == ['ant', 'bee', 'cat']
+    path = saved(model, tmp_path / 'last.pth.tar', **recorded, label_names=['ant', 'bee'])  # of other classes
+    assert timm_abn.class_names(load_model('abn', path)) == ['class 0', 'class 1', 'class 2']
+    for names in ('abc', [1, 2, 3]):
+        path = saved(model, tmp_path / 'last.pth.tar', **recorded, label_names=names)
+        with pytest.raises(TimmAbnError, match='label_names'):
+            load_model('abn', path)
+
+
 def test_cam_baseline_from_a_checkpoint(tmp_path):
     torch.manual_seed(0)
     model = timm.create_model('cam_resnet110_cifar', num_blocks=1, num_classes=6)

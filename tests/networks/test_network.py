@@ -482,7 +482,7 @@ def test_device_and_dtype_reach_every_tensor():
 def test_config_says_what_was_built():
     model = tiny_abn('test_convnext', split='stages.1', mechanism='product', attention_map='sum_log')
     assert model.config == dict(
-        backbone='ConvNeXt',
+        backbone='test_convnext',
         split='stages.1',
         attention_stage=model.attention_branch.stage.source,
         attention_map='sum_log',
@@ -494,3 +494,14 @@ def test_config_says_what_was_built():
         hard_attention=1.0,
     )
     assert "split='stages.1'" in repr(model) and "gate='centred'" in repr(model)
+
+
+@pytest.mark.parametrize(
+    ('build', 'name'),
+    [
+        (lambda: timm.create_model('test_resnet', num_classes=5), 'test_resnet'),
+        (lambda: timm.models.ResNet(timm.models.resnet.BasicBlock, (1, 1, 1, 1), num_classes=5), 'ResNet'),
+    ],
+)
+def test_a_backbone_is_called_as_timm_calls_it(build, name):
+    assert AttentionBranchNet(build(), num_classes=5).config['backbone'] == name

@@ -27,7 +27,17 @@ config_parser = argparse.ArgumentParser(add_help=False)
 config_parser.add_argument('-c', '--config', default='')
 
 parser = argparse.ArgumentParser()
-for flag in ('data-dir', 'initial-checkpoint', 'resume', 'train-crop-mode', 'input-key', 'target-key', 'experiment'):
+for flag in (
+    'data-dir',
+    'initial-checkpoint',
+    'resume',
+    'train-crop-mode',
+    'input-key',
+    'target-key',
+    'experiment',
+    'class-map',
+    'interpolation',
+):
     parser.add_argument(f'--{flag}', default='')
 for flag, default in dict(
     dataset='',
@@ -35,7 +45,7 @@ for flag, default in dict(
     train_split='train',
     val_split='validation',
     output='output',
-    device='cpu',
+    device='cuda',
     opt='momentum',
     train_interpolation='random',
 ).items():
@@ -48,10 +58,14 @@ for flag, default in dict(
     parser.add_argument(f'--{flag.replace("_", "-")}', type=int, default=default)
 for flag, default in dict(lr=0.05, weight_decay=1e-4, smoothing=0.0, color_jitter=0.4, mixup=0.0, reprob=0.0).items():
     parser.add_argument(f'--{flag.replace("_", "-")}', type=float, default=default)
-for flag in ('model-ema', 'no-aug', 'pretrained'):
+for flag in ('model-ema', 'no-aug', 'pretrained', 'channels-last'):
     parser.add_argument(f'--{flag}', action='store_true')
 parser.add_argument('--task', default='classification', choices=('classification', 'multilabel'))
 parser.add_argument('--input-size', nargs=3, type=int)
+parser.add_argument('--crop-pct', type=float)
+parser.add_argument('--gp')
+for flag in ('mean', 'std'):
+    parser.add_argument(f'--{flag}', nargs='+', type=float)
 parser.add_argument('--model-kwargs', nargs='*', default={}, action=utils.ParseKwargs)
 parser.add_argument('--device-modules', nargs='+', default=[])
 parser.add_argument('--decay-milestones', nargs='+', type=int, default=[90])
@@ -73,8 +87,12 @@ def main():
         pretrained=args.pretrained,
         num_classes=args.num_classes,
         in_chans=args.in_chans or 3,
+        global_pool=args.gp,
+        checkpoint_path=args.initial_checkpoint,
         **args.model_kwargs,
     )
+    if args.channels_last:
+        model.to(memory_format=torch.channels_last)
     data_config = resolve_data_config(vars(args), model=model)
     train_set, val_set = (
         create_dataset(
@@ -85,6 +103,7 @@ def main():
             seed=args.seed,
             input_img_mode='RGB',
             target_key=args.target_key or None,
+            class_map=args.class_map,
             target_transform=MultiLabelTarget(args.num_classes) if args.task == 'multilabel' else None,
         )
         for split, training in ((args.train_split, True), (args.val_split, False))

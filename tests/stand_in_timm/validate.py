@@ -13,22 +13,41 @@ from timm.utils import accuracy
 parser = argparse.ArgumentParser()
 for flag, default in dict(data_dir='', dataset='', split='validation', model='resnet50', checkpoint='').items():
     parser.add_argument(f'--{flag.replace("_", "-")}', default=default)
-for flag in ('num-classes', 'img-size'):
+for flag, default in dict(class_map='', device='cuda', interpolation='').items():
+    parser.add_argument(f'--{flag.replace("_", "-")}', default=default)
+for flag in ('num-classes', 'img-size', 'in-chans'):
     parser.add_argument(f'--{flag}', type=int)
-parser.add_argument('--crop-mode')
+parser.add_argument('--input-size', nargs=3, type=int)
+parser.add_argument('--crop-pct', type=float)
+for flag in ('mean', 'std'):
+    parser.add_argument(f'--{flag}', nargs='+', type=float)
+for flag in ('crop-mode', 'gp'):
+    parser.add_argument(f'--{flag}')
+parser.add_argument('--channels-last', action='store_true')
 parser.add_argument('--task', default='classification', choices=('classification', 'multilabel'))
 parser.add_argument('--model-kwargs', nargs='*', default={}, action=utils.ParseKwargs)
 
 
 def main():
     args = parser.parse_args()
-    model = create_model(args.model, num_classes=args.num_classes, checkpoint_path=args.checkpoint, **args.model_kwargs)
+    device = torch.device(args.device)
+    model = create_model(
+        args.model,
+        num_classes=args.num_classes,
+        in_chans=args.in_chans or 3,
+        global_pool=args.gp,
+        checkpoint_path=args.checkpoint,
+        **args.model_kwargs,
+    ).to(device)
+    if args.channels_last:
+        model.to(memory_format=torch.channels_last)
     data_config = resolve_data_config(vars(args), model=model)
     multi_label = args.task == 'multilabel'
     dataset = create_dataset(
         root=args.data_dir,
         name=args.dataset,
         split=args.split,
+        class_map=args.class_map,
         target_transform=MultiLabelTarget(args.num_classes) if multi_label else None,
     )
     loader = create_loader(
@@ -36,7 +55,7 @@ def main():
         input_size=data_config['input_size'],
         batch_size=32,
         num_workers=0,
-        device=torch.device('cpu'),
+        device=device,
         mean=data_config['mean'],
         std=data_config['std'],
         crop_pct=data_config['crop_pct'],

@@ -64,7 +64,10 @@ def shown(launch, tmp_path, capfd, monkeypatch):
 
     def shown(*flags, script='train.py', slow=True):
         monkeypatch.setattr('timm_abn.training.command.cpu_is_fast_in', lambda dtype: not slow)
-        assert launch(script, *flags, '--checkpoint', 'x', scripts=tmp_path) == 0
+        assert (
+            launch(script, *flags, *(['--pretrained-path', 'x'] if script == 'validate.py' else []), scripts=tmp_path)
+            == 0
+        )
         out, err = capfd.readouterr()
         arguments, config = json.loads(out.splitlines()[-1])
         return arguments, yaml.safe_load(config) or {}, [line for line in err.splitlines() if '--amp' in line]

@@ -309,7 +309,7 @@ def test_several_attributes_need_the_task_for_them(launch, capfd, flags):
 def test_model_arguments_that_cannot_hold_are_one_line(launch, capfd, tmp_path, script, model, kwargs, message):
     for name in ('train.py', script):
         (tmp_path / name).write_text('raise AssertionError("the script ran")')
-    flags = ['--task', 'multilabel', '--num-classes', 3, '--checkpoint', 'weights.pth']
+    flags = ['--task', 'multilabel', '--num-classes', 3]
     assert launch(script, '--model', model, '--model-kwargs', *kwargs.split(), *flags, scripts=tmp_path) == 2
     lines = capfd.readouterr().err.splitlines()[1:]  # the first: these scripts do not say of which timm they are
     assert len(lines) == 1 and lines[0].startswith(f'timm-abn-{script[:-3]}: error: ') and message in lines[0]
@@ -325,7 +325,7 @@ def test_number_of_classes_and_of_channels_are_tried(launch, monkeypatch, tmp_pa
     assert launch('train.py', '-c', recipe, '--num-classes', 3, scripts=tmp_path) == 0
     assert tried == [('abn_resnet18', dict(num_classes=3, in_chans=2, mechanism='product'))]
     for flags in (['test_resnet'], ['abn', '--model-kwargs', 'backbone=hf-hub:a/b'], ['local-dir:abn_resnet18']):
-        assert launch('validate.py', '--checkpoint', 'x', '--model', *flags, scripts=tmp_path) == 0
+        assert launch('validate.py', '--pretrained-path', 'x', '--model', *flags, scripts=tmp_path) == 0
     assert len(tried) == 1
 
 
@@ -487,10 +487,12 @@ def test_missing_weights_are_one_line(launch, capfd, script, arguments, message)
         ('train.py', ['--pretrained', '--pretrained-path', 'weights.pth']),
     ],
 )
-def test_weights_of_a_file_are_enough(launch, tmp_path, script, arguments):
+def test_weights_of_a_file_are_enough(launch, tmp_path, monkeypatch, script, arguments):
+    monkeypatch.chdir(tmp_path)
+    torch.save(timm.create_model('abn_resnet18', num_classes=3).state_dict(), 'weights.pth')
     for name in ('train.py', script):
         (tmp_path / name).write_text('')
-    assert launch(script, '--model', 'abn_resnet50', *arguments, scripts=tmp_path) == 0
+    assert launch(script, '--model', 'abn_resnet18', *arguments, scripts=tmp_path) == 0
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def test_a_product_is_timed_by_its_quickest_run():
     assert precision._seconds_of_a_product(torch.float32, clock=lambda: next(ticks)) == 1
 
 
-def test_a_recipe_is_left_without_amp(shown):
+def test_a_recipe_is_left_without_amp(shown, monkeypatch):
     arguments, config, said = shown('--recipe', 'fashion_mnist')
     assert 'amp' not in config and config['channels_last'] and '--amp' not in arguments
     message = 'this CPU computes in bfloat16 slower than in float32: --amp is left out (--force-amp keeps it).'
@@ -51,6 +51,7 @@ def test_a_recipe_is_left_without_amp(shown):
     assert config['amp'] and config['amp_dtype'] == 'bfloat16' and not said
     _, config, said = shown('--recipe', 'fashion_mnist', slow=False)
     assert config['amp'] and not said
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     _, config, said = shown('--recipe', 'fashion_mnist', '--device', 'cuda')
     assert config['amp'] and not said
 

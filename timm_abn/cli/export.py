@@ -58,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='SECONDS',
         help='stop after this time (default: 600)',
     )
+    parser.add_argument('--label-names', type=Path, metavar='FILE', help='names of the classes, one a line')
     parser.add_argument('--out', type=Path, required=True, metavar='FILE', help='what to write (.onnx, .pt2)')
 
 
@@ -65,6 +66,8 @@ def check(args: argparse.Namespace) -> None:
     """Raise TimmAbnError for what cannot be exported whatever the model is, before the models are imported."""
     if args.out.suffix != ENDINGS[args.format]:
         raise CommandError(f'--out must end in {ENDINGS[args.format]} for {args.format}, got {args.out}')
+    if args.label_names and not args.label_names.is_file():
+        raise CommandError(f'there is no file {args.label_names}')
     if args.out.is_dir():
         raise CommandError(f'--out must be a file, {args.out} is a folder')
     check_output_folder(args.out.parent)
@@ -85,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
         model_kwargs=given_model_kwargs(args),
         file_format=args.format,
         dynamic=args.dynamic,
+        label_names=args.label_names,
     )
     try:
         with staged_files(args.out.parent) as staging:

@@ -23,11 +23,13 @@ def class_names(model: nn.Module) -> List[str]:
     pretrained_cfg: Any = getattr(model, 'pretrained_cfg', {})
     num_classes: Any = model.num_classes
     label_names = pretrained_cfg.get('label_names')
+    subset = infer_imagenet_subset({'num_classes': num_classes})
+    info = ImageNetInfo(subset) if subset else None
+    if info and label_names and list(label_names) == info.label_names():
+        label_names = None  # the folders of ImageNet are called by numbers of WordNet, which tell nobody anything
     if label_names and len(label_names) == num_classes:
         return [CustomDatasetInfo(label_names).index_to_label_name(index) for index in range(num_classes)]
-    subset = infer_imagenet_subset({'num_classes': num_classes})
-    if subset and not label_names:
-        info = ImageNetInfo(subset)
+    if info and not label_names:
         return [info.index_to_description(index).split(',')[0] for index in range(num_classes)]
     return numbered_names(num_classes)
 

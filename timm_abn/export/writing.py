@@ -1,11 +1,12 @@
 """From the name of a model to a file: load, trace, convert, compare, and a word at the beginning of each."""
 
 from pathlib import Path
-from typing import Any, Callable, Dict, Mapping, Optional
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence
 
 import torch
 import torch.nn as nn
 
+from ..explain.class_names import class_names, read_class_names
 from ..models.loading import load_model
 from .graph import (
     ExportedNetwork,
@@ -26,6 +27,7 @@ def write_graph(
     model_kwargs: Mapping[str, Any],
     file_format: str,
     dynamic: str,
+    label_names: Optional[Path],
     file: Path,
     say: Callable[[str], None],
 ) -> Dict[str, str]:
@@ -37,6 +39,7 @@ def write_graph(
         model_kwargs: See ``load_model``.
         file_format: 'onnx' or 'torch-export'.
         dynamic: See ``export_network``.
+        label_names: File of the names of its classes, one a line; None for those that it has.
         file: What to write.
         say: Called at the beginning of each phase.
 
@@ -44,7 +47,10 @@ def write_graph(
         TimmAbnError: The model cannot be loaded or exported; the message is one line.
     """
     say(f'loading {model}')
-    network = load_model(model, checkpoint, **model_kwargs)
+    network: Any = load_model(model, checkpoint, **model_kwargs)
+    if label_names is not None:
+        names = read_class_names(label_names, network.num_classes)
+        network.pretrained_cfg = dict(network.pretrained_cfg, label_names=names)
     metadata = export_metadata(network, model)
     say(f'tracing images of {" or ".join(_shape(network, axes) for axes in dynamic_forms(dynamic))}')
     exported = export_network(network, dynamic)
@@ -60,8 +66,13 @@ def write_graph(
         'Model': model,
         'Images': _describe_images(network, exported, dynamic),
         'Outputs': 'logits, attention_map',
+        'Classes': _some(class_names(network)),
         'Largest difference from the model': f'{difference:.1e}',
     }
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    return ', '.join(names[:most]) + (f' and {len(names) - most} more' if len(names) > most else '')
 
 
 def _describe_images(network: nn.Module, exported: ExportedNetwork, dynamic: str) -> str:

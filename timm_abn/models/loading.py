@@ -13,7 +13,13 @@ from ..networks.class_activation_mapping import ClassActivationMapping
 from ..networks.mechanism import with_gate_of
 from ..networks.network import AttentionBranchNet
 from .creating import ModelError, create_model
-from .training_checkpoints import data_config_of, model_arguments, read_checkpoint, training_settings
+from .training_checkpoints import (
+    class_names_of,
+    data_config_of,
+    model_arguments,
+    read_checkpoint,
+    training_settings,
+)
 
 __all__ = ['EXPLAINING', 'load_classifier', 'load_model', 'model_names', 'untrained_model']
 
@@ -112,6 +118,9 @@ def _load_checkpoint(name: str, path: Path, model_kwargs: Mapping[str, Any]) -> 
     model.load_state_dict(weights)
     if settings:
         model.pretrained_cfg = dict(model.pretrained_cfg, **data_config_of(settings, model, path))
+    names = class_names_of(settings, model.num_classes, path)
+    if names:
+        model.pretrained_cfg = dict(model.pretrained_cfg, num_classes=len(names), label_names=names)
     return model
 
 

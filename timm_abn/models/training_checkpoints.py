@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import Any, Dict, Mapping, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import timm
 import torch
@@ -18,8 +18,11 @@ from ..networks.mechanism import gate_of, insertion_of
 from ..timm_private import torch_load
 
 __all__ = [
+    'OF_BACKBONE',
+    'class_names_of',
     'data_config_of',
     'model_arguments',
+    'origin_of',
     'read_checkpoint',
     'read_checkpoint_file',
     'recorded_of_backbone',
@@ -27,6 +30,7 @@ __all__ = [
 ]
 
 _OF_PLAIN_NAMES = dict(mechanism='residual', hard_attention=1.0)
+OF_BACKBONE = ', for the backbone'  # how the origin of weights ends that are not of the whole network
 _CLASS_WEIGHT = 'attention_branch.class_norm.weight'  # one per class
 _TASK_WEIGHT = 'attention_branch.map_conv.weight'  # a row per task, of networks that have no weight of classes
 
@@ -164,6 +168,48 @@ def _arguments_of_weights(settings: Mapping[str, Any]) -> Dict[str, Any]:
     if not isinstance(name, str) or name.split('.')[0] not in {tagged.split('.')[0] for tagged in ARGUMENTS_OF_WEIGHTS}:
         return {}
     return {**_OF_PLAIN_NAMES, **ARGUMENTS_OF_WEIGHTS.get(name, {})}
+
+
+def class_names_of(settings: Mapping[str, Any], num_classes: int, path: Path) -> Optional[List[str]]:
+    """Return what the classes were called that a network was trained on; None if nothing says so.
+
+    Args:
+        settings: Settings of timm's training script; the launcher adds ``label_names``.
+        num_classes: Number of classes of the network; names of another number are of other classes.
+        path: The checkpoint, for messages.
+
+    Raises:
+        HubError: They are no names.
+    """
+    names = settings.get('label_names')
+    if names is None:
+        return None
+    check_entries(dict(label_names=names, num_classes=len(names) if isinstance(names, list) else 0), {}, str(path))
+    return list(names) if len(names) == num_classes else None
+
+
+def origin_of(settings: Mapping[str, Any]) -> str:
+    """Return in words which weights a training run began from; empty if nothing says so.
+
+    Args:
+        settings: Settings of timm's training script; the launcher adds ``origin``, which outlives resuming.
+    """
+    said = settings.get('origin')
+    if isinstance(said, str) and len(said) <= 200:
+        return said
+    if not settings.get('model') or settings.get('resume'):  # of the run before nothing is known
+        return ''
+    if any(settings.get(key) for key in ('initial_checkpoint', 'pretrained_path')):
+        return 'weights of a file'
+    if settings.get('pretrained'):
+        return f'the pretrained weights of {settings["model"]}'
+    recorded = settings.get('model_kwargs')
+    arguments = recorded if isinstance(recorded, Mapping) else {}
+    of_backbone = arguments.get('pretrained_backbone')
+    if of_backbone:
+        source = 'weights of a file' if isinstance(of_backbone, str) else 'pretrained weights'
+        return f'{source}{OF_BACKBONE}'
+    return 'random weights'
 
 
 def data_config_of(settings: Mapping[str, Any], model: torch.nn.Module, path: Path) -> Dict[str, Any]:

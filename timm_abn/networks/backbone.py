@@ -1,9 +1,12 @@
 """The backbone that a network is made of: created by name, with timm's weights or those of a file."""
 
+import contextlib
 import functools
+import logging
+import re
 import types
 from pathlib import Path
-from typing import Any, Dict, Hashable, Optional, Union
+from typing import Any, Dict, Hashable, Iterator, List, Optional, Union
 
 import timm
 import torch.nn as nn
@@ -12,7 +15,9 @@ from timm.models import get_pretrained_cfg, load_state_dict
 from ..errors import TimmAbnError, one_line, suggest
 from ..split import family_of
 
-__all__ = ['architecture_of', 'check_outputs', 'create_backbone']
+__all__ = ['architecture_of', 'check_outputs', 'create_backbone', 'name_of']
+
+_logger = logging.getLogger(__name__)
 
 
 def create_backbone(name: str, pretrained: Union[bool, str], **kwargs: Any) -> nn.Module:
@@ -43,18 +48,57 @@ def _create_backbone_from_file(name: str, file: str, **kwargs: Any) -> nn.Module
     if not Path(file).is_file():
         raise TimmAbnError(f'pretrained_backbone names no file: {file!r}.')
     try:
-        weights = load_state_dict(file)
+        with _remarks_of_timm():
+            weights = load_state_dict(file)
     except Exception as error:  # as many kinds as there are formats
         raise TimmAbnError(f'{file!r} is not a checkpoint: {one_line(error)}') from error
-    overlay: Dict[str, Any] = dict(file=file)
+    overlay: Dict[str, Any] = dict(state_dict=weights)
     cfg = None if ':' in name else get_pretrained_cfg(name)
     classifier = weights.get(f'{cfg.classifier}.weight') if cfg else None
     if classifier is not None:
         overlay['num_classes'] = len(classifier)  # where it is not that of the network, timm leaves the classifier out
     try:
-        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
+        with _remarks_of_timm() as remarks:
+            backbone: Any = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
     except (KeyError, RuntimeError) as error:
         raise TimmAbnError(f'{file!r} does not hold weights of {name}: {one_line(error)}') from error
+    heads = backbone.pretrained_cfg.get('classifier') or ()
+    heads = (heads,) if isinstance(heads, str) else tuple(heads)
+    missing = [key for key in remarks.missing_keys if not key.startswith(heads)]
+    if missing:
+        some = ', '.join(missing[:3])
+        raise TimmAbnError(f'{file!r} does not hold weights of {name}: {len(missing)} keys are missing ({some})')
+    backbone.pretrained_cfg = {key: value for key, value in backbone.pretrained_cfg.items() if key != 'state_dict'}
+    _logger.info(f'Weights of the backbone {name}: {file}')
+    return backbone
+
+
+class _Remarks(logging.Handler):
+    """What timm remarks while it loads weights, from which it leaves out whatever does not fit if classes differ."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.missing_keys: List[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        found = re.match(r'Missing keys \((.*)\) ', record.getMessage())
+        self.missing_keys += found.group(1).split(', ') if found else []
+
+
+@contextlib.contextmanager
+def _remarks_of_timm() -> Iterator[_Remarks]:
+    """Keep timm's remarks about weights back: it makes one each time that it reads them, and names no file."""
+    logger, remarks = logging.getLogger('timm.models'), _Remarks()
+    level, propagates = logger.level, logger.propagate
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(remarks)
+    try:
+        yield remarks
+    finally:
+        logger.removeHandler(remarks)
+        logger.setLevel(level)
+        logger.propagate = propagates
 
 
 def architecture_of(name: str, **kwargs: Any) -> Optional[Hashable]:
@@ -71,6 +115,16 @@ def architecture_of(name: str, **kwargs: Any) -> Optional[Hashable]:
     except TypeError:
         return None
     return timm.model_entrypoint(name.split('.')[0]), arguments
+
+
+def name_of(backbone: nn.Module) -> str:
+    """Return what timm calls a backbone, or a half of it; the name of its class if timm did not make it.
+
+    Args:
+        backbone: The backbone.
+    """
+    cfg: Any = getattr(backbone, 'pretrained_cfg', None) or {}
+    return cfg.get('architecture') or family_of(backbone).__name__
 
 
 _PLACES = ('device', 'dtype')

@@ -14,6 +14,7 @@ from ..split.module_copy import copy_module, meta_tensors
 from ..split.noting import maps_of, noting
 from ..split.packing import pack, unpack
 from ..timm_private import feature_take_indices, update_model_args, update_model_input_size
+from .backbone import name_of
 from .feature_layout import FeatureLayout, feature_layout
 
 __all__ = ['TimmContract']
@@ -299,7 +300,7 @@ class TimmContract(nn.Module):
     def config(self) -> Dict[str, Any]:
         """What the network was built from: split, attention stage and map, mechanism, gate, insertion, and so on."""
         return dict(
-            backbone=family_of(self.perception_branch).__name__,
+            backbone=name_of(self.perception_branch),
             split=self.split,
             attention_stage=self.attention_branch.stage.source,
             attention_map=self.attention_branch.attention_map_type,

@@ -1,7 +1,7 @@
 """Folders for the Hub made of checkpoints: of timm's training script, and of the authors' code."""
 
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import timm
 import torch
@@ -14,8 +14,10 @@ from ..hub.state_dicts import CheckpointError, check_state_dict
 from ..models.authors_checkpoints import convert_official_checkpoint, find_official_model, official_model_args
 from ..models.loading import EXPLAINING
 from ..models.training_checkpoints import (
+    class_names_of,
     data_config_of,
     model_arguments,
+    origin_of,
     read_checkpoint,
     read_checkpoint_file,
     training_settings,
@@ -33,6 +35,8 @@ _CONVERTED = """\
 Attention Branch Network, converted with `timm-abn convert` from a checkpoint of the code that the authors of the paper
 published at https://github.com/machine-perception-robotics-group/attention_branch_network. That repository names no
 licence: ask its authors before you publish weights that they have trained."""
+
+_NAMES_IN_CARD = 20  # the others stand in config.json
 
 # timm's name of a data set -> the Hub's
 _DATASETS = {
@@ -73,7 +77,7 @@ def save_checkpoint_folder(
         address: What to pass to ``timm.create_model`` where the folder will lie.
         name: Name of the model; that which is recorded in the checkpoint by default.
         model_kwargs: Arguments of the model, which come before those of the checkpoint.
-        label_names: File with the names of the classes, one a line.
+        label_names: File with the names of the classes, one a line; by default those that the checkpoint records.
         license: Licence of the weights, as the Hub spells it.
         scores: The ``summary.json`` that ``timm-abn evaluate`` wrote of these weights.
 
@@ -88,15 +92,19 @@ def save_checkpoint_folder(
     if not name:
         raise CheckpointError(f'{path} does not say what model it is of; name it with --model')
     model = _network_of(name, model_arguments(name, settings, model_kwargs or {}, weights, path), path)
-    facts = facts_of(model)
     check_state_dict(weights, model.state_dict(), name, path)
     data_config = data_config_of(settings, model, path) if settings else None
+    facts = facts_of(model, data_config['input_size'] if data_config else None)
     # safetensors holds contiguous tensors only, and --channels-last makes others
     model.load_state_dict({key: tensor.contiguous() for key, tensor in weights.items()}, assign=True)
     shipped = _is_shipped(name, weights)
     cfg: Dict[str, Any] = dict(num_classes=model.num_classes, tag=None, license=license)
-    if label_names or not shipped:  # those of the model's own weights need not be those of the checkpoint
-        cfg['label_names'] = label_names and read_class_names(label_names, model.num_classes)
+    recorded = class_names_of(settings, model.num_classes, path)
+    names = read_class_names(label_names, model.num_classes) if label_names else recorded
+    if names or not shipped:  # those of the model's own weights need not be those of the checkpoint
+        cfg['label_names'] = names
+    if not shipped:  # the authors' repository is where the architecture comes from
+        cfg['origin_url'] = None
     results = [result_table(name, reported=False) if shipped else '', score_tables(scores, model) if scores else '']
     card = model_card(
         facts,
@@ -104,11 +112,19 @@ def save_checkpoint_folder(
         _TRAINED,
         license=license,
         address=address,
-        more_facts=recorded_facts(metadata, settings),
+        more_facts=[*_class_facts(names), *recorded_facts(metadata, settings)],
         datasets=[_DATASETS[settings['dataset']]] if settings.get('dataset') in _DATASETS else [],
         results='\n\n'.join(filter(None, results)),
     )
     save_hub_folder(model, folder, card, data_config, cfg)
+
+
+def _class_facts(names: Optional[Sequence[str]]) -> List[Row]:
+    if not names:
+        return []
+    more = f' and {len(names) - _NAMES_IN_CARD} more' if len(names) > _NAMES_IN_CARD else ''
+    shown = [' '.join(name.split()).replace('|', r'\|') for name in names[:_NAMES_IN_CARD]]
+    return [('Class names', ', '.join(shown) + more)]
 
 
 def _network_of(name: str, arguments: Mapping[str, Any], path: Path) -> Any:
@@ -196,5 +212,7 @@ def recorded_facts(checkpoint: Mapping[str, Any], settings: Optional[Mapping[str
         return []
     facts = [] if epochs is None else [('Epochs, as recorded in the checkpoint', f'{epochs:.0f}')]
     facts += [] if metric is None else [(named, f'{metric:.2f}')]
+    origin = origin_of(settings or {})
+    facts += [('Trained from', origin)] if origin else []
     dataset = (settings or {}).get('dataset')
     return [*facts, ('Data set, as timm names it', dataset)] if dataset and isinstance(dataset, str) else facts

@@ -1,7 +1,7 @@
 """Facts about a registered model, found out by building it: never typed."""
 
 import dataclasses
-from typing import Any, Tuple
+from typing import Any, Optional, Sequence, Tuple
 
 import timm
 import torch
@@ -56,28 +56,28 @@ def model_facts(name: str) -> ModelFacts:
     return facts_of(timm.create_model(name, device=torch.device('meta')))
 
 
-def facts_of(model: nn.Module) -> ModelFacts:
+def facts_of(model: nn.Module, input_size: Optional[Sequence[int]] = None) -> ModelFacts:
     """Return the facts about a network.
 
     Args:
         model: The network, on the meta device.
+        input_size: Channels, height and width of its images, where they are not those of its ``pretrained_cfg``.
     """
     network: Any = model.eval()
-    input_size = get_model_input_config(network)['input_size']
+    channels, height, width = input_size or get_model_input_config(network)['input_size']
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network(torch.empty((1, *input_size), device='meta'))
+        network(torch.empty((1, channels, height, width), device='meta'))
     facts = ModelFacts(
-        input_size=tuple(input_size),
+        input_size=(channels, height, width),
         num_classes=network.num_classes,
         num_params=sum(parameter.numel() for parameter in network.parameters()),
         num_macs=counter.get_total_flops() // 2,
     )
     if not isinstance(network, AttentionBranchNet):
         return facts
-    backbone_cfg: Any = network.perception_branch.pretrained_cfg
     return dataclasses.replace(
         facts,
-        backbone=backbone_cfg['architecture'],
+        backbone=network.config['backbone'],
         split=network.split,
         attention_stage=network.config['attention_stage'],
         attention_map=network.config['attention_map'],

@@ -16,6 +16,7 @@ from timm.utils import reduce_tensor, unwrap_model
 
 from .attribute_accuracy import AttributeEvaluator
 from .replacing import replace
+from .term_log import term_log
 
 __all__ = ['BothBranches', 'BranchEvaluator', 'extend_timm_metrics']
 
@@ -160,6 +161,7 @@ def _accuracy(timm_accuracy: Callable) -> Callable:
 
 def _update_summary(timm_update_summary: Callable) -> Callable:
     def update_summary(epoch: int, train_metrics: Any, eval_metrics: Any, *args: Any, **kwargs: Any) -> None:
+        term_log.add_to(epoch, train_metrics)
         if eval_metrics and _validation.num_samples:
             eval_metrics.update(_validation.metrics())
             accuracies = ', '.join(

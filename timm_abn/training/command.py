@@ -13,17 +13,21 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import timm
 import torch
+import torch.nn as nn
 import yaml
-from timm.utils import ParseKwargs
 
-from ..errors import suggest
+from ..errors import TimmAbnError, suggest
 from ..hub.published import ARGUMENTS_OF_WEIGHTS, no_weights
+from ..models.training_checkpoints import origin_of
 from .atomic_saver import make_saver_atomic
 from .data.celeba import BrokenImageError
 from .data.datasets import extend_timm_datasets
 from .data.loader import extend_timm_loader
 from .data.transforms import CROP_MODES, extend_timm_transforms
+from .devices import choose_device, choose_memory_format
 from .errors import TrainingError
+from .folder_classes import take_classes
+from .from_checkpoint import arguments_of_checkpoint
 from .map_settings import (
     MAP_KEYS,
     add_map_arguments,
@@ -36,6 +40,8 @@ from .mask_settings import MASK_KEYS, add_mask_arguments, read_mask_settings
 from .models import check_model
 from .precision import cpu_is_fast_in
 from .recipes import find_recipe, read_settings, recipe_names, settings_for
+from .run_record import record_in_checkpoints
+from .run_settings import read_run_settings
 from .scripts import SCRIPTS, check_version, find_scripts, knows_multi_label, run_script
 from .task import extend_timm_tasks
 
@@ -77,39 +83,44 @@ def main(name: str, arguments: Sequence[str]) -> int:
     """
     _hide_own_folder()
     trains = name == 'train.py'
-    is_first = os.environ.get('RANK', '0') == '0'
     try:
         own, for_timm = _own_arguments(name, arguments)
         extend_timm_tasks()
         scripts = find_scripts(own.timm_scripts)
         remark = check_version(scripts, needs_tasks=trains)
-        if remark and is_first:
-            print(f'{_command(name)}: {remark}', file=sys.stderr)
+        _say(name, remark)
         with tempfile.TemporaryDirectory() as scratch:
             config = _read_config(own, for_timm) if trains else {}
-            settings = _settings(own, config, for_timm)
+            settings = read_run_settings(own, _OWN_KEYS, config, for_timm)
+            of_checkpoint = arguments_of_checkpoint(name, settings)
+            of_device = choose_device(name, settings)
+            for_timm = [*for_timm, *of_checkpoint, *of_device, *take_classes(name, settings)]
             if _amp_would_be_slow(settings, own.force_amp):
                 for_timm = [argument for argument in for_timm if argument != '--amp']
                 config = {key: value for key, value in config.items() if key != 'amp'}
-                if is_first:
-                    print(f'{_command(name)}: {_WITHOUT_AMP.format(dtype=settings.amp_dtype)}', file=sys.stderr)
-            for_timm += [*hard_attention_arguments(settings), *freeze_backbone_arguments(settings)]
-            for_timm += _arguments_of_weights(settings)
-            _check_model(settings)
+                _say(name, _WITHOUT_AMP.format(dtype=settings.amp_dtype))
+            of_model = [*hard_attention_arguments(settings), *freeze_backbone_arguments(settings)]
+            of_model += _arguments_of_weights(settings)
+            for_timm = [*for_timm, *choose_memory_format(name, settings, _check_model(settings)), *of_model]
             if name in ('train.py', 'validate.py'):
                 _check_multi_label(settings, scripts / name)
             if trains:
                 for_timm = [*for_timm, *_config_for_timm(config, for_timm, Path(scratch))]
                 _prepare_training(settings)
             _check_weights(name, settings)
-            extend_timm_datasets()
+            extend_timm_datasets(settings.class_names)
             extend_timm_transforms()
+            _say(name, 'torch finds no GPU here: this runs on the CPU.' if of_device else None)
             run_script(scripts, name, for_timm)
-    except TrainingError as error:
-        if is_first or isinstance(error, BrokenImageError):  # which one process alone meets
-            print(f'{_command(name)}: error: {error}', file=sys.stderr)
+    except TimmAbnError as error:
+        _say(name, f'error: {error}', every_process=isinstance(error, BrokenImageError))  # which one alone meets
         return 2
     return 0
+
+
+def _say(name: str, text: Optional[str], every_process: bool = False) -> None:
+    if text and (every_process or os.environ.get('RANK', '0') == '0'):
+        print(f'{_command(name)}: {text}', file=sys.stderr)
 
 
 def _hide_own_folder() -> None:
@@ -203,50 +214,9 @@ def _config_for_timm(config: Dict[str, Any], for_timm: Sequence[str], scratch: P
     path = scratch / 'config.yaml'
     path.write_text(yaml.safe_dump({key: value for key, value in config.items() if key not in _OWN_KEYS}))
     # where a recipe has another tag of the model that was asked for, the last word on the command line holds
-    other_tag = _said_model(for_timm) not in (None, config.get('model'))
-    return ['--config', str(path), *(['--model', config['model']] if other_tag else [])]
-
-
-def _settings(own: argparse.Namespace, config: Dict[str, Any], for_timm: Sequence[str]) -> argparse.Namespace:
-    """Return those settings of the run that matter here: the command line's, else the config's, else the default."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument('--model', '-m', default='resnet50')
-    parser.add_argument('--pretrained', action='store_true')
-    parser.add_argument('--pretrained-path')
-    parser.add_argument('--checkpoint')
-    parser.add_argument('--initial-checkpoint', default='')
-    parser.add_argument('--resume', default='')
-    parser.add_argument('--seed', type=int, default=42)
-    parser.add_argument('--amp', action='store_true')
-    parser.add_argument('--amp-dtype', default='float16')
-    parser.add_argument('--device', default='cuda')
-    parser.add_argument('--torchscript', action='store_true')
-    parser.add_argument('--naflex-loader', action='store_true')
-    parser.add_argument('--kd-model-name')
-    parser.add_argument('--kd-distill-type', default='logit')
-    parser.add_argument('--dataset', default='')
-    parser.add_argument('--task', default='')
-    parser.add_argument('--model-kwargs', nargs='*', default={}, action=ParseKwargs)
-    parser.add_argument('--num-classes', type=int)
-    parser.add_argument('--in-chans', type=int)
-    parser.add_argument('--input-size', nargs=3, type=int)
-    parser.add_argument('--aa')
-    parser.add_argument('--mixup', type=float, default=0.0)
-    parser.add_argument('--cutmix', type=float, default=0.0)
-    parser.add_argument('--cutmix-minmax', nargs='+', type=float)
-    parser.add_argument('--aug-splits', type=int, default=0)
-    parser.add_argument('--train-img-sizes', nargs='+', type=int)
-    parser.set_defaults(**{key: value for key, value in config.items() if key in vars(parser.parse_args([]))})
-    try:
-        settings = parser.parse_known_args(list(for_timm))[0]
-    except ValueError as error:  # of ParseKwargs
-        raise TrainingError('--model-kwargs must be followed by KEY=VALUE, such as split=layer2.') from error
-    if not isinstance(settings.model_kwargs, dict):  # of the config
-        raise TrainingError(f'model_kwargs must hold "key: value" lines, got {settings.model_kwargs!r}.')
-    for key, default in _OWN_KEYS.items():
-        said = getattr(own, key, None)
-        setattr(settings, key, config.get(key, default) if said is None else said)
-    return settings
+    model = config.get('model', '')
+    other_tag = model and _said_model(for_timm) not in (None, model)
+    return ['--config', str(path), *(['--model', model] if other_tag else [])]
 
 
 def _arguments_of_weights(settings: argparse.Namespace) -> List[str]:
@@ -258,16 +228,19 @@ def _arguments_of_weights(settings: argparse.Namespace) -> List[str]:
     return model_kwargs_flags(settings)
 
 
-def _check_model(settings: argparse.Namespace) -> None:
-    """Refuse arguments that no network can be built of; those of other packages and places are left to the script."""
+def _check_model(settings: argparse.Namespace) -> Optional[nn.Module]:
+    """Return the network, without memory; refuse arguments that none can be built of.
+
+    Those of other packages and places are left to the script, and None is returned.
+    """
     name, kwargs = settings.model, settings.model_kwargs
     if not name.startswith(('abn', 'cam_')) or not timm.is_model(name.split('.')[0]):
-        return
+        return None
     if ':' in name or ':' in str(kwargs.get('backbone')):
-        return
+        return None
     in_chans = settings.in_chans or (settings.input_size[0] if isinstance(settings.input_size, list) else None)
     given = dict(num_classes=settings.num_classes, in_chans=in_chans)
-    check_model(name, {**{key: value for key, value in given.items() if value is not None}, **kwargs})
+    return check_model(name, {**{key: value for key, value in given.items() if value is not None}, **kwargs})
 
 
 def _check_multi_label(settings: argparse.Namespace, script: Path) -> None:
@@ -290,9 +263,18 @@ def _check_multi_label(settings: argparse.Namespace, script: Path) -> None:
 def _prepare_training(settings: argparse.Namespace) -> None:
     _check_settings(settings)
     mask_settings = read_mask_settings(settings)
-    extend_timm_tasks(settings.attention_loss_weight, read_map_loss(settings), mask_settings)
+    origin = origin_of(vars(settings))
+    came = f'the weights of {settings.trained_checkpoint}' if settings.trained_checkpoint else origin
+    extend_timm_tasks(settings.attention_loss_weight, read_map_loss(settings), mask_settings, came)
     extend_timm_loader(settings.seed, settings.crop_mode, mask_settings)
     make_saver_atomic()
+    record_in_checkpoints(
+        dict(
+            label_names=settings.class_names,
+            crop_mode=settings.crop_mode,
+            origin=origin_of(settings.recorded) if settings.resume else origin,
+        )
+    )
 
 
 def _check_settings(settings: argparse.Namespace) -> None:

@@ -27,6 +27,10 @@ class AttentionBranchLoss(nn.Module):
 
     In training mode an ABN returns ``(logits, attention_logits)``; in evaluation mode it returns ``logits``, whose loss
     is that of the perception branch alone.
+
+    Attributes:
+        watch: Is shown the terms in training, by name and before they are weighted, and the size of the batch; None if
+            nobody looks.
     """
 
     def __init__(self, criterion: Callable[..., torch.Tensor], attention_loss_weight: float = 1.0) -> None:
@@ -42,6 +46,15 @@ class AttentionBranchLoss(nn.Module):
         check_weight(attention_loss_weight)
         self.criterion = criterion
         self.attention_loss_weight = attention_loss_weight
+        self.watch: Optional[Callable[[Dict[str, torch.Tensor], int], None]] = None
+
+    def weighted_terms(self) -> Dict[str, float]:
+        """Return the terms of the loss and their weights, those that are not 0."""
+        return dict(perception=1.0, **({'attention': self.attention_loss_weight} if self.attention_loss_weight else {}))
+
+    def _show(self, batch_size: int, **terms: torch.Tensor) -> None:
+        if self.watch is not None:
+            self.watch({name: term.detach() for name, term in terms.items()}, batch_size)
 
     def forward(
         self,
@@ -59,7 +72,9 @@ class AttentionBranchLoss(nn.Module):
             return self.criterion(output, target)
         logits, attention_logits = output[:2]
         attention_loss = self.criterion(attention_logits, target)
-        return self.criterion(logits, target) + self.attention_loss_weight * attention_loss
+        perception_loss = self.criterion(logits, target)
+        self._show(len(logits), perception=perception_loss, attention=attention_loss)
+        return perception_loss + self.attention_loss_weight * attention_loss
 
     def extra_repr(self) -> str:  # noqa: D102
         return f'attention_loss_weight={self.attention_loss_weight}'
@@ -128,7 +143,12 @@ class FaithfulMapLoss(AttentionBranchLoss):
         if isinstance(output, torch.Tensor):
             return self.criterion(output, target)
         loss = super().forward(output[:2], target)
-        return loss + sum(self.weights[name] * value for name, value in self.map_terms(output, target).items())
+        terms = self.map_terms(output, target)
+        self._show(len(output.logits), **terms)
+        return loss + sum(self.weights[name] * value for name, value in terms.items())
+
+    def weighted_terms(self) -> Dict[str, float]:  # noqa: D102
+        return {**super().weighted_terms(), **{name: weight for name, weight in self.weights.items() if weight}}
 
     def map_terms(self, output: Any, target: torch.Tensor) -> Dict[str, torch.Tensor]:
         """Return the terms of the map, those whose weight is not 0, before they are weighted.

@@ -5,7 +5,7 @@ ABN with the distance between its map and one that a human edited; here the huma
 needs one.
 """
 
-from typing import Any, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import torch
 import torch.nn as nn
@@ -186,7 +186,14 @@ class MaskedTargetLoss(AttentionBranchLoss):
         labels, masks = unpack_target(target, maps.shape[1], num_labels)
         present = masks.flatten(2).amax(dim=2) > 0
         distances, counted = self.mask_loss.distances(maps, masks.to(torch.float32) / 255, present)
-        return self.branch_loss(output, labels) + self.weight * distances.sum() / _mean_count(counted)
+        count = _mean_count(counted)
+        self.branch_loss.watch = self.watch
+        loss = self.branch_loss(output, labels) + self.weight * distances.sum() / count
+        self._show(len(output.logits), masks=distances.sum() / count)
+        return loss
+
+    def weighted_terms(self) -> Dict[str, float]:  # noqa: D102
+        return {**self.branch_loss.weighted_terms(), **(dict(masks=self.weight) if self.weight else {})}
 
     def extra_repr(self) -> str:  # noqa: D102
         return f'weight={self.weight}'

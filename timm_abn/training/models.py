@@ -3,9 +3,10 @@
 import contextlib
 import logging
 import warnings
-from typing import Any, Iterator, Mapping
+from typing import Any, Iterator, Mapping, Optional
 
 import torch
+import torch.nn as nn
 
 from ..models.creating import ModelError, create_model
 from .errors import TrainingError
@@ -13,8 +14,8 @@ from .errors import TrainingError
 __all__ = ['check_model']
 
 
-def check_model(name: str, arguments: Mapping[str, Any]) -> None:
-    """Check that a model can be created, by creating it without memory, on the meta device.
+def check_model(name: str, arguments: Mapping[str, Any]) -> Optional[nn.Module]:
+    """Check that a model can be created, by creating it without memory, and return it; None if torch cannot do that.
 
     Args:
         name: Name of the model.
@@ -27,10 +28,11 @@ def check_model(name: str, arguments: Mapping[str, Any]) -> None:
     device = torch.device('meta')
     try:
         with _quiet(), device:
-            create_model(name, dict(chosen, device=device))
+            return create_model(name, dict(chosen, device=device))
     except ModelError as error:
         if not isinstance(error.__cause__, RuntimeError):  # which torch raises of what the meta device cannot do
             raise TrainingError(str(error)) from error
+        return None
 
 
 @contextlib.contextmanager

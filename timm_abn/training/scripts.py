@@ -110,7 +110,7 @@ def run_script(folder: Path, name: str, arguments: List[str]) -> None:
         arguments: Its command line.
 
     Raises:
-        TrainingError: There is no such script, or a package that it needs is not installed.
+        TrainingError: There is no such script, a package that it needs is not installed, or images are broken.
     """
     script = folder / name
     if not script.is_file():
@@ -127,6 +127,12 @@ def run_script(folder: Path, name: str, arguments: List[str]) -> None:
         raise TrainingError(
             f'{name} of timm needs {package}, which is not installed: pip install {package}.'
         ) from error
+    except RuntimeError as error:  # of a process that reads images; timm skips broken ones as long as they are few
+        failed = re.search(r'Failed to load (\d+) consecutive samples', str(error))
+        if not failed:
+            raise
+        found = failed.group(1)
+        raise TrainingError(f'{found} images in succession cannot be read; the lines above say why.') from error
 
 
 def _version_in(folder: Path) -> Optional[str]:

@@ -13,6 +13,7 @@ import torch.nn as nn
 from timm.utils import unwrap_model
 
 from ..errors import TimmAbnError
+from ..models.training_checkpoints import OF_BACKBONE
 from ..networks.multi_task_network import MultiTaskAttentionBranchNet
 from ..networks.network import AttentionBranchNet
 from .attribute_accuracy import AttributeEvaluator
@@ -23,6 +24,7 @@ from .map_settings import MapLossSettings
 from .mask_loss import MaskedTargetLoss
 from .mask_settings import MaskSettings
 from .packed_targets import is_packed, unpack_target
+from .term_log import describe_terms, term_log
 
 __all__ = ['extend_timm_tasks']
 
@@ -33,6 +35,7 @@ def extend_timm_tasks(
     attention_loss_weight: float = 1.0,
     map_loss: Optional[MapLossSettings] = None,
     mask_settings: Optional[MaskSettings] = None,
+    origin: str = '',
 ) -> None:
     """Teach timm's training tasks the loss of ABNs, for all tasks made from now on in this process.
 
@@ -42,6 +45,7 @@ def extend_timm_tasks(
         attention_loss_weight: Weight of the attention branch's loss.
         map_loss: Train maps to be faithful, too.
         mask_settings: Train maps with the human masks that targets then carry (``data/masked.py``), too.
+        origin: What the weights come from, in words, for the log; it is left out if nothing is known.
 
     Raises:
         TrainingError: A weight is negative or not finite.
@@ -54,6 +58,7 @@ def extend_timm_tasks(
         setattr(task_class, 'attention_loss_weight', attention_loss_weight)  # noqa: B010  attributes of ours
         setattr(task_class, 'map_loss', map_loss)  # noqa: B010
         setattr(task_class, 'mask_settings', mask_settings)  # noqa: B010
+        setattr(task_class, 'origin', origin)  # noqa: B010
     extend_timm_metrics()
 
 
@@ -75,6 +80,7 @@ def _loss_of(
 
 def _init(self: Any, timm_init: Callable, *args: Any, **kwargs: Any) -> None:
     timm_init(self, *args, **kwargs)
+    term_log.begin({})
     model = self.get_trainable_module()
     if _is_scripted_abn(model):
         raise TrainingError(
@@ -90,12 +96,35 @@ def _init(self: Any, timm_init: Callable, *args: Any, **kwargs: Any) -> None:
             _train_maps(unwrap_model(model), self.criterion.weights, self.map_loss.background)
         if self.mask_settings is not None:
             _train_with_masks(self, unwrap_model(model), self.mask_settings)
+        self.criterion.watch = term_log.watch
+        term_log.begin(self.criterion.weighted_terms())
+        if self.verbose:
+            _logger.info(_describe(unwrap_model(model), term_log.weights, self.origin))
     elif self.map_loss is not None or self.mask_settings is not None:
         raise TrainingError(
             f'{type(unwrap_model(model)).__name__} is not an Attention Branch Network: no map to train.'
         )
     elif self.verbose:
         _logger.info(f'{type(unwrap_model(model)).__name__} is not an Attention Branch Network: it trains as in timm.')
+
+
+def _describe(model: AttentionBranchNet, weights: Mapping[str, float], origin: str) -> str:
+    config = model.config
+    came = f' It begins with {origin}{_of_stage(config["attention_stage"], origin)}.' if origin else ''
+    return (
+        f'Attention Branch Network over {config["backbone"]}, cut after {config["split"]}; attention stage: '
+        f'{config["attention_stage"]}; {config["mechanism"]} mechanism, gate {config["gate"]}.{came} '
+        f'Loss: {describe_terms(weights)}.'
+    )
+
+
+def _of_stage(stage: str, origin: str) -> str:
+    """Return where the weights of the attention branch come from, if they are not all of one origin."""
+    if not origin.endswith(OF_BACKBONE):
+        return ''
+    if not stage.startswith('copy of'):
+        return '; the attention branch is random'
+    return '; the attention stage has a copy of them, the rest of the branch is random'
 
 
 def _train_maps(model: AttentionBranchNet, weights: Mapping[str, float], background: str) -> None:
@@ -221,6 +250,15 @@ def _get_eval_model(
     return BothBranches(eval_model) if _is_abn(eval_model) else eval_model
 
 
+def _get_checkpoint_state(self: Any, timm_get: Callable, *args: Any, **kwargs: Any) -> Dict[str, Any]:
+    """Let weights be contiguous in files, which safetensors asks for, whatever layout they are trained in."""
+    state = timm_get(self, *args, **kwargs)
+    for key in ('state_dict', 'state_dict_ema'):
+        if key in state:
+            state[key] = {name: tensor.contiguous() for name, tensor in state[key].items()}
+    return state
+
+
 def _create_evaluator(self: Any, timm_create: Callable, **kwargs: Any) -> Any:
     evaluator = timm_create(self, **kwargs)
     if _is_abn(self.get_trainable_module()):
@@ -243,6 +281,7 @@ _OVERRIDES: Dict[Type[nn.Module], Dict[str, Callable]] = {
         prepare_distributed=_prepare_distributed,
         get_eval_model=_get_eval_model,
         create_evaluator=_create_evaluator,
+        get_checkpoint_state=_get_checkpoint_state,
     ),
     timm.task.MultiLabelClassificationTask: dict(
         forward=_multi_label_forward,  # the rest is that of the class above, which it derives from
@@ -254,6 +293,7 @@ _OVERRIDES: Dict[Type[nn.Module], Dict[str, Callable]] = {
         prepare_distributed=_prepare_distributed,
         get_eval_model=_get_eval_model,
         create_evaluator=_create_evaluator,
+        get_checkpoint_state=_get_checkpoint_state,
     ),
     timm.task.FeatureDistillationTask: dict(__init__=_refuse_abn),
     timm.task.TokenDistillationTask: dict(__init__=_refuse_abn),

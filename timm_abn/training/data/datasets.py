@@ -5,9 +5,10 @@
 ``celeba``: CelebA by its official files, for ``--task multilabel``; ``--target-key Smiling,Male`` chooses attributes.
 """
 
+import functools
 import importlib.util
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import timm.data
@@ -151,16 +152,22 @@ class CompCars(Dataset):
         return (car if self.transform is None else self.transform(car)), self.targets[index]
 
 
-def extend_timm_datasets() -> None:
-    """Add the data sets of this module to ``timm.data.create_dataset``."""
-    replace(timm.data, 'create_dataset', dataset_creator)
+def extend_timm_datasets(class_names: Optional[Sequence[str]] = None) -> None:
+    """Add the data sets of this module to ``timm.data.create_dataset``.
+
+    Args:
+        class_names: See ``dataset_creator``.
+    """
+    replace(timm.data, 'create_dataset', functools.partial(dataset_creator, class_names=class_names))
 
 
-def dataset_creator(timm_create: Callable) -> Callable:
+def dataset_creator(timm_create: Callable, class_names: Optional[Sequence[str]] = None) -> Callable:
     """Return a function like ``timm.data.create_dataset`` that knows the data sets of this module, too.
 
     Args:
         timm_create: timm's function.
+        class_names: Names of the classes of folders of images, in their order, so that a split that lacks some of them
+            has the same labels as one that has all.
     """
 
     def create_dataset(name: str, root: Optional[str] = None, split: str = 'validation', **kwargs: Any) -> Any:
@@ -173,6 +180,8 @@ def dataset_creator(timm_create: Callable) -> Callable:
             return CompCars(str(root), split, kwargs.get('target_key') or 'model')
         if key == 'celeba':
             return _celeba(str(root), split, **kwargs)
+        if class_names and not key and not kwargs.get('class_map'):
+            kwargs['class_map'] = {class_name: index for index, class_name in enumerate(class_names)}
         try:
             return timm_create(name, root=root, split=split, **kwargs)
         except RuntimeError as error:

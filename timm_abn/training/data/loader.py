@@ -7,6 +7,7 @@ import timm.data
 from torch.utils.data import IterableDataset, RandomSampler
 from torch.utils.data.distributed import DistributedSampler
 
+from ..errors import TrainingError
 from ..mask_settings import MaskSettings
 from ..replacing import replace
 from .masked import MaskedDataset
@@ -36,6 +37,7 @@ def extend_timm_loader(
                 if crop_mode:
                     kwargs['crop_mode'] = crop_mode
                 return timm_create(dataset, *args, **kwargs)
+            _check_size(dataset, kwargs)
             if mask_settings is not None:
                 dataset = MaskedDataset(dataset, mask_settings, seed)
             if not _can_be_seeded(dataset, kwargs):
@@ -51,6 +53,19 @@ def extend_timm_loader(
         return create_loader
 
     replace(timm.data, 'create_loader', build)
+
+
+def _check_size(dataset: Any, options: Dict[str, Any]) -> None:
+    """Refuse fewer images than a batch, which timm leaves out: an epoch would be empty."""
+    if isinstance(dataset, IterableDataset) or options.get('num_aug_repeats') or options.get('input_size_choices'):
+        return
+    processes = int(os.environ.get('WORLD_SIZE', 1)) if options.get('distributed') else 1
+    share, batch_size = -(-len(dataset) // processes), options.get('batch_size', 1)
+    if share < batch_size:
+        each = f', {share} in each of {processes} processes,' if processes > 1 else ''
+        raise TrainingError(
+            f'{len(dataset)} images{each} are fewer than a batch of {batch_size}: pass --batch-size {share} or less.'
+        )
 
 
 def _can_be_seeded(dataset: Any, options: Dict[str, Any]) -> bool:

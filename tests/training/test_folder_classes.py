@@ -1,0 +1,162 @@
+"""The classes of folders of images: counted, named in checkpoints, and refused where they contradict the rest."""
+
+import shutil
+
+import pytest
+import timm.data
+import torch
+from timm_scripts import MODEL, SMALL
+
+import timm_abn
+from timm_abn.cli import main as timm_abn_main
+from timm_abn.training.data.datasets import dataset_creator
+from timm_abn.training.data.loader import extend_timm_loader
+from timm_abn.training.errors import TrainingError
+
+RUN = [*MODEL, *SMALL[: SMALL.index('--num-classes')], *SMALL[SMALL.index('--num-classes') + 2 :]]
+
+
+def error_of(capfd):
+    (error,) = (line for line in capfd.readouterr().err.splitlines() if 'error' in line)
+    return error
+
+
+@pytest.fixture
+def images(image_folder, tmp_path):
+    """A copy to change."""
+    return shutil.copytree(image_folder, tmp_path / 'images')
+
+
+@pytest.fixture
+def trained(launch, image_folder, tmp_path):
+    assert launch('train.py', *RUN, '--data-dir', image_folder, '--output', tmp_path) == 0
+    return tmp_path / 'run' / 'last.pth.tar'
+
+
+def test_number_and_names_of_the_folder(trained, image_folder, tmp_path, capsys):
+    args = torch.load(trained, weights_only=False)['args']
+    assert args.num_classes == 3 and args.label_names == ['class0', 'class1', 'class2']
+    model = timm_abn.load_model('abn', checkpoint=trained)
+    assert timm_abn.class_names(model) == ['class0', 'class1', 'class2']
+    photo = image_folder / 'validation' / 'class1' / '0.png'
+    command = ['explain', str(photo), '--model', 'abn', '--checkpoint', str(trained), '--out', str(tmp_path / 'out')]
+    assert timm_abn_main(command) == 0
+    assert 'class2' in capsys.readouterr().out
+    (tmp_path / 'names.txt').write_text('red\ngreen\nblue\n')
+    assert timm_abn_main([*command, '--label-names', str(tmp_path / 'names.txt')]) == 0
+    shown = capsys.readouterr().out
+    assert 'green' in shown and 'class2' not in shown
+
+
+def test_exported_names(trained, tmp_path, capsys):
+    out = tmp_path / 'model.pt2'
+    command = ['export', 'torch-export', '--model', 'abn', '--checkpoint', str(trained), '--out', str(out)]
+    assert timm_abn_main(command) == 0
+    assert 'Classes: class0, class1, class2\n' in capsys.readouterr().out
+    (tmp_path / 'names.txt').write_text('red\ngreen\nblue\n')
+    assert timm_abn_main([*command, '--label-names', str(tmp_path / 'names.txt')]) == 0
+    assert 'Classes: red, green, blue\n' in capsys.readouterr().out
+    files = {'metadata.json': ''}
+    torch.export.load(out, extra_files=files)
+    assert '"red"' in files['metadata.json']
+
+
+def test_a_class_map_names_and_numbers_them(launch, images, tmp_path, shown):
+    (tmp_path / 'map.txt').write_text('class2\nclass0\nclass1\nanother\n')
+    arguments, _, _ = shown(*RUN, '--data-dir', images, '--class-map', tmp_path / 'map.txt')
+    assert arguments[arguments.index('--num-classes') + 1] == '4'
+
+
+@pytest.mark.parametrize(
+    ('change', 'said', 'message'),
+    [
+        (
+            None,
+            ['--num-classes', 5],
+            '--num-classes 5, but {train} has 3 classes (class0, class1, class2): leave it out',
+        ),
+        ('one class', [], "{train} has one class, 'class0': there is nothing to tell apart."),
+        ('none', [], 'in it a folder for each class in {train}'),
+        ('outside', [], '{train} holds images beside folders (class0, class1, class2): each must be in a folder'),
+        ('other validation', [], '{validation} has classes that {train} has not: class7.'),
+        (None, ['--batch-size', 25], '24 images are fewer than a batch of 25: pass --batch-size 24 or less.'),
+        (None, ['--class-map', 'nowhere.txt'], '--class-map nowhere.txt cannot be read'),
+    ],
+)
+def test_what_contradicts_is_one_line(launch, images, tmp_path, capfd, change, said, message):
+    train, validation = images / 'train', images / 'validation'
+    if change in ('one class', 'none'):
+        for name in ('class2', 'class1', 'class0')[: 2 if change == 'one class' else 3]:
+            shutil.rmtree(train / name)
+    if change == 'outside':
+        shutil.copy(train / 'class0' / '0.png', train)
+    if change == 'other validation':
+        (validation / 'class1').rename(validation / 'class7')
+    assert launch('train.py', *RUN, '--data-dir', images, '--output', tmp_path, *said) == 2
+    assert message.format(train=train, validation=validation) in error_of(capfd)
+    assert not (tmp_path / 'run').exists()
+
+
+def test_a_split_without_some_classes_keeps_its_labels(launch, trained, images, capfd):
+    shutil.rmtree(images / 'validation' / 'class0')
+    datasets = []
+    create = timm.data.create_dataset
+
+    def spy(*args, **kwargs):
+        datasets.append(create(*args, **kwargs))
+        return datasets[-1]
+
+    timm.data.create_dataset = spy  # which the fixture puts back
+    assert launch('validate.py', '--checkpoint', trained, '--data-dir', images) == 0
+    assert {target for _, target in datasets[0].reader.samples} == {1, 2}
+    (images / 'validation' / 'class1').rename(images / 'validation' / 'class9')
+    assert launch('validate.py', '--checkpoint', trained, '--data-dir', images) == 2
+    assert error_of(capfd).endswith(f'{images / "validation"} has classes that {trained} has not: class9.')
+
+
+def test_without_names_the_number_must_fit(launch, trained, images, tmp_path, capfd):
+    checkpoint = torch.load(trained, weights_only=False)
+    del checkpoint['args'].label_names  # as before there were any
+    torch.save(checkpoint, tmp_path / 'old.pth.tar')
+    assert launch('validate.py', '--checkpoint', tmp_path / 'old.pth.tar', '--data-dir', images) == 0
+    shutil.rmtree(images / 'validation' / 'class0')
+    assert launch('validate.py', '--checkpoint', tmp_path / 'old.pth.tar', '--data-dir', images) == 2
+    assert 'has 2 classes (class1, class2), but' in error_of(capfd)
+
+
+def test_a_resumed_run_goes_on_with_its_classes(launch, trained, images, tmp_path, capfd):
+    for split in ('train', 'validation'):
+        (images / split / 'class1').rename(images / split / 'ant')
+    again = [*SMALL[SMALL.index('--batch-size') :], '--epochs', 2, '--output', tmp_path]
+    assert launch('train.py', '--resume', trained, *again, '--data-dir', images) == 2
+    assert f'has the classes ant, class0, class2, but {trained} was trained on class0, class1, class2' in error_of(
+        capfd
+    )
+
+
+@pytest.mark.parametrize(('broken', 'code'), [(1, 0), (99, 2)])
+def test_broken_images_are_a_line_each(launch, images, tmp_path, capfd, broken, code):
+    files = sorted((images / 'train').rglob('*.png'))[:broken]
+    for file in files:
+        file.write_bytes(b'no image')
+    assert launch('train.py', *RUN, '--data-dir', images, '--output', tmp_path) == code
+    error = capfd.readouterr().err
+    skipped = [line for line in error.splitlines() if 'Skipped sample' in line]
+    assert skipped and all('.png' in line for line in skipped) and 'Traceback' not in error
+    if code:
+        assert error.splitlines()[-1].endswith('images in succession cannot be read; the lines above say why.')
+
+
+def test_names_give_labels(image_folder):
+    create = dataset_creator(timm.data.create_dataset, ['class2', 'class0', 'class1'])
+    dataset = create('', root=str(image_folder), split='train')
+    labels = {filename.split('/')[0]: dataset[index][1] for index, filename in enumerate(dataset.filenames())}
+    assert labels == dict(class2=0, class0=1, class1=2)
+
+
+def test_each_process_needs_a_batch(monkeypatch, launch):
+    monkeypatch.setenv('WORLD_SIZE', '4')
+    extend_timm_loader(seed=0)
+    dataset = torch.utils.data.TensorDataset(torch.arange(10))
+    with pytest.raises(TrainingError, match='10 images, 3 in each of 4 processes, are fewer than a batch of 5'):
+        timm.data.create_loader(dataset, input_size=(3, 8, 8), batch_size=5, is_training=True, distributed=True)

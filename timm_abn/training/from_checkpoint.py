@@ -1,0 +1,131 @@
+"""What timm's scripts are told of the model of a checkpoint, and of its images, so that nobody has to say it again."""
+
+import argparse
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional
+
+import timm
+import torch
+import torch.nn as nn
+
+from ..hub.state_dicts import check_state_dict
+from ..models.training_checkpoints import data_config_of, model_arguments, read_checkpoint, training_settings
+from ..networks.mechanism import with_gate_of
+from ..networks.network import AttentionBranchNet
+from .errors import TrainingError
+from .map_settings import model_kwargs_flags
+from .models import check_model
+from .run_settings import flags_of
+
+__all__ = ['arguments_of_checkpoint', 'other_classes']
+
+# script -> its flags of a checkpoint, that which replaces the others first
+_CHECKPOINT_FLAGS = {'train.py': ('resume', 'initial_checkpoint'), 'validate.py': ('checkpoint',)}
+
+_OF_IMAGES = ('input_size', 'interpolation', 'mean', 'std', 'crop_pct')
+_JAX = ('.npz', '.npy')  # which only the models that know them can read
+
+
+def arguments_of_checkpoint(script: str, settings: argparse.Namespace) -> List[str]:
+    """Return the flags that describe the model of a checkpoint, and how its images were prepared.
+
+    What was said goes first.
+
+    Args:
+        script: File name of timm's script.
+        settings: Settings of the run, which are completed; ``recorded`` will hold those of the checkpoint, and
+            ``trained_checkpoint`` its path, if there is one.
+
+    Raises:
+        TimmAbnError: There is no such checkpoint, it is damaged, or of another model than was said.
+    """
+    settings.recorded, settings.trained_checkpoint = {}, None
+    given = next((found for flag in _CHECKPOINT_FLAGS.get(script, ()) if (found := getattr(settings, flag))), None)
+    if given is None or Path(given).is_dir() or Path(given).suffix in _JAX:
+        return []
+    path = Path(given)
+    weights, metadata = read_checkpoint(path)
+    recorded = training_settings(metadata)
+    _take_name(settings, recorded.get('model'), path)
+    if ':' in settings.model or not timm.is_model(settings.model.split('.')[0]):
+        return []
+    settings.recorded, settings.trained_checkpoint = recorded, path
+    arguments = _take_arguments(settings, weights, path)
+    model = _build(settings.model, arguments)
+    if model is not None and not (settings.split_bn or recorded.get('split_bn')):  # which adds batch norms later
+        if 'gate' in settings.model_kwargs and isinstance(model, AttentionBranchNet):
+            weights = with_gate_of(model.mechanism, weights)
+        check_state_dict(weights, model.state_dict(), settings.model, path)
+    settings.model_kwargs = {key: value for key, value in arguments.items() if key not in _OWN_FLAGS}
+    own_flags = {flag: arguments[key] for key, flag in _OWN_FLAGS.items() if key in arguments}
+    settings.num_classes, settings.in_chans = own_flags.get('num_classes'), own_flags.get('in_chans')
+    return [
+        *flags_of(dict(model=settings.model, **own_flags, **_of_images(script, settings, model))),
+        *(model_kwargs_flags(settings) if settings.model_kwargs else []),
+    ]
+
+
+_OWN_FLAGS = dict(num_classes='num_classes', in_chans='in_chans', global_pool='gp')  # of arguments of a model
+
+
+def _take_name(settings: argparse.Namespace, recorded: Optional[str], path: Path) -> None:
+    if 'model' not in settings.said and not recorded:
+        raise TrainingError(f'{path} does not say what model it is of: pass --model.')
+    if 'model' not in settings.said:
+        settings.model = str(recorded)
+    name = settings.model
+    if recorded and ':' not in name and name.split('.')[0] != str(recorded).split('.')[0]:
+        raise TrainingError(f'{path} is a checkpoint of {recorded}, not of {name}.')
+
+
+def _take_arguments(
+    settings: argparse.Namespace,
+    weights: Mapping[str, torch.Tensor],
+    path: Path,
+) -> Dict[str, Any]:
+    found = model_arguments(settings.model, settings.recorded, {}, weights, path).get('num_classes')
+    said = settings.num_classes
+    if said is not None and found not in (None, said):
+        raise TrainingError(f'--num-classes {said}, but {path} is of {found} classes{other_classes(settings)}.')
+    given = {key: getattr(settings, flag) for key, flag in _OWN_FLAGS.items() if flag in settings.said}
+    if 'input_size' in settings.said and settings.input_size:
+        given['in_chans'] = settings.input_size[0]
+    return model_arguments(settings.model, settings.recorded, {**given, **settings.model_kwargs}, weights, path)
+
+
+def other_classes(settings: argparse.Namespace) -> str:
+    """Return how to train a checkpoint on other classes than its own, as the end of a sentence.
+
+    Args:
+        settings: Settings of the run.
+    """
+    if not settings.initial_checkpoint:
+        return ''
+    return f'; --pretrained --pretrained-path {settings.initial_checkpoint} starts from it with new classifiers'
+
+
+def _build(name: str, arguments: Mapping[str, Any]) -> Optional[nn.Module]:
+    """Return the model on the meta device; None if only the script can tell whether it can be."""
+    try:
+        return check_model(name, arguments)
+    except TrainingError:
+        if name.startswith(('abn', 'cam_')):
+            raise
+        return None
+
+
+def _of_images(script: str, settings: argparse.Namespace, model: Optional[nn.Module]) -> Dict[str, Any]:
+    recorded, said = settings.recorded, settings.said
+    if not recorded:
+        return {}
+    assert settings.trained_checkpoint is not None
+    known = recorded if model is None else data_config_of(recorded, model, settings.trained_checkpoint)
+    found = {key: known[key] for key in _OF_IMAGES if key not in said and known.get(key)}
+    if 'img_size' in said:
+        found.pop('input_size', None)
+    if 'crop_mode' not in said and known.get('crop_mode'):
+        if script == 'train.py':  # which has no flag for it
+            settings.crop_mode = recorded.get('crop_mode')
+        else:
+            found['crop_mode'] = known['crop_mode']
+    return found
