@@ -146,7 +146,7 @@ def test_timm_refuses_them_as_well(path, value, name, good, folder, tmp_path):
         (dict(backbone='no_such_model'), "Unknown backbone 'no_such_model'"),
         (dict(backbone='abn_resnet18'), 'is an Attention Branch Network already'),
         (dict(backbone='resnet18', split='layer9'), 'layer9'),
-        (dict(backbone='hiera_tiny_224'), 'cannot be split exactly'),
+        (dict(backbone='resnet18', split='layer2.0.bn1'), 'cannot be split'),
     ],
 )
 @pytest.mark.parametrize('pretrained', [True, False])

@@ -55,7 +55,8 @@ def test_network_of_an_adapted_family(family):
     images = images_for(backbone)
     with torch.no_grad():
         expected = backbone(images)
-    network = timm_abn.AttentionBranchNet(backbone, split=ADAPTED[family], num_classes=4, mechanism='residual').eval()
+    arguments = dict(split=ADAPTED[family], num_classes=4, insertion='gating')
+    network = timm_abn.AttentionBranchNet(backbone, **arguments).eval()
     with torch.no_grad():
         explanation = network.explain(images)
         nothing = torch.zeros_like(explanation.attention_map)
@@ -64,12 +65,12 @@ def test_network_of_an_adapted_family(family):
         assert not torch.equal(explanation.logits, expected)
         for duplicate in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
             assert torch.equal(duplicate(images), explanation.logits)
-        other = timm_abn.AttentionBranchNet(backbone_of(family), split=ADAPTED[family], num_classes=4).eval()
+        other = timm_abn.AttentionBranchNet(backbone_of(family), **arguments).eval()
         other.load_state_dict(network.state_dict())
         assert torch.equal(other(images), explanation.logits)
         assert torch.equal(network.forward_head(network.forward_features(images)), explanation.logits)
-    assert network.config['backbone'] == family_of(network.perception_branch).__name__
-    assert network.config['backbone'] == type(backbone_of(family)).__name__
+    assert family_of(network.perception_branch) is type(backbone_of(family))
+    assert network.config['backbone'] == SMALLEST[family]
 
 
 @pytest.mark.parametrize('family', fast_and_slow(ADAPTED, ('efficientvim', 'eva', 'pit')))
@@ -93,7 +94,7 @@ def test_intermediates_are_those_of_the_backbone(family):
     images = images_for(backbone)
     with torch.no_grad():
         expected = backbone.forward_intermediates(images, intermediates_only=True)
-        network = timm_abn.AttentionBranchNet(backbone, split=ADAPTED[family], num_classes=4).eval()
+        network = timm_abn.AttentionBranchNet(backbone, split=ADAPTED[family], num_classes=4, insertion='gating').eval()
         nothing = torch.zeros_like(network.explain(images).attention_map)
         actual = network.forward_intermediates(images, intermediates_only=True, attention=nothing)
     assert [tuple(maps.shape) for maps in actual] == [tuple(maps.shape) for maps in expected]
