@@ -3,9 +3,8 @@
 import pytest
 from own_scripts import load_script
 from tiers import fast_and_slow
-from timm_families import SPLITS
+from timm_families import SMALLEST
 
-SMALLEST = {family: name for family, (name, _) in SPLITS.items()}
 # maps and tokens, each gate, a stage inside a block, and what is refused
 FAST = ['convnext', 'crossvit', 'resnet', 'selecsls', 'vision_transformer', 'xception_aligned']
 
