@@ -53,7 +53,7 @@ def arguments_of_checkpoint(script: str, settings: argparse.Namespace) -> List[s
     arguments = _take_arguments(settings, weights, path)
     model = _build(settings.model, arguments)
     if model is not None and not (settings.split_bn or recorded.get('split_bn')):  # which adds batch norms later
-        if 'gate' in settings.model_kwargs and isinstance(model, AttentionBranchNet):
+        if {'gate', 'insertion'} & settings.model_kwargs.keys() and isinstance(model, AttentionBranchNet):
             weights = with_gate_of(model.mechanism, weights)
         check_state_dict(weights, model.state_dict(), settings.model, path)
     settings.model_kwargs = {key: value for key, value in arguments.items() if key not in _OWN_FLAGS}
