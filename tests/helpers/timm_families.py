@@ -101,5 +101,14 @@ SMALLEST = {
     'xcit': 'xcit_nano_12_p8_224',
 }
 
-# families whose windows fit only the model's own image size
+# families whose windows or heads fit only the model's own image size
 FULL_SIZE = {'byoanet'}
+
+
+def small_image_size(family, backbone):
+    """Return channels, height and width of images that a backbone takes, 96 pixels if it takes them."""
+    cfg = backbone.pretrained_cfg
+    channels, height, width = cfg['input_size']
+    if family not in FULL_SIZE and not cfg.get('fixed_input_size') and not hasattr(backbone, 'set_input_size'):
+        height, width = min(height, 96), min(width, 96)
+    return channels, height, width

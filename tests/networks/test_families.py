@@ -5,7 +5,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from tiers import fast_and_slow
-from timm_families import SMALLEST
+from timm_families import SMALLEST, small_image_size
 
 FAST_FAMILIES = {'efficientvim', 'eva', 'levit', 'pit', 'resnet'}
 
@@ -17,7 +17,7 @@ def test_family_trains_a_step(family):
     with torch.no_grad():
         for parameter in network.perception_branch.parameters():  # heads and scales that begin at zero hide the rest
             parameter += 0.02 * torch.randn_like(parameter)
-    images = torch.randn(2, *network.pretrained_cfg['input_size'])
+    images = torch.randn(2, *small_image_size(family, network.perception_branch))
     logits, attention_logits = network.train()(images)
     targets = torch.tensor([0, 3])
     (F.cross_entropy(logits, targets) + F.cross_entropy(attention_logits, targets)).backward()

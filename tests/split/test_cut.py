@@ -9,7 +9,7 @@ import timm
 import torch
 import torch.nn as nn
 from tiers import fast_and_slow
-from timm_families import FULL_SIZE, SMALLEST
+from timm_families import SMALLEST, small_image_size
 
 import timm_abn
 from timm_abn.split import Adapter, cut, register_adapter
@@ -29,16 +29,12 @@ def make_backbone(name, **kwargs):
     return model
 
 
-def images_for(model, full_size=False):
-    cfg = model.pretrained_cfg
-    channels, height, width = cfg['input_size']
-    if not full_size and not cfg.get('fixed_input_size') and not hasattr(model, 'set_input_size'):
-        height, width = min(height, 96), min(width, 96)
-    return torch.randn(2, channels, height, width, dtype=torch.float64)
+def images_for(model, family=''):
+    return torch.randn(2, *small_image_size(family, model), dtype=torch.float64)
 
 
-def assert_exact(model, split=None, full_size=False):
-    images = images_for(model, full_size)
+def assert_exact(model, split=None, family=''):
+    images = images_for(model, family)
     with torch.no_grad():
         expected = model(images)
         feature_extractor, perception_branch = split_backbone(model, split)
@@ -74,7 +70,7 @@ FAST_FAMILIES = {
 @pytest.mark.parametrize('family', fast_and_slow(SMALLEST, FAST_FAMILIES))
 @torch.no_grad()
 def test_family_cuts_exactly(family):
-    assert_exact(make_backbone(SMALLEST[family]), full_size=family in FULL_SIZE)
+    assert_exact(make_backbone(SMALLEST[family]), family=family)
 
 
 def test_every_family_is_accounted_for(record_property):

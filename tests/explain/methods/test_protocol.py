@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 from tiers import fast_and_slow
-from timm_families import FULL_SIZE, SMALLEST
+from timm_families import SMALLEST, small_image_size
 from tiny_models import NUM_CLASSES, TINY_BACKBONES, tiny_abn, tiny_backbone, tiny_images
 
 import timm_abn
@@ -316,11 +316,7 @@ FAST_FAMILIES = {'byobnet', 'efficientnet', 'nfnet'}
 def test_family_is_explained_without_options(family):
     torch.manual_seed(0)
     model = timm.create_model(SMALLEST[family], num_classes=NUM_CLASSES).eval()
-    cfg = model.pretrained_cfg
-    channels, height, width = cfg['input_size']
-    if family not in FULL_SIZE and not cfg.get('fixed_input_size') and not hasattr(model, 'set_input_size'):
-        height, width = min(height, 96), min(width, 96)
-    images = torch.randn(1, channels, height, width)
+    images = torch.randn(1, *small_image_size(family, model))
     for method, explainer in explainers_of(model):
         if method != 'recipro_cam' or max(images.shape[2:]) <= 160:  # whose cost is that of hundreds of images
             assert_maps(explainer(images), images)
