@@ -1,5 +1,6 @@
 """The command ``timm-abn export`` in processes of its own: how it ends when it takes too long, or is told to end."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -21,7 +22,14 @@ def export(tmp_path):
     def start(*args):
         command = [sys.executable, 'command.py', 'export', *args, '--out', 'new/model.pt2']
         process = subprocess.Popen(
-            command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+            command,
+            cwd=tmp_path,
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            # tests that run in the background of a shell would hand on that Ctrl-C is ignored
+            preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
         started.append(process)
         return process

@@ -41,8 +41,8 @@ SMALLEST = {
     'hrnet': 'hrnet_w18_small',
     'iformer': 'iformer_t',
     'inception_next': 'inception_next_atto',
-    'inception_resnet_v2': 'ens_adv_inception_resnet_v2',
-    'inception_v3': 'adv_inception_v3',
+    'inception_resnet_v2': 'inception_resnet_v2',
+    'inception_v3': 'inception_v3',
     'inception_v4': 'inception_v4',
     'lcnetv2': 'lcnetv2_small',
     'levit': 'levit_128s',
@@ -57,7 +57,7 @@ SMALLEST = {
     'mvitv2': 'mvitv2_tiny',
     'naflexvit': 'naflexvit_base_patch16_parfac_gap',
     'nasnet': 'nasnetalarge',
-    'nest': 'jx_nest_tiny',
+    'nest': 'nest_tiny_jx',
     'nextvit': 'nextvit_small',
     'nfnet': 'test_nfnet',
     'pit': 'pit_ti_224',
@@ -101,8 +101,8 @@ SMALLEST = {
     'xcit': 'xcit_nano_12_p8_224',
 }
 
-# families whose windows or heads fit only the model's own image size
-FULL_SIZE = {'byoanet'}
+# families whose windows, heads or patches do not fit images of 96 pixels
+FULL_SIZE = {'byoanet', 'deepseek_vit'}
 
 
 def small_image_size(family, backbone):

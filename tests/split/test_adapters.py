@@ -33,6 +33,7 @@ ADAPTED = {
     'volo': None,
 }
 QUICK = ('efficientvim', 'eva', 'levit', 'pit')
+STREAMS = ('coat', 'crossvit', 'hrnet')
 
 
 def backbone_of(family):
@@ -70,7 +71,7 @@ def test_network_of_an_adapted_family(family):
         assert torch.equal(other(images), explanation.logits)
         assert torch.equal(network.forward_head(network.forward_features(images)), explanation.logits)
     assert family_of(network.perception_branch) is type(backbone_of(family))
-    assert network.config['backbone'] == SMALLEST[family]
+    assert network.config['backbone'] == backbone_of(family).pretrained_cfg['architecture']
 
 
 @pytest.mark.parametrize('family', fast_and_slow(ADAPTED, ('efficientvim', 'eva', 'pit')))
@@ -88,7 +89,9 @@ def test_several_tasks_are_each_as_if_alone(family):
     torch.testing.assert_close(one_by_one, together.logits, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize('family', fast_and_slow(ADAPTED, ('efficientvim', 'eva', 'pit')))
+@pytest.mark.parametrize(
+    'family', fast_and_slow([family for family in ADAPTED if family not in STREAMS], ('efficientvim', 'eva', 'pit'))
+)
 def test_intermediates_are_those_of_the_backbone(family):
     backbone = backbone_of(family)
     images = images_for(backbone)
@@ -102,6 +105,14 @@ def test_intermediates_are_those_of_the_backbone(family):
         torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
     with pytest.raises(timm_abn.TimmAbnError, match='norm=True is not possible'):
         network.forward_intermediates(images, norm=True)
+
+
+@pytest.mark.parametrize('family', fast_and_slow(STREAMS, ('crossvit',)))
+def test_streams_cannot_be_returned_by_stage(family):
+    network = timm.create_model('abn', backbone=SMALLEST[family], num_classes=4).eval()
+    with pytest.raises(timm_abn.TimmAbnError, match='Its features cannot be returned by stage.') as raised:
+        network.forward_intermediates(images_for(network))
+    assert '\n' not in str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -134,9 +134,11 @@ class TimmContract(nn.Module):
             raise TimmAbnError(f'norm=True is not possible for stages of {family}.')
         infos = {index: self.feature_info[index] for index in take_indices}
         named = dict(self.named_modules())
+        paths = [info['module'].partition('.')[2] for info in self.feature_info]
         missing = [info['module'] for info in infos.values() if info['module'] not in named]
-        if missing:
-            raise TimmAbnError(f'{family} names a stage that is no module: {missing[0].partition(".")[2]!r}.')
+        if missing or len(set(paths)) < len(paths):  # streams that one module makes at once cannot be told apart
+            what = f'names a stage that is no module: {missing[0].partition(".")[2]!r}' if missing else 'has streams'
+            raise TimmAbnError(f'{family} {what}. Its features cannot be returned by stage.')
         with noting({index: named[info['module']] for index, info in infos.items()}) as noted:
             final = self.forward_features(x, attention)
         intermediates = []

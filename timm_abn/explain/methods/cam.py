@@ -1,6 +1,6 @@
 """CAM: the classifier's weights on the last features (Zhou et al., CVPR 2016, arXiv 1512.04150)."""
 
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 import torch.nn as nn
@@ -51,6 +51,8 @@ class CamExplainer(Explainer):
         size = get_model_input_config(perception)['input_size']
         images = torch.zeros((1, *size), device=weight.device, dtype=weight.dtype)
         features = self._last_features(images, torch.zeros(1, device=weight.device, dtype=torch.long))
+        if not self._has_last_maps(features, images):
+            raise self._refusal('its last features are no maps, or laid out otherwise than those before them')
         generator = torch.Generator().manual_seed(0)
         features = torch.randn(features.shape, generator=generator).to(features)
         pooled = perception.forward_head(features, pre_logits=True)
@@ -64,6 +66,15 @@ class CamExplainer(Explainer):
         features, company = self._halves.extract(images, targets)
         packed = pack(features, company.beside)
         return self._halves.perception.forward_features(packed, **block_arguments(company.attention_bias))
+
+    def _has_last_maps(self, features: Any, images: torch.Tensor) -> bool:
+        if not isinstance(features, torch.Tensor):
+            return False
+        layout = self._halves.layout
+        if features.ndim != 3:
+            return features.ndim == 4
+        height, width = (size // layout.reduction for size in images.shape[2:])
+        return layout.layout == 'NLC' and features.shape[1] == layout.num_prefix_tokens + height * width
 
     def _last_maps(self, features: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         """Return the last features as (B, C, h, w)."""

@@ -38,7 +38,7 @@ class RolloutExplainer(Explainer):
         perception, layout = self._halves.perception, self._halves.layout
         self._product = _Product()
         modules = [module for half in (self._halves.extractor, perception) for module in _attention_of(half)]
-        if layout.layout != 'NLC' or not modules:
+        if layout.layout != 'NLC' or not modules or any(self._halves.per_image):  # tokens of other streams
             raise self._refusal()
         for module in modules:
             module.fused_attn = False  # the fused kernel does not tell its weights
