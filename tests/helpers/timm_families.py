@@ -101,14 +101,16 @@ SMALLEST = {
     'xcit': 'xcit_nano_12_p8_224',
 }
 
-# families whose windows, heads or patches do not fit images of 96 pixels
-FULL_SIZE = {'byoanet', 'deepseek_vit'}
+# families whose windows or heads fit only the model's own image size
+FULL_SIZE = {'byoanet'}
+SMALL_SIZE = {'deepseek_vit': 84}  # whose patches of 14 pixels, three by three, do not fit 96
 
 
 def small_image_size(family, backbone):
-    """Return channels, height and width of images that a backbone takes, 96 pixels if it takes them."""
+    """Return channels, height and width of images that a backbone takes, about 96 pixels if it takes them."""
     cfg = backbone.pretrained_cfg
     channels, height, width = cfg['input_size']
     if family not in FULL_SIZE and not cfg.get('fixed_input_size') and not hasattr(backbone, 'set_input_size'):
-        height, width = min(height, 96), min(width, 96)
+        small = SMALL_SIZE.get(family, 96)
+        height, width = min(height, small), min(width, small)
     return channels, height, width
