@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from tiers import fast_and_slow
 from timm_families import SMALLEST, small_image_size
 
+import timm_abn  # noqa: F401
+
 FAST_FAMILIES = {'efficientvim', 'eva', 'levit', 'pit', 'resnet'}
 
 
