@@ -9,7 +9,7 @@ from timm.models import get_pretrained_cfg
 from ..errors import TimmAbnError, suggest
 from ..networks.network import AttentionBranchNet
 from .creating import ModelError, create_model
-from .training_checkpoints import read_checkpoint, recorded_of_backbone
+from .training_checkpoints import OF_BACKBONE, read_checkpoint, recorded_of_backbone
 
 __all__ = ['AttachedModel', 'attach']
 
@@ -72,7 +72,7 @@ def attach(
     weights = pretrained if checkpoint is None else str(checkpoint)
     model: Any = create_model(MODEL, dict(arguments, pretrained_backbone=weights))
     origin = 'pretrained weights' if checkpoint is None else 'weights of a file'
-    return AttachedModel(model, arguments, f'{origin}, for the backbone')
+    return AttachedModel(model, arguments, origin + OF_BACKBONE)
 
 
 def _weights_of(backbone: str) -> Any:

@@ -8,17 +8,18 @@ import torch.nn as nn
 
 from ..errors import suggest
 from ..hub.published import no_weights
-from ..hub.state_dicts import CheckpointError, check_state_dict
+from ..hub.state_dicts import check_state_dict
 from ..networks.class_activation_mapping import ClassActivationMapping
-from ..networks.mechanism import with_gate_of
 from ..networks.network import AttentionBranchNet
 from .creating import ModelError, create_model
 from .training_checkpoints import (
+    check_model_of,
     class_names_of,
     data_config_of,
     model_arguments,
     read_checkpoint,
     training_settings,
+    weights_as_asked,
 )
 
 __all__ = ['EXPLAINING', 'load_classifier', 'load_model', 'model_names', 'untrained_model']
@@ -108,12 +109,9 @@ def untrained_model(name: str, /, **model_kwargs: Any) -> nn.Module:
 def _load_checkpoint(name: str, path: Path, model_kwargs: Mapping[str, Any]) -> nn.Module:
     weights, metadata = read_checkpoint(path)
     settings = training_settings(metadata)
-    recorded = settings.get('model')
-    if recorded and ':' not in name and name.split('.')[0] != str(recorded).split('.')[0]:
-        raise CheckpointError(f'{path} is a checkpoint of {recorded}, not of {name}.')
+    check_model_of(settings, name, path)
     model: Any = create_model(name, model_arguments(name, settings, model_kwargs, weights, path))
-    if {'gate', 'insertion'} & model_kwargs.keys():  # which the weights were not trained with, maybe
-        weights = with_gate_of(model.mechanism, weights)
+    weights = weights_as_asked(model, weights, model_kwargs)
     check_state_dict(weights, model.state_dict(), name, path)
     model.load_state_dict(weights)
     if settings:

@@ -14,11 +14,12 @@ from ..errors import one_line
 from ..hub.config import check_entries
 from ..hub.published import ARGUMENTS_OF_WEIGHTS
 from ..hub.state_dicts import CheckpointError
-from ..networks.mechanism import gate_of, insertion_of
+from ..networks.mechanism import gate_of, insertion_of, with_gate_of
 from ..timm_private import torch_load
 
 __all__ = [
     'OF_BACKBONE',
+    'check_model_of',
     'class_names_of',
     'data_config_of',
     'model_arguments',
@@ -27,6 +28,7 @@ __all__ = [
     'read_checkpoint_file',
     'recorded_of_backbone',
     'training_settings',
+    'weights_as_asked',
 ]
 
 _OF_PLAIN_NAMES = dict(mechanism='residual', hard_attention=1.0)
@@ -133,6 +135,34 @@ def model_arguments(
     return arguments
 
 
+def check_model_of(settings: Mapping[str, Any], name: str, path: Path) -> None:
+    """Raise CheckpointError if a checkpoint says that it is of another model.
+
+    Args:
+        settings: Settings of the training.
+        name: Name of the model, whatever its tag; at an address there may be any.
+        path: The checkpoint.
+    """
+    trained = settings.get('model')
+    if trained and ':' not in name and str(trained).split('.')[0] != name.split('.')[0]:
+        raise CheckpointError(f'{path} is a checkpoint of {trained}, not of {name}.')
+
+
+def weights_as_asked(
+    model: Any,
+    weights: Dict[str, torch.Tensor],
+    given: Mapping[str, Any],
+) -> Dict[str, torch.Tensor]:
+    """Return weights as if they were of the gate and insertion that were asked for, if any were.
+
+    Args:
+        model: The network.
+        weights: Its weights, which were trained with others, maybe.
+        given: Arguments that were asked for.
+    """
+    return with_gate_of(model.mechanism, weights) if {'gate', 'insertion'} & given.keys() else weights
+
+
 def recorded_of_backbone(name: str, path: Path) -> Tuple[Dict[str, Any], Dict[str, Any]]:
     """Return what a checkpoint says of the backbone that it is of: its arguments, and how images were prepared.
 
@@ -149,9 +179,7 @@ def recorded_of_backbone(name: str, path: Path) -> Tuple[Dict[str, Any], Dict[st
     except CheckpointError:
         return {}, {}
     settings = training_settings(metadata)
-    trained = settings.get('model')
-    if trained and ':' not in name and str(trained).split('.')[0] != name.split('.')[0]:
-        raise CheckpointError(f'{path} is a checkpoint of {trained}, not of {name}.')
+    check_model_of(settings, name, path)
     arguments = model_arguments(name, settings, {}, weights, path)
     if not settings:
         return arguments, {}

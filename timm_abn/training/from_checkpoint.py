@@ -9,8 +9,14 @@ import torch
 import torch.nn as nn
 
 from ..hub.state_dicts import check_state_dict
-from ..models.training_checkpoints import data_config_of, model_arguments, read_checkpoint, training_settings
-from ..networks.mechanism import with_gate_of
+from ..models.training_checkpoints import (
+    check_model_of,
+    data_config_of,
+    model_arguments,
+    read_checkpoint,
+    training_settings,
+    weights_as_asked,
+)
 from ..networks.network import AttentionBranchNet
 from .errors import TrainingError
 from .map_settings import model_kwargs_flags
@@ -53,8 +59,8 @@ def arguments_of_checkpoint(script: str, settings: argparse.Namespace) -> List[s
     arguments = _take_arguments(settings, weights, path)
     model = _build(settings.model, arguments)
     if model is not None and not (settings.split_bn or recorded.get('split_bn')):  # which adds batch norms later
-        if {'gate', 'insertion'} & settings.model_kwargs.keys() and isinstance(model, AttentionBranchNet):
-            weights = with_gate_of(model.mechanism, weights)
+        if isinstance(model, AttentionBranchNet):
+            weights = weights_as_asked(model, weights, settings.model_kwargs)
         check_state_dict(weights, model.state_dict(), settings.model, path)
     settings.model_kwargs = {key: value for key, value in arguments.items() if key not in _OWN_FLAGS}
     own_flags = {flag: arguments[key] for key, flag in _OWN_FLAGS.items() if key in arguments}
@@ -73,9 +79,7 @@ def _take_name(settings: argparse.Namespace, recorded: Optional[str], path: Path
         raise TrainingError(f'{path} does not say what model it is of: pass --model.')
     if 'model' not in settings.said:
         settings.model = str(recorded)
-    name = settings.model
-    if recorded and ':' not in name and name.split('.')[0] != str(recorded).split('.')[0]:
-        raise TrainingError(f'{path} is a checkpoint of {recorded}, not of {name}.')
+    check_model_of(dict(model=recorded), settings.model, path)
 
 
 def _take_arguments(
