@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .PHONY: help install demo test test-all test-nightly lint format conformance coverage works-with benchmark costs \
-	comparison faithful masks attached build clean
+	comparison faithful masks attached build release clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -72,6 +72,10 @@ attached: $(STAMP)  ## what attaching brings on photos of solar cells, three see
 
 build: $(STAMP)  ## build the sdist and the wheel into dist/
 	$(BIN)/python -m build
+
+release: $(STAMP)  ## build, check with twine, install each file in a fresh environment, run the demo; uploads nothing
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[release]'
+	$(BIN)/python scripts/check_release.py
 
 clean:  ## remove everything that make creates
 	rm -rf $(VENV) build dist outputs .conformance .pytest_cache .mypy_cache .ruff_cache

@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from own_scripts import load_script
 
 ROOT = Path(__file__).parent.parent
 
@@ -93,6 +94,16 @@ def test_installed_command_explains_an_image(environment, tmp_path):
     )
     assert sample.stem in output
     assert list((tmp_path / 'out').rglob('*.png'))
+
+
+@pytest.mark.nightly
+def test_demo_of_a_release(distributions, environment, tmp_path):
+    """As ``make release`` runs it; the wheel was built from the sdist."""
+    release = load_script('check_release')
+    picture = release.run_demo(environment / 'python', distributions[1], tmp_path)
+    assert picture.read_bytes().startswith(b'\x89PNG')
+    with pytest.raises(subprocess.CalledProcessError):  # without the package
+        release.run(environment / 'python', '-I', '-S', tmp_path / 'demo.py', cwd=tmp_path)
 
 
 def test_editable_install_finds_the_entry_point(tmp_path):
