@@ -47,7 +47,7 @@ def test_comparison(few_images, tmp_path, scripts):
     assert finish(start(*command)).count('begins') == 0  # nothing is trained twice
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_comparison_of_faithful_maps(few_images, tmp_path):
     """What the tables say is what the networks, built by hand from the checkpoints, do."""
     out = tmp_path / 'out'
