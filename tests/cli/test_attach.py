@@ -157,7 +157,7 @@ def test_contradicting_arguments(photos, capsys):
     assert attach('--train-backbone', '--unlabelled') == 2
     assert '--train-backbone needs labels' in capsys.readouterr().err
     assert attach('--resume') == 2
-    assert 'to go on with; leave --resume away' in capsys.readouterr().err
+    assert 'to continue from; leave out --resume' in capsys.readouterr().err
 
 
 def test_a_fifth_of_each_class_is_held_out_always_the_same(photos):

@@ -105,7 +105,7 @@ def test_tasks_have_names_but_no_labels(images, capsys):
     ('args', 'message'),
     [
         (['--class', 'bee'], '--class says whose map --show class or --show contrast draws; add one of them'),
-        (['--show', 'contrast', '--colormap', 'magma'], 'has its own; leave --colormap away'),
+        (['--show', 'contrast', '--colormap', 'magma'], 'has its own; leave out --colormap'),
         (['--label-names', 'none.txt'], 'there is no file none.txt'),
         (['--label-names', 'two.txt'], 'two.txt has 2 lines for 3 classes'),
         (['--csv', 'data'], 'data is a folder; --csv names a file'),

@@ -251,7 +251,7 @@ def test_bad_folders(trained, hub, logged_in, tmp_path, monkeypatch, capsys):
     assert 'there is no folder or checkpoint none' in error_of(capsys, 'none')
     assert 'holds no config.json' in error_of(capsys, '.')
     assert publish(trained[2], '--dry-run') == 0
-    assert 'leave them away' in error_of(capsys, 'tiny', '--license', 'mit')
+    assert 'leave them out' in error_of(capsys, 'tiny', '--license', 'mit')
     card = tmp_path / 'tiny' / 'README.md'
     text = card.read_text()
     for damaged, message in (

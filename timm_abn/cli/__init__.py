@@ -1,7 +1,7 @@
 """The ``timm-abn`` command. Every subcommand is a module here, with ``add_arguments(parser)`` and ``run(args)``.
 
-What can be told of wrong arguments without the models is told by ``check(args)``, where a subcommand has one. Parsing
-must take no longer than Python itself: modules here import torch, timm and what takes these inside of ``run``.
+Wrong arguments that can be found without the models are reported by ``check(args)``, where a subcommand has one.
+Parsing must take no longer than Python itself: modules here import torch, timm, and what needs them, inside ``run``.
 """
 
 import argparse
@@ -32,7 +32,7 @@ WITHOUT_MODELS = ('export', 'list')  # export works in another process
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports wrong arguments as every other error."""
+    """Reports wrong arguments like every other error."""
 
     def error(self, message: str) -> NoReturn:
         raise CommandError(f'{message}; see {self.prog} --help')

@@ -7,21 +7,21 @@ examples:
   timm-abn explain photos --model abn --checkpoint attached/last.pth.tar
 
 By default the model stays as it is, to the last bit of its predictions: the map explains, and does not gate. It is
-trained to be true of that model: from what the map keeps of a photo the model must predict what it predicts of all of
-it, and what it keeps must be little. Labels (the folders that photos lie in) teach the attention branch's own
-prediction; with --unlabelled the model teaches that, too.
+trained to be faithful to that model: from the part of a photo that the map keeps, the model must predict what it
+predicts from the whole photo, and that part must be small. The labels (the folders that photos lie in) train the
+attention branch's own prediction; with --unlabelled the predictions of the model take their place.
 
-With --train-backbone the map gates. The network begins with the predictions of the model, and is trained on, on the
-labels of the photos; if these are other classes than those of the model, the classifier is a new one.
+With --train-backbone the map gates. The network begins with the predictions of the model and is trained further on the
+labels of the photos; if their classes are not those of the model, the classifier is a new one.
 
-The folder has sub-folders train and validation, each with one folder a class, as timm's scripts take it; or one folder
-a class alone, of which a fifth is held out, always the same. A checkpoint of timm's training script says itself which
-arguments its model had, and how images are prepared.
+The folder has sub-folders train and validation, each with one folder per class, as timm's scripts expect; or just one
+folder per class, of which a fifth is held out, always the same one. A checkpoint of timm's training script records
+which arguments its model had, and how images are prepared.
 
 After each epoch OUT holds last.pth.tar (with --train-backbone also model_best.pth.tar), summary.csv, and a sheet of
-overlays of the same few held-out photos. eval_kept is the share of held-out photos of which the model predicts the
-same from what the map keeps; eval_removed, from all else: low is good. Interrupted, the last epoch can be used;
---resume with the same arguments goes on, and ends with the weights that the run would have had.
+overlays of the same few held-out photos. eval_kept is the share of held-out photos for which the model predicts the
+same from what the map keeps; eval_removed, from everything else: low is good. After an interruption the last epoch can
+be used; --resume with the same arguments continues, and ends with the weights of an uninterrupted run.
 """
 
 import argparse
@@ -52,9 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--train-backbone', action='store_true', help='train the whole network (default: the map alone)'
     )
     parser.add_argument('--out', type=Path, required=True, metavar='FOLDER', help='where to write')
-    parser.add_argument('--resume', action='store_true', help='go on after the last epoch in --out')
+    parser.add_argument('--resume', action='store_true', help='continue after the last epoch in --out')
     parser.add_argument('--epochs', type=positive, default=10, metavar='N', help='(default: 10)')
-    parser.add_argument('--batch-size', type=positive, default=32, metavar='B', help='photos a step (default: 32)')
+    parser.add_argument('--batch-size', type=positive, default=32, metavar='B', help='photos per step (default: 32)')
     parser.add_argument(
         '--lr', type=positive_number, default=1e-3, help='of the branch; a tenth of it of the backbone (default: 0.001)'
     )
@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def check(args: argparse.Namespace) -> None:
     """Raise CommandError if arguments contradict each other, or a file is not there."""
     if args.unlabelled and args.train_backbone:
-        raise CommandError('--train-backbone needs labels to train on; leave --unlabelled away')
+        raise CommandError('--train-backbone needs labels to train on; leave out --unlabelled')
     if not args.data_dir.is_dir():
         raise CommandError(f'there is no folder {args.data_dir}')
     if args.backbone_checkpoint and not args.backbone_checkpoint.is_file():
@@ -77,7 +77,7 @@ def check(args: argparse.Namespace) -> None:
     else:
         check_output_folder(args.out)
         if not (args.out / 'last.pth.tar').is_file():
-            raise CommandError(f'there is no {args.out / "last.pth.tar"} to go on with; leave --resume away')
+            raise CommandError(f'there is no {args.out / "last.pth.tar"} to continue from; leave out --resume')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -115,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
         rows = train_attached(attached, photos, settings, args.out, place, names, args.resume)
     except KeyboardInterrupt:
         if (args.out / LAST).is_file():
-            print(f'\nStopped. {args.out / LAST} is of the last whole epoch; --resume goes on.', file=sys.stderr)
+            print(f'\nStopped. {args.out / LAST} is of the last complete epoch; --resume continues.', file=sys.stderr)
         return 130
     except torch.OutOfMemoryError:
         raise CommandError(f'out of memory on {place}; try a smaller --batch-size') from None

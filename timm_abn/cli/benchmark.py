@@ -1,4 +1,4 @@
-"""Measure what a model costs: images a second, memory, arithmetic, beside a baseline and what the machine can do.
+"""Measure what a model costs: images per second, memory, arithmetic, beside a baseline and what the machine can do.
 
 examples:
   timm-abn benchmark --model abn_resnet50 --baseline resnet50
@@ -11,7 +11,7 @@ Those for which the device has no fast path are named and skipped. An ABN explai
 forward pass), another model predicts; --train measures a training step: forward, loss, backward, plain SGD. Weights are
 random: --model-kwargs says what the model is like.
 
-Every case runs once in each round, in turn, so that whatever else the machine does hits all of them; the table holds
+Every case runs once in each round, in turn, so that other work on the machine affects all of them; the table holds
 medians. With one thread (OMP_NUM_THREADS=1) times are processor time, which other work hardly touches.
 
 memory: weights, and the most of other tensors at once. GMACs: multiply-accumulates of an image (of a training step with

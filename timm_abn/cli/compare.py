@@ -1,4 +1,4 @@
-"""Compare explanations of images: one sheet an image, the maps of several methods side by side with their scores.
+"""Compare explanations of images: one sheet per image, the maps of several methods side by side with their scores.
 
 examples:
   timm-abn compare photo.jpg --model abn_resnet20_cifar.fashion_mnist --methods attention class_map grad_cam recipro_cam
@@ -14,8 +14,8 @@ Scores are areas under the curve of the class's probability: deletion, while pix
 falling order of the map (lower is better); insertion, while they replace a blurred image (higher is better). A score of
 one image is an anecdote: timm-abn evaluate takes many.
 
-Any timm model will do, with --checkpoint or with pretrained weights; which methods apply to it is said before the work
-begins. pytorch_grad_cam, torchcam and captum are other packages: pip install 'timm-abn[compare]'.
+Any timm model will do, with --checkpoint or with pretrained weights; methods that do not apply to it are reported
+before the work begins. pytorch_grad_cam, torchcam and captum are other packages: pip install 'timm-abn[compare]'.
 
 exit code: 0 if all went well, 1 if images found in a folder cannot be read (the others are compared), 2 if a file that
 was named cannot be read, or for wrong arguments.
@@ -79,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='FOLDER',
         help='where to write sheets (default: outputs/compare)',
     )
-    parser.add_argument('--csv', type=Path, metavar='FILE', help='also write the table, a row an image and method')
+    parser.add_argument('--csv', type=Path, metavar='FILE', help='also write the table, a row per image and method')
     parser.add_argument(
         '--steps', type=positive, default=32, metavar='S', help='steps of deletion and insertion (default: 32)'
     )

@@ -25,7 +25,9 @@ __all__ = ['add_arguments', 'run']
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     parser.add_argument('checkpoint', type=Path, help="the authors' file, such as model_best.pth.tar")
-    parser.add_argument('--model', metavar='NAME', help='name of the model, see timm-abn list (default: found out)')
+    parser.add_argument(
+        '--model', metavar='NAME', help='name of the model, see timm-abn list (default: found from the file)'
+    )
     parser.add_argument(
         '--mechanism',
         choices=MECHANISMS,

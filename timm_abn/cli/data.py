@@ -20,7 +20,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--split', default='validation', help="as in timm's scripts (default: validation)")
     parser.add_argument('--limit', type=positive, metavar='N', help='this many images, drawn at random (default: all)')
-    parser.add_argument('--seed', type=whole, default=0, help='of whatever is drawn (default: 0)')
+    parser.add_argument('--seed', type=whole, default=0, help='of random draws (default: 0)')
 
 
 def given_data(args: argparse.Namespace) -> Dict[str, Any]:

@@ -6,4 +6,4 @@ __all__ = ['CommandError']
 
 
 class CommandError(TimmAbnError):
-    """What the user gave cannot be used; the message says so in one line."""
+    """The input of the user cannot be used; the message says why, in one line."""

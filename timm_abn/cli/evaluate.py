@@ -6,7 +6,7 @@ examples:
   timm-abn evaluate --model abn --checkpoint output/train/abn/last.pth.tar --data-dir photos --masks masks/ \\
       --baseline resnet50 --baseline-checkpoint plain.pth.tar
 
-Written to --out: scores.csv (a row an image and method), summary.json (means with 95 % bootstrap intervals, paired
+Written to --out: scores.csv (a row per image and method), summary.json (means with 95 % bootstrap intervals, paired
 differences to the first method, versions and settings) and curves.png (needs the extra: pip install 'timm-abn[plot]').
 
 Deletion replaces the pixels in the order of the map by the mean colour, insertion starts from a blurred image (Petsiuk
@@ -14,15 +14,15 @@ et al., 2018); the score is the area under the probability of the class that is 
 ABN loses when its map is replaced tells whether the map matters. Position bias is the share of the maps' variance in
 space that is the same in all images.
 
-Folders of images have classes if their sub-folders are called like those of the model. --masks are PNG files under the
-names of the images, beside them or in a folder of their own (not 0 is the object), or one JSON file in the form of
-COCO. Masks of a multi-task network lie in a folder for each task, or have categories called like the tasks: then each
-task is scored.
+Folders of images have classes if their sub-folders are named like those of the model. --masks are PNG files with the
+names of the images, beside them or in a folder of their own (the object is where they are not 0), or one JSON file in
+COCO's format. Masks of a multi-task network lie in one folder per task, or have categories named like the tasks: then
+each task is scored.
 
-Of --baseline, a model without ABN for example, the methods that apply to it are scored on the same images.
+For --baseline, for example a model without ABN, the methods that apply to it are scored on the same images.
 
-An evaluation that was interrupted goes on where it stopped if the same command is given again. Under torchrun each
-process takes its share: torchrun --nproc_per_node 2 --no-python timm-abn evaluate ...
+An interrupted evaluation continues where it stopped if the same command is given again. Under torchrun each process
+takes its share: torchrun --nproc_per_node 2 --no-python timm-abn evaluate ...
 """
 
 import argparse

@@ -11,23 +11,24 @@ CAM baselines (cam_resnet50, ...) are explained as well, with --checkpoint: thei
 
 A multi-task network has a map for each task: those of the most probable tasks are drawn, to OUT/photo.TASK.overlay.png.
 
-A checkpoint of timm-abn-train says itself which arguments its model had, and how images were prepared. Of bare weights
---model-kwargs says what was not the default in training, such as mechanism=product attention_map=raw.
+A checkpoint of timm-abn-train records which arguments its model had, and how images were prepared. For bare weights,
+--model-kwargs gives the arguments that were not the default in training, such as mechanism=product attention_map=raw.
 
---show class draws the class map of the most probable class, or of --class; --show contrast that map less the mean of
-the other classes' maps. Class maps are contrasts, not amounts: softmax sees only the differences between them. What
-speaks for a class is in its contrast: red where it is ahead of the others, blue where it is behind, grey where neither.
+--show class draws the class map of the most probable class, or of --class; --show contrast draws that map minus the
+mean of the other classes' maps. Class maps are contrasts, not amounts: softmax sees only the differences between them.
+The contrast shows what speaks for a class: red where it is ahead of the others, blue where it is behind, grey where
+neither.
 
 The model sees its own preprocessing of an image, which for most models cuts off the edges. What it did not see is left
 as it is in the overlay, and 0 in the map. Colours show each map from its least value (dark) to its greatest (bright):
-they say where in an image, not how much, and a map of .1 can look as hot as one of .7. To compare images take --scale
+they say where in an image, not how much, and a map of .1 can look as hot as one of .7. To compare images, use --scale
 common, one range for all images of the run, or --scale absolute, the [0, 1] of the sigmoid. The range of each map is in
-the table, in --csv, and in the text of the overlay's PNG file; --map npy gives the values themselves.
+the table, in --csv, and in the text of the overlay's PNG file; --map npy writes the values themselves.
 
-Images in folders that are called like classes have a true label (of a model whose classes have no names: in as many
-folders as there are classes, in timm's order). It is in the table, and how many were right is below it.
+Images in folders that are named like classes have a true label (for a model whose classes have no names: in as many
+folders as there are classes, in timm's order). The table holds it, and the number of right answers stands below.
 
-Several processes share the images, and what comes out is that of one process:
+Several processes share the images, with the same results as one process:
 torchrun --no-python --nproc_per_node 2 timm-abn explain ...
 
 exit code: 0 if all went well, 1 if images found in a folder cannot be read (the others are explained), 2 if a file
@@ -96,8 +97,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='NAME',
         help='class of --show class or contrast, by name or index (default: the most probable one of each image)',
     )
-    parser.add_argument('--label-names', type=Path, metavar='FILE', help='names of the classes, one a line')
-    parser.add_argument('--csv', type=Path, metavar='FILE', help='also write the table there, a row an image and class')
+    parser.add_argument('--label-names', type=Path, metavar='FILE', help='names of the classes, one per line')
+    parser.add_argument(
+        '--csv', type=Path, metavar='FILE', help='also write the table there, a row per image and class'
+    )
     parser.add_argument('--batch-size', type=positive, default=16, metavar='B', help='images at once (default: 16)')
     parser.add_argument('--device', help='where to compute (default: cuda where torch finds it, else cpu)')
 
@@ -111,7 +114,7 @@ def check(args: argparse.Namespace) -> None:
     if args.shown_class is not None and args.show == 'attention':
         raise CommandError('--class says whose map --show class or --show contrast draws; add one of them')
     if args.colormap and args.show == 'contrast':
-        raise CommandError('--show contrast needs colours of two directions, and has its own; leave --colormap away')
+        raise CommandError('--show contrast needs colours of two directions, and has its own; leave out --colormap')
     if args.label_names and not args.label_names.is_file():
         raise CommandError(f'there is no file {args.label_names}')
     if args.csv and args.csv.is_dir():
@@ -164,7 +167,7 @@ def _run(args: argparse.Namespace, rank: int) -> int:
 
 
 def _rows(image: 'ExplainedImage', names: Sequence[str], label: Optional[int]) -> List[Dict[str, Any]]:
-    """Return what the table and the CSV say of an image: a row a class."""
+    """Return what the table and the CSV say of an image: a row per class."""
     maps = list(zip(image.ranges, image.overlays, strict=True))
     of_classes = maps if len(maps) == len(image.classes) > 1 else itertools.repeat(maps[0])
     return [

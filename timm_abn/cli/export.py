@@ -7,11 +7,11 @@ examples:
 
 The input is called images, shape (B, channels, H, W), normalised; the outputs are logits, (B, K), and attention_map,
 (B, 1, h, w), of multi-task models (B, T, h, w). CAM baselines (cam_resnet50, ...) have the same two outputs. Without
---dynamic B is 1, and images have the size of the model. The more is left open, the longer tracing takes, of some
-backbones very much: after --timeout seconds the export stops, leaves nothing behind, and says what is simpler.
+--dynamic B is 1, and images have the size of the model. The more is left open, the longer tracing takes, for some
+backbones much longer: after --timeout seconds the export stops, leaves nothing behind, and suggests a simpler form.
 
-Before the file appears it is run (ONNX: by onnxruntime) and compared with the model on random images, with --dynamic of
-several batch and image sizes. How images are prepared and what classes are called stands in the metadata of the file:
+Before the file appears it is run (ONNX: by onnxruntime) and compared with the model on random images, with --dynamic in
+several batch and image sizes. The metadata of the file say how images are prepared and what the classes are called:
 metadata_props of the ONNX graph, metadata.json in the archive of torch.export.
 """
 
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         const='all',
         default='',
         choices=('batch', 'size', 'all'),
-        help='batches, or images, of any size; all: both, as without a word, the latter where the backbone takes it',
+        help='batches, or images, of any size; all, or no word: both, the latter where the backbone takes it',
     )
     parser.add_argument(
         '--timeout',
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='SECONDS',
         help='stop after this time (default: 600)',
     )
-    parser.add_argument('--label-names', type=Path, metavar='FILE', help='names of the classes, one a line')
+    parser.add_argument('--label-names', type=Path, metavar='FILE', help='names of the classes, one per line')
     parser.add_argument('--out', type=Path, required=True, metavar='FILE', help='what to write (.onnx, .pt2)')
 
 

@@ -26,7 +26,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model_kwargs(parser: argparse.ArgumentParser) -> None:
-    """Declare the argument for whatever else a model takes."""
+    """Declare the argument for all other arguments of a model."""
     parser.add_argument(
         '--model-kwargs',
         nargs='*',

@@ -13,7 +13,7 @@ def process_group() -> Iterator[Tuple[int, int]]:
 
     Those of torchrun join in a process group of ``torch.distributed`` (gloo for tensors on the CPU and for objects,
     NCCL for those on a GPU), which is left at the end; each has a GPU of its own as its current one, where there are
-    enough. A process group that there is already is used, and not left.
+    enough. An existing process group is used, and not left.
     """
     import torch
     import torch.distributed as dist

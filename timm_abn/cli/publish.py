@@ -7,9 +7,9 @@ examples:
 
 Then, in Python: timm.create_model('hf-hub:me/abn_resnet50', pretrained=True).
 
-What is published is a folder that timm-abn convert wrote, or a checkpoint of timm-abn-train, which says itself what
-model it is of, and how its images were prepared. Averaged weights (--model-ema) are taken where there are some. Of
-other checkpoints --model names the model. --dry-run writes the folder, and publishes nothing.
+The source is a folder that timm-abn convert wrote, or a checkpoint of timm-abn-train, which records its model and how
+images were prepared. Averaged weights (--model-ema) are used where a checkpoint has them. For other checkpoints --model
+names the model. --dry-run writes the folder, and publishes nothing.
 
 Publishing needs a token: log in with hf auth login, or set HF_TOKEN.
 """
@@ -31,16 +31,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--repo', required=True, metavar='USER/NAME', help='repository; made if it does not exist')
     parser.add_argument('--private', action='store_true', help='only you may see the repository')
     parser.add_argument('--revision', metavar='BRANCH', help='branch; made if it does not exist (default: main)')
-    parser.add_argument('--model', metavar='NAME', help='model of a checkpoint that does not say so itself')
+    parser.add_argument('--model', metavar='NAME', help='model of a checkpoint that does not record it')
     add_model_kwargs(parser)
     parser.add_argument(
-        '--label-names', type=Path, metavar='FILE', help='names of the classes of a checkpoint, one a line'
+        '--label-names', type=Path, metavar='FILE', help='names of the classes of a checkpoint, one per line'
     )
     parser.add_argument(
         '--scores', type=Path, metavar='FILE', help='summary.json of timm-abn evaluate, for the card of a checkpoint'
     )
     parser.add_argument(
-        '--license', default='unknown', help='licence of the weights of a checkpoint, as the Hub says it'
+        '--license', default='unknown', help='licence of the weights of a checkpoint, as the Hub spells it'
     )
     parser.add_argument('--dry-run', action='store_true', help='write the folder, and publish nothing')
     parser.add_argument(
@@ -51,14 +51,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def check(args: argparse.Namespace) -> None:
     """Raise CommandError if arguments contradict each other, or the source is not there."""
     if args.out and not args.dry_run:
-        raise CommandError('--out says where --dry-run writes; add it, or leave --out away')
+        raise CommandError('--out says where --dry-run writes; add it, or leave out --out')
     if not args.source.exists():
         raise CommandError(f'there is no folder or checkpoint {args.source}')
     given = args.model or args.model_kwargs or args.label_names or args.scores or args.license != 'unknown'
     if args.source.is_dir() and given:
         raise CommandError(
-            f'{args.source} is a folder, which says itself what --model, --model-kwargs, --label-names, '
-            '--scores and --license would: leave them away'
+            f'{args.source} is a folder, which already records what --model, --model-kwargs, --label-names, '
+            '--scores and --license would say: leave them out'
         )
 
 

@@ -1,4 +1,4 @@
-"""Draw the features of an ABN before and after attention by t-SNE, and say how well both tell the classes.
+"""Draw the features of an ABN before and after attention by t-SNE, and say how well both separate the classes.
 
 examples:
   timm-abn tsne --model abn_resnet20_cifar.fashion_mnist --data-dir data --dataset torch/fashion_mnist --split test \\
@@ -6,13 +6,13 @@ examples:
   timm-abn tsne --model abn --checkpoint output/train/abn/last.pth.tar --data-dir photos/
 
 Features are those that the attention map is applied to, and what the perception branch sees, averaged over all places
-(paper, Fig. 6). OUT/tsne.png shows both, coloured by class; OUT/tsne.csv has a row an image: name, label, x and y
+(paper, Fig. 6). OUT/tsne.png shows both, coloured by class; OUT/tsne.csv has a row per image: name, label, x and y
 before and after.
 
-In a picture of t-SNE neither the size of groups nor the distance between them means anything, and another --seed gives
-another one. So numbers are printed with it, of the features themselves, with 95 % bootstrap intervals over the images:
-the silhouette (from -1 to 1), and how often the 5 nearest other images tell the class. They take images whose class is
-known. Thousands of images take minutes; --limit takes fewer.
+In a t-SNE picture neither the size of groups nor the distance between them means anything, and another --seed gives
+another picture. Numbers about the features themselves are therefore printed with it, with 95 % bootstrap intervals over
+the images: the silhouette (from -1 to 1), and how often the 5 nearest other images give the right class. They are for
+images whose class is known. Thousands of images take minutes; --limit takes fewer.
 
 Needs the extra plot: pip install 'timm-abn[plot]'
 
