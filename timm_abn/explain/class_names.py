@@ -44,7 +44,7 @@ def numbered_names(num_classes: int) -> List[str]:
 
 
 def read_class_names(path: Path, num_classes: int) -> List[str]:
-    """Return the names of classes from a file that has one a line.
+    """Return the names of classes from a file that has one per line.
 
     Args:
         path: Text in UTF-8.
@@ -63,7 +63,7 @@ def read_class_names(path: Path, num_classes: int) -> List[str]:
 
 
 def find_class(name_or_index: str, names: Sequence[str]) -> int:
-    """Return the index of a class that somebody named.
+    """Return the index of a class, given its name or index.
 
     Args:
         name_or_index: A name, in small letters or capitals, or an index.

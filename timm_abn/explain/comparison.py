@@ -43,7 +43,7 @@ class Comparison:
         probability: Its probability.
         target: The class, or task, that is explained.
         target_probability: Its probability.
-        results: One a method.
+        results: One per method.
     """
 
     predicted: int
@@ -73,7 +73,7 @@ def compare_methods(
         batch_size: How many images pass the model at once.
 
     Returns:
-        One an image.
+        One per image.
 
     Raises:
         TimmAbnError: The model is in training mode, or an argument has no meaning or the wrong shape.

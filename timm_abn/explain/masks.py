@@ -1,4 +1,4 @@
-"""Masks of objects that somebody drew: PNG files beside the images, or annotations in the form of COCO."""
+"""Masks of objects, drawn by people: PNG files beside the images, or annotations in COCO's format."""
 
 import abc
 import json
@@ -46,7 +46,7 @@ class Masks(abc.ABC):
 
     @abc.abstractmethod
     def knows(self, name: PurePath, category: Optional[str] = None) -> bool:
-        """Return whether something was drawn in an image, as far as can be told without reading its mask.
+        """Return whether an image has a mask that marks something, as far as is known without reading the mask.
 
         Args:
             name: See ``find``.

@@ -1,4 +1,4 @@
-"""The packages of the extra ``plot``, which is not needed for anything else; imports none of them."""
+"""Checks for the packages of the extra ``plot``; imports none of them."""
 
 import importlib.util
 

@@ -1,4 +1,4 @@
-"""What attention does to features: those before and after the mechanism, as points, and how well they tell classes."""
+"""What attention does to features: before and after the mechanism, as points, and how well they separate classes."""
 
 import dataclasses
 from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple
@@ -38,7 +38,7 @@ class AttendedFeatures:
         labels: Their classes; None where they are not known.
         before: What the attention map is applied to, shape (N, C), float32, on the CPU.
         after: What the perception branch sees, shape (N, C).
-        problems: Why images are missing, a sentence each.
+        problems: Why images are missing, one sentence each.
     """
 
     names: List[str]
@@ -50,7 +50,7 @@ class AttendedFeatures:
 
 @dataclasses.dataclass(frozen=True)
 class Separation:
-    """How well features tell the classes of images, as means over images with their 95 % bootstrap intervals.
+    """How well features separate the classes of images: means over images with their 95 % bootstrap intervals.
 
     Attributes:
         before: Of the features before attention.
@@ -72,7 +72,7 @@ def attended_features(
 
     Args:
         model: An ``AttentionBranchNet`` with one map, in evaluation mode, on the device to compute on.
-        samples: Functions that read an image each; what they raise is a problem of this image alone.
+        samples: Functions that read one image each; an error that one raises is a problem of this image alone.
         batch_size: Images at once.
 
     Raises:
@@ -187,7 +187,7 @@ def _principal_components(features: torch.Tensor) -> np.ndarray:
 
 
 def separation(features: AttendedFeatures, seed: int = 0) -> Dict[str, Separation]:
-    """Return how well the features tell the classes, before and after attention, in the full space of the features.
+    """Return how well features separate the classes, before and after attention, in the full feature space.
 
     - 'silhouette' (Rousseeuw 1987): from -1, nearer to another class than to the own, to 1.
     - '5-NN accuracy': is the class the most frequent one among the 5 nearest other images? Ties go to the nearest.

@@ -1,7 +1,7 @@
 """Explanations of files of images, drawn on one scale or each map on its own, by one process or several.
 
-Of one common scale the range is known after the last image only: until then the small maps are kept, not the images,
-which are read again when they are drawn.
+The range of a common scale is known after the last image only: until then the small maps are kept, not the images,
+which are read again for drawing.
 """
 
 import dataclasses
@@ -46,13 +46,13 @@ class Selection:
 
 @dataclasses.dataclass(frozen=True)
 class ExplainedImage:
-    """What is known of an image.
+    """The explanation of one image, as its tables show it.
 
     Attributes:
         source: Where it comes from.
         classes: Indices of the most probable classes, in falling order.
         probabilities: Of these.
-        ranges: Least and greatest value of each map that is drawn: of one, or of one a task in ``classes``.
+        ranges: Least and greatest value of each map that is drawn: of one, or of one per task in ``classes``.
         overlays: Where these are drawn.
     """
 
@@ -65,7 +65,7 @@ class ExplainedImage:
 
 @dataclasses.dataclass(frozen=True)
 class ExplainedImages:
-    """What came of a run, in every process the same.
+    """The results of a run, the same in every process.
 
     Attributes:
         images: Those that could be read, in the order of the sources.
@@ -150,7 +150,7 @@ def _explained(
     of_tasks = shown.shape[1] > 1
     if of_tasks:
         shown = shown.gather(1, top_classes[:, :, None, None].expand(-1, -1, *shown.shape[2:]))
-    shown = shown.cpu()  # one tensor a batch: where maps are kept, many small ones would fragment the memory
+    shown = shown.cpu()  # one tensor per batch: where maps are kept, many small ones would fragment the memory
     for index, prepared in enumerate(batch):
         endings = [f'.{stems[task]}' for task in classes[index]] if of_tasks else ['']
         maps = dict(zip(endings, shown[index : index + 1].split(1, dim=1), strict=True))
@@ -224,7 +224,7 @@ def _in_order(
     sources: Sequence[Source],
     value_range: Optional[Range],
 ) -> ExplainedImages:
-    """Return what came of a run, in the order of the sources."""
+    """Return the results of a run, in the order of the sources."""
     position = {source.path: index for index, source in enumerate(sources)}
     lost = {source.path for source, _ in problems}  # one may become unreadable before it is drawn
     return ExplainedImages(

@@ -39,7 +39,7 @@ def draw_scatter_plots(
         points: Before and after, each of shape (N, 2) (``timm_abn.explain.projection.project``).
         labels: Class of each image; None where it is not known.
         class_names: Names of the classes.
-        separations: What is said of both (``timm_abn.explain.projection.separation``).
+        separations: Scores to print above both (``timm_abn.explain.projection.separation``).
         title: What the figure is of.
 
     Raises:
@@ -73,8 +73,8 @@ def write_figure(figure: 'Figure', path: Path) -> None:
     """Write a figure as PNG.
 
     Args:
-        figure: The figure.
-        path: The file.
+        figure: A figure of Matplotlib.
+        path: The PNG file.
     """
     with warnings.catch_warnings():
         # names in scripts that Matplotlib's font does not have become boxes, which is no news on the console

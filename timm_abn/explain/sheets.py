@@ -51,7 +51,7 @@ def draw_sheet(
         comparison: What the methods say of it.
         class_names: Names of the classes, or tasks.
         title: What the sheet is of.
-        notes: What is said below, a paragraph each.
+        notes: Texts below the maps, one paragraph each.
         colormap: 'viridis', 'inferno' or 'magma'.
     """
     panel = _panel_size(picture.size)
@@ -86,7 +86,7 @@ def draw_overlay_sheet(
     Args:
         pictures: Images as the model sees them (``input_picture``), all of one size.
         maps: Shape (B, 1, h, w); each is stretched to its own range.
-        captions: What is said above each image.
+        captions: Texts above the images.
         title: What the sheet is of.
         colormap: 'viridis', 'inferno' or 'magma'.
     """

@@ -1,4 +1,4 @@
-"""Finding the images that somebody named, as files or folders; imports neither torch nor Pillow."""
+"""Finding images, given as files or folders; imports neither torch nor Pillow."""
 
 import dataclasses
 from pathlib import Path

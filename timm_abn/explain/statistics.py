@@ -29,7 +29,7 @@ def bootstrap_mean(values: Sequence[float], seed: int = 0, groups: Optional[Sequ
     are left out.
 
     Args:
-        values: Of images, or of several things an image, such as its tasks or the mosaics that show it.
+        values: Of images, or of several things per image, such as its tasks or the mosaics that show it.
         seed: Of the draws.
         groups: What each value is of, such as the name of the image; by default each is of an image of its own.
     """

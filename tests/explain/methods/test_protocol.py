@@ -285,13 +285,13 @@ def test_wrong_names_and_options_are_refused_in_one_line(name, options, message)
         ),
         (
             lambda x: (x, torch.tensor([1])),
-            'targets must be integers of shape (2,), one class an image, got torch.int64 of shape (1,).',
+            'targets must be integers of shape (2,), one class per image, got torch.int64 of shape (1,).',
         ),
         (
             lambda x: (x, torch.zeros(2)),
-            'targets must be integers of shape (2,), one class an image, got torch.float32 of shape (2,).',
+            'targets must be integers of shape (2,), one class per image, got torch.float32 of shape (2,).',
         ),
-        (lambda x: (x, [1, 2]), 'targets must be integers of shape (2,), one class an image, got [1, 2].'),
+        (lambda x: (x, [1, 2]), 'targets must be integers of shape (2,), one class per image, got [1, 2].'),
         (lambda x: (x, torch.tensor([1, 5])), 'targets must be classes from 0 to 4, got 5.'),
         (lambda x: (x, torch.tensor([-1, 2])), 'targets must be classes from 0 to 4, got -1.'),
     ],

@@ -121,7 +121,7 @@ def test_targets_are_the_predicted_classes_by_default():
     with pytest.raises(TimmAbnError, match=r'^targets must be in \[0, 1\], got 0 to 2\.$'):
         deletion(model, images, maps, targets=[0, 2], steps=4)
     with pytest.raises(
-        TimmAbnError, match=r'^targets must be 2 whole numbers, one an image, got \(1,\) of torch.int64'
+        TimmAbnError, match=r'^targets must be 2 whole numbers, one per image, got \(1,\) of torch.int64'
     ):
         deletion(model, images, maps, targets=[0], steps=4)
 
@@ -208,7 +208,7 @@ def test_refused_baselines(baseline, message):
         (dict(batch_size=2.0), 'batch_size must be a whole number of 1 or more, got 2.0.'),
         (
             dict(maps=torch.rand(1, 2, 2, 2)),
-            'maps must be floats of shape (1, 1, h, w), one an image, got (1, 2, 2, 2)',
+            'maps must be floats of shape (1, 1, h, w), one per image, got (1, 2, 2, 2)',
         ),
         (dict(images=torch.ones(1, 2, 2)), 'images must be floats of shape (B, C, H, W), at least one, got (1, 2, 2)'),
         (dict(model=Corner().train()), 'metrics need a model in evaluation mode; call model.eval() first.'),

@@ -103,7 +103,7 @@ def test_energy_without_positive_values_is_nan():
 def test_refused_arguments(score):
     with pytest.raises(TimmAbnError, match=r'^masks must be bool of shape \(B, 1, H, W\), got \(1, 1, 4, 4\) of'):
         score(MAP, MASK.float())
-    with pytest.raises(TimmAbnError, match=r'^maps must be floats of shape \(2, 1, h, w\), one an image, got \(1, 1,'):
+    with pytest.raises(TimmAbnError, match=r'^maps must be floats of shape \(2, 1, h, w\), one per image, got \(1, 1,'):
         score(MAP, MASK.repeat(2, 1, 1, 1))
 
 

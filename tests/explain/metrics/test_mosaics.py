@@ -55,7 +55,7 @@ def test_too_few_classes_are_named():
         'Mosaics of 3 x 3 need images of 9 classes that are predicted rightly with a probability of 0.95 or more; of '
         '24 images 12 are, of 6 classes. Lower min_confidence or cells.'
     )
-    with pytest.raises(TimmAbnError, match='^labels must be 24 whole numbers, one an image, got'):
+    with pytest.raises(TimmAbnError, match='^labels must be 24 whole numbers, one per image, got'):
         make_mosaics(ByColour().eval(), images, labels[:3], cells=2)
 
 

@@ -39,8 +39,8 @@ class Evaluation:
     """What an evaluation found.
 
     Attributes:
-        rows: One an image and method: image, method, label, predicted, target, probability (of the target), the scores,
-            and the problem of this map or image, if there is one. Scores that do not exist are NaN.
+        rows: One per image and method: image, method, label, predicted, target, probability (of the target), scores,
+            and the problem with this map or image, if there is one. Scores that do not exist are NaN.
         scores: Method -> metric -> mean with its 95 % interval.
         differences: Method -> metric -> mean of the paired differences to the first method, with its interval.
         targets: Method -> target -> metric -> mean with its interval, where samples say what their target is, such as
@@ -48,7 +48,7 @@ class Evaluation:
         accuracy: Share of the labelled images that are predicted rightly, with its interval.
         position_bias: Method -> share of the maps' spatial variance that their mean explains.
         reliance: Replacement of the map -> effect -> mean with its interval; empty of a model that is no ABN.
-        findings: What must be said of the model's reliance on its map, a sentence each (``Reliance.findings``).
+        findings: What readers must know of the model's reliance on its map, one sentence each (``Reliance.findings``).
         problems: What was wrong with images or maps -> how often.
         classes_without_examples: Classes of the model that no image is of, if images are labelled.
         curves: Method -> mean deletion and insertion curves with the bounds of their 95 % intervals, (2, 3, steps + 1).
@@ -261,12 +261,12 @@ def _renamed(values: Mapping[str, Any], titles: Mapping[str, str]) -> Dict[str, 
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation, settings: Mapping[str, Any]) -> None:
-    """Write ``scores.csv``, a row an image and method, and ``summary.json``: both or none.
+    """Write ``scores.csv``, a row per image and method, and ``summary.json``: both or none.
 
     Args:
         folder: Where to; made if it does not exist.
         evaluation: What was found.
-        settings: Those of the evaluation, to be written down.
+        settings: Those of the evaluation, for the record.
     """
     summary = dict(
         settings=dict(settings),

@@ -1,8 +1,8 @@
 """Evaluating explanations batch by batch.
 
-What comes of a batch is one file, written whole or not at all. An evaluation that was interrupted goes on after the
+The results of a batch are one file, written whole or not at all. An evaluation that was interrupted continues after the
 last of them, and several processes take turns at the batches: in both cases the outcome is that of one process, since
-nothing depends on what came before a batch.
+no batch depends on those before it.
 """
 
 import dataclasses
@@ -79,17 +79,17 @@ def evaluate(
 
     Args:
         model: The model, in evaluation mode, on the device to compute on.
-        samples: Functions that read an image each; what they raise is a problem of this image alone.
+        samples: Functions that read one image each; an error that one raises is a problem of this image alone.
         methods: Names of methods of explanation (``timm_abn.explain.methods.EXPLAINERS``), or name -> any function of
             images and targets that returns maps (B, 1, h, w). Differences are to the first one.
-        folder: Where results go. An evaluation with the same settings that was interrupted there is gone on with. None
+        folder: Where results go. An evaluation with the same settings that was interrupted there is resumed. None
             to write nothing.
         steps: Of deletion and insertion.
         deletion_baseline: What replaces pixels: 'mean', 'black' or 'blur'.
         insertion_baseline: What pixels replace.
         batch_size: Images at once, and at most as many changed images.
         seed: Of the bootstrap, and of what reliance draws.
-        data: What the samples are, to be written down; an evaluation of others in the same folder is refused.
+        data: What the samples are, for the record; an evaluation of others in the same folder is refused.
 
     Returns:
         None in processes other than the first.
@@ -152,7 +152,7 @@ def _without_nan(value: Any) -> Any:
 
 
 def weights_fingerprint(model: nn.Module) -> str:
-    """Return what tells the weights of a model from others: the beginning of the SHA-256 of its state dict.
+    """Return a fingerprint of the weights of a model: the beginning of the SHA-256 of its state dict.
 
     Args:
         model: The model.
@@ -165,7 +165,7 @@ def weights_fingerprint(model: nn.Module) -> str:
 
 
 def _begin(folder: Path, settings: Mapping[str, Any], rank: int) -> None:
-    """Compare the settings with those of an evaluation that was begun before, and write them down."""
+    """Compare the settings with those of an evaluation that was begun before, and record them."""
     path = folder / 'settings.json'
     if path.is_file():
         before = json.loads(path.read_text(encoding='utf-8'))

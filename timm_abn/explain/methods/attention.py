@@ -16,7 +16,7 @@ __all__ = ['AttentionExplainer']
 class AttentionExplainer(Explainer):
     """The map that the network multiplies its features by (paper, section 3.2).
 
-    It is the same for all classes. A network of several tasks has a map a task, and the one of the target task is
+    It is the same for all classes. A network of several tasks has one map per task, and the one of the target task is
     returned. Nothing after the cut is run, except to find the tasks that are predicted.
     """
 

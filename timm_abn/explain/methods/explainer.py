@@ -1,4 +1,4 @@
-"""What all explainers have in common: images and target classes in, one map an image out."""
+"""What all explainers have in common: images and target classes in, one map per image out."""
 
 from typing import Any, ClassVar, Optional
 
@@ -35,7 +35,7 @@ class Explainer:
         self.num_classes: Optional[int] = num_classes
 
     def __call__(self, images: torch.Tensor, targets: Optional[torch.Tensor] = None) -> torch.Tensor:
-        """Return one map an image, shape (B, 1, h, w), in float32, on the device of the images.
+        """Return one map per image, shape (B, 1, h, w), in float32, on the device of the images.
 
         Args:
             images: Normalised images, shape (B, C, H, W).
@@ -57,7 +57,7 @@ class Explainer:
     def _checked(self, targets: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         if not isinstance(targets, torch.Tensor) or targets.shape != images.shape[:1] or targets.is_floating_point():
             found = f'{targets.dtype} of shape {tuple(targets.shape)}' if isinstance(targets, torch.Tensor) else targets
-            raise TimmAbnError(f'targets must be integers of shape ({len(images)},), one class an image, got {found}.')
+            raise TimmAbnError(f'targets must be integers of shape ({len(images)},), one class per image, got {found}.')
         if self.num_classes is not None and len(targets):
             low, high = int(targets.min()), int(targets.max())
             if low < 0 or high >= self.num_classes:

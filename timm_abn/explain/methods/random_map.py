@@ -20,7 +20,7 @@ class RandomExplainer(Explainer):
         """
         Args:
             model: Any model; it is not looked at.
-            seed: Another seed gives other maps.
+            seed: Of the draws.
             size: Height and width of the maps.
         """
         super().__init__(model)

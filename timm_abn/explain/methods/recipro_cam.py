@@ -60,7 +60,7 @@ class ReciproCamExplainer(Explainer):
 
 
 def _windows(size: Tuple[int, int]) -> torch.Tensor:
-    """Return one mask a place, shape (h * w, 1, h, w)."""
+    """Return one mask per place, shape (h * w, 1, h, w)."""
     rows, columns = (_windows_along(length) for length in size)
     return torch.einsum('iy,jx->ijyx', rows, columns).reshape(-1, 1, *size)
 

@@ -1,4 +1,4 @@
-"""Metrics of explanations: tensors in, one number an image out, on the device of the images.
+"""Metrics of explanations: tensors in, one number per image out, on the device of the images.
 
 - Faithfulness: ``deletion``, ``insertion``, ``pixel_flipping``, and their curves.
 - Localisation: ``pointing_game``, ``energy``, ``chance_corrected_energy``, ``iou``; ``grid_pointing_game``.

@@ -1,4 +1,4 @@
-"""What every metric asks of its arguments, and which maps say anything at all."""
+"""Checks of arguments that all metrics share, and of which maps hold any information."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ def check_positive(name: str, value: object) -> None:
 
 
 def check_evaluation_mode(model: Any) -> None:
-    """Raise TimmAbnError if the model is in training mode, in which it returns something else, and changes."""
+    """Raise TimmAbnError if the model is in training mode, where its outputs differ and its statistics change."""
     if getattr(model, 'training', False):
         raise TimmAbnError('metrics need a model in evaluation mode; call model.eval() first.')
 
@@ -48,13 +48,13 @@ def check_maps(maps: torch.Tensor, batch_size: int) -> None:
     is_map = maps.ndim == 4 and maps.shape[1] == 1 and maps.numel() > 0 and maps.is_floating_point()
     if not is_map or len(maps) != batch_size:
         raise TimmAbnError(
-            f'maps must be floats of shape ({batch_size}, 1, h, w), one an image, got {tuple(maps.shape)} of '
+            f'maps must be floats of shape ({batch_size}, 1, h, w), one per image, got {tuple(maps.shape)} of '
             f'{maps.dtype}.'
         )
 
 
 def check_masks(maps: torch.Tensor, masks: torch.Tensor) -> None:
-    """Raise TimmAbnError unless there is one mask, and one map, an image."""
+    """Raise TimmAbnError unless there is one mask and one map per image."""
     if masks.ndim != 4 or masks.shape[1] != 1 or masks.dtype != torch.bool or masks.numel() == 0:
         raise TimmAbnError(f'masks must be bool of shape (B, 1, H, W), got {tuple(masks.shape)} of {masks.dtype}.')
     check_maps(maps, len(masks))

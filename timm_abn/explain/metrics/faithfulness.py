@@ -1,4 +1,4 @@
-"""Deletion and insertion: does the prediction hang on the pixels that a map points to?
+"""Deletion and insertion: does the prediction depend on the pixels that a map points to?
 
 Petsiuk, Das, Saenko, "RISE: Randomized Input Sampling for Explanation of Black-box Models", BMVC 2018, section 4.2.
 Pixels are replaced in falling order of the map, upsampled bilinearly; after step k of S, exactly ``k * H * W // S`` of

@@ -65,7 +65,7 @@ def make_mosaics(
         check_positive(name, value)
     if labels.shape != (len(images),) or labels.is_floating_point():
         raise TimmAbnError(
-            f'labels must be {len(images)} whole numbers, one an image, got {tuple(labels.shape)} of {labels.dtype}.'
+            f'labels must be {len(images)} whole numbers, one per image, got {tuple(labels.shape)} of {labels.dtype}.'
         )
     labels = labels.cpu()
     confidence, predicted = predict(model, images, batch_size).cpu().max(dim=1)

@@ -55,7 +55,7 @@ def resolve_targets(
     targets = torch.as_tensor(targets, device=probabilities.device)
     if targets.shape != (batch_size,) or targets.is_floating_point() or targets.dtype == torch.bool:
         raise TimmAbnError(
-            f'targets must be {batch_size} whole numbers, one an image, got {tuple(targets.shape)} of {targets.dtype}.'
+            f'targets must be {batch_size} whole numbers, one per image, got {tuple(targets.shape)} of {targets.dtype}.'
         )
     targets = targets.long()
     if bool(((targets < 0) | (targets >= classes)).any()):

@@ -2,7 +2,7 @@
 
 Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018, section 3 (cascading randomisation). The weights of one
 module after the other are drawn anew, from the output to the input; the maps of the classes that the trained network
-predicted are compared with those of the trained network. A map that stays alike shows the image, not the network.
+predicted are compared with those of the trained network. A map that stays similar shows the image, not the network.
 """
 
 import copy
@@ -27,7 +27,7 @@ def cascading_randomisation(
     seed: int = 0,
     batch_size: int = 64,
 ) -> Iterator[Tuple[str, torch.Tensor]]:
-    """Yield the name of each module that was drawn anew, and how alike maps still are, shape (B,).
+    """Yield the name of each module that was drawn anew, and how similar the maps still are, shape (B,).
 
     Args:
         model: A classifier, in evaluation mode; it is left as it is.

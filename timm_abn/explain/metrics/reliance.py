@@ -50,7 +50,7 @@ class Reliance:
     """What replacements of the map change, and what that means.
 
     Attributes:
-        rows: One a replacement, 'mean', 'other', 'shuffled', 'inverse', 'uniform' and 'half' in this order; 'other'
+        rows: One per replacement, 'mean', 'other', 'shuffled', 'inverse', 'uniform' and 'half' in this order; 'other'
             only of two or more images.
         accuracy: Of the network with its own maps, in [0, 1]; None without labels.
     """
@@ -80,7 +80,7 @@ class Reliance:
 
     @property
     def findings(self) -> List[str]:
-        """What must be said of this network, a sentence each; empty if every replacement has an effect."""
+        """What readers must know of this network, one sentence each; empty if every replacement has an effect."""
         if self.is_cancelled:
             return [
                 f'The prediction ignores the attention map: no replacement changes the pre-logits by {NO_EFFECT:g} of '

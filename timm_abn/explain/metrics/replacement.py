@@ -85,7 +85,7 @@ def _pieces(start: int, stop: int, num_counts: int) -> Iterator[Tuple[int, slice
     """Yield what a batch holds of each image: its index, a slice of the counts, and their rows in the batch.
 
     Args:
-        start: Number of the first row of the batch among the rows of all images, ``num_counts`` an image.
+        start: Number of the first row of the batch among the rows of all images, ``num_counts`` per image.
         stop: Number of the row after the last.
         num_counts: How many rows an image has.
     """

@@ -1,4 +1,4 @@
-"""How alike two maps of an image are: by the ranks of their places, and by the places they hold highest."""
+"""How similar two maps of an image are: by the ranks of their places, and by their highest places."""
 
 import torch
 
