@@ -8,7 +8,7 @@ __all__ = ['TimmAbnError', 'one_line', 'suggest']
 
 
 class TimmAbnError(ValueError):
-    """What was asked for cannot be; the message says why, in one line. Base of all errors of this package."""
+    """Something is wrong with the input; the message says what, in one line. Base of all errors of this package."""
 
 
 def one_line(error: BaseException) -> str:
@@ -32,7 +32,7 @@ def one_line(error: BaseException) -> str:
 
 
 def suggest(name: str, names: Iterable[str], otherwise: str) -> str:
-    """Return the names that somebody may have meant, as the second half of a sentence, without a full stop.
+    """Suggest names that the user may have meant, as the second half of a sentence, without a full stop.
 
     Args:
         name: What was given.

@@ -1,4 +1,4 @@
-"""Writing files so that either all of them are there or none."""
+"""Writing files so that either all of them exist or none."""
 
 import contextlib
 import os
@@ -75,7 +75,7 @@ def check_output_folder(folder: Union[str, Path]) -> None:
 
     Raises:
         NotADirectoryError: It, or what should be a parent of it, is a file.
-        PermissionError: One must not write there.
+        PermissionError: Writing there is not allowed.
     """
     folder = Path(folder).absolute()
     place = next(parent for parent in (folder, *folder.parents) if parent.exists())

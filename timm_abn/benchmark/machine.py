@@ -16,10 +16,10 @@ _SIZE = 4096  # of matrices: smaller ones do not reach the rate of the machine
 
 @contextlib.contextmanager
 def precision_of_products(precision: str) -> Iterator[None]:
-    """Let CUDA multiply float32 as told, convolutions and matrices alike, which PyTorch does not by default.
+    """Choose how CUDA multiplies float32, for convolutions and matrices alike, which PyTorch by default does not.
 
     Args:
-        precision: 'tf32' for TF32; whatever else for float32 as it is.
+        precision: 'tf32' for TF32; anything else for plain float32.
     """
     places: Any = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [place.allow_tf32 for place in places]
@@ -95,7 +95,7 @@ def peak_memory(run: Callable[[], Any], device: torch.device) -> int:
 
 
 def describe_machine(device: torch.device) -> Dict[str, Any]:
-    """Return what a reader of results must know about where they were measured.
+    """Describe the machine that results were measured on.
 
     Args:
         device: Where the networks run.
@@ -116,7 +116,7 @@ def _synchronise(device: torch.device) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep from the user what the profiler's library writes to the error output, below Python."""
+    """Hide what the profiler's library writes to the error output, below Python."""
     kept = os.dup(2)
     try:
         with open(os.devnull, 'wb') as nowhere:

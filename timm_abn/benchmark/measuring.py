@@ -1,4 +1,4 @@
-"""The measurement: every case once a round, in turn, so that a drift of the machine hits all of them; then medians."""
+"""The measurement: each case once per round, in turn, so that all of them meet a drift of the machine; then medians."""
 
 import dataclasses
 import itertools
@@ -35,7 +35,7 @@ class Case:
             of training steps.
         map_difference: Largest difference of the attention map from that of 'eager'; None where there is no map.
         seconds: Of a batch, in each round.
-        rates: Multiply-accumulates a second of a product of matrices in the same precision, in each round.
+        rates: Multiply-accumulates per second of a product of matrices in the same precision, in each round.
     """
 
     model: str
@@ -57,7 +57,7 @@ class Case:
 
     @property
     def images_per_second(self) -> float:
-        """Images a second."""
+        """Images per second."""
         return self.shape[0] / self.latency
 
     @property
@@ -67,7 +67,7 @@ class Case:
 
     @property
     def share_of_matrix_product(self) -> float:
-        """Multiply-accumulates a second as a share of those of a product of matrices in the same round."""
+        """Multiply-accumulates per second as a share of those of a product of matrices in the same round."""
         macs = self.num_macs * self.shape[0]
         return median(macs / seconds / rate for seconds, rate in zip(self.seconds, self.rates, strict=True))
 

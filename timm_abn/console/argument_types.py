@@ -13,9 +13,9 @@ __all__ = ['KeyValues', 'device', 'positive', 'positive_number', 'share', 'whole
 
 
 class KeyValues(argparse.Action):
-    """Action for KEY=VALUE arguments, which reads them as timm's ``ParseKwargs``, and says what is wrong with others.
+    """Action for KEY=VALUE arguments, which parses them like timm's ``ParseKwargs``, and reports what is wrong.
 
-    A value is what it is in Python, such as a number, True or a list, and else a text.
+    A value is read as a Python literal, such as a number, True or a list, and otherwise as text.
     """
 
     def __call__(
@@ -39,17 +39,17 @@ class KeyValues(argparse.Action):
 
 
 def positive(text: str) -> int:
-    """Return a whole number of 1 or more that was given as an argument."""
+    """Parse a whole number of 1 or more."""
     return _whole(text, least=1)
 
 
 def whole(text: str) -> int:
-    """Return a whole number of 0 or more that was given as an argument."""
+    """Parse a whole number of 0 or more."""
     return _whole(text, least=0)
 
 
 def positive_number(text: str) -> float:
-    """Return a number above 0 that was given as an argument."""
+    """Parse a number above 0."""
     number = zero_or_more(text)
     if not number:
         raise argparse.ArgumentTypeError(f'must be above 0, got {text!r}')
@@ -57,7 +57,7 @@ def positive_number(text: str) -> float:
 
 
 def zero_or_more(text: str) -> float:
-    """Return a number of 0 or more that was given as an argument."""
+    """Parse a number of 0 or more."""
     try:
         number = float(text)
     except ValueError:
@@ -68,7 +68,7 @@ def zero_or_more(text: str) -> float:
 
 
 def share(text: str) -> float:
-    """Return a number above 0 and at most 1 that was given as an argument."""
+    """Parse a number above 0 and at most 1."""
     number = positive_number(text)
     if number > 1:
         raise argparse.ArgumentTypeError(f'must be at most 1, got {text!r}')
@@ -76,7 +76,7 @@ def share(text: str) -> float:
 
 
 def device(text: str) -> 'torch.device':
-    """Return a device that was given as an argument, and that torch, which this imports, can compute on here."""
+    """Parse the name of a device that torch, which this imports, can compute on here."""
     import torch
 
     try:

@@ -80,7 +80,7 @@ class ExportedNetwork:
             metadata: Stored in the graph's metadata, each value as JSON.
 
         Raises:
-            ExportError: Part of the network cannot be said in ONNX.
+            ExportError: Part of the network cannot be expressed in ONNX.
         """
         with _one_line_errors('cannot be converted to ONNX'):
             onnx_program: Any = torch.onnx.export(
@@ -98,7 +98,7 @@ class ExportedNetwork:
 
 
 def _forget_origin(onnx_model: Any) -> None:
-    """Leave out what PyTorch notes of each node: stack traces, with paths of this machine, and names of its innards."""
+    """Remove what PyTorch records of each node: stack traces, with paths of this machine, and internal names."""
     from onnxscript import ir
 
     graph = onnx_model.graph
@@ -165,7 +165,7 @@ def _export(model: nn.Module, dynamic_axes: Mapping[int, str]) -> ExportedNetwor
 
 
 def _needs_plain_attention(program: torch.export.ExportedProgram) -> bool:
-    """Return whether attention is fused that ONNX cannot say: with a mask or a bias, or of tensors not of 4 axes."""
+    """Return whether fused attention cannot be written as ONNX: with a mask or bias, or tensors not of 4 axes."""
     for node in program.graph.nodes:
         if node.target is torch.ops.aten.scaled_dot_product_attention.default:
             has_mask = len(node.args) > 3 and node.args[3] is not None or node.kwargs.get('attn_mask') is not None
@@ -250,7 +250,7 @@ def onnx_runner(file: Union[str, Path]) -> Runner:
 
 
 def export_metadata(model: nn.Module, name: str) -> Dict[str, Any]:
-    """Return what whoever runs the graph should know: how images are prepared, what classes are called.
+    """Return what users of the graph need to know: how images are prepared, what the classes are called.
 
     Args:
         model: The network.

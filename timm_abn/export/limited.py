@@ -1,7 +1,7 @@
-"""Work that ends: in a process of its own, which is stopped after a time, whatever it does then.
+"""Work with a time limit: it runs in a process of its own, which is stopped when the time is up.
 
-Work inside of PyTorch cannot be stopped otherwise: it answers to no flag, and swallows exceptions. This module imports
-no torch, so that the process that waits takes neither time nor memory for it.
+Work inside PyTorch cannot be stopped otherwise: it checks no flag, and swallows exceptions. This module does not import
+torch, so that the process that waits spends neither time nor memory on it.
 """
 
 import importlib
@@ -22,14 +22,14 @@ __all__ = ['OutOfTime', 'run_limited']
 
 
 class OutOfTime(ExportError):
-    """The work was stopped; the message is what it was at."""
+    """The work was stopped; the message names the phase it was in."""
 
 
 def run_limited(function: str, arguments: Mapping[str, Any], seconds: float, say: Callable[[str], None]) -> Any:
-    """Return what a function returns that runs in a new process, which ends with this call, however this call ends.
+    """Run a function in a new process, which ends with this call in any case, and return its result.
 
     Args:
-        function: Where it is: 'package.module:name'. It gets ``say`` besides its arguments, and tells it its phases.
+        function: Its place: 'package.module:name'. It gets ``say`` besides its arguments, and reports its phases to it.
         arguments: Its arguments by name; these, and its result, can be pickled.
         seconds: How long it may take.
         say: Called with each phase.

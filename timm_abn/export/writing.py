@@ -1,4 +1,4 @@
-"""From the name of a model to a file: load, trace, convert, compare, and a word at the beginning of each."""
+"""From the name of a model to a file: load, trace, convert, compare, announcing each phase."""
 
 from pathlib import Path
 from typing import Any, Callable, Dict, Mapping, Optional, Sequence
@@ -31,7 +31,7 @@ def write_graph(
     file: Path,
     say: Callable[[str], None],
 ) -> Dict[str, str]:
-    """Load a model, write its graph, and return what is to be told of it, by name.
+    """Load a model, write its graph, and return facts about it, by name.
 
     Args:
         model: See ``load_model``.
@@ -39,7 +39,7 @@ def write_graph(
         model_kwargs: See ``load_model``.
         file_format: 'onnx' or 'torch-export'.
         dynamic: See ``export_network``.
-        label_names: File of the names of its classes, one a line; None for those that it has.
+        label_names: File of the names of its classes, one per line; None for those that it has.
         file: What to write.
         say: Called at the beginning of each phase.
 
