@@ -307,7 +307,7 @@ def test_tasks_are_ranked_by_their_own_probability(multi_task_explanation):
 
 def test_one_of_several_maps_must_be_chosen(multi_task_explanation):
     images = torch.rand(2, 3, 14, 10)
-    with pytest.raises(ValueError, match='there are 3 attention maps, one a task; choose one'):
+    with pytest.raises(ValueError, match='there are 3 attention maps, one per task; choose one'):
         multi_task_explanation.overlay(images)
     chosen = multi_task_explanation.attention_map[:, [1]]
     torch.testing.assert_close(

@@ -1,8 +1,8 @@
-"""Building models with trained weights: what timm's builder does, after a look at what it is given.
+"""Building models with trained weights: timm's builder, after its input has been checked.
 
 Names of this package load weights that exist, or say how to get some. A configuration that comes from elsewhere, with a
 'hf-hub:' or 'local-dir:' address, is checked entry by entry; then the network is built once without memory, compared
-with the header of the weights, and only then built in earnest. Its cut is proven the first time alone.
+with the header of the weights, and only then built with memory. Its cut is proven the first time only.
 """
 
 import collections
@@ -42,7 +42,7 @@ def build_model(
     pretrained: bool = False,
     **kwargs: Any,
 ) -> ModelT:
-    """Build a registered model by timm's ``build_model_with_cfg``, after a look at what comes from elsewhere.
+    """Build a registered model by timm's ``build_model_with_cfg``, after checking what comes from elsewhere.
 
     Args:
         model_cls: Its class; or a function that returns it, and may change the arguments, which are complete then.
@@ -89,7 +89,7 @@ def _resolve_arguments(
 
 
 def _with_gate(variant: str, model_args: Mapping[str, Any]) -> Dict[str, Any]:
-    """Return recorded arguments with the gate, which none were recorded with as long as there was but one."""
+    """Return recorded arguments with the gate, which was not recorded as long as there was only one."""
     is_abn = is_model_in_modules(variant, 'abn_models')
     return dict(dict(gate='features') if is_abn else {}, **model_args)
 
@@ -154,7 +154,7 @@ def build_without_memory(create: Callable[..., nn.Module], origin: str) -> nn.Mo
         origin: Where its arguments come from, for messages.
 
     Raises:
-        HubError: There is no such network, or it is larger than any.
+        HubError: There is no such network, or it is larger than any real one.
     """
     device = torch.device('meta')
     with one_line_errors(origin, 'built: its configuration does not describe a network'), _BoundedSize(origin), device:

@@ -2,7 +2,7 @@
 
 timm's own loaders do the loading, of safetensors or with ``torch.load(weights_only=True)``. This module sees to it that
 a damaged download does not stay in the cache, that the file describes the network that it is for, and that what goes
-wrong is said in one line.
+wrong is reported in one line.
 """
 
 import contextlib
@@ -102,9 +102,9 @@ def fetch_file(hub_id: str, name: str, cache_dir: Optional[Union[str, Path]] = N
 
 
 def _check_checksum(path: Path, hub_id: str) -> None:
-    """Compare a file of the cache with its checksum, and take it out of the cache if it is damaged.
+    """Compare a file of the cache with its checksum, and remove it from the cache if it is damaged.
 
-    A file that was compared before is not read again until its size or its time of change is another.
+    A file that was compared before is not read again until its size or its modification time changes.
     """
     if not path.is_symlink():  # a file system without links: the checksum is not known
         return
@@ -151,7 +151,7 @@ def read_header(path: Path, origin: str) -> Dict[str, torch.Tensor]:
         origin: Where it comes from, for messages.
 
     Raises:
-        HubError: It is not a safetensors file, is cut off, or says other sizes than it has.
+        HubError: It is not a safetensors file, is cut off, or states other sizes than it has.
     """
     with one_line_errors(origin), safe_open(path, framework='pt') as file:
         return {name: torch.empty(file.get_slice(name).get_shape(), device='meta') for name in file.keys()}

@@ -45,7 +45,7 @@ _OFFICIAL = re.compile(r'abn_((se)?resnet(18|34|50|101|152)|resnext50_32x4d|\w+_
 
 
 def with_hub_ids(cfgs: Mapping[str, Dict[str, Any]]) -> Dict[str, Union[Dict[str, Any], PretrainedCfg]]:
-    """Return configurations of models that say where on the Hub the weights are, where they are.
+    """Return configurations of models that name the repositories of the weights that are on the Hub.
 
     Args:
         cfgs: Name of a model, with its tag if it has one -> ``pretrained_cfg``. Weights in a file stay there.

@@ -59,7 +59,7 @@ def list_some(names: List[str], most: int = 3) -> str:
     """Return the first of some names, for a message.
 
     Args:
-        names: The names.
-        most: How many of them.
+        names: Names of keys, for example.
+        most: How many of them to list.
     """
     return ', '.join(names[:most]) + (', ...' if len(names) > most else '')

@@ -1,1 +1,1 @@
-"""What an explanation holds, and arithmetic on its maps; below the networks that return it."""
+"""Explanations, and arithmetic on their maps; imported by the networks that return them."""

@@ -89,7 +89,7 @@ class Explanation:
             classes: Index of a class for each image, shape (B,); by default the most probable one.
 
         Raises:
-            ValueError: The model makes no class maps, or ``classes`` are not one valid index an image.
+            ValueError: The model makes no class maps, or ``classes`` are not one valid index per image.
         """
         class_maps, (num_classes, height, width) = self._class_maps(), self._class_maps().shape[1:]
         classes = self.logits.argmax(dim=1) if classes is None else classes.to(class_maps.device)
@@ -104,15 +104,15 @@ class Explanation:
         """Return what speaks for one class rather than for the others, shape (B, 1, h, w), in float32 or float64.
 
         That is its class map less the mean of those of the other classes: above 0 where it is ahead of them, below 0
-        where it is behind. Other than the class map it does not change if a map is added to those of all classes, which
-        no probability of the softmax does either.
+        where it is behind. Unlike the class map, it does not change if a map is added to those of all classes, and
+        neither do the probabilities of the softmax.
 
         Args:
             classes: Index of a class for each image, shape (B,); by default the most probable one.
 
         Raises:
             ValueError: The model makes no class maps, or that of one class alone, or answers tasks that do not exclude
-                each other; or ``classes`` are not one valid index an image.
+                each other; or ``classes`` are not one valid index per image.
         """
         class_maps, class_map = self._class_maps(), self.class_map(classes)
         others = class_maps.shape[1] - 1
@@ -167,8 +167,8 @@ class Explanation:
         """
         if maps is None and self.attention_map.shape[1] != 1:
             raise TimmAbnError(
-                f'there are {self.attention_map.shape[1]} attention maps, one a task; choose one to show, for example '
-                f'maps=explanation.attention_map[:, [0]].'
+                f'there are {self.attention_map.shape[1]} attention maps, one per task; choose one to show, for '
+                f'example maps=explanation.attention_map[:, [0]].'
             )
         maps = self.attention_map if maps is None else maps
         if images.ndim != 4 or maps.ndim != 4 or maps.shape[1] != 1 or len(maps) != len(images):
@@ -229,7 +229,7 @@ class MultiTaskExplanation(Explanation):
 
     Attributes:
         logits: Shape (B, T), the model's predictions; their sigmoids are the probabilities of a yes.
-        attention_map: Shape (B, T, h, w), one map a task; in [0, 1] for sigmoid maps, of any value for raw ones.
+        attention_map: Shape (B, T, h, w), one map per task; in [0, 1] for sigmoid maps, of any value for raw ones.
         attention_logits: Shape (B, T), the attention branch's own predictions.
         class_maps: Shape (B, T, h, w), a logit of the yes of each task at each place; their means are the attention
             logits. Each stands for itself: of a task, yes is already compared with no.
@@ -248,7 +248,7 @@ class MultiTaskExplanation(Explanation):
         """Raise an error: tasks do not exclude each other, and the map of a task is itself yes against no.
 
         Args:
-            classes: Of no use.
+            classes: Ignored.
 
         Raises:
             TimmAbnError: Always.

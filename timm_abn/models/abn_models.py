@@ -35,7 +35,7 @@ def checkpoint_filter_fn(state_dict: Dict[str, torch.Tensor], model: AttentionBr
     prefix = 'attention_branch.'
     branch: Any = model.attention_branch
     names = branch.head_names()
-    weight = state_dict.get(f'{prefix}{names[0]}.weight')  # has one row a class
+    weight = state_dict.get(f'{prefix}{names[0]}.weight')  # has one row per class
     if weight is None or len(weight) == branch.num_classes:
         return state_dict
     heads = tuple(f'{prefix}{name}.' for name in names)

@@ -1,4 +1,4 @@
-"""An attention branch attached to a model of timm: with timm's weights, or those that somebody fine-tuned."""
+"""An attention branch attached to a model of timm, with timm's weights or fine-tuned ones."""
 
 from pathlib import Path
 from typing import Any, Dict, Mapping, NamedTuple, Optional
@@ -22,7 +22,7 @@ class AttachedModel(NamedTuple):
     Attributes:
         model: The network, in training mode.
         arguments: What ``timm.create_model('abn', ...)`` is to be called with, without weights.
-        origin: Where the weights come from, in words.
+        origin: Where the weights come from, as text.
     """
 
     model: AttentionBranchNet

@@ -1,7 +1,7 @@
 """Converting the authors' checkpoints.
 
 Their repository: https://github.com/machine-perception-robotics-group/attention_branch_network. Multi-task networks
-(CelebA) come from a repository of their own, in two forms: with two outputs a task, as in the paper, or with one.
+(CelebA) come from a repository of their own, in two forms: with two outputs per task, as in the paper, or with one.
 """
 
 import re
@@ -213,9 +213,9 @@ _TASK_CLASSIFIER = re.compile(r'output_per\.(?P<task>\d+)\.(?P<kind>weight|bias)
 
 
 def _with_one_classifier(state_dict: Dict[str, torch.Tensor]) -> Dict[str, torch.Tensor]:
-    """Return the weights of a multi-task network with its classifiers, one a task, stacked: no before yes.
+    """Return the weights of a multi-task network with its classifiers, one per task, stacked: no before yes.
 
-    The form with one output a task is that with two outputs whose first is always zero.
+    The form with one output per task is that with two outputs whose first is always zero.
     """
     tasks: Dict[str, Dict[int, torch.Tensor]] = {}
     others = {}

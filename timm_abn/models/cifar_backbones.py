@@ -95,7 +95,7 @@ class CifarBackbone(nn.Module):
         """Trade computation for memory.
 
         Args:
-            enable: Whether to.
+            enable: Whether to recompute activations in the backward pass instead of storing them.
         """
         self.grad_checkpointing = enable
 

@@ -1,4 +1,4 @@
-"""Creating a model by name, with one line for the user where its arguments do not go together."""
+"""Creating a model by name, with a one-line error where its arguments do not go together."""
 
 from typing import Any, Mapping
 

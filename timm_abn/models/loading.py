@@ -44,7 +44,7 @@ def load_model(
 ) -> nn.Module:
     """Return a model with trained weights, in evaluation mode.
 
-    A checkpoint of timm's training script says itself which arguments the model had, and how images were prepared.
+    A checkpoint of timm's training script records which arguments the model had, and how images were prepared.
 
     Args:
         name_or_address: Name of an ABN or a CAM baseline, with or without a tag, or a 'hf-hub:' or 'local-dir:'

@@ -153,11 +153,11 @@ def weights_as_asked(
     weights: Dict[str, torch.Tensor],
     given: Mapping[str, Any],
 ) -> Dict[str, torch.Tensor]:
-    """Return weights as if they were of the gate and insertion that were asked for, if any were.
+    """Return weights as if they had been trained with the gate and insertion that were asked for, if any were.
 
     Args:
         model: The network.
-        weights: Its weights, which were trained with others, maybe.
+        weights: Its weights, which may have been trained with others.
         given: Arguments that were asked for.
     """
     return with_gate_of(model.mechanism, weights) if {'gate', 'insertion'} & given.keys() else weights
@@ -190,8 +190,8 @@ def recorded_of_backbone(name: str, path: Path) -> Tuple[Dict[str, Any], Dict[st
 def _arguments_of_weights(settings: Mapping[str, Any]) -> Dict[str, Any]:
     """Return the arguments that a network had by its name, whose tag may bring some along.
 
-    They are said outright where weights have arguments of their own, so that it does not matter under which of these
-    names a checkpoint is loaded.
+    They are passed explicitly where weights have arguments of their own, so that it does not matter under which of
+    these names a checkpoint is loaded.
     """
     name = settings.get('model')
     if not isinstance(name, str) or name.split('.')[0] not in {tagged.split('.')[0] for tagged in ARGUMENTS_OF_WEIGHTS}:

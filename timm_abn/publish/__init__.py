@@ -1,1 +1,1 @@
-"""What is said of a model and put on the Hub: facts, results, model cards, folders; above the registered names."""
+"""What goes to the Hub: facts, results, model cards, folders. Imports the registered models."""

@@ -1,4 +1,4 @@
-"""Folders for the Hub made of checkpoints: of timm's training script, and of the authors' code."""
+"""Folders for the Hub, made from checkpoints of timm's training script or of the authors' code."""
 
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
@@ -77,7 +77,7 @@ def save_checkpoint_folder(
         address: What to pass to ``timm.create_model`` where the folder will lie.
         name: Name of the model; that which is recorded in the checkpoint by default.
         model_kwargs: Arguments of the model, which come before those of the checkpoint.
-        label_names: File with the names of the classes, one a line; by default those that the checkpoint records.
+        label_names: File with the names of the classes, one per line; by default those that the checkpoint records.
         license: Licence of the weights, as the Hub spells it.
         scores: The ``summary.json`` that ``timm-abn evaluate`` wrote of these weights.
 

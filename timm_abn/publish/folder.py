@@ -39,7 +39,7 @@ def save_hub_folder(
         card: The model card.
         data_config: Preprocessing of the weights (``input_size``, ``crop_pct``, ``interpolation``, ``mean``, ``std``),
             where it is not that of the model's ``pretrained_cfg``.
-        pretrained_cfg: Entries of the ``pretrained_cfg`` to store in the place of the model's.
+        pretrained_cfg: Entries of the ``pretrained_cfg`` to store in place of the model's.
 
     Raises:
         FileExistsError: ``folder`` exists and is not an empty folder.

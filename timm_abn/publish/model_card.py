@@ -1,4 +1,4 @@
-"""What is said about a model, on the Hub and in MODEL_CARDS.md: facts, results, use, limits, citation."""
+"""Texts about a model, for the Hub and MODEL_CARDS.md: facts, results, use, limits, citation."""
 
 from pathlib import Path
 from typing import Any, List, Sequence, Tuple
@@ -37,10 +37,10 @@ def usage(address: str, in_chans: int = 3) -> str:
 
 
 def fact_rows(facts: ModelFacts) -> List[Row]:
-    """Return the facts about a model as names and values.
+    """Return the facts about a model as rows of a table: names and values.
 
     Args:
-        facts: The facts.
+        facts: What ``model_facts`` returned.
     """
     rows = [('Input', ' x '.join(map(str, facts.input_size)))]
     if facts.backbone:

@@ -1,4 +1,4 @@
-"""Facts about a registered model, found out by building it: never typed."""
+"""Facts about a registered model, computed by building it, never typed."""
 
 import dataclasses
 from typing import Any, Optional, Sequence, Tuple

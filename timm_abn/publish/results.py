@@ -1,4 +1,4 @@
-"""Results of the models, as ``results.yaml`` holds them: what others report, apart from what was measured here."""
+"""Results of the models, from ``results.yaml``: those that others report, and those measured here."""
 
 import dataclasses
 from pathlib import Path
@@ -11,7 +11,7 @@ __all__ = ['COMPARISONS', 'MEASURED_RESULTS', 'REPORTED_RESULTS', 'Comparison', 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """A number that was measured with this code, or that somebody else reports.
+    """A number that was measured with this code, or that others report.
 
     Attributes:
         dataset: What was classified.
@@ -44,7 +44,7 @@ class Comparison:
         setup: What they have in common.
         command: How to measure it again.
         header: Names of the columns.
-        rows: A model each, in words.
+        rows: One per model, as text.
     """
 
     title: str
