@@ -1,4 +1,4 @@
-"""Multi-task networks: one attention map a task, against a literal loop over the paper's equations."""
+"""Multi-task networks: one attention map per task, against a literal loop over the paper's equations."""
 
 import copy
 import io

@@ -73,7 +73,7 @@ class _Branch(nn.Module):
 
     @torch.jit.ignore
     def head_names(self) -> Tuple[str, ...]:
-        """Return the names of the layers that ``reset_classifier`` builds anew; the first has one row a class."""
+        """Return the names of the layers that ``reset_classifier`` builds anew; the first has one row per class."""
         raise NotImplementedError
 
     def forward_features(self, maps: torch.Tensor) -> torch.Tensor:
@@ -81,7 +81,7 @@ class _Branch(nn.Module):
         raise NotImplementedError
 
     def attention_map(self, class_features: torch.Tensor) -> torch.Tensor:
-        """Return the attention map, or one a task."""
+        """Return the attention map, or one per task."""
         raise NotImplementedError
 
     def attention_logits(self, class_features: torch.Tensor) -> torch.Tensor:
@@ -111,7 +111,7 @@ class _Branch(nn.Module):
 
         Args:
             logits: Shape (B, K).
-            attention_map: Shape (B, 1, h, w), or one map a task, (B, T, h, w).
+            attention_map: Shape (B, 1, h, w), or one map per task, (B, T, h, w).
             class_features: What ``forward_features`` returned.
         """
         class_maps = self.class_maps(class_features)
@@ -139,7 +139,7 @@ class _Branch(nn.Module):
 class AttentionBranch(_Branch):
     """Makes the attention map, and its own prediction, from the features at the cut (paper, section 3.1; Fig. 2b).
 
-    A stage at full resolution, batch norm, a 1x1 convolution to one channel a class, batch norm and ReLU give the
+    A stage at full resolution, batch norm, a 1x1 convolution to one channel per class, batch norm and ReLU give the
     class features. A 1x1 convolution of these gives the class maps, whose spatial means are the attention logits; a
     3x3 convolution to one channel, batch norm and a sigmoid give the attention map. (The paper's text says 1x1 for the
     last; the published numbers were made with 3x3.) ``attention_map='sum_log'`` is the authors' variant for SENet: the
@@ -250,9 +250,9 @@ class AttentionBranch(_Branch):
 
 
 class MultiTaskAttentionBranch(_Branch):
-    """Makes one attention map a task, and its own prediction, from the features at the cut (paper, section 3.4).
+    """Makes one attention map per task, and its own prediction, from the features at the cut (paper, section 3.4).
 
-    A stage at full resolution and a 1x1 convolution to one channel a task give the task maps, whose spatial means are
+    A stage at full resolution and a 1x1 convolution to one channel per task give the task maps, whose spatial means are
     the attention logits. The attention maps are their sigmoid, or the task maps as they are (``'raw'``, the authors'
     published form, which can be negative). Where maps start flat (see ``AttentionBranch``), the 1x1 convolution begins
     with weights of 0.
@@ -346,7 +346,7 @@ class MultiTaskAttentionBranch(_Branch):
 
     @torch.jit.ignore
     def answers_of(self, outputs: torch.Tensor, tasks: torch.Tensor) -> torch.Tensor:
-        """Return what one task an image says, shape (B, 1).
+        """Return what one task per image says, shape (B, 1).
 
         Args:
             outputs: Outputs of the perception branch under the maps of these tasks, shape (B, T * 2).

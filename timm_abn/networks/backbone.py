@@ -74,7 +74,7 @@ def _create_backbone_from_file(name: str, file: str, **kwargs: Any) -> nn.Module
 
 
 class _Remarks(logging.Handler):
-    """What timm remarks while it loads weights, from which it leaves out whatever does not fit if classes differ."""
+    """Collects what timm logs while it loads weights, of which it skips those that do not fit if classes differ."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class _Remarks(logging.Handler):
 
 @contextlib.contextmanager
 def _remarks_of_timm() -> Iterator[_Remarks]:
-    """Keep timm's remarks about weights back: it makes one each time that it reads them, and names no file."""
+    """Hold back timm's log messages about weights: there is one each time that it reads them, without the file."""
     logger, remarks = logging.getLogger('timm.models'), _Remarks()
     level, propagates = logger.level, logger.propagate
     logger.setLevel(logging.INFO)

@@ -160,7 +160,7 @@ _READS = {getattr(torch.Tensor, name).__get__ for name in ('requires_grad', 'gra
 
 
 def _compute(value: Any, only_reads: bool) -> Any:
-    """Return arguments of a function with plain tensors in the place of gated features."""
+    """Return arguments of a function with plain tensors in place of gated features."""
     if isinstance(value, GatedFeatures):
         return value._compute(only_reads)
     if isinstance(value, (tuple, list)):

@@ -1,4 +1,4 @@
-"""Attention maps that are given in the place of the predicted ones, and the maps of some of several tasks."""
+"""Attention maps given in place of the predicted ones, and the maps of some of several tasks."""
 
 from typing import List, Optional
 
@@ -9,7 +9,7 @@ __all__ = ['check_attention', 'given_or_predicted', 'is_fx_proxy', 'of_tasks']
 
 
 def of_tasks(maps: torch.Tensor, tasks: torch.Tensor) -> torch.Tensor:
-    """Return the map of one task an image, shape (B, 1, h, w).
+    """Return the map of one task per image, shape (B, 1, h, w).
 
     Args:
         maps: Shape (B, T, h, w).
@@ -26,7 +26,7 @@ def check_attention(attention: torch.Tensor, expected: List[int]) -> None:
 
 @torch.jit.unused
 def is_fx_proxy(attention: Optional[torch.Tensor]) -> bool:
-    """Return whether fx is tracing, so that it is open whether an attention map will be given."""
+    """Return whether fx is tracing, so that it is not known yet whether an attention map will be given."""
     return isinstance(attention, torch.fx.Proxy)
 
 

@@ -32,7 +32,7 @@ def choose_insertion(insertion: Optional[str], is_trained: bool, can_be_neutral:
     if insertion is not None:
         check_choice('insertion', insertion, INSERTIONS)
         if insertion == 'explaining' and has_tasks:
-            raise TimmAbnError("insertion='explaining' is of networks with one map, not of several tasks.")
+            raise TimmAbnError("insertion='explaining' is for networks with one map, not for several tasks.")
         return insertion
     if is_trained and not can_be_neutral:
         warnings.warn(

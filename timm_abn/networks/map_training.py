@@ -1,10 +1,10 @@
 """What training for faithful maps needs besides both predictions: what the network says of what its map keeps.
 
-Nobody asks an attention map for faithfulness in the paper's loss (Eq. 3), and it is none: a constant does as well. Here
+The paper's loss (Eq. 3) does not ask an attention map to be faithful, and it is not: a constant does as well. Here
 the network looks a second time, at the image seen through its own map, so that a loss can ask that its prediction
 stands. The idea is that of T-TAME (Ntrougkas et al., arXiv 2403.04523), which trains a separate branch after the fact.
 It may look a third time, at the features where its map is not, so that a loss can ask that these say nothing; GAIN (Li
-et al., CVPR 2018, arXiv 1802.10171) asks the like of images.
+et al., CVPR 2018, arXiv 1802.10171) asks the same of images.
 """
 
 import contextlib
@@ -138,7 +138,7 @@ def complement_of(maps: torch.Tensor, hard: bool) -> torch.Tensor:
 def keep_running_statistics(network: nn.Module) -> Iterator[None]:
     """Let batch norm use the statistics of each batch, and not remember them.
 
-    In evaluation there are images as they are; statistics that masked ones take part in cost accuracy (0.4 to 1.3
+    In evaluation images are unmasked; statistics that masked ones take part in cost accuracy (0.4 to 1.3
     points of ABN-ResNet-20 on Fashion-MNIST). Gradient checkpointing is off meanwhile: it would compute anew once the
     statistics are remembered again.
 

@@ -42,7 +42,7 @@ class Mechanism(nn.Module):
     - ``neutral``: the factor is relative to that of a map of 0.5 everywhere, ``(1 + map) / 1.5`` or ``map / 0.5``, and
       what is read of tokens likewise. The attention branch begins with such a map (see ``AttentionBranch``), so that
       the network predicts at first what its backbone does, to the last bit where the gate is 'features'.
-    - ``explaining``: nothing is done to the features; the map explains, and does not gate. A map that is given in the
+    - ``explaining``: nothing is done to the features; the map explains, and does not gate. A map that is given in
       place of the predicted one gates all the same, relative to that: ``(1 + given) / (1 + predicted)``, so that an
       edited map changes the prediction where, and as far as, it was edited.
 

@@ -22,7 +22,7 @@ class MultiTaskAttentionBranchNet(AttentionBranchNet):
 
     It is an ``AttentionBranchNet`` around another attention branch, which makes T maps and knows what the outputs of
     the perception branch under these maps say. Like every ABN it returns ``(logits, attention_logits)`` in training
-    mode and ``logits`` in evaluation mode, here of shape (B, T) with one logit a task: its sigmoid is the probability
+    mode and ``logits`` in evaluation mode, here of shape (B, T) with one logit per task: its sigmoid is the probability
     of a yes. timm's multi-label training, losses and metrics apply unchanged.
 
     ``forward_features``, and what ``forward_intermediates`` returns of stages after the cut, have a leading dimension

@@ -252,7 +252,7 @@ class AttentionBranchNet(TimmContract):
         tasks: Optional[torch.Tensor],
         beside: List[torch.Tensor],
     ) -> torch.Tensor:
-        """Return logits of features under one map an image, shape (B, 1, h, w); of several tasks that of its own."""
+        """Return logits of features under one map per image, shape (B, 1, h, w); of several tasks that of its own."""
         if tasks is None:
             return self._perceive(features, maps, beside)
         attention_bias = self.mechanism.attention_bias(features, maps)
@@ -423,7 +423,7 @@ class AttentionBranchNet(TimmContract):
 
         Args:
             features: Features of the extractor.
-            attention_map: Shape (B, 1, h, w), or one map a task, (B, T, h, w), of which ``task_chunk_size`` pass the
+            attention_map: Shape (B, 1, h, w), or one map per task, (B, T, h, w), of which ``task_chunk_size`` pass the
                 perception branch at once.
             beside: What passes beside the features.
             predicted: What a given map gates relative to (see ``Mechanism``).

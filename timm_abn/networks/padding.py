@@ -1,4 +1,4 @@
-"""What convolutions see beyond the border of an image; zeros tell them where it is, and attention maps show that."""
+"""What convolutions see beyond the border of an image: zeros tell them where it is, which attention maps show."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ def set_padding_mode(module: nn.Module, padding_mode: str) -> None:
 
     Zeros beyond the border are how convolutional networks know places (Islam, Jia, Bruce, arXiv 2001.08248). With
     'replicate', what convolutions make of a constant image is constant. Max pools, which pad with what is never the
-    maximum, stay as they are; position embeddings, and pools that are no modules, go on to know places.
+    maximum, stay as they are; position embeddings, and pools that are no modules, still know places.
 
     Args:
         module: Its convolutions are changed.

@@ -1,4 +1,4 @@
-"""What timm asks of every model, answered for a network of two halves and an attention branch between them."""
+"""The interface of timm's models, for a network of two halves and an attention branch between them."""
 
 import re
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Set, Tuple, Union
@@ -44,7 +44,7 @@ class TimmContract(nn.Module):
 
     @torch.jit.ignore
     def _take_features_of(self, parts: Split, layout: FeatureLayout) -> None:
-        """Remember what is known of the features of a cut."""
+        """Store the layout of the features of a cut."""
         self.split = parts.path
         self.num_features = parts.perception_branch.num_features
         self.head_hidden_size = parts.perception_branch.head_hidden_size
@@ -246,7 +246,7 @@ class TimmContract(nn.Module):
         """Trade computation for memory in all three components.
 
         Args:
-            enable: Whether to.
+            enable: Whether to recompute activations in the backward pass instead of storing them.
         """
         self.feature_extractor.set_grad_checkpointing(enable)
         self.perception_branch.set_grad_checkpointing(enable)
