@@ -1,4 +1,4 @@
-"""What families of timm need to be cut, beyond modules that let the features pass: the form in which they say it."""
+"""Adapters: the form in which families of timm declare what they need to be cut, beyond pass-through modules."""
 
 import dataclasses
 from collections import OrderedDict
@@ -32,8 +32,8 @@ def family_of(module: nn.Module) -> Type[nn.Module]:
 class Adapter:
     """What a family needs beyond pass-through modules. The base class is right for most families.
 
-    Whatever an adapter says, a cut is proven before it is used: one that makes the halves compute something else than
-    the backbone leads to a refusal.
+    Whatever an adapter declares, a cut is proven before it is used: it is refused if the halves compute something
+    other than the backbone does.
 
     Attributes:
         extractor_class: Subclass of the family's class, and of ``Half``, that the first half becomes.
@@ -126,7 +126,7 @@ class Adapter:
         stop_early: bool,
         intermediates_only: bool,
     ) -> Union[List[torch.Tensor], Tuple[torch.Tensor, List[torch.Tensor]]]:
-        """Do what the backbone's ``forward_intermediates`` does, with features in the place of images."""
+        """Do what the backbone's ``forward_intermediates`` does, with features in place of images."""
         return perception_branch.forward_intermediates(  # type: ignore[operator]
             features,
             indices=indices,

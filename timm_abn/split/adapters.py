@@ -16,11 +16,11 @@ _ADAPTERS: Dict[Type[nn.Module], Adapter] = {nn.Module: Adapter(), **FAMILIES}
 def register_adapter(backbone_class: Type[nn.Module], adapter: Adapter) -> None:
     """Use ``adapter`` for backbones of ``backbone_class``.
 
-    What it says holds for subclasses, too, but for the classes that halves become: these would lose what a subclass
-    does otherwise, and need a row for each.
+    It holds for subclasses, too, except for the classes that halves become: these would lose what a subclass does
+    differently, and need an entry of their own.
 
     A family whose ``forward_features`` adds position embeddings between ``embed`` and ``blocks``, and lets edges of the
-    image pass beside the features, says so like this, at the level of a module::
+    image pass beside the features, declares it like this, at the level of a module::
 
         class TwoStreamExtractor(timm_abn.Half, TwoStream):
             def forward_features(self, x):
@@ -34,7 +34,7 @@ def register_adapter(backbone_class: Type[nn.Module], adapter: Adapter) -> None:
         timm_abn.register_adapter(TwoStream, timm_abn.Adapter(TwoStreamExtractor, TwoStreamPerception))
 
     Blocks after the cut let everything pass in the first half, those before it in the second. Other things that an
-    adapter can say are methods of ``Adapter``.
+    adapter can declare are methods of ``Adapter``.
 
     Args:
         backbone_class: Class of the timm model, or of a module inside it that is cut in two.
@@ -58,7 +58,7 @@ def find_exact_adapter(module: nn.Module) -> Optional[Adapter]:
 
 
 def check_adapter(backbone_class: Type[nn.Module], adapter: Adapter) -> None:
-    """Raise TimmAbnError unless halves of ``backbone_class`` can become what ``adapter`` says."""
+    """Raise TimmAbnError unless halves of ``backbone_class`` can become the classes of ``adapter``."""
     if not isinstance(adapter, Adapter):
         raise TimmAbnError(f'register_adapter() needs an instance of Adapter, got {adapter!r}.')
     for half_class in (adapter.extractor_class, adapter.perception_class):

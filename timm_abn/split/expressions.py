@@ -1,4 +1,4 @@
-"""What a run of a model computes, as an expression: the means by which cuts are proven to be exact."""
+"""What a run of a model computes, as an expression: how cuts are proven to be exact."""
 
 import functools
 from typing import Any, Dict, FrozenSet, Hashable, Iterable, List, Optional, Sequence, Set, Tuple
@@ -197,7 +197,7 @@ class Expressions(TorchDispatchMode):
 
 
 def row_major(shape: Iterable[int]) -> Layout:
-    """Return the layout of a tensor that nobody has rearranged."""
+    """Return the layout of a contiguous tensor."""
     layout: List[Tuple[Tuple[int, int], ...]] = []
     stride = 1
     for size in reversed(list(shape)):
@@ -239,6 +239,6 @@ def _regrouped(parts: List[Tuple[int, int]], shape: Iterable[int]) -> Optional[L
 
 @functools.cache
 def _describe(func: Any) -> Tuple[str, Tuple[int, ...]]:
-    """Return the name of an operator, and which of its arguments it writes to; both take long to ask for."""
+    """Return the name of an operator, and which of its arguments it writes to; cached, since both are slow to get."""
     arguments = enumerate(func._schema.arguments)
     return str(func), tuple(i for i, arg in arguments if arg.alias_info is not None and arg.alias_info.is_write)

@@ -1,4 +1,4 @@
-"""Copying a tree of modules without copying what is in it."""
+"""Copying a tree of modules without copying its tensors."""
 
 import copy
 import functools

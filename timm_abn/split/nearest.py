@@ -1,4 +1,4 @@
-"""Which cut to take where one that was asked for cannot be exact."""
+"""Finding the nearest exact cut to one that cannot be exact."""
 
 import itertools
 from typing import Callable, Dict, List, Optional

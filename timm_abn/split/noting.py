@@ -14,7 +14,7 @@ __all__ = ['maps_of', 'noting']
 
 @contextlib.contextmanager
 def noting(modules: Mapping[int, nn.Module]) -> Iterator[Dict[int, Any]]:
-    """Give a dictionary in which the outputs of modules appear, by their keys, when they run in this thread.
+    """Yield a dictionary that collects the outputs of modules, by their keys, when they run in this thread.
 
     Args:
         modules: The modules.

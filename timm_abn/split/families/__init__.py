@@ -1,4 +1,4 @@
-"""What each family of timm says of itself that is needed to cut it, by class: rows of one table."""
+"""The adapters of timm's families, by class."""
 
 from typing import Dict, Type
 

@@ -65,19 +65,19 @@ class _Second:
 
 
 class NASNetExtractor(_First, NASNetHalf):
-    """First half."""
+    """The cells of NASNet up to the cut."""
 
 
 class NASNetPerception(_Second, NASNetHalf):
-    """Second half."""
+    """The cells of NASNet after the cut."""
 
 
 class PNASNetExtractor(_First, PNASNetHalf):
-    """First half."""
+    """The cells of PNASNet up to the cut."""
 
 
 class PNASNetPerception(_Second, PNASNetHalf):
-    """Second half."""
+    """The cells of PNASNet after the cut."""
 
 
 ADAPTERS: Dict[Type[nn.Module], Adapter] = {

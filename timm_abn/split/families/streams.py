@@ -153,19 +153,19 @@ class _SecondOfEfficientViM:
 
 
 class EfficientViMExtractor(_FirstOfEfficientViM, Half, EfficientViM):
-    """First half."""
+    """The stages of EfficientViM up to the cut."""
 
 
 class EfficientViMPerception(_SecondOfEfficientViM, Half, EfficientViM):
-    """Second half."""
+    """The stages of EfficientViM after the cut."""
 
 
 class EfficientViMDistilledExtractor(_FirstOfEfficientViM, Half, EfficientViMDistilled):
-    """First half."""
+    """The stages of EfficientViM with a distillation head up to the cut."""
 
 
 class EfficientViMDistilledPerception(_SecondOfEfficientViM, Half, EfficientViMDistilled):
-    """Second half."""
+    """The stages of EfficientViM with a distillation head after the cut."""
 
 
 class HighResolutionNetHalf(Half, HighResolutionNet):

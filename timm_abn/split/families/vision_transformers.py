@@ -35,7 +35,7 @@ class TokenAdapter(Adapter):
         intermediates_only: bool,
         **block_arguments: torch.Tensor,
     ) -> Union[List[torch.Tensor], Tuple[torch.Tensor, List[torch.Tensor]]]:
-        """Return tokens, shape (B, N, C), in the place of maps."""
+        """Return tokens, shape (B, N, C), in place of maps."""
         intermediates = []
         for index, block in enumerate(perception_branch.blocks):  # type: ignore[arg-type]
             if stop_early and index > max(indices):
