@@ -2,7 +2,7 @@
 
     python train.py --device-modules timm_abn.task --model abn_resnet50 --data-dir /data/imagenet
 
-Importing this module teaches the tasks of ``timm.task`` the loss of both branches; it stands in ``training/``.
+Importing this module gives the tasks of ``timm.task`` the loss of both branches; the code is in ``training/``.
 """
 
 from .training.errors import TrainingError

@@ -289,7 +289,7 @@ def test_scripts_without_multi_label_training_are_refused(launch, capfd, tmp_pat
 @pytest.mark.parametrize('flags', [['--dataset', 'celeba'], ['--model-kwargs', 'multi_task=True']])
 def test_several_attributes_need_the_task_for_them(launch, capfd, flags):
     assert launch('train.py', '--model', 'abn_resnet50', *flags) == 2
-    assert 'has several attributes an image: pass --task multilabel' in capfd.readouterr().err
+    assert 'has several attributes per image: pass --task multilabel' in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -99,9 +99,12 @@ def test_hard_attention_joins_the_arguments_of_the_model():
         (dict(map_loss='masked', map_loss_weights=['size=1']), "has no 'size'; its terms: masked, area, smoothness"),
         (dict(map_loss='masked', map_loss_weights=['area']), 'must be followed by TERM=WEIGHT, such as area=0.5'),
         (dict(map_loss='masked', map_loss_weights=['area=x']), 'must be followed by TERM=WEIGHT'),
-        (dict(map_loss='masked', model='resnet50'), '--map-loss is of Attention Branch Networks, got --model resnet50'),
-        (dict(hard_attention=0.3, model='resnet50'), '--hard-attention is of Attention Branch Networks'),
-        (dict(freeze_backbone=True, model='resnet50'), '--freeze-backbone is of Attention Branch Networks'),
+        (
+            dict(map_loss='masked', model='resnet50'),
+            '--map-loss is for Attention Branch Networks, got --model resnet50',
+        ),
+        (dict(hard_attention=0.3, model='resnet50'), '--hard-attention is for Attention Branch Networks'),
+        (dict(freeze_backbone=True, model='resnet50'), '--freeze-backbone is for Attention Branch Networks'),
         (dict(freeze_backbone=True), '--freeze-backbone explains a trained backbone: pass --model-kwargs'),
         (
             dict(freeze_backbone=True, model_kwargs=dict(insertion='neutral')),

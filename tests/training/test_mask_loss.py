@@ -209,7 +209,7 @@ def test_several_attributes_each_with_a_mask():
     bce = nn.BCEWithLogitsLoss()
     expected = bce(logits, labels) + bce(attention_logits, labels) + 2 * sum(distances[i, t] for i, t in there) / 9
     torch.testing.assert_close(task(images, packed(labels, masks))['loss'], expected)
-    with pytest.raises(TrainingError, match='the network has 3 attention maps, but the data 1 masks an image'):
+    with pytest.raises(TrainingError, match='the network has 3 attention maps, but the data 1 masks per image'):
         task(images, packed(labels, masks[:, :1]))
     with pytest.raises(TrainingError, match='multi-label targets must be 0 or 1'):
         task(images, packed(labels - 1, masks))

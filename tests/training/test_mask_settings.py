@@ -60,7 +60,7 @@ def test_flags_are_the_keys_of_recipes():
         (dict(attention_mask_share=0), '--attention-mask-share must be in (0, 1], got 0'),
         (dict(attention_mask_share=10), '--attention-mask-share must be in (0, 1], got 10'),
         (dict(attention_mask_share='all'), "--attention-mask-share must be in (0, 1], got 'all'"),
-        (dict(model='resnet50'), '--attention-mask-dir is of Attention Branch Networks, got --model resnet50'),
+        (dict(model='resnet50'), '--attention-mask-dir is for Attention Branch Networks, got --model resnet50'),
         (dict(model_kwargs=dict(attention_map='raw')), "needs attention_map='sigmoid', got 'raw'"),
         (dict(aa='rand-m9'), '--aa turns and shears images'),
         (dict(mixup=0.2), '--mixup mixes images'),

@@ -43,5 +43,5 @@ def test_other_targets_are_not_packed():
 
 
 def test_number_of_masks_is_checked():
-    with pytest.raises(TrainingError, match='the network has 1 attention maps, but the data 2 masks an image'):
+    with pytest.raises(TrainingError, match='the network has 1 attention maps, but the data 2 masks per image'):
         unpack_target(stacked([0, 1, 2], fast_collate), num_maps=1)

@@ -1,4 +1,4 @@
-"""Training an attached attention branch on photos of one's own: what ``timm-abn attach`` does.
+"""Training an attached attention branch on your own photos, as ``timm-abn attach`` does.
 
 Where the map only explains, both halves of the model are frozen, and the loss asks that the map says what their
 prediction stands on; else the network is trained on, with maps that it depends on.
@@ -50,7 +50,7 @@ class AttachSettings:
 
     Attributes:
         epochs: Number of epochs.
-        batch_size: Photos a step.
+        batch_size: Photos per step.
         lr: Greatest learning rate of the branch, after the warm-up; falls to 0 along a cosine.
         seed: Of order, flips, crops and backgrounds.
         workers: Processes that read photos; 0 for none beside this one.
@@ -74,7 +74,7 @@ def train_attached(
 ) -> List[Row]:
     """Train, and leave checkpoints, a table and a sheet of overlays after each epoch; returns the rows of the table.
 
-    Each file is whole at every moment. A run that goes on gives what it would have given: order, flips and backgrounds
+    Each file is complete at every moment. A resumed run ends as an uninterrupted one: order, flips and backgrounds
     depend on seed and epoch alone.
 
     Args:
@@ -84,11 +84,11 @@ def train_attached(
         folder: Where to.
         device: Where to compute.
         names: Names of the classes, for the sheets.
-        resume: Whether to go on after the last epoch in ``folder``.
+        resume: Whether to continue after the last epoch in ``folder``.
 
     Raises:
         TrainingError: There are fewer photos than a batch has.
-        TimmAbnError: A photo cannot be read, or the checkpoint to go on with is of another run.
+        TimmAbnError: A photo cannot be read, or the checkpoint to continue from is of another run.
     """
     if len(photos.training) < settings.batch_size:
         raise TrainingError(
@@ -241,7 +241,7 @@ class _Run:
                 writer.writerows(rows)
 
     def _recorded(self) -> argparse.Namespace:
-        """Return what the checkpoint says of the network and its images, in the words of timm's training script."""
+        """Return what the checkpoint says of the network and its images, with the names of timm's training script."""
         own = {key: value for key, value in self.attached.arguments.items() if key not in ('num_classes', 'in_chans')}
         config = {key: value for key, value in self.preprocessing.config.items() if key in _DATA_KEYS}
         return argparse.Namespace(
@@ -279,7 +279,7 @@ class _Run:
         )
 
     def resume(self, folder: Path) -> List[Row]:
-        """Take up the last epoch of a folder, and return the rows of its table."""
+        """Restore the last epoch of a folder, and return the rows of its table."""
         path = folder / LAST
         checkpoint: Mapping[str, Any] = read_checkpoint_file(path)
         settings = checkpoint.get('args')
@@ -288,7 +288,7 @@ class _Run:
         differing = [key for key in now if key in recorded and recorded[key] != now[key] and key != 'workers']
         if 'rows' not in checkpoint or differing:
             what = f'with {differing[0]}={recorded[differing[0]]!r}' if differing else 'of another kind'
-            raise CheckpointError(f'{path} is of a run {what}: go on with the same arguments, or choose a new folder.')
+            raise CheckpointError(f'{path} is of a run {what}: resume with the same arguments, or choose a new folder.')
         self.model.load_state_dict(checkpoint['state_dict'])
         self.optimizer.load_state_dict(checkpoint['optimizer'])
         return list(checkpoint['rows'])

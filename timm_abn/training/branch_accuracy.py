@@ -1,8 +1,8 @@
 """Accuracy of the attention branch on the validation set, beside that of the perception branch.
 
-timm's scripts validate a model by the logits that it returns, which are those of the perception branch. Here is what
-shows them the other branch too: in their summary, log and results there are ``attention_top1`` and ``attention_top5``
-next to ``top1`` and ``top5``.
+timm's scripts validate a model by the logits that it returns, which are those of the perception branch. This module
+adds those of the attention branch: the summary, log and results of the scripts have ``attention_top1`` and
+``attention_top5`` next to ``top1`` and ``top5``.
 """
 
 import logging
@@ -58,7 +58,7 @@ class BothBranches(nn.Module):
 
 
 class BranchEvaluator:
-    """One of timm's evaluators for each branch, with the interface of one."""
+    """Two of timm's evaluators, one per branch, with the interface of a single one."""
 
     def __init__(self, perception: Any, attention: Any) -> None:
         """
@@ -73,7 +73,7 @@ class BranchEvaluator:
         return getattr(self.perception, name)
 
     def reset(self) -> None:
-        """Forget all batches."""
+        """Start over, without any batch."""
         self.perception.reset()
         self.attention.reset()
 

@@ -220,7 +220,7 @@ def _config_for_timm(config: Dict[str, Any], for_timm: Sequence[str], scratch: P
 
 
 def _arguments_of_weights(settings: argparse.Namespace) -> List[str]:
-    """Say outright what the model has because of its weights, so that the checkpoint records it."""
+    """Pass explicitly what the model has because of its weights, so that the checkpoint records it."""
     found = ARGUMENTS_OF_WEIGHTS.get(settings.model, {})
     if found.keys() <= settings.model_kwargs.keys():
         return []
@@ -244,7 +244,7 @@ def _check_model(settings: argparse.Namespace) -> Optional[nn.Module]:
 
 
 def _check_multi_label(settings: argparse.Namespace, script: Path) -> None:
-    """Refuse several attributes an image where the script, or its task, is for one class an image."""
+    """Refuse several attributes per image where the script, or its task, is for one class per image."""
     flags = {
         '--task multilabel': settings.task == 'multilabel',
         '--dataset celeba': settings.dataset.lower() == 'celeba',
@@ -257,7 +257,7 @@ def _check_multi_label(settings: argparse.Namespace, script: Path) -> None:
             f'v{timm.__version__}.'
         )
     if said and settings.task != 'multilabel':
-        raise TrainingError(f'{said[0]} has several attributes an image: pass --task multilabel.')
+        raise TrainingError(f'{said[0]} has several attributes per image: pass --task multilabel.')
 
 
 def _prepare_training(settings: argparse.Namespace) -> None:

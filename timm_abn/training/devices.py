@@ -1,4 +1,4 @@
-"""Where timm's scripts compute, and in which layout of memory, where nobody says it."""
+"""Default device and memory format of timm's scripts."""
 
 import argparse
 from typing import List, Optional

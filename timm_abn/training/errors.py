@@ -6,4 +6,4 @@ __all__ = ['TrainingError']
 
 
 class TrainingError(TimmAbnError):
-    """Something that was asked for cannot hold for training an ABN; the message is one line for the user."""
+    """Settings or data cannot be used to train an ABN; the message is one line for the user."""

@@ -1,4 +1,4 @@
-"""The classes of a folder of images: how many there are, what they are called, and whether that fits the rest."""
+"""The classes of a folder of images: their number, their names, and whether they fit the other settings."""
 
 import argparse
 import os
@@ -26,7 +26,7 @@ def take_classes(script: str, settings: argparse.Namespace) -> List[str]:
         settings: Settings of the run; ``class_names`` will hold the names in their order, if a folder has some.
 
     Raises:
-        TrainingError: The folder contradicts what was said, the checkpoint, or itself.
+        TrainingError: The folder contradicts the arguments, the checkpoint, or itself.
     """
     settings.class_names = None
     if script not in ('train.py', 'validate.py') or settings.task == 'multilabel':

@@ -1,4 +1,4 @@
-"""What timm's scripts are told of the model of a checkpoint, and of its images, so that nobody has to say it again."""
+"""Arguments for timm's scripts from a checkpoint: its model, and how its images are prepared."""
 
 import argparse
 from pathlib import Path
@@ -35,7 +35,7 @@ _JAX = ('.npz', '.npy')  # which only the models that know them can read
 def arguments_of_checkpoint(script: str, settings: argparse.Namespace) -> List[str]:
     """Return the flags that describe the model of a checkpoint, and how its images were prepared.
 
-    What was said goes first.
+    Arguments that were given come first.
 
     Args:
         script: File name of timm's script.
@@ -43,7 +43,7 @@ def arguments_of_checkpoint(script: str, settings: argparse.Namespace) -> List[s
             ``trained_checkpoint`` its path, if there is one.
 
     Raises:
-        TimmAbnError: There is no such checkpoint, it is damaged, or of another model than was said.
+        TimmAbnError: There is no such checkpoint, it is damaged, or of another model than was asked for.
     """
     settings.recorded, settings.trained_checkpoint = {}, None
     given = next((found for flag in _CHECKPOINT_FLAGS.get(script, ()) if (found := getattr(settings, flag))), None)

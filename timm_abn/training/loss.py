@@ -29,8 +29,8 @@ class AttentionBranchLoss(nn.Module):
     is that of the perception branch alone.
 
     Attributes:
-        watch: Is shown the terms in training, by name and before they are weighted, and the size of the batch; None if
-            nobody looks.
+        watch: Called with the terms in training, by name and before they are weighted, and the size of the batch;
+            None for no call.
     """
 
     def __init__(self, criterion: Callable[..., torch.Tensor], attention_loss_weight: float = 1.0) -> None:
@@ -117,7 +117,7 @@ class FaithfulMapLoss(AttentionBranchLoss):
             smoothness: Weight of the mean absolute difference between neighbouring places of the map.
             consistency: Weight of the mean squared difference to the map of the flipped image.
             complement: Weight of the cross entropy between what is predicted where the map is not, and no answer.
-            multi_label: Whether labels are several attributes an image, and not its class.
+            multi_label: Whether labels are several attributes per image, and not its class.
 
         Raises:
             TrainingError: A weight is negative or not finite.

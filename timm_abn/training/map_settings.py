@@ -89,7 +89,7 @@ def freeze_backbone_arguments(settings: argparse.Namespace) -> List[str]:
     if not settings.freeze_backbone:
         return []
     if not may_be_abn(settings.model):
-        raise TrainingError(f'--freeze-backbone is of Attention Branch Networks, got --model {settings.model}.')
+        raise TrainingError(f'--freeze-backbone is for Attention Branch Networks, got --model {settings.model}.')
     insertion = settings.model_kwargs.setdefault('insertion', 'explaining')
     if insertion != 'explaining':
         raise TrainingError(f"--freeze-backbone needs insertion='explaining', got {insertion!r}.")
@@ -124,7 +124,7 @@ def hard_attention_arguments(settings: argparse.Namespace) -> List[str]:
     if settings.hard_attention is None:
         return []
     if not may_be_abn(settings.model):
-        raise TrainingError(f'--hard-attention is of Attention Branch Networks, got --model {settings.model}.')
+        raise TrainingError(f'--hard-attention is for Attention Branch Networks, got --model {settings.model}.')
     mechanism = settings.model_kwargs.setdefault('mechanism', 'product')
     if mechanism != 'product':
         raise TrainingError(f"--hard-attention needs mechanism='product', got {mechanism!r}: Eq. 2 hides nothing.")
@@ -158,7 +158,7 @@ def read_map_loss(settings: argparse.Namespace) -> Optional[MapLossSettings]:
     if settings.map_loss not in MAP_LOSSES:
         raise TrainingError(f'map_loss must be one of {", ".join(MAP_LOSSES)}, got {settings.map_loss!r}.')
     if not may_be_abn(settings.model):
-        raise TrainingError(f'--map-loss is of Attention Branch Networks, got --model {settings.model}.')
+        raise TrainingError(f'--map-loss is for Attention Branch Networks, got --model {settings.model}.')
     background = settings.map_background or 'mixed'
     if background not in BACKGROUNDS:
         raise TrainingError(f'map_background must be one of {", ".join(BACKGROUNDS)}, got {background!r}.')

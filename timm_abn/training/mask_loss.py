@@ -1,4 +1,4 @@
-"""Training with human knowledge: the map is asked to be where somebody drew that it should be.
+"""Training with human knowledge: the map is trained to be where a person drew that it should be.
 
 Mitsuhara et al., "Embedding Human Knowledge into Deep Neural Network via Attention Map", arXiv 1905.03540, fine-tune an
 ABN with the distance between its map and one that a human edited; here the human's part is a mask, and not every image
@@ -30,7 +30,7 @@ class AttentionMaskLoss(nn.Module):
     Under hard attention the loss is of the map that gates, in which most places are 0, and its gradient reaches all of
     them. Where the map is 0 the cross entropy has no slope that is of use, and is replaced by the absolute difference.
 
-    With the loss of both branches, or ``FaithfulMapLoss``, in a loop of one's own::
+    With the loss of both branches, or ``FaithfulMapLoss``, in your own loop::
 
         model.train_maps(None)  # the network returns its map as well; no second forward pass
         output = model(images)
@@ -159,7 +159,7 @@ class MaskedTargetLoss(AttentionBranchLoss):
             branch_loss: Loss of the network's output and the labels.
             kind: See ``AttentionMaskLoss``.
             weight: Weight of the masks' loss.
-            multi_label: Whether labels are several attributes an image, and not its class.
+            multi_label: Whether labels are several attributes per image, and not its class.
 
         Raises:
             TrainingError: There is no such loss, or the weight is negative or not finite.

@@ -118,7 +118,7 @@ def _check_values(found: MaskSettings) -> None:
 def _check_run(settings: argparse.Namespace) -> None:
     """Refuse what masks do not go with."""
     if not may_be_abn(settings.model):
-        raise TrainingError(f'--attention-mask-dir is of Attention Branch Networks, got --model {settings.model}.')
+        raise TrainingError(f'--attention-mask-dir is for Attention Branch Networks, got --model {settings.model}.')
     map_type = settings.model_kwargs.get('attention_map', 'sigmoid')
     if map_type != 'sigmoid':
         raise TrainingError(

@@ -1,4 +1,4 @@
-"""Checking the model of a run before there is one."""
+"""Checking the model of a run before it is built."""
 
 import contextlib
 import logging
@@ -37,7 +37,7 @@ def check_model(name: str, arguments: Mapping[str, Any]) -> Optional[nn.Module]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep back the warnings of a model, which come again when it is created in earnest."""
+    """Suppress the warnings of a model, which are repeated when timm's script creates it."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""Targets that carry masks through timm's loaders and training loop, which know of one tensor an image.
+"""Targets that carry masks through timm's loaders and training loop, which know of one tensor per image.
 
 Nothing between data set and loss looks into a target of several dimensions and of type uint8: it is stacked, and moved
 to the device. The bytes of the label stand in planes of their own before the masks, so that its type survives.
@@ -43,7 +43,7 @@ def unpack_target(
 
     Args:
         target: Stacked results of ``pack_target``.
-        num_maps: Number of masks an image (T).
+        num_maps: Number of masks per image (T).
         num_labels: Number of attributes (K); None for a class.
 
     Raises:
@@ -53,7 +53,7 @@ def unpack_target(
     num_planes = _num_planes(size, target)
     if target.shape[1] != num_planes + num_maps:
         raise TrainingError(
-            f'the network has {num_maps} attention maps, but the data {target.shape[1] - num_planes} masks an image.'
+            f'the network has {num_maps} attention maps, but the data {target.shape[1] - num_planes} masks per image.'
         )
     content = target[:, :num_planes].flatten(1)[:, :size].clone(memory_format=torch.contiguous_format)
     labels = content.view(torch.int64).squeeze(1) if num_labels is None else content.view(torch.float32)

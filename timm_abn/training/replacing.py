@@ -1,4 +1,4 @@
-"""Replacing functions of timm by ones that know of ABNs."""
+"""Replacing functions of timm by versions that support ABNs."""
 
 import functools
 from typing import Any, Callable
@@ -7,7 +7,7 @@ __all__ = ['replace']
 
 
 def replace(owner: Any, name: str, build: Callable[[Callable], Callable]) -> None:
-    """Replace a function of timm by ``build`` of it; a second call replaces the replacement, and not twice.
+    """Replace a function of timm by ``build`` of it; a second call replaces the first replacement.
 
     Args:
         owner: Module that holds the function, under which timm's scripts look it up.

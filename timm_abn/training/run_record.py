@@ -1,4 +1,4 @@
-"""What checkpoints of a run say besides what timm's script knows: names of classes, crop, origin of the weights."""
+"""Entries that checkpoints of a run hold besides those of timm's script: class names, crop, origin of weights."""
 
 import argparse
 from typing import Any, Callable, Mapping

@@ -1,4 +1,4 @@
-"""Those settings of a run of timm's scripts that the launcher looks at, and which of them somebody has said."""
+"""The settings of a run of timm's scripts that the launcher reads, and which of them were given explicitly."""
 
 import argparse
 from typing import Any, Dict, Mapping, Sequence
@@ -18,7 +18,7 @@ def read_run_settings(
 ) -> argparse.Namespace:
     """Return the settings: the command line's, else the config's, else the default.
 
-    Those that the command line or the config has said are named in ``said``.
+    Those that the command line or the config gives are named in ``said``.
 
     Args:
         own: Flags of the launcher itself.
@@ -47,7 +47,7 @@ def read_run_settings(
 
 
 def flags_of(values: Mapping[str, Any]) -> list:
-    """Return the command line that says something to timm's scripts.
+    """Return settings as a command line for timm's scripts.
 
     Args:
         values: Name of a setting -> value, several of them as a list or tuple.

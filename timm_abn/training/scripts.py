@@ -1,4 +1,4 @@
-"""Finding, checking and running the scripts of timm, which are in no wheel: they live at the root of its repository."""
+"""Finding, checking and running timm's scripts, which are not in its wheel but at the root of its repository."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""timm's training tasks, which its ``train.py`` trains with, taught the loss and the metrics of both branches.
+"""timm's training tasks, which its ``train.py`` trains with, extended by the loss and metrics of both branches.
 
 Models that are not Attention Branch Networks train as before.
 """
@@ -37,7 +37,7 @@ def extend_timm_tasks(
     mask_settings: Optional[MaskSettings] = None,
     origin: str = '',
 ) -> None:
-    """Teach timm's training tasks the loss of ABNs, for all tasks made from now on in this process.
+    """Give timm's training tasks the loss of ABNs, for all tasks made from now on in this process.
 
     Importing ``timm_abn.task`` has done it with the paper's loss; calling it again changes the loss and nothing else.
 
@@ -45,7 +45,7 @@ def extend_timm_tasks(
         attention_loss_weight: Weight of the attention branch's loss.
         map_loss: Train maps to be faithful, too.
         mask_settings: Train maps with the human masks that targets then carry (``data/masked.py``), too.
-        origin: What the weights come from, in words, for the log; it is left out if nothing is known.
+        origin: Where the weights come from, as text for the log; left out if nothing is known.
 
     Raises:
         TrainingError: A weight is negative or not finite.

@@ -17,7 +17,7 @@ class TermLog:
         self.begin({})
 
     def begin(self, weights: Mapping[str, float]) -> None:
-        """Forget all batches.
+        """Start over, without any batch.
 
         Args:
             weights: Names of the terms, and how they are weighted; others are not counted.

@@ -93,7 +93,9 @@ def test_attribute_asked_for_twice(create):
 
 
 def test_single_label_training_is_refused(create):
-    with pytest.raises(TrainingError, match='--dataset celeba has several attributes an image: pass --task multilabel'):
+    with pytest.raises(
+        TrainingError, match='--dataset celeba has several attributes per image: pass --task multilabel'
+    ):
         create(target_transform=None)
 
 

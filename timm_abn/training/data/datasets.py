@@ -197,7 +197,7 @@ def dataset_creator(timm_create: Callable, class_names: Optional[Sequence[str]] 
 
 def _celeba(root: str, split: str, **kwargs: Any) -> CelebA:
     if kwargs.get('target_transform') is None:
-        raise TrainingError('--dataset celeba has several attributes an image: pass --task multilabel.')
+        raise TrainingError('--dataset celeba has several attributes per image: pass --task multilabel.')
     target_format = kwargs.get('target_format') or 'indices'
     return CelebA(root, split, kwargs.get('target_key'), target_format, kwargs['target_transform'])
 

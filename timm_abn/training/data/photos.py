@@ -1,4 +1,4 @@
-"""Photos of a user's own, in folders: those to train on, and those that are held out."""
+"""A user's own photos, in folders: those to train on, and those held out."""
 
 import random
 from collections import defaultdict
@@ -72,7 +72,7 @@ def _class_names(sources: Sequence[Source], folder: Path) -> List[str]:
     stray = [source.path for source in sources if len(source.name.parts) == 1]
     if stray:
         raise TrainingError(
-            f'{stray[0]} lies in no folder of a class; put the photos of {folder} into one folder a class, or pass '
+            f'{stray[0]} lies in no folder of a class; put the photos of {folder} into one folder per class, or pass '
             f'--unlabelled.'
         )
     names = sorted({_class_of(source) for source in sources}, key=natural_key)

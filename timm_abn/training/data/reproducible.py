@@ -56,7 +56,7 @@ class SeededDataset(Dataset):
         return self.dataset[index]
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch comes next; timm's script does.
+        """Set the epoch that comes next; timm's script calls this.
 
         Args:
             epoch: Number of the epoch, from 0.
