@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 from PIL import Image
 from safetensors.torch import load_file, save
 from tiny_models import TINY_BACKBONES, tiny_abn, tiny_images
@@ -134,7 +134,7 @@ def test_missing_file(missing, tiny, hub, tmp_path):
     del hub.files('me/tiny')[missing]
     # timm itself asks for config.json
     error_type, message = {
-        'config.json': (RemoteEntryNotFoundError, 'Entry Not Found .*/me/tiny/resolve/main/config.json'),
+        'config.json': (EntryNotFoundError, 'Entry Not Found .*/me/tiny/resolve/main/config.json'),
         'model.safetensors': (HubError, 'me/tiny holds no model.safetensors, nor pytorch_model.bin'),
     }[missing]
     with pytest.raises(error_type, match=message):
