@@ -13,6 +13,7 @@ from ..errors import TimmAbnError
 from ..hub.building import build_model
 from ..hub.published import with_hub_ids
 from ..networks.attention_stage import init_convolutions
+from ..networks.scripting import ignored_by_torchscript
 from ..timm_private import feature_take_indices
 
 __all__ = ['CifarBackbone', 'CifarResNet']
@@ -68,7 +69,7 @@ class CifarBackbone(nn.Module):
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
         self.init_weights()
 
-    @torch.jit.ignore
+    @ignored_by_torchscript
     def init_weights(self) -> None:
         """Draw new weights, as the authors' code does: no zero-initialised batch norms."""
         init_convolutions(self)
@@ -81,7 +82,7 @@ class CifarBackbone(nn.Module):
         """
         raise NotImplementedError
 
-    @torch.jit.ignore
+    @ignored_by_torchscript
     def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
         """Return regular expressions that group parameters by depth.
 
@@ -90,7 +91,7 @@ class CifarBackbone(nn.Module):
         """
         return dict(stem=r'^conv1|bn1', blocks=r'^layer(\d+)' if coarse else r'^layer(\d+)\.(\d+)')
 
-    @torch.jit.ignore
+    @ignored_by_torchscript
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade computation for memory.
 
@@ -99,7 +100,7 @@ class CifarBackbone(nn.Module):
         """
         self.grad_checkpointing = enable
 
-    @torch.jit.ignore
+    @ignored_by_torchscript
     def get_classifier(self) -> nn.Module:
         """Return the classifier."""
         return self.fc
@@ -120,7 +121,7 @@ class CifarBackbone(nn.Module):
         self.global_pool.train(self.training)
         self.fc.train(self.training)
 
-    @torch.jit.ignore
+    @ignored_by_torchscript
     def forward_intermediates(
         self,
         x: torch.Tensor,

@@ -14,6 +14,7 @@ from .attention_stage import AttentionStage, init_convolutions
 from .hard_attention import check_share, hard_sigmoid_maps
 from .mechanism import check_choice
 from .padding import set_padding_mode
+from .scripting import ignored_by_torchscript
 
 __all__ = ['ATTENTION_MAPS', 'MULTI_TASK_ATTENTION_MAPS', 'AttentionBranch', 'MultiTaskAttentionBranch']
 
@@ -71,7 +72,7 @@ class _Branch(nn.Module):
     def _build_head(self, num_classes: int, device: Optional[torch.device], dtype: Optional[torch.dtype]) -> None:
         raise NotImplementedError
 
-    @torch.jit.ignore
+    @ignored_by_torchscript
     def head_names(self) -> Tuple[str, ...]:
         """Return the names of the layers that ``reset_classifier`` builds anew; the first has one row per class."""
         raise NotImplementedError
@@ -88,7 +89,7 @@ class _Branch(nn.Module):
         """Return the attention logits, shape (B, K)."""
         raise NotImplementedError
 
-    @torch.jit.ignore
+    @ignored_by_torchscript
     def reset_classifier(self, num_classes: int) -> None:
         """Build the layers that depend on the number of classes anew, on the same device and in the same type.
 
@@ -100,7 +101,7 @@ class _Branch(nn.Module):
         for name in self.head_names():
             getattr(self, name).train(self.training)
 
-    @torch.jit.ignore
+    @ignored_by_torchscript
     def explanation(
         self,
         logits: torch.Tensor,
@@ -203,7 +204,7 @@ class AttentionBranch(_Branch):
         if self.starts_flat:
             nn.init.zeros_(self.map_norm.weight)
 
-    @torch.jit.ignore
+    @ignored_by_torchscript
     def head_names(self) -> Tuple[str, ...]:
         """Return the names of the layers whose shape, or input, depends on the number of classes."""
         names = ('class_conv', 'class_norm', 'classifier', 'map_conv', 'map_norm')
@@ -297,7 +298,7 @@ class MultiTaskAttentionBranch(_Branch):
         if self.starts_flat:
             nn.init.zeros_(self.map_conv.weight)
 
-    @torch.jit.ignore
+    @ignored_by_torchscript
     def head_names(self) -> Tuple[str, ...]:
         """Return the names of the layers whose shape depends on the number of tasks."""
         return ('map_conv',)
@@ -344,7 +345,7 @@ class MultiTaskAttentionBranch(_Branch):
         no_and_yes = pairs.diagonal(dim1=1, dim2=2)
         return no_and_yes[:, 1] - no_and_yes[:, 0]
 
-    @torch.jit.ignore
+    @ignored_by_torchscript
     def answers_of(self, outputs: torch.Tensor, tasks: torch.Tensor) -> torch.Tensor:
         """Return what one task per image says, shape (B, 1).
 

@@ -15,6 +15,7 @@ from timm.models import get_model_args
 from ..errors import TimmAbnError
 from ..maps.explanation import Explanation
 from ..maps.operations import normalize_maps
+from .scripting import ignored_by_torchscript
 
 __all__ = ['ClassActivationMapping']
 
@@ -24,7 +25,7 @@ class ClassActivationMapping:
 
     training: bool
 
-    @torch.jit.ignore
+    @ignored_by_torchscript
     @torch.no_grad()
     def explain(self, images: torch.Tensor) -> Explanation:
         """Predict, and say where the prediction looks: one forward pass, no gradients.

@@ -11,6 +11,7 @@ from ..errors import TimmAbnError
 from .choices import GATES, INSERTIONS, MECHANISMS
 from .feature_layout import FeatureLayout
 from .gated_features import GatedFeatures, gate_each
+from .scripting import ignored_by_torchscript
 
 __all__ = ['GATES', 'INSERTIONS', 'MECHANISMS', 'Mechanism', 'check_choice', 'gate_of', 'insertion_of', 'with_gate_of']
 
@@ -93,7 +94,7 @@ class Mechanism(nn.Module):
         self.set_gate(gate, device)
         self.set_insertion(insertion, device)
 
-    @torch.jit.ignore
+    @ignored_by_torchscript
     def set_gate(self, gate: str, device: Optional[torch.device] = None) -> None:
         """Use another gate from now on.
 
@@ -110,7 +111,7 @@ class Mechanism(nn.Module):
         if gate != 'features':
             self.register_buffer(record_of(gate), torch.tensor(GATE_VERSION, device=device))
 
-    @torch.jit.ignore
+    @ignored_by_torchscript
     def set_insertion(self, insertion: str, device: Optional[torch.device] = None) -> None:
         """Use another insertion from now on.
 
@@ -218,7 +219,7 @@ class Mechanism(nn.Module):
             said += f', insertion={self.insertion!r}'
         return f'{said} (the map explains, and does not gate)' if self.insertion == 'explaining' else said
 
-    @torch.jit.ignore
+    @ignored_by_torchscript
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         for what, name, known in (
             (f'gate={self.gate!r}', record_of(self.gate), GATE_VERSION),

@@ -41,6 +41,7 @@ from .map_training import (
 )
 from .mechanism import Mechanism, check_choice
 from .padding import set_padding_mode
+from .scripting import ignored_by_torchscript
 from .timm_contract import TimmContract
 
 __all__ = ['AttentionBranchNet']
@@ -259,7 +260,7 @@ class AttentionBranchNet(TimmContract):
         outputs = self.perceive(self.mechanism(features, maps), attention_bias, beside)
         return self.attention_branch.answers_of(outputs, tasks)
 
-    @torch.jit.ignore
+    @ignored_by_torchscript
     def train_maps(
         self,
         background: Optional[str] = 'mixed',
@@ -449,7 +450,7 @@ class AttentionBranchNet(TimmContract):
         is_factor = self.mechanism.gate == 'features' and self.layout.layout == 'NCHW' and not self.has_beside
         return is_factor and can_be_lazy(features, self.perception_branch)
 
-    @torch.jit.ignore
+    @ignored_by_torchscript
     @torch.no_grad()
     def explain(self, images: torch.Tensor, attention: Optional[torch.Tensor] = None) -> Explanation:
         """Predict, and say where the prediction looks: one forward pass, no gradients.
@@ -480,13 +481,13 @@ class AttentionBranchNet(TimmContract):
         only_explains = attention is None and self.mechanism.insertion == 'explaining'
         return dataclasses.replace(explanation, map_gates=False) if only_explains else explanation
 
-    @torch.jit.ignore
+    @ignored_by_torchscript
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         if any(name.startswith(f'{prefix}attention_branch.') for name in state_dict):  # else of a half, say
             follow_weights(self, state_dict, f'{prefix}mechanism.')
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    @torch.jit.ignore
+    @ignored_by_torchscript
     def train(self, mode: bool = True) -> 'AttentionBranchNet':
         """Set the mode; both halves stay in evaluation mode where the map only explains them."""
         super().train(mode)

@@ -16,6 +16,7 @@ from ..split.packing import pack, unpack
 from ..timm_private import feature_take_indices, update_model_args, update_model_input_size
 from .backbone import name_of
 from .feature_layout import FeatureLayout, feature_layout
+from .scripting import ignored_by_torchscript
 
 __all__ = ['TimmContract']
 
@@ -42,7 +43,7 @@ class TimmContract(nn.Module):
         _attended_features: Callable[..., Tuple[torch.Tensor, Optional[torch.Tensor], List[torch.Tensor]]]
         _plan: Plan
 
-    @torch.jit.ignore
+    @ignored_by_torchscript
     def _take_features_of(self, parts: Split, layout: FeatureLayout) -> None:
         """Store the layout of the features of a cut."""
         self.split = parts.path
@@ -57,7 +58,7 @@ class TimmContract(nn.Module):
             if hasattr(parts.perception_branch, name):
                 setattr(self, name, getattr(parts.perception_branch, name))
 
-    @torch.jit.ignore
+    @ignored_by_torchscript
     def forward_intermediates(
         self,
         x: torch.Tensor,
@@ -119,7 +120,7 @@ class TimmContract(nn.Module):
         intermediates += [self.layout.to_maps(y, x) if y.ndim == 3 else y for y in later]
         return intermediates if intermediates_only else (final, intermediates)
 
-    @torch.jit.ignore
+    @ignored_by_torchscript
     def _noted_intermediates(
         self,
         x: torch.Tensor,
@@ -148,7 +149,7 @@ class TimmContract(nn.Module):
             intermediates.append(maps_of(output, info['num_chs'], info['reduction'], x))
         return intermediates if intermediates_only else (final, intermediates)
 
-    @torch.jit.ignore
+    @ignored_by_torchscript
     def prune_intermediate_layers(
         self,
         indices: Union[int, List[int]] = 1,
@@ -177,12 +178,12 @@ class TimmContract(nn.Module):
             self.attention_branch.classifier = nn.Identity()  # nobody asks for attention logits
         return take_indices
 
-    @torch.jit.ignore
+    @ignored_by_torchscript
     def get_classifier(self) -> nn.Module:
         """Return the classifier of the perception branch, whose logits are the model's prediction."""
         return self.perception_branch.get_classifier()
 
-    @torch.jit.ignore
+    @ignored_by_torchscript
     def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
         """Replace the classifiers of both branches; with ``num_classes`` 0 the attention branch stays as it is.
 
@@ -203,7 +204,7 @@ class TimmContract(nn.Module):
         self.num_classes = num_classes
         self.head_hidden_size = self.perception_branch.head_hidden_size
 
-    @torch.jit.ignore
+    @ignored_by_torchscript
     def set_input_size(self, img_size: Optional[Union[int, Tuple[int, int]]] = None, **kwargs: Any) -> None:
         """Adapt the network to images of another size; it then equals one that was built for that size.
 
@@ -241,7 +242,7 @@ class TimmContract(nn.Module):
         self.mechanism.layout = self.layout
         update_model_input_size(self, changed.pop('img_size', get_model_traits(backbone).get('img_size')), **changed)
 
-    @torch.jit.ignore
+    @ignored_by_torchscript
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade computation for memory in all three components.
 
@@ -253,7 +254,7 @@ class TimmContract(nn.Module):
         if self.attention_branch is not None:
             self.attention_branch.grad_checkpointing = enable
 
-    @torch.jit.ignore
+    @ignored_by_torchscript
     def group_matcher(self, coarse: bool = False) -> Union[Dict[str, Any], Callable[[str], Any]]:
         """Return the backbone's parameter groups; the attention branch falls into the last, with the classifier.
 
@@ -272,7 +273,7 @@ class TimmContract(nn.Module):
             for group, spec in matcher.items()
         }
 
-    @torch.jit.ignore
+    @ignored_by_torchscript
     def no_weight_decay(self) -> Set[str]:
         """Return the names of the parameters that the backbone wants to be free of weight decay."""
         names: Set[str] = set()
