@@ -21,7 +21,7 @@ from typing import List, Optional, Sequence
 import torch
 from huggingface_hub.utils import tqdm
 from PIL import Image
-from score_photos import METHODS, MODEL, OF_ATTACHED, explainers_of, load_model, load_photos, package_folder
+from score_photos import METHODS, MODEL, OF_ATTACHED, explainers_of, load_model, load_photos, package_folder, stacked
 
 import timm_abn
 from timm_abn.console.argument_types import positive, whole
@@ -125,11 +125,7 @@ def draw(
         )
         for index in SHOWN
     ]
-    width, height = panels[0].size
-    sheet = Image.new('RGB', (COLUMNS * width, -(-len(panels) // COLUMNS) * height), 'white')
-    for index, panel in enumerate(panels):
-        sheet.paste(panel, (index % COLUMNS * width, index // COLUMNS * height))
-    return sheet
+    return stacked(panels, COLUMNS)
 
 
 def parse_args() -> argparse.Namespace:

@@ -28,6 +28,7 @@ from typing import Any, Dict, List, Sequence, Tuple
 import timm
 import torch
 from huggingface_hub.utils import tqdm
+from PIL import Image
 
 import timm_abn
 from timm_abn.console.argument_types import positive, whole, zero_or_more
@@ -163,6 +164,15 @@ def load_photos(model: torch.nn.Module) -> Tuple[torch.Tensor, torch.Tensor, Lis
     images = torch.stack([preprocessing(read_image(path))[0] for path in paths])
     labels = torch.tensor([int(re.split('_', path.stem)[-1]) for path in paths])
     return images, labels, [path.stem for path in paths]
+
+
+def stacked(panels: Sequence[Image.Image], columns: int) -> Image.Image:
+    """Return pictures of one width in columns, as one picture."""
+    height = max(panel.height for panel in panels)
+    sheet = Image.new('RGB', (columns * panels[0].width, -(-len(panels) // columns) * height), 'white')
+    for index, panel in enumerate(panels):
+        sheet.paste(panel, (index % columns * panel.width, index // columns * height))
+    return sheet
 
 
 def grid_rows(
