@@ -9,8 +9,8 @@ from unittest import mock
 import pytest
 import torch
 import torch.distributed as dist
-import torch.distributed.fsdp
 import torch.nn as nn
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel.replicate import replicate
 
 from .subjects import Subject, gradients_of, loss_of, outputs_of
@@ -55,8 +55,6 @@ def distributed(subject: Subject, folder: Path) -> None:
 
 def fully_sharded(subject: Subject, folder: Path) -> None:
     """Two processes of FSDP2: stages and model are sharded; outputs and gradients are those of one process."""
-    if not hasattr(torch.distributed.fsdp, 'fully_shard'):
-        pytest.skip('FSDP2 needs PyTorch 2.6')
     _on_two_processes(_train_sharded, subject, folder)
 
 
@@ -97,8 +95,8 @@ def _train_sharded(subject: Subject, rank: int) -> None:
     for info in model.feature_info:
         stage = model.get_submodule(info['module'])
         if any(True for _ in stage.parameters()):
-            torch.distributed.fsdp.fully_shard(stage, mesh=mesh)
-    torch.distributed.fsdp.fully_shard(model, mesh=mesh)
+            fully_shard(stage, mesh=mesh)
+    fully_shard(model, mesh=mesh)
     outputs = outputs_of(model, images)
     torch.testing.assert_close(outputs, expected_outputs)
     sum(logits.logsumexp(1).sum() for logits in outputs).backward()
