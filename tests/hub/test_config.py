@@ -256,7 +256,7 @@ def strange(value, rng):
     return rng.choice(STRANGE)
 
 
-@pytest.mark.parametrize('num_configs', [100, pytest.param(NUM_CONFIGS, marks=pytest.mark.slow)])
+@pytest.mark.parametrize('num_configs', [100, pytest.param(NUM_CONFIGS, marks=pytest.mark.nightly)])
 def test_fuzzed_configurations(good, folder, tmp_path, num_configs):
     rng = random.Random(0)
     written(tmp_path, folder, good)

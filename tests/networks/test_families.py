@@ -1,4 +1,4 @@
-"""An Attention Branch Network over the smallest model of every family trains a step and explains itself."""
+"""An Attention Branch Network over the smallest model of every family is cut exactly, trains and explains itself."""
 
 import pytest
 import timm
@@ -13,13 +13,14 @@ FAST_FAMILIES = {'efficientvim', 'eva', 'levit', 'pit', 'resnet'}
 
 
 @pytest.mark.parametrize('family', fast_and_slow(SMALLEST, FAST_FAMILIES))
-def test_family_trains_a_step(family):
+def test_family_is_cut_exactly_and_trains_a_step(family):
     torch.manual_seed(0)
     network = timm.create_model('abn', backbone=SMALLEST[family], num_classes=4)
     with torch.no_grad():
         for parameter in network.perception_branch.parameters():  # heads and scales that begin at zero hide the rest
             parameter += 0.02 * torch.randn_like(parameter)
     images = torch.randn(2, *small_image_size(family, network.perception_branch))
+    assert_halves_are_the_backbone(network, SMALLEST[family], images)
     logits, attention_logits = network.train()(images)
     targets = torch.tensor([0, 3])
     (F.cross_entropy(logits, targets) + F.cross_entropy(attention_logits, targets)).backward()
@@ -35,3 +36,14 @@ def test_family_trains_a_step(family):
     explanation = network.eval().explain(images)
     assert torch.isfinite(explanation.logits).all()
     assert explanation.attention_map.std() > 0
+
+
+@torch.no_grad()
+def assert_halves_are_the_backbone(network, name, images):
+    with torch.random.fork_rng():
+        backbone = timm.create_model(name, num_classes=4)
+    feature_extractor, perception_branch = network.feature_extractor, network.perception_branch
+    backbone.load_state_dict({**feature_extractor.state_dict(), **perception_branch.state_dict()})
+    expected = backbone.eval()(images)
+    assert torch.isfinite(expected).all()
+    assert torch.equal(perception_branch.eval()(feature_extractor.eval()(images)), expected)

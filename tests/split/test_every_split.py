@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 import torch.nn as nn
+from tiers import fast_and_slow
 
 from timm_abn.split import SplitError, split_backbone
 
@@ -30,8 +31,7 @@ def stages_and_blocks(model):
     return sorted(paths)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('name', EVERY_SPLIT)
+@pytest.mark.parametrize('name', fast_and_slow(EVERY_SPLIT, [], ['test_resnet', 'test_vit']))
 @torch.no_grad()
 def test_every_stage_and_block_is_exact_or_refused(name, record_property):
     torch.manual_seed(0)

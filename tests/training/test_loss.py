@@ -215,3 +215,8 @@ def test_a_map_that_explains_is_compared_with_the_backbones_own_prediction():
     torch.testing.assert_close(criterion(made), 2 * F.cross_entropy(attention_logits, own) + rest)
     mixed = F.one_hot(labels, 5).float()  # as of mixup
     torch.testing.assert_close(criterion(made, mixed), criterion(made, labels))
+    shown = {}
+    criterion.watch = lambda terms, _: shown.update(terms)
+    loss, weights = criterion(made, labels), criterion.weighted_terms()
+    assert set(shown) == set(weights) == {'attention', 'masked', 'area'}
+    torch.testing.assert_close(sum(weights[name] * term for name, term in shown.items()), loss)

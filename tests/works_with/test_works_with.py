@@ -7,10 +7,14 @@ from tests.works_with.matrix import EXCEPTIONS, NOT_OF_BACKBONE, TOOLS, WORKS, e
 from tests.works_with.subjects import BACKBONES, Subject, why_not_split
 
 
+def marks_of(tool, column):
+    return [] if column in tool.fast else pytest.mark.slow if column in tool.slow else pytest.mark.nightly
+
+
 @pytest.mark.parametrize(
     'tool, column',
     [
-        pytest.param(tool, column, id=f'{tool.title}-{column}', marks=[] if column in tool.fast else pytest.mark.slow)
+        pytest.param(tool, column, id=f'{tool.title}-{column}', marks=marks_of(tool, column))
         for tool in TOOLS
         for column in BACKBONES
     ],
@@ -33,7 +37,7 @@ def test_cell(tool, column, tmp_path):
 def test_exceptions_are_of_the_matrix():
     assert {title for title, _ in EXCEPTIONS} <= {tool.title for tool in TOOLS}
     assert {column for _, column in EXCEPTIONS} <= set(BACKBONES)
-    assert all(set(tool.fast) <= set(BACKBONES) for tool in TOOLS)
+    assert all({*tool.fast, *tool.slow} <= set(BACKBONES) for tool in TOOLS)
 
 
 def test_page_is_up_to_date():

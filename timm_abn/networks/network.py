@@ -241,6 +241,8 @@ class AttentionBranchNet(TimmContract):
     def _look_through(self, masked: torch.Tensor, tasks: Optional[torch.Tensor]) -> torch.Tensor:
         """Return logits of images seen through their maps; of several tasks that of the one whose map it was."""
         features, beside = self.extract(masked)
+        if self.mechanism.insertion == 'explaining' and tasks is None:  # nobody reads the map of the masked image
+            return self._perceive_unchanged(features, masked, None, beside)
         maps = self.attention_branch.attention_map(self._class_features(features, masked))
         return self._answer_under(features, maps if tasks is None else of_tasks(maps, tasks), tasks, beside)
 

@@ -183,19 +183,13 @@ class _Run:
             group['lr'] = self.settings.lr * share * group['share']
 
     def _step(self, images: torch.Tensor, labels: Optional[torch.Tensor]) -> Dict[str, float]:
-        output: Any = self.model(images)
-        loss = self.criterion(output, labels)
+        terms: Dict[str, torch.Tensor] = {}
+        self.criterion.watch = lambda found, _: terms.update(found)
+        loss = self.criterion(self.model(images), labels)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        with torch.no_grad():
-            target = output.logits.argmax(dim=1) if labels is None else labels
-            own = target if self.trains_backbone else output.logits.argmax(dim=1)
-            parts = dict(
-                attention=nn.functional.cross_entropy(output.attention_logits, target),
-                **self.criterion.map_terms(output, own),
-            )
-        return dict(train_loss=loss.item(), **{f'train_{name}': parts[name].item() for name in TERMS})
+        return dict(train_loss=loss.item(), **{f'train_{name}': terms[name].item() for name in TERMS})
 
     @torch.no_grad()
     def evaluate(self) -> Row:

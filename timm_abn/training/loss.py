@@ -209,8 +209,14 @@ class ExplainingMapLoss(FaithfulMapLoss):
         predicted = own_prediction(output.logits, self.multi_label)
         if target is not None and target.ndim > predicted.ndim:  # probabilities, as of mixup
             predicted = F.one_hot(predicted, target.shape[1]).to(target.dtype)
-        loss = self.attention_loss_weight * self.criterion(output[1], predicted if target is None else target)
-        return loss + sum(self.weights[name] * value for name, value in self.map_terms(output, predicted).items())
+        attention_loss = self.criterion(output[1], predicted if target is None else target)
+        terms = self.map_terms(output, predicted)
+        self._show(len(output.logits), attention=attention_loss, **terms)
+        loss = self.attention_loss_weight * attention_loss
+        return loss + sum(self.weights[name] * value for name, value in terms.items())
+
+    def weighted_terms(self) -> Dict[str, float]:  # noqa: D102
+        return {name: weight for name, weight in super().weighted_terms().items() if name != 'perception'}
 
 
 def own_prediction(logits: torch.Tensor, multi_label: bool = False) -> torch.Tensor:
