@@ -77,7 +77,7 @@ attached: $(STAMP)  ## what attaching brings on photos of solar cells, three see
 
 docs: $(STAMP)  ## build the documentation into site/, without a warning, and check its links and snippets
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[docs]'
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	$(PYTEST) tests/docs
 
 build: $(STAMP)  ## build the sdist and the wheel into dist/
