@@ -11,7 +11,7 @@ from typing import Callable, List, NoReturn, Optional
 
 from ..errors import TimmAbnError
 from ..version import __version__
-from . import attach, benchmark, compare, convert, evaluate, explain, export, list_models, publish, tsne
+from . import attach, benchmark, compare, convert, edit, evaluate, explain, export, list_models, publish, tsne
 from .errors import CommandError
 
 __all__ = ['CommandError', 'main']
@@ -21,6 +21,7 @@ COMMANDS = {
     'benchmark': benchmark,
     'compare': compare,
     'convert': convert,
+    'edit': edit,
     'evaluate': evaluate,
     'explain': explain,
     'export': export,
