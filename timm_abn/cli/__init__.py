@@ -11,12 +11,13 @@ from typing import Callable, List, NoReturn, Optional
 
 from ..errors import TimmAbnError
 from ..version import __version__
-from . import attach, benchmark, compare, convert, edit, evaluate, explain, export, list_models, publish, tsne
+from . import app, attach, benchmark, compare, convert, edit, evaluate, explain, export, list_models, publish, tsne
 from .errors import CommandError
 
 __all__ = ['CommandError', 'main']
 
 COMMANDS = {
+    'app': app,
     'attach': attach,
     'benchmark': benchmark,
     'compare': compare,
