@@ -10,7 +10,6 @@ from pathlib import Path, PurePath
 
 import numpy as np
 import pytest
-import safetensors.torch
 import timm
 import torch
 from browser import CHROMIUM, DRIVER, PATIENCE, requested, running_chromium, running_command, slowness
@@ -19,6 +18,7 @@ from PIL import Image
 import timm_abn
 from timm_abn.explain.images import Preprocessing, read_image
 from timm_abn.explain.masks import read_masks
+from timm_abn.publish.folder import save_hub_folder
 
 pytest.importorskip('gradio', reason="the page needs gradio: pip install 'timm-abn[app]'")
 pytest.importorskip('selenium', reason='the test of the page needs selenium')
@@ -28,7 +28,7 @@ pytestmark = [
 ]
 
 MODEL = 'abn_resnet20_cifar.fashion_mnist_faithful'
-SAMPLE = Path(timm_abn.__file__).parent / 'samples' / '7_sneaker_00012.png'
+SAMPLE = Path(timm_abn.__file__).parent / 'samples' / '6_shirt_00007.png'
 
 
 @pytest.fixture(scope='module')
@@ -38,8 +38,13 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def page(folder):
-    with running_command(folder=folder) as (_, address):
+    torch.manual_seed(0)
+    save_hub_folder(timm.create_model('abn_resnet50', num_classes=10), folder / 'resnet50', card='')
+    with running_command('--model', MODEL, f'local-dir:{folder / "resnet50"}', folder=folder) as (process, address):
+        assert [path.name.startswith('timm-abn-app-') for path in (folder / 'tmp').iterdir()] == [True]
         yield address
+    assert process.returncode == 143  # of SIGTERM
+    assert not [path for name in ('tmp', 'here') for path in (folder / name).iterdir()]
 
 
 @pytest.fixture(scope='module')
@@ -84,6 +89,17 @@ class Visitor:
     def changes(self):
         return [cell.text for cell in self.find('#probabilities td.change') if cell.text]
 
+    def probabilities(self):
+        return [cell.text for cell in self.find('#probabilities td.number')]
+
+    def choose(self, selector, text):
+        self.find(f'{selector} input')[0].click()
+        options, _ = self.wait(
+            lambda: [each for each in self.find('li[role=option]') if text in each.text],
+            f'there is no {text} to choose',
+        )
+        options[0].click()
+
     def click(self, selector):
         self.driver.execute_script('arguments[0].click()', self.find(selector)[0])
 
@@ -93,6 +109,10 @@ class Visitor:
         canvas = self.find('#canvas canvas')[0]
         actions = ActionChains(self.driver, duration=40).move_to_element_with_offset(canvas, -110, -40)
         actions.click_and_hold().move_by_offset(110, 60).move_by_offset(90, -30).release().perform()
+
+
+def settle():
+    time.sleep(min(slowness(), 10))
 
 
 def within_a_second(seconds, what, slow):
@@ -109,14 +129,14 @@ def test_a_photo_is_explained_and_painted_on(visitor, page):
     labels = timm_abn.class_names(model)
     assert names == [labels[index] for index in explanation.top_k(5)[1][0]]
     visitor.wait(lambda: visitor.find('#canvas canvas') and visitor.find('#beside img'), 'no pictures')
-    time.sleep(slowness())  # the canvas is ready a moment after it is there
+    settle()  # the canvas is ready a moment after it is there
     visitor.stroke()
     _, seconds = visitor.wait(visitor.changes, 'the stroke changed nothing')
     within_a_second(seconds, 'stroke to probabilities', slowness())
     before = visitor.changes()
     visitor.click('#keeps label:nth-of-type(2) input')
     changed, _ = visitor.wait(lambda: visitor.changes() != before and visitor.changes(), 'black changed nothing')
-    assert any(abs(float(change)) > 0.005 for change in changed)
+    assert any(float(change) for change in changed)
     assert visitor.find('#painted img')
     elsewhere = [url for url in requested(visitor.driver) if not url.startswith((page, 'data:', 'blob:'))]
     assert not elsewhere
@@ -127,7 +147,7 @@ def test_curves_and_files(visitor, folder):
     areas, _ = visitor.wait(lambda: visitor.find('#areas .message'), 'no curves')
     assert 'attention map: deletion 0.' in areas[0].text and 'grad_cam: deletion 0.' in areas[0].text
     visitor.click('#save')
-    links, _ = visitor.wait(lambda: visitor.find('#files a[href*="sneaker"]'), 'no files')
+    links, _ = visitor.wait(lambda: visitor.find('#files a[href*="shirt"]'), 'no files')
     addresses = {PurePath(link.get_attribute('href')).name: link.get_attribute('href') for link in links}
     assert len(addresses) == 4
     (folder / 'masks').mkdir()
@@ -137,7 +157,7 @@ def test_curves_and_files(visitor, folder):
     assert found.shape == (28, 28) and 0 < (found > 0).mean() < 0.6  # what was painted, and no more
     picture = Path(os.environ.get('TIMM_ABN_PICTURE', folder / 'app.png')).absolute()
     visitor.wait(lambda: visitor.find('#curves canvas, #curves svg'), 'no plot')
-    time.sleep(slowness())
+    settle()
     visitor.driver.save_screenshot(str(folder / 'screen.png'))
     Image.open(folder / 'screen.png').convert('RGB').quantize(256).save(picture, optimize=True)
     assert picture.stat().st_size < 400_000
@@ -167,7 +187,7 @@ def test_another_visitor_sees_nothing_of_it(visitor, page):
     visitor.driver.switch_to.new_window('tab')
     visitor.driver.get(page)
     visitor.wait(lambda: visitor.find('#upload input[type=file]'), 'no page')
-    time.sleep(slowness())
+    settle()
     assert not visitor.names() and not visitor.find('#painted img') and not visitor.find('#files a')
     visitor.click('#samples button.thumbnail-item')
     visitor.wait(visitor.names, 'no result of an example')
@@ -177,35 +197,17 @@ def test_another_visitor_sees_nothing_of_it(visitor, page):
     assert visitor.names() != example
 
 
-def test_nothing_is_left_behind(folder):
-    place = folder / 'own'
-    place.mkdir()
-    with running_command(folder=place) as (process, _):
-        (temporary,) = (place / 'tmp').iterdir()
-        assert temporary.name.startswith('timm-abn-app-')
-    assert process.returncode == 143
-    assert not [path for name in ('tmp', 'here') for path in (place / name).iterdir()]
-
-
-def test_a_network_of_the_size_of_resnet_50(folder):
-    torch.manual_seed(0)
-    weights = timm.create_model('abn_resnet50', num_classes=10).state_dict()
-    safetensors.torch.save_file(weights, folder / 'resnet50.safetensors')
+def test_a_network_of_the_size_of_resnet_50(visitor, folder):
+    names = visitor.names()
+    visitor.choose('#model', 'resnet50')
+    visitor.wait(lambda: visitor.names() and visitor.names() != names, 'no result of another model')
     photo = folder / 'photo.jpg'
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (1200, 1600, 3), dtype=np.uint8)).save(photo)
-    arguments = ['--model', 'abn_resnet50', '--checkpoint', folder / 'resnet50.safetensors', '--num-classes', 10]
-    place = folder / 'resnet50'
-    place.mkdir()
-    with running_command(*arguments, folder=place) as (_, address), running_chromium(place) as driver:
-        driver.get(address)
-        visitor = Visitor(driver)
-        visitor.wait(lambda: visitor.find('#upload input[type=file]'), 'no page')
-        time.sleep(slowness())
-        visitor.upload(photo)
-        _, seconds = visitor.wait(visitor.names, 'no result')
-        within_a_second(seconds, 'upload to result, ResNet-50', slowness())
-        visitor.wait(lambda: visitor.find('#canvas canvas') and visitor.find('#beside img'), 'no pictures')
-        time.sleep(slowness())
-        visitor.stroke()
-        _, seconds = visitor.wait(visitor.changes, 'the stroke changed nothing')
-        within_a_second(seconds, 'stroke to probabilities, ResNet-50', slowness())
+    shown = visitor.probabilities()
+    visitor.upload(photo)
+    _, seconds = visitor.wait(lambda: visitor.probabilities() != shown, 'no result')
+    within_a_second(seconds, 'upload to result, ResNet-50', slowness())
+    settle()
+    visitor.stroke()
+    _, seconds = visitor.wait(visitor.changes, 'the stroke changed nothing')
+    within_a_second(seconds, 'stroke to probabilities, ResNet-50', slowness())

@@ -13,9 +13,9 @@ def test_a_photo_is_kept_as_it_was_uploaded(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     path = tmp_path / 'a photo.png'
     Image.fromarray(pixels).save(path)
-    photo = read_photo(path)
+    photo, read = read_photo(path)
     path.unlink()
-    assert photo.name == 'a photo.png' and np.array_equal(photo.pixels(), pixels)
+    assert photo.name == 'a photo.png' and np.array_equal(photo.pixels(), pixels) and np.array_equal(read, pixels)
 
 
 def refusal(path):

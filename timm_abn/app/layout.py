@@ -119,7 +119,7 @@ def _choices(models: List[str]) -> Tuple[Any, Any, Any, Any]:
         buttons=[],
         elem_id='samples',
     )
-    model = gr.Dropdown(models, value=models[0], label='Model', elem_id='model')
+    model = gr.Dropdown(models, value=models[0], label='Model', visible=len(models) > 1, elem_id='model')
     target = gr.Dropdown([], label='Class or task that is explained', elem_id='target')
     return upload, samples, model, target
 

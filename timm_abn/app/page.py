@@ -13,7 +13,7 @@ from .curves import Curves, curves_of
 from .layout import KEEPS, Parts, lay_out, sample_paths
 from .models import OfferedModels, ServedModel
 from .painting import draw_edited_map, is_empty, merge_layers, paint, write_files
-from .photos import Photo, read_photo
+from .photos import read_photo
 from .session import Session, draw_map, map_of, method_map, method_overlay, open_session, top_classes
 from .tables import message, probability_table
 
@@ -87,23 +87,30 @@ class _Page:
     def open_upload(self, path: Optional[str], model: str, kind: str) -> Dict[Any, Any]:
         if path is None:
             return {}
+        served = self.offered.load(model)
         try:
-            photo = read_photo(path)
+            photo, pixels = read_photo(path)
         finally:
             Path(path).unlink(missing_ok=True)  # it is in the visitor's session, or of no use
-        return {self.parts.upload: None, **self._open(photo, self.offered.load(model), kind)}
+        return {self.parts.upload: None, **self._open(open_session(photo, served, pixels), served, kind)}
 
     @_reported
     def open_sample(self, model: str, kind: str, event: gr.SelectData) -> Dict[Any, Any]:
-        return self._open(read_photo(sample_paths()[event.index]), self.offered.load(model), kind)
+        served = self.offered.load(model)
+        photo, pixels = read_photo(sample_paths()[event.index])
+        return self._open(open_session(photo, served, pixels), served, kind)
 
     @_reported
     def change_model(self, session: Optional[Session], model: str, kind: str) -> Dict[Any, Any]:
         served = self.offered.load(model)
-        return self._choices_of(served) if session is None else self._open(session.photo, served, kind)
+        return (
+            self._choices_of(served)
+            if session is None
+            else self._open(open_session(session.photo, served), served, kind)
+        )
 
-    def _open(self, photo: Photo, served: ServedModel, kind: str) -> Dict[Any, Any]:
-        p, session = self.parts, open_session(photo, served)
+    def _open(self, session: Session, served: ServedModel, kind: str) -> Dict[Any, Any]:
+        p = self.parts
         table = probability_table(served.class_names, top_classes(session), session.probabilities)
         background = _drawn(session, served, kind, None)
         return {

@@ -33,8 +33,8 @@ class Photo:
         return read_image(io.BytesIO(self.content))
 
 
-def read_photo(path: Union[str, Path]) -> Photo:
-    """Read a file that was uploaded, if it is an image of bearable size.
+def read_photo(path: Union[str, Path]) -> Tuple[Photo, Image.Image]:
+    """Return a file that was uploaded, and its pixels, if it is an image of bearable size.
 
     Args:
         path: The file.
@@ -55,10 +55,10 @@ def read_photo(path: Union[str, Path]) -> Photo:
                 f'{path} has {width} x {height} pixels, {width * height / 1e6:.1f} million; at most '
                 f'{MOST_PIXELS // 10**6} million are taken.'
             )
-        read_image(path)
+        pixels = read_image(path)
     except ImageError as error:  # the folder is nobody's concern
         raise ImageError(str(error).replace(str(path), path.name)) from None
-    return Photo(path.name, path.read_bytes())
+    return Photo(path.name, path.read_bytes()), pixels
 
 
 def shown_size(size: Tuple[int, int]) -> Tuple[int, int]:

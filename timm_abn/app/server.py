@@ -3,13 +3,15 @@
 import contextlib
 import os
 import tempfile
+import threading
+from pathlib import Path
 from typing import Any, Dict, Iterator, Optional
 
 from ..errors import TimmAbnError
 from .models import OfferedModels
 from .photos import MOST_BYTES
 
-__all__ = ['HOST', 'running_page']
+__all__ = ['HOST', 'running_page', 'serve_folder']
 
 HOST = '127.0.0.1'
 
@@ -59,6 +61,20 @@ def running_page(
             yield address.rstrip('/')
         finally:
             page.close(verbose=False)
+
+
+def serve_folder(folder: Path) -> None:
+    """Serve the model of a folder until the process ends: what ``app.py`` of a Space does.
+
+    Args:
+        folder: What ``timm-abn publish --space`` wrote.
+
+    Raises:
+        TimmAbnError: See ``running_page``.
+    """
+    with running_page(OfferedModels([f'local-dir:{folder.resolve()}']), host=None, own_frame=False) as address:
+        print(f'The page is at {address}', flush=True)
+        threading.Event().wait()
 
 
 @contextlib.contextmanager

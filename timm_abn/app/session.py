@@ -46,17 +46,18 @@ class Session:
         return self.explanation.probabilities[0]
 
 
-def open_session(photo: Photo, served: ServedModel) -> Session:
+def open_session(photo: Photo, served: ServedModel, pixels: Optional[Image.Image] = None) -> Session:
     """Return what a model says of a photo.
 
     Args:
         photo: The photo.
         served: The model.
+        pixels: Those of the photo, if they are decoded already.
 
     Raises:
         TimmAbnError: The photo is too long and thin for the model.
     """
-    pixels = photo.pixels()
+    pixels = photo.pixels() if pixels is None else pixels
     x, box = served.preprocessing(pixels)
     x = x[None].to(served.device)
     shown = shown_size(pixels.size)
