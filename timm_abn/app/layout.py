@@ -92,9 +92,9 @@ def lay_out(models: List[str]) -> Parts:
         with gr.Column(scale=3, min_width=340):
             method = gr.Dropdown([], label='Another method beside it', elem_id='method')
             beside = gr.Image(show_label=False, elem_id='beside', **picture)
-        with gr.Column(scale=3, min_width=340):
+        with gr.Column(scale=4, min_width=400):
             draw_curves, curves, areas = _curves()
-        with gr.Column(scale=2, min_width=240):
+        with gr.Column(scale=3, min_width=320):
             save = gr.Button('Save overlay, maps and mask', elem_id='save')
             files = gr.File(label='Files', file_count='multiple', interactive=False, elem_id='files')
             gr.Markdown(
@@ -112,7 +112,7 @@ def _choices(models: List[str]) -> Tuple[Any, Any, Any, Any]:
     samples = gr.Gallery(
         [str(path) for path in sample_paths()],
         label='Or an example',
-        columns=3,
+        columns=2,
         height=240,
         allow_preview=False,
         interactive=False,

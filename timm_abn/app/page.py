@@ -66,7 +66,9 @@ class _Page:
         redrawn = [p.message, p.table, p.painted]
         beside = dict(fn=self.draw_beside, inputs=[p.session, p.model, p.target, p.method], **options)
         beside['outputs'] = [p.message, p.beside]
-        p.upload.upload(self.open_upload, [p.upload, p.model, p.kind], [p.upload, *shown], **options).then(**beside)
+        opened = p.upload.upload(self.open_upload, [p.upload, p.model, p.kind], shown, **options)
+        # also after a file that was refused there is room for the next one
+        opened.then(lambda: None, None, [p.upload], **options).then(**beside)
         p.samples.select(self.open_sample, [p.model, p.kind], shown, **options).then(**beside)
         p.model.input(self.change_model, [p.session, p.model, p.kind], shown, **options).then(**beside)
         p.target.input(self.redraw, [p.session, *choices, p.canvas], [p.canvas, *redrawn], **options).then(**beside)
@@ -92,7 +94,7 @@ class _Page:
             photo, pixels = read_photo(path)
         finally:
             Path(path).unlink(missing_ok=True)  # it is in the visitor's session, or of no use
-        return {self.parts.upload: None, **self._open(open_session(photo, served, pixels), served, kind)}
+        return self._open(open_session(photo, served, pixels), served, kind)
 
     @_reported
     def open_sample(self, model: str, kind: str, event: gr.SelectData) -> Dict[Any, Any]:
@@ -161,10 +163,11 @@ class _Page:
 
     @_reported
     def draw_beside(self, session: Optional[Session], model: str, target: int, method: Optional[str]) -> Dict[Any, Any]:
+        said = {self.parts.message: gr.skip()}  # what was said of an upload stays
         if session is None or method is None:
-            return {}
+            return said
         drawn = method_overlay(session, self.offered.load(model), method, _target(target))
-        return {self.parts.beside: drawn}
+        return {**said, self.parts.beside: drawn}
 
     @_reported
     def draw_curves(self, session: Optional[Session], model: str, target: int, method: Optional[str]) -> Dict[Any, Any]:
@@ -213,5 +216,5 @@ def _frame(curves: Dict[str, Curves]) -> pd.DataFrame:
     rows: List[Any] = []
     for name, found in curves.items():
         for label, values in (('deletion', found.deletion), ('insertion', found.insertion)):
-            rows += [(x, y, f'{label}, {name}') for x, y in zip(found.fractions, values)]
+            rows += [(x, y, f'{label}, {name.removesuffix(" map")}') for x, y in zip(found.fractions, values)]
     return pd.DataFrame(rows, columns=['share of the pixels', 'probability', 'curve'])
