@@ -208,7 +208,9 @@ def test_a_network_of_the_size_of_resnet_50(visitor, folder):
     visitor.upload(photo)
     _, seconds = visitor.wait(lambda: visitor.probabilities() != shown, 'no result')
     within_a_second(seconds, 'upload to result, ResNet-50', slowness())
+    visitor.wait(lambda: visitor.find('#canvas canvas'), 'no canvas')
     settle()
+    assert not visitor.changes()  # strokes on the photo before are gone
     visitor.stroke()
     _, seconds = visitor.wait(visitor.changes, 'the stroke changed nothing')
     within_a_second(seconds, 'stroke to probabilities, ResNet-50', slowness())

@@ -7,6 +7,7 @@ from typing import Any, Callable, Dict, List, Optional
 
 import gradio as gr
 import pandas as pd
+from PIL import Image
 
 from ..errors import TimmAbnError, one_line
 from .curves import Curves, curves_of
@@ -115,9 +116,10 @@ class _Page:
         p = self.parts
         table = probability_table(served.class_names, top_classes(session), session.probabilities)
         background = _drawn(session, served, kind, None)
+        empty = Image.new('RGBA', background.size)  # without any layer the strokes on the last photo would stay
         return {
             p.session: session,
-            p.canvas: dict(background=background, layers=[], composite=background),
+            p.canvas: dict(background=background, layers=[empty], composite=background),
             p.table: table,
             p.painted: None,
             p.files: None,
