@@ -157,7 +157,7 @@ class _Page:
             table = probability_table(served.class_names, classes, session.probabilities)
             return {self.parts.table: table, self.parts.painted: None}
         edit = paint(session, served, painting, _target(target))
-        classes += [] if edit.task in (None, *classes) else [edit.task]
+        classes += [] if edit.task is None or edit.task in classes else [edit.task]
         winner = int(edit.probabilities.argmax())
         classes += [] if winner in classes else [winner]
         table = probability_table(served.class_names, classes, session.probabilities, edit.probabilities)
@@ -173,8 +173,7 @@ class _Page:
 
     @_reported
     def draw_curves(self, session: Optional[Session], model: str, target: int, method: Optional[str]) -> Dict[Any, Any]:
-        self._check(session)
-        served, wanted = self.offered.load(model), _target(target)
+        session, served, wanted = _opened(session), self.offered.load(model), _target(target)
         maps = {OWN: map_of(session, served, OWN, wanted)}
         if method is not None:
             maps[method] = method_map(session, served, method, wanted)
@@ -190,19 +189,21 @@ class _Page:
         return {self.parts.curves: _frame(drawn), self.parts.areas: message(note)}
 
     @_reported
-    def save(self, session: Session, model: str, target: int, kind: str, keeps: str, canvas: Any) -> Dict[Any, Any]:
-        self._check(session)
-        served, wanted = self.offered.load(model), _target(target)
+    def save(
+        self, session: Optional[Session], model: str, target: int, kind: str, keeps: str, canvas: Any
+    ) -> Dict[Any, Any]:
+        session, served, wanted = _opened(session), self.offered.load(model), _target(target)
         painting = merge_layers(canvas['layers'], session, keeps == KEEPS[0])
         edit = paint(session, served, painting, wanted)
         folder = Path(tempfile.mkdtemp(prefix='saved-', dir=self.parts.files.GRADIO_CACHE))
         paths = write_files(session, served, edit, painting, folder, kind, wanted)
         return {self.parts.files: [str(path) for path in paths]}
 
-    @staticmethod
-    def _check(session: Optional[Session]) -> None:
-        if session is None:
-            raise TimmAbnError('there is no photo yet: drop one, or take an example.')
+
+def _opened(session: Optional[Session]) -> Session:
+    if session is None:
+        raise TimmAbnError('there is no photo yet: drop one, or take an example.')
+    return session
 
 
 def _target(chosen: Optional[int]) -> Optional[int]:

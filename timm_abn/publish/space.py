@@ -22,7 +22,7 @@ def make_space(folder: Path, title: str) -> None:
         folder: What ``timm_abn.publish.folder.save_hub_folder`` wrote.
         title: Name of the Space.
     """
-    license = ModelCard((folder / CARD_NAME).read_text(encoding='utf-8')).data.license
+    license = ModelCard((folder / CARD_NAME).read_text(encoding='utf-8')).data.to_dict()['license']
     card = (_TEMPLATES / 'space.md').read_text(encoding='utf-8')
     front_matter = yaml.safe_dump(dict(license=license)).rstrip()
     text = card.format(title=title, sdk_version=GRADIO, front_matter=front_matter)
