@@ -61,7 +61,10 @@ def main() -> int:
         return 2
     print(table_of(compared))
     with staged_files(args.out) as folder:
-        draw(compared, attached.model, images, names).save(folder / SHEET, optimize=True)
+        shown = [names[index] for index in SHOWN]
+        draw([compared[index] for index in SHOWN], attached.model, images[list(SHOWN)], shown).save(
+            folder / SHEET, optimize=True
+        )
     print(f'\nThe sheet is {args.out / SHEET}. Photos of your own: timm-abn explain PHOTOS --model abn \\')
     print(f'    --checkpoint {args.out / "attached" / LAST}')
     return 0
@@ -117,13 +120,13 @@ def draw(
     images: torch.Tensor,
     names: Sequence[str],
 ) -> Image.Image:
-    """Return a sheet of some of the photos: each with the maps of all methods, and their scores."""
+    """Return a sheet of photos, each with the maps of all methods, and their scores."""
     config, classes = Preprocessing(model).config, timm_abn.class_names(model)
     panels = [
         draw_sheet(
             input_picture(images[index], config['mean'], config['std']), comparisons[index], classes, names[index]
         )
-        for index in SHOWN
+        for index in range(len(images))
     ]
     return stacked(panels, COLUMNS)
 
