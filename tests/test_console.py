@@ -33,6 +33,7 @@ def run(*args, after=''):
     [
         (['--help'], 0, 'list the Attention'),
         (['--version'], 0, f'timm-abn {timm_abn.__version__}'),
+        (['app', '--help'], 0, 'timm-abn app'),
         (['benchmark', '--help'], 0, 'timm-abn benchmark'),
         (['compare', '--help'], 0, 'recipro_cam'),
         (['convert', '--help'], 0, 'timm-abn convert'),
@@ -47,6 +48,7 @@ def run(*args, after=''):
         (['compare', 'missing.jpg', '--model', MODEL], 2, 'there is no file or folder missing.jpg'),
         (['compare', 'x', '--model', MODEL, '--methods', 'y'], 2, "invalid choice: 'y'"),
         (['convert', 'x', '--mechanism', 'y'], 2, "invalid choice: 'y'"),
+        (['edit', 'missing.jpg', '--mask', 'x.png', '--model', MODEL], 2, 'there is no file or folder missing.jpg'),
         (['explain', 'x.jpg', '--model', MODEL, '--colormap', 'jet'], 2, "invalid choice: 'jet'"),
         (['explain', 'missing.jpg', '--model', MODEL, '--device', 'warp'], 2, 'there is no file or folder missing.jpg'),
         (['export', 'onnx', '--model', MODEL, '--out', 'x.pt2'], 2, '--out must end in .onnx'),

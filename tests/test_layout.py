@@ -12,7 +12,20 @@ PACKAGE = ROOT / 'timm_abn'
 
 # modules at the root, which know nothing of the rooms; then the rooms, each of which may import those before it
 GROUND = ['version', 'errors', 'staging', 'timm_private', 'console']
-ROOMS = ['split', 'maps', 'networks', 'hub', 'models', 'explain', 'export', 'publish', 'training', 'benchmark', 'cli']
+ROOMS = [
+    'split',
+    'maps',
+    'networks',
+    'hub',
+    'models',
+    'explain',
+    'export',
+    'publish',
+    'training',
+    'benchmark',
+    'app',
+    'cli',
+]
 # addresses from outside, which import what they stand for
 ADDRESSES = {'task': 'training', 'abn_models': 'models', 'cam_models': 'models', 'cifar_backbones': 'models'} | {
     'images': 'explain'

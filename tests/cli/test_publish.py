@@ -2,12 +2,13 @@
 
 import argparse
 import json
+import runpy
 
 import pytest
 import safetensors.torch
 import timm
 import torch
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, RepoCard
 from payload import Payload
 from safetensors.torch import save_file
 from tiny_models import tiny_abn, tiny_images
@@ -304,3 +305,25 @@ def test_the_card_says_the_gate_of_the_weights(tmp_path, gate):
     torch.save(dict(arch='abn', args=trained_with, state_dict=model.state_dict()), tmp_path / 'last.pth.tar')
     assert publish(tmp_path / 'last.pth.tar', '--dry-run', '--out', tmp_path / 'out') == 0
     assert f'| Gate | {gate} |' in (tmp_path / 'out' / 'README.md').read_text().splitlines()
+
+
+def test_a_space_holds_the_page_and_the_model(trained, hub, logged_in, tmp_path, monkeypatch, capsys):
+    model, _, path = trained
+    monkeypatch.chdir(tmp_path)
+    assert publish(path, '--space', '--license', 'mit', '--dry-run') == 0
+    names = ['README.md', 'app.py', 'config.json', 'model.safetensors', 'requirements.txt']
+    assert sorted(file.name for file in (tmp_path / 'tiny').iterdir()) == names
+    assert_same(timm.create_model('local-dir:tiny', pretrained=True), model)
+    card = RepoCard((tmp_path / 'tiny' / 'README.md').read_text(), ignore_metadata_errors=False)
+    assert {key: card.data.to_dict()[key] for key in ('title', 'sdk', 'app_file', 'license')} == dict(
+        title='tiny', sdk='gradio', app_file='app.py', license='mit'
+    )
+    served = []
+    monkeypatch.setattr('timm_abn.app.server.serve_folder', served.append)
+    runpy.run_path(str(tmp_path / 'tiny' / 'app.py'), run_name='__main__')
+    assert served == [tmp_path / 'tiny']
+    capsys.readouterr()
+    assert publish(path, '--space') == 0
+    assert f'Open it: {hub.endpoint}/spaces/me/tiny' in capsys.readouterr().out
+    assert hub.repositories['me/tiny']['sdk'] == 'gradio' and set(names) <= set(hub.files('me/tiny'))
+    assert all('/models/' not in address for _, address in hub.requests)

@@ -7,7 +7,8 @@ from PIL import Image, ImageColor
 from torchvision.transforms.functional import pil_to_tensor
 
 from timm_abn.explain.comparison import Comparison, MethodResult
-from timm_abn.explain.sheets import GAP, INK, MARGIN, RED, draw_sheet, input_picture
+from timm_abn.explain.lettering import INK, RED
+from timm_abn.explain.sheets import GAP, MARGIN, draw_sheet, input_picture
 from timm_abn.maps.operations import overlay_maps
 
 NAMES = ['t-shirt/top', 'a class whose name goes on and on and on, and does not end where others do' * 3, '靴']

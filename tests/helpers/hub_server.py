@@ -183,6 +183,7 @@ class _Handler(BaseHTTPRequestHandler):
         private = bool(asked.get('private')) or asked.get('visibility') == 'private'
         if name not in self.server.repositories:
             self.server.add(name, {'.gitattributes': b''}, private)
+            self.server.repositories[name]['sdk'] = asked.get('sdk')
         self.answer(200, dict(url=f'{self.server.endpoint}/{name}', name=name, id=name))
 
     def create_branch(self, name, branch):
@@ -233,16 +234,17 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 _NAME = r'(?P<name>[^/]+/[^/]+)'
+_KIND = '(models|spaces)'
 _ROUTES = [
     (('GET', 'HEAD'), rf'/{_NAME}/resolve/(?P<revision>[^/]+)/(?P<path>.+)', _Handler.resolve),
     (('GET',), r'/storage/(?P<digest>\w+)/.+', _Handler.storage),
-    (('GET',), rf'/api/models/{_NAME}(/revision/(?P<revision>.+))?', lambda self, name, revision: self.info(name)),
+    (('GET',), rf'/api/{_KIND}/{_NAME}(/revision/(?P<revision>.+))?', lambda self, name, revision: self.info(name)),
     (('POST',), r'/api/repos/create', _Handler.create),
     (('POST',), r'/api/validate-yaml', _Handler.validate),
-    (('POST',), rf'/api/models/{_NAME}/branch/(?P<branch>.+)', _Handler.create_branch),
-    (('POST',), rf'/api/models/{_NAME}/preupload/(?P<revision>.+)', _Handler.preupload),
-    (('POST',), rf'/api/models/{_NAME}/commit/(?P<revision>.+)', _Handler.commit),
-    (('POST',), rf'/{_NAME}.git/info/lfs/objects/batch', _Handler.lfs_batch),
+    (('POST',), rf'/api/{_KIND}/{_NAME}/branch/(?P<branch>.+)', _Handler.create_branch),
+    (('POST',), rf'/api/{_KIND}/{_NAME}/preupload/(?P<revision>.+)', _Handler.preupload),
+    (('POST',), rf'/api/{_KIND}/{_NAME}/commit/(?P<revision>.+)', _Handler.commit),
+    (('POST',), rf'(/spaces)?/{_NAME}.git/info/lfs/objects/batch', _Handler.lfs_batch),
     (('PUT',), r'/upload/(?P<digest>\w+)', _Handler.upload),
 ]
 

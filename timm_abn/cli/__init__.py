@@ -11,16 +11,18 @@ from typing import Callable, List, NoReturn, Optional
 
 from ..errors import TimmAbnError
 from ..version import __version__
-from . import attach, benchmark, compare, convert, evaluate, explain, export, list_models, publish, tsne
+from . import app, attach, benchmark, compare, convert, edit, evaluate, explain, export, list_models, publish, tsne
 from .errors import CommandError
 
 __all__ = ['CommandError', 'main']
 
 COMMANDS = {
+    'app': app,
     'attach': attach,
     'benchmark': benchmark,
     'compare': compare,
     'convert': convert,
+    'edit': edit,
     'evaluate': evaluate,
     'explain': explain,
     'export': export,

@@ -3,6 +3,7 @@
 examples:
   timm-abn publish output/train/abn_resnet50/model_best.pth.tar --repo me/abn_resnet50 --license apache-2.0
   timm-abn publish weights/abn_resnet152/ --repo me/abn_resnet152 --private
+  timm-abn publish weights/abn_resnet152/ --repo me/abn_resnet152-page --space
   timm-abn publish model.safetensors --model abn_resnet18 --repo me/birds --label-names birds.txt --dry-run
 
 Then, in Python: timm.create_model('hf-hub:me/abn_resnet50', pretrained=True).
@@ -10,6 +11,9 @@ Then, in Python: timm.create_model('hf-hub:me/abn_resnet50', pretrained=True).
 The source is a folder that timm-abn convert wrote, or a checkpoint of timm-abn-train, which records its model and how
 images were prepared. Averaged weights (--model-ema) are used where a checkpoint has them. For other checkpoints --model
 names the model. --dry-run writes the folder, and publishes nothing.
+
+--space publishes a Space in the place of a model: the page of timm-abn app for these weights. Its folder holds app.py,
+too, and runs on any machine: python app.py. The Space installs timm-abn by requirements.txt.
 
 Publishing needs a token: log in with hf auth login, or set HF_TOKEN.
 """
@@ -42,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--license', default='unknown', help='licence of the weights of a checkpoint, as the Hub spells it'
     )
+    parser.add_argument('--space', action='store_true', help='publish a page that explains photos, as a Space')
     parser.add_argument('--dry-run', action='store_true', help='write the folder, and publish nothing')
     parser.add_argument(
         '--out', type=Path, metavar='FOLDER', help='where --dry-run writes (default: NAME in the current folder)'
@@ -64,7 +69,7 @@ def check(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    from ..publish.folder import check_repository_name, publish_folder
+    from ..publish.folder import check_repository_name, publish_folder, space_address
 
     check_repository_name(args.repo)
     address = f'hf-hub:{args.repo}' + (f'@{args.revision}' if args.revision else '')
@@ -76,8 +81,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     with tempfile.TemporaryDirectory(prefix='timm-abn-') as scratch:
         _write_folder(args, Path(scratch) / 'publish', address)
-        commit = publish_folder(Path(scratch) / 'publish', args.repo, args.private, args.revision)
-    print(f'Published: {commit}\nLoad it: timm.create_model({address!r}, pretrained=True)')
+        commit = publish_folder(Path(scratch) / 'publish', args.repo, args.private, args.revision, args.space)
+    use = f'Open it: {space_address(args.repo)}' if args.space else ''
+    print(f'Published: {commit}\n' + (use or f'Load it: timm.create_model({address!r}, pretrained=True)'))
     return 0
 
 
@@ -85,19 +91,24 @@ def _write_folder(args: argparse.Namespace, folder: Path, address: str) -> None:
     """Write what will be published."""
     from ..publish.checkpoints import save_checkpoint_folder
     from ..publish.folder import copy_hub_folder
+    from ..publish.space import make_space
+    from ..staging import staged_folder
 
-    if args.source.is_dir():
-        copy_hub_folder(args.source, folder, address)
-        return
     title = args.repo.rpartition('/')[2]
-    save_checkpoint_folder(
-        args.source,
-        folder,
-        title,
-        address,
-        args.model,
-        args.model_kwargs,
-        args.label_names,
-        args.license,
-        args.scores,
-    )
+    with staged_folder(folder) as staging:
+        if args.source.is_dir():
+            copy_hub_folder(args.source, staging, address)
+        else:
+            save_checkpoint_folder(
+                args.source,
+                staging,
+                title,
+                address,
+                args.model,
+                args.model_kwargs,
+                args.label_names,
+                args.license,
+                args.scores,
+            )
+        if args.space:
+            make_space(staging, title)

@@ -7,7 +7,7 @@ which part of the original that was, so that an attention map can be laid over t
 import contextlib
 import warnings
 from pathlib import Path
-from typing import Any, Dict, Iterator, Sequence, Tuple, Union
+from typing import Any, BinaryIO, Dict, Iterator, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -45,14 +45,14 @@ class ImageError(TimmAbnError):
     """An image cannot be used; the message says why, in one line."""
 
 
-def read_image(path: Union[str, Path]) -> Image.Image:
+def read_image(path: Union[str, Path, BinaryIO]) -> Image.Image:
     """Read an image of any mode as 8-bit RGB, upright.
 
     The EXIF orientation is applied, transparency is laid on white, 16-bit and floating point images are scaled to 8 bit
     (see ``to_rgb``). Of several frames or pages the first is read. Colour profiles are not applied, as in timm.
 
     Args:
-        path: File in any format that Pillow reads.
+        path: File in any format that Pillow reads, or what it holds, as a stream.
 
     Raises:
         ImageError: There is no such file, or it is not an image, damaged, or larger than Pillow's limit.
@@ -67,7 +67,7 @@ def read_image(path: Union[str, Path]) -> Image.Image:
 
 
 @contextlib.contextmanager
-def image_errors(path: Union[str, Path]) -> Iterator[None]:
+def image_errors(path: Union[str, Path, BinaryIO]) -> Iterator[None]:
     """Turn whatever goes wrong inside into an ``ImageError``.
 
     Args:

@@ -1,25 +1,21 @@
 """Sheets: an image and the maps of several methods side by side, with their scores, drawn by Pillow alone."""
 
-import functools
-import unicodedata
-from typing import Any, List, Sequence, Tuple
+from typing import Sequence, Tuple
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from ..maps.colormaps import colormap_table
 from ..maps.operations import overlay_maps
 from .comparison import Comparison, MethodResult
 from .images import denormalize
+from .lettering import GREY, HEADING, LINE, NOTE, RED, TEXT, TITLE, Pen, line_height
 
-__all__ = ['draw_overlay_sheet', 'draw_sheet', 'input_picture']
+__all__ = ['draw_overlay_sheet', 'draw_sheet', 'enlarge', 'input_picture']
 
 MARGIN, GAP, BAR = 28, 18, 10
 LEAST_WIDTH, MOST_WIDTH = 208, 416  # of a panel, in pixels: below, text does not fit; above, sheets get too large
-TITLE, HEADING, TEXT, NOTE = 24, 18, 15, 13  # sizes of the font
-INK, GREY, RED, LINE = '#1c1c1c', '#6a6a6a', '#b3261e', '#d8d8d8'
-LEADING = 1.45  # from one line of text to the next, in sizes of the font
 
 
 def input_picture(x: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> Image.Image:
@@ -54,15 +50,15 @@ def draw_sheet(
         notes: Texts below the maps, one paragraph each.
         colormap: 'viridis', 'inferno' or 'magma'.
     """
-    panel = _panel_size(picture.size)
+    enlarged = enlarge(picture)
+    panel = enlarged.size
     column = max(panel[0], LEAST_WIDTH)
-    enlarged = picture.resize(panel, Image.Resampling.BOX if panel[0] >= picture.width else Image.Resampling.LANCZOS)
     width = 2 * MARGIN + (len(comparison.results) + 1) * (column + GAP) - GAP
     sheet = Image.new('RGB', (width, 4000), 'white')
-    pen = _Pen(sheet)
+    pen = Pen(sheet)
     top = _draw_header(pen, comparison, class_names, title, width)
     pen.text((MARGIN, top), 'input', HEADING, column)
-    top_of_panels = top + _line(HEADING) + 4
+    top_of_panels = top + line_height(HEADING) + 4
     sheet.paste(enlarged, (MARGIN, top_of_panels))
     bottom = top_of_panels + panel[1]
     for index, result in enumerate(comparison.results):
@@ -70,7 +66,7 @@ def draw_sheet(
         pen.text((left, top), result.method, HEADING, column)
         sheet.paste(_overlay(enlarged, result, colormap), (left, top_of_panels))
         bottom = max(bottom, _draw_facts(pen, result, (left, top_of_panels + panel[1]), column, panel[0], colormap))
-    bottom = _draw_notes(pen, notes, bottom + GAP, width)
+    bottom = pen.paragraphs((MARGIN, bottom + GAP), notes, NOTE, width - 2 * MARGIN, GREY)
     return sheet.crop((0, 0, width, bottom + MARGIN - 8))
 
 
@@ -92,15 +88,14 @@ def draw_overlay_sheet(
     """
     panel = _panel_size(pictures[0].size)
     column = max(panel[0], LEAST_WIDTH)
-    rows = (MARGIN - 6, MARGIN - 6 + _line(TITLE), MARGIN - 6 + _line(TITLE) + _line(TEXT))
-    bottom = rows[2] + 2 * panel[1] + GAP + _line(NOTE)
+    rows = (MARGIN - 6, MARGIN - 6 + line_height(TITLE), MARGIN - 6 + line_height(TITLE) + line_height(TEXT))
+    bottom = rows[2] + 2 * panel[1] + GAP + line_height(NOTE)
     sheet = Image.new('RGB', (2 * MARGIN + len(pictures) * (column + GAP) - GAP, bottom + MARGIN), 'white')
-    pen = _Pen(sheet)
+    pen = Pen(sheet)
     pen.text((MARGIN, rows[0]), title, TITLE, sheet.width - 2 * MARGIN)
     for index, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
         left = MARGIN + index * (column + GAP)
-        resample = Image.Resampling.BOX if panel[0] >= picture.width else Image.Resampling.LANCZOS
-        enlarged = picture.resize(panel, resample)
+        enlarged = enlarge(picture)
         drawn = overlay_maps(pil_to_tensor(enlarged)[None], maps[index : index + 1], colormap=colormap)
         pen.text((left, rows[1]), caption, TEXT, column)
         sheet.paste(enlarged, (left, rows[2]))
@@ -108,6 +103,16 @@ def draw_overlay_sheet(
         low, high = maps[index].min().item(), maps[index].max().item()
         pen.text((left, rows[2] + 2 * panel[1] + GAP // 2 + 4), f'{low:.3g} to {high:.3g}', NOTE, column, GREY)
     return sheet
+
+
+def enlarge(picture: Image.Image) -> Image.Image:
+    """Return a picture in the size of a panel, whose pixels are square where they are larger than those of the sheet.
+
+    Args:
+        picture: RGB image.
+    """
+    panel = _panel_size(picture.size)
+    return picture.resize(panel, Image.Resampling.BOX if panel[0] >= picture.width else Image.Resampling.LANCZOS)
 
 
 def _panel_size(size: Tuple[int, int]) -> Tuple[int, int]:
@@ -119,12 +124,12 @@ def _panel_size(size: Tuple[int, int]) -> Tuple[int, int]:
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
-def _draw_header(pen: '_Pen', comparison: Comparison, class_names: Sequence[str], title: str, width: int) -> int:
+def _draw_header(pen: Pen, comparison: Comparison, class_names: Sequence[str], title: str, width: int) -> int:
     """Draw the header and return where it ends."""
     room = width - 2 * MARGIN
     top = MARGIN - 6
     pen.text((MARGIN, top), title, TITLE, room)
-    top += _line(TITLE)
+    top += line_height(TITLE)
     facts = [('prediction', class_names[comparison.predicted], comparison.probability)]
     if comparison.target != comparison.predicted:
         facts.append(('explained', class_names[comparison.target], comparison.target_probability))
@@ -133,7 +138,7 @@ def _draw_header(pen: '_Pen', comparison: Comparison, class_names: Sequence[str]
         number = f'   {probability:.4f}'
         left += pen.text((left, top), name, TEXT, width - MARGIN - left - pen.width(number, TEXT))
         pen.text((left, top), number, TEXT, room)
-        top += _line(TEXT)
+        top += line_height(TEXT)
     pen.draw.line([(MARGIN, top + 6), (width - MARGIN, top + 6)], fill=LINE)
     return top + 18
 
@@ -144,9 +149,7 @@ def _overlay(enlarged: Image.Image, result: MethodResult, colormap: str) -> Imag
     return to_pil_image(overlay_maps(pil_to_tensor(enlarged)[None], result.map, colormap=colormap)[0])
 
 
-def _draw_facts(
-    pen: '_Pen', result: MethodResult, place: Tuple[int, int], column: int, panel: int, colormap: str
-) -> int:
+def _draw_facts(pen: Pen, result: MethodResult, place: Tuple[int, int], column: int, panel: int, colormap: str) -> int:
     """Draw the range and the scores of a method below its map, and return where they end."""
     left, top = place
     top += 8
@@ -157,81 +160,13 @@ def _draw_facts(
     low, high = f'{result.low:.3g}', f'{result.high:.3g}'
     pen.text((left, top), low, NOTE, column, GREY)
     pen.text((left + panel - pen.width(high, NOTE), top), high, NOTE, column, GREY)
-    top += _line(NOTE) + 4
+    top += line_height(NOTE) + 4
     if result.problem:
         pen.text((left, top), result.problem, TEXT, column, RED)
-        return top + 2 * _line(TEXT)
+        return top + 2 * line_height(TEXT)
     for label, score in (('deletion', result.deletion), ('insertion', result.insertion)):
         number = f'{score:.3f}'
         pen.text((left, top), label, TEXT, column, GREY)
         pen.text((left + panel - pen.width(number, TEXT), top), number, TEXT, column)
-        top += _line(TEXT)
+        top += line_height(TEXT)
     return top
-
-
-def _draw_notes(pen: '_Pen', notes: Sequence[str], top: int, width: int) -> int:
-    for note in notes:
-        line = ''
-        for word in [*note.split(), '']:
-            longer = f'{line} {word}'.strip()
-            if word and pen.width(longer, NOTE) <= width - 2 * MARGIN:
-                line = longer
-                continue
-            pen.text((MARGIN, top), line, NOTE, width - 2 * MARGIN, GREY)
-            top += _line(NOTE)
-            line = word
-    return top
-
-
-def _line(size: int) -> int:
-    return round(LEADING * size)
-
-
-class _Pen:
-    """Writes text that fits, in the font that comes with Pillow."""
-
-    def __init__(self, sheet: Image.Image) -> None:
-        self.sheet, self.draw = sheet, ImageDraw.Draw(sheet)
-
-    def width(self, text: str, size: int) -> int:
-        """Return the width of a text in pixels."""
-        return round(_font(size).getlength(_printable(text)))
-
-    def text(self, place: Tuple[int, int], text: str, size: int, room: int, color: str = INK) -> int:
-        """Write a text, shortened in the middle where it is wider than ``room``, and return its width."""
-        text = _printable(text)
-        if self.width(text, size) > room:
-            text = self._shortened(text, size, room)
-        self.draw.text(place, text, fill=color, font=_font(size))
-        return self.width(text, size)
-
-    def _shortened(self, text: str, size: int, room: int) -> str:
-        kept = len(text) - 1
-        while kept > 1 and self.width(_without_middle(text, kept), size) > room:
-            kept -= 1
-        return _without_middle(text, kept)
-
-
-def _without_middle(text: str, kept: int) -> str:
-    return f'{text[: kept - kept // 2]}\u2026{text[len(text) - kept // 2 :]}'
-
-
-@functools.cache
-def _font(size: int) -> Any:
-    return ImageFont.load_default(size)
-
-
-def _printable(text: str) -> str:
-    """Return a text with what the font has: without accents, and '?' for what is no Latin."""
-    plain: List[str] = []
-    for character in text:
-        options = (character, unicodedata.normalize('NFKD', character)[:1], '?')
-        plain.append(next(option for option in options if option == '?' or _has(option)))
-    return ''.join(plain)
-
-
-@functools.cache
-def _has(character: str) -> bool:
-    if not character.isprintable():
-        return False
-    return character == ' ' or bytes(_font(TEXT).getmask(character)) != bytes(_font(TEXT).getmask('\uffff'))

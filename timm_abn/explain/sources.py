@@ -30,6 +30,7 @@ OUTPUT_ENDINGS = (
     '.overlay.png',
     '.map.png',
     '.compare.png',
+    '.edit.png',
 )  # not to be explained when the output lies among the images
 
 

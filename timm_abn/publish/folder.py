@@ -16,9 +16,18 @@ from ..hub.download import CONFIG_NAME, WEIGHTS_NAME, one_line_errors
 from ..staging import staged_folder
 from .model_card import readdress
 
-__all__ = ['CARD_NAME', 'check_repository_name', 'copy_hub_folder', 'publish_folder', 'save_hub_folder']
+__all__ = [
+    'CARD_NAME',
+    'SPACE_NAMES',
+    'check_repository_name',
+    'copy_hub_folder',
+    'publish_folder',
+    'save_hub_folder',
+    'space_address',
+]
 
 CARD_NAME = 'README.md'
+SPACE_NAMES = ('app.py', 'requirements.txt')  # what a Space holds besides
 MAX_CARD_BYTES = 2**20
 
 
@@ -111,14 +120,16 @@ def publish_folder(
     repository: str,
     private: bool = False,
     revision: Optional[str] = None,
+    space: bool = False,
 ) -> str:
-    """Publish what ``save_hub_folder`` wrote, in one commit.
+    """Publish what ``save_hub_folder`` wrote, and ``make_space`` added, in one commit.
 
     Args:
         folder: The folder.
         repository: USER/NAME; it is made if it does not exist.
         private: Whether only its owner may see it.
         revision: Branch to commit to; it is made if it does not exist. The main one by default.
+        space: Whether it becomes a Space, which runs, and not a model.
 
     Returns:
         Address of the commit.
@@ -129,19 +140,34 @@ def publish_folder(
     """
     if not get_token():
         raise HubError(f'{constants.ENDPOINT} needs a token to publish: log in with hf auth login, or set HF_TOKEN.')
-    files = [CommitOperationAdd(name, Path(folder) / name) for name in (WEIGHTS_NAME, CONFIG_NAME, CARD_NAME)]
+    names = (WEIGHTS_NAME, CONFIG_NAME, CARD_NAME, *(SPACE_NAMES if space else ()))
+    files = [CommitOperationAdd(name, Path(folder) / name) for name in names]
+    repo_type = 'space' if space else 'model'
     api = HfApi(library_name='timm-abn')
     with one_line_errors(repository, 'published to'):
         try:
-            is_private = api.repo_info(repository).private
+            is_private = api.repo_info(repository, repo_type=repo_type).private
         except RepositoryNotFoundError:
-            api.create_repo(repository, private=private)
+            api.create_repo(repository, private=private, repo_type=repo_type, space_sdk='gradio' if space else None)
             is_private = private
         if private and not is_private:
             raise HubError(f'{repository} exists and is public; leave out --private, or choose another name.')
         if revision:
-            api.create_branch(repository, branch=revision, exist_ok=True)
+            api.create_branch(repository, branch=revision, exist_ok=True, repo_type=repo_type)
         commit = api.create_commit(
-            repository, files, commit_message='Publish an Attention Branch Network', revision=revision
+            repository,
+            files,
+            commit_message='Publish an Attention Branch Network',
+            revision=revision,
+            repo_type=repo_type,
         )
     return str(commit.commit_url)
+
+
+def space_address(repository: str) -> str:
+    """Return where a Space is to be seen.
+
+    Args:
+        repository: USER/NAME.
+    """
+    return f'{constants.ENDPOINT}/spaces/{repository}'

@@ -1,0 +1,96 @@
+"""What a visitor sees of a photo, beside what the library says of it."""
+
+import io
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from timm_abn import TimmAbnError
+from timm_abn.app.curves import curves_of
+from timm_abn.app.models import OfferedModels, ServedModel, models_with_weights
+from timm_abn.app.photos import Photo
+from timm_abn.app.session import MAPS, draw_map, map_of, method_map, open_session, top_classes
+from timm_abn.explain.images import draw_overlay
+from timm_abn.explain.methods import create_explainer
+from timm_abn.explain.metrics import deletion, insertion
+from timm_abn.maps.operations import normalize_maps
+
+MODEL = 'abn_resnet20_cifar.fashion_mnist_faithful'
+
+
+@pytest.fixture(scope='module')
+def served():
+    return OfferedModels([MODEL]).load(MODEL)
+
+
+@pytest.fixture(scope='module')
+def photo():
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, 'PNG')
+    return Photo('photo.png', file.getvalue())
+
+
+@pytest.fixture(scope='module')
+def session(photo, served):
+    return open_session(photo, served)
+
+
+def test_the_prediction_is_that_of_the_model(photo, session, served):
+    x, box = served.preprocessing(photo.pixels())
+    expected = served.model.explain(x[None])
+    torch.testing.assert_close(session.probabilities, expected.probabilities[0])
+    assert session.box == box and session.size == (90, 60) and session.shown.size == (512, 341)
+    assert top_classes(session, 3) == expected.top_k(3)[1][0].tolist()
+    assert torch.equal(map_of(session, served, MAPS[0]), session.explanation.attention_map)
+    classes = torch.tensor([4])
+    assert torch.equal(map_of(session, served, MAPS[1], 4), session.explanation.class_map(classes))
+    assert torch.equal(map_of(session, served, MAPS[2], 4), session.explanation.contrast_map(classes))
+
+
+def test_the_overlay_in_the_size_of_the_photo_is_that_of_the_command(photo, session, served):
+    values = map_of(session, served, MAPS[0])
+    expected = draw_overlay(photo.pixels(), normalize_maps(values), session.box)
+    assert np.array_equal(draw_map(session, values, full_size=True), expected)
+    assert draw_map(session, values).size == session.shown.size
+
+
+def test_methods_and_curves(session, served):
+    assert list(served.explainers) == ['grad_cam', 'recipro_cam', 'class_map']
+    values = method_map(session, served, 'grad_cam', 3)
+    targets = torch.tensor([3])
+    expected = create_explainer('grad_cam', served.model)(session.x, targets)
+    torch.testing.assert_close(values, expected)
+    curves = curves_of(session, served, values, 3, steps=4)
+    assert curves.fractions == [0, 0.25, 0.5, 0.75, 1]
+    assert curves.deletion_area == pytest.approx(deletion(served.model, session.x, values, targets, 4).item(), abs=1e-5)
+    area = insertion(served.model, session.x, values, targets, 4).item()
+    assert curves.insertion_area == pytest.approx(area, abs=1e-5)
+    assert curves.deletion[0] == pytest.approx(session.probabilities[3].item(), abs=1e-5)
+    assert curves_of(session, served, torch.zeros_like(values)) is None
+
+
+def test_of_several_tasks_the_most_probable_or_the_chosen(photo):
+    torch.manual_seed(0)
+    served = ServedModel(timm.create_model('abn', backbone='test_resnet', num_classes=4, multi_task=True).eval())
+    session = open_session(photo, served)
+    best = int(session.probabilities.argmax())
+    assert torch.equal(map_of(session, served, MAPS[0]), session.explanation.attention_map[:, best : best + 1])
+    assert torch.equal(map_of(session, served, MAPS[0], 1), session.explanation.attention_map[:, 1:2])
+    with pytest.raises(TimmAbnError, match='there is no contrast between them'):
+        map_of(session, served, MAPS[2])
+
+
+def test_what_is_offered():
+    assert models_with_weights()[:2] == [MODEL, 'abn_resnet20_cifar.fashion_mnist']
+    offered = OfferedModels(models_with_weights())
+    assert offered.load(MODEL) is offered.load(MODEL)
+    with pytest.raises(TimmAbnError, match='abn_resnet50 is not offered here; there are abn_resnet20_cifar.fashion'):
+        offered.load('abn_resnet50')
+    with pytest.raises(TimmAbnError, match='of one model; 2 are named'):
+        OfferedModels(['abn_resnet18', 'abn_resnet34'], num_classes=3)
+    with pytest.raises(TimmAbnError, match='ResNet has no attention map'):
+        ServedModel(timm.create_model('test_resnet').eval())

@@ -1,0 +1,109 @@
+"""The models that a page offers: loaded when they are first chosen, each with the methods that apply to it."""
+
+import functools
+import threading
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence
+
+import timm
+import torch
+
+from ..errors import TimmAbnError
+from ..explain.class_names import class_names
+from ..explain.editing import check_editable
+from ..explain.images import Preprocessing
+from ..explain.methods import Explainer, applicable_explainers
+from ..models.loading import load_model, model_names
+from ..networks.multi_task_network import MultiTaskAttentionBranchNet
+
+__all__ = ['METHODS', 'OfferedModels', 'ServedModel', 'models_with_weights']
+
+METHODS = ('grad_cam', 'recipro_cam', 'class_map', 'rollout')  # of those that apply, the first is shown at first
+
+
+class ServedModel:
+    """A model whose map can be painted on, and what a page needs of it.
+
+    Attributes:
+        model: An ABN, in evaluation mode, on the CPU or a GPU.
+        class_names: Names of its classes, or tasks.
+        preprocessing: Its own.
+        has_tasks: Whether it has a map per task.
+    """
+
+    def __init__(self, model: Any) -> None:
+        """
+        Args:
+            model: The model.
+
+        Raises:
+            TimmAbnError: Its prediction follows no map, or maps that are not in [0, 1].
+        """
+        self.has_tasks = isinstance(model, MultiTaskAttentionBranchNet)
+        check_editable(model, 0 if self.has_tasks else None)
+        self.model: Any = model
+        self.class_names: List[str] = class_names(model)
+        self.preprocessing = Preprocessing(model)
+
+    @functools.cached_property
+    def explainers(self) -> Dict[str, Explainer]:
+        """The methods that apply to the model; finding out takes a forward and a backward pass of each."""
+        return applicable_explainers(METHODS, self.model)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return next(self.model.parameters()).device
+
+
+class OfferedModels:
+    """Models by name, loaded when they are first asked for."""
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        checkpoint: Optional[Path] = None,
+        device: Optional[torch.device] = None,
+        **model_kwargs: Any,
+    ) -> None:
+        """
+        Args:
+            names: See ``load_model``.
+            checkpoint: Weights of the one model that is named.
+            device: Where to compute.
+            **model_kwargs: See ``load_model``.
+
+        Raises:
+            TimmAbnError: No model, or weights for several are given.
+        """
+        if not names:
+            raise TimmAbnError('there are no models to offer.')
+        if len(names) > 1 and (checkpoint is not None or model_kwargs):
+            raise TimmAbnError(f'a checkpoint, and arguments, are of one model; {len(names)} are named.')
+        self.names = list(dict.fromkeys(names))
+        self._checkpoint, self._device, self._model_kwargs = checkpoint, device, model_kwargs
+        self._loaded: Dict[str, ServedModel] = {}
+        self._lock = threading.Lock()
+
+    def load(self, name: str) -> ServedModel:
+        """Return a model that is offered.
+
+        Args:
+            name: Its name.
+
+        Raises:
+            TimmAbnError: It is not offered, cannot be loaded, or has no map that could be painted on.
+        """
+        if name not in self.names:  # whoever asks may be anybody: nothing else is loaded
+            raise TimmAbnError(f'{name} is not offered here; there are {", ".join(self.names)}.')
+        with self._lock:
+            if name not in self._loaded:
+                model = load_model(name, self._checkpoint, **self._model_kwargs).to(self._device)
+                self._loaded[name] = ServedModel(model)
+            return self._loaded[name]
+
+
+def models_with_weights() -> List[str]:
+    """Return the names of Attention Branch Networks whose weights are part of the package, the most faithful first."""
+    names = timm.list_pretrained([f'{name}.*' for name in model_names('abn*')])
+    return sorted(names, key=lambda name: (not name.endswith('_faithful'), name))

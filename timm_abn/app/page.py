@@ -1,0 +1,223 @@
+"""What happens on the page: from what a visitor does to what is shown."""
+
+import functools
+import tempfile
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional
+
+import gradio as gr
+import pandas as pd
+from PIL import Image
+
+from ..errors import TimmAbnError, one_line
+from .curves import Curves, curves_of
+from .layout import KEEPS, Parts, lay_out, sample_paths
+from .models import OfferedModels, ServedModel
+from .painting import draw_edited_map, is_empty, merge_layers, paint, write_files
+from .photos import read_photo
+from .session import Session, draw_map, map_of, method_map, method_overlay, open_session, top_classes
+from .tables import message, probability_table
+
+__all__ = ['build_page']
+
+MOST_PROBABLE = -1  # of the classes to choose from
+OWN = 'attention map'  # among the methods: what curves are of where no other is chosen
+
+
+def build_page(offered: OfferedModels) -> gr.Blocks:
+    """Return the page.
+
+    Args:
+        offered: The models to choose from; the first is loaded now.
+
+    Raises:
+        TimmAbnError: It cannot be loaded, or has no map to paint on.
+    """
+    offered.load(offered.names[0]).explainers  # noqa: B018  so that the first visitor need not wait
+    with gr.Blocks(title='timm-abn', analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
+        _Page(offered, lay_out(offered.names))
+    return blocks
+
+
+def _reported(handle: Callable[..., Dict[Any, Any]]) -> Callable[..., Dict[Any, Any]]:
+    """Let what goes wrong be one line on the page, where all else stays as it was."""
+
+    @functools.wraps(handle)
+    def handle_and_report(self: '_Page', *args: Any) -> Dict[Any, Any]:
+        try:
+            return {self.parts.message: '', **handle(self, *args)}
+        except TimmAbnError as error:
+            return {self.parts.message: message(one_line(error), is_problem=True)}
+
+    return handle_and_report
+
+
+class _Page:
+    """Connects the components; holds nothing of any visitor, whose session is with the browser's own state."""
+
+    def __init__(self, offered: OfferedModels, parts: Parts) -> None:
+        self.offered, self.parts = offered, parts
+        p = parts
+        # one computation at a time: several would share the same cores
+        options: Dict[str, Any] = dict(
+            concurrency_limit=1, concurrency_id='model', api_visibility='private', show_progress='hidden'
+        )
+        shown = [p.session, p.message, p.canvas, p.table, p.painted, p.target, p.method, p.files, p.curves, p.areas]
+        choices = [p.model, p.target, p.kind, p.keeps]
+        redrawn = [p.message, p.table, p.painted]
+        beside = dict(fn=self.draw_beside, inputs=[p.session, p.model, p.target, p.method], **options)
+        beside['outputs'] = [p.message, p.beside]
+        opened = p.upload.upload(self.open_upload, [p.upload, p.model, p.kind], shown, **options)
+        # also after a file that was refused there is room for the next one
+        opened.then(lambda: None, None, [p.upload], **options).then(**beside)
+        p.samples.select(self.open_sample, [p.model, p.kind], shown, **options).then(**beside)
+        p.model.input(self.change_model, [p.session, p.model, p.kind], shown, **options).then(**beside)
+        p.target.input(self.redraw, [p.session, *choices, p.canvas], [p.canvas, *redrawn], **options).then(**beside)
+        p.kind.input(self.redraw, [p.session, *choices, p.canvas], [p.canvas, *redrawn], **options)
+        p.method.input(**beside)
+        painting = dict(fn=self.predict_painted, inputs=[p.session, *choices, p.canvas], outputs=redrawn, **options)
+        p.canvas.input(**painting, trigger_mode='always_last')
+        p.keeps.input(**painting)
+        p.draw_curves.click(
+            self.draw_curves,
+            [p.session, p.model, p.target, p.method],
+            [p.message, p.curves, p.areas],
+            **dict(options, show_progress='full'),
+        )
+        p.save.click(self.save, [p.session, *choices, p.canvas], [p.message, p.files], **options)
+
+    @_reported
+    def open_upload(self, path: Optional[str], model: str, kind: str) -> Dict[Any, Any]:
+        if path is None:
+            return {}
+        served = self.offered.load(model)
+        try:
+            photo, pixels = read_photo(path)
+        finally:
+            Path(path).unlink(missing_ok=True)  # it is in the visitor's session, or of no use
+        return self._open(open_session(photo, served, pixels), served, kind)
+
+    @_reported
+    def open_sample(self, model: str, kind: str, event: gr.SelectData) -> Dict[Any, Any]:
+        served = self.offered.load(model)
+        photo, pixels = read_photo(sample_paths()[event.index])
+        return self._open(open_session(photo, served, pixels), served, kind)
+
+    @_reported
+    def change_model(self, session: Optional[Session], model: str, kind: str) -> Dict[Any, Any]:
+        served = self.offered.load(model)
+        return (
+            self._choices_of(served)
+            if session is None
+            else self._open(open_session(session.photo, served), served, kind)
+        )
+
+    def _open(self, session: Session, served: ServedModel, kind: str) -> Dict[Any, Any]:
+        p = self.parts
+        table = probability_table(served.class_names, top_classes(session), session.probabilities)
+        background = _drawn(session, served, kind, None)
+        empty = Image.new('RGBA', background.size)  # without any layer the strokes on the last photo would stay
+        return {
+            p.session: session,
+            p.canvas: dict(background=background, layers=[empty], composite=background),
+            p.table: table,
+            p.painted: None,
+            p.files: None,
+            p.curves: None,
+            p.areas: '',
+            **self._choices_of(served),
+        }
+
+    def _choices_of(self, served: ServedModel) -> Dict[Any, Any]:
+        p, methods = self.parts, list(served.explainers)
+        targets = [('most probable', MOST_PROBABLE), *((name, i) for i, name in enumerate(served.class_names))]
+        return {
+            p.target: gr.Dropdown(targets, value=MOST_PROBABLE),
+            p.method: gr.Dropdown(methods, value=methods[0] if methods else None),
+        }
+
+    @_reported
+    def redraw(self, session: Session, model: str, target: int, kind: str, keeps: str, canvas: Any) -> Dict[Any, Any]:
+        if session is None:
+            return {}
+        background = _drawn(session, self.offered.load(model), kind, _target(target))
+        shown = dict(background=background, layers=canvas['layers'], composite=background)
+        return {self.parts.canvas: shown, **self._predict(session, model, target, keeps, canvas)}
+
+    @_reported
+    def predict_painted(
+        self, session: Session, model: str, target: int, kind: str, keeps: str, canvas: Any
+    ) -> Dict[Any, Any]:
+        return {} if session is None else self._predict(session, model, target, keeps, canvas)
+
+    def _predict(self, session: Session, model: str, target: int, keeps: str, canvas: Any) -> Dict[Any, Any]:
+        served = self.offered.load(model)
+        painting, classes = merge_layers(canvas['layers'], session, keeps == KEEPS[0]), top_classes(session)
+        if is_empty(painting):  # a new photo on the canvas counts as input, too
+            table = probability_table(served.class_names, classes, session.probabilities)
+            return {self.parts.table: table, self.parts.painted: None}
+        edit = paint(session, served, painting, _target(target))
+        classes += [] if edit.task is None or edit.task in classes else [edit.task]
+        winner = int(edit.probabilities.argmax())
+        classes += [] if winner in classes else [winner]
+        table = probability_table(served.class_names, classes, session.probabilities, edit.probabilities)
+        return {self.parts.table: table, self.parts.painted: draw_edited_map(session, edit)}
+
+    @_reported
+    def draw_beside(self, session: Optional[Session], model: str, target: int, method: Optional[str]) -> Dict[Any, Any]:
+        said = {self.parts.message: gr.skip()}  # what was said of an upload stays
+        if session is None or method is None:
+            return said
+        drawn = method_overlay(session, self.offered.load(model), method, _target(target))
+        return {**said, self.parts.beside: drawn}
+
+    @_reported
+    def draw_curves(self, session: Optional[Session], model: str, target: int, method: Optional[str]) -> Dict[Any, Any]:
+        session, served, wanted = _opened(session), self.offered.load(model), _target(target)
+        maps = {OWN: map_of(session, served, OWN, wanted)}
+        if method is not None:
+            maps[method] = method_map(session, served, method, wanted)
+        curves = {name: curves_of(session, served, values, wanted) for name, values in maps.items()}
+        flat = [name for name, found in curves.items() if found is None]
+        drawn = {name: found for name, found in curves.items() if found is not None}
+        areas = '; '.join(
+            f'{name}: deletion {found.deletion_area:.3f}, insertion {found.insertion_area:.3f}'
+            for name, found in drawn.items()
+        )
+        flatness = f' {", ".join(flat)}: flat, which has no order.' if flat else ''
+        note = f'Areas: {areas}. Deletion: lower is better; insertion: higher. One photo is an anecdote.{flatness}'
+        return {self.parts.curves: _frame(drawn), self.parts.areas: message(note)}
+
+    @_reported
+    def save(
+        self, session: Optional[Session], model: str, target: int, kind: str, keeps: str, canvas: Any
+    ) -> Dict[Any, Any]:
+        session, served, wanted = _opened(session), self.offered.load(model), _target(target)
+        painting = merge_layers(canvas['layers'], session, keeps == KEEPS[0])
+        edit = paint(session, served, painting, wanted)
+        folder = Path(tempfile.mkdtemp(prefix='saved-', dir=self.parts.files.GRADIO_CACHE))
+        paths = write_files(session, served, edit, painting, folder, kind, wanted)
+        return {self.parts.files: [str(path) for path in paths]}
+
+
+def _opened(session: Optional[Session]) -> Session:
+    if session is None:
+        raise TimmAbnError('there is no photo yet: drop one, or take an example.')
+    return session
+
+
+def _target(chosen: Optional[int]) -> Optional[int]:
+    return None if chosen is None or chosen == MOST_PROBABLE else chosen
+
+
+def _drawn(session: Session, served: ServedModel, kind: str, target: Optional[int]) -> Any:
+    return draw_map(session, map_of(session, served, kind, target), both_signs=kind.startswith('contrast'))
+
+
+def _frame(curves: Dict[str, Curves]) -> pd.DataFrame:
+    """Return curves as the table that ``gr.LinePlot`` takes."""
+    rows: List[Any] = []
+    for name, found in curves.items():
+        for label, values in (('deletion', found.deletion), ('insertion', found.insertion)):
+            rows += [(x, y, f'{label}, {name.removesuffix(" map")}') for x, y in zip(found.fractions, values)]
+    return pd.DataFrame(rows, columns=['share of the pixels', 'probability', 'curve'])

@@ -1,0 +1,112 @@
+"""From strokes on a picture to an edited map, the prediction under it, and files to keep."""
+
+from pathlib import Path
+from typing import List, Optional, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..explain.editing import Edit, edit_prediction
+from ..explain.images import place_map
+from ..staging import staged_files
+from .models import ServedModel
+from .session import Session, draw_map, map_of, target_of
+
+__all__ = ['draw_edited_map', 'is_empty', 'mask_of', 'merge_layers', 'paint', 'write_files']
+
+
+def merge_layers(layers: Sequence[Optional[Image.Image]], session: Session, keeps: bool) -> Image.Image:
+    """Return strokes as one painting of mode 'LA', in the size in which the photo is shown.
+
+    Args:
+        layers: RGBA, the lowest first, in the proportions of the photo; None is empty.
+        session: The session.
+        keeps: Whether the model's own map stays where nothing is painted; else it is black there.
+    """
+    merged = Image.new('RGBA', session.shown.size, (0, 0, 0, 0 if keeps else 255))
+    for layer in layers:
+        if layer is not None:
+            merged.alpha_composite(layer.convert('RGBA').resize(merged.size))
+    return Image.merge('LA', (merged.convert('RGB').convert('L'), merged.getchannel('A')))
+
+
+def is_empty(painting: Image.Image) -> bool:
+    """Return whether nothing was painted, so that the model's own map stays.
+
+    Args:
+        painting: See ``merge_layers``.
+    """
+    return painting.getchannel('A').getextrema() == (0, 0)
+
+
+def paint(session: Session, served: ServedModel, painting: Image.Image, target: Optional[int] = None) -> Edit:
+    """Return what the model predicts with the painted map; of several tasks with that of the chosen one.
+
+    Args:
+        session: The session.
+        served: Its model.
+        painting: See ``merge_layers``.
+        target: The task; the most probable by default.
+    """
+    task = target_of(session, target) if served.has_tasks else None
+    return edit_prediction(served.model, session.x, painting, session.shown_box, task, session.explanation)
+
+
+def draw_edited_map(session: Session, edit: Edit) -> Image.Image:
+    """Return the photo with the edited map, in colours that span the range of both maps.
+
+    Args:
+        session: The session.
+        edit: The edit.
+    """
+    both = torch.cat([edit.predicted_map.flatten(), edit.edited_map.flatten()])
+    return draw_map(session, edit.edited_map, (both.min().item(), both.max().item()))
+
+
+def mask_of(session: Session, edit: Edit, painting: Image.Image) -> Image.Image:
+    """Return the painted map as a mask of the photo, in its size: 255 where it is above one half, else 0.
+
+    That is what ``timm-abn-train --attention-mask-dir`` reads. Strokes have their own edges, which are finer than the
+    places of the map.
+
+    Args:
+        session: The session.
+        edit: The edit.
+        painting: What it was made of.
+    """
+    light, opacity = (np.asarray(band, dtype=np.float32) / 255 for band in painting.resize(session.size).split())
+    own = place_map(edit.predicted_map.float().cpu(), session.box, session.size, 'bilinear').numpy()
+    values = light * opacity + own * (1 - opacity)
+    return Image.fromarray(np.where(values > 0.5, 255, 0).astype(np.uint8))
+
+
+def write_files(
+    session: Session,
+    served: ServedModel,
+    edit: Edit,
+    painting: Image.Image,
+    folder: Path,
+    kind: str,
+    target: Optional[int] = None,
+) -> List[Path]:
+    """Write the overlay, both maps and the mask, and return their paths.
+
+    Args:
+        session: The session.
+        served: Its model.
+        edit: What was painted.
+        painting: Out of what it was made.
+        folder: Where to, a folder of this visitor.
+        kind: The map of the overlay, one of ``timm_abn.app.session.MAPS``.
+        target: The class, or task, that it is of.
+    """
+    stem = Path(session.photo.name).stem
+    shown = map_of(session, served, kind, target).float().cpu()
+    names = [f'{stem}.overlay.png', f'{stem}.map.npy', f'{stem}.painted.npy', f'{stem}.png']
+    with staged_files(folder) as staging:
+        draw_map(session, shown, both_signs=kind.startswith('contrast'), full_size=True).save(staging / names[0])
+        np.save(staging / names[1], place_map(shown, session.box, session.size, 'bilinear').numpy())
+        np.save(staging / names[2], edit.edited_map[0, 0].float().cpu().numpy())
+        mask_of(session, edit, painting).save(staging / names[3])
+    return [folder / name for name in names]

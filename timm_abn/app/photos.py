@@ -1,0 +1,84 @@
+"""Photos that somebody uploads: what is taken, and in which size they are shown."""
+
+import dataclasses
+import io
+from pathlib import Path
+from typing import Tuple, Union
+
+from PIL import Image
+
+from ..explain.images import Box, ImageError, image_errors, read_image
+
+__all__ = ['MOST_BYTES', 'MOST_PIXELS', 'Photo', 'read_photo', 'shown_size', 'to_shown_box']
+
+MOST_BYTES = 25_000_000
+MOST_PIXELS = 50_000_000
+SHOWN = 512  # pixels of the longer side: enough to paint on, and little to send
+
+
+@dataclasses.dataclass(frozen=True)
+class Photo:
+    """A photo, as it was uploaded: its pixels are decoded when they are needed, since they take up to 150 MB.
+
+    Attributes:
+        name: Name of the file, without a folder.
+        content: Of the file.
+    """
+
+    name: str
+    content: bytes
+
+    def pixels(self) -> Image.Image:
+        """Return the photo, upright, as RGB."""
+        return read_image(io.BytesIO(self.content))
+
+
+def read_photo(path: Union[str, Path]) -> Tuple[Photo, Image.Image]:
+    """Return a file that was uploaded, and its pixels, if it is an image of bearable size.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ImageError: It is too large, no image, or broken. The message is one line, which names the file without its
+            folder.
+    """
+    path = Path(path)
+    if path.stat().st_size > MOST_BYTES:
+        size = path.stat().st_size / 1e6
+        raise ImageError(f'{path.name} has {size:.1f} MB; at most {MOST_BYTES // 10**6} MB are taken.')
+    try:
+        with image_errors(path), Image.open(path) as image:
+            width, height = image.size  # of the header: nothing is decoded yet
+        if width * height > MOST_PIXELS:
+            raise ImageError(
+                f'{path} has {width} x {height} pixels, {width * height / 1e6:.1f} million; at most '
+                f'{MOST_PIXELS // 10**6} million are taken.'
+            )
+        pixels = read_image(path)
+    except ImageError as error:  # the folder is nobody's concern
+        raise ImageError(str(error).replace(str(path), path.name)) from None
+    return Photo(path.name, path.read_bytes()), pixels
+
+
+def shown_size(size: Tuple[int, int]) -> Tuple[int, int]:
+    """Return the width and height in which a photo is shown: small ones are enlarged, large ones reduced.
+
+    Args:
+        size: Width and height of the photo.
+    """
+    factor = SHOWN / max(size)
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def to_shown_box(box: Box, size: Tuple[int, int], shown: Tuple[int, int]) -> Box:
+    """Return a box of a photo in the pixels in which it is shown.
+
+    Args:
+        box: In pixels of the photo.
+        size: Width and height of the photo.
+        shown: Those in which it is shown.
+    """
+    across, down = shown[0] / size[0], shown[1] / size[1]
+    left, top = round(box[0] * across), round(box[1] * down)
+    return left, top, max(round(box[2] * across), left + 1), max(round(box[3] * down), top + 1)

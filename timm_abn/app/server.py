@@ -1,0 +1,124 @@
+"""The page behind an address: where it listens, what it keeps, and what it does not tell anybody."""
+
+import contextlib
+import os
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any, Dict, Iterator, Optional
+
+from ..errors import TimmAbnError
+from .models import OfferedModels
+from .photos import MOST_BYTES
+
+__all__ = ['HOST', 'running_page', 'serve_folder']
+
+HOST = '127.0.0.1'
+
+# browsers ask nobody but this server, whatever the libraries of the page would like to load
+_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; worker-src 'self' blob:"
+)
+
+
+@contextlib.contextmanager
+def running_page(
+    offered: OfferedModels, host: Optional[str] = HOST, port: Optional[int] = None, own_frame: bool = True
+) -> Iterator[str]:
+    """Serve the page until the block ends, and yield its address.
+
+    All files of visitors lie in one temporary folder, which is removed at the end. gradio's telemetry and its history
+    of runs are off.
+
+    Args:
+        offered: The models to choose from.
+        host: Where to listen; None for what gradio's own environment variables say, as on the Hub.
+        port: Where to listen; None for the first that is free from 7860 on.
+        own_frame: Whether the page stands alone, and may therefore forbid browsers to ask other servers for anything.
+            On the Hub it stands in the frame of another page, which it has to talk to.
+
+    Raises:
+        TimmAbnError: gradio is not installed, the models cannot be offered, or the port is taken.
+    """
+    with tempfile.TemporaryDirectory(prefix='timm-abn-app-') as folder, _environment(folder):
+        build_page = _import_page()
+        from .layout import STYLE, theme
+
+        page = build_page(offered)
+        options: Dict[str, Any] = dict(
+            server_name=host, server_port=port, theme=theme(), css=STYLE, footer_links=[], max_file_size=MOST_BYTES
+        )
+        if own_frame:
+            options['app_kwargs'] = dict(middleware=[_policy_middleware()])
+        try:
+            _, address, _ = page.launch(
+                prevent_thread_lock=True, quiet=True, share=False, ssr_mode=False, state_session_capacity=200, **options
+            )
+        except OSError:
+            raise TimmAbnError(f'port {port} of {host} is taken, or not to be had; choose another --port.') from None
+        try:
+            yield address.rstrip('/')
+        finally:
+            page.close(verbose=False)
+
+
+def serve_folder(folder: Path) -> None:
+    """Serve the model of a folder until the process ends: what ``app.py`` of a Space does.
+
+    Args:
+        folder: What ``timm-abn publish --space`` wrote.
+
+    Raises:
+        TimmAbnError: See ``running_page``.
+    """
+    with running_page(OfferedModels([f'local-dir:{folder.resolve()}']), host=None, own_frame=False) as address:
+        print(f'The page is at {address}', flush=True)
+        threading.Event().wait()
+
+
+@contextlib.contextmanager
+def _environment(folder: str) -> Iterator[None]:
+    wanted = dict(
+        GRADIO_TEMP_DIR=folder,
+        GRADIO_EXAMPLES_CACHE=folder,
+        GRADIO_ANALYTICS_ENABLED='False',
+        GRADIO_RUN_HISTORY='False',
+        GRADIO_MCP_SERVER='False',
+    )
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _import_page() -> Any:
+    try:
+        from .page import build_page
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split('.')[0] not in ('gradio', 'pandas'):
+            raise
+        raise TimmAbnError(f"the page needs {error.name}: pip install 'timm-abn[app]'.") from None
+    return build_page
+
+
+def _policy_middleware() -> Any:
+    """Return what adds the policy to every answer."""
+    from starlette.middleware import Middleware
+
+    class ContentPolicy:
+        def __init__(self, app: Any) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            async def send_with_policy(event: Any) -> None:
+                if event['type'] == 'http.response.start':
+                    event['headers'] = [*event.get('headers', []), (b'content-security-policy', _POLICY.encode())]
+                await send(event)
+
+            await self.app(scope, receive, send_with_policy if scope['type'] == 'http' else send)
+
+    return Middleware(ContentPolicy)

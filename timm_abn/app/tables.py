@@ -1,0 +1,49 @@
+"""What a page says of probabilities, as HTML; names of classes and files come from anybody, and are escaped."""
+
+import html
+from typing import Optional, Sequence
+
+import torch
+
+__all__ = ['message', 'probability_table']
+
+
+def message(text: str, is_problem: bool = False) -> str:
+    """Return one line of text.
+
+    Args:
+        text: The text, not escaped.
+        is_problem: Whether something went wrong.
+    """
+    kind = 'problem' if is_problem else 'note'
+    return f'<p class="message {kind}" role="status">{html.escape(text)}</p>' if text else ''
+
+
+def probability_table(
+    class_names: Sequence[str],
+    classes: Sequence[int],
+    before: torch.Tensor,
+    after: Optional[torch.Tensor] = None,
+) -> str:
+    """Return a table of classes, their probabilities as bars, and the change that painting made.
+
+    Args:
+        class_names: Names of all classes.
+        classes: Those to tell of.
+        before: Probabilities with the model's own map, shape (K,).
+        after: Those with the painted map.
+    """
+    rows = []
+    for index in classes:
+        first = before[index].item()
+        last = first if after is None else after[index].item()
+        change = '' if after is None else f'{last - first:+.3f}'
+        rows.append(
+            f'<tr><td class="name">{html.escape(class_names[index])}</td>'
+            f'<td class="bars"><i class="before" style="width:{first:.1%}"></i>'
+            f'<i class="after" style="width:{last:.1%}"></i></td>'
+            f'<td class="number">{first:.3f}</td><td class="number now">{last:.3f}</td>'
+            f'<td class="number change">{change}</td></tr>'
+        )
+    head = '<tr><th></th><th></th><th>own map</th><th>painted</th><th>change</th></tr>'
+    return f'<table class="probabilities">{head}{"".join(rows)}</table>'

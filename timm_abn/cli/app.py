@@ -1,0 +1,77 @@
+"""Serve a page in the browser: explain photos, paint on their maps, and see the predictions change.
+
+examples:
+  timm-abn app
+  timm-abn app --model abn_resnet50 --checkpoint output/train/birds/model_best.pth.tar --port 8000
+
+Needs the extra app: pip install 'timm-abn[app]'
+
+Without --model the Attention Branch Networks are offered whose weights are part of the package. Several may be named.
+Only this machine reaches the page, unless --host says otherwise: 0.0.0.0 is everybody in your network.
+
+Photos stay in the memory of this process, one visitor's apart from another's, and are forgotten an hour after the
+last use; what is saved lies in a temporary folder, which is removed at the end. Files above 25 MB or 50 megapixels are
+refused. Nothing is sent anywhere.
+"""
+
+import argparse
+import threading
+from pathlib import Path
+
+from ..console.argument_types import positive
+from .devices import choose_device
+from .errors import CommandError
+from .models import add_model_kwargs, given_model_kwargs
+
+__all__ = ['add_arguments', 'check', 'run']
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the command."""
+    parser.add_argument(
+        '--model',
+        nargs='+',
+        default=[],
+        metavar='NAME',
+        help='models to choose from, see timm-abn list; or hf-hub:OWNER/NAME (default: those of the package)',
+    )
+    parser.add_argument(
+        '--checkpoint',
+        type=Path,
+        metavar='FILE',
+        help='weights of the one model that is named (.safetensors, .pth.tar)',
+    )
+    parser.add_argument(
+        '--num-classes', type=positive, metavar='K', help='number of classes (default: that of the weights)'
+    )
+    add_model_kwargs(parser)
+    parser.add_argument('--host', default='127.0.0.1', help='address to listen on (default: 127.0.0.1, this machine)')
+    parser.add_argument(
+        '--port', type=positive, metavar='P', help='port to listen on (default: the first free one from 7860 on)'
+    )
+    parser.add_argument('--device', help='where to compute (default: cuda where torch finds it, else cpu)')
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise CommandError if arguments contradict each other, before the models are imported."""
+    given = args.checkpoint or args.num_classes or args.model_kwargs
+    if given and len(args.model) != 1:
+        raise CommandError(
+            f'--checkpoint, --num-classes and --model-kwargs are of one model; --model names {len(args.model)}'
+        )
+    if args.port and args.port > 65535:
+        raise CommandError(f'argument --port: ports are 1 to 65535, got {args.port}')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve the page until the process is told to end."""
+    from ..app.models import OfferedModels, models_with_weights
+    from ..app.server import running_page
+
+    place = choose_device(args.device, 'app')
+    kwargs = given_model_kwargs(args)
+    offered = OfferedModels(args.model or models_with_weights(), args.checkpoint, place, **kwargs)
+    with running_page(offered, args.host, args.port) as address:
+        print(f'The page is at {address} (Ctrl-C ends it)', flush=True)
+        threading.Event().wait()
+    return 0

@@ -1,0 +1,87 @@
+"""Text on pictures, in the font that comes with Pillow: sizes and colours, and a pen whose words fit."""
+
+import functools
+import unicodedata
+from typing import Any, List, Sequence, Tuple
+
+from PIL import Image, ImageDraw, ImageFont
+
+__all__ = ['GREY', 'HEADING', 'INK', 'LINE', 'NOTE', 'RED', 'TEXT', 'TITLE', 'Pen', 'line_height']
+
+TITLE, HEADING, TEXT, NOTE = 24, 18, 15, 13  # sizes of the font
+INK, GREY, RED, LINE = '#1c1c1c', '#6a6a6a', '#b3261e', '#d8d8d8'
+LEADING = 1.45  # from one line of text to the next, in sizes of the font
+
+
+def line_height(size: int) -> int:
+    """Return how far it is from one line of text to the next, in pixels.
+
+    Args:
+        size: Of the font.
+    """
+    return round(LEADING * size)
+
+
+class Pen:
+    """Writes text that fits, in the font that comes with Pillow."""
+
+    def __init__(self, sheet: Image.Image) -> None:
+        self.sheet, self.draw = sheet, ImageDraw.Draw(sheet)
+
+    def width(self, text: str, size: int) -> int:
+        """Return the width of a text in pixels."""
+        return round(_font(size).getlength(_printable(text)))
+
+    def text(self, place: Tuple[int, int], text: str, size: int, room: int, color: str = INK) -> int:
+        """Write a text, shortened in the middle where it is wider than ``room``, and return its width."""
+        text = _printable(text)
+        if self.width(text, size) > room:
+            text = self._shortened(text, size, room)
+        self.draw.text(place, text, fill=color, font=_font(size))
+        return self.width(text, size)
+
+    def paragraphs(self, place: Tuple[int, int], texts: Sequence[str], size: int, room: int, color: str = INK) -> int:
+        """Write texts, each in as many lines as it takes, and return where they end."""
+        left, top = place
+        for text in texts:
+            line = ''
+            for word in [*text.split(), '']:
+                longer = f'{line} {word}'.strip()
+                if word and self.width(longer, size) <= room:
+                    line = longer
+                    continue
+                self.text((left, top), line, size, room, color)
+                top += line_height(size)
+                line = word
+        return top
+
+    def _shortened(self, text: str, size: int, room: int) -> str:
+        kept = len(text) - 1
+        while kept > 1 and self.width(_without_middle(text, kept), size) > room:
+            kept -= 1
+        return _without_middle(text, kept)
+
+
+def _without_middle(text: str, kept: int) -> str:
+    return f'{text[: kept - kept // 2]}\u2026{text[len(text) - kept // 2 :]}'
+
+
+@functools.cache
+def _font(size: int) -> Any:
+    return ImageFont.load_default(size)
+
+
+def _printable(text: str) -> str:
+    """Return a text with what the font has: without accents, and '?' for what is no Latin."""
+    plain: List[str] = []
+    for character in text:
+        options = (character, unicodedata.normalize('NFKD', character)[:1], '?')
+        plain.append(next(option for option in options if option == '?' or _has(option)))
+    return ''.join(plain)
+
+
+@functools.cache
+def _has(character: str) -> bool:
+    if not character.isprintable():
+        return False
+    return character == ' ' or bytes(_font(TEXT).getmask(character)) != bytes(_font(TEXT).getmask('\uffff'))
