@@ -2,7 +2,7 @@
 
 import pytest
 from hub_server import TOKEN, running_hub
-from huggingface_hub import constants
+from huggingface_hub import constants, file_download
 
 
 @pytest.fixture
@@ -11,7 +11,8 @@ def hub(tmp_path, monkeypatch):
     with running_hub() as server:
         monkeypatch.setattr(constants, 'ENDPOINT', server.endpoint)
         template = f'{server.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}'
-        monkeypatch.setattr(constants, 'HUGGINGFACE_CO_URL_TEMPLATE', template)
+        for module in (constants, file_download):  # older versions have it by name
+            monkeypatch.setattr(module, 'HUGGINGFACE_CO_URL_TEMPLATE', template, raising=False)
         monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path / 'cache'))
         monkeypatch.setattr(constants, 'HF_TOKEN_PATH', str(tmp_path / 'token'))
         monkeypatch.setattr(constants, 'HF_HUB_DISABLE_XET', True, raising=False)  # there is none before 0.32

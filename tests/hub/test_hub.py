@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import timm
 import torch
@@ -143,6 +144,7 @@ def test_missing_file(missing, tiny, hub, tmp_path):
     assert_same(load(), tiny)
 
 
+@pytest.mark.skipif(huggingface_hub.__version__.startswith('0.'), reason='huggingface_hub gives up before 1.0')
 def test_connection_that_breaks_is_taken_up_again(tiny, hub):
     hub.cut_after = 20_000
     assert_same(load(), tiny)

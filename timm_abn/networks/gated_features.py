@@ -73,7 +73,8 @@ class GatedFeatures(torch.Tensor):
             convolved: Keeps what convolutions make of features, for all gated features that are given the same one.
         """
         shape = (features.shape[0] * factors.shape[1], *features.shape[1:])
-        gated = features.detach().new_empty(1).expand(shape).as_subclass(GatedFeatures)
+        # as torch.nn.Parameter does: as_subclass fails in older versions while operators are counted
+        gated = torch.Tensor._make_subclass(GatedFeatures, features.detach().new_empty(1).expand(shape))
         gated._features, gated._factors, gated._convolved = features, factors, convolved
         gated._gated, gated._may_differ = None, False
         return gated
