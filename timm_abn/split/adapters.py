@@ -20,7 +20,7 @@ def register_adapter(backbone_class: Type[nn.Module], adapter: Adapter) -> None:
     differently, and need an entry of their own.
 
     A family whose ``forward_features`` adds position embeddings between ``embed`` and ``blocks``, and lets edges of the
-    image pass beside the features, declares it like this, at the level of a module::
+    image pass beside the features, declares it like this, at the level of a module:
 
         class TwoStreamExtractor(timm_abn.Half, TwoStream):
             def forward_features(self, x):

@@ -30,7 +30,7 @@ class AttentionMaskLoss(nn.Module):
     Under hard attention the loss is of the map that gates, in which most places are 0, and its gradient reaches all of
     them. Where the map is 0 the cross entropy has no slope that is of use, and is replaced by the absolute difference.
 
-    With the loss of both branches, or ``FaithfulMapLoss``, in your own loop::
+    With the loss of both branches, or ``FaithfulMapLoss``, in your own loop:
 
         model.train_maps(None)  # the network returns its map as well; no second forward pass
         output = model(images)
