@@ -41,9 +41,9 @@ def test_what_is_refused(tmp_path, monkeypatch):
     huge = tmp_path / 'huge.png'
     Image.new('1', (10_000, 5_001)).save(huge)  # 6 KB of file, and 150 MB of pixels
     assert refusal(huge) == 'huge.png has 10000 x 5001 pixels, 50.0 million; at most 50 million are taken.'
-    monkeypatch.setattr(photos, 'MOST_BYTES', 1_000_000)
+    monkeypatch.setattr(photos, 'MOST_BYTES', 2**20)
     heavy = tmp_path / 'heavy.jpg'
-    heavy.write_bytes(whole.read_bytes() + bytes(1_500_000))
+    heavy.write_bytes(whole.read_bytes() + bytes(3 * 2**19))
     assert refusal(heavy) == 'heavy.jpg has 1.5 MB; at most 1 MB are taken.'
 
 

@@ -11,7 +11,7 @@ from ..explain.images import Box, ImageError, image_errors, read_image
 
 __all__ = ['MOST_BYTES', 'MOST_PIXELS', 'Photo', 'read_photo', 'shown_size', 'to_shown_box']
 
-MOST_BYTES = 25_000_000
+MOST_BYTES = 25 * 2**20
 MOST_PIXELS = 50_000_000
 SHOWN = 512  # pixels of the longer side: enough to paint on, and little to send
 
@@ -45,8 +45,8 @@ def read_photo(path: Union[str, Path]) -> Tuple[Photo, Image.Image]:
     """
     path = Path(path)
     if path.stat().st_size > MOST_BYTES:
-        size = path.stat().st_size / 1e6
-        raise ImageError(f'{path.name} has {size:.1f} MB; at most {MOST_BYTES // 10**6} MB are taken.')
+        size = path.stat().st_size / 2**20
+        raise ImageError(f'{path.name} has {size:.1f} MB; at most {MOST_BYTES // 2**20} MB are taken.')
     try:
         with image_errors(path), Image.open(path) as image:
             width, height = image.size  # of the header: nothing is decoded yet
