@@ -20,8 +20,9 @@ from typing import List, Optional, Sequence
 
 import torch
 from huggingface_hub.utils import tqdm
+from make_photo_scenes import cut_part
 from PIL import Image
-from score_photos import METHODS, MODEL, OF_ATTACHED, explainers_of, load_model, load_photos, package_folder, stacked
+from score_photos import MODEL, draw_comparisons, explainers_of, load_model, load_photos, package_folder
 
 import timm_abn
 from timm_abn.console.argument_types import positive, whole
@@ -29,11 +30,9 @@ from timm_abn.console.table import format_table
 from timm_abn.errors import TimmAbnError
 from timm_abn.explain.comparison import Comparison, compare_methods
 from timm_abn.explain.images import Preprocessing, read_image
-from timm_abn.explain.sheets import draw_sheet, input_picture
 from timm_abn.explain.sources import find_sources
 from timm_abn.explain.statistics import bootstrap_mean
 from timm_abn.models.attaching import AttachedModel, attach
-from timm_abn.networks.network import AttentionBranchNet
 from timm_abn.staging import check_new_folder, staged_files
 from timm_abn.training.attaching import LAST, AttachSettings, train_attached
 from timm_abn.training.data.photos import find_photos
@@ -53,16 +52,13 @@ def main() -> int:
         model = load_model()
         images, _, names = load_photos(model)
         attached = train(model, args)
-        explainers = explainers_of(model, METHODS)
-        explainers.update(explainers_of(attached.model.eval(), OF_ATTACHED))
-        compared = compare_methods(model, images, {name: explainers[name] for name in COMPARED}, batch_size=10)
+        compared = compare_methods(model, images, explainers_of(COMPARED, model, attached.model.eval()), batch_size=10)
     except (OSError, TimmAbnError) as error:
         print(f'{Path(__file__).name}: error: {error}', file=sys.stderr)
         return 2
     print(table_of(compared))
     with staged_files(args.out) as folder:
-        shown = [names[index] for index in SHOWN]
-        draw([compared[index] for index in SHOWN], attached.model, images[list(SHOWN)], shown).save(
+        draw([compared[index] for index in SHOWN], model, images[list(SHOWN)], [names[index] for index in SHOWN]).save(
             folder / SHEET, optimize=True
         )
     print(f'\nThe sheet is {args.out / SHEET}. Photos of your own: timm-abn explain PHOTOS --model abn \\')
@@ -97,12 +93,10 @@ def cut_parts(photos: Sequence[Path], folder: Path, number: int, seed: int) -> N
     """Cut squares out of photos, each of half the shorter side or more, from every photo equally many."""
     folder.mkdir()
     drawn = random.Random(seed)
-    for index in tqdm(range(number), desc='parts of photos'):
-        image = read_image(photos[index % len(photos)])
-        side = drawn.uniform(0.5, 1.0) * min(image.size)
-        left, top = drawn.uniform(0, image.width - side), drawn.uniform(0, image.height - side)
-        part = image.crop((int(left), int(top), int(left + side), int(top + side)))
-        part.resize((PART, PART), Image.Resampling.LANCZOS).save(folder / f'{index:05}.png')
+    for first, path in enumerate(tqdm(photos[:number], desc='parts of photos')):
+        photo = read_image(path)
+        for index in range(first, number, len(photos)):
+            cut_part(drawn, photo, 0.5, PART).save(folder / f'{index:05}.png')
 
 
 def table_of(comparisons: Sequence[Comparison]) -> str:
@@ -115,20 +109,11 @@ def table_of(comparisons: Sequence[Comparison]) -> str:
 
 
 def draw(
-    comparisons: Sequence[Comparison],
-    model: AttentionBranchNet,
-    images: torch.Tensor,
-    names: Sequence[str],
+    comparisons: Sequence[Comparison], model: torch.nn.Module, images: torch.Tensor, titles: Sequence[str]
 ) -> Image.Image:
     """Return a sheet of photos, each with the maps of all methods, and their scores."""
-    config, classes = Preprocessing(model).config, timm_abn.class_names(model)
-    panels = [
-        draw_sheet(
-            input_picture(images[index], config['mean'], config['std']), comparisons[index], classes, names[index]
-        )
-        for index in range(len(images))
-    ]
-    return stacked(panels, COLUMNS)
+    config, class_names = Preprocessing(model).config, timm_abn.class_names(model)
+    return draw_comparisons(images, comparisons, class_names, titles, config, COLUMNS)
 
 
 def parse_args() -> argparse.Namespace:

@@ -15,16 +15,15 @@ from pathlib import Path
 
 import torch
 from demo_photos import draw
-from score_photos import METHODS, explainers_of, load_attached, load_model, package_folder
+from score_photos import explainers_of, load_attached, load_model, package_folder
 
 from timm_abn.errors import TimmAbnError
 from timm_abn.explain.comparison import compare_methods
 from timm_abn.explain.images import Preprocessing, read_image
-from timm_abn.explain.methods import create_explainer
 from timm_abn.staging import staged_files
 
 PHOTOS = ('chelsea.png', 'coffee.png', 'rocket.jpg', 'motorcycle_left.png')
-GRAD_CAM = 'Grad-CAM at the last stage'  # the better one of the two
+COMPARED = ('attached attention map', 'Grad-CAM at the last stage')  # the better one of the two
 
 
 def main() -> int:
@@ -38,9 +37,8 @@ def main() -> int:
     except TimmAbnError as error:
         print(f'{Path(__file__).name}: error: {error}', file=sys.stderr)
         return 2
-    explainers = {'attached map': create_explainer('attention', attached)}
-    explainers[GRAD_CAM] = explainers_of(model, {GRAD_CAM: METHODS[GRAD_CAM]})[GRAD_CAM]
-    sheet = draw(compare_methods(model, images, explainers), attached, images, [path.stem for path in paths])
+    compared = compare_methods(model, images, explainers_of(COMPARED, model, attached))
+    sheet = draw(compared, model, images, [path.stem for path in paths])
     with staged_files(args.out.parent) as folder:
         sheet.save(folder / args.out.name, quality=88)
     print(f'The picture is {args.out}')

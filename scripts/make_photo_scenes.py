@@ -88,11 +88,7 @@ def reduced(image: Image.Image) -> Image.Image:
 
 def scene(drawn: random.Random, stamps: Sequence[Path], places: Sequence[Image.Image], size: int) -> Image.Image:
     """Return a scene, a square RGB image of ``size`` pixels a side."""
-    place = drawn.choice(places)
-    side = drawn.uniform(0.3, 1.0) * min(place.size)
-    left, top = drawn.uniform(0, place.width - side), drawn.uniform(0, place.height - side)
-    box = (int(left), int(top), int(left + side), int(top + side))
-    image = place.crop(box).resize((size, size), Image.Resampling.LANCZOS)
+    image = cut_part(drawn, drawn.choice(places), 0.3, size)
     for _ in range(2 if drawn.random() < SECOND else 1):
         thing = Image.open(drawn.choice(stamps)).convert('RGBA')
         thing = thing.crop(thing.getchannel('A').getbbox())
@@ -104,6 +100,14 @@ def scene(drawn: random.Random, stamps: Sequence[Path], places: Sequence[Image.I
         corner = drawn.randint(0, size - thing.width), drawn.randint(0, size - thing.height)
         image.paste(thing, corner, thing)
     return image
+
+
+def cut_part(drawn: random.Random, photo: Image.Image, least: float, size: int) -> Image.Image:
+    """Return a square part of a photo, of ``least`` of its shorter side or more, in ``size`` pixels a side."""
+    side = drawn.uniform(least, 1.0) * min(photo.size)
+    left, top = drawn.uniform(0, photo.width - side), drawn.uniform(0, photo.height - side)
+    part = photo.crop((int(left), int(top), int(left + side), int(top + side)))
+    return part.resize((size, size), Image.Resampling.LANCZOS)
 
 
 def parse_args() -> argparse.Namespace:

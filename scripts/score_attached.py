@@ -36,7 +36,7 @@ import torch
 import torch.nn as nn
 from huggingface_hub.utils import tqdm
 from PIL import Image
-from score_photos import load_model, package_folder, stacked
+from score_photos import MODEL, draw_comparisons, explainers_of, load_model, package_folder
 from timm.data import create_transform
 from torch.utils.data import DataLoader
 
@@ -47,7 +47,6 @@ from timm_abn.explain.comparison import compare_methods
 from timm_abn.explain.images import Preprocessing, read_image
 from timm_abn.explain.methods import Explainer, create_explainer
 from timm_abn.explain.metrics import deletion, insertion, reliance
-from timm_abn.explain.sheets import draw_sheet, input_picture
 from timm_abn.explain.statistics import bootstrap_mean
 from timm_abn.models.attaching import AttachedModel
 from timm_abn.networks.network import AttentionBranchNet
@@ -56,13 +55,9 @@ from timm_abn.training.attaching import AttachSettings, train_attached
 from timm_abn.training.data.photos import Photos, PhotosDataset
 from timm_abn.training.loss import AttentionBranchLoss
 
-BACKBONE = 'tf_efficientnet_lite0'
 HELD_OUT = 0.25
 CLASSES = ('functional', 'defective')
-METHODS: Dict[str, Tuple[str, Dict[str, Any]]] = {
-    'Grad-CAM at the cut': ('grad_cam', {}),
-    'Grad-CAM at the last stage': ('grad_cam', dict(layer='blocks.6')),
-}
+OF_PLAIN = ('Grad-CAM at the cut', 'Grad-CAM at the last stage')
 # epochs in which plain and gating take the minutes of one epoch of a network that looks at each photo twice
 PLAIN, GATING = 2.0, 1.5
 NUMBERS = ('minutes', 'accuracy', 'auc', 'precision', 'mean map')  # of a seed
@@ -183,7 +178,7 @@ def run_seed(
     images = torch.stack([seen(read_image(path))[0] for path, _ in held_out])
     labels = torch.tensor([label for _, label in held_out])
     minutes = fit(plain, nn.CrossEntropyLoss(), training, args, seed, 'plain', PLAIN)
-    explainers = {name: create_explainer(method, plain, **options) for name, (method, options) in METHODS.items()}
+    explainers = explainers_of(OF_PLAIN, plain)
     rows = [
         dict(score(plain, maps, images, labels, args), network='plain', map=name, minutes=minutes)
         for name, maps in explainers.items()
@@ -203,7 +198,7 @@ def run_seed(
 
 def around(state: Dict[str, torch.Tensor], insertion: str, cfg: Dict[str, Any]) -> AttentionBranchNet:
     """Return an ABN around a backbone with these weights."""
-    backbone = timm.create_model(BACKBONE, num_classes=2)
+    backbone = timm.create_model(MODEL, num_classes=2)
     backbone.load_state_dict(state)
     backbone.pretrained_cfg = cfg
     network = AttentionBranchNet(backbone, num_classes=2, pretrained_backbone=True, insertion=insertion)
@@ -220,7 +215,7 @@ def attach(
     name: str,
 ) -> float:
     """Train a network as ``timm-abn attach`` does, and return the minutes of the processor."""
-    attached = AttachedModel(network.to(args.device, memory_format=torch.channels_last), {}, BACKBONE)
+    attached = AttachedModel(network.to(args.device, memory_format=torch.channels_last), {}, MODEL)
     settings = AttachSettings(args.epochs, args.batch_size, seed=seed)
     start = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
@@ -232,15 +227,9 @@ def attach(
 
 def draw(model: Any, explainers: Dict[str, Explainer], images: torch.Tensor) -> Image.Image:
     """Return a sheet of some cells, each with the maps of all methods, and their scores."""
-    cfg = model.pretrained_cfg
+    titles = ['a defective cell'] * len(images)
     comparisons = compare_methods(model, images, explainers)
-    return stacked(
-        [
-            draw_sheet(input_picture(image, cfg['mean'], cfg['std']), comparison, CLASSES, 'a defective cell')
-            for image, comparison in zip(images, comparisons)
-        ],
-        columns=1,
-    )
+    return draw_comparisons(images, comparisons, CLASSES, titles, model.pretrained_cfg, columns=1)
 
 
 def fit(

@@ -23,7 +23,7 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple
 
 import timm
 import torch
@@ -34,6 +34,7 @@ import timm_abn
 from timm_abn.console.argument_types import positive, whole, zero_or_more
 from timm_abn.console.table import format_table
 from timm_abn.errors import TimmAbnError
+from timm_abn.explain.comparison import Comparison
 from timm_abn.explain.images import Preprocessing, read_image
 from timm_abn.explain.methods import Explainer, create_explainer
 from timm_abn.explain.metrics import (
@@ -44,6 +45,7 @@ from timm_abn.explain.metrics import (
     make_mosaics,
     predict,
 )
+from timm_abn.explain.sheets import draw_sheet, input_picture
 from timm_abn.explain.statistics import Interval, bootstrap_mean
 from timm_abn.staging import check_output_folder, staged_files
 
@@ -73,9 +75,10 @@ def main() -> int:
         check_output_folder(args.out)
         model = load_model()
         images, labels, names = load_photos(model)
-        explainers = explainers_of(model, METHODS)
-        if args.attached is not None:
-            explainers.update(explainers_of(load_attached(args.attached, model, images), OF_ATTACHED))
+        if args.attached is None:
+            explainers = explainers_of(METHODS, model)
+        else:
+            explainers = explainers_of([*METHODS, *OF_ATTACHED], model, load_attached(args.attached, model, images))
         rows = grid_rows(model, explainers, images, labels, names, args)
         rows += faithfulness_rows(model, explainers, images, names, args)
     except TimmAbnError as error:
@@ -151,8 +154,15 @@ def load_attached(checkpoint: Path, model: torch.nn.Module, images: torch.Tensor
     return attached
 
 
-def explainers_of(model: torch.nn.Module, methods: Dict[str, Tuple[str, Dict[str, Any]]]) -> Dict[str, Explainer]:
-    return {title: create_explainer(name, model, **options) for title, (name, options) in methods.items()}
+def explainers_of(titles: Iterable[str], model: torch.nn.Module, attached: Any = None) -> Dict[str, Explainer]:
+    """Return methods by their titles: those of the model, and of the network that explains it."""
+    choices = {title: (model, *METHODS[title]) for title in METHODS}
+    choices.update({title: (attached, *OF_ATTACHED[title]) for title in OF_ATTACHED})
+    return {
+        title: create_explainer(name, explained, **options)
+        for title in titles
+        for explained, name, options in [choices[title]]
+    }
 
 
 def load_photos(model: torch.nn.Module) -> Tuple[torch.Tensor, torch.Tensor, List[str]]:
@@ -166,8 +176,19 @@ def load_photos(model: torch.nn.Module) -> Tuple[torch.Tensor, torch.Tensor, Lis
     return images, labels, [path.stem for path in paths]
 
 
-def stacked(panels: Sequence[Image.Image], columns: int) -> Image.Image:
-    """Return pictures of one width in columns, as one picture."""
+def draw_comparisons(
+    images: torch.Tensor,
+    comparisons: Sequence[Comparison],
+    class_names: Sequence[str],
+    titles: Sequence[str],
+    cfg: Mapping[str, Any],
+    columns: int,
+) -> Image.Image:
+    """Return a sheet of photos in columns, each with the maps of all methods, and their scores."""
+    panels = [
+        draw_sheet(input_picture(image, cfg['mean'], cfg['std']), comparison, class_names, title)
+        for image, comparison, title in zip(images, comparisons, titles, strict=True)
+    ]
     height = max(panel.height for panel in panels)
     sheet = Image.new('RGB', (columns * panels[0].width, -(-len(panels) // columns) * height), 'white')
     for index, panel in enumerate(panels):
