@@ -11,9 +11,7 @@ from ..errors import TimmAbnError
 from .models import OfferedModels
 from .photos import MOST_BYTES
 
-__all__ = ['HOST', 'running_page', 'serve_folder']
-
-HOST = '127.0.0.1'
+__all__ = ['running_page', 'serve_folder']
 
 # browsers ask nobody but this server, whatever the libraries of the page would like to load
 _POLICY = (
@@ -24,7 +22,7 @@ _POLICY = (
 
 @contextlib.contextmanager
 def running_page(
-    offered: OfferedModels, host: Optional[str] = HOST, port: Optional[int] = None, own_frame: bool = True
+    offered: OfferedModels, host: Optional[str], port: Optional[int] = None, own_frame: bool = True
 ) -> Iterator[str]:
     """Serve the page until the block ends, and yield its address.
 

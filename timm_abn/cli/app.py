@@ -21,7 +21,7 @@ from pathlib import Path
 from ..console.argument_types import positive
 from .devices import choose_device
 from .errors import CommandError
-from .models import add_model_kwargs, given_model_kwargs
+from .models import add_building_arguments, given_model_kwargs
 
 __all__ = ['add_arguments', 'check', 'run']
 
@@ -41,10 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='FILE',
         help='weights of the one model that is named (.safetensors, .pth.tar)',
     )
-    parser.add_argument(
-        '--num-classes', type=positive, metavar='K', help='number of classes (default: that of the weights)'
-    )
-    add_model_kwargs(parser)
+    add_building_arguments(parser)
     parser.add_argument('--host', default='127.0.0.1', help='address to listen on (default: 127.0.0.1, this machine)')
     parser.add_argument(
         '--port', type=positive, metavar='P', help='port to listen on (default: the first free one from 7860 on)'

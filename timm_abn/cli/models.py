@@ -7,7 +7,7 @@ from typing import Any, Dict
 from ..console.argument_types import KeyValues, positive
 from .errors import CommandError
 
-__all__ = ['add_model_arguments', 'add_model_kwargs', 'given_model_kwargs']
+__all__ = ['add_building_arguments', 'add_model_arguments', 'add_model_kwargs', 'given_model_kwargs']
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +19,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='FILE',
         help='weights to load instead of the pretrained ones (.safetensors, .pth, .pth.tar)',
     )
+    add_building_arguments(parser)
+
+
+def add_building_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments that a model is built with, those that ``given_model_kwargs`` returns."""
     parser.add_argument(
         '--num-classes', type=positive, metavar='K', help='number of classes (default: that of the weights)'
     )
@@ -41,7 +46,7 @@ def given_model_kwargs(args: argparse.Namespace) -> Dict[str, Any]:
     """Return the arguments of the model that a command line gives.
 
     Args:
-        args: Parsed by a parser with ``add_model_arguments``.
+        args: Parsed by a parser with ``add_building_arguments``.
 
     Raises:
         CommandError: One of them has an option of its own.
