@@ -50,3 +50,19 @@ def attention_for(model, images):
         maps = model.layout.to_maps(model.feature_extractor(images), images)
     generator = torch.Generator().manual_seed(2)
     return torch.rand(maps.shape[0], 1, *maps.shape[2:], generator=generator, dtype=images.dtype)
+
+
+def without_half(name):
+    """Return the backbone's own name of a parameter."""
+    return name.split('.', 1)[1]
+
+
+class Calls:
+    """Counts the forward calls of a module."""
+
+    def __init__(self, module):
+        self.count = 0
+        module.register_forward_hook(self)
+
+    def __call__(self, *args):
+        self.count += 1
