@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .PHONY: help install demo demo-photos test test-all test-nightly lint format conformance coverage works-with benchmark \
-	costs comparison faithful masks attached docs build release clean
+	costs comparison faithful masks attached docs static-page build release clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -79,6 +79,10 @@ docs: $(STAMP)  ## build the documentation into site/, without a warning, and ch
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	$(PYTEST) tests/docs
+
+static-page: $(STAMP)  ## after make docs: site/static_page, the packaged network without a server; needs npm
+	rm -rf site/static_page
+	$(BIN)/python scripts/make_static_page.py --out site/static_page
 
 build: $(STAMP)  ## build the sdist and the wheel into dist/
 	$(BIN)/python -m build

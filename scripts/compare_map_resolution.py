@@ -28,7 +28,7 @@ are multiply-accumulates, parameters, and images/s of ``explain()``, one thread,
 several rounds in turn; of these networks relative to the default, and of the real ``resnet18`` and ``pvt_v2_b0`` (1000
 classes, one map, images of 224x224).
 
-One JSON file a run; started again, it goes on with the runs that are missing. Written is ``table.md``.
+One JSON file per run; started again, it goes on with the runs that are missing. Written is ``table.md``.
 """
 
 import argparse

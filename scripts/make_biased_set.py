@@ -9,7 +9,7 @@ training each class lies on its own photo, but for 10 % of the scenes; in valida
 lies on every photo equally often. So a network that looks at the background is found out by the worst of the 16 groups
 of class and photo (as Waterbirds does: Sagawa et al., arXiv 1911.08731).
 
-The folders ``train``, ``val`` and ``test`` have one sub-folder a class, as timm's reader of folders wants them, and
+The folders ``train``, ``val`` and ``test`` have one sub-folder per class, as timm's reader of folders wants them, and
 ``masks`` has the same with the mask of each item, 255 where it is. A file is called like its photo, with a number.
 Items of the test scenes come from Fashion-MNIST's test images. The same seed makes the same folder.
 """

@@ -41,7 +41,7 @@ COLUMNS = (
     'with ABN',
     'GMACs',
     'with ABN',
-    'ms an image',
+    'ms per image',
     'with ABN',
     'memory (MB)',
     'with ABN',

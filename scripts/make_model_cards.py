@@ -106,7 +106,7 @@ def is_ours(name: str) -> bool:
 
 
 def measured_table() -> str:
-    """Return the table of the results that were measured, one a line."""
+    """Return the table of the results that were measured, one per line."""
     rows = [
         (f'`{name}`', result.dataset, result.metric, f'{result.percent:g}', result.origin)
         for name, results in MEASURED_RESULTS.items()
@@ -116,7 +116,7 @@ def measured_table() -> str:
 
 
 def reported_table() -> str:
-    """Return the table of the results that others report, one a line."""
+    """Return the table of the results that others report, one per line."""
     rows = [
         (
             f'`{name}`' + (f', `{result.variant}`' if result.variant else ''),

@@ -20,7 +20,7 @@ TARGET = Path(__file__).resolve().parents[1] / 'timm_abn' / 'publish' / 'model_f
 
 
 def main() -> None:
-    """Write the file, a line a model."""
+    """Write the file, one line per model."""
     names = timm.list_models(module='abn_models')
     lines = [f'"{name}": {json.dumps(listed_facts(name))}' for name in tqdm(names, unit='model')]
     with staged_files(TARGET.parent) as staging:

@@ -1,7 +1,7 @@
 """Measure which of timm's backbones can become an Attention Branch Network: all of its names, on the meta device.
 
 A network of ten classes is built over each, cut at its default split, and explains images of the backbone's own size.
-The table has a row a name: where it is cut, its gate, the layout of its features and the size of its map, or why there
+The table has one row per name: where it is cut, its gate, the layout of its features and the size of its map, or why there
 is none. Without names and --sample it goes to docs/coverage.csv, and its summary to the README.
 
 examples:
@@ -204,7 +204,7 @@ def main() -> int:
     for row in rows if not is_whole else []:
         print(*(value for value in row.values() if value))
     refused = collections.Counter(row['family'] for row in rows if row['works'] == 'no')
-    print(f'{summary(rows)}; {seconds:.2f} seconds a name of one process')
+    print(f'{summary(rows)}; {seconds:.2f} seconds per name, in one process')
     if refused:
         print('not of:', ', '.join(f'{family} {count}' for family, count in refused.most_common()))
     return 0

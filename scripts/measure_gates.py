@@ -183,7 +183,7 @@ def wilson_interval(successes: int, number: int) -> Tuple[float, float]:
 
 
 def main() -> int:
-    """Print a line a name, then how many reach the goal, and return the exit code."""
+    """Print a line per name, then how many reach the goal, and return the exit code."""
     args = parse_args()
     names: Iterable[str] = args.names
     if args.families:

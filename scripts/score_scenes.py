@@ -14,7 +14,7 @@ with Grad-CAM of the same network at its cut, with the same Gaussian in the midd
 Means are over all objects and runs. Intervals, and those of paired differences, come from drawing scenes, each with all
 of its objects in all runs; the deviation is that of the means of the runs.
 A flat map has no score, nor has one without a positive value any energy: how many maps have one is printed. Written
-are ``scenes.csv`` (a row a map), ``scenes.json`` and ``scenes.md``.
+are ``scenes.csv`` (one row per map), ``scenes.json`` and ``scenes.md``.
 """
 
 import argparse

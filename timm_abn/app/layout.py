@@ -1,4 +1,4 @@
-"""What stands on the page, and where."""
+"""The components of the page, and their layout."""
 
 import dataclasses
 from pathlib import Path
@@ -37,7 +37,7 @@ is *look away*; the prediction follows the map you paint."""
 
 @dataclasses.dataclass
 class Parts:
-    """The components of the page that something happens to."""
+    """The components of the page that events change."""
 
     session: Any
     upload: Any

@@ -34,7 +34,7 @@ class Photo:
 
 
 def read_photo(path: Union[str, Path]) -> Tuple[Photo, Image.Image]:
-    """Return a file that was uploaded, and its pixels, if it is an image of bearable size.
+    """Return a file that was uploaded, and its pixels, if it is an image that is not too large.
 
     Args:
         path: The file.
@@ -56,7 +56,7 @@ def read_photo(path: Union[str, Path]) -> Tuple[Photo, Image.Image]:
                 f'{MOST_PIXELS // 10**6} million are taken.'
             )
         pixels = read_image(path)
-    except ImageError as error:  # the folder is nobody's concern
+    except ImageError as error:  # visitors need not know the folder
         raise ImageError(str(error).replace(str(path), path.name)) from None
     return Photo(path.name, path.read_bytes()), pixels
 

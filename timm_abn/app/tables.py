@@ -1,4 +1,4 @@
-"""What a page says of probabilities, as HTML; names of classes and files come from anybody, and are escaped."""
+"""Probabilities as HTML; names of classes and files may come from anybody, and are escaped."""
 
 import html
 from typing import Optional, Sequence
@@ -29,7 +29,7 @@ def probability_table(
 
     Args:
         class_names: Names of all classes.
-        classes: Those to tell of.
+        classes: Those to list.
         before: Probabilities with the model's own map, shape (K,).
         after: Those with the painted map.
     """

@@ -48,7 +48,7 @@ def add_map_arguments(parser: argparse.ArgumentParser) -> None:
         '--map-loss',
         choices=MAP_LOSSES,
         help='train maps to be faithful: "masked" asks that the prediction stands on what the map keeps, at the price '
-        'of a second forward pass a step (default: the loss of the paper)',
+        'of a second forward pass per step (default: the loss of the paper)',
     )
     parser.add_argument(
         '--map-loss-weights',
