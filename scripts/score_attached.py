@@ -16,11 +16,13 @@ are, the first three trained for about the same minutes:
 
 Deletion (low is good) and insertion are of the attention map, of plain of Grad-CAM at the cut and at the last stage;
 intervals come from drawing photos, each with all of its seeds, and ± is the deviation of the seeds. "mean map" is what
-accuracy changes by where each map is replaced by its own mean. Written are the table, all scores (a file for each seed:
-stopped and started again, the script goes on with seeds that have none), and a sheet of four held-out defective cells.
+accuracy changes by where each map is replaced by its own mean. Written are the table, all scores (a file for each seed
+and network: stopped and started again, the script goes on with those that have none), and a sheet of four held-out
+defective cells.
 """
 
 import argparse
+import functools
 import json
 import random
 import statistics
@@ -35,7 +37,7 @@ import timm
 import torch
 import torch.nn as nn
 from huggingface_hub.utils import tqdm
-from PIL import Image
+from safetensors.torch import load_file, save_file
 from score_photos import MODEL, draw_comparisons, explainers_of, load_model, package_folder
 from timm.data import create_transform
 from torch.utils.data import DataLoader
@@ -64,6 +66,7 @@ NUMBERS = ('minutes', 'accuracy', 'auc', 'precision', 'mean map')  # of a seed
 MEASURES = ('deletion', 'insertion')  # of a photo
 COLUMNS = ('network', 'map', *NUMBERS, *MEASURES)
 SHOWN = 4  # cells of the sheet
+NETWORKS = ('plain', 'gating', 'neutral', 'attached')
 INSERTIONS = dict(gating='gating', neutral='neutral', attached='explaining')
 
 Photo = Tuple[Path, int]
@@ -97,6 +100,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--size', type=positive, default=128, help='pixels of a side (default: 128)')
     parser.add_argument('--batch-size', type=positive, default=32, help='(default: 32)')
     parser.add_argument('--seeds', type=whole, nargs='+', default=[0, 1, 2], help='(default: 0 1 2)')
+    parser.add_argument('--networks', choices=NETWORKS, nargs='+', default=NETWORKS, help='which (default: all)')
     parser.add_argument('--scored', type=positive, default=200, help='photos of deletion and insertion (default: 200)')
     parser.add_argument('--limit', type=whole, default=0, help='photos to train on and to hold out (default: all)')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu', help='where to compute')
@@ -104,18 +108,21 @@ def parse_args() -> argparse.Namespace:
 
 
 def rows_of(seed: int, training: Sequence[Photo], held_out: Sequence[Photo], args: argparse.Namespace) -> List[Row]:
-    """Return the rows of a seed; those of a run with the same settings come from its file."""
-    settings = {key: str(value) for key, value in vars(args).items() if key not in ('out', 'seeds')}
-    path = args.out / f'seed-{seed}.json'
-    if path.is_file():
-        found = json.loads(path.read_text(encoding='utf-8'))
-        if found['settings'] != settings:
-            raise TimmAbnError(f'{path} is of a run with other settings, {found["settings"]}: choose another --out')
-        return found['rows']
-    rows, sheet = run_seed(seed, training, held_out, args)
-    with staged_files(args.out) as folder:
-        (folder / path.name).write_text(json.dumps(dict(settings=settings, rows=rows)), encoding='utf-8')
-        sheet.save(folder / f'cells-seed-{seed}.png', optimize=True)
+    """Return the rows of a seed; those of networks that were scored with the same settings come from their files."""
+    settings = {key: str(value) for key, value in vars(args).items() if key not in ('out', 'seeds', 'networks')}
+    run = SeedRun(seed, training, held_out, args)
+    rows = []
+    for network in args.networks:
+        path = args.out / f'seed-{seed}-{network}.json'
+        if path.is_file():
+            found = json.loads(path.read_text(encoding='utf-8'))
+            if found['settings'] != settings:
+                raise TimmAbnError(f'{path} is of a run with other settings, {found["settings"]}: choose another --out')
+        else:
+            found = dict(settings=settings, rows=run.rows_of(network))
+            with staged_files(args.out) as folder:
+                (folder / path.name).write_text(json.dumps(found), encoding='utf-8')
+        rows += found['rows']
     return rows
 
 
@@ -162,38 +169,79 @@ def find_cells(limit: int) -> Tuple[List[Photo], List[Photo]]:
     return (training[:limit], held_out[:limit]) if limit else (training, held_out)
 
 
-def run_seed(
-    seed: int,
-    training: Sequence[Photo],
-    held_out: Sequence[Photo],
-    args: argparse.Namespace,
-) -> Tuple[List[Row], Image.Image]:
-    """Train all networks with one seed, and return their rows, and a sheet of the attached map beside Grad-CAM."""
-    torch.manual_seed(seed)
-    plain: Any = load_model()
-    plain.reset_classifier(2)
-    plain.pretrained_cfg = dict(plain.pretrained_cfg, input_size=(3, args.size, args.size), crop_pct=1.0)
-    weights = {name: tensor.clone() for name, tensor in plain.state_dict().items()}
-    seen = Preprocessing(plain)
-    images = torch.stack([seen(read_image(path))[0] for path, _ in held_out])
-    labels = torch.tensor([label for _, label in held_out])
-    minutes = fit(plain, nn.CrossEntropyLoss(), training, args, seed, 'plain', PLAIN)
-    explainers = explainers_of(OF_PLAIN, plain)
-    rows = [
-        dict(score(plain, maps, images, labels, args), network='plain', map=name, minutes=minutes)
-        for name, maps in explainers.items()
-    ]
-    for name, state in (('gating', weights), ('neutral', weights), ('attached', plain.state_dict())):
+class SeedRun:
+    """The networks of one seed, each trained when its rows are wanted."""
+
+    def __init__(
+        self,
+        seed: int,
+        training: Sequence[Photo],
+        held_out: Sequence[Photo],
+        args: argparse.Namespace,
+    ) -> None:
+        self.seed, self.training, self.held_out, self.args = seed, training, held_out, args
         torch.manual_seed(seed)
-        network = around(state, INSERTIONS[name], plain.pretrained_cfg)
+        self.plain: Any = load_model()
+        self.plain.reset_classifier(2)
+        self.plain.pretrained_cfg = dict(self.plain.pretrained_cfg, input_size=(3, args.size, args.size), crop_pct=1.0)
+        self.weights = {name: tensor.clone() for name, tensor in self.plain.state_dict().items()}
+        self.path = args.out / f'seed-{seed}-plain.safetensors'
+
+    @functools.cached_property
+    def images(self) -> torch.Tensor:
+        """The photos that are held out, as the networks see them."""
+        seen = Preprocessing(self.plain)
+        return torch.stack([seen(read_image(path))[0] for path, _ in self.held_out])
+
+    @property
+    def labels(self) -> torch.Tensor:
+        """The classes of the photos that are held out."""
+        return torch.tensor([label for _, label in self.held_out])
+
+    def rows_of(self, name: str) -> List[Row]:
+        """Train a network, and return its rows: two of plain, which has a map at each of two places."""
+        if name == 'plain':
+            return self.rows_of_plain()
+        if name == 'attached' and not self.path.is_file():
+            raise TimmAbnError(f'there is no {self.path}: the network that is explained comes first, --networks plain')
+        state = load_file(self.path) if name == 'attached' else self.weights
+        torch.manual_seed(self.seed)
+        network = around(state, INSERTIONS[name], self.plain.pretrained_cfg)
         if name == 'gating':
-            minutes = fit(network, AttentionBranchLoss(nn.CrossEntropyLoss()), training, args, seed, name, GATING)
+            criterion = AttentionBranchLoss(nn.CrossEntropyLoss())
+            minutes = fit(network, criterion, self.training, self.args, self.seed, name, GATING)
         else:
-            minutes = attach(network, training, held_out, args, seed, name)
-        scores = score(network, create_explainer('attention', network), images, labels, args)
-        rows.append(dict(scores, network=name, map='attention', minutes=minutes))
-    explainers = {'attached': create_explainer('attention', network), **explainers}
-    return [dict(row, seed=seed) for row in rows], draw(plain, explainers, images[labels == 1][:SHOWN])
+            minutes = attach(network, self.training, self.held_out, self.args, self.seed, name)
+        explainer = create_explainer('attention', network)
+        if name == 'attached':
+            self.plain.load_state_dict(state)
+            self.draw({'attached': explainer, **explainers_of(OF_PLAIN, self.plain.eval())})
+        return [self.row(network, explainer, name, 'attention', minutes)]
+
+    def rows_of_plain(self) -> List[Row]:
+        """Train the backbone alone, keep its weights, and return the rows of its maps."""
+        minutes = fit(self.plain, nn.CrossEntropyLoss(), self.training, self.args, self.seed, 'plain', PLAIN)
+        with staged_files(self.args.out) as folder:
+            save_file(
+                {name: tensor.contiguous() for name, tensor in self.plain.state_dict().items()}, folder / self.path.name
+            )
+        explainers = explainers_of(OF_PLAIN, self.plain)
+        return [self.row(self.plain, maps, 'plain', name, minutes) for name, maps in explainers.items()]
+
+    def row(self, model: Any, explainer: Explainer, network: str, name: str, minutes: float) -> Row:
+        """Return the scores of a network and one of its maps, with what they are of."""
+        scores = score(model, explainer, self.images, self.labels, self.args)
+        return dict(scores, network=network, map=name, minutes=minutes, seed=self.seed)
+
+    def draw(self, explainers: Dict[str, Explainer]) -> None:
+        """Write a sheet of some defective cells, each with the maps of all methods, and their scores."""
+        images = self.images[self.labels == 1][:SHOWN]
+        titles = ['a defective cell'] * len(images)
+        comparisons = compare_methods(self.plain, images, explainers)
+        cfg = self.plain.pretrained_cfg
+        sheet = draw_comparisons(images, comparisons, CLASSES, titles, cfg, columns=1)
+        with staged_files(self.args.out) as folder:
+            sheet.save(folder / f'cells-seed-{self.seed}.png', optimize=True)
 
 
 def around(state: Dict[str, torch.Tensor], insertion: str, cfg: Dict[str, Any]) -> AttentionBranchNet:
@@ -223,13 +271,6 @@ def attach(
         train_attached(attached, photos, settings, Path(folder), torch.device(args.device), CLASSES)
     network.eval()
     return round((time.process_time() - start) / 60, 2)
-
-
-def draw(model: Any, explainers: Dict[str, Explainer], images: torch.Tensor) -> Image.Image:
-    """Return a sheet of some cells, each with the maps of all methods, and their scores."""
-    titles = ['a defective cell'] * len(images)
-    comparisons = compare_methods(model, images, explainers)
-    return draw_comparisons(images, comparisons, CLASSES, titles, model.pretrained_cfg, columns=1)
 
 
 def fit(
