@@ -10,7 +10,8 @@ loss of the paper. A run takes less than a minute of one core.
 Mean and deviation of the seeds: accuracy on all 10,000 test images; of the first 1,000 of them, how much of the
 maps' variance is the same in all (``timm_abn.explain.metrics.position_bias``); the deviation over places of the
 maps of constant images, as ``scripts/explain_position_bias.py`` measures it; and what ``explain()`` takes, by the time
-of the process. One JSON file per run; started again, it goes on with the runs that are missing. Written is ``table.md``.
+of the process. One JSON file per run; started again, it goes on with the runs that are missing. Written is
+``table.md``.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """Measure which of timm's backbones can become an Attention Branch Network: all of its names, on the meta device.
 
 A network of ten classes is built over each, cut at its default split, and explains images of the backbone's own size.
-The table has one row per name: where it is cut, its gate, the layout of its features and the size of its map, or why there
-is none. Without names and --sample it goes to docs/coverage.csv, and its summary to the README.
+The table has one row per name: where it is cut, its gate, the layout of its features and the size of its map, or why
+there is none. Without names and --sample it goes to docs/coverage.csv, and its summary to the README.
 
 examples:
   python scripts/measure_coverage.py --processes 2 --resume coverage.partial.csv

@@ -263,7 +263,8 @@ def attach(
     name: str,
 ) -> float:
     """Train a network as ``timm-abn attach`` does, and return the minutes of the processor."""
-    attached = AttachedModel(network.to(args.device, memory_format=torch.channels_last), {}, MODEL)
+    network.to(args.device, memory_format=torch.channels_last)
+    attached = AttachedModel(network, {}, MODEL, has_new_classifier=name == 'neutral')
     settings = AttachSettings(args.epochs, args.batch_size, seed=seed)
     start = time.process_time()
     with tempfile.TemporaryDirectory() as folder:

@@ -9,10 +9,11 @@ import timm
 import torch
 from PIL import Image
 
+import timm_abn.models.attaching
 import timm_abn.training.attaching
 from timm_abn import load_model
 from timm_abn.cli import main
-from timm_abn.training.attaching import LAST
+from timm_abn.training.attaching import LAST, AttachSettings
 from timm_abn.training.data.photos import find_photos
 
 BACKBONE = 'resnet20_cifar'
@@ -60,7 +61,9 @@ def test_the_model_stays_as_it_is_and_is_explained(photos, capsys, labels):
     explanation = model.explain(images)
     assert torch.equal(explanation.logits, plain()(images)) and torch.equal(model(images), explanation.logits)
     assert not explanation.map_gates and model.pretrained_cfg['input_size'] == (3, 16, 16)
-    assert {'eval_kept', 'eval_removed', 'train_masked'} <= rows('out')[0].keys() and len(rows('out')) == 2
+    assert {'eval_kept', 'eval_removed', 'train_masked', 'train_complement'} <= rows('out')[0].keys() and len(
+        rows('out')
+    ) == 2
     assert ('eval_top1' in rows('out')[0]) == (labels == 'labelled')
     for epoch in (1, 2):
         with Image.open(f'out/sheets/epoch-00{epoch}.png') as sheet:
@@ -105,6 +108,19 @@ def test_training_the_backbone_begins_with_its_predictions(photos):
     assert model.config['insertion'] == 'neutral'
     weights, trained = plain().state_dict(), model.state_dict()
     torch.testing.assert_close(trained['perception_branch.fc.weight'], weights['fc.weight'])
+
+
+@pytest.mark.parametrize(('num_classes', 'share'), [(2, 0.1), (None, 0.1), (3, 0.5)])
+def test_where_the_classifier_is_new_the_backbone_learns_faster(photos, num_classes, share):
+    attached = timm_abn.models.attaching.attach(
+        BACKBONE, photos.parent / 'plain.pth.tar', insertion='neutral', num_classes=num_classes
+    )
+    run = timm_abn.training.attaching._Run(attached, find_photos(photos, True), AttachSettings(), torch.device('cpu'))
+    of_branch = {id(parameter) for parameter in attached.model.attention_branch.parameters()}
+    shares = {
+        group['share'] for group in run.optimizer.param_groups for each in group['params'] if id(each) not in of_branch
+    }
+    assert attached.has_new_classifier == (num_classes == 3) and shares == {share}
 
 
 def test_a_frozen_backbone_has_the_losses_of_the_map_alone(photos):

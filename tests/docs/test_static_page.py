@@ -67,7 +67,9 @@ def test_preparation_is_that_of_timm(size, changes, interpolation):
     )
     program = PREPARE % (script.PAGE / 'preprocessing.js').as_uri()
     command = [NODE, '--input-type=module', '--eval', program]
-    found = json.loads(subprocess.run(command, input=json.dumps(given), capture_output=True, text=True, check=True).stdout)
+    found = json.loads(
+        subprocess.run(command, input=json.dumps(given), capture_output=True, text=True, check=True).stdout
+    )
     model = timm.create_model('test_resnet', in_chans=config['input_size'][0])
     model.pretrained_cfg = dict(model.pretrained_cfg, **config)
     wanted, box = Preprocessing(model)(image)

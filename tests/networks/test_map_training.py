@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from tiny_models import tiny_abn, tiny_images
 
 from timm_abn import TimmAbnError
-from timm_abn.networks.map_training import TrainingOutput, mask_images
+from timm_abn.networks.map_training import TrainingOutput, drawn_share, greatest_half, mask_images
 
 
 def frozen(model):
@@ -84,6 +84,42 @@ def test_complement_of_several_tasks_is_of_the_one_that_is_drawn():
     assert output.complement_logits.shape == (8, 1) and output.tasks.unique().numel() > 1
     logits = model(images, attention=1 - output.attention_map).logits
     torch.testing.assert_close(output.complement_logits, logits.gather(1, output.tasks[:, None]))
+
+
+def test_a_drawn_share_keeps_the_greatest_places():
+    torch.manual_seed(0)
+    maps = torch.rand(200, 1, 10, 10, requires_grad=True)
+    kept = drawn_share(maps)
+    order = maps.flatten(1).argsort(dim=1, descending=True)
+    assert (kept.flatten(1).gather(1, order).diff(dim=1) <= 0).all()  # never a smaller place before a greater one
+    shares = (kept > 0.5).float().mean(dim=(1, 2, 3))
+    assert shares.min() < 0.1 and shares.max() > 0.9 and abs(shares.mean() - 0.5) < 0.07
+    kept[0].sum().backward()
+    assert (maps.grad[0] > 0).all() and not maps.grad[1:].any()
+
+
+def test_the_greatest_half():
+    maps = torch.tensor([[[[0.1, 0.9], [0.5, 0.2]]], [[[0.3, 0.3], [0.3, 0.3]]]])
+    half = greatest_half(maps)
+    assert half[0].tolist() == [[[0, 1], [1, 0]]] and half[1].sum() == 2  # of equal ones, as many
+
+
+def test_a_map_that_explains_is_asked_what_is_kept_and_what_is_left_of_the_image(monkeypatch):
+    model = tiny_abn('test_resnet', insertion='explaining').train()
+    model.train_maps('mean', complement=True)
+    monkeypatch.setattr('timm_abn.networks.network.drawn_share', greatest_half)
+    images = tiny_images()
+    output = model(images)
+    kept = F.interpolate(greatest_half(output.attention_map), images.shape[2:], mode='bilinear')
+    for logits, shown in ((output.masked_logits, kept), (output.complement_logits, 1 - kept)):
+        torch.testing.assert_close(logits, model(images * shown).logits)  # the mean of normalised images is 0
+
+
+def test_gradients_of_the_complement_reach_a_map_that_explains():
+    model = tiny_abn('test_resnet', insertion='explaining').train()
+    model.train_maps('mean', complement=True)
+    model(tiny_images()).complement_logits[:, 0].sum().backward()
+    assert model.attention_branch.map_conv.weight.grad.abs().max() > 0
 
 
 def test_gradients_of_the_complement_reach_a_soft_map():
@@ -172,6 +208,7 @@ def test_what_is_refused(kwargs, background, message):
     ('kwargs', 'message'),
     [
         ({}, "complement needs mechanism='product', got 'residual': Eq. 2 hides nothing"),
+        (dict(insertion='explaining'), 'complement of a map that explains needs a background, got None'),
         (dict(attention_map='sum_log', mechanism='product'), "only maps in \\[0, 1\\] have a complement: .*'sum_log'"),
     ],
 )

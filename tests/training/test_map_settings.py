@@ -71,7 +71,7 @@ def test_a_frozen_backbone_is_explained():
     found = settings(freeze_backbone=True, model_kwargs=dict(pretrained_backbone=True), **NO_WEIGHTS)
     flags = freeze_backbone_arguments(found)
     assert flags == ['--model-kwargs', 'pretrained_backbone=True', "insertion='explaining'"]
-    assert read_map_loss(found) == MapLossSettings(weights(), 'mixed', explains=True)
+    assert read_map_loss(found) == MapLossSettings(weights(area=0.0, complement=0.3), 'mixed', explains=True)
     assert freeze_backbone_arguments(settings()) == []
     assert freeze_backbone_arguments(settings(freeze_backbone=True, **{**NO_WEIGHTS, 'resume': 'last.pth.tar'}))
 

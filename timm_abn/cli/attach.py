@@ -7,9 +7,10 @@ examples:
   timm-abn explain photos --model abn --checkpoint attached/last.pth.tar
 
 By default the model stays as it is, to the last bit of its predictions: the map explains, and does not gate. It is
-trained to be faithful to that model: from the part of a photo that the map keeps, the model must predict what it
-predicts from the whole photo, and that part must be small. The labels (the folders that photos lie in) train the
-attention branch's own prediction; with --unlabelled the predictions of the model take their place.
+trained to be faithful to that model: from the places where the map is greatest (how many is drawn for each photo), the
+model must predict what it predicts from the whole photo, and from the rest it must not. The labels (the folders that
+photos lie in) train the attention branch's own prediction; with --unlabelled the predictions of the model take their
+place.
 
 With --train-backbone the map gates. The network begins with the predictions of the model and is trained further on the
 labels of the photos; if their classes are not those of the model, the classifier is a new one.
@@ -20,8 +21,9 @@ which arguments its model had, and how images are prepared.
 
 After each epoch OUT holds last.pth.tar (with --train-backbone also model_best.pth.tar), summary.csv, and a sheet of
 overlays of the same few held-out photos. eval_kept is the share of held-out photos for which the model predicts the
-same from what the map keeps; eval_removed, from everything else: low is good. After an interruption the last epoch can
-be used; --resume with the same arguments continues, and ends with the weights of an uninterrupted run.
+same from the half of the photo where the map is greatest (with --train-backbone: from what the map keeps);
+eval_removed, from everything else: low is good. After an interruption the last epoch can be used; --resume with the
+same arguments continues, and ends with the weights of an uninterrupted run.
 """
 
 import argparse
@@ -56,7 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--epochs', type=positive, default=10, metavar='N', help='(default: 10)')
     parser.add_argument('--batch-size', type=positive, default=32, metavar='B', help='photos per step (default: 32)')
     parser.add_argument(
-        '--lr', type=positive_number, default=1e-3, help='of the branch; a tenth of it of the backbone (default: 0.001)'
+        '--lr',
+        type=positive_number,
+        default=1e-3,
+        help='of the branch; of the backbone a tenth of it, or half where its classifier is a new one (default: 0.001)',
     )
     parser.add_argument('--seed', type=whole, default=0, help='of order, flips and backgrounds (default: 0)')
     parser.add_argument('--workers', type=whole, default=0, metavar='N', help='processes that read photos (default: 0)')

@@ -23,11 +23,13 @@ class AttachedModel(NamedTuple):
         model: The network, in training mode.
         arguments: What ``timm.create_model('abn', ...)`` is to be called with, without weights.
         origin: Where the weights come from, as text.
+        has_new_classifier: Whether the classifier is a new one, since the weights have another number of classes.
     """
 
     model: AttentionBranchNet
     arguments: Dict[str, Any]
     origin: str
+    has_new_classifier: bool = False
 
 
 def attach(
@@ -66,13 +68,15 @@ def attach(
     else:
         cfg = _weights_of(backbone)
         arguments.update(num_classes=cfg.num_classes)
+    of_weights = arguments.get('num_classes')
     arguments.update(model_kwargs or {}, backbone=backbone, insertion=insertion)
     if num_classes is not None:
         arguments['num_classes'] = num_classes
     weights = pretrained if checkpoint is None else str(checkpoint)
     model: Any = create_model(MODEL, dict(arguments, pretrained_backbone=weights))
     origin = 'pretrained weights' if checkpoint is None else 'weights of a file'
-    return AttachedModel(model, arguments, origin + OF_BACKBONE)
+    has_new_classifier = None not in (num_classes, of_weights) and num_classes != of_weights
+    return AttachedModel(model, arguments, origin + OF_BACKBONE, has_new_classifier)
 
 
 def _weights_of(backbone: str) -> Any:

@@ -23,11 +23,15 @@ __all__ = [
     'TrainingOutput',
     'check_map_training',
     'complement_of',
+    'drawn_share',
+    'greatest_half',
     'keep_running_statistics',
     'mask_images',
 ]
 
 BACKGROUNDS = ('blur', 'mean', 'mixed')
+LEAST_SHARE = 0.05  # of the places that a map keeps, or leaves out, where it learns an order
+SLOPE = 0.1  # of a map: how far from the limit a place is surely kept, or not
 
 
 class TrainingOutput(NamedTuple):
@@ -41,8 +45,8 @@ class TrainingOutput(NamedTuple):
             whose map was used. None if it is not asked for.
         tasks: The task whose map counts, drawn for each image, shape (B,); None of a network with one map.
         flipped_map: The map of the image flipped from left to right, flipped back; None if it is not asked for.
-        complement_logits: Logits of the features where the map is not, of the shape of ``masked_logits``; None if they
-            are not asked for.
+        complement_logits: Logits of the features, or, of a map that does not gate, of the image, where the map is not,
+            of the shape of ``masked_logits``; None if they are not asked for.
     """
 
     logits: torch.Tensor
@@ -90,12 +94,12 @@ class MapTraining(nn.Module):
         return f'background={self.background!r}, flips={self.flips}, complement={self.complement}'
 
 
-def check_map_training(map_type: str, residual: bool, background: Optional[str], complement: bool) -> None:
+def check_map_training(map_type: str, mechanism: Any, background: Optional[str], complement: bool) -> None:
     """Check that the maps of a network can be trained so.
 
     Args:
         map_type: 'sigmoid', or a kind whose values are not in [0, 1].
-        residual: Whether the mechanism is that of Eq. 2.
+        mechanism: The ``Mechanism`` of the network.
         background: See ``MapTraining``.
         complement: See ``MapTraining``.
 
@@ -108,7 +112,10 @@ def check_map_training(map_type: str, residual: bool, background: Optional[str],
         )
     if complement and map_type != 'sigmoid':
         raise TimmAbnError(f"only maps in [0, 1] have a complement: attention_map='sigmoid', not {map_type!r}.")
-    if complement and residual:
+    if complement and mechanism.insertion == 'explaining':
+        if background is None:
+            raise TimmAbnError('complement of a map that explains needs a background, got None: images are masked.')
+    elif complement and mechanism.residual:
         raise TimmAbnError("complement needs mechanism='product', got 'residual': Eq. 2 hides nothing.")
 
 
@@ -132,6 +139,31 @@ def complement_of(maps: torch.Tensor, hard: bool) -> torch.Tensor:
         hard: Whether most places are exactly 0: these are the complement then, and nothing of what is kept is.
     """
     return (maps == 0).to(maps.dtype) if hard else 1 - maps
+
+
+def drawn_share(maps: torch.Tensor) -> torch.Tensor:
+    """Return maps that keep the greatest places of others, how many of them drawn for each image, with gradients.
+
+    Between what is kept, near 1, and what is not, near 0, is a slope, so that places near the limit learn on which side
+    of it they belong. Only the order of the places counts, as in deletion and insertion (RISE, arXiv 1806.07421).
+
+    Args:
+        maps: Shape (B, 1, h, w), in [0, 1].
+    """
+    places = maps.detach().flatten(1).float()
+    share = LEAST_SHARE + (1 - 2 * LEAST_SHARE) * torch.rand(len(maps), 1, device=maps.device)
+    limit = places.sort(dim=1, descending=True).values.gather(1, (share * places.shape[1]).long())
+    return ((maps.float() - limit[:, :, None, None]) / SLOPE).sigmoid()
+
+
+def greatest_half(maps: torch.Tensor) -> torch.Tensor:
+    """Return maps that are 1 in the half of the places where others are greatest, and 0 elsewhere.
+
+    Args:
+        maps: Shape (B, 1, h, w).
+    """
+    ranks = maps.flatten(1).argsort(dim=1, descending=True).argsort(dim=1)
+    return (ranks < ranks.shape[1] // 2).to(maps.dtype).view_as(maps)
 
 
 @contextlib.contextmanager

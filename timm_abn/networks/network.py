@@ -36,6 +36,7 @@ from .map_training import (
     TrainingOutput,
     check_map_training,
     complement_of,
+    drawn_share,
     keep_running_statistics,
     mask_images,
 )
@@ -226,12 +227,18 @@ class AttentionBranchNet(TimmContract):
         if maps.shape[1] > 1 and self.num_classes > 0 and (wanted.background is not None or wanted.complement):
             tasks = torch.randint(maps.shape[1], (len(maps),), device=maps.device)
         chosen = maps if tasks is None else of_tasks(maps, tasks)
+        explains = self.mechanism.insertion == 'explaining'
+        kept = drawn_share(chosen) if explains and wanted.background is not None else chosen
         with keep_running_statistics(self):
             if wanted.background is not None and self.num_classes > 0:
-                masked_logits = self._look_through(mask_images(images, chosen, wanted.background), tasks)
+                masked_logits = self._look_through(mask_images(images, kept, wanted.background), tasks)
             if wanted.complement and self.num_classes > 0:
-                complement = complement_of(chosen, self.mechanism.hides)
-                complement_logits = self._answer_under(features, complement, tasks, beside)
+                complement = complement_of(kept, self.mechanism.hides)
+                if explains:  # its map gates nothing: what is not kept is removed from the image
+                    masked = mask_images(images, complement, wanted.background)
+                    complement_logits = self._look_through(masked, tasks)
+                else:
+                    complement_logits = self._answer_under(features, complement, tasks, beside)
             if wanted.flips:
                 flipped = images.flip(-1)
                 class_features = self._class_features(self.extract(flipped)[0], flipped)
@@ -273,18 +280,20 @@ class AttentionBranchNet(TimmContract):
 
         The network sees each image twice in a step: as it is, and through its map (T-TAME, arXiv 2403.04523). The
         running statistics of batch norm are of the first. ``timm_abn.task.FaithfulMapLoss`` is the loss; evaluation
-        does not change.
+        does not change. A map that explains and does not gate (``insertion='explaining'``) keeps a share of the places
+        that is drawn anew each time, the greatest, so that it learns their order; ``ExplainingMapLoss`` is its loss.
 
         Args:
             background: What the map does not keep becomes 'blur', 'mean', or 'mixed' (see ``MapTraining``); None to
                 leave this out.
             flips: Whether to make the map of the flipped image, too.
-            complement: Whether to predict from the features where the map is not, too.
+            complement: Whether to predict from the features where the map is not, too; of a map that does not gate,
+                from the image where it is not.
 
         Raises:
             TimmAbnError: There is no such background, maps are not in [0, 1], or the mechanism hides nothing.
         """
-        check_map_training(self.attention_branch.attention_map_type, self.mechanism.residual, background, complement)
+        check_map_training(self.attention_branch.attention_map_type, self.mechanism, background, complement)
         self.map_training = MapTraining(background, flips, complement)
 
     def forward_features(self, x: torch.Tensor, attention: Optional[torch.Tensor] = None) -> torch.Tensor:

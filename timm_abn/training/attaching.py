@@ -24,7 +24,7 @@ from ..explain.sheets import draw_overlay_sheet, input_picture
 from ..hub.state_dicts import CheckpointError
 from ..models.attaching import MODEL, AttachedModel
 from ..models.training_checkpoints import read_checkpoint_file
-from ..networks.map_training import complement_of, mask_images
+from ..networks.map_training import complement_of, greatest_half, mask_images
 from ..networks.network import AttentionBranchNet
 from ..staging import staged_files
 from .data.photos import Photos, PhotosDataset
@@ -35,11 +35,11 @@ __all__ = ['BEST', 'LAST', 'SUMMARY', 'AttachSettings', 'train_attached']
 
 LAST, BEST, SUMMARY = 'last.pth.tar', 'model_best.pth.tar', 'summary.csv'
 WEIGHT_DECAY = 0.05
-BACKBONE_LR = 0.1  # of that of the branch, where the backbone is trained on
+BACKBONE_LR = 0.1  # of that of the branch, where a trained model is trained on
+BACKBONE_LR_OF_NEW_CLASSES = 0.5  # and where its classifier is a new one, so that its features have more to learn
 SCALE_LR = 10.0  # of that of the branch, for the scale of a map that starts flat
 WARMUP = 0.05  # of all steps
 MOST_SHOWN = 8  # photos of a sheet
-TERMS = ('attention', 'masked', 'area')
 
 Row = Dict[str, Any]
 
@@ -126,7 +126,8 @@ class _Run:
         self.validation = PhotosDataset(photos.validation, see)
         loss = FaithfulMapLoss if self.trains_backbone else ExplainingMapLoss
         self.criterion: FaithfulMapLoss = loss(nn.CrossEntropyLoss())
-        self.model.train_maps()
+        self.terms = tuple(name for name in self.criterion.weighted_terms() if name != 'perception')
+        self.model.train_maps(complement=bool(self.criterion.weights['complement']))
         self.optimizer = torch.optim.AdamW(self._parameter_groups(), lr=settings.lr)
         self.steps = len(photos.training) // settings.batch_size
 
@@ -145,8 +146,9 @@ class _Run:
                 group['params'] = [weight for weight in group['params'] if weight is not branch.map_norm.weight]
             groups.append(dict(params=[branch.map_norm.weight], weight_decay=0.0, share=SCALE_LR))
         if self.trains_backbone:
+            share = BACKBONE_LR_OF_NEW_CLASSES if self.attached.has_new_classifier else BACKBONE_LR
             for half in (self.model.feature_extractor, self.model.perception_branch):
-                groups += [dict(group, share=BACKBONE_LR) for group in param_groups_weight_decay(half, WEIGHT_DECAY)]
+                groups += [dict(group, share=share) for group in param_groups_weight_decay(half, WEIGHT_DECAY)]
         return groups
 
     def train_epoch(self, epoch: int) -> Row:
@@ -161,7 +163,7 @@ class _Run:
             drop_last=True,
             num_workers=settings.workers,
         )
-        sums = dict.fromkeys(('train_loss', *(f'train_{name}' for name in TERMS)), 0.0)
+        sums = dict.fromkeys(('train_loss', *(f'train_{name}' for name in self.terms)), 0.0)
         bar = tqdm(loader, f'epoch {epoch + 1}/{settings.epochs}', unit='batch')
         for step, (images, labels) in enumerate(bar):
             self._set_lr(epoch * self.steps + step)
@@ -189,7 +191,7 @@ class _Run:
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        return dict(train_loss=loss.item(), **{f'train_{name}': terms[name].item() for name in TERMS})
+        return dict(train_loss=loss.item(), **{f'train_{name}': terms[name].item() for name in self.terms})
 
     @torch.no_grad()
     def evaluate(self) -> Row:
@@ -200,8 +202,11 @@ class _Run:
             images = images.to(self.device)
             explanation = self.model.explain(images)
             maps, predicted = explanation.attention_map, explanation.logits.argmax(dim=1)
-            found = dict(eval_area=maps.mean(dim=(1, 2, 3)).sum().item())
-            for name, shown in (('eval_kept', maps), ('eval_removed', complement_of(maps, False))):
+            found: Dict[str, float] = {}
+            if self.trains_backbone:
+                found['eval_area'] = maps.mean(dim=(1, 2, 3)).sum().item()
+            kept = maps if self.trains_backbone else greatest_half(maps)
+            for name, shown in (('eval_kept', kept), ('eval_removed', complement_of(kept, False))):
                 answers = self.model(mask_images(images, shown, 'blur')).argmax(dim=1)
                 found[name] = (answers == predicted).sum().item()
             if bool((labels >= 0).all()):

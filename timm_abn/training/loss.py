@@ -166,10 +166,9 @@ class FaithfulMapLoss(AttentionBranchLoss):
             )
         terms: Dict[str, torch.Tensor] = {}
         if 'masked' in wanted:
-            of_task = target if output.tasks is None else target.gather(1, output.tasks[:, None])
-            terms['masked'] = self.criterion(output.masked_logits, of_task)
+            terms['masked'] = self.criterion(output.masked_logits, _of_task(target, output.tasks))
         if 'complement' in wanted:
-            terms['complement'] = _says_nothing(output.complement_logits, self.multi_label)
+            terms['complement'] = self._complement(output.complement_logits, _of_task(target, output.tasks))
         maps = output.attention_map.float() if wanted - {'masked', 'complement'} else output.attention_map
         if 'area' in wanted:
             terms['area'] = maps.mean()
@@ -178,6 +177,9 @@ class FaithfulMapLoss(AttentionBranchLoss):
         if 'consistency' in wanted:
             terms['consistency'] = (maps - output.flipped_map.float()).square().mean()
         return terms
+
+    def _complement(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return _says_nothing(logits, self.multi_label)
 
     def extra_repr(self) -> str:  # noqa: D102
         weights = ', '.join(f'{name}={weight}' for name, weight in self.weights.items())
@@ -190,9 +192,33 @@ class ExplainingMapLoss(FaithfulMapLoss):
         L = w_a L_attention + the terms of ``FaithfulMapLoss``, with the backbone's own prediction as the target
 
     The prediction from what the map keeps is compared with the class that the backbone predicts, right or wrong: the
-    map is to say what that stands on. Labels teach the attention branch's own prediction alone; where there are none,
-    the backbone teaches that, too. The backbone's own loss is left out, since nothing could lower it.
+    map is to say what that stands on. How much it keeps is drawn each time (see ``AttentionBranchNet.train_maps``), so
+    that no term must ask for little: ``area`` is 0. From the rest of the image that class must not be told:
+    ``complement`` is -log(1 - its probability). Labels teach the attention branch's own prediction alone; where there
+    are none, the backbone teaches that, too. The backbone's own loss is left out, since nothing could lower it. The
+    network must be told to return what is needed: ``model.train_maps(complement=True)``.
     """
+
+    DEFAULTS: ClassVar[Dict[str, float]] = dict(masked=1.0, area=0.0, smoothness=0.0, consistency=0.0, complement=0.3)
+
+    def __init__(
+        self,
+        criterion: Callable[..., torch.Tensor],
+        attention_loss_weight: float = 1.0,
+        multi_label: bool = False,
+        **weights: float,
+    ) -> None:
+        """
+        Args:
+            criterion: See ``FaithfulMapLoss``.
+            attention_loss_weight: Weight of the attention branch's loss.
+            multi_label: Whether labels are several attributes per image, and not its class.
+            **weights: Weights of terms, in the place of ``DEFAULTS``.
+
+        Raises:
+            TrainingError: A weight is negative or not finite.
+        """
+        super().__init__(criterion, attention_loss_weight, multi_label=multi_label, **{**self.DEFAULTS, **weights})
 
     def forward(self, output: Any, target: Optional[torch.Tensor] = None) -> torch.Tensor:
         """Return the loss.
@@ -218,6 +244,14 @@ class ExplainingMapLoss(FaithfulMapLoss):
     def weighted_terms(self) -> Dict[str, float]:  # noqa: D102
         return {name: weight for name, weight in super().weighted_terms().items() if name != 'perception'}
 
+    def _complement(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        logits = logits.float()
+        if self.multi_label:
+            return F.binary_cross_entropy_with_logits(logits, 1 - target.float())
+        predicted = F.one_hot(target, logits.shape[1]) if target.ndim == 1 else target
+        others = logits.masked_fill(predicted.bool(), -math.inf).logsumexp(dim=1)
+        return (logits.logsumexp(dim=1) - others).mean()  # -log(1 - p), which does not overflow where p is 1
+
 
 def own_prediction(logits: torch.Tensor, multi_label: bool = False) -> torch.Tensor:
     """Return what logits predict, as a target: classes (B,), or of attributes a 1 for each that is likelier than not.
@@ -227,6 +261,10 @@ def own_prediction(logits: torch.Tensor, multi_label: bool = False) -> torch.Ten
         multi_label: Whether the classes do not exclude each other.
     """
     return (logits.detach() > 0).to(logits.dtype) if multi_label else logits.detach().argmax(dim=1)
+
+
+def _of_task(target: torch.Tensor, tasks: Optional[torch.Tensor]) -> torch.Tensor:
+    return target if tasks is None else target.gather(1, tasks[:, None])
 
 
 def _says_nothing(logits: torch.Tensor, multi_label: bool) -> torch.Tensor:

@@ -5,7 +5,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 from ..networks.map_training import BACKGROUNDS
 from .errors import TrainingError
-from .loss import FaithfulMapLoss
+from .loss import ExplainingMapLoss, FaithfulMapLoss
 
 __all__ = [
     'MAP_KEYS',
@@ -55,7 +55,8 @@ def add_map_arguments(parser: argparse.ArgumentParser) -> None:
         nargs='+',
         metavar='TERM=W',
         help='weights of its terms (default: masked=1 area=0.5 smoothness=0 consistency=0 complement=0; area=0 where '
-        'attention is hard); complement asks that nothing can be told from where the map is not',
+        'attention is hard; with --freeze-backbone area=0 complement=0.3); complement asks that nothing can be '
+        'told from where the map is not',
     )
     parser.add_argument(
         '--map-background',
@@ -163,9 +164,10 @@ def read_map_loss(settings: argparse.Namespace) -> Optional[MapLossSettings]:
     if background not in BACKGROUNDS:
         raise TrainingError(f'map_background must be one of {", ".join(BACKGROUNDS)}, got {background!r}.')
     is_hard = settings.model_kwargs.get('hard_attention', 1) != 1
+    explains = bool(settings.freeze_backbone)
     defaults = dict(masked=1.0, area=0.0 if is_hard else 0.5, smoothness=0.0, consistency=0.0, complement=0.0)
-    weights = {**defaults, **_weights(settings.map_loss_weights)}
-    return MapLossSettings(weights, background, explains=bool(settings.freeze_backbone))
+    weights = {**(ExplainingMapLoss.DEFAULTS if explains else defaults), **_weights(settings.map_loss_weights)}
+    return MapLossSettings(weights, background, explains)
 
 
 def _weights(said: Any) -> Dict[str, float]:

@@ -128,9 +128,10 @@ def _of_stage(stage: str, origin: str) -> str:
 
 
 def _train_maps(model: AttentionBranchNet, weights: Mapping[str, float], background: str) -> None:
+    masks_images = weights['masked'] or (weights['complement'] and model.mechanism.insertion == 'explaining')
     try:
         model.train_maps(
-            background if weights['masked'] else None,
+            background if masks_images else None,
             flips=bool(weights['consistency']),
             complement=bool(weights['complement']),
         )
