@@ -17,6 +17,7 @@ import torch.nn as nn
 from huggingface_hub.utils import tqdm
 from timm.data import create_transform, resolve_model_data_config
 from timm.optim import param_groups_weight_decay
+from timm.utils import random_seed
 from torch.utils.data import DataLoader
 
 from ..explain.images import Preprocessing
@@ -154,7 +155,7 @@ class _Run:
     def train_epoch(self, epoch: int) -> Row:
         """Train for an epoch, and return the means of the losses."""
         settings = self.settings
-        torch.manual_seed(settings.seed * 10_000 + epoch)
+        random_seed(settings.seed * 10_000 + epoch)  # timm's crops are drawn by Python's generator
         self.model.train()
         loader = DataLoader(
             self.training,
