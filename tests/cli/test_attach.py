@@ -75,8 +75,9 @@ def test_the_model_stays_as_it_is_and_is_explained(photos, capsys, labels):
     assert again.config == model.config and torch.equal(again.explain(images).attention_map, explanation.attention_map)
 
 
-def test_a_resumed_run_ends_as_the_run_would_have(photos, monkeypatch):
-    assert attach(epochs=2) == 0
+@pytest.mark.parametrize('arguments', [[], ['--train-backbone']], ids=['frozen', 'trained'])
+def test_a_resumed_run_ends_as_the_run_would_have(photos, monkeypatch, arguments):
+    assert attach(*arguments, epochs=2) == 0
 
     def evaluate_once(run, found=[]):  # noqa: B006  counts the calls
         found.append(run)
@@ -86,19 +87,13 @@ def test_a_resumed_run_ends_as_the_run_would_have(photos, monkeypatch):
 
     evaluate = timm_abn.training.attaching._Run.evaluate
     monkeypatch.setattr(timm_abn.training.attaching._Run, 'evaluate', evaluate_once)
-    assert attach(out='stopped', epochs=2) == 130
+    assert attach(*arguments, out='stopped', epochs=2) == 130
     assert load_model('abn', f'stopped/{LAST}') and len(rows('stopped')) == 1
     monkeypatch.setattr(timm_abn.training.attaching._Run, 'evaluate', evaluate)
-    assert (
-        attach(
-            '--resume',
-            out=str(photos.parent / 'stopped'),
-            data=str(photos),
-            checkpoint=str(photos.parent / 'plain.pth.tar'),
-        )
-        == 0
-    )
-    first, second = (load_model('abn', photos.parent / name / LAST).state_dict() for name in ('out', 'stopped'))
+    folder = photos.parent
+    where = dict(out=str(folder / 'stopped'), data=str(photos), checkpoint=str(folder / 'plain.pth.tar'))
+    assert attach('--resume', *arguments, **where) == 0
+    first, second = (load_model('abn', folder / name / LAST).state_dict() for name in ('out', 'stopped'))
     assert all(torch.equal(first[name], tensor) for name, tensor in second.items())
 
 
