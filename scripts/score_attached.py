@@ -15,10 +15,10 @@ are, the first three trained for about the same minutes:
 - attached: the plain backbone as it is, with a map that explains it (timm-abn attach).
 
 Deletion (low is good) and insertion are of the attention map, of plain of Grad-CAM at the cut and at the last stage;
-intervals come from drawing photos, each with all of its seeds, and ± is the deviation of the seeds. "mean map" is what
-accuracy changes by where each map is replaced by its own mean. Written are the table, all scores (a file for each seed
-and network: stopped and started again, the script goes on with those that have none), and a sheet of four held-out
-defective cells.
+intervals come from drawing photos, each with all of its seeds, and ± is the deviation of the seeds; a second table has
+the differences of attached to the two on the same photos. "mean map" is what accuracy changes by where each map is
+replaced by its own mean. Written are the tables, all scores (a file for each seed and network: stopped and started
+again, the script goes on with those that have none), and a sheet of four held-out defective cells.
 """
 
 import argparse
@@ -85,10 +85,11 @@ def main() -> int:
     except TimmAbnError as error:
         print(f'{Path(__file__).name}: error: {error}', file=sys.stderr)
         return 2
-    lines = summarise(rows)
+    tables = [(COLUMNS, summarise(rows)), (('attached, less', *MEASURES), differences(rows))]
     with staged_files(args.out) as folder:
-        (folder / 'table.md').write_text(f'{markdown_table(COLUMNS, lines)}\n', encoding='utf-8')
-    print(f'{format_table(COLUMNS, lines)}\n\nWritten to: {args.out / "table.md"}')
+        text = '\n\n'.join(markdown_table(*table) for table in tables)
+        (folder / 'table.md').write_text(f'{text}\n', encoding='utf-8')
+    print('\n\n'.join(format_table(*table) for table in tables), f'\n\nWritten to: {args.out / "table.md"}')
     return 0
 
 
@@ -97,7 +98,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=Path, default=Path('outputs/attached'), help='(default: outputs/attached)')
     parser.add_argument(
-        '--epochs', type=positive, default=4, help=f'of neutral; of plain and attached {PLAIN:g} times (default: 4)'
+        '--epochs', type=positive, default=3, help=f'of neutral; of plain and attached {PLAIN:g} times (default: 3)'
     )
     parser.add_argument('--size', type=positive, default=128, help='pixels of a side (default: 128)')
     parser.add_argument('--batch-size', type=positive, default=32, help='(default: 32)')
@@ -139,6 +140,21 @@ def summarise(rows: Sequence[Row]) -> List[List[str]]:
             photos = [photo for row in own for photo in range(len(row[measure]))]
             line.append(str(bootstrap_mean(values, groups=photos)))
         lines.append(line)
+    return lines
+
+
+def differences(rows: Sequence[Row]) -> List[List[str]]:
+    """Return how much the attached map differs from each map of the same plain network, on the same photos."""
+    attached = {row['seed']: row for row in rows if row['network'] == 'attached'}
+    lines = []
+    for name in OF_PLAIN:
+        pairs = [(attached[row['seed']], row) for row in rows if row['map'] == name and row['seed'] in attached]
+        line = [name]
+        for measure in MEASURES if pairs else ():
+            values = [own - other for mine, row in pairs for own, other in zip(mine[measure], row[measure])]
+            photos = [photo for _, row in pairs for photo in range(len(row[measure]))]
+            line.append(str(bootstrap_mean(values, groups=photos)))
+        lines.append(line if pairs else [name, '', ''])
     return lines
 
 

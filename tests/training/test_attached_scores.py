@@ -24,3 +24,20 @@ def test_the_split_is_of_each_class_and_kind_and_always_the_same(tmp_path, monke
     assert len(training) == 24 and len(held_out) == 8 and sum(label for _, label in held_out) == 4
     assert sum(int(path.stem) % 4 // 2 for path, _ in held_out) == 4
     assert (training, held_out) == script.find_cells(0)
+
+
+def test_differences_are_of_the_same_photo_and_seed():
+    script = load_script('score_attached')
+    rows = [
+        dict(seed=seed, network=network, map=name, deletion=deletion, insertion=[0.5, 0.5])
+        for seed, network, name, deletion in (
+            (0, 'plain', 'Grad-CAM at the cut', [0.1, 0.5]),
+            (0, 'attached', 'attention', [0.0, 0.4]),
+            (1, 'plain', 'Grad-CAM at the cut', [0.9, 0.3]),
+            (1, 'attached', 'attention', [0.8, 0.2]),
+            (2, 'plain', 'Grad-CAM at the cut', [0.0, 0.0]),  # no attached one yet
+        )
+    ]
+    at_cut, at_last = script.differences(rows)
+    assert at_cut == ['Grad-CAM at the cut', '-0.100 [-0.100, -0.100]', '0.000 [0.000, 0.000]']
+    assert at_last == ['Grad-CAM at the last stage', '', '']
