@@ -64,10 +64,13 @@ function resizedSize(image, config) {
 function toChannels(image, channels) {
   const count = image.width * image.height;
   const pixels = new Uint8ClampedArray(count * channels);
-  for (let index = 0; index < count; index++) {
-    const [red, green, blue] = image.data.subarray(4 * index, 4 * index + 3);
-    if (channels === 1) pixels[index] = (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16;
-    else pixels.set([red, green, blue], 3 * index);
+  const { data } = image;
+  for (let index = 0, source = 0; index < count; index++, source += 4) {
+    if (channels === 1) {
+      pixels[index] = (19595 * data[source] + 38470 * data[source + 1] + 7471 * data[source + 2] + 0x8000) >> 16;
+    } else {
+      for (let channel = 0; channel < 3; channel++) pixels[3 * index + channel] = data[source + channel];
+    }
   }
   return pixels;
 }
