@@ -91,13 +91,12 @@ function resample(pixels, from, to, channels, kernel, { lines, step, stride }, s
     for (let place = 0; place < to; place++) {
       const { first, values } = weights[place];
       for (let channel = 0; channel < channels; channel++) {
-        let sum = 2 ** (PRECISION_BITS - 1);
+        let sum = 1 << (PRECISION_BITS - 1); // all sums fit 32 bit: weights add up to 2 ** 22, pixels are below 256
         let source = line * stride + first * step + channel;
-        for (const value of values) {
-          sum += value * pixels[source];
-          source += step;
+        for (let index = 0; index < values.length; index++, source += step) {
+          sum = (sum + Math.imul(values[index], pixels[source])) | 0;
         }
-        out[line * stride2 + place * step2 + channel] = Math.floor(sum / 2 ** PRECISION_BITS);
+        out[line * stride2 + place * step2 + channel] = sum >> PRECISION_BITS;
       }
     }
   }
@@ -115,7 +114,8 @@ function coefficients(from, to, kernel) {
     const end = Math.min(Math.trunc(centre + support + 0.5), from);
     const raw = Array.from({ length: end - first }, (_, index) => kernel.weight((index + first - centre + 0.5) / stretch));
     const sum = raw.reduce((total, value) => total + value, 0);
-    const values = raw.map((value) => Math.trunc((value / sum) * 2 ** PRECISION_BITS + (value < 0 ? -0.5 : 0.5)));
+    const fixed = (value) => Math.trunc((value / sum) * 2 ** PRECISION_BITS + (value < 0 ? -0.5 : 0.5));
+    const values = Int32Array.from(raw, fixed);
     return { first, values };
   });
 }
