@@ -203,6 +203,16 @@ def test_maps_out_of_range_are_refused_by_the_task():
         timm.task.ClassificationTask(tiny_abn('test_resnet', attention_map='sum_log'), nn.CrossEntropyLoss())
 
 
+def test_images_are_masked_for_the_complement_of_a_map_that_explains_alone():
+    weights = {**ExplainingMapLoss.DEFAULTS, 'masked': 0.0}
+    extend_timm_tasks(1.0, MapLossSettings(weights, 'blur', explains=True))
+    model = tiny_abn('test_resnet', insertion='explaining').train()
+    task = timm.task.ClassificationTask(model, nn.CrossEntropyLoss())
+    assert model.map_training.background == 'blur' and model.map_training.complement
+    task(tiny_images(), torch.tensor([0, 1]))['loss'].backward()
+    assert model.attention_branch.map_conv.weight.grad.abs().max() > 0
+
+
 def test_a_map_that_explains_is_compared_with_the_backbones_own_prediction():
     torch.manual_seed(0)
     logits, attention_logits, masked, removed = torch.randn(4, 4, 5)

@@ -224,21 +224,20 @@ class AttentionBranchNet(TimmContract):
         """Return the outputs of training with those that a loss of the maps needs: a ``TrainingOutput``."""
         wanted: Any = self.map_training
         masked_logits = complement_logits = tasks = flipped_map = None
-        if maps.shape[1] > 1 and self.num_classes > 0 and (wanted.background is not None or wanted.complement):
+        answers, explains = self.num_classes > 0, self.mechanism.insertion == 'explaining'
+        if maps.shape[1] > 1 and answers and (wanted.background is not None or wanted.complement):
             tasks = torch.randint(maps.shape[1], (len(maps),), device=maps.device)
-        chosen = maps if tasks is None else of_tasks(maps, tasks)
-        explains = self.mechanism.insertion == 'explaining'
-        kept = drawn_share(chosen) if explains and wanted.background is not None else chosen
+        kept = maps if tasks is None else of_tasks(maps, tasks)
+        kept = drawn_share(kept) if explains else kept
         with keep_running_statistics(self):
-            if wanted.background is not None and self.num_classes > 0:
+            if answers and wanted.background is not None:
                 masked_logits = self._look_through(mask_images(images, kept, wanted.background), tasks)
-            if wanted.complement and self.num_classes > 0:
-                complement = complement_of(kept, self.mechanism.hides)
-                if explains:  # its map gates nothing: what is not kept is removed from the image
-                    masked = mask_images(images, complement, wanted.background)
-                    complement_logits = self._look_through(masked, tasks)
+            if answers and wanted.complement:
+                left = complement_of(kept, self.mechanism.hides)
+                if explains:  # its map gates nothing, so that images are masked again
+                    complement_logits = self._look_through(mask_images(images, left, wanted.background), tasks)
                 else:
-                    complement_logits = self._answer_under(features, complement, tasks, beside)
+                    complement_logits = self._answer_under(features, left, tasks, beside)
             if wanted.flips:
                 flipped = images.flip(-1)
                 class_features = self._class_features(self.extract(flipped)[0], flipped)
@@ -270,25 +269,19 @@ class AttentionBranchNet(TimmContract):
         return self.attention_branch.answers_of(outputs, tasks)
 
     @ignored_by_torchscript
-    def train_maps(
-        self,
-        background: Optional[str] = 'mixed',
-        flips: bool = False,
-        complement: bool = False,
-    ) -> None:
+    def train_maps(self, background: Optional[str] = 'mixed', flips: bool = False, complement: bool = False) -> None:
         """Let training return what losses of the maps need, a ``TrainingOutput``, from one forward of this module.
 
         The network sees each image twice in a step: as it is, and through its map (T-TAME, arXiv 2403.04523). The
-        running statistics of batch norm are of the first. ``timm_abn.task.FaithfulMapLoss`` is the loss; evaluation
-        does not change. A map that explains and does not gate (``insertion='explaining'``) keeps a share of the places
-        that is drawn anew each time, the greatest, so that it learns their order; ``ExplainingMapLoss`` is its loss.
+        running statistics of batch norm are of the first. Evaluation does not change; ``FaithfulMapLoss`` is the loss.
+        A map that explains and does not gate keeps as many of its greatest places as are drawn each time, so that it
+        learns their order; ``ExplainingMapLoss`` is its loss.
 
         Args:
             background: What the map does not keep becomes 'blur', 'mean', or 'mixed' (see ``MapTraining``); None to
                 leave this out.
             flips: Whether to make the map of the flipped image, too.
-            complement: Whether to predict from the features where the map is not, too; of a map that does not gate,
-                from the image where it is not.
+            complement: Whether to predict from the features where the map is not, too; from the image if it explains.
 
         Raises:
             TimmAbnError: There is no such background, maps are not in [0, 1], or the mechanism hides nothing.
