@@ -119,7 +119,8 @@ def test_batches_change_nothing(checkpoint, photos):
     assert written('one') == written('three') and len(written('one')) == 8
     for name in written('one'):
         if name.endswith('.npy'):
-            np.testing.assert_allclose(np.load(f'one/{name}'), np.load(f'three/{name}'), atol=1e-5)
+            # kernels differ by batch, and the map of an untrained network is steep
+            np.testing.assert_allclose(np.load(f'one/{name}'), np.load(f'three/{name}'), atol=1e-4)
 
 
 def test_colormap(checkpoint, photos):
