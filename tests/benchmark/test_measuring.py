@@ -47,7 +47,7 @@ def order(monkeypatch):
     return runs
 
 
-@pytest.mark.parametrize('training', [False, True])
+@pytest.mark.parametrize('training', [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_every_case_runs_once_a_round(order, training):
     models = {'abn': tiny_abn('test_resnet'), 'plain': tiny_backbone('test_resnet').eval()}
     modes = [parse_mode(name) for name in ('eager', 'tf32', 'channels_last')]

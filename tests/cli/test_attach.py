@@ -75,7 +75,9 @@ def test_the_model_stays_as_it_is_and_is_explained(photos, capsys, labels):
     assert again.config == model.config and torch.equal(again.explain(images).attention_map, explanation.attention_map)
 
 
-@pytest.mark.parametrize('arguments', [[], ['--train-backbone']], ids=['frozen', 'trained'])
+@pytest.mark.parametrize(
+    'arguments', [[], pytest.param(['--train-backbone'], marks=pytest.mark.slow)], ids=['frozen', 'trained']
+)
 def test_a_resumed_run_ends_as_the_run_would_have(photos, monkeypatch, arguments):
     assert attach(*arguments, epochs=2) == 0
 

@@ -386,6 +386,7 @@ def test_samples_are_shipped_with_their_licence():
     assert 'Zalando' in (samples / 'LICENSE').read_text()
 
 
+@pytest.mark.slow
 def test_demo(checkpoint, tmp_path):
     out = tmp_path / 'new' / 'demo.png'
     done = subprocess.run(

@@ -164,6 +164,7 @@ def test_failure_while_writing_leaves_nothing(official_file, tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_multi_task_checkpoint(tmp_path, capsys):
     golden = load_golden('multi_task/mtabn_v1tag10_resnet18_T5_218x178')
     weights = {f'module.{name}': tensor for name, tensor in fill_state_dict(golden['state_dict']).items()}

@@ -94,6 +94,7 @@ def test_multi_task_graph_has_a_map_for_each_task(onnxruntime, tmp_path):
         assert_explains(model, outputs, images)
 
 
+@pytest.mark.slow
 def test_cam_baseline_has_the_same_two_outputs(in_this_process, onnxruntime, tmp_path, capsys):
     torch.manual_seed(0)
     model = timm.create_model('cam_resnet110_cifar', num_blocks=1, num_classes=5).eval()

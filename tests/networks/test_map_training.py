@@ -217,6 +217,7 @@ def test_what_has_no_complement(kwargs, message):
         tiny_abn('test_resnet', **kwargs).train_maps(None, complement=True)
 
 
+@pytest.mark.slow
 def test_a_compiled_network_trains_its_maps():
     model = frozen(tiny_abn('test_resnet', mechanism='product'))
     model.train_maps('mean', complement=True)

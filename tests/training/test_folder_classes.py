@@ -48,6 +48,7 @@ def test_number_and_names_of_the_folder(trained, image_folder, tmp_path, capsys)
     assert 'green' in shown and 'class2' not in shown
 
 
+@pytest.mark.slow
 def test_exported_names(trained, tmp_path, capsys):
     out = tmp_path / 'model.pt2'
     command = ['export', 'torch-export', '--model', 'abn', '--checkpoint', str(trained), '--out', str(out)]

@@ -63,7 +63,7 @@ def test_an_epoch_is_the_same_whatever_came_before():
     assert torch.equal(epoch_of(loader, 1), epochs[1])
 
 
-@pytest.mark.parametrize('workers', [1, 2])
+@pytest.mark.parametrize('workers', [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_an_epoch_is_the_same_with_any_number_of_workers(workers):
     loader, other = make_loader(), make_loader(workers=workers)
     for epoch in (0, 1, 5):
