@@ -135,7 +135,7 @@ class _OfPlaces(_Follow):
         source, changed = args[0], any(degree != degree for degree in degrees)
         has_tokens = self.num_prefix_tokens > 0
         if has_tokens and operator in ('select', 'slice'):
-            return self._of_some_tokens(operator, args, degrees[0])
+            return self._of_some_tokens(operator, args, degrees[0], results)
         is_layout = operator in _LAYOUTS if not has_tokens else operator in _LAYOUTS & _PER_PLACE
         if is_layout and (not operator.endswith('view') or source.shape[-1] == results[0].shape[-1]):
             return degrees[0]
@@ -157,12 +157,12 @@ class _OfPlaces(_Follow):
                 return CHANGED
         raise _Noticed
 
-    def _of_some_tokens(self, operator: str, args: Any, degree: float) -> float:
+    def _of_some_tokens(self, operator: str, args: Any, degree: float, results: List[torch.Tensor]) -> float:
         source, dim, *places = args
+        if operator == 'slice' and results[0].shape == source.shape:
+            return degree  # in some versions of PyTorch x[:, 0] begins with a slice of all images
         if source.ndim == self.features.ndim == 3 and dim == 1 and source.shape[1] == self.features.shape[1]:
             first, end = (places[0], places[0] + 1) if operator == 'select' else (places[0] or 0, places[1])
-            if first == 0 and end >= source.shape[1]:
-                return degree
             if 0 <= first < end <= self.num_prefix_tokens:
                 return 0.0
         raise _Noticed
