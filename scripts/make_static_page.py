@@ -19,10 +19,10 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Sequence
 
 from timm_abn import TimmAbnError, load_model
-from timm_abn.explain.sources import IMAGE_EXTENSIONS
+from timm_abn.explain.sources import Source, find_sources
 from timm_abn.export.graph import export_metadata, export_network
 from timm_abn.export.packages import check_onnx_packages
 from timm_abn.maps.colormaps import colormap_table
@@ -44,16 +44,13 @@ def main() -> int:
     try:
         check_onnx_packages()
         check_new_folder(args.out)
-        samples = find_samples(args.samples)
+        samples = find_sources([args.samples])[:MOST_SAMPLES]
         with staged_folder(args.out) as folder:
             for file in PAGE.iterdir():
                 shutil.copy(file, folder)
             write_network(args.onnx, folder / 'model.onnx')
-            config = dict(page_config(folder / 'model.onnx'), samples=[path.name for path in samples])
+            config = dict(page_config(folder / 'model.onnx'), samples=copy_samples(samples, folder / 'samples'))
             (folder / 'model.json').write_text(json.dumps(config), encoding='utf-8')
-            (folder / 'samples').mkdir()
-            for path in samples:
-                shutil.copy(path, folder / 'samples')
             fetch_runtime(folder / 'ort')
     except (TimmAbnError, OSError) as error:
         print(f'{Path(__file__).name}: error: {error}', file=sys.stderr)
@@ -77,18 +74,18 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def find_samples(folder: Path) -> List[Path]:
-    """Return the images of a folder, a few of them.
+def copy_samples(sources: Sequence[Source], folder: Path) -> List[str]:
+    """Copy images, and return their paths within the folder.
 
-    Raises:
-        TimmAbnError: There are none.
+    Args:
+        sources: The images.
+        folder: Where to.
     """
-    if not folder.is_dir():
-        raise TimmAbnError(f'there is no folder {folder}')
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_EXTENSIONS)
-    if not found:
-        raise TimmAbnError(f'{folder} holds no images')
-    return found[:MOST_SAMPLES]
+    names = [f'{source.name.as_posix()}{source.path.suffix}' for source in sources]
+    for source, name in zip(sources, names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source.path, folder / name)
+    return names
 
 
 def write_network(source: Any, file: Path) -> None:

@@ -98,7 +98,10 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=Path, default=Path('outputs/attached'), help='(default: outputs/attached)')
     parser.add_argument(
-        '--epochs', type=positive, default=3, help=f'of neutral; of plain and attached {PLAIN:g} times (default: 3)'
+        '--epochs',
+        type=positive,
+        default=3,
+        help=f'of neutral; plain {PLAIN:g}, gating {GATING:g}, attached {ATTACHED:g} times (default: 3)',
     )
     parser.add_argument('--size', type=positive, default=128, help='pixels of a side (default: 128)')
     parser.add_argument('--batch-size', type=positive, default=32, help='(default: 32)')

@@ -83,7 +83,7 @@ const clamp = (value, most) => Math.min(Math.max(value, 0), most);
 function addSample(network, name) {
   const button = document.createElement('button');
   const picture = new Image();
-  picture.src = `samples/${name}`;
+  picture.src = `samples/${name.split('/').map(encodeURIComponent).join('/')}`;
   picture.alt = name;
   button.title = name;
   button.append(picture);
