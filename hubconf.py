@@ -23,7 +23,7 @@ _EXPLAIN = """; ``model.explain(images)``
     returns an attention map, class maps and the logits of the attention branch besides"""
 
 
-def _entrypoints() -> typing.Dict[str, typing.Callable]:
+def _entrypoints() -> dict[str, typing.Callable]:
     import timm
 
     import timm_abn
@@ -36,7 +36,7 @@ def _entrypoints() -> typing.Dict[str, typing.Callable]:
 def _entrypoint(name: str) -> typing.Callable:
     import timm
 
-    def create(pretrained: typing.Union[bool, str] = False, **kwargs: typing.Any) -> typing.Any:
+    def create(pretrained: bool | str = False, **kwargs: typing.Any) -> typing.Any:
         tag = f'.{pretrained}' if isinstance(pretrained, str) else ''
         return timm.create_model(f'{name}{tag}', pretrained=bool(pretrained), **kwargs)
 

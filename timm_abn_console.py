@@ -8,8 +8,9 @@ subcommand needs it.
 import importlib.util
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
-from typing import Callable, NoReturn, Optional
+from typing import NoReturn
 
 __all__ = ['main']
 
@@ -23,7 +24,7 @@ def main() -> int:
     return run_command_line(load_package=load_package)
 
 
-def _leave(number: int, frame: Optional[FrameType]) -> NoReturn:
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
     """End as after an error, so that what is half written is removed, instead of at once."""
     sys.exit(128 + number)
 

@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
-from typing import Callable, List
+from collections.abc import Callable
 
 REPEATS = 7
 
@@ -41,9 +41,9 @@ def main() -> None:
     evaluation(args.model, backbone)
 
 
-def in_turn(first: str, second: str, model: str) -> List[List[float]]:
+def in_turn(first: str, second: str, model: str) -> list[list[float]]:
     """Return the medians of what both measure, run alternately, so that a drift of the machine hits both."""
-    results: List[List[List[float]]] = [[], []]
+    results: list[list[list[float]]] = [[], []]
     for _ in range(REPEATS):
         for index, what in enumerate((first, second)):
             command = [sys.executable, __file__, '--measure', what, '--model', model]

@@ -10,8 +10,9 @@ Both run in turn on the same images; the ratios are medians of the rounds.
 import argparse
 import importlib.util
 import statistics
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any
 
 import timm
 import torch
@@ -69,16 +70,16 @@ def training_step(model: Any, images: torch.Tensor, target: torch.Tensor) -> Cal
     return step
 
 
-def in_turn(runs: Dict[str, Callable[[], Any]], rounds: int) -> Dict[str, List[float]]:
+def in_turn(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
     """Return the seconds of each run in each round, after one that prepares."""
-    seconds: Dict[str, List[float]] = {name: [] for name in runs}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds + 1):
         for name, run in runs.items():
             seconds[name].append(timed(run, CPU))
     return {name: values[1:] for name, values in seconds.items()}
 
 
-def report(what: str, seconds: Dict[str, List[float]]) -> None:
+def report(what: str, seconds: dict[str, list[float]]) -> None:
     theirs, ours = (statistics.median(seconds[name]) for name in ('authors', 'ours'))
     ratio = statistics.median(b / a for a, b in zip(seconds['authors'], seconds['ours']))
     print(f'{what}: authors {theirs:.3f} s, ours {ours:.3f} s, ratio {ratio:.2f}', flush=True)

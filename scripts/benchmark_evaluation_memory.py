@@ -11,7 +11,6 @@ import functools
 import sys
 import tempfile
 from pathlib import Path
-from typing import Dict
 
 import timm
 import torch
@@ -32,7 +31,7 @@ def main() -> int:
         return 2
     torch.manual_seed(0)
     model = timm.create_model('abn', backbone='test_resnet', num_classes=10).eval()
-    seen: Dict[int, float] = {}
+    seen: dict[int, float] = {}
 
     def sample(index: int) -> timm_abn.Sample:
         if index in (FIRST, args.images - 1):

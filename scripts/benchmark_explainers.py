@@ -10,7 +10,7 @@ Example:
 import argparse
 import statistics
 import time
-from typing import Callable, Dict
+from collections.abc import Callable
 
 import timm
 import torch
@@ -43,14 +43,14 @@ def main() -> None:
     compare(images, runs_of(backbone, network, images), args.repeats)
 
 
-def runs_of(backbone: torch.nn.Module, network: torch.nn.Module, images: torch.Tensor) -> Dict[str, Callable]:
+def runs_of(backbone: torch.nn.Module, network: torch.nn.Module, images: torch.Tensor) -> dict[str, Callable]:
     """Return what is measured, by name."""
     attention, grad_cam, later = (
         create_explainer('attention', network),
         create_explainer('grad_cam', backbone),
         create_explainer('grad_cam', backbone, layer=backbone.feature_info[-1]['module']),
     )
-    runs: Dict[str, Callable] = {
+    runs: dict[str, Callable] = {
         'backbone forward': torch.inference_mode()(lambda: backbone(images)),
         'ABN forward': torch.inference_mode()(lambda: network(images)),
         'ABN attention': lambda: attention(images),
@@ -75,9 +75,9 @@ def package(method: Callable, backbone: torch.nn.Module, layer: str, images: tor
         return cam(input_tensor=images, targets=None)
 
 
-def compare(images: torch.Tensor, runs: Dict[str, Callable], repeats: int) -> None:
+def compare(images: torch.Tensor, runs: dict[str, Callable], repeats: int) -> None:
     """Run all in turn, and print medians and the ratios that are asked for."""
-    times: Dict[str, list] = {name: [] for name in runs}
+    times: dict[str, list] = {name: [] for name in runs}
     for repeat in range(repeats + 1):
         for name, run in runs.items():
             start = time.perf_counter()

@@ -9,7 +9,7 @@ Example:
 import argparse
 import statistics
 import time
-from typing import Callable, List
+from collections.abc import Callable
 
 import timm
 import torch
@@ -51,7 +51,7 @@ def main() -> None:
     )
 
 
-def batch_sizes(images: int, steps: int, batch_size: int) -> List[int]:
+def batch_sizes(images: int, steps: int, batch_size: int) -> list[int]:
     """Return the sizes of the batches that pass the model: whole images, then the steps of either curve."""
     sizes = []
     for total in (images, images * steps, images * steps):
@@ -60,15 +60,15 @@ def batch_sizes(images: int, steps: int, batch_size: int) -> List[int]:
 
 
 @torch.no_grad()
-def plain_passes(model: torch.nn.Module, images: torch.Tensor, sizes: List[int]) -> None:
+def plain_passes(model: torch.nn.Module, images: torch.Tensor, sizes: list[int]) -> None:
     batch = images.repeat(-(-max(sizes) // len(images)), 1, 1, 1)
     for size in sizes:
         model(batch[:size])
 
 
-def medians_in_turn(runs: List[Callable[[], object]], repeats: int) -> List[float]:
+def medians_in_turn(runs: list[Callable[[], object]], repeats: int) -> list[float]:
     """Return the median seconds of each, run alternately, so that a drift of the machine hits all; first a warm-up."""
-    seconds: List[List[float]] = [[] for _ in runs]
+    seconds: list[list[float]] = [[] for _ in runs]
     for _ in range(repeats + 1):
         for run, times in zip(runs, seconds):
             start = time.perf_counter()

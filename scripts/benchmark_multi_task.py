@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import types
-from typing import Callable, Dict, List
+from collections.abc import Callable
 
 import timm
 import torch
@@ -74,9 +74,9 @@ def describe(size: int) -> str:
     return f'task_chunk_size={abs(size)}' + (', nothing shared' if size < 0 else '')
 
 
-def fastest(runs: Dict[int, Callable[[], object]]) -> Dict[int, float]:
+def fastest(runs: dict[int, Callable[[], object]]) -> dict[int, float]:
     """Return the least time of each run in seconds: that of the run which other processes disturbed the least."""
-    times: Dict[int, List[float]] = {size: [] for size in runs}
+    times: dict[int, list[float]] = {size: [] for size in runs}
     for _ in range(REPEATS):
         for size, run in runs.items():
             start = time.perf_counter()

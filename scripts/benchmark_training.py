@@ -7,7 +7,8 @@ Example:
 import argparse
 import statistics
 import time
-from typing import Any, Callable, List, Tuple
+from collections.abc import Callable
+from typing import Any
 
 import timm
 import timm.data
@@ -42,7 +43,7 @@ def main() -> None:
     report('reading an image', 'of timm', 'seeded', in_turn(plain, seeded, 3000), 1e6, 'us')
 
 
-def steps(name: str, batch_size: int, map_loss: bool = False) -> Tuple[Callable[[], Any], Callable[[], Any]]:
+def steps(name: str, batch_size: int, map_loss: bool = False) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """Return a step written by hand, and one of timm's task, perhaps with a loss of the map, of models of their own."""
     models = [timm.create_model(name).train() for _ in range(2)]
     optimizers = [torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9) for model in models]
@@ -78,20 +79,20 @@ class Photos(Dataset):
     def __len__(self) -> int:
         return 50000
 
-    def __getitem__(self, index: int) -> Tuple[torch.Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         return self.transform(self.image), 0
 
 
-def reads() -> Tuple[Callable[[], Any], Callable[[], Any]]:
+def reads() -> tuple[Callable[[], Any], Callable[[], Any]]:
     """Return how an image is read, as timm does and with a seed of its own."""
     plain = Photos()
     seeded = SeededDataset(plain, seed=42)
     return lambda: plain[7], lambda: seeded[7]
 
 
-def in_turn(first: Callable[[], Any], second: Callable[[], Any], repeats: int) -> List[float]:
+def in_turn(first: Callable[[], Any], second: Callable[[], Any], repeats: int) -> list[float]:
     """Return the median seconds of both, of processor time, which other work on the machine touches little."""
-    times: List[List[float]] = [[], []]
+    times: list[list[float]] = [[], []]
     for repeat in range(repeats + 5):
         for index, call in enumerate((first, second)):
             start = time.process_time()
@@ -101,7 +102,7 @@ def in_turn(first: Callable[[], Any], second: Callable[[], Any], repeats: int) -
     return [statistics.median(column) for column in times]
 
 
-def report(what: str, first: str, second: str, seconds: List[float], unit: float, name: str) -> None:
+def report(what: str, first: str, second: str, seconds: list[float], unit: float, name: str) -> None:
     print(
         f'{what}: {first} {seconds[0] * unit:.2f} {name}, {second} {seconds[1] * unit:.2f} {name}, '
         f'{(seconds[1] / seconds[0] - 1) * 100:+.1f} %'

@@ -15,7 +15,6 @@ import tarfile
 import tempfile
 import venv
 from pathlib import Path
-from typing import List
 
 ROOT = Path(__file__).resolve().parents[1]
 DIST = ROOT / 'dist'
@@ -37,7 +36,7 @@ def main() -> int:
     return 0
 
 
-def build(folder: Path) -> List[Path]:
+def build(folder: Path) -> list[Path]:
     """Build the sdist and, from that, the wheel.
 
     Args:

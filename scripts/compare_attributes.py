@@ -11,8 +11,9 @@ table is printed, and written as CSV with one row for each attribute.
 import argparse
 import csv
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any
 
 import timm.data
 import torch
@@ -70,7 +71,7 @@ def check_output(path: Path) -> None:
     check_output_folder(path.parent)
 
 
-def read_run(folder: Path) -> Dict[str, Any]:
+def read_run(folder: Path) -> dict[str, Any]:
     """Return what a run was started with, and the path of its weights as 'checkpoint'."""
     path, checkpoint = folder / 'args.yaml', folder / CHECKPOINT
     if not path.is_file() or not checkpoint.is_file():
@@ -86,7 +87,7 @@ def read_run(folder: Path) -> Dict[str, Any]:
     return dict(run, checkpoint=checkpoint)
 
 
-def load_model(folder: Path, run: Dict[str, Any]) -> torch.nn.Module:
+def load_model(folder: Path, run: dict[str, Any]) -> torch.nn.Module:
     """Return the model of a run with its weights, in evaluation mode."""
     arguments = {key: value for key, value in run['model_kwargs'].items() if key != 'pretrained_backbone'}
     try:
@@ -99,14 +100,14 @@ def load_model(folder: Path, run: Dict[str, Any]) -> torch.nn.Module:
     return model.eval()
 
 
-def check_run(folder: Path, run: Dict[str, Any], dataset: CelebA) -> None:
+def check_run(folder: Path, run: dict[str, Any], dataset: CelebA) -> None:
     if run['num_classes'] != len(dataset.attributes):
         raise TrainingError(
             f'{folder}: the model has {run["num_classes"]} classes, but the data {len(dataset.attributes)} attributes.'
         )
 
 
-def check_order(folders: Sequence[Path], runs: List[Dict[str, Any]], models: List[torch.nn.Module]) -> None:
+def check_order(folders: Sequence[Path], runs: list[dict[str, Any]], models: list[torch.nn.Module]) -> None:
     for folder, run, model, is_abn in zip(folders, runs, models, (True, False)):
         if isinstance(model, AttentionBranchNet) != is_abn:
             raise TrainingError(
@@ -116,7 +117,7 @@ def check_order(folders: Sequence[Path], runs: List[Dict[str, Any]], models: Lis
 
 
 @torch.inference_mode()
-def accuracy_of(run: Dict[str, Any], model: torch.nn.Module, dataset: CelebA, args: argparse.Namespace) -> torch.Tensor:
+def accuracy_of(run: dict[str, Any], model: torch.nn.Module, dataset: CelebA, args: argparse.Namespace) -> torch.Tensor:
     """Return the accuracy of each attribute in percent, (T,)."""
     model.to(args.device)
     config = timm.data.resolve_data_config(dict(run, crop_mode=args.crop_mode), model=model)
@@ -136,7 +137,7 @@ def accuracy_of(run: Dict[str, Any], model: torch.nn.Module, dataset: CelebA, ar
     return attribute_accuracy(logits, dataset.targets)
 
 
-def table(attributes: List[str], abn: torch.Tensor, baseline: torch.Tensor) -> List[Dict[str, Any]]:
+def table(attributes: list[str], abn: torch.Tensor, baseline: torch.Tensor) -> list[dict[str, Any]]:
     """Return a row for each attribute: its name, both accuracies in percent, and who wins."""
     return [
         dict(attribute=name, abn=round(first, 2), baseline=round(second, 2), winner=winner(first, second))
@@ -150,7 +151,7 @@ def winner(abn: float, baseline: float) -> str:
     return 'abn' if abn > baseline else 'baseline'
 
 
-def print_table(rows: List[Dict[str, Any]]) -> None:
+def print_table(rows: list[dict[str, Any]]) -> None:
     width = max(len(row['attribute']) for row in rows)
     print(f'{"attribute":{width}}  {"ABN":>6}  {"baseline":>8}  winner')
     for row in rows:

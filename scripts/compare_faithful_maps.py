@@ -18,8 +18,9 @@ import argparse
 import itertools
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any
 
 import torch
 from compare_fashion_mnist import Contestant, add_training_arguments, experiment, train_all
@@ -53,9 +54,9 @@ MAP_METRICS = ('deletion', 'deletion, black', 'insertion')
 AGREEMENT, SHARE = 'agreement of seeds', 0.3  # the share that hard attention keeps
 BATCH_SIZE = 250
 
-Row = Dict[str, Any]  # contestant, seed, image, method (empty of predictions), metric, value
-Key = Tuple[str, str, str]  # contestant, method, metric
-Table = Tuple[List[str], List[List[str]]]
+Row = dict[str, Any]  # contestant, seed, image, method (empty of predictions), metric, value
+Key = tuple[str, str, str]  # contestant, method, metric
+Table = tuple[list[str], list[list[str]]]
 
 
 def main() -> int:
@@ -83,7 +84,7 @@ def main() -> int:
     return 0
 
 
-def score(contestant: Contestant, seed: int, args: argparse.Namespace) -> List[Row]:
+def score(contestant: Contestant, seed: int, args: argparse.Namespace) -> list[Row]:
     """Return the scores of a run, image by image; those of a run with the same settings come from its file."""
     name = experiment(contestant, seed)
     path = args.out / name / f'scores-{args.limit}-{args.steps}.json'
@@ -108,7 +109,7 @@ def some_of(images: torch.Tensor, args: argparse.Namespace) -> torch.Tensor:
     return images[:: max(len(images) // args.limit, 1)]
 
 
-def agreement(contestant: Contestant, args: argparse.Namespace) -> List[Row]:
+def agreement(contestant: Contestant, args: argparse.Namespace) -> list[Row]:
     """Return how far the maps of each two seeds agree, image by image: IoU of their highest 30 %."""
     models = [load(contestant, seed, args) for seed in args.seeds]
     if not isinstance(models[0], AttentionBranchNet):
@@ -125,16 +126,16 @@ def agreement(contestant: Contestant, args: argparse.Namespace) -> List[Row]:
     ]
 
 
-def read_test_images(model: Any, data_dir: Path) -> Tuple[torch.Tensor, torch.Tensor]:
+def read_test_images(model: Any, data_dir: Path) -> tuple[torch.Tensor, torch.Tensor]:
     """Return all test images, normalised for the model, with their classes."""
     samples = [read() for read in timm_abn.load_samples(model, data_dir, 'torch/fashion_mnist', 'test')]
     labels = [-1 if sample.label is None else sample.label for sample in samples]
     return torch.stack([sample.image for sample in samples]), torch.tensor(labels)
 
 
-def score_predictions(model: Any, images: torch.Tensor, labels: torch.Tensor) -> List[Row]:
+def score_predictions(model: Any, images: torch.Tensor, labels: torch.Tensor) -> list[Row]:
     """Return whether predictions are right, and what that changes by with other maps."""
-    changes: Dict[str, List[float]] = {}
+    changes: dict[str, list[float]] = {}
     for first in tqdm(range(0, len(images), BATCH_SIZE), desc='predictions'):
         batch, target = images[first : first + BATCH_SIZE], labels[first : first + BATCH_SIZE]
         if isinstance(model, AttentionBranchNet):
@@ -149,12 +150,12 @@ def score_predictions(model: Any, images: torch.Tensor, labels: torch.Tensor) ->
     return rows_of('', changes)
 
 
-def score_maps(model: Any, images: torch.Tensor, args: argparse.Namespace, methods: Sequence[str]) -> List[Row]:
+def score_maps(model: Any, images: torch.Tensor, args: argparse.Namespace, methods: Sequence[str]) -> list[Row]:
     """Return deletion and insertion of the maps of each method."""
     rows = []
     for method in methods:
         explainer = create_explainer(method, model)
-        found: Dict[str, List[float]] = {metric: [] for metric in MAP_METRICS}
+        found: dict[str, list[float]] = {metric: [] for metric in MAP_METRICS}
         for batch in tqdm(images.split(BATCH_SIZE), desc=method):
             walk = model, batch, explainer(batch)
             options = dict(steps=args.steps, batch_size=BATCH_SIZE)
@@ -165,7 +166,7 @@ def score_maps(model: Any, images: torch.Tensor, args: argparse.Namespace, metho
     return rows
 
 
-def rows_of(method: str, scores: Dict[str, List[float]]) -> List[Row]:
+def rows_of(method: str, scores: dict[str, list[float]]) -> list[Row]:
     return [
         dict(image=image, method=method, metric=metric, value=value)
         for metric, values in scores.items()
@@ -173,9 +174,9 @@ def rows_of(method: str, scores: Dict[str, List[float]]) -> List[Row]:
     ]
 
 
-def summarise(rows: List[Row]) -> Dict[Key, Interval]:
+def summarise(rows: list[Row]) -> dict[Key, Interval]:
     """Return the mean of all images and seeds, by contestant, method and metric."""
-    values: Dict[Key, List[Tuple[int, float]]] = {}
+    values: dict[Key, list[tuple[int, float]]] = {}
     for row in rows:
         key = row['contestant'], row['method'], row['metric']
         values.setdefault(key, []).append((row['image'], row['value']))
@@ -185,13 +186,13 @@ def summarise(rows: List[Row]) -> Dict[Key, Interval]:
     }
 
 
-def prediction_table(scores: Dict[Key, Interval], rows: List[Row]) -> Table:
+def prediction_table(scores: dict[Key, Interval], rows: list[Row]) -> Table:
     """Return header and rows of the table of accuracies."""
     header = ['model', 'accuracy', 'each seed', "with another image's map", 'with the mean of the map']
     lines = []
     for contestant in CONTESTANTS:
         title = contestant.title
-        right: Dict[int, List[float]] = {}
+        right: dict[int, list[float]] = {}
         for row in rows:
             if row['contestant'] == title and row['metric'] == 'accuracy':
                 right.setdefault(row['seed'], []).append(row['value'])
@@ -202,7 +203,7 @@ def prediction_table(scores: Dict[Key, Interval], rows: List[Row]) -> Table:
     return header, lines
 
 
-def map_table(scores: Dict[Key, Interval]) -> Table:
+def map_table(scores: dict[Key, Interval]) -> Table:
     """Return header and rows of the table of maps."""
     lines = [
         [

@@ -17,8 +17,8 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,7 +29,7 @@ class Contestant:
 
     title: str
     model: str
-    flags: List[str]
+    flags: list[str]
     recipe: str = 'fashion_mnist'
 
 
@@ -58,7 +58,7 @@ def train_all(args: argparse.Namespace, contestants: Sequence[Contestant]) -> bo
     """Train whatever has not been trained, several at a time; returns whether all went well."""
     waiting = [(contestant, seed) for seed in args.seeds for contestant in contestants]
     waiting = [(contestant, seed) for contestant, seed in waiting if not last_row(args, contestant, seed)]
-    running: Dict[subprocess.Popen, str] = {}
+    running: dict[subprocess.Popen, str] = {}
     failed = False
     while running or (waiting and not failed):
         while waiting and len(running) < args.jobs and not failed:
@@ -113,7 +113,7 @@ def experiment(contestant: Contestant, seed: int) -> str:
     return f'{words}-seed{seed}'
 
 
-def last_row(args: argparse.Namespace, contestant: Contestant, seed: int) -> Optional[Dict[str, str]]:
+def last_row(args: argparse.Namespace, contestant: Contestant, seed: int) -> dict[str, str] | None:
     """Return the metrics after the last epoch, if the run has come to it."""
     path = args.out / experiment(contestant, seed) / 'summary.csv'
     rows = list(csv.DictReader(path.open())) if path.is_file() else []
@@ -132,7 +132,7 @@ def table_of(args: argparse.Namespace) -> str:
     return '\n'.join(lines) + '\n'
 
 
-def spread(accuracies: List[float]) -> str:
+def spread(accuracies: list[float]) -> str:
     if not accuracies:
         return ''
     deviation = f' ± {statistics.stdev(accuracies):.2f}' if len(accuracies) > 1 else ''

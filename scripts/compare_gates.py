@@ -30,8 +30,9 @@ import json
 import statistics
 import sys
 import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -70,9 +71,9 @@ class Backbone(NamedTuple):
         by_data: What they are beside these, by data set.
     """
 
-    gates: Tuple[str, ...]
-    arguments: Dict[str, Any]
-    by_data: Dict[str, Dict[str, Any]]
+    gates: tuple[str, ...]
+    arguments: dict[str, Any]
+    by_data: dict[str, dict[str, Any]]
 
 
 BACKBONES = {
@@ -106,7 +107,7 @@ BACKBONES = {
 }
 
 # heading of a column -> method and metric of its scores
-COLUMNS: Dict[str, Dict[str, Tuple[str, str]]] = {
+COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
     FASHION_MNIST: {
         'accuracy': ('', 'accuracy'),
         "with another image's map": ('', 'accuracy, other'),
@@ -183,7 +184,7 @@ def grid(seeds: Sequence[int]) -> Iterator[Run]:
             yield Run(data, seed, name, gate)
 
 
-def do(run: Run, data: Data) -> Dict[str, Any]:
+def do(run: Run, data: Data) -> dict[str, Any]:
     """Train a network and return its scores."""
     print(f'{run.data}, {run.title}, seed {run.seed}', flush=True)
     torch.manual_seed(run.seed)
@@ -218,7 +219,7 @@ def create(run: Run, **kwargs: Any) -> Any:
     return model
 
 
-def score_localisation(model: Any, data: Data) -> List[Row]:
+def score_localisation(model: Any, data: Data) -> list[Row]:
     """Return where the maps of the objects of the test scenes lie."""
     images, targets = data.test.tensors
     scene, task = targets.nonzero(as_tuple=True)
@@ -267,7 +268,7 @@ def read_scenes(folder: Path) -> Data:
     return Data(*sets, masks)
 
 
-def write(path: Path, scores: Dict[str, Any]) -> None:
+def write(path: Path, scores: dict[str, Any]) -> None:
     """Write the scores of a run."""
     with staged_files(path.parent) as folder:
         (folder / path.name).write_text(json.dumps(scores), encoding='utf-8')
@@ -277,7 +278,7 @@ def table_of(data: str, runs: Sequence[Run], out: Path) -> Table:
     """Return header and rows of the table of a data set."""
     scores = {run: json.loads(run.path(out).read_text(encoding='utf-8')) for run in runs}
     rows = [dict(row, contestant=run.title) for run, found in scores.items() for row in found['rows']]
-    intervals: Dict[Key, Interval] = summarise(rows)
+    intervals: dict[Key, Interval] = summarise(rows)
     lines = []
     for run in {run.title: run for run in runs}.values():
         default = create(run._replace(gate=None), device=torch.device('meta')).config['gate']

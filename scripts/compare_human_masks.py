@@ -21,7 +21,7 @@ import json
 import statistics
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any
 
 import torch
 from compare_fashion_mnist import Contestant, add_training_arguments, experiment, train_all
@@ -43,10 +43,10 @@ SHARES = (0.01, 0.1)
 BATCH_SIZE = 200
 METRICS = ('accuracy', 'energy', 'pointing')
 
-Row = Dict[str, Any]  # contestant, seed, image, group, and a value for each of METRICS
+Row = dict[str, Any]  # contestant, seed, image, group, and a value for each of METRICS
 
 
-def contestants(data_dir: Path) -> Tuple[Contestant, ...]:
+def contestants(data_dir: Path) -> tuple[Contestant, ...]:
     """Return who takes part: the same network with more and more masks, and its backbone."""
     masks = ['--attention-mask-dir', str(data_dir / 'masks' / 'train'), '--attention-mask-weight', '10']
     return (
@@ -90,7 +90,7 @@ def main() -> int:
     return 0
 
 
-def score(contestant: Contestant, seed: int, args: argparse.Namespace) -> List[Row]:
+def score(contestant: Contestant, seed: int, args: argparse.Namespace) -> list[Row]:
     """Return the scores of a run, image by image."""
     name = experiment(contestant, seed)
     model: Any = load_classifier(contestant.model, checkpoint=args.out / name / 'last.pth.tar')
@@ -122,10 +122,10 @@ def score(contestant: Contestant, seed: int, args: argparse.Namespace) -> List[R
     return rows
 
 
-def summarise(rows: List[Row]) -> Dict[str, Any]:
+def summarise(rows: list[Row]) -> dict[str, Any]:
     """Return the means of a contestant with their intervals, and its worst group, of all seeds and of each."""
     images = [row['image'] for row in rows]
-    scores: Dict[str, Any] = {
+    scores: dict[str, Any] = {
         metric: bootstrap_mean([row[metric] for row in rows], groups=images)._asdict() for metric in METRICS
     }
     group, worst = worst_group(rows)
@@ -134,9 +134,9 @@ def summarise(rows: List[Row]) -> Dict[str, Any]:
     return dict(scores, worst_group=dict(worst._asdict(), group=group, each=each))
 
 
-def worst_group(rows: List[Row]) -> Tuple[str, Interval]:
+def worst_group(rows: list[Row]) -> tuple[str, Interval]:
     """Return the group whose accuracy is the least, and that."""
-    groups: Dict[str, List[Row]] = {}
+    groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row['group'], []).append(row)
     found = {
@@ -146,7 +146,7 @@ def worst_group(rows: List[Row]) -> Tuple[str, Interval]:
     return min(found.items(), key=lambda item: item[1].mean)
 
 
-def table_of(scores: Dict[str, Dict[str, Any]]) -> Tuple[List[str], List[List[str]]]:
+def table_of(scores: dict[str, dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of the table."""
     lines = []
     for title, found in scores.items():

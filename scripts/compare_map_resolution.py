@@ -38,7 +38,7 @@ import sys
 import time
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any
 
 import timm
 import torch
@@ -56,7 +56,7 @@ from timm_abn.staging import check_output_folder, staged_files
 from timm_abn.training.errors import TrainingError
 from timm_abn.training.task import extend_timm_tasks
 
-BACKBONES: Dict[str, Dict[str, Any]] = {
+BACKBONES: dict[str, dict[str, Any]] = {
     'test_resnet': dict(backbone='test_resnet'),
     'pvt_v2_b0, narrow': dict(
         backbone='pvt_v2_b0', depths=(1, 1, 1, 1), embed_dims=(32, 48, 96, 128), num_heads=(1, 2, 4, 4)
@@ -65,7 +65,7 @@ BACKBONES: Dict[str, Dict[str, Any]] = {
 REAL = {'test_resnet': 'resnet18', 'pvt_v2_b0, narrow': 'pvt_v2_b0'}
 LATE = 'map_scale=2, late'
 DILATED = 'dilated'
-VARIANTS: Dict[str, Dict[str, Dict[str, Any]]] = {
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     'test_resnet': {
         'default': {},
         'earlier cut': dict(split='layer2'),
@@ -84,7 +84,7 @@ SCORES = {'pointing game': pointing_game, 'energy': energy, 'IoU': iou}
 TEST_SCENES = 1000
 ROUNDS = 3
 
-Table = Tuple[List[str], List[List[str]]]
+Table = tuple[list[str], list[list[str]]]
 
 
 def main() -> int:
@@ -106,7 +106,7 @@ def main() -> int:
     return 0
 
 
-def build(arguments: Dict[str, Any], late: bool, **kwargs: Any) -> Any:
+def build(arguments: dict[str, Any], late: bool, **kwargs: Any) -> Any:
     """Return an ABN; ``late`` has the upsampling of ``map_scale`` at the end of its attention stage."""
     model = timm.create_model('abn', **arguments, **kwargs)
     if late:
@@ -123,7 +123,7 @@ def build_for_scenes(backbone: str, variant: str, **kwargs: Any) -> Any:
     return build(dict(BACKBONES[backbone], **VARIANTS[backbone][variant]), variant == LATE, **options, **kwargs)
 
 
-def train_all(args: argparse.Namespace) -> Dict[Tuple[str, str], List[Dict[str, float]]]:
+def train_all(args: argparse.Namespace) -> dict[tuple[str, str], list[dict[str, float]]]:
     """Return the scores of all runs, by backbone and variant; those that there are come from their files."""
     grid = [
         (name, variant, seed)
@@ -140,7 +140,7 @@ def train_all(args: argparse.Namespace) -> Dict[Tuple[str, str], List[Dict[str, 
         test, _ = load(args.data_dir, 'test')
         segmentation = load_segmentation(args.data_dir)[:TEST_SCENES]
         data = train, TensorDataset(*held_out[:250]), TensorDataset(*test[:TEST_SCENES])
-    runs: Dict[Tuple[str, str], List[Dict[str, float]]] = {}
+    runs: dict[tuple[str, str], list[dict[str, float]]] = {}
     for (backbone, variant, seed), path in paths.items():
         if not path.is_file():
             scores = train_and_score(backbone, variant, seed, data, segmentation, args)
@@ -155,10 +155,10 @@ def train_and_score(
     backbone: str,
     variant: str,
     seed: int,
-    data: Tuple[TensorDataset, TensorDataset, TensorDataset],
+    data: tuple[TensorDataset, TensorDataset, TensorDataset],
     segmentation: torch.Tensor,
     args: argparse.Namespace,
-) -> Dict[str, float]:
+) -> dict[str, float]:
     """Return the scores of a network that is trained for them."""
     train, held_out, test = data
     torch.manual_seed(seed)
@@ -177,7 +177,7 @@ def train_and_score(
     return dict(scores, height=maps.shape[2])
 
 
-def score_table(runs: Dict[Tuple[str, str], List[Dict[str, float]]]) -> Table:
+def score_table(runs: dict[tuple[str, str], list[dict[str, float]]]) -> Table:
     """Return header and rows of the table of scores, with costs relative to the default."""
     rows = []
     for backbone in dict.fromkeys(backbone for backbone, _ in runs):
@@ -215,7 +215,7 @@ def real(narrow: str, variant: str, **kwargs: Any) -> Any:
     return build(dict(VARIANTS[narrow][variant], backbone=REAL[narrow]), variant == LATE, **kwargs)
 
 
-def images_per_second(models: List[Any], size: int, batch_size: int) -> List[float]:
+def images_per_second(models: list[Any], size: int, batch_size: int) -> list[float]:
     """Return how many images each network explains a second, by the time of the process."""
     images = torch.randn(batch_size, 3, size, size).contiguous(memory_format=torch.channels_last)
     best = [float('inf')] * len(models)
@@ -229,14 +229,14 @@ def images_per_second(models: List[Any], size: int, batch_size: int) -> List[flo
     return [batch_size / seconds for seconds in best]
 
 
-def cost(model: Any, size: int) -> Tuple[int, int]:
+def cost(model: Any, size: int) -> tuple[int, int]:
     """Return multiply-accumulates of an image, and parameters, of a network on the meta device."""
     with FlopCounterMode(display=False) as counter:
         model.explain(torch.empty(1, 3, size, size, device='meta'))
     return counter.get_total_flops() // 2, sum(parameter.numel() for parameter in model.parameters())
 
 
-def spread(values: List[float], digits: int) -> str:
+def spread(values: list[float], digits: int) -> str:
     deviation = f' ± {statistics.stdev(values):.{digits}f}' if len(values) > 1 else ''
     return f'{statistics.mean(values):.{digits}f}{deviation}'
 

@@ -20,7 +20,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any
 
 import timm
 import torch
@@ -43,7 +43,7 @@ TRAINING_IMAGES, IMAGES_WITH_MAPS = 12_800, 1000
 BATCH_SIZE, EVALUATION_BATCH_SIZE = 64, 250
 ROUNDS = 5
 
-Data = Tuple[torch.Tensor, torch.Tensor]  # images and classes
+Data = tuple[torch.Tensor, torch.Tensor]  # images and classes
 
 
 def main() -> int:
@@ -56,7 +56,7 @@ def main() -> int:
     except Exception as error:  # on damaged files torchvision raises errors of several types
         print(f'{Path(__file__).name}: error: Fashion-MNIST in {args.data_dir}: {one_line(error)}', file=sys.stderr)
         return 2
-    runs: Dict[str, List[Dict[str, float]]] = {padding: [] for padding in PADDING_MODES}
+    runs: dict[str, list[dict[str, float]]] = {padding: [] for padding in PADDING_MODES}
     for seed in args.seeds:
         for padding in PADDING_MODES:
             path = args.out / f'{padding}-{seed}.json'
@@ -108,7 +108,7 @@ def train_network(padding_mode: str, seed: int, data: Data) -> Any:
 
 
 @torch.no_grad()
-def measure(model: Any, data: Data) -> Dict[str, float]:
+def measure(model: Any, data: Data) -> dict[str, float]:
     """Return the scores of a network, in the order of the table."""
     images, targets = data
     logits = torch.cat([model(batch) for batch in images.split(EVALUATION_BATCH_SIZE)])
@@ -130,7 +130,7 @@ def milliseconds(model: Any, images: torch.Tensor) -> float:
     return 1000 * (time.process_time() - start) / len(images)
 
 
-def spread(values: Tuple[float, ...]) -> str:
+def spread(values: tuple[float, ...]) -> str:
     """Return mean and deviation in four digits."""
     deviation = f' ± {statistics.stdev(values):.2g}' if len(values) > 1 else ''
     return f'{statistics.mean(values):.4g}{deviation}'

@@ -6,7 +6,7 @@ Example:
 
 import argparse
 from pathlib import Path
-from typing import Any, List, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -43,7 +43,7 @@ def main() -> None:
     print(f'\nThe picture is {args.out}.')
 
 
-def explain_samples(checkpoint: Optional[Path] = None) -> List[Result]:
+def explain_samples(checkpoint: Path | None = None) -> list[Result]:
     """Return what the model says about the shipped images."""
     model: Any = timm_abn.load_model(MODEL, checkpoint)
     preprocessing = Preprocessing(model)
@@ -66,7 +66,7 @@ def explain_samples(checkpoint: Optional[Path] = None) -> List[Result]:
     ]
 
 
-def print_table(results: List[Result]) -> None:
+def print_table(results: list[Result]) -> None:
     """Print one line per image, and how many are right."""
     header = ('image', 'prediction', 'probability', 'truth', '')
     rows = [
@@ -77,7 +77,7 @@ def print_table(results: List[Result]) -> None:
     print(f'\n{count_right(results)} of {len(results)} right')
 
 
-def count_right(results: List[Result]) -> int:
+def count_right(results: list[Result]) -> int:
     """Return how many predictions are true."""
     return sum(result.prediction == result.truth for result in results)
 
@@ -88,7 +88,7 @@ SEAM, GAP, MARGIN, HEADER, CAPTION = 6, 48, 64, 168, 96
 INK, GREY, PAPER, RIGHT, WRONG = '#1b1f24', '#6b737c', '#ffffff', '#1f7a5c', '#c2410c'
 
 
-def draw(results: List[Result]) -> Image.Image:
+def draw(results: list[Result]) -> Image.Image:
     """Return a picture of all results: input, attention overlay, prediction and truth."""
     rows = -(-len(results) // COLUMNS)
     cell = 2 * TILE + SEAM

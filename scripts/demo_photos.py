@@ -15,8 +15,8 @@ import argparse
 import random
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import List, Optional, Sequence
 
 import torch
 from huggingface_hub.utils import tqdm
@@ -81,7 +81,7 @@ def train(model: torch.nn.Module, args: argparse.Namespace) -> AttachedModel:
     return attached
 
 
-def find_training_photos(folder: Optional[Path]) -> List[Path]:
+def find_training_photos(folder: Path | None) -> list[Path]:
     """Return the photos of a folder, or those of scikit-image."""
     if folder is not None:
         return [source.path for source in find_sources([folder])]

@@ -8,7 +8,6 @@ Example:
 import argparse
 import sys
 from pathlib import Path
-from typing import Tuple
 
 import torch
 from huggingface_hub.utils import tqdm
@@ -41,7 +40,7 @@ def main() -> int:
 
 
 @torch.inference_mode()
-def evaluate(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Tuple[float, float]:
+def evaluate(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
     """Return the accuracy of both branches in percent, in float32."""
     correct = torch.zeros(2)
     for batch, target in tqdm(list(zip(images.split(500), labels.split(500))), desc='evaluate'):

@@ -12,8 +12,8 @@ copy is printed how much the maps of constant images vary over places, and how l
 import argparse
 import copy
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Callable, Dict, Iterable, List, Tuple
 
 import timm
 import torch
@@ -28,7 +28,7 @@ from timm_abn.explain.metrics import position_bias
 MODEL = 'abn_resnet20_cifar.fashion_mnist'
 LEVELS = (-1.0, -0.5, 0.0, 0.5, 1.0)  # of constant images, in standard deviations of the data
 
-PARTS: Dict[str, Tuple[str, ...]] = {
+PARTS: dict[str, tuple[str, ...]] = {
     'none': (),
     'map convolution': ('attention_branch.map_conv',),
     'attention stage': ('attention_branch.stage',),
@@ -60,7 +60,7 @@ def main() -> int:
     return 0
 
 
-def table(networks: List[nn.Module], bias: Callable[[List[nn.Module]], str] = lambda copies: '') -> str:
+def table(networks: list[nn.Module], bias: Callable[[list[nn.Module]], str] = lambda copies: '') -> str:
     """Return a row for each part whose padding is replaced."""
     rows = []
     for title, names in PARTS.items():

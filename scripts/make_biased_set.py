@@ -17,7 +17,6 @@ Items of the test scenes come from Fashion-MNIST's test images. The same seed ma
 import argparse
 import sys
 from pathlib import Path
-from typing import Dict, Tuple
 
 import numpy as np
 from huggingface_hub.utils import tqdm
@@ -31,7 +30,7 @@ from timm_abn.training.errors import TrainingError
 PHOTOS = {'T-shirt/top': 'brick', 'Trouser': 'grass', 'Dress': 'gravel', 'Pullover': 'hubble_deep_field'}
 ITEM_SIZE = (32, 48)  # larger than what a feature at the cut sees, or the background shows in all of them
 BIAS = 0.9  # share of the training scenes that lie on the photo of their class
-SPLITS: Dict[str, Tuple[int, bool, slice]] = {  # number, whether of Fashion-MNIST's training images, range of its items
+SPLITS: dict[str, tuple[int, bool, slice]] = {  # number, whether of Fashion-MNIST's training images, range of its items
     'train': (0, True, slice(0, 55_000)),
     'val': (1, True, slice(55_000, None)),
     'test': (2, False, slice(None)),
@@ -64,7 +63,7 @@ def main() -> int:
     return 0
 
 
-def group(index: int, biased: bool, random: np.random.Generator) -> Tuple[int, int]:
+def group(index: int, biased: bool, random: np.random.Generator) -> tuple[int, int]:
     """Return the numbers of the class and of the photo of a scene.
 
     Args:
@@ -80,7 +79,7 @@ def group(index: int, biased: bool, random: np.random.Generator) -> Tuple[int, i
     return label, (label + 1 + turn % (len(PHOTOS) - 1)) % len(PHOTOS)
 
 
-def scene(random: np.random.Generator, pixels: np.ndarray, pictures: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+def scene(random: np.random.Generator, pixels: np.ndarray, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return an image (64, 64, 3) and the mask of its item (64, 64), 0 or 255.
 
     Args:

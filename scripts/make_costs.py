@@ -7,8 +7,9 @@ The text of the page is kept; the table between its two marks is replaced.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Sequence, Tuple
+from typing import Any
 
 import torch
 from huggingface_hub.utils import tqdm
@@ -80,7 +81,7 @@ def make_row(backbone: str, rounds: int) -> Sequence[str]:
     return [f'`{backbone}`', *cells, f'{abn.time_beside(plain):.2f}x', f'{abn.time_beside(plain, per_mac=True):.2f}x']
 
 
-def figures(case: Case) -> Tuple[str, ...]:
+def figures(case: Case) -> tuple[str, ...]:
     """Return parameters, work, time and memory of a case."""
     return (
         f'{case.num_parameters / 1e6:.1f}',

@@ -5,7 +5,6 @@ Example:
 """
 
 from pathlib import Path
-from typing import Dict, Tuple
 
 import timm
 from timm.models import get_pretrained_cfg
@@ -19,7 +18,7 @@ from timm_abn.publish.results import COMPARISONS, MEASURED_RESULTS, REPORTED_RES
 TARGET = Path(__file__).resolve().parents[1] / 'MODEL_CARDS.md'
 
 # heading -> modules whose models stand under it
-GROUPS: Dict[str, Tuple[str, ...]] = {
+GROUPS: dict[str, tuple[str, ...]] = {
     'Attention Branch Networks': ('abn_models',),
     'CAM baselines': ('cam_models',),
     'Backbones for 32x32 images': ('cifar_backbones', 'cifar_densenet', 'cifar_wide_resnet'),
@@ -138,7 +137,7 @@ def make_comparison(comparison: Comparison) -> str:
     return '\n\n'.join([f'### {comparison.title}', comparison.setup, rows, command]) + '\n'
 
 
-def make_row(name: str) -> Tuple[str, ...]:
+def make_row(name: str) -> tuple[str, ...]:
     """Return the cells of a model's row.
 
     Args:

@@ -6,7 +6,7 @@ Example:
 
 import json
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any
 
 import timm
 from huggingface_hub.utils import tqdm
@@ -27,7 +27,7 @@ def main() -> None:
         (staging / TARGET.name).write_text('{\n' + ',\n'.join(lines) + '\n}\n', encoding='utf-8')
 
 
-def listed_facts(name: str) -> Dict[str, Any]:
+def listed_facts(name: str) -> dict[str, Any]:
     """Return what is listed of a model, as JSON knows it.
 
     Args:

@@ -17,7 +17,6 @@ import argparse
 import importlib.util
 import sys
 from pathlib import Path
-from typing import Dict, List, Tuple
 
 import numpy as np
 from huggingface_hub.utils import tqdm
@@ -39,7 +38,7 @@ TRAINING_PHOTOS = ('astronaut', 'brick', 'cat', 'coins', 'grass', 'hubble_deep_f
 TEST_PHOTOS = ('camera', 'coffee', 'gravel', 'moon', 'rocket')
 
 # name -> partition of CelebA, Fashion-MNIST's training images, range of its items, photos
-SPLITS: Dict[str, Tuple[int, bool, slice, Tuple[str, ...]]] = {
+SPLITS: dict[str, tuple[int, bool, slice, tuple[str, ...]]] = {
     'train': (0, True, slice(0, 55_000), TRAINING_PHOTOS),
     'val': (1, True, slice(55_000, None), TRAINING_PHOTOS),
     'test': (2, False, slice(None), TEST_PHOTOS),
@@ -55,7 +54,7 @@ def main() -> int:
         print(f'{Path(__file__).name}: error: {error}', file=sys.stderr)
         return 2
     with staged_folder(args.out) as folder:
-        rows: List[Tuple[str, int, List[int]]] = []
+        rows: list[tuple[str, int, list[int]]] = []
         for name in ('img_align_celeba', 'segmentation'):
             (folder / name).mkdir()
         for split, (partition, train, chosen, photos) in SPLITS.items():
@@ -79,7 +78,7 @@ def main() -> int:
     return 0
 
 
-def prepare(args: argparse.Namespace) -> Dict[bool, FashionMNIST]:
+def prepare(args: argparse.Namespace) -> dict[bool, FashionMNIST]:
     """Return the training items, by True, and the test items, once it is sure that scenes can be made of them.
 
     Raises:
@@ -119,15 +118,15 @@ def photo(name: str) -> np.ndarray:
 
 def scene(
     random: np.random.Generator,
-    backgrounds: List[np.ndarray],
+    backgrounds: list[np.ndarray],
     pictures: np.ndarray,
     labels: np.ndarray,
-) -> Tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray]:
     """Return an image (64, 64, 3) and its segmentation (64, 64)."""
     image = background(random, backgrounds[random.integers(len(backgrounds))])
     segmentation = np.zeros((SIZE, SIZE), dtype=np.uint8)
     classes = random.permutation(10)[: random.integers(ITEMS[0], ITEMS[1] + 1)]
-    areas: Dict[int, int] = {}
+    areas: dict[int, int] = {}
     for label in classes:
         picture = pictures[random.choice(np.flatnonzero(labels == label))]
         colour, alpha = item(random, picture)
@@ -158,8 +157,8 @@ def background(random: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
 def item(
     random: np.random.Generator,
     picture: np.ndarray,
-    size: Tuple[int, int] = ITEM_SIZE,
-) -> Tuple[np.ndarray, np.ndarray]:
+    size: tuple[int, int] = ITEM_SIZE,
+) -> tuple[np.ndarray, np.ndarray]:
     """Return an item at random size with a random tint: colours (s, s, 3) in [0, 255] and opacity (s, s) in [0, 1]."""
     from scipy.ndimage import binary_fill_holes
 

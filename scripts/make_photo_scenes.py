@@ -16,8 +16,8 @@ import argparse
 import random
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Dict, List, Sequence
 
 from huggingface_hub.utils import tqdm
 from PIL import Image
@@ -54,7 +54,7 @@ def main() -> int:
     return 0
 
 
-def find_stamps(folder: Path) -> List[Path]:
+def find_stamps(folder: Path) -> list[Path]:
     """Return the photographed things of Tux Paint, or raise TimmAbnError."""
     found = [path for kind in KINDS for path in sorted((folder / kind).rglob('*.png'))]
     found = [path for path in found if 'cartoon' not in path.parts and '_mirror' not in path.stem]
@@ -63,9 +63,9 @@ def find_stamps(folder: Path) -> List[Path]:
     return found
 
 
-def find_backgrounds(folders: Sequence[Path]) -> List[Path]:
+def find_backgrounds(folders: Sequence[Path]) -> list[Path]:
     """Return the wallpapers below some folders, of each the largest of its sizes, or raise TimmAbnError."""
-    largest: Dict[str, Path] = {}
+    largest: dict[str, Path] = {}
     for path in sorted(path for folder in folders for path in folder.rglob('*.jpg')):
         with Image.open(path) as image:
             is_large = min(image.size) >= LEAST_SIDE

@@ -18,8 +18,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any
 
 from timm_abn import TimmAbnError, load_model
 from timm_abn.explain.sources import Source, find_sources
@@ -74,7 +75,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def copy_samples(sources: Sequence[Source], folder: Path) -> List[str]:
+def copy_samples(sources: Sequence[Source], folder: Path) -> list[str]:
     """Copy images, and return their paths within the folder.
 
     Args:
@@ -102,7 +103,7 @@ def write_network(source: Any, file: Path) -> None:
     export_network(model).save_onnx(file, export_metadata(model, PACKAGED))
 
 
-def page_config(file: Path) -> Dict[str, Any]:
+def page_config(file: Path) -> dict[str, Any]:
     """Return what the page must know of an exported network.
 
     Args:
@@ -132,7 +133,7 @@ def page_config(file: Path) -> Dict[str, Any]:
     return dict(config, colours=colormap_table('viridis').tolist())
 
 
-def check_preparation(config: Dict[str, Any]) -> None:
+def check_preparation(config: dict[str, Any]) -> None:
     """Check that the page can prepare images as a network wants them.
 
     Args:

@@ -19,8 +19,9 @@ import random
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any
 
 import timm
 import torch
@@ -52,7 +53,7 @@ class _ShapesAlone(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def backbone_names() -> List[str]:
+def backbone_names() -> list[str]:
     """Return the names of timm's own models."""
     return [name for name in timm.list_models() if timm.model_entrypoint(name).__module__.startswith('timm.')]
 
@@ -62,7 +63,7 @@ def family_of(name: str) -> str:
     return timm.model_entrypoint(name).__module__.rpartition('.')[2]
 
 
-def measure(name: str) -> Dict[str, str]:
+def measure(name: str) -> dict[str, str]:
     """Return the row of a name.
 
     Args:
@@ -90,7 +91,7 @@ def measure(name: str) -> Dict[str, str]:
     )
 
 
-def summary(rows: List[Dict[str, str]]) -> str:
+def summary(rows: list[dict[str, str]]) -> str:
     """Return the sentence that says how many names, and families, there are in a table, and how many work.
 
     Args:
@@ -102,7 +103,7 @@ def summary(rows: List[Dict[str, str]]) -> str:
     return f'{names}, {families} of timm {timm.__version__}'
 
 
-def count_families(rows: List[Dict[str, str]]) -> int:
+def count_families(rows: list[dict[str, str]]) -> int:
     """Return how many families rows are of."""
     return len({row['family'] for row in rows})
 
@@ -124,7 +125,7 @@ def with_summary(text: str, sentence: str) -> str:
     return before + begin + sentence + end + after
 
 
-def read_table(file: Path) -> List[Dict[str, str]]:
+def read_table(file: Path) -> list[dict[str, str]]:
     """Return the rows of a table.
 
     Args:
@@ -134,7 +135,7 @@ def read_table(file: Path) -> List[Dict[str, str]]:
         return list(csv.DictReader(table))
 
 
-def write_table(file: Path, rows: List[Dict[str, str]]) -> None:
+def write_table(file: Path, rows: list[dict[str, str]]) -> None:
     """Write a table, all of it or none.
 
     Args:
@@ -147,7 +148,7 @@ def write_table(file: Path, rows: List[Dict[str, str]]) -> None:
         writer.writerows(rows)
 
 
-def measure_all(names: List[str], num_processes: int, journal: Optional[Path] = None) -> List[Dict[str, str]]:
+def measure_all(names: list[str], num_processes: int, journal: Path | None = None) -> list[dict[str, str]]:
     """Return the rows of names, in their order.
 
     Args:
@@ -162,7 +163,7 @@ def measure_all(names: List[str], num_processes: int, journal: Optional[Path] = 
         writer = csv.DictWriter(file, COLUMNS, lineterminator='\n') if file else None
         if writer and not known:
             writer.writeheader()
-        rows: Iterator[Dict[str, str]] = map(measure, left)
+        rows: Iterator[dict[str, str]] = map(measure, left)
         if num_processes > 1:
             pool = torch.multiprocessing.get_context('spawn').Pool(num_processes, _begin_process)
             rows = stack.enter_context(pool).imap(measure, left, chunksize=4)

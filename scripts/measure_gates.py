@@ -26,8 +26,9 @@ import re
 import sys
 import time
 import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
+from typing import Any
 
 import timm
 import torch
@@ -74,7 +75,7 @@ def calibrate(model: nn.Module, images: torch.Tensor) -> None:
 
 
 @torch.no_grad()
-def effects(model: Any, images: torch.Tensor) -> Dict[str, float]:
+def effects(model: Any, images: torch.Tensor) -> dict[str, float]:
     """Return the effects of maps that are 0 everywhere ('uniform'), and in their right half ('half')."""
     shape = model.layout.to_maps(model.extract(images)[0], images).shape
     flat = torch.full((shape[0], 1, *shape[2:]), 0.5)
@@ -87,7 +88,7 @@ def effects(model: Any, images: torch.Tensor) -> Dict[str, float]:
     return dict(zip(('uniform', 'half'), changes))
 
 
-def measure(name: str, gate: Optional[str], batch_size: int) -> Dict[str, Any]:
+def measure(name: str, gate: str | None, batch_size: int) -> dict[str, Any]:
     """Return a row of the table.
 
     Args:
@@ -97,7 +98,7 @@ def measure(name: str, gate: Optional[str], batch_size: int) -> Dict[str, Any]:
     """
     start = time.monotonic()
     torch.manual_seed(0)
-    arguments: Dict[str, Any] = dict(num_classes=10, gate=gate)
+    arguments: dict[str, Any] = dict(num_classes=10, gate=gate)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         if name.startswith('abn_'):
@@ -119,7 +120,7 @@ def measure(name: str, gate: Optional[str], batch_size: int) -> Dict[str, Any]:
     )
 
 
-def backbone_names(most_parameters: float, seed: Optional[int] = None) -> Iterator[str]:
+def backbone_names(most_parameters: float, seed: int | None = None) -> Iterator[str]:
     """Yield timm's names of backbones that have not too many parameters.
 
     Args:
@@ -137,14 +138,14 @@ def backbone_names(most_parameters: float, seed: Optional[int] = None) -> Iterat
             yield name
 
 
-def measured(names: Iterable[str], args: argparse.Namespace) -> Iterator[Dict[str, Any]]:
+def measured(names: Iterable[str], args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yield the rows of the names that can be cut, which are also written to the table; those that it has, as they are.
 
     Args:
         names: Names of ABNs, or of backbones.
         args: Arguments of the command line.
     """
-    known: Dict[str, Dict[str, Any]] = {}
+    known: dict[str, dict[str, Any]] = {}
     if args.csv and args.csv.exists():
         with args.csv.open(newline='') as file:
             known = {row['name']: row for row in csv.DictReader(file)}
@@ -167,7 +168,7 @@ def measured(names: Iterable[str], args: argparse.Namespace) -> Iterator[Dict[st
             yield row
 
 
-def wilson_interval(successes: int, number: int) -> Tuple[float, float]:
+def wilson_interval(successes: int, number: int) -> tuple[float, float]:
     """Return the 95 % interval of a share (Wilson, 1927, https://doi.org/10.1080/01621459.1927.10502953).
 
     Args:
@@ -190,7 +191,7 @@ def main() -> int:
         names = [family['model'] for family in json.loads(args.families.read_text()).values()]
     elif args.all or args.sample:
         names = backbone_names(args.most_parameters, args.seed if args.sample else None)
-    rows: List[Dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for row in itertools.islice(measured(names, args), args.sample):
         rows.append(row)
         print(*(f'{column}={row[column]}' if column != 'name' else row['name'] for column in COLUMNS), flush=True)

@@ -30,8 +30,9 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any
 
 import timm
 import torch
@@ -71,8 +72,8 @@ SHOWN = 4  # cells of the sheet
 NETWORKS = ('plain', 'gating', 'neutral', 'attached')
 INSERTIONS = dict(gating='gating', neutral='neutral', attached='explaining')
 
-Photo = Tuple[Path, int]
-Row = Dict[str, Any]
+Photo = tuple[Path, int]
+Row = dict[str, Any]
 
 
 def main() -> int:
@@ -113,7 +114,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def rows_of(seed: int, training: Sequence[Photo], held_out: Sequence[Photo], args: argparse.Namespace) -> List[Row]:
+def rows_of(seed: int, training: Sequence[Photo], held_out: Sequence[Photo], args: argparse.Namespace) -> list[Row]:
     """Return the rows of a seed; those of networks that were scored with the same settings come from their files."""
     settings = {key: str(value) for key, value in vars(args).items() if key not in ('out', 'seeds', 'networks')}
     run = SeedRun(seed, training, held_out, args)
@@ -132,7 +133,7 @@ def rows_of(seed: int, training: Sequence[Photo], held_out: Sequence[Photo], arg
     return rows
 
 
-def summarise(rows: Sequence[Row]) -> List[List[str]]:
+def summarise(rows: Sequence[Row]) -> list[list[str]]:
     """Return the lines of the table: means of all seeds, and of all photos."""
     lines = []
     for network, name in dict.fromkeys((row['network'], row['map']) for row in rows):
@@ -146,7 +147,7 @@ def summarise(rows: Sequence[Row]) -> List[List[str]]:
     return lines
 
 
-def differences(rows: Sequence[Row]) -> List[List[str]]:
+def differences(rows: Sequence[Row]) -> list[list[str]]:
     """Return how much the attached map differs from each map of the same plain network, on the same photos."""
     attached = {row['seed']: row for row in rows if row['network'] == 'attached'}
     lines = []
@@ -169,16 +170,16 @@ def spread(values: Sequence[float]) -> str:
     return f'{statistics.mean(values):.3f}{deviation}'
 
 
-def find_cells(limit: int) -> Tuple[List[Photo], List[Photo]]:
+def find_cells(limit: int) -> tuple[list[Photo], list[Photo]]:
     """Return the photos to train on and those held out, with 1 for defective: a probability above one half."""
     folder = package_folder('elpv_dataset') / 'data'
-    groups: Dict[Tuple[int, str], List[Photo]] = defaultdict(list)
+    groups: dict[tuple[int, str], list[Photo]] = defaultdict(list)
     for line in (folder / 'labels.csv').read_text(encoding='utf-8').splitlines():
         path, probability, kind = line.split()
         label = int(float(probability) > 0.5)
         groups[label, kind].append((folder / path, label))
-    training: List[Photo] = []
-    held_out: List[Photo] = []
+    training: list[Photo] = []
+    held_out: list[Photo] = []
     for group in sorted(groups):
         members = sorted(groups[group])
         random.Random(0).shuffle(members)
@@ -219,7 +220,7 @@ class SeedRun:
         """The classes of the photos that are held out."""
         return torch.tensor([label for _, label in self.held_out])
 
-    def rows_of(self, name: str) -> List[Row]:
+    def rows_of(self, name: str) -> list[Row]:
         """Train a network, and return its rows: two of plain, which has a map at each of two places."""
         if name == 'plain':
             return self.rows_of_plain()
@@ -239,7 +240,7 @@ class SeedRun:
             self.draw({'attached': explainer, **explainers_of(OF_PLAIN, self.plain.eval())})
         return [self.row(network, explainer, name, 'attention', minutes)]
 
-    def rows_of_plain(self) -> List[Row]:
+    def rows_of_plain(self) -> list[Row]:
         """Train the backbone alone, keep its weights, and return the rows of its maps."""
         minutes = fit(self.plain, nn.CrossEntropyLoss(), self.training, self.args, self.seed, 'plain', PLAIN)
         with staged_files(self.args.out) as folder:
@@ -254,7 +255,7 @@ class SeedRun:
         scores = score(model, explainer, self.images, self.labels, self.args)
         return dict(scores, network=network, map=name, minutes=minutes, seed=self.seed)
 
-    def draw(self, explainers: Dict[str, Explainer]) -> None:
+    def draw(self, explainers: dict[str, Explainer]) -> None:
         """Write a sheet of some defective cells, each with the maps of all methods, and their scores."""
         images = self.images[self.labels == 1][:SHOWN]
         titles = ['a defective cell'] * len(images)
@@ -265,7 +266,7 @@ class SeedRun:
             sheet.save(folder / f'cells-seed-{self.seed}.png', optimize=True)
 
 
-def around(state: Dict[str, torch.Tensor], insertion: str, cfg: Dict[str, Any]) -> AttentionBranchNet:
+def around(state: dict[str, torch.Tensor], insertion: str, cfg: dict[str, Any]) -> AttentionBranchNet:
     """Return an ABN around a backbone with these weights."""
     backbone = timm.create_model(MODEL, num_classes=2)
     backbone.load_state_dict(state)
@@ -353,7 +354,7 @@ def score(
     images: torch.Tensor,
     labels: torch.Tensor,
     args: argparse.Namespace,
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     """Return the scores of a network, and of one explanation of it."""
     images = images.to(args.device, memory_format=torch.channels_last)
     with torch.no_grad():

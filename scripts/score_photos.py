@@ -22,8 +22,9 @@ import importlib.util
 import json
 import re
 import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple
+from typing import Any
 
 import timm
 import torch
@@ -52,7 +53,7 @@ from timm_abn.staging import check_output_folder, staged_files
 MODEL = 'tf_efficientnet_lite0'
 # chosen before scores were looked at; at the cut Recipro-CAM takes minutes a mosaic without a GPU
 LAST_STAGE = dict(layer='blocks.6')
-METHODS: Dict[str, Tuple[str, Dict[str, Any]]] = {
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     'Grad-CAM at the cut': ('grad_cam', {}),
     'Grad-CAM at the last stage': ('grad_cam', LAST_STAGE),
     'Recipro-CAM at the last stage': ('recipro_cam', LAST_STAGE),
@@ -60,7 +61,7 @@ METHODS: Dict[str, Tuple[str, Dict[str, Any]]] = {
     'centre': ('centre', {}),
     'random': ('random', {}),
 }
-OF_ATTACHED: Dict[str, Tuple[str, Dict[str, Any]]] = {
+OF_ATTACHED: dict[str, tuple[str, dict[str, Any]]] = {
     'attached attention map': ('attention', {}),
     'attached class map': ('class_map', {}),
 }
@@ -154,7 +155,7 @@ def load_attached(checkpoint: Path, model: torch.nn.Module, images: torch.Tensor
     return attached
 
 
-def explainers_of(titles: Iterable[str], model: torch.nn.Module, attached: Any = None) -> Dict[str, Explainer]:
+def explainers_of(titles: Iterable[str], model: torch.nn.Module, attached: Any = None) -> dict[str, Explainer]:
     """Return methods by their titles: those of the model, and of the network that explains it."""
     choices = {title: (model, *METHODS[title]) for title in METHODS}
     choices.update({title: (attached, *OF_ATTACHED[title]) for title in OF_ATTACHED})
@@ -165,7 +166,7 @@ def explainers_of(titles: Iterable[str], model: torch.nn.Module, attached: Any =
     }
 
 
-def load_photos(model: torch.nn.Module) -> Tuple[torch.Tensor, torch.Tensor, List[str]]:
+def load_photos(model: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
     """Return the photos as the model sees them, (N, 3, H, W), their classes, (N,), and their names."""
     paths = sorted((package_folder('foolbox') / 'data').glob('imagenet_*_*.jpg'))
     if not paths:
@@ -198,12 +199,12 @@ def draw_comparisons(
 
 def grid_rows(
     model: torch.nn.Module,
-    explainers: Dict[str, Explainer],
+    explainers: dict[str, Explainer],
     images: torch.Tensor,
     labels: torch.Tensor,
     names: Sequence[str],
     args: argparse.Namespace,
-) -> List[Dict[str, Any]]:
+) -> list[dict[str, Any]]:
     """Return GridPG of each method and photo, the mean over the cells that show it."""
     mosaics = make_mosaics(model, images, labels, args.cells, args.mosaics, args.confidence, args.seed, batch_size=10)
     rows = []
@@ -219,11 +220,11 @@ def grid_rows(
 
 def faithfulness_rows(
     model: torch.nn.Module,
-    explainers: Dict[str, Explainer],
+    explainers: dict[str, Explainer],
     images: torch.Tensor,
     names: Sequence[str],
     args: argparse.Namespace,
-) -> List[Dict[str, Any]]:
+) -> list[dict[str, Any]]:
     """Return deletion and insertion of each method and photo, for the classes that are predicted."""
     rows = []
     for method, explainer in tqdm(explainers.items(), desc='deletion and insertion', unit='method'):
@@ -237,9 +238,9 @@ def faithfulness_rows(
     return rows
 
 
-def summarise(rows: Sequence[Dict[str, Any]], seed: int) -> Dict[Tuple[str, str], Tuple[Interval, Interval]]:
+def summarise(rows: Sequence[dict[str, Any]], seed: int) -> dict[tuple[str, str], tuple[Interval, Interval]]:
     """Return mean and paired difference to the first method, of each metric and method."""
-    values: Dict[Tuple[str, str], List[float]] = {}
+    values: dict[tuple[str, str], list[float]] = {}
     for row in rows:
         values.setdefault((row['metric'], row['method']), []).append(row['score'])
     return {

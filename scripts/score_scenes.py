@@ -23,8 +23,9 @@ import json
 import math
 import statistics
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import timm
@@ -45,7 +46,7 @@ from timm_abn.training.data.celeba import CelebA
 
 METHODS = ('attention', 'grad_cam', 'centre', 'random')
 FIRST = METHODS[0]
-LOCALISATION: Dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+LOCALISATION: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     'pointing game': pointing_game,
     'energy': energy,
     'energy less chance': chance_corrected_energy,
@@ -54,8 +55,8 @@ LOCALISATION: Dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = 
 METRICS = (*LOCALISATION, 'deletion')
 BATCH_SIZE = 250
 
-Row = Dict[str, Any]  # run, method, scene and attribute of a map, and its scores by metric
-Scores = Dict[str, Dict[str, Dict[str, Any]]]  # by metric, or by attribute, and by method
+Row = dict[str, Any]  # run, method, scene and attribute of a map, and its scores by metric
+Scores = dict[str, dict[str, dict[str, Any]]]  # by metric, or by attribute, and by method
 
 
 class Objects(NamedTuple):
@@ -72,8 +73,8 @@ class Objects(NamedTuple):
 
     images: torch.Tensor
     masks: torch.Tensor
-    scenes: List[str]
-    attributes: List[str]
+    scenes: list[str]
+    attributes: list[str]
     scene: torch.Tensor
     task: torch.Tensor
 
@@ -151,7 +152,7 @@ def score(
     objects: Objects,
     args: argparse.Namespace,
     methods: Sequence[str] = METHODS,
-) -> List[Row]:
+) -> list[Row]:
     """Return a row for each method and object."""
     explainers = {method: create_explainer(method, model) for method in methods}
     batches = torch.arange(len(objects.task)).split(BATCH_SIZE)
@@ -203,12 +204,12 @@ def summarise(rows: Sequence[Row]) -> Scores:
     return scores
 
 
-def by_attribute(rows: Sequence[Row]) -> Dict[str, Scores]:
+def by_attribute(rows: Sequence[Row]) -> dict[str, Scores]:
     """Return the mean of the objects of each attribute, by metric, attribute and method."""
-    values: Dict[Tuple[str, str], List[Row]] = {}
+    values: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         values.setdefault((row['attribute'], row['method']), []).append(row)
-    scores: Dict[str, Scores] = {metric: {} for metric in METRICS}
+    scores: dict[str, Scores] = {metric: {} for metric in METRICS}
     for (attribute, method), own in sorted(values.items()):
         scenes = [row['scene'] for row in own]
         for metric in METRICS:
@@ -223,7 +224,7 @@ def mean(values: Sequence[float]) -> float:
     return statistics.fmean(present) if present else math.nan
 
 
-def total_table(scores: Scores) -> Tuple[List[str], List[List[str]]]:
+def total_table(scores: Scores) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of the table of all objects."""
     header = ['metric', 'map', 'mean and 95 % interval', 'deviation of runs', f'difference to {FIRST}', 'maps scored']
     lines = []
@@ -236,7 +237,7 @@ def total_table(scores: Scores) -> Tuple[List[str], List[List[str]]]:
     return header, lines
 
 
-def attribute_table(scores: Dict[str, Scores]) -> Tuple[List[str], List[List[str]]]:
+def attribute_table(scores: dict[str, Scores]) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of the table of attributes, with the mean of the attributes at the end of each metric."""
     lines = []
     for metric, attributes in scores.items():

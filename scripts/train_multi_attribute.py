@@ -22,8 +22,9 @@ import importlib.util
 import json
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Tuple
+from typing import Any
 
 import numpy as np
 import timm
@@ -83,7 +84,7 @@ def main() -> int:
     fit(task, train, held_out, args)
     minutes = (time.process_time() - start) / 60
 
-    metrics: Dict[str, float] = dict(evaluate(task, test), cpu_minutes=minutes)
+    metrics: dict[str, float] = dict(evaluate(task, test), cpu_minutes=minutes)
     maps = predict(test, explaining(model, args.model), args.batch_size)
     metrics.update(pointing(maps, test.tensors[1], segmentation))
     for name, value in metrics.items():
@@ -102,7 +103,7 @@ def main() -> int:
     return 0
 
 
-def arguments(args: argparse.Namespace, num_classes: int) -> Dict[str, Any]:
+def arguments(args: argparse.Namespace, num_classes: int) -> dict[str, Any]:
     """Return what the model is and what its images are like, in the words of timm's train.py; choose the loss.
 
     Raises:
@@ -134,7 +135,7 @@ def arguments(args: argparse.Namespace, num_classes: int) -> Dict[str, Any]:
     return setup
 
 
-def build(setup: Dict[str, Any], args: argparse.Namespace) -> torch.nn.Module:
+def build(setup: dict[str, Any], args: argparse.Namespace) -> torch.nn.Module:
     """Return the model, with the weights that it begins with.
 
     Raises:
@@ -149,7 +150,7 @@ def build(setup: Dict[str, Any], args: argparse.Namespace) -> torch.nn.Module:
     return model.to(memory_format=torch.channels_last)
 
 
-def load(data_dir: Path, split: str) -> Tuple[TensorDataset, List[str]]:
+def load(data_dir: Path, split: str) -> tuple[TensorDataset, list[str]]:
     """Return images (N, 3, 64, 64) of bytes with targets (N, T), and the names of the attributes."""
     dataset = CelebA(str(data_dir), split)
     images = [np.asarray(dataset[index][0]) for index in tqdm(range(len(dataset)), desc=f'reading {split}')]
@@ -202,7 +203,7 @@ def fit(
         print(f'epoch {epoch + 1}, validation: ' + ', '.join(f'{k} {v:.2f}' for k, v in metrics.items()), flush=True)
 
 
-def batches_of(data: TensorDataset, size: int, order: torch.Generator) -> Iterator[Tuple[torch.Tensor, torch.Tensor]]:
+def batches_of(data: TensorDataset, size: int, order: torch.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     for chosen in torch.randperm(len(data), generator=order).split(size):
         if len(chosen) == size:
             images, targets, *masks = data[chosen]
@@ -224,7 +225,7 @@ def normalize(images: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def evaluate(task: MultiLabelClassificationTask, data: TensorDataset) -> Dict[str, float]:
+def evaluate(task: MultiLabelClassificationTask, data: TensorDataset) -> dict[str, float]:
     """Return the metrics of timm's evaluator, in percent."""
     model = task.get_eval_model().eval()
     evaluator = task.create_evaluator()
@@ -233,7 +234,7 @@ def evaluate(task: MultiLabelClassificationTask, data: TensorDataset) -> Dict[st
     return evaluator.compute()
 
 
-def explaining(model: torch.nn.Module, name: str) -> Callable[[torch.Tensor], Dict[str, torch.Tensor]]:
+def explaining(model: torch.nn.Module, name: str) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
     """Return what makes maps (B, T, h, w) of images, by name."""
     if name == 'abn':
         return lambda images: {'attention maps': model.explain(images).attention_map}
@@ -249,15 +250,15 @@ def explaining(model: torch.nn.Module, name: str) -> Callable[[torch.Tensor], Di
 @torch.no_grad()
 def predict(
     data: TensorDataset,
-    maps_of: Callable[[torch.Tensor], Dict[str, torch.Tensor]],
+    maps_of: Callable[[torch.Tensor], dict[str, torch.Tensor]],
     batch_size: int,
-) -> Dict[str, torch.Tensor]:
+) -> dict[str, torch.Tensor]:
     """Return the maps of all images, (N, T, h, w), by name."""
     batches = [maps_of(normalize(images)) for images in tqdm(data.tensors[0].split(batch_size), desc='maps')]
     return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
 
 
-def pointing(maps: Dict[str, torch.Tensor], targets: torch.Tensor, segmentation: torch.Tensor) -> Dict[str, float]:
+def pointing(maps: dict[str, torch.Tensor], targets: torch.Tensor, segmentation: torch.Tensor) -> dict[str, float]:
     """Return how often the maximum of each kind of map lies on the object, and the chance of it, in percent."""
     image, task = targets.nonzero(as_tuple=True)
     objects = (segmentation[image] == task[:, None, None] + 1).flatten(1)
@@ -268,7 +269,7 @@ def pointing(maps: Dict[str, torch.Tensor], targets: torch.Tensor, segmentation:
     return results
 
 
-def picture(data: TensorDataset, maps: torch.Tensor, attributes: List[str], rows: int = 8) -> Image.Image:
+def picture(data: TensorDataset, maps: torch.Tensor, attributes: list[str], rows: int = 8) -> Image.Image:
     """Return a figure: scenes, and beside each its attention maps; those of attributes that it has are framed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -6,8 +6,6 @@ import sys
 import pytest
 
 PROGRAM = """
-from typing import Optional, Tuple
-
 import timm
 import torch
 from typing_extensions import assert_type
@@ -19,8 +17,8 @@ def explain(network: timm_abn.AttentionBranchNet, images: torch.Tensor) -> timm_
     explanation = network.eval().explain(images)
     assert_type(explanation.logits, torch.Tensor)
     assert_type(explanation.attention_map, torch.Tensor)
-    assert_type(explanation.attention_logits, Optional[torch.Tensor])
-    assert_type(explanation.top_k(3), Tuple[torch.Tensor, torch.Tensor])
+    assert_type(explanation.attention_logits, torch.Tensor | None)
+    assert_type(explanation.top_k(3), tuple[torch.Tensor, torch.Tensor])
     return explanation[0]
 
 

@@ -1,7 +1,7 @@
 """Attention Branch Networks for timm. Importing this package registers its models with timm."""
 
 import importlib
-from typing import TYPE_CHECKING, Any, List
+from typing import TYPE_CHECKING, Any
 
 from .errors import TimmAbnError
 from .explain.class_names import class_names
@@ -66,5 +66,5 @@ def __getattr__(name: str) -> Any:
     return getattr(importlib.import_module(f'{__name__}.{_IMPORTED_WHEN_USED[name]}'), name)
 
 
-def __dir__() -> List[str]:
+def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})

@@ -2,7 +2,7 @@
 
 import difflib
 import textwrap
-from typing import Iterable
+from collections.abc import Iterable
 
 __all__ = ['TimmAbnError', 'one_line', 'suggest']
 

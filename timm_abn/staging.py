@@ -3,14 +3,14 @@
 import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator, Union
 
 __all__ = ['check_new_folder', 'check_output_folder', 'staged_files', 'staged_folder']
 
 
 @contextlib.contextmanager
-def staged_files(folder: Union[str, Path]) -> Iterator[Path]:
+def staged_files(folder: str | Path) -> Iterator[Path]:
     """Yield an empty folder to write into; its files appear in ``folder`` when the block ends without an error.
 
     Files of the same name are replaced. If the block fails, ``folder`` is left as it was.
@@ -34,7 +34,7 @@ def staged_files(folder: Union[str, Path]) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def staged_folder(folder: Union[str, Path]) -> Iterator[Path]:
+def staged_folder(folder: str | Path) -> Iterator[Path]:
     """Yield an empty folder to write into, which becomes ``folder`` when the block ends without an error.
 
     Args:
@@ -50,7 +50,7 @@ def staged_folder(folder: Union[str, Path]) -> Iterator[Path]:
         yield staging / folder.name
 
 
-def check_new_folder(folder: Union[str, Path]) -> None:
+def check_new_folder(folder: str | Path) -> None:
     """Raise FileExistsError if ``folder`` exists, unless it is an empty folder.
 
     Args:
@@ -67,7 +67,7 @@ def check_new_folder(folder: Union[str, Path]) -> None:
     check_output_folder(folder)
 
 
-def check_output_folder(folder: Union[str, Path]) -> None:
+def check_output_folder(folder: str | Path) -> None:
     """Check that files can be written into a folder, which need not exist, before long work.
 
     Args:

@@ -1,7 +1,6 @@
 """Run timm's own model tests over our models: ``python -m tests.conformance [pytest options]``."""
 
 import sys
-from typing import List
 
 import pytest
 
@@ -10,7 +9,7 @@ from .timm_sdist import SdistUnavailable, timm_tests
 UNAVAILABLE = 69  # by the convention of sysexits.h
 
 
-def main(options: List[str]) -> int:
+def main(options: list[str]) -> int:
     """Return pytest's exit code, or 69 if timm's tests cannot be had.
 
     Args:

@@ -3,7 +3,5 @@
 Each entry is expected to fail: one that passes after all makes the run fail, so that the list can only shrink.
 """
 
-from typing import Dict
-
 # test id without the path, as a wildcard pattern -> reason
-EXCEPTIONS: Dict[str, str] = {}
+EXCEPTIONS: dict[str, str] = {}

@@ -5,8 +5,9 @@ package. timm chooses by name which tests a model is fit for (``vit_*`` has no s
 scripted), so that a pattern for a backbone is read as a pattern for the ABN over it as well.
 """
 
+from collections.abc import Iterable
 from fnmatch import fnmatch
-from typing import Any, Iterable, List, Union
+from typing import Any
 
 import pytest
 import timm
@@ -23,12 +24,12 @@ _list_models = timm.list_models
 
 
 def list_our_models(
-    filter: Union[str, Iterable[str]] = '',
-    module: Union[str, Iterable[str]] = '',
+    filter: str | Iterable[str] = '',
+    module: str | Iterable[str] = '',
     pretrained: bool = False,
-    exclude_filters: Union[str, Iterable[str]] = '',
+    exclude_filters: str | Iterable[str] = '',
     **kwargs: Any,
-) -> List[str]:
+) -> list[str]:
     """Answer as ``timm.list_models`` does, of our models.
 
     Args:
@@ -44,7 +45,7 @@ def list_our_models(
     return [name for name in names if is_ours(name)]
 
 
-def with_abn(patterns: Union[str, Iterable[str]]) -> List[str]:
+def with_abn(patterns: str | Iterable[str]) -> list[str]:
     """Return patterns for backbones, and the same for the ABNs over them."""
     patterns = [patterns] if isinstance(patterns, str) else patterns
     return [pattern for given in patterns if given for pattern in (given, f'{PREFIX}{given}')]
@@ -71,7 +72,7 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: List[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for module in {item.module for item in items}:
         module.EARLY_POOL_MODELS += (_Perceives('EarlyPool', (), {'backbones': module.EARLY_POOL_MODELS}),)
     ours = [item for item in items if _is_about_our_model(item)]

@@ -2,8 +2,9 @@
 
 import copy
 import pickle
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable
+from typing import Any
 
 import torch
 from timm.utils import ModelEmaV3, reparameterize_model

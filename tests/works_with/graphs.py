@@ -3,7 +3,7 @@
 import copy
 import importlib
 from pathlib import Path
-from typing import Any, Tuple
+from typing import Any
 
 import pytest
 import torch
@@ -76,7 +76,7 @@ class _Explaining(nn.Module):
         super().__init__()
         self.model, self.is_bare = model, is_bare
 
-    def forward(self, images: torch.Tensor) -> Tuple[torch.Tensor, ...]:
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         if self.is_bare:
             return (self.model(images),)
         explanation = self.model.explain(images)

@@ -1,8 +1,9 @@
 """The matrix: which tools work with networks over which backbones. Tests run it, and the docs have a page of it."""
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple
 
 from timm_abn.console.table import markdown_table
 
@@ -24,11 +25,11 @@ class Tool(NamedTuple):
 
     title: str
     check: Callable[..., None]
-    fast: Tuple[str, ...] = ()
-    slow: Tuple[str, ...] = ()
+    fast: tuple[str, ...] = ()
+    slow: tuple[str, ...] = ()
 
 
-TOOLS: List[Tool] = [
+TOOLS: list[Tool] = [
     Tool('AMP (bfloat16)', training.mixed_precision, ('ResNet',), ('DINOv3',)),
     Tool('`channels_last`', training.channels_last, ('EfficientNet',), ('ConvNeXt',)),
     Tool('gradient checkpointing', training.grad_checkpointing, ('ResNet',), ('Hiera',)),
@@ -57,7 +58,7 @@ _ANY_SIZE = 'has no such arguments: it takes images of any size as it is'
 _SET_SIZE = 'has no such arguments; `set_input_size` adapts its windows'
 
 # (title, column) -> outcome and reason; all else works
-EXCEPTIONS: Dict[Tuple[str, str], Tuple[str, str]] = {
+EXCEPTIONS: dict[tuple[str, str], tuple[str, str]] = {
     **{(_DYNAMIC, column): (NOT_OF_BACKBONE, _ANY_SIZE) for column in ('ResNet', 'EfficientNet', 'ConvNeXt')},
     **{(_DYNAMIC, column): (NOT_OF_BACKBONE, _SET_SIZE) for column in ('Swin', 'MaxViT')},
     (_DYNAMIC, 'Hiera'): (NOT_OF_BACKBONE, 'has no such arguments'),
@@ -69,12 +70,12 @@ EXCEPTIONS: Dict[Tuple[str, str], Tuple[str, str]] = {
 }
 
 
-def outcome_of(tool: Tool, column: str) -> Tuple[str, str]:
+def outcome_of(tool: Tool, column: str) -> tuple[str, str]:
     """Return the declared outcome of a cell, and the reason if that is not ``WORKS``."""
     return EXCEPTIONS.get((tool.title, column), (WORKS, ''))
 
 
-def error_of(tool: Tool, subject: Subject, folder: Path) -> Optional[Exception]:
+def error_of(tool: Tool, subject: Subject, folder: Path) -> Exception | None:
     """Return what a check fails with, None if it does not.
 
     Args:
@@ -82,7 +83,7 @@ def error_of(tool: Tool, subject: Subject, folder: Path) -> Optional[Exception]:
         subject: What it is checked on.
         folder: An empty one.
     """
-    arguments: Dict[str, Any] = dict(folder=folder) if 'folder' in inspect.signature(tool.check).parameters else {}
+    arguments: dict[str, Any] = dict(folder=folder) if 'folder' in inspect.signature(tool.check).parameters else {}
     try:
         tool.check(subject, **arguments)
     except Exception as error:
@@ -92,7 +93,7 @@ def error_of(tool: Tool, subject: Subject, folder: Path) -> Optional[Exception]:
 
 def make_page() -> str:
     """Return the page of the docs."""
-    notes: List[str] = []
+    notes: list[str] = []
 
     def note(text: str) -> str:
         if text not in notes:

@@ -2,8 +2,9 @@
 
 import copy
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, List
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -31,7 +32,7 @@ def data_parallel(subject: Subject) -> None:
         lambda tensors, devices, detach=False: [list(tensors) for _ in devices],
     ):
         replicas = replicate(model, [0, 1])
-    outputs: List[Any] = [None, None]
+    outputs: list[Any] = [None, None]
 
     def run(index: int) -> None:
         outputs[index] = outputs_of(replicas[index], images.chunk(2)[index])

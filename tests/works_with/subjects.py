@@ -1,7 +1,8 @@
 """What the checks are made on: small networks over eight backbones, and those backbones by themselves."""
 
 import dataclasses
-from typing import Any, Dict, Hashable, Optional, Tuple
+from collections.abc import Hashable
+from typing import Any
 
 import timm
 import torch
@@ -13,7 +14,7 @@ from timm_abn import SplitError
 NUM_CLASSES = 5
 
 # column of the table -> timm's name, and what makes it small
-BACKBONES: Dict[str, Tuple[str, Dict[str, Any]]] = {
+BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
     'ResNet': ('test_resnet', {}),
     'EfficientNet': ('test_efficientnet', {}),
     'ConvNeXt': ('test_convnext', {}),
@@ -36,7 +37,7 @@ class Subject:
     is_bare: bool = False
 
     @property
-    def arguments(self) -> Dict[str, Any]:
+    def arguments(self) -> dict[str, Any]:
         """What the model is created with."""
         return BACKBONES[self.column][1]
 
@@ -72,7 +73,7 @@ class Subject:
                     tensor += 0.05 * torch.randn_like(tensor)
         return model.eval()
 
-    def images(self, batch_size: int = 2, size: Optional[Tuple[int, int]] = None) -> torch.Tensor:
+    def images(self, batch_size: int = 2, size: tuple[int, int] | None = None) -> torch.Tensor:
         """Return random images, always the same.
 
         Args:
@@ -83,7 +84,7 @@ class Subject:
         return torch.randn(batch_size, 3, *(size or (self.size, self.size)), generator=generator)
 
 
-def outputs_of(model: nn.Module, images: torch.Tensor) -> Tuple[torch.Tensor, ...]:
+def outputs_of(model: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Return all that a forward returns: of a network that trains two logits, else one."""
     outputs = model(images)
     return outputs if isinstance(outputs, tuple) else (outputs,)
@@ -94,7 +95,7 @@ def loss_of(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     return sum((outputs.float().logsumexp(1).sum() for outputs in outputs_of(model, images)), torch.zeros(()))
 
 
-def gradients_of(model: nn.Module, images: torch.Tensor) -> Dict[str, torch.Tensor]:
+def gradients_of(model: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]:
     """Return the gradients of a training step, by the names of the parameters."""
     model.zero_grad()
     loss_of(model, images).backward()
@@ -103,7 +104,7 @@ def gradients_of(model: nn.Module, images: torch.Tensor) -> Dict[str, torch.Tens
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}  # type: ignore[union-attr]
 
 
-_REFUSALS: Dict[Hashable, str] = {}
+_REFUSALS: dict[Hashable, str] = {}
 
 
 def why_not_split(column: str) -> str:

@@ -1,7 +1,6 @@
 """Deletion and insertion curves of one photo: does the prediction hang on the pixels that a map points to?"""
 
 import dataclasses
-from typing import List, Optional
 
 import torch
 
@@ -26,9 +25,9 @@ class Curves:
         insertion_area: Area under ``insertion``.
     """
 
-    fractions: List[float]
-    deletion: List[float]
-    insertion: List[float]
+    fractions: list[float]
+    deletion: list[float]
+    insertion: list[float]
     deletion_area: float
     insertion_area: float
 
@@ -37,9 +36,9 @@ def curves_of(
     session: Session,
     served: ServedModel,
     values: torch.Tensor,
-    target: Optional[int] = None,
+    target: int | None = None,
     steps: int = STEPS,
-) -> Optional[Curves]:
+) -> Curves | None:
     """Return the curves of a map, or None if it is flat, so that its order of pixels means nothing.
 
     Args:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any, List, Tuple
+from typing import Any
 
 import gradio as gr
 
@@ -64,12 +64,12 @@ def theme() -> Any:
     return gr.themes.Default(font=['system-ui', 'sans-serif'], font_mono=['ui-monospace', 'monospace'])
 
 
-def sample_paths() -> List[Path]:
+def sample_paths() -> list[Path]:
     """Return the images that are offered as examples: those of the package."""
     return sorted((Path(__file__).parents[1] / 'samples').glob('*.png'))
 
 
-def lay_out(models: List[str]) -> Parts:
+def lay_out(models: list[str]) -> Parts:
     """Create the components, inside of a ``gr.Blocks``.
 
     Args:
@@ -107,7 +107,7 @@ def lay_out(models: List[str]) -> Parts:
     )  # fmt: skip
 
 
-def _choices(models: List[str]) -> Tuple[Any, Any, Any, Any]:
+def _choices(models: list[str]) -> tuple[Any, Any, Any, Any]:
     upload = gr.File(label='Photo', elem_id='upload', height=130)
     samples = gr.Gallery(
         [str(path) for path in sample_paths()],
@@ -124,7 +124,7 @@ def _choices(models: List[str]) -> Tuple[Any, Any, Any, Any]:
     return upload, samples, model, target
 
 
-def _canvas() -> Tuple[Any, Any, Any]:
+def _canvas() -> tuple[Any, Any, Any]:
     kind = gr.Radio(list(MAPS), value=MAPS[0], label='What the colours show', elem_id='kind')
     canvas = gr.ImageEditor(
         label='Paint on the attention map',
@@ -145,7 +145,7 @@ def _canvas() -> Tuple[Any, Any, Any]:
     return kind, canvas, keeps
 
 
-def _curves() -> Tuple[Any, Any, Any]:
+def _curves() -> tuple[Any, Any, Any]:
     draw = gr.Button('Deletion and insertion of this photo', elem_id='draw-curves')
     curves = gr.LinePlot(
         x='share of the pixels',

@@ -2,8 +2,9 @@
 
 import functools
 import threading
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any
 
 import timm
 import torch
@@ -42,11 +43,11 @@ class ServedModel:
         self.has_tasks = isinstance(model, MultiTaskAttentionBranchNet)
         check_editable(model, 0 if self.has_tasks else None)
         self.model: Any = model
-        self.class_names: List[str] = class_names(model)
+        self.class_names: list[str] = class_names(model)
         self.preprocessing = Preprocessing(model)
 
     @functools.cached_property
-    def explainers(self) -> Dict[str, Explainer]:
+    def explainers(self) -> dict[str, Explainer]:
         """The methods that apply to the model; finding out takes a forward and a backward pass of each."""
         return applicable_explainers(METHODS, self.model)
 
@@ -62,8 +63,8 @@ class OfferedModels:
     def __init__(
         self,
         names: Sequence[str],
-        checkpoint: Optional[Path] = None,
-        device: Optional[torch.device] = None,
+        checkpoint: Path | None = None,
+        device: torch.device | None = None,
         **model_kwargs: Any,
     ) -> None:
         """
@@ -82,7 +83,7 @@ class OfferedModels:
             raise TimmAbnError(f'a checkpoint, and arguments, are of one model; {len(names)} are named.')
         self.names = list(dict.fromkeys(names))
         self._checkpoint, self._device, self._model_kwargs = checkpoint, device, model_kwargs
-        self._loaded: Dict[str, ServedModel] = {}
+        self._loaded: dict[str, ServedModel] = {}
         self._lock = threading.Lock()
 
     def load(self, name: str) -> ServedModel:
@@ -103,7 +104,7 @@ class OfferedModels:
             return self._loaded[name]
 
 
-def models_with_weights() -> List[str]:
+def models_with_weights() -> list[str]:
     """Return the names of Attention Branch Networks whose weights are part of the package, the most faithful first."""
     names = timm.list_pretrained([f'{name}.*' for name in model_names('abn*')])
     return sorted(names, key=lambda name: (not name.endswith('_faithful'), name))

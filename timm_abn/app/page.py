@@ -2,8 +2,9 @@
 
 import functools
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any
 
 import gradio as gr
 import pandas as pd
@@ -39,11 +40,11 @@ def build_page(offered: OfferedModels) -> gr.Blocks:
     return blocks
 
 
-def _reported(handle: Callable[..., Dict[Any, Any]]) -> Callable[..., Dict[Any, Any]]:
+def _reported(handle: Callable[..., dict[Any, Any]]) -> Callable[..., dict[Any, Any]]:
     """Let what goes wrong be one line on the page, where all else stays as it was."""
 
     @functools.wraps(handle)
-    def handle_and_report(self: '_Page', *args: Any) -> Dict[Any, Any]:
+    def handle_and_report(self: '_Page', *args: Any) -> dict[Any, Any]:
         try:
             return {self.parts.message: '', **handle(self, *args)}
         except TimmAbnError as error:
@@ -59,7 +60,7 @@ class _Page:
         self.offered, self.parts = offered, parts
         p = parts
         # one computation at a time: several would share the same cores
-        options: Dict[str, Any] = dict(
+        options: dict[str, Any] = dict(
             concurrency_limit=1, concurrency_id='model', api_visibility='private', show_progress='hidden'
         )
         shown = [p.session, p.message, p.canvas, p.table, p.painted, p.target, p.method, p.files, p.curves, p.areas]
@@ -87,7 +88,7 @@ class _Page:
         p.save.click(self.save, [p.session, *choices, p.canvas], [p.message, p.files], **options)
 
     @_reported
-    def open_upload(self, path: Optional[str], model: str, kind: str) -> Dict[Any, Any]:
+    def open_upload(self, path: str | None, model: str, kind: str) -> dict[Any, Any]:
         if path is None:
             return {}
         served = self.offered.load(model)
@@ -98,13 +99,13 @@ class _Page:
         return self._open(open_session(photo, served, pixels), served, kind)
 
     @_reported
-    def open_sample(self, model: str, kind: str, event: gr.SelectData) -> Dict[Any, Any]:
+    def open_sample(self, model: str, kind: str, event: gr.SelectData) -> dict[Any, Any]:
         served = self.offered.load(model)
         photo, pixels = read_photo(sample_paths()[event.index])
         return self._open(open_session(photo, served, pixels), served, kind)
 
     @_reported
-    def change_model(self, session: Optional[Session], model: str, kind: str) -> Dict[Any, Any]:
+    def change_model(self, session: Session | None, model: str, kind: str) -> dict[Any, Any]:
         served = self.offered.load(model)
         return (
             self._choices_of(served)
@@ -112,7 +113,7 @@ class _Page:
             else self._open(open_session(session.photo, served), served, kind)
         )
 
-    def _open(self, session: Session, served: ServedModel, kind: str) -> Dict[Any, Any]:
+    def _open(self, session: Session, served: ServedModel, kind: str) -> dict[Any, Any]:
         p = self.parts
         table = probability_table(served.class_names, top_classes(session), session.probabilities)
         background = _drawn(session, served, kind, None)
@@ -128,7 +129,7 @@ class _Page:
             **self._choices_of(served),
         }
 
-    def _choices_of(self, served: ServedModel) -> Dict[Any, Any]:
+    def _choices_of(self, served: ServedModel) -> dict[Any, Any]:
         p, methods = self.parts, list(served.explainers)
         targets = [('most probable', MOST_PROBABLE), *((name, i) for i, name in enumerate(served.class_names))]
         return {
@@ -137,7 +138,7 @@ class _Page:
         }
 
     @_reported
-    def redraw(self, session: Session, model: str, target: int, kind: str, keeps: str, canvas: Any) -> Dict[Any, Any]:
+    def redraw(self, session: Session, model: str, target: int, kind: str, keeps: str, canvas: Any) -> dict[Any, Any]:
         if session is None:
             return {}
         background = _drawn(session, self.offered.load(model), kind, _target(target))
@@ -147,10 +148,10 @@ class _Page:
     @_reported
     def predict_painted(
         self, session: Session, model: str, target: int, kind: str, keeps: str, canvas: Any
-    ) -> Dict[Any, Any]:
+    ) -> dict[Any, Any]:
         return {} if session is None else self._predict(session, model, target, keeps, canvas)
 
-    def _predict(self, session: Session, model: str, target: int, keeps: str, canvas: Any) -> Dict[Any, Any]:
+    def _predict(self, session: Session, model: str, target: int, keeps: str, canvas: Any) -> dict[Any, Any]:
         served = self.offered.load(model)
         painting, classes = merge_layers(canvas['layers'], session, keeps == KEEPS[0]), top_classes(session)
         if is_empty(painting):  # a new photo on the canvas counts as input, too
@@ -164,7 +165,7 @@ class _Page:
         return {self.parts.table: table, self.parts.painted: draw_edited_map(session, edit)}
 
     @_reported
-    def draw_beside(self, session: Optional[Session], model: str, target: int, method: Optional[str]) -> Dict[Any, Any]:
+    def draw_beside(self, session: Session | None, model: str, target: int, method: str | None) -> dict[Any, Any]:
         said = {self.parts.message: gr.skip()}  # what was said of an upload stays
         if session is None or method is None:
             return said
@@ -172,7 +173,7 @@ class _Page:
         return {**said, self.parts.beside: drawn}
 
     @_reported
-    def draw_curves(self, session: Optional[Session], model: str, target: int, method: Optional[str]) -> Dict[Any, Any]:
+    def draw_curves(self, session: Session | None, model: str, target: int, method: str | None) -> dict[Any, Any]:
         session, served, wanted = _opened(session), self.offered.load(model), _target(target)
         maps = {OWN: map_of(session, served, OWN, wanted)}
         if method is not None:
@@ -190,8 +191,8 @@ class _Page:
 
     @_reported
     def save(
-        self, session: Optional[Session], model: str, target: int, kind: str, keeps: str, canvas: Any
-    ) -> Dict[Any, Any]:
+        self, session: Session | None, model: str, target: int, kind: str, keeps: str, canvas: Any
+    ) -> dict[Any, Any]:
         session, served, wanted = _opened(session), self.offered.load(model), _target(target)
         painting = merge_layers(canvas['layers'], session, keeps == KEEPS[0])
         edit = paint(session, served, painting, wanted)
@@ -200,23 +201,23 @@ class _Page:
         return {self.parts.files: [str(path) for path in paths]}
 
 
-def _opened(session: Optional[Session]) -> Session:
+def _opened(session: Session | None) -> Session:
     if session is None:
         raise TimmAbnError('there is no photo yet: drop one, or take an example.')
     return session
 
 
-def _target(chosen: Optional[int]) -> Optional[int]:
+def _target(chosen: int | None) -> int | None:
     return None if chosen is None or chosen == MOST_PROBABLE else chosen
 
 
-def _drawn(session: Session, served: ServedModel, kind: str, target: Optional[int]) -> Any:
+def _drawn(session: Session, served: ServedModel, kind: str, target: int | None) -> Any:
     return draw_map(session, map_of(session, served, kind, target), both_signs=kind.startswith('contrast'))
 
 
-def _frame(curves: Dict[str, Curves]) -> pd.DataFrame:
+def _frame(curves: dict[str, Curves]) -> pd.DataFrame:
     """Return curves as the table that ``gr.LinePlot`` takes."""
-    rows: List[Any] = []
+    rows: list[Any] = []
     for name, found in curves.items():
         for label, values in (('deletion', found.deletion), ('insertion', found.insertion)):
             rows += [(x, y, f'{label}, {name.removesuffix(" map")}') for x, y in zip(found.fractions, values)]

@@ -1,7 +1,7 @@
 """From strokes on a picture to an edited map, the prediction under it, and files to keep."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import List, Optional, Sequence
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from .session import Session, draw_map, map_of, target_of
 __all__ = ['draw_edited_map', 'is_empty', 'mask_of', 'merge_layers', 'paint', 'write_files']
 
 
-def merge_layers(layers: Sequence[Optional[Image.Image]], session: Session, keeps: bool) -> Image.Image:
+def merge_layers(layers: Sequence[Image.Image | None], session: Session, keeps: bool) -> Image.Image:
     """Return strokes as one painting of mode 'LA', in the size in which the photo is shown.
 
     Args:
@@ -40,7 +40,7 @@ def is_empty(painting: Image.Image) -> bool:
     return painting.getchannel('A').getextrema() == (0, 0)
 
 
-def paint(session: Session, served: ServedModel, painting: Image.Image, target: Optional[int] = None) -> Edit:
+def paint(session: Session, served: ServedModel, painting: Image.Image, target: int | None = None) -> Edit:
     """Return what the model predicts with the painted map; of several tasks with that of the chosen one.
 
     Args:
@@ -88,8 +88,8 @@ def write_files(
     painting: Image.Image,
     folder: Path,
     kind: str,
-    target: Optional[int] = None,
-) -> List[Path]:
+    target: int | None = None,
+) -> list[Path]:
     """Write the overlay, both maps and the mask, and return their paths.
 
     Args:

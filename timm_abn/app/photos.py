@@ -3,7 +3,6 @@
 import dataclasses
 import io
 from pathlib import Path
-from typing import Tuple, Union
 
 from PIL import Image
 
@@ -33,7 +32,7 @@ class Photo:
         return read_image(io.BytesIO(self.content))
 
 
-def read_photo(path: Union[str, Path]) -> Tuple[Photo, Image.Image]:
+def read_photo(path: str | Path) -> tuple[Photo, Image.Image]:
     """Return a file that was uploaded, and its pixels, if it is an image that is not too large.
 
     Args:
@@ -61,7 +60,7 @@ def read_photo(path: Union[str, Path]) -> Tuple[Photo, Image.Image]:
     return Photo(path.name, path.read_bytes()), pixels
 
 
-def shown_size(size: Tuple[int, int]) -> Tuple[int, int]:
+def shown_size(size: tuple[int, int]) -> tuple[int, int]:
     """Return the width and height in which a photo is shown: small ones are enlarged, large ones reduced.
 
     Args:
@@ -71,7 +70,7 @@ def shown_size(size: Tuple[int, int]) -> Tuple[int, int]:
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
-def to_shown_box(box: Box, size: Tuple[int, int], shown: Tuple[int, int]) -> Box:
+def to_shown_box(box: Box, size: tuple[int, int], shown: tuple[int, int]) -> Box:
     """Return a box of a photo in the pixels in which it is shown.
 
     Args:

@@ -4,8 +4,9 @@ import contextlib
 import os
 import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional
+from typing import Any
 
 from ..errors import TimmAbnError
 from .models import OfferedModels
@@ -22,7 +23,7 @@ _POLICY = (
 
 @contextlib.contextmanager
 def running_page(
-    offered: OfferedModels, host: Optional[str], port: Optional[int] = None, own_frame: bool = True
+    offered: OfferedModels, host: str | None, port: int | None = None, own_frame: bool = True
 ) -> Iterator[str]:
     """Serve the page until the block ends, and yield its address.
 
@@ -44,7 +45,7 @@ def running_page(
         from .layout import STYLE, theme
 
         page = build_page(offered)
-        options: Dict[str, Any] = dict(
+        options: dict[str, Any] = dict(
             server_name=host, server_port=port, theme=theme(), css=STYLE, footer_links=[], max_file_size=MOST_BYTES
         )
         if own_frame:

@@ -1,7 +1,6 @@
 """What one visitor looks at: a photo, what the model says of it, and the pictures that show that."""
 
 import dataclasses
-from typing import List, Optional, Tuple
 
 import torch
 from PIL import Image
@@ -33,7 +32,7 @@ class Session:
     """
 
     photo: Photo
-    size: Tuple[int, int]
+    size: tuple[int, int]
     shown: Image.Image
     shown_box: Box
     x: torch.Tensor
@@ -46,7 +45,7 @@ class Session:
         return self.explanation.probabilities[0]
 
 
-def open_session(photo: Photo, served: ServedModel, pixels: Optional[Image.Image] = None) -> Session:
+def open_session(photo: Photo, served: ServedModel, pixels: Image.Image | None = None) -> Session:
     """Return what a model says of a photo.
 
     Args:
@@ -73,7 +72,7 @@ def open_session(photo: Photo, served: ServedModel, pixels: Optional[Image.Image
     )
 
 
-def target_of(session: Session, target: Optional[int]) -> int:
+def target_of(session: Session, target: int | None) -> int:
     """Return the class, or task, that is explained: the one that was chosen, or the most probable.
 
     Args:
@@ -83,7 +82,7 @@ def target_of(session: Session, target: Optional[int]) -> int:
     return int(session.probabilities.argmax()) if target is None else target
 
 
-def map_of(session: Session, served: ServedModel, kind: str, target: Optional[int] = None) -> torch.Tensor:
+def map_of(session: Session, served: ServedModel, kind: str, target: int | None = None) -> torch.Tensor:
     """Return a map of the model's own, shape (1, 1, h, w).
 
     Args:
@@ -108,7 +107,7 @@ def map_of(session: Session, served: ServedModel, kind: str, target: Optional[in
 def draw_map(
     session: Session,
     values: torch.Tensor,
-    value_range: Optional[Tuple[float, float]] = None,
+    value_range: tuple[float, float] | None = None,
     both_signs: bool = False,
     full_size: bool = False,
 ) -> Image.Image:
@@ -129,7 +128,7 @@ def draw_map(
     return draw_overlay(session.shown, in_range, session.shown_box, colormap=colormap)
 
 
-def method_overlay(session: Session, served: ServedModel, method: str, target: Optional[int] = None) -> Image.Image:
+def method_overlay(session: Session, served: ServedModel, method: str, target: int | None = None) -> Image.Image:
     """Return the photo with the map of another method.
 
     Args:
@@ -141,13 +140,13 @@ def method_overlay(session: Session, served: ServedModel, method: str, target: O
     return draw_map(session, method_map(session, served, method, target))
 
 
-def method_map(session: Session, served: ServedModel, method: str, target: Optional[int] = None) -> torch.Tensor:
+def method_map(session: Session, served: ServedModel, method: str, target: int | None = None) -> torch.Tensor:
     """Return the map of another method, shape (1, 1, h, w); see ``method_overlay``."""
     targets = torch.tensor([target_of(session, target)], device=session.x.device)
     return served.explainers[method](session.x, targets)
 
 
-def top_classes(session: Session, count: int = 5) -> List[int]:
+def top_classes(session: Session, count: int = 5) -> list[int]:
     """Return the most probable classes, or tasks, in falling order.
 
     Args:

@@ -1,7 +1,7 @@
 """Probabilities as HTML; names of classes and files may come from anybody, and are escaped."""
 
 import html
-from typing import Optional, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -23,7 +23,7 @@ def probability_table(
     class_names: Sequence[str],
     classes: Sequence[int],
     before: torch.Tensor,
-    after: Optional[torch.Tensor] = None,
+    after: torch.Tensor | None = None,
 ) -> str:
     """Return a table of classes, their probabilities as bars, and the change that painting made.
 

@@ -3,7 +3,8 @@
 import contextlib
 import os
 import time
-from typing import Any, Callable, Dict, Iterator, Tuple
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 
@@ -32,7 +33,7 @@ def precision_of_products(precision: str) -> Iterator[None]:
             place.allow_tf32 = allowed
 
 
-def matrix_product(precision: str, device: torch.device) -> Tuple[Callable[[], Any], int]:
+def matrix_product(precision: str, device: torch.device) -> tuple[Callable[[], Any], int]:
     """Return a product of two square matrices, and its multiply-accumulates.
 
     Args:
@@ -94,7 +95,7 @@ def peak_memory(run: Callable[[], Any], device: torch.device) -> int:
     return peak
 
 
-def describe_machine(device: torch.device) -> Dict[str, Any]:
+def describe_machine(device: torch.device) -> dict[str, Any]:
     """Describe the machine that results were measured on.
 
     Args:

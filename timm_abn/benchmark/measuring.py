@@ -3,8 +3,9 @@
 import dataclasses
 import itertools
 import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import median
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -40,15 +41,15 @@ class Case:
 
     model: str
     mode: Mode
-    shape: Tuple[int, ...]
+    shape: tuple[int, ...]
     num_parameters: int
     num_macs: int
     weight_bytes: int
     peak_bytes: int
-    logits_difference: Optional[float]
-    map_difference: Optional[float]
-    seconds: List[float] = dataclasses.field(default_factory=list)
-    rates: List[float] = dataclasses.field(default_factory=list)
+    logits_difference: float | None
+    map_difference: float | None
+    seconds: list[float] = dataclasses.field(default_factory=list)
+    rates: list[float] = dataclasses.field(default_factory=list)
 
     @property
     def latency(self) -> float:
@@ -95,14 +96,14 @@ class Benchmark:
         machine: Where: see ``describe_machine``.
     """
 
-    cases: List[Case]
-    skipped: Dict[str, str]
-    rates: Dict[str, float]
+    cases: list[Case]
+    skipped: dict[str, str]
+    rates: dict[str, float]
     baseline: str
     training: bool
-    machine: Dict[str, Any]
+    machine: dict[str, Any]
 
-    def baseline_of(self, case: Case) -> Optional[Case]:
+    def baseline_of(self, case: Case) -> Case | None:
         """Return the case of the baseline in the same mode, on images of the same shape; None if there is none."""
         same = (
             other
@@ -117,7 +118,7 @@ def measure(
     modes: Sequence[Mode],
     device: torch.device,
     batch_sizes: Sequence[int] = (8,),
-    img_sizes: Sequence[Optional[int]] = (None,),
+    img_sizes: Sequence[int | None] = (None,),
     rounds: int = 7,
     training: bool = False,
     baseline: str = '',
@@ -140,8 +141,8 @@ def measure(
     skipped = {mode.name: reason for mode in modes if (reason := why_not(mode, device))}
     modes = [mode for mode in modes if mode.name not in skipped]
     total = len(models) * len(img_sizes) * len(modes) * len(batch_sizes)
-    cases: List[Case] = []
-    runs: List[Tuple[Run, int]] = []
+    cases: list[Case] = []
+    runs: list[tuple[Run, int]] = []
     try:
         with tqdm(total=total, desc='prepare', leave=False, disable=None) as progress:
             for case, run in _prepared(models, modes, device, batch_sizes, img_sizes, training, skipped):
@@ -165,10 +166,10 @@ def _prepared(
     modes: Sequence[Mode],
     device: torch.device,
     batch_sizes: Sequence[int],
-    img_sizes: Sequence[Optional[int]],
+    img_sizes: Sequence[int | None],
     training: bool,
-    skipped: Dict[str, str],
-) -> Iterator[Tuple[Any, Optional[Run]]]:
+    skipped: dict[str, str],
+) -> Iterator[tuple[Any, Run | None]]:
     """Yield each case, and what runs it, warm; None where it cannot be compiled, which is added to ``skipped``."""
     for (name, model), size in itertools.product(models.items(), img_sizes):
         sized = with_image_size(model, size, name)
@@ -207,7 +208,7 @@ def _prepared(
                 yield case, run
 
 
-def _differences(model: nn.Module, outputs: Mapping[str, torch.Tensor], images: torch.Tensor) -> Dict[str, float]:
+def _differences(model: nn.Module, outputs: Mapping[str, torch.Tensor], images: torch.Tensor) -> dict[str, float]:
     eager = Mode()
     expected = prepare(in_mode(model, eager, images.device, training=False), eager, images, training=False)()
     differences = {name: (outputs[name] - expected[name]).abs().max().item() for name in expected}
@@ -220,14 +221,14 @@ def _repeats(run: Callable[[], Any], device: torch.device) -> int:
 
 
 def _run_in_turn(
-    cases: List[Case],
-    runs: List[Tuple[Run, int]],
+    cases: list[Case],
+    runs: list[tuple[Run, int]],
     device: torch.device,
     rounds: int,
-) -> Dict[str, float]:
+) -> dict[str, float]:
     """Time each case in each round, and products of matrices beside them, whose GFLOP/s are returned by precision."""
     products = {precision: matrix_product(precision, device) for precision in {case.mode.precision for case in cases}}
-    rates: Dict[str, List[float]] = {precision: [] for precision in products}
+    rates: dict[str, list[float]] = {precision: [] for precision in products}
 
     def time_products() -> None:
         for precision, (product, num_macs) in products.items():

@@ -1,6 +1,6 @@
 """A benchmark as a table, and as JSON."""
 
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 from ..console.table import format_table
 from .measuring import Benchmark, Case
@@ -44,7 +44,7 @@ def report(benchmark: Benchmark) -> str:
     return '\n'.join(lines)
 
 
-def _cells(benchmark: Benchmark, case: Case) -> List[str]:
+def _cells(benchmark: Benchmark, case: Case) -> list[str]:
     batch_size, _, height, width = case.shape
     cells = [
         case.model,
@@ -65,11 +65,11 @@ def _cells(benchmark: Benchmark, case: Case) -> List[str]:
     return cells
 
 
-def _small(number: Optional[float]) -> str:
+def _small(number: float | None) -> str:
     return '' if number is None else f'{number:.0e}'
 
 
-def to_json(benchmark: Benchmark) -> Dict[str, Any]:
+def to_json(benchmark: Benchmark) -> dict[str, Any]:
     """Return a benchmark as JSON knows it; times are seconds of a batch, memory is in bytes.
 
     Args:
@@ -85,7 +85,7 @@ def to_json(benchmark: Benchmark) -> Dict[str, Any]:
     )
 
 
-def _case_json(benchmark: Benchmark, case: Case) -> Dict[str, Any]:
+def _case_json(benchmark: Benchmark, case: Case) -> dict[str, Any]:
     other = benchmark.baseline_of(case)
     return dict(
         model=case.model,

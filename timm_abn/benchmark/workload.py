@@ -2,7 +2,8 @@
 
 import contextlib
 import copy
-from typing import Any, Callable, Dict, Optional, Tuple
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -20,10 +21,10 @@ from .modes import BenchmarkError, Mode
 __all__ = ['Run', 'count_macs', 'in_mode', 'num_bytes', 'prepare', 'with_image_size']
 
 
-Run = Callable[[], Dict[str, torch.Tensor]]
+Run = Callable[[], dict[str, torch.Tensor]]
 
 
-def with_image_size(model: nn.Module, size: Optional[int], name: str) -> nn.Module:
+def with_image_size(model: nn.Module, size: int | None, name: str) -> nn.Module:
     """Return a network for square images of a size: itself, or a copy that was adapted.
 
     Args:
@@ -80,7 +81,7 @@ def prepare(model: nn.Module, mode: Mode, images: torch.Tensor, training: bool) 
     images = images.to(_dtype(mode, training)).contiguous(memory_format=layout)
     step = _training_step(model, mode, images) if training else _explanation(model, mode, images)
 
-    def run() -> Dict[str, torch.Tensor]:
+    def run() -> dict[str, torch.Tensor]:
         with precision_of_products(mode.precision):
             return step()
 
@@ -95,7 +96,7 @@ def _explanation(model: Any, mode: Mode, images: torch.Tensor) -> Run:
     answer = _compiled(model.explain if hasattr(model, 'explain') else model, mode)
 
     @torch.inference_mode()
-    def run() -> Dict[str, torch.Tensor]:
+    def run() -> dict[str, torch.Tensor]:
         outputs = answer(images)
         if isinstance(outputs, torch.Tensor):
             return dict(logits=outputs)
@@ -110,7 +111,7 @@ def _training_step(model: Any, mode: Mode, images: torch.Tensor) -> Run:
     criterion, target = _criterion_and_target(model, images)
     in_bfloat16 = mode.precision == 'bfloat16'  # else there is no autocast at all, which the meta device has not
 
-    def run() -> Dict[str, torch.Tensor]:
+    def run() -> dict[str, torch.Tensor]:
         optimizer.zero_grad()
         with torch.autocast(images.device.type, torch.bfloat16) if in_bfloat16 else contextlib.nullcontext():
             loss = criterion(answer(images), target)
@@ -121,7 +122,7 @@ def _training_step(model: Any, mode: Mode, images: torch.Tensor) -> Run:
     return run
 
 
-def _criterion_and_target(model: Any, images: torch.Tensor) -> Tuple[nn.Module, torch.Tensor]:
+def _criterion_and_target(model: Any, images: torch.Tensor) -> tuple[nn.Module, torch.Tensor]:
     # some answer: a class for each image, or of tasks yes to each
     if isinstance(model, MultiTaskAttentionBranchNet):
         target = torch.ones(len(images), model.num_classes, device=images.device)

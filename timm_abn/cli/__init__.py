@@ -7,7 +7,8 @@ Parsing must take no longer than Python itself: modules here import torch, timm,
 import argparse
 import os
 import sys
-from typing import Callable, List, NoReturn, Optional
+from collections.abc import Callable
+from typing import NoReturn
 
 from ..errors import TimmAbnError
 from ..version import __version__
@@ -40,7 +41,7 @@ class _Parser(argparse.ArgumentParser):
         raise CommandError(f'{message}; see {self.prog} --help')
 
 
-def main(argv: Optional[List[str]] = None, load_package: Callable[[], object] = lambda: None) -> int:
+def main(argv: list[str] | None = None, load_package: Callable[[], object] = lambda: None) -> int:
     """Run the command line and return its exit code: 2 for wrong input, else what the subcommand says.
 
     Args:

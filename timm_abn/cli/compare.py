@@ -26,8 +26,9 @@ import csv
 import dataclasses
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Sequence, Tuple
+from typing import TYPE_CHECKING, Any
 
 from ..console.argument_types import positive
 from ..console.table import format_table
@@ -117,8 +118,8 @@ def run(args: argparse.Namespace) -> int:
     preprocessing = Preprocessing(model)
     found = {} if args.methods else applicable_explainers(CHOSEN, model)
     explainers = found or create_explainers(args.methods or CHOSEN, model)
-    rows: List[Dict[str, Any]] = []
-    problems: List[Tuple[Source, str]] = []
+    rows: list[dict[str, Any]] = []
+    problems: list[tuple[Source, str]] = []
     # without a terminal there is no progress bar
     sources = tqdm(args.sources, desc='compare', unit='image', disable=None if len(args.sources) > 1 else True)
     for batch in prepared_batches(sources, preprocessing, args.batch_size, problems):
@@ -158,7 +159,7 @@ def _write_sheet(
     return args.out / name.parent / f'{name.name}.compare.png'
 
 
-def _rows(image: str, comparison: 'Comparison', names: Sequence[str], sheet: Path) -> List[Dict[str, Any]]:
+def _rows(image: str, comparison: 'Comparison', names: Sequence[str], sheet: Path) -> list[dict[str, Any]]:
     known = {
         'image': image,
         'predicted': names[comparison.predicted],
@@ -172,12 +173,12 @@ def _rows(image: str, comparison: 'Comparison', names: Sequence[str], sheet: Pat
     return [{**known, **{renamed.get(key, key): result[key] for key in result if key != 'map'}} for result in results]
 
 
-def _table(rows: Sequence[Dict[str, Any]]) -> str:
+def _table(rows: Sequence[dict[str, Any]]) -> str:
     """Return the table, in which what belongs to an image stands in the first of its rows."""
     columns = [column for column in COLUMNS if not column.startswith('predicted')]
     if not any(row['problem'] for row in rows):
         columns.remove('problem')
-    cells: List[Tuple[str, ...]] = []
+    cells: list[tuple[str, ...]] = []
     before = None
     for row in rows:
         shown = {name: _number(name, row[name]) if name in NUMBERS else row[name] for name in columns}
@@ -194,7 +195,7 @@ def _number(name: str, value: float) -> str:
     return f'{value:.3g}' if name in ('least', 'greatest') else f'{value:.4f}'
 
 
-def _write_csv(path: Path, rows: Sequence[Dict[str, Any]]) -> None:
+def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     with staged_files(path.parent) as staging:
         with (staging / path.name).open('w', newline='', encoding='utf-8') as file:
             writer = csv.DictWriter(file, fieldnames=COLUMNS)

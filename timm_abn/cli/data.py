@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any
 
 from ..console.argument_types import positive, whole
 
@@ -23,7 +23,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--seed', type=whole, default=0, help='of random draws (default: 0)')
 
 
-def given_data(args: argparse.Namespace) -> Dict[str, Any]:
+def given_data(args: argparse.Namespace) -> dict[str, Any]:
     """Return what ``load_samples`` is told by a command line.
 
     Args:

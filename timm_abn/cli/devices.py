@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING
 
 from ..console.argument_types import device
 from .errors import CommandError
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ['choose_device']
 
 
-def choose_device(name: Optional[str], command: str) -> 'torch.device':
+def choose_device(name: str | None, command: str) -> 'torch.device':
     """Return a device by name; by default a GPU where torch finds one, each process of torchrun its own.
 
     Args:

@@ -28,8 +28,9 @@ exit code: 0 if all went well, 2 if a file cannot be read, or for wrong argument
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ..console.argument_types import positive
 from ..console.table import format_table
@@ -118,7 +119,7 @@ def _write(args: argparse.Namespace, model: Any, config: Any, x: Any, edit: 'Edi
         (staging / f'{stem}.edit.json').write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding='utf-8')
 
 
-def _content(args: argparse.Namespace, model: Any, edit: 'Edit', names: Sequence[str]) -> Dict[str, Any]:
+def _content(args: argparse.Namespace, model: Any, edit: 'Edit', names: Sequence[str]) -> dict[str, Any]:
     before, after = edit.before.probabilities[0].tolist(), edit.probabilities.tolist()
     return dict(
         image=str(args.source.path),
@@ -139,7 +140,7 @@ def _content(args: argparse.Namespace, model: Any, edit: 'Edit', names: Sequence
 
 def _table(edit: 'Edit', classes: Sequence[int], names: Sequence[str]) -> str:
     before, after = edit.before.probabilities[0].tolist(), edit.probabilities.tolist()
-    rows: List[Sequence[str]] = [
+    rows: list[Sequence[str]] = [
         (names[index], f'{before[index]:.4f}', f'{after[index]:.4f}', f'{after[index] - before[index]:+.4f}')
         for index in classes
     ]

@@ -26,8 +26,9 @@ takes its share: torchrun --nproc_per_node 2 --no-python timm-abn evaluate ...
 """
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Tuple
+from typing import TYPE_CHECKING, Any
 
 from ..console.argument_types import positive
 from ..explain.choices import BASELINES
@@ -133,7 +134,7 @@ def _evaluate_model(
     model: 'nn.Module',
     methods: Mapping[str, 'Explainer'],
     folder: Path,
-) -> Tuple[Optional['Evaluation'], Dict[str, Any]]:
+) -> tuple['Evaluation | None', dict[str, Any]]:
     """Return the evaluation of one model, and its settings."""
     import torch
 
@@ -141,7 +142,7 @@ def _evaluate_model(
     from ..training.data.samples import load_samples
 
     samples = load_samples(model, masks=args.masks, **given_data(args))
-    settings: Dict[str, Any] = dict(
+    settings: dict[str, Any] = dict(
         steps=args.steps,
         deletion_baseline=args.deletion_baseline,
         insertion_baseline=args.insertion_baseline,

@@ -39,8 +39,9 @@ import argparse
 import csv
 import itertools
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ..console.argument_types import positive
 from ..console.table import format_table
@@ -166,7 +167,7 @@ def _run(args: argparse.Namespace, rank: int) -> int:
     return 2 if any(source.named for source, _ in found.problems) else 1 if found.problems else 0
 
 
-def _rows(image: 'ExplainedImage', names: Sequence[str], label: Optional[int]) -> List[Dict[str, Any]]:
+def _rows(image: 'ExplainedImage', names: Sequence[str], label: int | None) -> list[dict[str, Any]]:
     """Return what the table and the CSV say of an image: a row per class."""
     maps = list(zip(image.ranges, image.overlays, strict=True))
     of_classes = maps if len(maps) == len(image.classes) > 1 else itertools.repeat(maps[0])

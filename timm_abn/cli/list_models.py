@@ -13,8 +13,9 @@ error in percent that the paper reports (CVPR 2019, Table 1 and section 4.2); it
 import argparse
 import fnmatch
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Mapping, Tuple
+from typing import Any
 
 from ..console.table import format_table
 from .errors import CommandError
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def summarize(name: str, facts: Mapping[str, Any]) -> Tuple[str, ...]:
+def summarize(name: str, facts: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the cells of a model's row.
 
     Args:

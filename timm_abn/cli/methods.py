@@ -1,7 +1,7 @@
 """The argument that says which explanations a command makes."""
 
 import argparse
-from typing import Sequence
+from collections.abc import Sequence
 
 from ..explain.choices import METHODS
 

@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any
 
 from ..console.argument_types import KeyValues, positive
 from .errors import CommandError
@@ -42,7 +42,7 @@ def add_model_kwargs(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def given_model_kwargs(args: argparse.Namespace) -> Dict[str, Any]:
+def given_model_kwargs(args: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments of the model that a command line gives.
 
     Args:

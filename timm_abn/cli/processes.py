@@ -2,13 +2,13 @@
 
 import contextlib
 import os
-from typing import Iterator, Tuple
+from collections.abc import Iterator
 
 __all__ = ['process_group']
 
 
 @contextlib.contextmanager
-def process_group() -> Iterator[Tuple[int, int]]:
+def process_group() -> Iterator[tuple[int, int]]:
     """Yield the rank of this process and the number of processes: (0, 1) where torchrun started none.
 
     Those of torchrun join in a process group of ``torch.distributed`` (gloo for tensors on the CPU and for objects,

@@ -22,8 +22,9 @@ exit code: 0 if all went well, 1 if images cannot be read (the others are drawn)
 import argparse
 import csv
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, List, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ..console.argument_types import positive
 from ..console.table import format_table
@@ -105,7 +106,7 @@ def _report(features: 'AttendedFeatures', separations: Mapping[str, 'Separation'
     known = f'{len(features.names)} images, {len(labels)} with a known class, {len(set(labels))} classes'
     if not separations:
         return f'{known}: too few to say how well features tell classes'
-    rows: List[Sequence[str]] = [
+    rows: list[Sequence[str]] = [
         (name, str(value.before), str(value.after), str(value.difference)) for name, value in separations.items()
     ]
     return f'{known}\n\n{format_table(("", "before attention", "after attention", "difference"), rows)}'

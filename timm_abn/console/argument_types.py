@@ -4,7 +4,7 @@ import argparse
 import ast
 import math
 import re
-from typing import TYPE_CHECKING, Any, Dict, Optional
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -23,10 +23,10 @@ class KeyValues(argparse.Action):
         parser: argparse.ArgumentParser,
         namespace: argparse.Namespace,
         values: Any,
-        option_string: Optional[str] = None,
+        option_string: str | None = None,
     ) -> None:
         """Store the arguments as a dictionary."""
-        arguments: Dict[str, Any] = {}
+        arguments: dict[str, Any] = {}
         for word in filter(None, values):
             if not re.match('[^=]+=', word):
                 raise argparse.ArgumentError(self, f'must be KEY=VALUE, got {word!r}')

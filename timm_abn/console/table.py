@@ -1,6 +1,6 @@
 """Tables of text, and of Markdown."""
 
-from typing import Iterable, List, Sequence
+from collections.abc import Iterable, Sequence
 
 __all__ = ['format_table', 'markdown_table']
 
@@ -13,7 +13,7 @@ def format_table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Se
         rows: Cells, one per column.
         right: Names of the columns that are aligned to the right, as numbers are.
     """
-    lines: List[Sequence[str]] = [header, *rows]
+    lines: list[Sequence[str]] = [header, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     aligned = [
         '  '.join(

@@ -1,7 +1,8 @@
 """What the classes of a model are called."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, List, Sequence
+from typing import Any
 
 import torch.nn as nn
 from timm.data import CustomDatasetInfo, ImageNetInfo, infer_imagenet_subset
@@ -11,7 +12,7 @@ from ..errors import TimmAbnError, suggest
 __all__ = ['class_names', 'find_class', 'numbered_names', 'read_class_names']
 
 
-def class_names(model: nn.Module) -> List[str]:
+def class_names(model: nn.Module) -> list[str]:
     """Return the names of a model's classes, or tasks, in their order.
 
     As in timm's scripts, names come with the model's configuration, else ImageNet's are taken where the number of
@@ -34,7 +35,7 @@ def class_names(model: nn.Module) -> List[str]:
     return numbered_names(num_classes)
 
 
-def numbered_names(num_classes: int) -> List[str]:
+def numbered_names(num_classes: int) -> list[str]:
     """Return the names of classes that have none: their numbers.
 
     Args:
@@ -43,7 +44,7 @@ def numbered_names(num_classes: int) -> List[str]:
     return [f'class {index}' for index in range(num_classes)]
 
 
-def read_class_names(path: Path, num_classes: int) -> List[str]:
+def read_class_names(path: Path, num_classes: int) -> list[str]:
     """Return the names of classes from a file that has one per line.
 
     Args:

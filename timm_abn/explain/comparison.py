@@ -1,7 +1,8 @@
 """Several explanations of one prediction side by side: their maps, and what the prediction says of each."""
 
 import dataclasses
-from typing import Any, List, Mapping, Optional, Tuple
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -50,17 +51,17 @@ class Comparison:
     probability: float
     target: int
     target_probability: float
-    results: Tuple[MethodResult, ...]
+    results: tuple[MethodResult, ...]
 
 
 def compare_methods(
     model: Any,
     images: torch.Tensor,
     explainers: Mapping[str, Explainer],
-    targets: Optional[Targets] = None,
+    targets: Targets | None = None,
     steps: int = 32,
     batch_size: int = 64,
-) -> List[Comparison]:
+) -> list[Comparison]:
     """Explain images by several methods, and score each map by deletion and insertion.
 
     Args:
@@ -97,7 +98,7 @@ def _results(
     targets: torch.Tensor,
     steps: int,
     batch_size: int,
-) -> List[MethodResult]:
+) -> list[MethodResult]:
     curves = deletion_and_insertion_curves(model, images, maps, targets, steps, batch_size=batch_size)
     fractions = replaced_fractions(steps, images.shape[2:])
     usable, finite = usable_maps(maps), maps.flatten(1).isfinite().all(dim=1)

@@ -1,6 +1,6 @@
 """The sheet of an edited map: the image, its map before and after, and what the prediction made of that."""
 
-from typing import Sequence, Tuple
+from collections.abc import Sequence
 
 from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
@@ -83,7 +83,7 @@ def draw_edit_sheet(
     return sheet.crop((0, 0, sheet.width, bottom + MARGIN - 8))
 
 
-def _draw_class(pen: Pen, name: str, pair: Tuple[float, float], place: Tuple[int, int], column: int, room: int) -> int:
+def _draw_class(pen: Pen, name: str, pair: tuple[float, float], place: tuple[int, int], column: int, room: int) -> int:
     """Draw a class, with a bar before and one after, and return where it ends."""
     left, top = place
     pen.text(place, name, TEXT, column)

@@ -6,7 +6,7 @@ people correct the map of an ABN, and the network predicts with it.
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Optional, Tuple, Union
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ class Edit:
     """
 
     before: Explanation
-    task: Optional[int]
+    task: int | None
     edited_map: torch.Tensor
     probabilities: torch.Tensor
 
@@ -43,7 +43,7 @@ class Edit:
         return _map_of_task(self.before, self.task)
 
 
-def read_painting(path: Union[str, Path], size: Optional[Tuple[int, int]] = None) -> Image.Image:
+def read_painting(path: str | Path, size: tuple[int, int] | None = None) -> Image.Image:
     """Read what somebody painted, as an image of mode 'LA': how bright, and how opaque.
 
     Args:
@@ -90,7 +90,7 @@ def edited_map(predicted: torch.Tensor, painting: Image.Image, box: Box) -> torc
     return predicted * (1 - opacity) + light
 
 
-def check_editable(model: Any, task: Optional[int] = None) -> None:
+def check_editable(model: Any, task: int | None = None) -> None:
     """Raise an error unless a model predicts with maps of [0, 1] that are given, and it is clear whose map is edited.
 
     Args:
@@ -125,8 +125,8 @@ def edit_prediction(
     x: torch.Tensor,
     painting: Image.Image,
     box: Box,
-    task: Optional[int] = None,
-    before: Optional[Explanation] = None,
+    task: int | None = None,
+    before: Explanation | None = None,
 ) -> Edit:
     """Predict with a map that was painted on.
 
@@ -156,5 +156,5 @@ def edit_prediction(
     return Edit(before, task, edited, before.probabilities_of(model(x, attention=maps))[0])
 
 
-def _map_of_task(explanation: Explanation, task: Optional[int]) -> torch.Tensor:
+def _map_of_task(explanation: Explanation, task: int | None) -> torch.Tensor:
     return explanation.attention_map if task is None else explanation.attention_map[:, task : task + 1]

@@ -3,8 +3,8 @@
 import dataclasses
 import re
 from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -60,16 +60,16 @@ class Drawing:
 
     interpolation: str = 'bilinear'
     colormap: str = 'viridis'
-    map_format: Optional[str] = None
-    value_range: Optional[Tuple[float, float]] = None
+    map_format: str | None = None
+    value_range: tuple[float, float] | None = None
 
 
 def prepared_batches(
     sources: Iterable[Source],
     preprocessing: Preprocessing,
     batch_size: int,
-    problems: List[Tuple[Source, str]],
-) -> Iterator[List[Prepared]]:
+    problems: list[tuple[Source, str]],
+) -> Iterator[list[Prepared]]:
     """Read images and yield them in batches.
 
     Args:
@@ -78,7 +78,7 @@ def prepared_batches(
         batch_size: Images per batch; fewer where large photos would fill the memory.
         problems: Images that cannot be used are added here, with the reason.
     """
-    batch: List[Prepared] = []
+    batch: list[Prepared] = []
     pixels = 0
     for source in sources:
         try:
@@ -96,7 +96,7 @@ def prepared_batches(
         yield batch
 
 
-def overlay_paths(folder: Path, source: Source, endings: Iterable[str]) -> List[Path]:
+def overlay_paths(folder: Path, source: Source, endings: Iterable[str]) -> list[Path]:
     """Return where the overlays of an image are written.
 
     Args:
@@ -147,13 +147,13 @@ def _in_colour_range(values: torch.Tensor, drawing: Drawing) -> torch.Tensor:
     return normalize_maps(values, drawing.value_range)
 
 
-def _own_range(values: torch.Tensor, drawing: Drawing) -> Tuple[float, float]:
+def _own_range(values: torch.Tensor, drawing: Drawing) -> tuple[float, float]:
     least, greatest = range_of(values)
     limit = max(abs(least), abs(greatest))
     return (-limit, limit) if drawing.colormap == DIVERGING_COLORMAP else (least, greatest)
 
 
-def range_of(values: torch.Tensor) -> Tuple[float, float]:
+def range_of(values: torch.Tensor) -> tuple[float, float]:
     """Return the least and the greatest value of a map; NaN if it holds one.
 
     Args:
@@ -172,7 +172,7 @@ def format_range(least: float, greatest: float) -> str:
     return f'{least:.3g} to {greatest:.3g}'
 
 
-def task_stems(names: Sequence[str]) -> List[str]:
+def task_stems(names: Sequence[str]) -> list[str]:
     """Return what to call the files of each task: its name, and its index if others would be called the same.
 
     Args:

@@ -1,8 +1,8 @@
 """The true classes of images, where the folders that hold them say so."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Set
 
 from timm.utils.misc import natural_key
 
@@ -12,7 +12,7 @@ from .sources import Source
 __all__ = ['folder_labels']
 
 
-def folder_labels(sources: Sequence[Source], names: Sequence[str]) -> List[Optional[int]]:
+def folder_labels(sources: Sequence[Source], names: Sequence[str]) -> list[int | None]:
     """Return the true class of each image, as far as folders tell it; None of the others.
 
     Only images that were found in a folder have one: the class that is called like the folder around the image, in
@@ -30,8 +30,8 @@ def folder_labels(sources: Sequence[Source], names: Sequence[str]) -> List[Optio
     return [None if source.named else indices.get(_folder_of(source).casefold()) for source in sources]
 
 
-def _by_number(sources: Sequence[Source], num_classes: int) -> List[Optional[int]]:
-    folders: Dict[Path, Set[str]] = {}
+def _by_number(sources: Sequence[Source], num_classes: int) -> list[int | None]:
+    folders: dict[Path, set[str]] = {}
     for source in sources:
         if not source.named:
             folders.setdefault(_root_of(source), set()).add(_folder_of(source) if len(source.name.parts) > 1 else '')

@@ -6,8 +6,9 @@ which part of the original that was, so that an attention map can be laid over t
 
 import contextlib
 import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Dict, Iterator, Sequence, Tuple, Union
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -38,14 +39,14 @@ __all__ = [
 
 MOST_PIXELS = 100_000_000  # in memory at once, as 8-bit RGB: 300 MB
 
-Box = Tuple[int, int, int, int]  # left, top, right and bottom in pixels, as in Pillow
+Box = tuple[int, int, int, int]  # left, top, right and bottom in pixels, as in Pillow
 
 
 class ImageError(TimmAbnError):
     """An image cannot be used; the message says why, in one line."""
 
 
-def read_image(path: Union[str, Path, BinaryIO]) -> Image.Image:
+def read_image(path: str | Path | BinaryIO) -> Image.Image:
     """Read an image of any mode as 8-bit RGB, upright.
 
     The EXIF orientation is applied, transparency is laid on white, 16-bit and floating point images are scaled to 8 bit
@@ -67,7 +68,7 @@ def read_image(path: Union[str, Path, BinaryIO]) -> Image.Image:
 
 
 @contextlib.contextmanager
-def image_errors(path: Union[str, Path, BinaryIO]) -> Iterator[None]:
+def image_errors(path: str | Path | BinaryIO) -> Iterator[None]:
     """Turn whatever goes wrong inside into an ``ImageError``.
 
     Args:
@@ -152,7 +153,7 @@ class Preprocessing:
         self.channels = input_size[0]
         if self.channels not in (1, 3):
             raise TimmAbnError(f'images have 1 (grey) or 3 (colour) channels, the model takes {self.channels}.')
-        config: Dict[str, Any] = resolve_model_data_config(model)
+        config: dict[str, Any] = resolve_model_data_config(model)
         self.config = dict(
             config,
             input_size=input_size,
@@ -163,7 +164,7 @@ class Preprocessing:
         first_tensor_step = next(index for index, step in enumerate(steps) if isinstance(step, MaybeToTensor))
         self._geometry, self._to_tensor = steps[:first_tensor_step], steps[first_tensor_step:]
 
-    def __call__(self, image: Image.Image) -> Tuple[torch.Tensor, Box]:
+    def __call__(self, image: Image.Image) -> tuple[torch.Tensor, Box]:
         """Return the model's input, shape (C, H, W), and the box of the image that it shows.
 
         Where the preprocessing adds a border, the box is larger than the image.
@@ -222,7 +223,7 @@ def draw_overlay(
     return overlay
 
 
-def place_map(attention_map: torch.Tensor, box: Box, size: Tuple[int, int], interpolation: str) -> torch.Tensor:
+def place_map(attention_map: torch.Tensor, box: Box, size: tuple[int, int], interpolation: str) -> torch.Tensor:
     """Return the map in the size of the image, shape (H, W), 0 where the model did not see it.
 
     Args:
@@ -265,7 +266,7 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(stretched.round().clip(0, 255).astype(np.uint8))
 
 
-def _per_channel(values: Sequence[float], channels: int) -> Tuple[float, ...]:
+def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
     return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
 
 
@@ -274,6 +275,6 @@ def _crop_offset(before: int, after: int) -> int:
     return round((before - after) / 2) if before >= after else -((after - before) // 2)
 
 
-def _rounded(start: float, stop: float) -> Tuple[int, int]:
+def _rounded(start: float, stop: float) -> tuple[int, int]:
     first = round(start)
     return first, max(round(stop), first + 1)

@@ -2,7 +2,8 @@
 
 import functools
 import unicodedata
-from typing import Any, List, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -32,7 +33,7 @@ class Pen:
         """Return the width of a text in pixels."""
         return round(_font(size).getlength(_printable(text)))
 
-    def text(self, place: Tuple[int, int], text: str, size: int, room: int, color: str = INK) -> int:
+    def text(self, place: tuple[int, int], text: str, size: int, room: int, color: str = INK) -> int:
         """Write a text, shortened in the middle where it is wider than ``room``, and return its width."""
         text = _printable(text)
         if self.width(text, size) > room:
@@ -40,7 +41,7 @@ class Pen:
         self.draw.text(place, text, fill=color, font=_font(size))
         return self.width(text, size)
 
-    def paragraphs(self, place: Tuple[int, int], texts: Sequence[str], size: int, room: int, color: str = INK) -> int:
+    def paragraphs(self, place: tuple[int, int], texts: Sequence[str], size: int, room: int, color: str = INK) -> int:
         """Write texts, each in as many lines as it takes, and return where they end."""
         left, top = place
         for text in texts:
@@ -73,7 +74,7 @@ def _font(size: int) -> Any:
 
 def _printable(text: str) -> str:
     """Return a text with what the font has: without accents, and '?' for what is no Latin."""
-    plain: List[str] = []
+    plain: list[str] = []
     for character in text:
         options = (character, unicodedata.normalize('NFKD', character)[:1], '?')
         plain.append(next(option for option in options if option == '?' or _has(option)))

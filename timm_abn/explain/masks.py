@@ -4,8 +4,9 @@ import abc
 import json
 import math
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -27,10 +28,10 @@ class Masks(abc.ABC):
         categories: Names of the kinds of objects; empty if masks have no kinds.
     """
 
-    categories: Tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
 
     @abc.abstractmethod
-    def find(self, name: PurePath, category: Optional[str] = None) -> Optional[Image.Image]:
+    def find(self, name: PurePath, category: str | None = None) -> Image.Image | None:
         """Return the mask of an image, of mode 'L' and in the size of the image, above 127 on the object.
 
         Args:
@@ -45,7 +46,7 @@ class Masks(abc.ABC):
         """
 
     @abc.abstractmethod
-    def knows(self, name: PurePath, category: Optional[str] = None) -> bool:
+    def knows(self, name: PurePath, category: str | None = None) -> bool:
         """Return whether an image has a mask that marks something, as far as is known without reading the mask.
 
         Args:
@@ -70,7 +71,7 @@ class PngMasks(Masks):
         self.folder = folder
         self.categories = tuple(category for category in categories if (folder / category).is_dir())
 
-    def find(self, name: PurePath, category: Optional[str] = None) -> Optional[Image.Image]:
+    def find(self, name: PurePath, category: str | None = None) -> Image.Image | None:
         """See ``Masks.find``."""
         masks = [_read_mask(path) for path in self._paths(name, category)]
         if not masks:
@@ -79,11 +80,11 @@ class PngMasks(Masks):
             raise MaskError(f'the masks of {name} in {self.folder} differ in size.')
         return Image.fromarray(np.any(masks, axis=0).astype(np.uint8) * 255)
 
-    def knows(self, name: PurePath, category: Optional[str] = None) -> bool:
+    def knows(self, name: PurePath, category: str | None = None) -> bool:
         """See ``Masks.knows``."""
         return bool(self._paths(name, category))
 
-    def _paths(self, name: PurePath, category: Optional[str]) -> List[Path]:
+    def _paths(self, name: PurePath, category: str | None) -> list[Path]:
         folders = [self.folder / kind for kind in ([category] if category else self.categories)] or [self.folder]
         return [path for folder in folders if (path := folder / name.with_suffix('.png')).is_file()]
 
@@ -116,7 +117,7 @@ class CocoMasks(Masks):
             self._sizes = {
                 str(image['file_name']): (int(image['width']), int(image['height'])) for image in images.values()
             }
-            self._annotations: Dict[str, List[Mapping[str, Any]]] = {name: [] for name in self._sizes}
+            self._annotations: dict[str, list[Mapping[str, Any]]] = {name: [] for name in self._sizes}
             for annotation in content['annotations']:
                 self._annotations[images[annotation['image_id']]['file_name']].append(
                     dict(annotation, kind=kinds.get(annotation.get('category_id')))
@@ -131,7 +132,7 @@ class CocoMasks(Masks):
         # COCO's file names have no folders; a name that two folders have would be a guess
         self._by_basename = {PurePath(name).name: name for name in self._sizes if basenames[PurePath(name).name] == 1}
 
-    def find(self, name: PurePath, category: Optional[str] = None) -> Optional[Image.Image]:
+    def find(self, name: PurePath, category: str | None = None) -> Image.Image | None:
         """See ``Masks.find``. An image of the file without annotations has an empty mask."""
         known = self._known(name)
         if known is None:
@@ -148,16 +149,16 @@ class CocoMasks(Masks):
                     ) from None
         return Image.fromarray(mask.astype(np.uint8) * 255)
 
-    def knows(self, name: PurePath, category: Optional[str] = None) -> bool:
+    def knows(self, name: PurePath, category: str | None = None) -> bool:
         """See ``Masks.knows``."""
         annotations = self._annotations.get(self._known(name) or '', [])
         return any(category is None or annotation['kind'] == category for annotation in annotations)
 
-    def _known(self, name: PurePath) -> Optional[str]:
+    def _known(self, name: PurePath) -> str | None:
         return name.as_posix() if name.as_posix() in self._sizes else self._by_basename.get(name.name)
 
 
-def _draw(annotation: Mapping[str, Any], size: Tuple[int, int]) -> np.ndarray:
+def _draw(annotation: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
     """Return the pixels of an annotation, shape (height, width)."""
     segmentation = annotation.get('segmentation')
     if isinstance(segmentation, Mapping):
@@ -177,7 +178,7 @@ def _draw(annotation: Mapping[str, Any], size: Tuple[int, int]) -> np.ndarray:
     return mask
 
 
-def _from_polygon(corners: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
+def _from_polygon(corners: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Return the pixels whose centres lie inside, shape (height, width); Pillow would draw the outline as well."""
     width, height = size
     crossings = np.zeros((height, width + 1), dtype=np.int64)
@@ -191,7 +192,7 @@ def _from_polygon(corners: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
     return crossings.cumsum(axis=1)[:, :-1] % 2 == 1
 
 
-def _from_run_lengths(segmentation: Mapping[str, Any], size: Tuple[int, int]) -> np.ndarray:
+def _from_run_lengths(segmentation: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
     counts = segmentation['counts']
     if isinstance(counts, str):
         raise ValueError('run lengths must be a list of numbers, got a compressed text; decode it by pycocotools')
@@ -218,7 +219,7 @@ def read_masks(path: Path, categories: Sequence[str] = ()) -> Masks:
     raise MaskError(f'there are no masks {path}: expected a folder of PNG files, or a JSON file in the form of COCO.')
 
 
-def place_mask(mask: Image.Image, box: Box, size: Tuple[int, int]) -> np.ndarray:
+def place_mask(mask: Image.Image, box: Box, size: tuple[int, int]) -> np.ndarray:
     """Return what a model sees of a mask, shape (H, W), bool: False where the preprocessing adds a border.
 
     Args:

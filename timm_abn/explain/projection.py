@@ -1,7 +1,8 @@
 """What attention does to features: before and after the mechanism, as points, and how well they separate classes."""
 
 import dataclasses
-from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,11 +42,11 @@ class AttendedFeatures:
         problems: Why images are missing, one sentence each.
     """
 
-    names: List[str]
-    labels: List[Optional[int]]
+    names: list[str]
+    labels: list[int | None]
     before: torch.Tensor
     after: torch.Tensor
-    problems: List[str]
+    problems: list[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +83,8 @@ def attended_features(
     check_attention(model)
     first = next(model.parameters())
     found = AttendedFeatures([], [], torch.empty(0), torch.empty(0), [])
-    parts: List[Tuple[torch.Tensor, torch.Tensor]] = []
-    batch: List[Sample] = []
+    parts: list[tuple[torch.Tensor, torch.Tensor]] = []
+    batch: list[Sample] = []
     for sample in samples:
         try:
             batch.append(sample())
@@ -120,14 +121,14 @@ def check_attention(model: Any) -> None:
         raise TimmAbnError('features need a model in evaluation mode; call model.eval() first.')
 
 
-def _note(found: AttendedFeatures, batch: List[Sample]) -> None:
+def _note(found: AttendedFeatures, batch: list[Sample]) -> None:
     found.names.extend(sample.name for sample in batch)
     found.labels.extend(sample.label for sample in batch)
     batch.clear()
 
 
 @torch.no_grad()
-def _pooled(model: Any, batch: Sequence[Sample], like: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+def _pooled(model: Any, batch: Sequence[Sample], like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     images = torch.stack([sample.image for sample in batch]).to(like)
     features, _ = model.extract(images)
     maps = model.layout.to_maps(features, images)
@@ -186,7 +187,7 @@ def _principal_components(features: torch.Tensor) -> np.ndarray:
     return (points / deviation * 1e-4 if deviation > 0 else points).numpy()
 
 
-def separation(features: AttendedFeatures, seed: int = 0) -> Dict[str, Separation]:
+def separation(features: AttendedFeatures, seed: int = 0) -> dict[str, Separation]:
     """Return how well features separate the classes, before and after attention, in the full feature space.
 
     - 'silhouette' (Rousseeuw 1987): from -1, nearer to another class than to the own, to 1.

@@ -6,8 +6,9 @@ which are read again for drawing.
 
 import dataclasses
 import math
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -24,7 +25,7 @@ from .sources import Source
 
 __all__ = ['ExplainedImage', 'ExplainedImages', 'Selection', 'explain_files']
 
-Range = Tuple[float, float]
+Range = tuple[float, float]
 T = TypeVar('T')
 
 
@@ -40,7 +41,7 @@ class Selection:
     """
 
     shown: str = 'attention'
-    class_index: Optional[int] = None
+    class_index: int | None = None
     scale: str = 'own'
 
 
@@ -57,10 +58,10 @@ class ExplainedImage:
     """
 
     source: Source
-    classes: List[int]
-    probabilities: List[float]
-    ranges: List[Range]
-    overlays: List[Path]
+    classes: list[int]
+    probabilities: list[float]
+    ranges: list[Range]
+    overlays: list[Path]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +74,9 @@ class ExplainedImages:
         value_range: What all maps were drawn in; None if each has its own range.
     """
 
-    images: List[ExplainedImage]
-    problems: List[Tuple[Source, str]]
-    value_range: Optional[Range]
+    images: list[ExplainedImage]
+    problems: list[tuple[Source, str]]
+    value_range: Range | None
 
 
 def explain_files(
@@ -87,7 +88,7 @@ def explain_files(
     drawing: Drawing,
     top_k: int = 5,
     batch_size: int = 16,
-    device: Optional[torch.device] = None,
+    device: torch.device | None = None,
 ) -> ExplainedImages:
     """Explain images and write their overlays; under ``torch.distributed`` each process takes its share of the images.
 
@@ -110,9 +111,9 @@ def explain_files(
     drawing = dataclasses.replace(drawing, colormap=colormap, value_range=value_range)
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if _is_distributed() else (0, 1)
     preprocessing = Preprocessing(model)
-    images: List[ExplainedImage] = []
-    problems: List[Tuple[Source, str]] = []
-    kept: Dict[Path, Dict[str, torch.Tensor]] = {}
+    images: list[ExplainedImage] = []
+    problems: list[tuple[Source, str]] = []
+    kept: dict[Path, dict[str, torch.Tensor]] = {}
     # without a terminal there is no progress bar
     own = sources[rank::world_size]
     bar = tqdm(own, 'explain', unit='image', disable=None if len(sources) > 1 > rank else True)
@@ -140,8 +141,8 @@ def _explained(
     stems: Sequence[str],
     selection: Selection,
     top_k: int,
-    device: Optional[torch.device],
-) -> Iterator[Tuple[Prepared, ExplainedImage, Dict[str, torch.Tensor]]]:
+    device: torch.device | None,
+) -> Iterator[tuple[Prepared, ExplainedImage, dict[str, torch.Tensor]]]:
     """Yield each image of a batch, what is known of it, and the maps to draw."""
     explanation = model.explain(torch.stack([prepared.x for prepared in batch]).to(device))
     top_probabilities, top_classes = explanation.top_k(top_k)
@@ -169,7 +170,7 @@ def _shown_maps(explanation: Explanation, selection: Selection) -> torch.Tensor:
     return explanation.class_map(classes) if selection.shown == 'class' else explanation.contrast_map(classes)
 
 
-def _known_range(model: Any, selection: Selection) -> Optional[Range]:
+def _known_range(model: Any, selection: Selection) -> Range | None:
     """Return the range in which all maps are drawn, as far as it is known before the first image.
 
     Raises:
@@ -194,7 +195,7 @@ def _known_range(model: Any, selection: Selection) -> Optional[Range]:
     return 0.0, 1.0
 
 
-def _common_range(ranges: Iterable[Sequence[Range]], colormap: str) -> Optional[Range]:
+def _common_range(ranges: Iterable[Sequence[Range]], colormap: str) -> Range | None:
     """Return the range that holds all of these, symmetric for a diverging colour map; None if there is none."""
     values = [value for some in ranges for pair in some if all(map(math.isfinite, pair)) for value in pair]
     if not values:
@@ -209,20 +210,20 @@ def _is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-def _of_all_processes(own: List[T]) -> List[T]:
+def _of_all_processes(own: list[T]) -> list[T]:
     """Return what all processes have, in any order."""
     if not _is_distributed():
         return own
-    found: List[List[T]] = [[] for _ in range(dist.get_world_size())]
+    found: list[list[T]] = [[] for _ in range(dist.get_world_size())]
     dist.all_gather_object(found, own)
     return [entry for entries in found for entry in entries]
 
 
 def _in_order(
     images: Sequence[ExplainedImage],
-    problems: Sequence[Tuple[Source, str]],
+    problems: Sequence[tuple[Source, str]],
     sources: Sequence[Source],
-    value_range: Optional[Range],
+    value_range: Range | None,
 ) -> ExplainedImages:
     """Return the results of a run, in the order of the sources."""
     position = {source.path: index for index, source in enumerate(sources)}

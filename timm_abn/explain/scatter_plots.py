@@ -2,8 +2,9 @@
 
 import warnings
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,8 +26,8 @@ GREY = '#c9c9c9'
 
 
 def draw_scatter_plots(
-    points: Tuple[np.ndarray, np.ndarray],
-    labels: Sequence[Optional[int]],
+    points: tuple[np.ndarray, np.ndarray],
+    labels: Sequence[int | None],
     class_names: Sequence[str],
     separations: Mapping[str, Separation],
     title: str = '',
@@ -82,14 +83,14 @@ def write_figure(figure: 'Figure', path: Path) -> None:
         figure.savefig(path, format='png')
 
 
-def _class_colors(labels: Sequence[Optional[int]]) -> Dict[int, str]:
+def _class_colors(labels: Sequence[int | None]) -> dict[int, str]:
     counts = Counter(label for label in labels if label is not None)
     frequent = sorted(counts, key=lambda label: (-counts[label], label))[: len(PALETTE)]
     return dict(zip(sorted(frequent), PALETTE))
 
 
 def _draw_legend(
-    figure: 'Figure', labels: Sequence[Optional[int]], colors: Mapping[int, Any], class_names: Sequence[str]
+    figure: 'Figure', labels: Sequence[int | None], colors: Mapping[int, Any], class_names: Sequence[str]
 ) -> None:
     from matplotlib.lines import Line2D
 
@@ -99,7 +100,7 @@ def _draw_legend(
     entries = [(marker(color), _shortened(class_names[label], LONGEST_NAME)) for label, color in colors.items()]
     others = {label for label in labels if label is not None and label not in colors}
     unknown = sum(label is None for label in labels)
-    grey: List[str] = [f'{len(others)} other classes'] * bool(others) + ['not known'] * bool(unknown)
+    grey: list[str] = [f'{len(others)} other classes'] * bool(others) + ['not known'] * bool(unknown)
     entries += [(marker(GREY), text) for text in grey]
     handles, texts = zip(*entries)
     legend = figure.legend(handles, texts, loc='outside right center', frameon=False, fontsize=10, handletextpad=0.2)

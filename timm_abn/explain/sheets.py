@@ -1,6 +1,6 @@
 """Sheets: an image and the maps of several methods side by side, with their scores, drawn by Pillow alone."""
 
-from typing import Sequence, Tuple
+from collections.abc import Sequence
 
 import torch
 from PIL import Image
@@ -115,7 +115,7 @@ def enlarge(picture: Image.Image) -> Image.Image:
     return picture.resize(panel, Image.Resampling.BOX if panel[0] >= picture.width else Image.Resampling.LANCZOS)
 
 
-def _panel_size(size: Tuple[int, int]) -> Tuple[int, int]:
+def _panel_size(size: tuple[int, int]) -> tuple[int, int]:
     """Return the size of a panel: of small images a multiple, so that their pixels stay square."""
     longer = max(size)
     factor: float = -(-LEAST_WIDTH // longer)
@@ -149,7 +149,7 @@ def _overlay(enlarged: Image.Image, result: MethodResult, colormap: str) -> Imag
     return to_pil_image(overlay_maps(pil_to_tensor(enlarged)[None], result.map, colormap=colormap)[0])
 
 
-def _draw_facts(pen: Pen, result: MethodResult, place: Tuple[int, int], column: int, panel: int, colormap: str) -> int:
+def _draw_facts(pen: Pen, result: MethodResult, place: tuple[int, int], column: int, panel: int, colormap: str) -> int:
     """Draw the range and the scores of a method below its map, and return where they end."""
     left, top = place
     top += 8

@@ -1,8 +1,8 @@
 """Finding images, given as files or folders; imports neither torch nor Pillow."""
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Dict, Iterable, List
 
 from ..errors import TimmAbnError
 
@@ -49,7 +49,7 @@ class Source:
     named: bool
 
 
-def find_sources(paths: Iterable[Path]) -> List[Source]:
+def find_sources(paths: Iterable[Path]) -> list[Source]:
     """Return the images among files and folders, each with an output name of its own.
 
     Args:
@@ -58,7 +58,7 @@ def find_sources(paths: Iterable[Path]) -> List[Source]:
     Raises:
         TimmAbnError: A path does not exist, or a folder holds no images.
     """
-    sources: Dict[Path, Source] = {}
+    sources: dict[Path, Source] = {}
     taken = set()
     for path in paths:
         if path.is_dir():

@@ -1,6 +1,7 @@
 """Means of scores with their uncertainty: bootstrap intervals over images (Efron & Tibshirani, 1993, chapter 13)."""
 
-from typing import Hashable, NamedTuple, Optional, Sequence
+from collections.abc import Hashable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,7 +22,7 @@ class Interval(NamedTuple):
         return f'{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]' if self.number else '-'
 
 
-def bootstrap_mean(values: Sequence[float], seed: int = 0, groups: Optional[Sequence[Hashable]] = None) -> Interval:
+def bootstrap_mean(values: Sequence[float], seed: int = 0, groups: Sequence[Hashable] | None = None) -> Interval:
     """Return the mean of values and its 95 % percentile interval.
 
     Groups are drawn with replacement, each with all of its values, by the same draws for each sequence with as many

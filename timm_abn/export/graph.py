@@ -8,8 +8,9 @@ import contextlib
 import dataclasses
 import json
 import textwrap
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Tuple, Union
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -36,7 +37,7 @@ TOLERANCE = 1e-4  # largest difference of an output, relative to its greatest va
 
 _BATCH, _SIZE = {0: 'batch'}, {2: 'height', 3: 'width'}
 # what is asked for -> the axes of images that may have any length, and what is traced where that cannot be
-_FORMS: Dict[str, Tuple[Dict[int, str], ...]] = {
+_FORMS: dict[str, tuple[dict[int, str], ...]] = {
     '': ({},),
     'batch': (_BATCH,),
     'size': (_SIZE, {}),
@@ -60,10 +61,10 @@ class ExportedNetwork:
 
     program: torch.export.ExportedProgram
     dynamic_axes: Mapping[int, str]
-    trials: List[torch.Tensor]
+    trials: list[torch.Tensor]
     multiple: int = 1
 
-    def save(self, file: Union[str, Path], metadata: Mapping[str, Any]) -> None:
+    def save(self, file: str | Path, metadata: Mapping[str, Any]) -> None:
         """Write what ``torch.export.load`` reads.
 
         Args:
@@ -72,7 +73,7 @@ class ExportedNetwork:
         """
         torch.export.save(self.program, file, extra_files={'metadata.json': json.dumps(metadata)})
 
-    def save_onnx(self, file: Union[str, Path], metadata: Mapping[str, Any]) -> None:
+    def save_onnx(self, file: str | Path, metadata: Mapping[str, Any]) -> None:
         """Write an ONNX graph with the input ``images``.
 
         Args:
@@ -115,12 +116,12 @@ class _Explaining(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, images: torch.Tensor) -> Dict[str, torch.Tensor]:
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         explanation: Any = self.model.explain(images)  # type: ignore[operator]
         return {name: getattr(explanation, name) for name in OUTPUTS}
 
 
-def dynamic_forms(dynamic: str) -> Tuple[Mapping[int, str], ...]:
+def dynamic_forms(dynamic: str) -> tuple[Mapping[int, str], ...]:
     """Return the axes of images that may have any length, by number, and then those if that cannot be traced.
 
     Args:
@@ -183,7 +184,7 @@ def _with_plain_attention(model: nn.Module) -> nn.Module:
     return duplicate
 
 
-def _trial_images(model: nn.Module, dynamic_axes: Mapping[int, str]) -> List[torch.Tensor]:
+def _trial_images(model: nn.Module, dynamic_axes: Mapping[int, str]) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     channels, height, width = image_shape(model)
     shapes = [(2 if 0 in dynamic_axes else 1, channels, height, width)]  # what is traced with length 1 is fixed to it
@@ -196,7 +197,7 @@ def _trial_images(model: nn.Module, dynamic_axes: Mapping[int, str]) -> List[tor
     return [torch.randn(shape, generator=generator) for shape in shapes]
 
 
-def image_shape(model: nn.Module) -> Tuple[int, int, int]:
+def image_shape(model: nn.Module) -> tuple[int, int, int]:
     """Return channels, height and width of the images of a network.
 
     Args:
@@ -206,7 +207,7 @@ def image_shape(model: nn.Module) -> Tuple[int, int, int]:
 
 
 @torch.no_grad()
-def largest_difference(model: nn.Module, run: Runner, trials: List[torch.Tensor]) -> float:
+def largest_difference(model: nn.Module, run: Runner, trials: list[torch.Tensor]) -> float:
     """Return the largest difference of outputs from those of the network, as a share of the greatest where above 1.
 
     Args:
@@ -232,7 +233,7 @@ def largest_difference(model: nn.Module, run: Runner, trials: List[torch.Tensor]
     return largest
 
 
-def onnx_runner(file: Union[str, Path]) -> Runner:
+def onnx_runner(file: str | Path) -> Runner:
     """Return a function that runs an exported ONNX graph with onnxruntime.
 
     Args:
@@ -242,21 +243,21 @@ def onnx_runner(file: Union[str, Path]) -> Runner:
 
     session = onnxruntime.InferenceSession(str(file), providers=['CPUExecutionProvider'])
 
-    def run(images: torch.Tensor) -> Dict[str, torch.Tensor]:
+    def run(images: torch.Tensor) -> dict[str, torch.Tensor]:
         outputs = session.run(list(OUTPUTS), {'images': images.numpy()})
         return {name: torch.from_numpy(output) for name, output in zip(OUTPUTS, outputs)}
 
     return run
 
 
-def export_metadata(model: nn.Module, name: str) -> Dict[str, Any]:
+def export_metadata(model: nn.Module, name: str) -> dict[str, Any]:
     """Return what users of the graph need to know: how images are prepared, what the classes are called.
 
     Args:
         model: The network.
         name: Its name.
     """
-    metadata: Dict[str, Any] = dict(model=name)
+    metadata: dict[str, Any] = dict(model=name)
     with contextlib.suppress(ValueError):  # neither 1 nor 3 channels, for which nothing is known
         metadata.update(Preprocessing(model).config)
     cfg: Any = model.pretrained_cfg

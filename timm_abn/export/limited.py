@@ -10,8 +10,9 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
-from typing import Any, Callable, Mapping
+from typing import Any
 
 from tqdm import tqdm
 

@@ -1,7 +1,8 @@
 """From the name of a model to a file: load, trace, convert, compare, announcing each phase."""
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Callable, Dict, Mapping, Optional, Sequence
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -23,14 +24,14 @@ __all__ = ['write_graph']
 
 def write_graph(
     model: str,
-    checkpoint: Optional[Path],
+    checkpoint: Path | None,
     model_kwargs: Mapping[str, Any],
     file_format: str,
     dynamic: str,
-    label_names: Optional[Path],
+    label_names: Path | None,
     file: Path,
     say: Callable[[str], None],
-) -> Dict[str, str]:
+) -> dict[str, str]:
     """Load a model, write its graph, and return facts about it, by name.
 
     Args:

@@ -7,9 +7,10 @@ with the header of the weights, and only then built with memory. Its cut is prov
 
 import collections
 import contextlib
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, Mapping, Optional, Type, TypeVar, Union
+from typing import Any, TypeVar
 
 import timm
 import torch
@@ -37,7 +38,7 @@ MOST = dict(parameters=10**10, tensors=10_000)  # 40 GB; the deepest of timm hav
 
 
 def build_model(
-    model_cls: Union[Type[ModelT], Callable[[Dict[str, Any]], Type[ModelT]]],
+    model_cls: type[ModelT] | Callable[[dict[str, Any]], type[ModelT]],
     variant: str,
     pretrained: bool = False,
     **kwargs: Any,
@@ -65,10 +66,10 @@ def _resolve_arguments(
     variant: str,
     pretrained: bool,
     pretrained_cfg: Any = None,
-    pretrained_cfg_overlay: Optional[Mapping[str, Any]] = None,
-    pretrained_model_args: Optional[Mapping[str, Any]] = None,
+    pretrained_cfg_overlay: Mapping[str, Any] | None = None,
+    pretrained_model_args: Mapping[str, Any] | None = None,
     **kwargs: Any,
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     """Return the arguments of a model, with a ``pretrained_cfg`` that is complete and can be trusted."""
     model_args, overlay = dict(pretrained_model_args or {}), dict(pretrained_cfg_overlay or {})
     if not isinstance(pretrained_cfg, dict) or pretrained_cfg.get('source') not in ('hf-hub', 'local-dir'):
@@ -88,7 +89,7 @@ def _resolve_arguments(
     return dict(kwargs, pretrained_cfg=cfg.to_dict(), pretrained_model_args=model_args)
 
 
-def _with_gate(variant: str, model_args: Mapping[str, Any]) -> Dict[str, Any]:
+def _with_gate(variant: str, model_args: Mapping[str, Any]) -> dict[str, Any]:
     """Return recorded arguments with the gate, which was not recorded as long as there was only one."""
     is_abn = is_model_in_modules(variant, 'abn_models')
     return dict(dict(gate='features') if is_abn else {}, **model_args)
@@ -98,7 +99,7 @@ def _origin(cfg: Mapping[str, Any]) -> str:
     return str(cfg.get('hf_hub_id') if cfg.get('source') == 'hf-hub' else cfg.get('file'))
 
 
-def _check_published(variant: str, hub_id: str, cache_dir: Optional[Union[str, Path]]) -> None:
+def _check_published(variant: str, hub_id: str, cache_dir: str | Path | None) -> None:
     """Raise HubError unless the repository of a registered name is there, and holds what the name says."""
     try:
         config = read_config(fetch_file(hub_id, CONFIG_NAME, cache_dir), hub_id)
@@ -115,7 +116,7 @@ def _check_network(
     pretrained_cfg: Mapping[str, Any],
     model_args: Mapping[str, Any],
     pretrained: bool,
-    cache_dir: Optional[Union[str, Path]],
+    cache_dir: str | Path | None,
 ) -> None:
     """Check that a configuration describes a network of a reasonable size, and the one that the weights are of."""
     origin = _origin(pretrained_cfg)
@@ -177,7 +178,7 @@ def check_address(address: str) -> None:
         read_config(Path(place) / CONFIG_NAME, place)
 
 
-def check_folder(folder: Union[str, Path]) -> Dict[str, Any]:
+def check_folder(folder: str | Path) -> dict[str, Any]:
     """Check that the ``config.json`` and the weights of a folder belong together, and return what the former holds.
 
     Args:

@@ -9,8 +9,9 @@ import json
 import math
 import re
 import reprlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Union
+from typing import Any
 
 import timm
 from timm.models import PretrainedCfg
@@ -137,7 +138,7 @@ def _check(name: str, value: Any, rule: Any, origin: str) -> None:
         raise HubError(f'{origin}: {name} must be {_expected(rule)}, got {reprlib.repr(value)}.')
 
 
-def read_config(path: Union[str, Path], origin: str) -> Dict[str, Any]:
+def read_config(path: str | Path, origin: str) -> dict[str, Any]:
     """Read and check a ``config.json``.
 
     Args:
@@ -187,7 +188,7 @@ def check_entries(
     pretrained_cfg: Mapping[str, Any],
     model_args: Any,
     origin: str,
-    source: Optional[str] = None,
+    source: str | None = None,
 ) -> None:
     """Check the entries ``pretrained_cfg`` and ``model_args``, the arguments to build a network with.
 

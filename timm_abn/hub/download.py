@@ -9,8 +9,8 @@ import contextlib
 import hashlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Dict, Iterator, Optional, Union
 
 import torch
 from huggingface_hub import constants, hf_hub_download
@@ -51,7 +51,7 @@ _MESSAGES = (
 )
 
 
-def find_weights(source: str, place: str, cache_dir: Optional[Union[str, Path]] = None) -> Optional[Path]:
+def find_weights(source: str, place: str, cache_dir: str | Path | None = None) -> Path | None:
     """Return the safetensors file of a folder or of a repository, from which it is downloaded if need be.
 
     Args:
@@ -83,7 +83,7 @@ def find_weights(source: str, place: str, cache_dir: Optional[Union[str, Path]] 
     return folder / WEIGHTS_NAME if (folder / WEIGHTS_NAME).exists() else None
 
 
-def fetch_file(hub_id: str, name: str, cache_dir: Optional[Union[str, Path]] = None) -> Path:
+def fetch_file(hub_id: str, name: str, cache_dir: str | Path | None = None) -> Path:
     """Download a file of a repository, or find it in the cache, and check its checksum.
 
     Args:
@@ -143,7 +143,7 @@ def _record_of(blob: Path) -> Path:
     return caches / 'timm_abn' / 'checked' / hashlib.sha256(os.fsencode(blob)).hexdigest()
 
 
-def read_header(path: Path, origin: str) -> Dict[str, torch.Tensor]:
+def read_header(path: Path, origin: str) -> dict[str, torch.Tensor]:
     """Return what a safetensors file says it holds: tensors that have a shape but no values.
 
     Args:

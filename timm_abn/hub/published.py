@@ -2,7 +2,8 @@
 
 import os
 import re
-from typing import Any, Dict, FrozenSet, Mapping, Optional, Union
+from collections.abc import Mapping
+from typing import Any
 
 import timm
 from timm.models import PretrainedCfg
@@ -21,10 +22,10 @@ __all__ = [
 HUB_ORGANISATION = 'timm-abn'
 
 # names whose weights are there: only these are promised
-PUBLISHED: FrozenSet[str] = frozenset()
+PUBLISHED: frozenset[str] = frozenset()
 
 # names with the tag of weights -> arguments that they were trained with, where those of the name are others
-ARGUMENTS_OF_WEIGHTS: Dict[str, Dict[str, Any]] = {
+ARGUMENTS_OF_WEIGHTS: dict[str, dict[str, Any]] = {
     'abn_resnet20_cifar.fashion_mnist_faithful': dict(mechanism='product', hard_attention=0.3),
 }
 
@@ -44,7 +45,7 @@ RECIPES = {
 _OFFICIAL = re.compile(r'abn_((se)?resnet(18|34|50|101|152)|resnext50_32x4d|\w+_cifar)')
 
 
-def with_hub_ids(cfgs: Mapping[str, Dict[str, Any]]) -> Dict[str, Union[Dict[str, Any], PretrainedCfg]]:
+def with_hub_ids(cfgs: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any] | PretrainedCfg]:
     """Return configurations of models that name the repositories of the weights that are on the Hub.
 
     Args:
@@ -58,7 +59,7 @@ def with_hub_ids(cfgs: Mapping[str, Dict[str, Any]]) -> Dict[str, Union[Dict[str
     }
 
 
-def is_own_repository(hub_id: Optional[str]) -> bool:
+def is_own_repository(hub_id: str | None) -> bool:
     """Return whether a repository is one that ``with_hub_ids`` names."""
     return bool(hub_id) and str(hub_id).startswith(f'{_organisation()}/')
 

@@ -1,6 +1,6 @@
 """Comparing the weights of a file with those of a model."""
 
-from typing import List, Mapping
+from collections.abc import Mapping
 
 import torch
 
@@ -55,7 +55,7 @@ def check_state_dict(
         )
 
 
-def list_some(names: List[str], most: int = 3) -> str:
+def list_some(names: list[str], most: int = 3) -> str:
     """Return the first of some names, for a message.
 
     Args:

@@ -1,8 +1,9 @@
 """Explanation: what a model says about its own prediction, and how to show it."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any
 
 import torch
 
@@ -35,26 +36,26 @@ class Explanation:
 
     logits: torch.Tensor
     attention_map: torch.Tensor
-    attention_logits: Optional[torch.Tensor] = None
-    class_maps: Optional[torch.Tensor] = None
+    attention_logits: torch.Tensor | None = None
+    class_maps: torch.Tensor | None = None
     map_gates: bool = True
 
     def __len__(self) -> int:
         return len(self.logits)
 
-    def __getitem__(self, index: Union[int, slice]) -> 'Explanation':
+    def __getitem__(self, index: int | slice) -> 'Explanation':
         if isinstance(index, int):
             start = range(len(self))[index]  # raises IndexError, which ends an iteration
             index = slice(start, start + 1)
-        tensors: Dict[str, Any] = {name: tensor[index] for name, tensor in self._tensors().items()}
+        tensors: dict[str, Any] = {name: tensor[index] for name, tensor in self._tensors().items()}
         return dataclasses.replace(self, **tensors)
 
-    def _tensors(self) -> Dict[str, torch.Tensor]:
+    def _tensors(self) -> dict[str, torch.Tensor]:
         """Return those of the fields that the model filled, by name."""
         tensors = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: tensor for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}
 
-    def top_k(self, k: int = 5) -> Tuple[torch.Tensor, torch.Tensor]:
+    def top_k(self, k: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
         """Return probabilities and indices of the most probable classes, or tasks, of shape (B, k), in falling order.
 
         Args:
@@ -82,7 +83,7 @@ class Explanation:
         """
         return logits.float().softmax(dim=1)
 
-    def class_map(self, classes: Optional[torch.Tensor] = None) -> torch.Tensor:
+    def class_map(self, classes: torch.Tensor | None = None) -> torch.Tensor:
         """Return the class map of one class for each image, shape (B, 1, h, w); see ``class_maps`` for what it means.
 
         Args:
@@ -100,7 +101,7 @@ class Explanation:
             )
         return class_maps.gather(1, classes[:, None, None, None].expand(-1, 1, height, width))
 
-    def contrast_map(self, classes: Optional[torch.Tensor] = None) -> torch.Tensor:
+    def contrast_map(self, classes: torch.Tensor | None = None) -> torch.Tensor:
         """Return what speaks for one class rather than for the others, shape (B, 1, h, w), in float32 or float64.
 
         That is its class map less the mean of those of the other classes: above 0 where it is ahead of them, below 0
@@ -128,7 +129,7 @@ class Explanation:
             raise TimmAbnError('the model makes no class maps; its attention map is what it has to show.')
         return self.class_maps
 
-    def upsample(self, size: Tuple[int, int], interpolation: str = 'bilinear') -> torch.Tensor:
+    def upsample(self, size: tuple[int, int], interpolation: str = 'bilinear') -> torch.Tensor:
         """Return the attention map at another size, shape (B, 1, H, W), in the range of the original.
 
         Args:
@@ -143,7 +144,7 @@ class Explanation:
     def overlay(
         self,
         images: torch.Tensor,
-        maps: Optional[torch.Tensor] = None,
+        maps: torch.Tensor | None = None,
         alpha: float = 0.5,
         colormap: str = 'viridis',
         interpolation: str = 'bilinear',
@@ -180,11 +181,11 @@ class Explanation:
 
     def save(
         self,
-        folder: Union[str, Path],
+        folder: str | Path,
         images: torch.Tensor,
-        names: Optional[Sequence[str]] = None,
+        names: Sequence[str] | None = None,
         **overlay_kwargs: object,
-    ) -> List[Path]:
+    ) -> list[Path]:
         """Write one overlay per image (and per task), and the tensors as ``explanation.safetensors``.
 
         Either all files are written or none; files of the same name are replaced.
@@ -220,7 +221,7 @@ class Explanation:
                 to_pil_image(picture.float() if picture.is_floating_point() else picture).save(staging / f'{name}.png')
         return [Path(folder) / f'{name}.png' for name in pictures]
 
-    def _pictures(self, images: torch.Tensor, names: Sequence[str], **overlay_kwargs: Any) -> Dict[str, torch.Tensor]:
+    def _pictures(self, images: torch.Tensor, names: Sequence[str], **overlay_kwargs: Any) -> dict[str, torch.Tensor]:
         return dict(zip(names, self.overlay(images, **overlay_kwargs).cpu(), strict=True))
 
 
@@ -244,7 +245,7 @@ class MultiTaskExplanation(Explanation):
         """
         return logits.float().sigmoid()
 
-    def contrast_map(self, classes: Optional[torch.Tensor] = None) -> torch.Tensor:
+    def contrast_map(self, classes: torch.Tensor | None = None) -> torch.Tensor:
         """Raise an error: tasks do not exclude each other, and the map of a task is itself yes against no.
 
         Args:
@@ -258,7 +259,7 @@ class MultiTaskExplanation(Explanation):
             'the class map of a task is itself yes against no.'
         )
 
-    def _pictures(self, images: torch.Tensor, names: Sequence[str], **overlay_kwargs: Any) -> Dict[str, torch.Tensor]:
+    def _pictures(self, images: torch.Tensor, names: Sequence[str], **overlay_kwargs: Any) -> dict[str, torch.Tensor]:
         """Return an overlay for each image and task, under '<name of the image>.<index of the task>'."""
         if overlay_kwargs.get('maps') is not None:
             return super()._pictures(images, names, **overlay_kwargs)

@@ -1,7 +1,5 @@
 """Arithmetic on maps: to another size, to the range [0, 1], and over images in colour."""
 
-from typing import Optional, Tuple
-
 import torch
 import torch.nn.functional as F
 
@@ -12,7 +10,7 @@ from .colormaps import colormap_table
 __all__ = ['INTERPOLATIONS', 'blend_maps', 'centre_maps', 'normalize_maps', 'overlay_maps', 'upsample_maps']
 
 
-def upsample_maps(maps: torch.Tensor, size: Tuple[int, int], interpolation: str = 'bilinear') -> torch.Tensor:
+def upsample_maps(maps: torch.Tensor, size: tuple[int, int], interpolation: str = 'bilinear') -> torch.Tensor:
     """Return maps at another size, shape (B, T, H, W), each in the range of its original, in float32 or float64.
 
     Pixels are areas, as in images (``align_corners=False``); where a map shrinks, it is averaged.
@@ -39,7 +37,7 @@ def upsample_maps(maps: torch.Tensor, size: Tuple[int, int], interpolation: str 
     return resized.clamp(maps.amin(dim=(2, 3), keepdim=True), maps.amax(dim=(2, 3), keepdim=True))
 
 
-def normalize_maps(maps: torch.Tensor, value_range: Optional[Tuple[float, float]] = None) -> torch.Tensor:
+def normalize_maps(maps: torch.Tensor, value_range: tuple[float, float] | None = None) -> torch.Tensor:
     """Return maps stretched to [0, 1], in float32 or float64: one by one, so that a flat map becomes 0, or all alike.
 
     Args:

@@ -4,7 +4,7 @@ import dataclasses
 import warnings
 from functools import partial
 from pathlib import Path
-from typing import Any, Dict, Tuple, Type, Union
+from typing import Any
 
 import torch
 from timm.layers import SEModule
@@ -23,7 +23,7 @@ from .training_checkpoints import recorded_of_backbone
 WEIGHTS = Path(__file__).parents[1] / 'weights'
 
 
-def checkpoint_filter_fn(state_dict: Dict[str, torch.Tensor], model: AttentionBranchNet) -> Dict[str, torch.Tensor]:
+def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: AttentionBranchNet) -> dict[str, torch.Tensor]:
     """Leave out the layers of the attention branch that depend on the number of classes, where it differs.
 
     timm itself leaves out the classifier of the perception branch.
@@ -45,14 +45,14 @@ def checkpoint_filter_fn(state_dict: Dict[str, torch.Tensor], model: AttentionBr
 def _create_abn(variant: str, pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     if pretrained:
         kwargs.pop('pretrained_backbone', None)  # the weights of the whole network replace them anyway
-    chosen: Dict[str, Any] = {}
-    data_config: Dict[str, Any] = {}
+    chosen: dict[str, Any] = {}
+    data_config: dict[str, Any] = {}
     if isinstance(kwargs.get('pretrained_backbone'), str):
         recorded, data_config = recorded_of_backbone(kwargs['backbone'], Path(kwargs['pretrained_backbone']))
         chosen = {name: value for name, value in recorded.items() if name not in kwargs}
         kwargs.update(chosen)
 
-    def choose(kwargs: Dict[str, Any]) -> Type[AttentionBranchNet]:
+    def choose(kwargs: dict[str, Any]) -> type[AttentionBranchNet]:
         chosen.update(_arguments_of_weights(variant, pretrained, kwargs))
         return _choose_network(kwargs)
 
@@ -65,7 +65,7 @@ def _create_abn(variant: str, pretrained: bool = False, **kwargs: Any) -> Attent
     return model
 
 
-def _arguments_of_weights(variant: str, pretrained: bool, kwargs: Dict[str, Any]) -> Dict[str, Any]:
+def _arguments_of_weights(variant: str, pretrained: bool, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Complete the arguments of a network by those that its weights were trained with; returns what was added."""
     trained_with = ARGUMENTS_OF_WEIGHTS.get(f'{variant}.{kwargs["pretrained_cfg"].get("tag")}', {})
     others = {name: kwargs[name] for name, value in trained_with.items() if kwargs.get(name, value) != value}
@@ -77,7 +77,7 @@ def _arguments_of_weights(variant: str, pretrained: bool, kwargs: Dict[str, Any]
     return added
 
 
-def _choose_network(kwargs: Dict[str, Any]) -> Type[AttentionBranchNet]:
+def _choose_network(kwargs: dict[str, Any]) -> type[AttentionBranchNet]:
     """Return the class of a network, and complete its arguments."""
     kwargs['feature_cfg'] = dict(feature_cls='getter')
     if kwargs.get('features_only'):
@@ -93,7 +93,7 @@ def _choose_network(kwargs: Dict[str, Any]) -> Type[AttentionBranchNet]:
     return MultiTaskAttentionBranchNet if multi_task else AttentionBranchNet
 
 
-def _default_out_indices(backbone: str) -> Union[int, Tuple[int, ...]]:
+def _default_out_indices(backbone: str) -> int | tuple[int, ...]:
     """Return the stages that the backbone itself would return with ``features_only=True``, or how many of the last."""
     features: Any = create_backbone(backbone, pretrained=False, features_only=True, device=torch.device('meta'))
     indices, num_stages = tuple(features.feature_info.out_indices), len(features.feature_info.info)
@@ -102,11 +102,11 @@ def _default_out_indices(backbone: str) -> Union[int, Tuple[int, ...]]:
     return len(indices) if are_last and len(indices) < num_stages else indices
 
 
-def _backbone_cfg(backbone: str, **kwargs: Any) -> Dict[str, Any]:
+def _backbone_cfg(backbone: str, **kwargs: Any) -> dict[str, Any]:
     """Return the pretrained_cfg of an ABN over ``backbone``, without weights."""
     cfg = get_pretrained_cfg(backbone) or PretrainedCfg()
 
-    def prefixed(half: str, names: Union[str, Tuple[str, ...], None]) -> Union[str, Tuple[str, ...], None]:
+    def prefixed(half: str, names: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
         if names is None or isinstance(names, str):
             return names and f'{half}.{names}'
         return tuple(f'{half}.{name}' for name in names)
@@ -156,7 +156,7 @@ FASHION_MNIST_CLASSES = (
 )
 
 
-def _fashion_mnist_cfg(tag: str) -> Dict[str, Any]:
+def _fashion_mnist_cfg(tag: str) -> dict[str, Any]:
     """Return the pretrained_cfg of weights for Fashion-MNIST, which lie in the package."""
     return dict(
         _backbone_cfg('resnet20_cifar'),

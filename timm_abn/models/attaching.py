@@ -1,7 +1,8 @@
 """An attention branch attached to a model of timm, with timm's weights or fine-tuned ones."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Dict, Mapping, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import timm
 from timm.models import get_pretrained_cfg
@@ -27,18 +28,18 @@ class AttachedModel(NamedTuple):
     """
 
     model: AttentionBranchNet
-    arguments: Dict[str, Any]
+    arguments: dict[str, Any]
     origin: str
     has_new_classifier: bool = False
 
 
 def attach(
     backbone: str,
-    checkpoint: Optional[Path] = None,
+    checkpoint: Path | None = None,
     pretrained: bool = False,
     insertion: str = 'explaining',
-    num_classes: Optional[int] = None,
-    model_kwargs: Optional[Mapping[str, Any]] = None,
+    num_classes: int | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
 ) -> AttachedModel:
     """Attach an attention branch to a model of timm.
 
@@ -61,7 +62,7 @@ def attach(
         raise ModelError(f'{backbone} is an Attention Branch Network already; pass its backbone.')
     if (checkpoint is None) != pretrained:
         raise TimmAbnError('weights come either from a checkpoint of the backbone, or are those that timm has of it.')
-    arguments: Dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     if checkpoint is not None:
         read_checkpoint(checkpoint)  # says what is wrong with a file that is no checkpoint
         arguments.update(recorded_of_backbone(backbone, checkpoint)[0])

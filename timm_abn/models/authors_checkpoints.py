@@ -5,7 +5,8 @@ Their repository: https://github.com/machine-perception-robotics-group/attention
 """
 
 import re
-from typing import Any, Callable, Dict, Mapping, Tuple, Type, Union
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import timm
 import torch
@@ -27,7 +28,7 @@ __all__ = [
     'official_model_args',
 ]
 
-Renames = Tuple[Tuple[str, Union[str, Callable[[re.Match], str]]], ...]
+Renames = tuple[tuple[str, str | Callable[[re.Match], str]], ...]
 
 
 def _dense_layer(prefix: str) -> Callable[[re.Match], str]:
@@ -81,7 +82,7 @@ _DENSENET_RENAMES: Renames = (
     (r'^att_dense\d\.(?P<layer>\d+)\.', _dense_layer('attention_branch.stage.0.')),
     (r'^dense(\d)\.(?P<layer>\d+)\.', _dense_layer(r'features.denseblock\1.')),
 )
-_RENAMES: Dict[Type[nn.Module], Renames] = {
+_RENAMES: dict[type[nn.Module], Renames] = {
     ResNet: _RESNET_RENAMES,
     CifarResNet: _RESNET_RENAMES + _RESNEXT_RENAMES,
     CifarWideResNet: _WIDE_RESNET_RENAMES,
@@ -89,7 +90,7 @@ _RENAMES: Dict[Type[nn.Module], Renames] = {
 }
 
 # a name that only checkpoints of these models have -> the models, the likeliest first
-_CANDIDATES: Tuple[Tuple[str, Tuple[str, ...]], ...] = (
+_CANDIDATES: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r'^stage_att\.', ('abn_resnext29_8x64d_cifar',)),
     (r'^att_block3\.', ('abn_wrn28_4_cifar', 'abn_wrn28_10_cifar')),
     (r'^att_dense3\.', ('abn_densenet100_12_cifar',)),
@@ -100,7 +101,7 @@ _CANDIDATES: Tuple[Tuple[str, Tuple[str, ...]], ...] = (
 )
 
 
-def convert_official_checkpoint(checkpoint: Mapping[str, Any], model_name: str) -> Dict[str, torch.Tensor]:
+def convert_official_checkpoint(checkpoint: Mapping[str, Any], model_name: str) -> dict[str, torch.Tensor]:
     """Convert a checkpoint of the authors' code to the names of a model of this package.
 
     Args:
@@ -133,7 +134,7 @@ def convert_official_checkpoint(checkpoint: Mapping[str, Any], model_name: str) 
     return {name: converted[name] for name in expected}
 
 
-def official_model_args(checkpoint: Mapping[str, Any]) -> Dict[str, Any]:
+def official_model_args(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of ``timm.create_model`` that a checkpoint of the authors' code asks for.
 
     Args:
@@ -144,7 +145,7 @@ def official_model_args(checkpoint: Mapping[str, Any]) -> Dict[str, Any]:
         mechanism that the authors' code has by default, 'product': the checkpoint does not tell.
     """
     state_dict = _state_dict_of(checkpoint)
-    model_args: Dict[str, Any] = {}
+    model_args: dict[str, Any] = {}
     if 'conv_att.weight' in state_dict:
         num_tasks = state_dict['conv_att.weight'].shape[0]
         return dict(num_classes=num_tasks, multi_task=True, attention_map='raw', mechanism='product')
@@ -193,7 +194,7 @@ def _meta_model(model_name: str, model_args: Mapping[str, Any]) -> AttentionBran
     return model
 
 
-def _state_dict_of(checkpoint: Mapping[str, Any]) -> Dict[str, torch.Tensor]:
+def _state_dict_of(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     around = next((name for name in ('state_dict', 'model_state_dict') if name in checkpoint), None)
     inner = checkpoint if around is None else checkpoint[around]
     if not isinstance(inner, Mapping):
@@ -212,12 +213,12 @@ def _state_dict_of(checkpoint: Mapping[str, Any]) -> Dict[str, torch.Tensor]:
 _TASK_CLASSIFIER = re.compile(r'output_per\.(?P<task>\d+)\.(?P<kind>weight|bias)')
 
 
-def _with_one_classifier(state_dict: Dict[str, torch.Tensor]) -> Dict[str, torch.Tensor]:
+def _with_one_classifier(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return the weights of a multi-task network with its classifiers, one per task, stacked: no before yes.
 
     The form with one output per task is that with two outputs whose first is always zero.
     """
-    tasks: Dict[str, Dict[int, torch.Tensor]] = {}
+    tasks: dict[str, dict[int, torch.Tensor]] = {}
     others = {}
     for name, tensor in state_dict.items():
         match = _TASK_CLASSIFIER.fullmatch(name)

@@ -5,7 +5,7 @@ and the classifier is one linear layer on the spatial means of its features. Tha
 of to the means, is a 1x1 convolution whose outputs are the class maps; their spatial means are the logits.
 """
 
-from typing import Any, Dict, List, Union
+from typing import Any
 
 import torch.nn as nn
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -55,7 +55,7 @@ class CamCifarResNet(ClassActivationMapping, CifarResNet):
 class CamVGG(ClassActivationMapping, VGG):
     """VGG whose last pooling and fully connected layers gave way to a 3x3 convolution (Zhou et al., section 3)."""
 
-    def __init__(self, cfg: List[Union[int, str]], drop_rate: float = 0.0, **kwargs: Any) -> None:
+    def __init__(self, cfg: list[int | str], drop_rate: float = 0.0, **kwargs: Any) -> None:
         """
         Args:
             cfg: Layers of timm's ``VGG``, ending with a pooling.
@@ -82,7 +82,7 @@ _PAPER = {
 }
 
 
-def _cfg(**kwargs: Any) -> Dict[str, Any]:
+def _cfg(**kwargs: Any) -> dict[str, Any]:
     return {
         'num_classes': 1000,
         'input_size': (3, 224, 224),

@@ -1,6 +1,6 @@
 """The paper's backbones for 32x32 images, as timm models."""
 
-from typing import Any, Dict, List, Optional, Tuple, Type, Union
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -43,8 +43,8 @@ class CifarBackbone(nn.Module):
 
     def add_stages(
         self,
-        stages: List[nn.Module],
-        channels: List[int],
+        stages: list[nn.Module],
+        channels: list[int],
         norm: nn.Module,
         global_pool: str,
         **dd: Any,
@@ -83,7 +83,7 @@ class CifarBackbone(nn.Module):
         raise NotImplementedError
 
     @ignored_by_torchscript
-    def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Return regular expressions that group parameters by depth.
 
         Args:
@@ -105,7 +105,7 @@ class CifarBackbone(nn.Module):
         """Return the classifier."""
         return self.fc
 
-    def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier.
 
         Args:
@@ -125,12 +125,12 @@ class CifarBackbone(nn.Module):
     def forward_intermediates(
         self,
         x: torch.Tensor,
-        indices: Optional[Union[int, List[int]]] = None,
+        indices: int | list[int] | None = None,
         norm: bool = False,
         stop_early: bool = False,
         output_fmt: str = 'NCHW',
         intermediates_only: bool = False,
-    ) -> Union[List[torch.Tensor], Tuple[torch.Tensor, List[torch.Tensor]]]:
+    ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
         """Return the features of stages.
 
         Args:
@@ -159,10 +159,10 @@ class CifarBackbone(nn.Module):
 
     def prune_intermediate_layers(
         self,
-        indices: Union[int, List[int]] = 1,
+        indices: int | list[int] = 1,
         prune_norm: bool = False,
         prune_head: bool = True,
-    ) -> List[int]:
+    ) -> list[int]:
         """Remove stages that are not needed for the features asked for.
 
         Args:
@@ -225,17 +225,17 @@ class CifarResNet(CifarBackbone):
 
     def __init__(
         self,
-        block: Union[Type[BasicBlock], Type[Bottleneck]],
+        block: type[BasicBlock] | type[Bottleneck],
         num_blocks: int,
-        planes: Tuple[int, int, int] = (16, 32, 64),
+        planes: tuple[int, int, int] = (16, 32, 64),
         cardinality: int = 1,
         base_width: int = 64,
         num_classes: int = 100,
         in_chans: int = 3,
         global_pool: str = 'avg',
         drop_rate: float = 0.0,
-        device: Optional[torch.device] = None,
-        dtype: Optional[torch.dtype] = None,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         """
         Args:
@@ -257,7 +257,7 @@ class CifarResNet(CifarBackbone):
         self.bn1 = nn.BatchNorm2d(planes[0], **dd)
         self.act1 = nn.ReLU(inplace=True)
         channels = [width * block.expansion for width in planes]
-        stages: List[nn.Module] = []
+        stages: list[nn.Module] = []
         for in_channels, width, stride in zip((planes[0], *channels[:-1]), planes, (1, 2, 2), strict=True):
             shortcut = None
             if stride != 1 or in_channels != width * block.expansion:
@@ -280,7 +280,7 @@ class CifarResNet(CifarBackbone):
         return self.act1(self.bn1(self.conv1(x)))
 
 
-def cifar_cfg(**kwargs: Any) -> Dict[str, Any]:
+def cifar_cfg(**kwargs: Any) -> dict[str, Any]:
     """Return the pretrained_cfg of a backbone for 32x32 images, without weights."""
     return {
         'num_classes': 100,
@@ -317,7 +317,7 @@ def _create_cifar_resnet(variant: str, pretrained: bool = False, **kwargs: Any) 
     )
 
 
-def _resnet_args(depth: int) -> Dict[str, Any]:
+def _resnet_args(depth: int) -> dict[str, Any]:
     # the authors' code counts six layers a block, of bottlenecks too: "110" has 18 of them a stage
     return dict(block=Bottleneck if depth >= 44 else BasicBlock, num_blocks=(depth - 2) // 6)
 

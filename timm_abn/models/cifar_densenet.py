@@ -1,7 +1,7 @@
 """DenseNets for 32x32 images, as timm models."""
 
 from collections import OrderedDict
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -24,14 +24,14 @@ class CifarDenseNet(DenseNet):
     def __init__(
         self,
         growth_rate: int = 12,
-        block_config: Tuple[int, ...] = (16, 16, 16),
+        block_config: tuple[int, ...] = (16, 16, 16),
         num_classes: int = 100,
         in_chans: int = 3,
         global_pool: str = 'avg',
         drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
-        device: Optional[torch.device] = None,
-        dtype: Optional[torch.dtype] = None,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         """
         Args:
@@ -61,7 +61,7 @@ class CifarDenseNet(DenseNet):
         self.features = nn.Sequential(OrderedDict(conv0=stem, **blocks))
         # without the stem's tap; timm's own stem reduces by 4
         names = [name for name, _ in self.features.named_children()]
-        taps: List[Dict[str, Any]] = list(self.feature_info[1:])
+        taps: list[dict[str, Any]] = list(self.feature_info[1:])
         self.feature_info = [dict(tap, reduction=tap['reduction'] // 4) for tap in taps]
         self.feature_ends = [names.index(tap['module'].removeprefix('features.')) for tap in taps]
         init_convolutions(self)

@@ -1,6 +1,6 @@
 """Wide ResNets for 32x32 images, as timm models."""
 
-from typing import Any, List, Optional
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -23,8 +23,8 @@ class WideBlock(nn.Module):
         channels: int,
         stride: int = 1,
         proj_drop_rate: float = 0.0,
-        device: Optional[torch.device] = None,
-        dtype: Optional[torch.dtype] = None,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         """
         Args:
@@ -72,8 +72,8 @@ class CifarWideResNet(CifarBackbone):
         global_pool: str = 'avg',
         drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
-        device: Optional[torch.device] = None,
-        dtype: Optional[torch.dtype] = None,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         """
         Args:
@@ -91,7 +91,7 @@ class CifarWideResNet(CifarBackbone):
         dd: dict = {'device': device, 'dtype': dtype}
         self.conv1 = nn.Conv2d(in_chans, 16, 3, padding=1, bias=False, **dd)
         widths = [16 * width, 32 * width, 64 * width]
-        stages: List[nn.Module] = []
+        stages: list[nn.Module] = []
         for in_channels, channels, stride in zip((16, *widths[:-1]), widths, (1, 2, 2), strict=True):
             stages.append(
                 nn.Sequential(

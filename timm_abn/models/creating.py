@@ -1,6 +1,7 @@
 """Creating a model by name, with a one-line error where its arguments do not go together."""
 
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import timm
 import torch.nn as nn

@@ -1,7 +1,8 @@
 """Loading trained models: by name, from an address, or from a checkpoint."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, List, Mapping, Optional, Union
+from typing import Any
 
 import timm
 import torch.nn as nn
@@ -27,7 +28,7 @@ __all__ = ['EXPLAINING', 'load_classifier', 'load_model', 'model_names', 'untrai
 EXPLAINING = (AttentionBranchNet, ClassActivationMapping)  # classes of models that explain themselves
 
 
-def model_names(pattern: str = '') -> List[str]:
+def model_names(pattern: str = '') -> list[str]:
     """Return the registered names of models that explain themselves: ABNs, then CAM baselines.
 
     Args:
@@ -39,7 +40,7 @@ def model_names(pattern: str = '') -> List[str]:
 def load_model(
     name_or_address: str,
     /,
-    checkpoint: Optional[Union[str, Path]] = None,
+    checkpoint: str | Path | None = None,
     **model_kwargs: Any,
 ) -> nn.Module:
     """Return a model with trained weights, in evaluation mode.
@@ -68,7 +69,7 @@ def load_model(
 def load_classifier(
     name_or_address: str,
     /,
-    checkpoint: Optional[Union[str, Path]] = None,
+    checkpoint: str | Path | None = None,
     **model_kwargs: Any,
 ) -> nn.Module:
     """Return any model of timm with trained weights, in evaluation mode: ``load_model`` for those without a map, too.
@@ -148,7 +149,7 @@ def _check_tag(name: str) -> None:
         raise ModelError(f'{architecture} has no weights {tag!r}; {hint}.') from None
 
 
-def _check_has_weights(name: str, num_classes: Optional[int]) -> None:
+def _check_has_weights(name: str, num_classes: int | None) -> None:
     cfg = timm.get_pretrained_cfg(name)
     if cfg is None or not cfg.has_weights:
         if name.split('.')[0] not in model_names():

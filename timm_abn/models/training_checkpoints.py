@@ -1,8 +1,9 @@
 """Reading a checkpoint: its weights, and what it says of the network that they belong to."""
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any
 
 import timm
 import torch
@@ -57,7 +58,7 @@ def read_checkpoint_file(path: Path) -> Mapping[str, Any]:
     return checkpoint
 
 
-def read_checkpoint(path: Path) -> Tuple[Dict[str, torch.Tensor], Mapping[str, Any]]:
+def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], Mapping[str, Any]]:
     """Return the weights of a checkpoint, averaged ones where there are some, and what lies beside them.
 
     Args:
@@ -79,7 +80,7 @@ def read_checkpoint(path: Path) -> Tuple[Dict[str, torch.Tensor], Mapping[str, A
     return clean_state_dict(dict(weights)), {} if path.suffix == '.safetensors' else checkpoint
 
 
-def training_settings(metadata: Mapping[str, Any]) -> Dict[str, Any]:
+def training_settings(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of timm's training script that are recorded in a checkpoint; none if there are none.
 
     Args:
@@ -95,7 +96,7 @@ def model_arguments(
     given: Mapping[str, Any],
     weights: Mapping[str, torch.Tensor],
     path: Path,
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     """Return the arguments that build the network of a checkpoint.
 
     Args:
@@ -150,9 +151,9 @@ def check_model_of(settings: Mapping[str, Any], name: str, path: Path) -> None:
 
 def weights_as_asked(
     model: Any,
-    weights: Dict[str, torch.Tensor],
+    weights: dict[str, torch.Tensor],
     given: Mapping[str, Any],
-) -> Dict[str, torch.Tensor]:
+) -> dict[str, torch.Tensor]:
     """Return weights as if they had been trained with the gate and insertion that were asked for, if any were.
 
     Args:
@@ -163,7 +164,7 @@ def weights_as_asked(
     return with_gate_of(model.mechanism, weights) if {'gate', 'insertion'} & given.keys() else weights
 
 
-def recorded_of_backbone(name: str, path: Path) -> Tuple[Dict[str, Any], Dict[str, Any]]:
+def recorded_of_backbone(name: str, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what a checkpoint says of the backbone that it is of: its arguments, and how images were prepared.
 
     Args:
@@ -187,7 +188,7 @@ def recorded_of_backbone(name: str, path: Path) -> Tuple[Dict[str, Any], Dict[st
     return arguments, data_config_of(settings, backbone, path)
 
 
-def _arguments_of_weights(settings: Mapping[str, Any]) -> Dict[str, Any]:
+def _arguments_of_weights(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments that a network had by its name, whose tag may bring some along.
 
     They are passed explicitly where weights have arguments of their own, so that it does not matter under which of
@@ -199,7 +200,7 @@ def _arguments_of_weights(settings: Mapping[str, Any]) -> Dict[str, Any]:
     return {**_OF_PLAIN_NAMES, **ARGUMENTS_OF_WEIGHTS.get(name, {})}
 
 
-def class_names_of(settings: Mapping[str, Any], num_classes: int, path: Path) -> Optional[List[str]]:
+def class_names_of(settings: Mapping[str, Any], num_classes: int, path: Path) -> list[str] | None:
     """Return what the classes were called that a network was trained on; None if nothing says so.
 
     Args:
@@ -241,7 +242,7 @@ def origin_of(settings: Mapping[str, Any]) -> str:
     return 'random weights'
 
 
-def data_config_of(settings: Mapping[str, Any], model: torch.nn.Module, path: Path) -> Dict[str, Any]:
+def data_config_of(settings: Mapping[str, Any], model: torch.nn.Module, path: Path) -> dict[str, Any]:
     """Return how images were prepared in training: input size, mean and so on, as timm names them.
 
     Args:

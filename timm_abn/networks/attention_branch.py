@@ -1,6 +1,6 @@
 """The attention branch (paper, sections 3.1 and 3.4): makes attention maps, and a prediction of its own."""
 
-from typing import Any, ClassVar, Dict, Optional, Tuple, Type
+from typing import Any, ClassVar
 
 import torch
 import torch.fx
@@ -31,9 +31,9 @@ class _Branch(nn.Module):
     a class, how many maps there are, what the outputs under these maps say, and how an explanation reads.
     """
 
-    argument_names: ClassVar[Dict[str, str]] = {}  # of the network, and what they are called here
+    argument_names: ClassVar[dict[str, str]] = {}  # of the network, and what they are called here
     outputs_per_class: ClassVar[int]
-    explanation_class: ClassVar[Type[Explanation]]
+    explanation_class: ClassVar[type[Explanation]]
     attention_map_type: Final[str]
     kept_share: Final[float]
     map_scale: Final[int]
@@ -42,7 +42,7 @@ class _Branch(nn.Module):
         self,
         stage: AttentionStage,
         attention_map: str,
-        choices: Tuple[str, ...],
+        choices: tuple[str, ...],
         hard_attention: float = 1.0,
         padding_mode: str = 'zeros',
         starts_flat: bool = False,
@@ -69,11 +69,11 @@ class _Branch(nn.Module):
             return checkpoint_seq(self.stage, maps)
         return self.stage(maps)
 
-    def _build_head(self, num_classes: int, device: Optional[torch.device], dtype: Optional[torch.dtype]) -> None:
+    def _build_head(self, num_classes: int, device: torch.device | None, dtype: torch.dtype | None) -> None:
         raise NotImplementedError
 
     @ignored_by_torchscript
-    def head_names(self) -> Tuple[str, ...]:
+    def head_names(self) -> tuple[str, ...]:
         """Return the names of the layers that ``reset_classifier`` builds anew; the first has one row per class."""
         raise NotImplementedError
 
@@ -127,7 +127,7 @@ class _Branch(nn.Module):
         """Return the class maps, shape (B, K, h, w); their spatial means are the attention logits."""
         raise NotImplementedError
 
-    def forward(self, maps: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return ``(attention_map, attention_logits)``.
 
         Args:
@@ -165,8 +165,8 @@ class AttentionBranch(_Branch):
         hard_attention: float = 1.0,
         padding_mode: str = 'zeros',
         starts_flat: bool = False,
-        device: Optional[torch.device] = None,
-        dtype: Optional[torch.dtype] = None,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         """
         Args:
@@ -189,7 +189,7 @@ class AttentionBranch(_Branch):
         self.act = nn.ReLU(inplace=True)
         self._build_head(num_classes, device=device, dtype=dtype)
 
-    def _build_head(self, num_classes: int, device: Optional[torch.device], dtype: Optional[torch.dtype]) -> None:
+    def _build_head(self, num_classes: int, device: torch.device | None, dtype: torch.dtype | None) -> None:
         dd: dict = {'device': device, 'dtype': dtype}
         self.num_classes = num_classes
         self.class_conv = nn.Conv2d(self.stage.num_features, num_classes, 1, bias=False, **dd)
@@ -205,7 +205,7 @@ class AttentionBranch(_Branch):
             nn.init.zeros_(self.map_norm.weight)
 
     @ignored_by_torchscript
-    def head_names(self) -> Tuple[str, ...]:
+    def head_names(self) -> tuple[str, ...]:
         """Return the names of the layers whose shape, or input, depends on the number of classes."""
         names = ('class_conv', 'class_norm', 'classifier', 'map_conv', 'map_norm')
         return tuple(name for name in names if hasattr(self, name))
@@ -271,8 +271,8 @@ class MultiTaskAttentionBranch(_Branch):
         hard_attention: float = 1.0,
         padding_mode: str = 'zeros',
         starts_flat: bool = False,
-        device: Optional[torch.device] = None,
-        dtype: Optional[torch.dtype] = None,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         """
         Args:
@@ -291,7 +291,7 @@ class MultiTaskAttentionBranch(_Branch):
         super().__init__(stage, attention_map, MULTI_TASK_ATTENTION_MAPS, hard_attention, padding_mode, starts_flat)
         self._build_head(num_classes, device=device, dtype=dtype)
 
-    def _build_head(self, num_classes: int, device: Optional[torch.device], dtype: Optional[torch.dtype]) -> None:
+    def _build_head(self, num_classes: int, device: torch.device | None, dtype: torch.dtype | None) -> None:
         self.num_classes = self.num_maps = num_classes
         self.map_conv = nn.Conv2d(self.stage.num_features, num_classes, 1, bias=False, device=device, dtype=dtype)
         init_convolutions(self.map_conv)
@@ -299,7 +299,7 @@ class MultiTaskAttentionBranch(_Branch):
             nn.init.zeros_(self.map_conv.weight)
 
     @ignored_by_torchscript
-    def head_names(self) -> Tuple[str, ...]:
+    def head_names(self) -> tuple[str, ...]:
         """Return the names of the layers whose shape depends on the number of tasks."""
         return ('map_conv',)
 

@@ -10,7 +10,8 @@ A map finer than the features begins here, too: they are upsampled first, and th
 import contextlib
 import copy
 from collections import OrderedDict
-from typing import Any, Callable, Dict, Iterator, List, Optional
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -45,7 +46,7 @@ class AttentionStage(nn.Sequential):
         source: str,
         num_features: int,
         map_scale: int = 1,
-        origins: Optional[Dict[str, str]] = None,
+        origins: dict[str, str] | None = None,
     ) -> None:
         upsample = nn.Upsample(scale_factor=float(map_scale), mode='bilinear', align_corners=False)
         super().__init__(OrderedDict(upsample=upsample, **modules) if map_scale > 1 else modules)
@@ -88,13 +89,13 @@ def _both(*functions: Any) -> Callable[..., None]:
 
 def build_attention_stage(
     backbone: nn.Module,
-    next_stage: List[str],
+    next_stage: list[str],
     in_channels: int,
     num_features: int,
     keep_weights: bool,
     map_scale: int = 1,
-    device: Optional[torch.device] = None,
-    dtype: Optional[torch.dtype] = None,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
 ) -> AttentionStage:
     """Build the stage of an attention branch.
 
@@ -181,11 +182,11 @@ def set_stride_one(module: nn.Module) -> None:
                 child.stride = 1 if isinstance(stride, int) else (1, 1)  # type: ignore[assignment]
 
 
-def _probe_channels(stage: nn.Module, in_channels: int) -> Optional[int]:
+def _probe_channels(stage: nn.Module, in_channels: int) -> int | None:
     """Return the channels of the stage's output, or None if it does not keep the resolution of an NCHW input."""
     size = (12, 10)  # not square, so that transposed layouts are noticed
     x = torch.empty((1, in_channels, *size), device='meta')
-    memo: Dict[int, torch.Tensor] = {id(t): nn.Parameter(t.detach().to('meta')) for t in stage.parameters()}
+    memo: dict[int, torch.Tensor] = {id(t): nn.Parameter(t.detach().to('meta')) for t in stage.parameters()}
     memo.update({id(t): t.to('meta') for t in stage.buffers()})
     try:
         with torch.no_grad():
@@ -198,8 +199,8 @@ def _probe_channels(stage: nn.Module, in_channels: int) -> Optional[int]:
 def _residual_blocks(
     in_channels: int,
     num_features: int,
-    device: Optional[torch.device],
-    dtype: Optional[torch.dtype],
+    device: torch.device | None,
+    dtype: torch.dtype | None,
 ) -> 'OrderedDict[str, nn.Module]':
     planes = max(num_features // Bottleneck.expansion, 1)
     dd: dict = {'device': device, 'dtype': dtype}

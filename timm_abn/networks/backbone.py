@@ -5,8 +5,9 @@ import functools
 import logging
 import re
 import types
+from collections.abc import Hashable, Iterator
 from pathlib import Path
-from typing import Any, Dict, Hashable, Iterator, List, Optional, Union
+from typing import Any
 
 import timm
 import torch.nn as nn
@@ -20,7 +21,7 @@ __all__ = ['architecture_of', 'check_outputs', 'create_backbone', 'name_of']
 _logger = logging.getLogger(__name__)
 
 
-def create_backbone(name: str, pretrained: Union[bool, str], **kwargs: Any) -> nn.Module:
+def create_backbone(name: str, pretrained: bool | str, **kwargs: Any) -> nn.Module:
     """Create a timm model by name.
 
     Args:
@@ -52,7 +53,7 @@ def _create_backbone_from_file(name: str, file: str, **kwargs: Any) -> nn.Module
             weights = load_state_dict(file)
     except Exception as error:  # as many kinds as there are formats
         raise TimmAbnError(f'{file!r} is not a checkpoint: {one_line(error)}') from error
-    overlay: Dict[str, Any] = dict(state_dict=weights)
+    overlay: dict[str, Any] = dict(state_dict=weights)
     cfg = None if ':' in name else get_pretrained_cfg(name)
     classifier = weights.get(f'{cfg.classifier}.weight') if cfg else None
     if classifier is not None:
@@ -78,7 +79,7 @@ class _Remarks(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self.missing_keys: List[str] = []
+        self.missing_keys: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         found = re.match(r'Missing keys \((.*)\) ', record.getMessage())
@@ -101,7 +102,7 @@ def _remarks_of_timm() -> Iterator[_Remarks]:
         logger.propagate = propagates
 
 
-def architecture_of(name: str, **kwargs: Any) -> Optional[Hashable]:
+def architecture_of(name: str, **kwargs: Any) -> Hashable | None:
     """Return what is equal for backbones that are built alike, and so can be cut alike; None if that cannot be said.
 
     Args:

@@ -1,7 +1,6 @@
 """How a backbone lays out its features, and the way from there to maps and back."""
 
 import math
-from typing import Tuple
 
 import torch
 import torch.nn as nn
@@ -92,7 +91,7 @@ class FeatureLayout(nn.Module):
         return f'{self.layout!r}, num_prefix_tokens={self.num_prefix_tokens}, reduction={self.reduction}'
 
 
-def feature_layout(parts: Split) -> Tuple[FeatureLayout, int]:
+def feature_layout(parts: Split) -> tuple[FeatureLayout, int]:
     """Return the layout of the features at a cut, and their channels.
 
     Args:

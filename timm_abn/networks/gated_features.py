@@ -7,7 +7,8 @@ of 8 is faster by 1.28 to 1.39 times than with the same chunks and nothing share
 images of 224 pixels, NCHW and channels-last (``python scripts/benchmark_multi_task.py``).
 """
 
-from typing import Any, Callable, Dict, Optional, Tuple, Type
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 __all__ = ['GatedFeatures', 'can_be_lazy', 'gate_each']
 
 
-def gate_each(features: torch.Tensor, factors: torch.Tensor, shift: Optional[torch.Tensor] = None) -> torch.Tensor:
+def gate_each(features: torch.Tensor, factors: torch.Tensor, shift: torch.Tensor | None = None) -> torch.Tensor:
     """Return features times each of the factors, shape (B * T, C, h, w), the T results of an image in succession.
 
     Args:
@@ -59,12 +60,12 @@ class GatedFeatures(torch.Tensor):
 
     _features: torch.Tensor
     _factors: torch.Tensor
-    _convolved: Dict[str, torch.Tensor]
-    _gated: Optional[torch.Tensor]
+    _convolved: dict[str, torch.Tensor]
+    _gated: torch.Tensor | None
     _may_differ: bool  # an operation was given the computed tensor, and may have changed it in place
 
     @staticmethod
-    def create(features: torch.Tensor, factors: torch.Tensor, convolved: Dict[str, torch.Tensor]) -> 'GatedFeatures':
+    def create(features: torch.Tensor, factors: torch.Tensor, convolved: dict[str, torch.Tensor]) -> 'GatedFeatures':
         """Return gated features.
 
         Args:
@@ -83,9 +84,9 @@ class GatedFeatures(torch.Tensor):
     def __torch_function__(
         cls,
         func: Callable,
-        types: Tuple[Type, ...],
-        args: Tuple[Any, ...] = (),
-        kwargs: Optional[Dict[str, Any]] = None,
+        types: tuple[type, ...],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
         with torch._C.DisableTorchFunctionSubclass():
@@ -106,12 +107,12 @@ class GatedFeatures(torch.Tensor):
     def _conv2d(
         self,
         weight: torch.Tensor,
-        bias: Optional[torch.Tensor] = None,
+        bias: torch.Tensor | None = None,
         stride: Any = 1,
         padding: Any = 0,
         dilation: Any = 1,
         groups: int = 1,
-    ) -> Optional[torch.Tensor]:
+    ) -> torch.Tensor | None:
         if tuple(weight.shape[2:]) != (1, 1) or padding not in (0, (0, 0), 'valid') or bias is not None:
             return None
         strides = (stride, stride) if isinstance(stride, int) else tuple(stride)
@@ -126,14 +127,14 @@ class GatedFeatures(torch.Tensor):
 
     def _batch_norm(
         self,
-        running_mean: Optional[torch.Tensor],
-        running_var: Optional[torch.Tensor],
-        weight: Optional[torch.Tensor] = None,
-        bias: Optional[torch.Tensor] = None,
+        running_mean: torch.Tensor | None,
+        running_var: torch.Tensor | None,
+        weight: torch.Tensor | None = None,
+        bias: torch.Tensor | None = None,
         training: bool = False,
         momentum: float = 0.1,
         eps: float = 1e-5,
-    ) -> Optional[torch.Tensor]:
+    ) -> torch.Tensor | None:
         if training or running_mean is None or running_var is None or running_mean.dtype != self._features.dtype:
             return None
         scale = (running_var + eps).rsqrt()
@@ -143,7 +144,7 @@ class GatedFeatures(torch.Tensor):
         return gate_each(self._features * scale[:, None, None], self._factors, shift)
 
 
-_DEFERRED: Dict[Callable, Callable[..., Optional[torch.Tensor]]] = {
+_DEFERRED: dict[Callable, Callable[..., torch.Tensor | None]] = {
     F.conv2d: GatedFeatures._conv2d,
     F.batch_norm: GatedFeatures._batch_norm,
 }

@@ -6,7 +6,6 @@ over the places instead. And a class token, which is none of the places, is reac
 """
 
 import warnings
-from typing import FrozenSet, Optional
 
 from ..errors import TimmAbnError
 from ..split import Cut, Split, family_of
@@ -16,7 +15,7 @@ from .mechanism import check_choice
 __all__ = ['choose_gate', 'gates_without_effect', 'warn_of_gate']
 
 
-def choose_gate(gate: Optional[str], cut: Split, takes_bias: bool) -> str:
+def choose_gate(gate: str | None, cut: Split, takes_bias: bool) -> str:
     """Return the gate that is asked for, or else the one that fits.
 
     Args:
@@ -39,7 +38,7 @@ def choose_gate(gate: Optional[str], cut: Split, takes_bias: bool) -> str:
     return gate
 
 
-def gates_without_effect(cut: Cut, takes_bias: bool) -> FrozenSet[str]:
+def gates_without_effect(cut: Cut, takes_bias: bool) -> frozenset[str]:
     """Return the gates whose map nothing after a cut can depend on, whatever the weights.
 
     Args:
@@ -50,7 +49,7 @@ def gates_without_effect(cut: Cut, takes_bias: bool) -> FrozenSet[str]:
     return frozenset(gate for gate, ignored in without.items() if ignored)
 
 
-def warn_of_gate(gate: str, without_effect: FrozenSet[str], path: str) -> None:
+def warn_of_gate(gate: str, without_effect: frozenset[str], path: str) -> None:
     """Warn if the attention map of a network has no effect.
 
     Args:

@@ -1,7 +1,5 @@
 """Attention maps given in place of the predicted ones, and the maps of some of several tasks."""
 
-from typing import List, Optional
-
 import torch
 import torch.fx
 
@@ -18,19 +16,19 @@ def of_tasks(maps: torch.Tensor, tasks: torch.Tensor) -> torch.Tensor:
     return maps[torch.arange(len(maps), device=maps.device), tasks].unsqueeze(1)
 
 
-def check_attention(attention: torch.Tensor, expected: List[int]) -> None:
+def check_attention(attention: torch.Tensor, expected: list[int]) -> None:
     """Raise ValueError unless ``attention`` has the shape ``expected``."""
     if list(attention.shape) != expected:
         raise ValueError(f'attention must have shape {expected}, got {list(attention.shape)}.')
 
 
 @torch.jit.unused
-def is_fx_proxy(attention: Optional[torch.Tensor]) -> bool:
+def is_fx_proxy(attention: torch.Tensor | None) -> bool:
     """Return whether fx is tracing, so that it is not known yet whether an attention map will be given."""
     return isinstance(attention, torch.fx.Proxy)
 
 
-def given_or_predicted(given: Optional[torch.Tensor], predicted: torch.Tensor) -> torch.Tensor:
+def given_or_predicted(given: torch.Tensor | None, predicted: torch.Tensor) -> torch.Tensor:
     """Return the attention map that was given, if there is one, else the predicted."""
     if given is None:
         return predicted

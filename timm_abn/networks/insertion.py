@@ -5,7 +5,7 @@ backbone predicts at random. So around such a backbone the map starts flat, and 
 """
 
 import warnings
-from typing import Any, Dict, Optional
+from typing import Any
 
 import torch
 
@@ -17,7 +17,7 @@ from .mechanism import check_choice, gate_of, insertion_of, with_gate_of
 __all__ = ['choose_insertion', 'follow_weights', 'freeze_halves']
 
 
-def choose_insertion(insertion: Optional[str], is_trained: bool, can_be_neutral: bool, has_tasks: bool) -> str:
+def choose_insertion(insertion: str | None, is_trained: bool, can_be_neutral: bool, has_tasks: bool) -> str:
     """Return the insertion that is asked for, or else the one that fits; warns where none leaves a backbone unchanged.
 
     Args:
@@ -43,7 +43,7 @@ def choose_insertion(insertion: Optional[str], is_trained: bool, can_be_neutral:
     return 'neutral' if is_trained and can_be_neutral else 'gating'
 
 
-def follow_weights(network: Any, state_dict: Dict[str, torch.Tensor], prefix: str) -> None:
+def follow_weights(network: Any, state_dict: dict[str, torch.Tensor], prefix: str) -> None:
     """Let a network use the gate and insertion that weights were trained with, unless others were asked for.
 
     Args:

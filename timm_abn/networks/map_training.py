@@ -8,7 +8,8 @@ et al., CVPR 2018, arXiv 1802.10171) asks the same of images.
 """
 
 import contextlib
-from typing import Any, Iterator, List, NamedTuple, Optional
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn as nn
@@ -52,10 +53,10 @@ class TrainingOutput(NamedTuple):
     logits: torch.Tensor
     attention_logits: torch.Tensor
     attention_map: torch.Tensor
-    masked_logits: Optional[torch.Tensor] = None
-    tasks: Optional[torch.Tensor] = None
-    flipped_map: Optional[torch.Tensor] = None
-    complement_logits: Optional[torch.Tensor] = None
+    masked_logits: torch.Tensor | None = None
+    tasks: torch.Tensor | None = None
+    flipped_map: torch.Tensor | None = None
+    complement_logits: torch.Tensor | None = None
 
 
 class MapTraining(nn.Module):
@@ -69,7 +70,7 @@ class MapTraining(nn.Module):
 
     def __init__(
         self,
-        background: Optional[str] = 'mixed',
+        background: str | None = 'mixed',
         flips: bool = False,
         complement: bool = False,
     ) -> None:
@@ -94,7 +95,7 @@ class MapTraining(nn.Module):
         return f'background={self.background!r}, flips={self.flips}, complement={self.complement}'
 
 
-def check_map_training(map_type: str, mechanism: Any, background: Optional[str], complement: bool) -> None:
+def check_map_training(map_type: str, mechanism: Any, background: str | None, complement: bool) -> None:
     """Check that the maps of a network can be trained so.
 
     Args:
@@ -177,10 +178,10 @@ def keep_running_statistics(network: nn.Module) -> Iterator[None]:
     Args:
         network: In training mode.
     """
-    norms: List[_NormBase] = [
+    norms: list[_NormBase] = [
         module for module in network.modules() if isinstance(module, _NormBase) and module.track_running_stats
     ]
-    checkpointed: List[Any] = [module for module in network.modules() if getattr(module, 'grad_checkpointing', False)]
+    checkpointed: list[Any] = [module for module in network.modules() if getattr(module, 'grad_checkpointing', False)]
     for norm in norms:
         norm.track_running_stats = False
     for module in checkpointed:

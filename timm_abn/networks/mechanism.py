@@ -1,6 +1,7 @@
 """The attention mechanism (paper, section 3.2), in whatever layout a backbone has its features."""
 
-from typing import Any, Dict, Mapping, Optional, Tuple
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -63,9 +64,9 @@ class Mechanism(nn.Module):
     def __init__(
         self,
         mechanism: str = 'residual',
-        layout: Optional[FeatureLayout] = None,
+        layout: FeatureLayout | None = None,
         gate: str = 'features',
-        device: Optional[torch.device] = None,
+        device: torch.device | None = None,
         hides: bool = False,
         map_scale: int = 1,
         insertion: str = 'gating',
@@ -95,7 +96,7 @@ class Mechanism(nn.Module):
         self.set_insertion(insertion, device)
 
     @ignored_by_torchscript
-    def set_gate(self, gate: str, device: Optional[torch.device] = None) -> None:
+    def set_gate(self, gate: str, device: torch.device | None = None) -> None:
         """Use another gate from now on.
 
         Args:
@@ -112,7 +113,7 @@ class Mechanism(nn.Module):
             self.register_buffer(record_of(gate), torch.tensor(GATE_VERSION, device=device))
 
     @ignored_by_torchscript
-    def set_insertion(self, insertion: str, device: Optional[torch.device] = None) -> None:
+    def set_insertion(self, insertion: str, device: torch.device | None = None) -> None:
         """Use another insertion from now on.
 
         Args:
@@ -140,8 +141,8 @@ class Mechanism(nn.Module):
         features: torch.Tensor,
         attention_map: torch.Tensor,
         num_maps: int = 1,
-        convolved: Optional[Dict[str, torch.Tensor]] = None,
-        predicted: Optional[torch.Tensor] = None,
+        convolved: dict[str, torch.Tensor] | None = None,
+        predicted: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return gated features, in the layout of ``features``; of several maps with a leading dimension B * T.
 
@@ -168,7 +169,7 @@ class Mechanism(nn.Module):
             return self.layout.gate(features, factor)
         return self.layout.gate_around_mean(features, factor, self.hides)
 
-    def factor(self, attention_map: torch.Tensor, predicted: Optional[torch.Tensor] = None) -> torch.Tensor:
+    def factor(self, attention_map: torch.Tensor, predicted: torch.Tensor | None = None) -> torch.Tensor:
         """Return what features are multiplied by, shape (B, T, h, w), as high and wide as they are."""
         means = self.means(attention_map)
         factor = 1.0 + means if self.residual else means
@@ -184,8 +185,8 @@ class Mechanism(nn.Module):
         self,
         features: torch.Tensor,
         attention_map: torch.Tensor,
-        predicted: Optional[torch.Tensor] = None,
-    ) -> Optional[torch.Tensor]:
+        predicted: torch.Tensor | None = None,
+    ) -> torch.Tensor | None:
         """Return what is added to the attention scores of each token that is read, shape (B * T, 1, 1, N).
 
         Args:
@@ -268,7 +269,7 @@ def with_gate_of(
     mechanism: Mechanism,
     state_dict: Mapping[str, torch.Tensor],
     prefix: str = 'mechanism.',
-) -> Dict[str, torch.Tensor]:
+) -> dict[str, torch.Tensor]:
     """Return weights as if they were of another gate, or insertion.
 
     Args:
@@ -281,7 +282,7 @@ def with_gate_of(
     return {**own, **{name: tensor for name, tensor in state_dict.items() if name in own or name not in records}}
 
 
-def check_choice(name: str, value: str, choices: Tuple[str, ...]) -> None:
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise TimmAbnError unless the argument ``name`` has one of its values."""
     if value not in choices:
         raise TimmAbnError(f'{name} must be one of {", ".join(map(repr, choices))}, got {value!r}.')

@@ -10,7 +10,7 @@ Explanation", CVPR 2019.
 """
 
 import dataclasses
-from typing import Any, ClassVar, Dict, List, Optional, Tuple, Type, Union
+from typing import Any, ClassVar
 
 import torch
 import torch.fx
@@ -63,27 +63,27 @@ class AttentionBranchNet(TimmContract):
         perception_branch: Second half of the backbone.
     """
 
-    branch_class: ClassVar[Type[nn.Module]] = AttentionBranch
+    branch_class: ClassVar[type[nn.Module]] = AttentionBranch
     takes_attention_bias: Final[bool]
     has_beside: Final[bool]
     __jit_unused_properties__ = ['global_pool', 'config', '_model_args']
 
     def __init__(
         self,
-        backbone: Union[str, nn.Module] = 'resnet50',
-        split: Optional[Union[int, str]] = None,
+        backbone: str | nn.Module = 'resnet50',
+        split: int | str | None = None,
         mechanism: str = 'residual',
         attention_map: str = 'sigmoid',
         num_classes: int = 1000,
         in_chans: int = 3,
-        pretrained_backbone: Union[bool, str] = False,
-        attention_classes: Optional[int] = None,
-        device: Optional[torch.device] = None,
-        dtype: Optional[torch.dtype] = None,
-        gate: Optional[str] = None,
+        pretrained_backbone: bool | str = False,
+        attention_classes: int | None = None,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        gate: str | None = None,
         map_scale: int = 1,
         padding_mode: str = 'zeros',
-        insertion: Optional[str] = None,
+        insertion: str | None = None,
         **kwargs: Any,
     ) -> None:
         """
@@ -177,7 +177,7 @@ class AttentionBranchNet(TimmContract):
             raise TimmAbnError("hard_attention needs mechanism='product', got 'residual': Eq. 2 hides nothing.")
         self.mechanism = Mechanism(mechanism, layout, gate, device, hides, map_scale, insertion)
         self.task_chunk_size = 1
-        self.map_training: Optional[MapTraining] = None
+        self.map_training: MapTraining | None = None
         # the perception branch comes last: timm's AGC clipping leaves out the last two parameters, its classifier
         self.perception_branch = parts.perception_branch
         if insertion == 'explaining':
@@ -188,8 +188,8 @@ class AttentionBranchNet(TimmContract):
     def forward(
         self,
         x: torch.Tensor,
-        attention: Optional[torch.Tensor] = None,
-    ) -> Union[torch.Tensor, Tuple[torch.Tensor, torch.Tensor]]:
+        attention: torch.Tensor | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """Return logits (B, K), in training mode ``(logits, attention_logits)``.
 
         Args:
@@ -217,9 +217,9 @@ class AttentionBranchNet(TimmContract):
         self,
         images: torch.Tensor,
         features: torch.Tensor,
-        beside: List[torch.Tensor],
+        beside: list[torch.Tensor],
         maps: torch.Tensor,
-        outputs: Tuple[torch.Tensor, torch.Tensor],
+        outputs: tuple[torch.Tensor, torch.Tensor],
     ) -> Any:
         """Return the outputs of training with those that a loss of the maps needs: a ``TrainingOutput``."""
         wanted: Any = self.map_training
@@ -245,7 +245,7 @@ class AttentionBranchNet(TimmContract):
         return TrainingOutput(*outputs, maps, masked_logits, tasks, flipped_map, complement_logits)
 
     @torch.jit.unused
-    def _look_through(self, masked: torch.Tensor, tasks: Optional[torch.Tensor]) -> torch.Tensor:
+    def _look_through(self, masked: torch.Tensor, tasks: torch.Tensor | None) -> torch.Tensor:
         """Return logits of images seen through their maps; of several tasks that of the one whose map it was."""
         features, beside = self.extract(masked)
         if self.mechanism.insertion == 'explaining' and tasks is None:  # nobody reads the map of the masked image
@@ -258,8 +258,8 @@ class AttentionBranchNet(TimmContract):
         self,
         features: torch.Tensor,
         maps: torch.Tensor,
-        tasks: Optional[torch.Tensor],
-        beside: List[torch.Tensor],
+        tasks: torch.Tensor | None,
+        beside: list[torch.Tensor],
     ) -> torch.Tensor:
         """Return logits of features under one map per image, shape (B, 1, h, w); of several tasks that of its own."""
         if tasks is None:
@@ -269,7 +269,7 @@ class AttentionBranchNet(TimmContract):
         return self.attention_branch.answers_of(outputs, tasks)
 
     @ignored_by_torchscript
-    def train_maps(self, background: Optional[str] = 'mixed', flips: bool = False, complement: bool = False) -> None:
+    def train_maps(self, background: str | None = 'mixed', flips: bool = False, complement: bool = False) -> None:
         """Let training return what losses of the maps need, a ``TrainingOutput``, from one forward of this module.
 
         The network sees each image twice in a step: as it is, and through its map (T-TAME, arXiv 2403.04523). The
@@ -289,7 +289,7 @@ class AttentionBranchNet(TimmContract):
         check_map_training(self.attention_branch.attention_map_type, self.mechanism, background, complement)
         self.map_training = MapTraining(background, flips, complement)
 
-    def forward_features(self, x: torch.Tensor, attention: Optional[torch.Tensor] = None) -> torch.Tensor:
+    def forward_features(self, x: torch.Tensor, attention: torch.Tensor | None = None) -> torch.Tensor:
         """Return the unpooled features of the perception branch.
 
         Args:
@@ -324,7 +324,7 @@ class AttentionBranchNet(TimmContract):
         self,
         features: torch.Tensor,
         images: torch.Tensor,
-        attention: Optional[torch.Tensor],
+        attention: torch.Tensor | None,
     ) -> torch.Tensor:
         """Return the map that was given, else the predicted one, without what nobody reads of the branch."""
         if attention is None or (not torch.jit.is_scripting() and is_fx_proxy(attention)):
@@ -335,13 +335,13 @@ class AttentionBranchNet(TimmContract):
         check_attention(attention, [maps.shape[0], self.attention_branch.num_maps, height, width])
         return attention
 
-    def extract(self, images: torch.Tensor) -> Tuple[torch.Tensor, List[torch.Tensor]]:
+    def extract(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Return the features that the attention is for, and what passes beside them (nothing, in most families).
 
         Args:
             images: Shape (B, in_chans, H, W).
         """
-        beside: List[torch.Tensor] = []
+        beside: list[torch.Tensor] = []
         if self.has_beside:  # where it is False, TorchScript does not look further
             features, beside = unpack(self.feature_extractor(images))
         else:
@@ -352,13 +352,13 @@ class AttentionBranchNet(TimmContract):
         self,
         features: torch.Tensor,
         images: torch.Tensor,
-        attention: Optional[torch.Tensor],
-        beside: List[torch.Tensor],
-    ) -> Tuple[torch.Tensor, Optional[torch.Tensor], List[torch.Tensor]]:
+        attention: torch.Tensor | None,
+        beside: list[torch.Tensor],
+    ) -> tuple[torch.Tensor, torch.Tensor | None, list[torch.Tensor]]:
         """Return gated features, what is added to attention scores, and what passes beside each of them."""
         if self.attention_branch is None:
             return features, None, beside  # pruned: nothing after the cut is left to attend to
-        predicted: Optional[torch.Tensor] = None
+        predicted: torch.Tensor | None = None
         if self.mechanism.insertion == 'explaining':
             if attention is None:
                 return features, None, beside
@@ -373,8 +373,8 @@ class AttentionBranchNet(TimmContract):
     def perceive(
         self,
         gated: torch.Tensor,
-        attention_bias: Optional[torch.Tensor] = None,
-        beside: Optional[List[torch.Tensor]] = None,
+        attention_bias: torch.Tensor | None = None,
+        beside: list[torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """Return the outputs of the perception branch.
 
@@ -400,7 +400,7 @@ class AttentionBranchNet(TimmContract):
         adapter = find_adapter(self.perception_branch)
         return adapter.checkpointed_features(self.perception_branch, gated, attention_bias)
 
-    def _reference(self, attention: Optional[torch.Tensor], predicted: torch.Tensor) -> Optional[torch.Tensor]:
+    def _reference(self, attention: torch.Tensor | None, predicted: torch.Tensor) -> torch.Tensor | None:
         """Return the map that a given one gates relative to, if there is one."""
         return predicted if attention is not None and self.mechanism.insertion == 'explaining' else None
 
@@ -408,8 +408,8 @@ class AttentionBranchNet(TimmContract):
         self,
         features: torch.Tensor,
         images: torch.Tensor,
-        attention: Optional[torch.Tensor],
-        beside: List[torch.Tensor],
+        attention: torch.Tensor | None,
+        beside: list[torch.Tensor],
     ) -> torch.Tensor:
         """Return logits of a network whose map only explains, without making the map where nobody reads it."""
         if attention is None:
@@ -421,8 +421,8 @@ class AttentionBranchNet(TimmContract):
         self,
         features: torch.Tensor,
         attention_map: torch.Tensor,
-        beside: Optional[List[torch.Tensor]] = None,
-        predicted: Optional[torch.Tensor] = None,
+        beside: list[torch.Tensor] | None = None,
+        predicted: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Attend, then perceive: return what the perception branch says of features under their attention maps.
 
@@ -434,10 +434,10 @@ class AttentionBranchNet(TimmContract):
             predicted: What a given map gates relative to (see ``Mechanism``).
         """
         num_maps = self.attention_branch.num_maps
-        convolved: Optional[Dict[str, torch.Tensor]] = None
+        convolved: dict[str, torch.Tensor] | None = None
         if not torch.jit.is_scripting() and num_maps > 1 and self._may_be_lazy(features):
             convolved = {}
-        answers: List[torch.Tensor] = []
+        answers: list[torch.Tensor] = []
         for first in range(0, num_maps, self.task_chunk_size):
             count = min(self.task_chunk_size, num_maps - first)
             chunk = attention_map[:, first : first + count] if count < num_maps else attention_map
@@ -456,7 +456,7 @@ class AttentionBranchNet(TimmContract):
 
     @ignored_by_torchscript
     @torch.no_grad()
-    def explain(self, images: torch.Tensor, attention: Optional[torch.Tensor] = None) -> Explanation:
+    def explain(self, images: torch.Tensor, attention: torch.Tensor | None = None) -> Explanation:
         """Predict, and say where the prediction looks: one forward pass, no gradients.
 
         Args:

@@ -1,6 +1,7 @@
 """Methods that TorchScript does not compile."""
 
-from typing import Any, Callable, TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 

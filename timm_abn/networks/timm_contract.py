@@ -1,7 +1,8 @@
 """The interface of timm's models, for a network of two halves and an attention branch between them."""
 
 import re
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Set, Tuple, Union
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn as nn
@@ -31,16 +32,16 @@ class TimmContract(nn.Module):
         attention_branch: Any
         perception_branch: Any
         mechanism: Any
-        beside_per_image: Tuple[bool, ...]
+        beside_per_image: tuple[bool, ...]
         forward_features: Callable[..., torch.Tensor]
-        feature_info: List[Dict[str, Any]]
+        feature_info: list[dict[str, Any]]
         layout: FeatureLayout
         num_classes: int
         num_extractor_stages: int
         outputs_per_class: int
         split: str
-        extract: Callable[[torch.Tensor], Tuple[torch.Tensor, List[torch.Tensor]]]
-        _attended_features: Callable[..., Tuple[torch.Tensor, Optional[torch.Tensor], List[torch.Tensor]]]
+        extract: Callable[[torch.Tensor], tuple[torch.Tensor, list[torch.Tensor]]]
+        _attended_features: Callable[..., tuple[torch.Tensor, torch.Tensor | None, list[torch.Tensor]]]
         _plan: Plan
 
     @ignored_by_torchscript
@@ -62,13 +63,13 @@ class TimmContract(nn.Module):
     def forward_intermediates(
         self,
         x: torch.Tensor,
-        indices: Optional[Union[int, List[int]]] = None,
+        indices: int | list[int] | None = None,
         norm: bool = False,
         stop_early: bool = False,
         output_fmt: str = 'NCHW',
         intermediates_only: bool = False,
-        attention: Optional[torch.Tensor] = None,
-    ) -> Union[List[torch.Tensor], Tuple[torch.Tensor, List[torch.Tensor]]]:
+        attention: torch.Tensor | None = None,
+    ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
         """Return features of the stages of ``feature_info``; those after the cut have seen the attention map.
 
         Args:
@@ -124,11 +125,11 @@ class TimmContract(nn.Module):
     def _noted_intermediates(
         self,
         x: torch.Tensor,
-        take_indices: List[int],
+        take_indices: list[int],
         norm: bool,
         intermediates_only: bool,
-        attention: Optional[torch.Tensor],
-    ) -> Union[List[torch.Tensor], Tuple[torch.Tensor, List[torch.Tensor]]]:
+        attention: torch.Tensor | None,
+    ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
         """Do what ``forward_intermediates`` does, for halves that compute otherwise than timm's methods."""
         family = family_of(self.perception_branch).__name__
         if norm:
@@ -152,10 +153,10 @@ class TimmContract(nn.Module):
     @ignored_by_torchscript
     def prune_intermediate_layers(
         self,
-        indices: Union[int, List[int]] = 1,
+        indices: int | list[int] = 1,
         prune_norm: bool = False,
         prune_head: bool = True,
-    ) -> List[int]:
+    ) -> list[int]:
         """Remove what features of the given stages do not need: later stages, and the attention branch before the cut.
 
         Args:
@@ -184,7 +185,7 @@ class TimmContract(nn.Module):
         return self.perception_branch.get_classifier()
 
     @ignored_by_torchscript
-    def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifiers of both branches; with ``num_classes`` 0 the attention branch stays as it is.
 
         Args:
@@ -205,7 +206,7 @@ class TimmContract(nn.Module):
         self.head_hidden_size = self.perception_branch.head_hidden_size
 
     @ignored_by_torchscript
-    def set_input_size(self, img_size: Optional[Union[int, Tuple[int, int]]] = None, **kwargs: Any) -> None:
+    def set_input_size(self, img_size: int | tuple[int, int] | None = None, **kwargs: Any) -> None:
         """Adapt the network to images of another size; it then equals one that was built for that size.
 
         The halves are joined, the backbone adapts itself, and is cut again at the same place.
@@ -229,7 +230,7 @@ class TimmContract(nn.Module):
         trial._set_input_size(size, **kwargs)  # what fails must not leave this network in pieces
         self._set_input_size(size, **kwargs)
 
-    def _set_input_size(self, img_size: Optional[Tuple[int, int]], **kwargs: Any) -> None:
+    def _set_input_size(self, img_size: tuple[int, int] | None, **kwargs: Any) -> None:
         backbone: Any = join_halves(self.feature_extractor, self.perception_branch, self._plan)
         before = dict(get_model_args(backbone))
         with self.attention_branch.stage.adapting_with(backbone):
@@ -255,7 +256,7 @@ class TimmContract(nn.Module):
             self.attention_branch.grad_checkpointing = enable
 
     @ignored_by_torchscript
-    def group_matcher(self, coarse: bool = False) -> Union[Dict[str, Any], Callable[[str], Any]]:
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any] | Callable[[str], Any]:
         """Return the backbone's parameter groups; the attention branch falls into the last, with the classifier.
 
         Args:
@@ -274,9 +275,9 @@ class TimmContract(nn.Module):
         }
 
     @ignored_by_torchscript
-    def no_weight_decay(self) -> Set[str]:
+    def no_weight_decay(self) -> set[str]:
         """Return the names of the parameters that the backbone wants to be free of weight decay."""
-        names: Set[str] = set()
+        names: set[str] = set()
         for half in HALVES:
             module = getattr(self, half)
             if hasattr(module, 'no_weight_decay'):
@@ -284,7 +285,7 @@ class TimmContract(nn.Module):
         return names
 
     @property
-    def _model_args(self) -> Dict[str, Any]:
+    def _model_args(self) -> dict[str, Any]:
         """timm's record of how to build the network again, which it saves with the weights."""
         args = self.__dict__.get('_recorded_args', {})
         if not args:
@@ -295,12 +296,12 @@ class TimmContract(nn.Module):
         return dict(args, gate=self.mechanism.gate, **(dict(insertion=insertion) if insertion != 'gating' else {}))
 
     @_model_args.setter
-    def _model_args(self, args: Dict[str, Any]) -> None:
+    def _model_args(self, args: dict[str, Any]) -> None:
         # the saved weights replace those that the backbone started from, which may be a file of this machine
         self.__dict__['_recorded_args'] = {key: arg for key, arg in args.items() if key != 'pretrained_backbone'}
 
     @property
-    def config(self) -> Dict[str, Any]:
+    def config(self) -> dict[str, Any]:
         """What the network was built from: split, attention stage and map, mechanism, gate, insertion, and so on."""
         return dict(
             backbone=name_of(self.perception_branch),
@@ -320,7 +321,7 @@ class TimmContract(nn.Module):
         return ', '.join(f'{key}={value!r}' for key, value in self.config.items())
 
     @property
-    def global_pool(self) -> Optional[str]:
+    def global_pool(self) -> str | None:
         """Type of pooling of the perception branch."""
         return get_model_args(self.perception_branch).get('global_pool')
 

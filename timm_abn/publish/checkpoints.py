@@ -1,7 +1,8 @@
 """Folders for the Hub, made from checkpoints of timm's training script or of the authors' code."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any
 
 import timm
 import torch
@@ -59,14 +60,14 @@ _IMAGENET_PREPROCESSING = dict(
 
 def save_checkpoint_folder(
     path: Path,
-    folder: Union[str, Path],
+    folder: str | Path,
     title: str,
     address: str,
-    name: Optional[str] = None,
-    model_kwargs: Optional[Mapping[str, Any]] = None,
-    label_names: Optional[Path] = None,
+    name: str | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+    label_names: Path | None = None,
     license: str = 'unknown',
-    scores: Optional[Path] = None,
+    scores: Path | None = None,
 ) -> None:
     """Write the folder of a checkpoint: see ``save_hub_folder``.
 
@@ -98,7 +99,7 @@ def save_checkpoint_folder(
     # safetensors holds contiguous tensors only, and --channels-last makes others
     model.load_state_dict({key: tensor.contiguous() for key, tensor in weights.items()}, assign=True)
     shipped = _is_shipped(name, weights)
-    cfg: Dict[str, Any] = dict(num_classes=model.num_classes, tag=None, license=license)
+    cfg: dict[str, Any] = dict(num_classes=model.num_classes, tag=None, license=license)
     recorded = class_names_of(settings, model.num_classes, path)
     names = read_class_names(label_names, model.num_classes) if label_names else recorded
     if names or not shipped:  # those of the model's own weights need not be those of the checkpoint
@@ -119,7 +120,7 @@ def save_checkpoint_folder(
     save_hub_folder(model, folder, card, data_config, cfg)
 
 
-def _class_facts(names: Optional[Sequence[str]]) -> List[Row]:
+def _class_facts(names: Sequence[str] | None) -> list[Row]:
     if not names:
         return []
     more = f' and {len(names) - _NAMES_IN_CARD} more' if len(names) > _NAMES_IN_CARD else ''
@@ -148,10 +149,10 @@ def _is_shipped(name: str, weights: Mapping[str, torch.Tensor]) -> bool:
 
 def convert_checkpoint(
     path: Path,
-    folder: Union[str, Path],
-    name: Optional[str] = None,
-    mechanism: Optional[str] = None,
-) -> List[Tuple[str, Any]]:
+    folder: str | Path,
+    name: str | None = None,
+    mechanism: str | None = None,
+) -> list[tuple[str, Any]]:
     """Write the folder of a checkpoint of the authors' code: see ``save_hub_folder``.
 
     Args:
@@ -189,7 +190,7 @@ def convert_checkpoint(
     return [('Model', name), ('Classes', model.num_classes), *facts]
 
 
-def recorded_facts(checkpoint: Mapping[str, Any], settings: Optional[Mapping[str, Any]] = None) -> List[Row]:
+def recorded_facts(checkpoint: Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> list[Row]:
     """Return what a training script wrote beside the weights, as names and values.
 
     Args:

@@ -1,8 +1,9 @@
 """Folders that the Hugging Face Hub takes and ``timm.create_model`` loads: weights, configuration, model card."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Union
+from typing import Any
 
 import torch.nn as nn
 from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
@@ -33,10 +34,10 @@ MAX_CARD_BYTES = 2**20
 
 def save_hub_folder(
     model: nn.Module,
-    folder: Union[str, Path],
+    folder: str | Path,
     card: str,
-    data_config: Optional[Mapping[str, Any]] = None,
-    pretrained_cfg: Optional[Mapping[str, Any]] = None,
+    data_config: Mapping[str, Any] | None = None,
+    pretrained_cfg: Mapping[str, Any] | None = None,
 ) -> None:
     """Write ``model.safetensors``, ``config.json`` and ``README.md``; all of them, or nothing at all.
 
@@ -68,7 +69,7 @@ def save_hub_folder(
         (staging / CARD_NAME).write_text(card, encoding='utf-8')
 
 
-def copy_hub_folder(source: Union[str, Path], folder: Union[str, Path], address: str) -> Dict[str, Any]:
+def copy_hub_folder(source: str | Path, folder: str | Path, address: str) -> dict[str, Any]:
     """Copy what ``save_hub_folder`` wrote, checked, with a card that loads the weights from their new address.
 
     Args:
@@ -116,10 +117,10 @@ def check_repository_name(repository: str) -> None:
 
 
 def publish_folder(
-    folder: Union[str, Path],
+    folder: str | Path,
     repository: str,
     private: bool = False,
-    revision: Optional[str] = None,
+    revision: str | None = None,
     space: bool = False,
 ) -> str:
     """Publish what ``save_hub_folder`` wrote, and ``make_space`` added, in one commit.

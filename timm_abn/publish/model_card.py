@@ -1,7 +1,8 @@
 """Texts about a model, for the Hub and MODEL_CARDS.md: facts, results, use, limits, citation."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, List, Sequence, Tuple
+from typing import Any
 
 import yaml
 from huggingface_hub import ModelCard
@@ -13,7 +14,7 @@ from .results import MEASURED_RESULTS, REPORTED_RESULTS
 
 __all__ = ['CITATION', 'LIMITS', 'fact_rows', 'model_card', 'readdress', 'result_table', 'usage']
 
-Row = Tuple[str, str]
+Row = tuple[str, str]
 
 _TEMPLATES = Path(__file__).parent / 'templates'
 
@@ -36,7 +37,7 @@ def usage(address: str, in_chans: int = 3) -> str:
     return _text('usage.txt').format(address=address, mode='L' if in_chans == 1 else 'RGB')
 
 
-def fact_rows(facts: ModelFacts) -> List[Row]:
+def fact_rows(facts: ModelFacts) -> list[Row]:
     """Return the facts about a model as rows of a table: names and values.
 
     Args:

@@ -1,7 +1,8 @@
 """Facts about a registered model, computed by building it, never typed."""
 
 import dataclasses
-from typing import Any, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any
 
 import timm
 import torch
@@ -33,7 +34,7 @@ class ModelFacts:
         is_multi_task: Whether there is an attention map for each of several tasks.
     """
 
-    input_size: Tuple[int, int, int]
+    input_size: tuple[int, int, int]
     num_classes: int
     num_params: int
     num_macs: int
@@ -56,7 +57,7 @@ def model_facts(name: str) -> ModelFacts:
     return facts_of(timm.create_model(name, device=torch.device('meta')))
 
 
-def facts_of(model: nn.Module, input_size: Optional[Sequence[int]] = None) -> ModelFacts:
+def facts_of(model: nn.Module, input_size: Sequence[int] | None = None) -> ModelFacts:
     """Return the facts about a network.
 
     Args:

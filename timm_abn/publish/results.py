@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any
 
 import yaml
 
@@ -50,14 +50,14 @@ class Comparison:
     title: str
     setup: str
     command: str
-    header: List[str]
-    rows: List[List[str]]
+    header: list[str]
+    rows: list[list[str]]
 
 
-_RESULTS: Dict[str, Any] = yaml.safe_load(Path(__file__).with_name('results.yaml').read_text(encoding='utf-8'))
+_RESULTS: dict[str, Any] = yaml.safe_load(Path(__file__).with_name('results.yaml').read_text(encoding='utf-8'))
 
 
-def _results(kind: str) -> Dict[str, Tuple[Result, ...]]:
+def _results(kind: str) -> dict[str, tuple[Result, ...]]:
     return {name: tuple(Result(**result) for result in results) for name, results in _RESULTS[kind].items()}
 
 

@@ -1,8 +1,9 @@
 """Scores of explanations for a model card, from what ``timm-abn evaluate`` wrote."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, List, Mapping
+from typing import Any
 
 import torch.nn as nn
 
@@ -43,7 +44,7 @@ def score_tables(path: Path, model: nn.Module) -> str:
         raise TimmAbnError(f'{path} is not the summary.json of timm-abn evaluate: {found}.') from None
     if fingerprint != weights_fingerprint(model):
         raise TimmAbnError(f'{path} holds the scores of other weights; evaluate the ones that are published.')
-    sections: List[str] = [setup, markdown_table(['explanation', *(TITLES[name] for name in metrics)], rows)]
+    sections: list[str] = [setup, markdown_table(['explanation', *(TITLES[name] for name in metrics)], rows)]
     if effects:
         header = ('map given instead of the predicted one', 'accuracy changes by', 'predictions changed')
         sections.append(markdown_table(header, effects))

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import OrderedDict
-from typing import Any, ClassVar, List, Optional, Tuple, Type, Union
+from typing import Any, ClassVar
 
 import torch
 import torch.nn as nn
@@ -23,7 +23,7 @@ class Half:
     """
 
 
-def family_of(module: nn.Module) -> Type[nn.Module]:
+def family_of(module: nn.Module) -> type[nn.Module]:
     """Return the class that timm gave a module, whatever class it has as a half."""
     return next(c for c in type(module).__mro__ if issubclass(c, nn.Module) and not issubclass(c, Half))
 
@@ -42,17 +42,17 @@ class Adapter:
         split: Path of the module to cut after by default; None for the one that ``feature_info`` suggests.
     """
 
-    extractor_class: Optional[Type[nn.Module]] = None
-    perception_class: Optional[Type[nn.Module]] = None
+    extractor_class: type[nn.Module] | None = None
+    perception_class: type[nn.Module] | None = None
     result: int = 0
-    split: Optional[str] = None
+    split: str | None = None
     notes_stages: ClassVar[bool] = False  # features of stages are what modules return, as they are of every ``Half``
 
-    def half_classes(self, backbone: nn.Module) -> Tuple[Optional[Type[nn.Module]], Optional[Type[nn.Module]]]:
+    def half_classes(self, backbone: nn.Module) -> tuple[type[nn.Module] | None, type[nn.Module] | None]:
         """Return what the halves of this backbone become, None where they stay of its class."""
         return self.extractor_class, self.perception_class
 
-    def default_split(self, backbone: nn.Module) -> Optional[str]:
+    def default_split(self, backbone: nn.Module) -> str | None:
         """Return the path of the module to cut after, None for the one that ``feature_info`` suggests."""
         return self.split
 
@@ -69,7 +69,7 @@ class Adapter:
     def prepare_proof(self, module: nn.Module) -> None:
         """Let a copy of the backbone, or of a half, on the meta device show what it computes."""
 
-    def features_of(self, output: Any) -> Optional[torch.Tensor]:
+    def features_of(self, output: Any) -> torch.Tensor | None:
         """Return the features among what the module before the cut returns, None if there are none."""
         if isinstance(output, (tuple, list)) and self.extractor_class is not None and len(output) > self.result:
             output = output[self.result]
@@ -88,9 +88,9 @@ class Adapter:
         self,
         perception_branch: nn.Module,
         in_channels: int,
-        device: Optional[torch.device] = None,
-        dtype: Optional[torch.dtype] = None,
-    ) -> Optional[Tuple['OrderedDict[str, nn.Module]', int, str]]:
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> tuple['OrderedDict[str, nn.Module]', int, str] | None:
         """Return the attention branch's first stage, its width and its name, where none after the cut can be copied.
 
         Args:
@@ -121,11 +121,11 @@ class Adapter:
         self,
         perception_branch: nn.Module,
         features: Packed,
-        indices: List[int],
+        indices: list[int],
         norm: bool,
         stop_early: bool,
         intermediates_only: bool,
-    ) -> Union[List[torch.Tensor], Tuple[torch.Tensor, List[torch.Tensor]]]:
+    ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
         """Do what the backbone's ``forward_intermediates`` does, with features in place of images."""
         return perception_branch.forward_intermediates(  # type: ignore[operator]
             features,

@@ -1,7 +1,5 @@
 """The adapters of all families, by class of the timm model: those of timm, and those that others register."""
 
-from typing import Dict, Optional, Type
-
 import torch.nn as nn
 
 from ..errors import TimmAbnError
@@ -10,10 +8,10 @@ from .families import FAMILIES
 
 __all__ = ['find_adapter', 'find_exact_adapter', 'register_adapter']
 
-_ADAPTERS: Dict[Type[nn.Module], Adapter] = {nn.Module: Adapter(), **FAMILIES}
+_ADAPTERS: dict[type[nn.Module], Adapter] = {nn.Module: Adapter(), **FAMILIES}
 
 
-def register_adapter(backbone_class: Type[nn.Module], adapter: Adapter) -> None:
+def register_adapter(backbone_class: type[nn.Module], adapter: Adapter) -> None:
     """Use ``adapter`` for backbones of ``backbone_class``.
 
     It holds for subclasses, too, except for the classes that halves become: these would lose what a subclass does
@@ -52,12 +50,12 @@ def find_adapter(backbone: nn.Module) -> Adapter:
     return next(_ADAPTERS[c] for c in type(backbone).__mro__ if c in _ADAPTERS)
 
 
-def find_exact_adapter(module: nn.Module) -> Optional[Adapter]:
+def find_exact_adapter(module: nn.Module) -> Adapter | None:
     """Return the adapter registered for the class of ``module`` itself, if there is one."""
     return _ADAPTERS.get(type(module))
 
 
-def check_adapter(backbone_class: Type[nn.Module], adapter: Adapter) -> None:
+def check_adapter(backbone_class: type[nn.Module], adapter: Adapter) -> None:
     """Raise TimmAbnError unless halves of ``backbone_class`` can become the classes of ``adapter``."""
     if not isinstance(adapter, Adapter):
         raise TimmAbnError(f'register_adapter() needs an instance of Adapter, got {adapter!r}.')

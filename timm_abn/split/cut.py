@@ -14,7 +14,8 @@ Families that do work between their modules (position embeddings, say) need an a
 """
 
 import dataclasses
-from typing import Any, Dict, Hashable, List, Optional, Tuple, Union
+from collections.abc import Hashable
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -55,16 +56,16 @@ class Cut:
 
     path: str
     plan: Plan
-    image_size: Tuple[int, int]
-    feature_shape: Tuple[int, ...]
+    image_size: tuple[int, int]
+    feature_shape: tuple[int, ...]
     num_prefix_tokens: int
-    beside_per_image: Tuple[bool, ...]
+    beside_per_image: tuple[bool, ...]
     num_extractor_stages: int
-    next_channels: Optional[int]
+    next_channels: int | None
     normalised: bool
     unread: bool
     behind_norms: bool
-    next_stage: List[str]
+    next_stage: list[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,13 +80,13 @@ class Split(Cut):
 
     feature_extractor: nn.Module
     perception_branch: nn.Module
-    feature_info: List[Dict[str, Any]]
+    feature_info: list[dict[str, Any]]
 
 
 def split_backbone(
     backbone: nn.Module,
-    split: Optional[Union[int, str]] = None,
-) -> Tuple[nn.Module, nn.Module]:
+    split: int | str | None = None,
+) -> tuple[nn.Module, nn.Module]:
     """Cut a timm backbone in two halves that together compute exactly what it computes.
 
     The halves share the backbone's parameters; use them instead of the backbone, or copy it first.
@@ -108,8 +109,8 @@ def split_backbone(
 
 def cut_backbone(
     backbone: nn.Module,
-    split: Optional[Union[int, str]] = None,
-    architecture: Optional[Hashable] = None,
+    split: int | str | None = None,
+    architecture: Hashable | None = None,
 ) -> Split:
     """Cut a backbone like ``split_backbone``, and return what is known about the cut as well.
 
@@ -153,10 +154,10 @@ def cut_backbone(
     )
 
 
-_PROVEN: Dict[Hashable, Cut] = {}
+_PROVEN: dict[Hashable, Cut] = {}
 
 
-def _nearest_cut(backbone: nn.Module, path: str, images: torch.Tensor) -> Optional[str]:
+def _nearest_cut(backbone: nn.Module, path: str, images: torch.Tensor) -> str | None:
     def is_exact(other: str) -> bool:
         try:
             _prove_cut(backbone, other, images)
@@ -202,7 +203,7 @@ def _prove_cut(backbone: nn.Module, path: str, images: torch.Tensor) -> Cut:
     )
 
 
-def _beside_per_image(extractor: nn.Module, images: torch.Tensor, beside: List[torch.Tensor]) -> Tuple[bool, ...]:
+def _beside_per_image(extractor: nn.Module, images: torch.Tensor, beside: list[torch.Tensor]) -> tuple[bool, ...]:
     """Return for each tensor beside the features whether its length is that of the batch."""
     if not beside:
         return ()
@@ -211,7 +212,7 @@ def _beside_per_image(extractor: nn.Module, images: torch.Tensor, beside: List[t
     return tuple(len(tensor) != len(other) for tensor, other in zip(beside, longer))
 
 
-def resolve_split(backbone: nn.Module, split: Optional[Union[int, str]] = None) -> str:
+def resolve_split(backbone: nn.Module, split: int | str | None = None) -> str:
     """Return the module path that ``split`` stands for.
 
     Args:
@@ -247,7 +248,7 @@ def resolve_split(backbone: nn.Module, split: Optional[Union[int, str]] = None) 
     return path
 
 
-def _feature_info(backbone: nn.Module) -> List[Dict[str, Any]]:
+def _feature_info(backbone: nn.Module) -> list[dict[str, Any]]:
     infos = getattr(backbone, 'feature_info', [])
     infos = infos if isinstance(infos, (list, tuple)) else infos.get_dicts()
     stage = find_adapter(backbone).stage
@@ -261,11 +262,11 @@ def _probe_images(backbone: nn.Module) -> torch.Tensor:
 
 def _next_stage(
     probe: nn.Module,
-    stages: List[str],
+    stages: list[str],
     run: Run,
     plan: Plan,
     expressions: Expressions,
-) -> List[str]:
+) -> list[str]:
     """Return the chain of modules from the cut to the next stage, if it is a chain."""
     following = [stage for stage in stages if plan.sides.get(stage) == 'after' and stage in run.outputs]
     if not following:

@@ -1,7 +1,8 @@
 """What a run of a model computes, as an expression: how cuts are proven to be exact."""
 
 import functools
-from typing import Any, Dict, FrozenSet, Hashable, Iterable, List, Optional, Sequence, Set, Tuple
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -9,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 __all__ = ['Expressions']
 
 # for each dimension, from outer to inner, the parts of the original that it runs over: (size, row-major stride)
-Layout = Tuple[Tuple[Tuple[int, int], ...], ...]
+Layout = tuple[tuple[tuple[int, int], ...], ...]
 
 _COPIES = frozenset((torch.ops.aten.clone.default, torch.ops.aten.alias.default, torch.ops.aten.detach.default))
 _LAYOUT_CHANGES = _COPIES | frozenset(
@@ -39,17 +40,17 @@ class Expressions(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._numbers: Dict[Hashable, int] = {}
-        self._of_tensor: Dict[int, int] = {}
-        self._layouts: Dict[int, Tuple[int, Layout]] = {}  # number -> what it is another layout of, and which
-        self._shapes: Dict[int, Tuple[int, ...]] = {}
+        self._numbers: dict[Hashable, int] = {}
+        self._of_tensor: dict[int, int] = {}
+        self._layouts: dict[int, tuple[int, Layout]] = {}  # number -> what it is another layout of, and which
+        self._shapes: dict[int, tuple[int, ...]] = {}
         # number -> what it is a slice of, along which dimension, from where to where
-        self._slices: Dict[int, Tuple[int, int, int, int]] = {}
-        self._leaves: Dict[int, FrozenSet[int]] = {}  # number of a constant -> ids of the tensors it is made of
-        self._kept: List[torch.Tensor] = []  # an id is only unique as long as its tensor lives
-        self._forms: Dict[Hashable, Any] = {}  # expression -> size, stride and type of its tensor; None in place
-        self.activations: Set[int] = set()
-        self.reads: List[Tuple[int, int, str]] = []
+        self._slices: dict[int, tuple[int, int, int, int]] = {}
+        self._leaves: dict[int, frozenset[int]] = {}  # number of a constant -> ids of the tensors it is made of
+        self._kept: list[torch.Tensor] = []  # an id is only unique as long as its tensor lives
+        self._forms: dict[Hashable, Any] = {}  # expression -> size, stride and type of its tensor; None in place
+        self.activations: set[int] = set()
+        self.reads: list[tuple[int, int, str]] = []
 
     def name(self, tensor: torch.Tensor, key: Hashable) -> int:
         """Let ``tensor`` stand for the expression ``key``, and return its number."""
@@ -71,11 +72,11 @@ class Expressions(TorchDispatchMode):
         self._kept.append(tensor)
 
     @property
-    def known(self) -> Set[int]:
+    def known(self) -> set[int]:
         """The numbers of all that was computed so far."""
         return set(self._of_tensor.values())
 
-    def leaves(self, number: int) -> FrozenSet[int]:
+    def leaves(self, number: int) -> frozenset[int]:
         """Return the ids of the tensors that a constant, which depends on no input, was made of."""
         return self._leaves.get(number, frozenset())
 
@@ -91,10 +92,10 @@ class Expressions(TorchDispatchMode):
         self,
         values: Sequence[Any],
         operator: str,
-        seen: List[int],
-        strides: List[Tuple[int, ...]],
+        seen: list[int],
+        strides: list[tuple[int, ...]],
     ) -> Hashable:
-        parts: List[Hashable] = []  # one loop for what recursion could say: this runs for every argument of a network
+        parts: list[Hashable] = []  # one loop for what recursion could say: this runs for every argument of a network
         for value in values:
             if isinstance(value, torch.Tensor):
                 number = self.number(value)
@@ -111,8 +112,8 @@ class Expressions(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         operator, written_positions = _describe(func)
-        seen: List[int] = []
-        strides: List[Tuple[int, ...]] = []
+        seen: list[int] = []
+        strides: list[tuple[int, ...]] = []
         key = (operator, self._key(args, operator, seen, strides))  # type: Hashable
         if kwargs:
             names = sorted(kwargs)
@@ -157,7 +158,7 @@ class Expressions(TorchDispatchMode):
         if len(args) < 5:  # of all, not of every other
             self._slices[number] = (self.number(source), dim % source.ndim, start, start + result.shape[dim])
 
-    def _name_rejoined(self, func: Any, args: Any, result: torch.Tensor) -> Optional[int]:
+    def _name_rejoined(self, func: Any, args: Any, result: torch.Tensor) -> int | None:
         # slices that are joined again are what they were taken from, and so is a slice of everything
         if func is torch.ops.aten.slice.Tensor and args[0].shape == result.shape:
             whole = self.number(args[0])
@@ -176,7 +177,7 @@ class Expressions(TorchDispatchMode):
         self._kept.append(result)
         return whole
 
-    def _name_layout(self, func: Any, args: Any, result: torch.Tensor) -> Optional[int]:
+    def _name_layout(self, func: Any, args: Any, result: torch.Tensor) -> int | None:
         # a change of layout and its way back (NCHW to NHWC for a norm, tokens to maps and back) is no change
         if func not in _LAYOUT_CHANGES:
             return None
@@ -198,7 +199,7 @@ class Expressions(TorchDispatchMode):
 
 def row_major(shape: Iterable[int]) -> Layout:
     """Return the layout of a contiguous tensor."""
-    layout: List[Tuple[Tuple[int, int], ...]] = []
+    layout: list[tuple[tuple[int, int], ...]] = []
     stride = 1
     for size in reversed(list(shape)):
         layout.insert(0, ((size, stride),) if size != 1 else ())
@@ -206,7 +207,7 @@ def row_major(shape: Iterable[int]) -> Layout:
     return tuple(layout)
 
 
-def _changed(layout: Layout, func: Any, args: Any, result: torch.Tensor) -> Optional[Layout]:
+def _changed(layout: Layout, func: Any, args: Any, result: torch.Tensor) -> Layout | None:
     if func is torch.ops.aten.permute.default:
         return tuple(layout[dim % result.ndim] for dim in args[1])
     if func is torch.ops.aten.transpose.int:
@@ -216,11 +217,11 @@ def _changed(layout: Layout, func: Any, args: Any, result: torch.Tensor) -> Opti
     return _regrouped([part for dim in layout for part in dim], result.shape)
 
 
-def _regrouped(parts: List[Tuple[int, int]], shape: Iterable[int]) -> Optional[Layout]:
+def _regrouped(parts: list[tuple[int, int]], shape: Iterable[int]) -> Layout | None:
     """Return the parts as the dimensions of a view of this shape; None where a part cannot be divided so."""
     regrouped = []
     for size in shape:
-        dim: List[Tuple[int, int]] = []
+        dim: list[tuple[int, int]] = []
         while size > 1:
             length, stride = parts.pop(0)
             taken = min(size, length)
@@ -238,7 +239,7 @@ def _regrouped(parts: List[Tuple[int, int]], shape: Iterable[int]) -> Optional[L
 
 
 @functools.cache
-def _describe(func: Any) -> Tuple[str, Tuple[int, ...]]:
+def _describe(func: Any) -> tuple[str, tuple[int, ...]]:
     """Return the name of an operator, and which of its arguments it writes to; cached, since both are slow to get."""
     arguments = enumerate(func._schema.arguments)
     return str(func), tuple(i for i, arg in arguments if arg.alias_info is not None and arg.alias_info.is_write)

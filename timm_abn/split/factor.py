@@ -7,7 +7,7 @@ the factor that it is multiplied by: features have 1, the mean of their squares 
 """
 
 import math
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -56,14 +56,14 @@ class _Follow(TorchDispatchMode):
     def __init__(self, features: torch.Tensor, degree: float = 1.0) -> None:
         super().__init__()
         self.features = features
-        self.degrees: Dict[int, float] = {id(features): degree}
-        self._kept: List[torch.Tensor] = [features]  # an id is only unique as long as its tensor lives
+        self.degrees: dict[int, float] = {id(features): degree}
+        self._kept: list[torch.Tensor] = [features]  # an id is only unique as long as its tensor lives
 
     def degree(self, value: Any) -> float:
         """Return the degree of an argument."""
         return self.degrees.get(id(value), 0.0) if isinstance(value, torch.Tensor) else 0.0
 
-    def follow(self, operator: str, args: Any, degrees: List[float], results: List[torch.Tensor]) -> float:
+    def follow(self, operator: str, args: Any, degrees: list[float], results: list[torch.Tensor]) -> float:
         """Return the degree of the results of an operator, at least one of whose arguments has another than 0.
 
         Raises:
@@ -95,7 +95,7 @@ class _Follow(TorchDispatchMode):
 class _Uniform(_Follow):
     """Follows a factor that is the same everywhere; what a residual block adds, and biases, are left out of account."""
 
-    def follow(self, operator: str, args: Any, degrees: List[float], results: List[torch.Tensor]) -> float:
+    def follow(self, operator: str, args: Any, degrees: list[float], results: list[torch.Tensor]) -> float:
         if operator == 'native_batch_norm':
             raise _Noticed  # its statistics stay as they are; the common case need not be followed to its end
         if not all(map(math.isfinite, degrees)):
@@ -111,7 +111,7 @@ class _Uniform(_Follow):
             return degrees[0]
         return CHANGED
 
-    def _of_changed(self, operator: str, degrees: List[float]) -> float:
+    def _of_changed(self, operator: str, degrees: list[float]) -> float:
         if operator in _NORMS:
             return NORMED
         if any(map(math.isnan, degrees)):
@@ -131,7 +131,7 @@ class _OfPlaces(_Follow):
         super().__init__(features, degree)
         self.num_prefix_tokens = num_prefix_tokens
 
-    def follow(self, operator: str, args: Any, degrees: List[float], results: List[torch.Tensor]) -> float:
+    def follow(self, operator: str, args: Any, degrees: list[float], results: list[torch.Tensor]) -> float:
         source, changed = args[0], any(degree != degree for degree in degrees)
         has_tokens = self.num_prefix_tokens > 0
         if has_tokens and operator in ('select', 'slice'):
@@ -157,7 +157,7 @@ class _OfPlaces(_Follow):
                 return CHANGED
         raise _Noticed
 
-    def _of_some_tokens(self, operator: str, args: Any, degree: float, results: List[torch.Tensor]) -> float:
+    def _of_some_tokens(self, operator: str, args: Any, degree: float, results: list[torch.Tensor]) -> float:
         source, dim, *places = args
         if operator == 'slice' and results[0].shape == source.shape:
             return degree  # in some versions of PyTorch x[:, 0] begins with a slice of all images
@@ -168,7 +168,7 @@ class _OfPlaces(_Follow):
         raise _Noticed
 
 
-def _power(operator: str, args: Any) -> Optional[float]:
+def _power(operator: str, args: Any) -> float | None:
     if operator == 'pow' and isinstance(args[1], (int, float)):
         return float(args[1])
     if operator == 'mean':
@@ -176,7 +176,7 @@ def _power(operator: str, args: Any) -> Optional[float]:
     return _POWERS.get(operator)
 
 
-def _undoes(perception_branch: nn.Module, run: _Follow, beside: List[torch.Tensor]) -> bool:
+def _undoes(perception_branch: nn.Module, run: _Follow, beside: list[torch.Tensor]) -> bool:
     try:
         with torch.no_grad(), run:
             output = perception_branch(pack(run.features, beside))

@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 from collections import OrderedDict
-from typing import Any, Dict, List, Optional, Set, Tuple, Type
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -24,11 +24,11 @@ __all__ = ['Plan', 'build_halves', 'join_halves', 'plan_cut', 'prove']
 class Plan:
     """Which modules and tensors each half gives up, by path."""
 
-    sides: Dict[str, str]  # every module that lies wholly on one side: 'before' or 'after'
-    from_extractor: Dict[str, str]  # module path -> how it is called: 'one' argument, or 'first' or 'all' come through
-    from_perception: Dict[str, str]
-    tensors_from_extractor: List[str]
-    tensors_from_perception: List[str]
+    sides: dict[str, str]  # every module that lies wholly on one side: 'before' or 'after'
+    from_extractor: dict[str, str]  # module path -> how it is called: 'one' argument, or 'first' or 'all' come through
+    from_perception: dict[str, str]
+    tensors_from_extractor: list[str]
+    tensors_from_perception: list[str]
 
 
 def plan_cut(probe: nn.Module, run: Run, family: str) -> Plan:
@@ -44,7 +44,7 @@ def plan_cut(probe: nn.Module, run: Run, family: str) -> Plan:
     """
     plan = Plan({}, {}, {}, [], [])
 
-    def tensors_read(module: nn.Module) -> Tuple[bool, bool]:
+    def tensors_read(module: nn.Module) -> tuple[bool, bool]:
         ids = {id(t) for t in [*module.parameters(), *module.buffers()]}
         return bool(ids & run.reads_before), bool(ids & run.reads_after)
 
@@ -53,7 +53,7 @@ def plan_cut(probe: nn.Module, run: Run, family: str) -> Plan:
         read_before, read_after = tensors_read(module)
         return read_before and read_after and not any(True for _ in module.parameters())
 
-    def side_of(name: str, module: nn.Module) -> Optional[str]:
+    def side_of(name: str, module: nn.Module) -> str | None:
         calls = run.calls.get(name, [])
         if calls and all(end <= run.cut_time for _, end in calls):
             return None if made_again(module) else 'before'
@@ -102,7 +102,7 @@ def plan_cut(probe: nn.Module, run: Run, family: str) -> Plan:
     return plan
 
 
-def build_halves(backbone: nn.Module, plan: Plan, tensors: Dict[int, torch.Tensor]) -> Tuple[nn.Module, nn.Module]:
+def build_halves(backbone: nn.Module, plan: Plan, tensors: dict[int, torch.Tensor]) -> tuple[nn.Module, nn.Module]:
     """Return the feature extractor and the perception branch.
 
     Args:
@@ -154,11 +154,11 @@ def join_halves(feature_extractor: nn.Module, perception_branch: nn.Module, plan
 
 def _copy_half(
     backbone: nn.Module,
-    removed_modules: Dict[str, str],
-    removed_tensors: List[str],
-    tensors: Dict[int, torch.Tensor],
+    removed_modules: dict[str, str],
+    removed_tensors: list[str],
+    tensors: dict[int, torch.Tensor],
 ) -> nn.Module:
-    memo: Dict[int, Any] = dict(tensors)
+    memo: dict[int, Any] = dict(tensors)
     for name, passes in removed_modules.items():
         module = backbone.get_submodule(name)
         memo[id(module)] = _pass_through_for(module, passes)
@@ -184,13 +184,13 @@ def _pass_through_for(module: nn.Module, passes: str) -> nn.Module:
     return nn.Identity()
 
 
-def _options_of(module_class: Type[nn.Module]) -> Set[str]:
+def _options_of(module_class: type[nn.Module]) -> set[str]:
     """Return the names of the arguments of ``forward`` beyond the features."""
     return set(list(inspect.signature(module_class.forward).parameters)[2:])
 
 
 def prove(
-    halves: Tuple[nn.Module, nn.Module],
+    halves: tuple[nn.Module, nn.Module],
     run: Run,
     family: str,
     expressions: Expressions,

@@ -3,7 +3,7 @@
 import copy
 import functools
 from collections import OrderedDict
-from typing import Any, Dict, Type
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -11,7 +11,7 @@ import torch.nn as nn
 __all__ = ['copy_module', 'meta_tensors']
 
 
-def copy_module(module: nn.Module, memo: Dict[int, Any]) -> nn.Module:
+def copy_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """Return a deep copy, like ``copy.deepcopy`` but several times as fast on a tree of modules."""
     if id(module) in memo:
         return memo[id(module)]
@@ -34,7 +34,7 @@ def copy_module(module: nn.Module, memo: Dict[int, Any]) -> nn.Module:
 
 
 @functools.cache
-def _copies_itself(module_class: Type[nn.Module]) -> bool:
+def _copies_itself(module_class: type[nn.Module]) -> bool:
     special = (c for c in module_class.__mro__ if c not in (nn.Module, object))
     return any('__getstate__' in vars(c) or '__deepcopy__' in vars(c) for c in special)
 
@@ -47,9 +47,9 @@ def _is_plain(value: Any) -> bool:
 _PLAIN = frozenset((bool, int, float, str, type(None)))
 
 
-def meta_tensors(backbone: nn.Module) -> Dict[int, torch.Tensor]:
+def meta_tensors(backbone: nn.Module) -> dict[int, torch.Tensor]:
     """Return a memo for ``copy_module`` that turns every tensor of ``backbone`` into one on the meta device."""
-    memo: Dict[int, torch.Tensor] = {}
+    memo: dict[int, torch.Tensor] = {}
     for module in backbone.modules():
         others = (value for value in vars(module).values() if isinstance(value, torch.Tensor))
         for tensor in (*module._parameters.values(), *module._buffers.values(), *others):

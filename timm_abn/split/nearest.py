@@ -1,7 +1,7 @@
 """Finding the nearest exact cut to one that cannot be exact."""
 
 import itertools
-from typing import Callable, Dict, List, Optional
+from collections.abc import Callable
 
 import torch
 import torch.nn as nn
@@ -15,9 +15,9 @@ def nearest_cut(
     probe: nn.Module,
     path: str,
     images: torch.Tensor,
-    stages: List[str],
+    stages: list[str],
     is_exact: Callable[[str], bool],
-) -> Optional[str]:
+) -> str | None:
     """Return the path of the module nearest to another one, in order of execution, after which the cut is exact.
 
     Args:
@@ -39,7 +39,7 @@ def nearest_cut(
     def distance(name: str) -> int:
         return abs(ends[name] - end)
 
-    around: List[str] = []
+    around: list[str] = []
     level = path
     while level:
         parent = level.rpartition('.')[0]
@@ -53,8 +53,8 @@ def nearest_cut(
     return next((name for name in found[:_MOST_TRIES] if is_exact(name)), None)
 
 
-def _ends_of_calls(probe: nn.Module, images: torch.Tensor) -> Dict[str, int]:
-    ends: Dict[str, int] = {}
+def _ends_of_calls(probe: nn.Module, images: torch.Tensor) -> dict[str, int]:
+    ends: dict[str, int] = {}
 
     def note(name: str) -> Callable[..., None]:
         return lambda *call: ends.update({name: next(time)})

@@ -2,7 +2,8 @@
 
 import contextlib
 import threading
-from typing import Any, Callable, Dict, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -13,13 +14,13 @@ __all__ = ['maps_of', 'noting']
 
 
 @contextlib.contextmanager
-def noting(modules: Mapping[int, nn.Module]) -> Iterator[Dict[int, Any]]:
+def noting(modules: Mapping[int, nn.Module]) -> Iterator[dict[int, Any]]:
     """Yield a dictionary that collects the outputs of modules, by their keys, when they run in this thread.
 
     Args:
         modules: The modules.
     """
-    noted: Dict[int, Any] = {}
+    noted: dict[int, Any] = {}
     thread = threading.get_ident()
 
     def note(key: int) -> Callable[..., None]:

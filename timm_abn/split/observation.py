@@ -1,7 +1,8 @@
 """One run of a backbone on the meta device: what ran when, what crossed the cut, and what it computed."""
 
 import dataclasses
-from typing import Any, Callable, Dict, List, Optional, Set, Tuple
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -25,14 +26,14 @@ class Run:
     features: torch.Tensor  # what the map is for, of what crosses the cut
     features_number: int  # its expression in terms of the images
     output_number: int  # expression of the logits in terms of what crosses the cut
-    calls: Dict[str, List[Tuple[int, int]]]  # module path -> (start, end) of each call, as times
-    num_arguments: Dict[str, int]  # module path -> most arguments it was called with
-    several_results: Set[str]  # paths of the modules that return several tensors
-    outputs: Dict[str, int]  # module path -> expression of its output
+    calls: dict[str, list[tuple[int, int]]]  # module path -> (start, end) of each call, as times
+    num_arguments: dict[str, int]  # module path -> most arguments it was called with
+    several_results: set[str]  # paths of the modules that return several tensors
+    outputs: dict[str, int]  # module path -> expression of its output
     cut_time: int
-    reads_before: Set[int]  # ids of the tensors read before the cut
-    reads_after: Set[int]
-    crossing: List[str]  # operators that read, after the cut, activations other than the features
+    reads_before: set[int]  # ids of the tensors read before the cut
+    reads_after: set[int]
+    crossing: list[str]  # operators that read, after the cut, activations other than the features
 
 
 def observe(
@@ -40,7 +41,7 @@ def observe(
     path: str,
     images: torch.Tensor,
     expressions: Expressions,
-    features_of: Callable[[Any], Optional[torch.Tensor]],
+    features_of: Callable[[Any], torch.Tensor | None],
 ) -> Run:
     """Run a backbone, and return what was seen.
 
@@ -56,13 +57,13 @@ def observe(
     """
     family = type(probe).__name__
     time = 0
-    calls: Dict[str, List[Tuple[int, int]]] = {}
-    num_arguments: Dict[str, int] = {}
-    several_results: Set[str] = set()
-    outputs: Dict[str, int] = {}
-    open_calls: Dict[str, List[int]] = {}
-    cuts: List[Tuple[torch.Tensor, int, int, int]] = []
-    before: Set[int] = set()
+    calls: dict[str, list[tuple[int, int]]] = {}
+    num_arguments: dict[str, int] = {}
+    several_results: set[str] = set()
+    outputs: dict[str, int] = {}
+    open_calls: dict[str, list[int]] = {}
+    cuts: list[tuple[torch.Tensor, int, int, int]] = []
+    before: set[int] = set()
 
     def on_enter(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:

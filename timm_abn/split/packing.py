@@ -1,16 +1,16 @@
 """Features, and what travels beside them from one half of a backbone to the other."""
 
-from typing import List, Sequence, Tuple, Union
+from collections.abc import Sequence
 
 import torch
 
 __all__ = ['Packed', 'beside_of_tasks', 'pack', 'unpack']
 
 # what the first half of a backbone returns, and the second is given: features alone, or with tensors beside them
-Packed = Union[torch.Tensor, Tuple[torch.Tensor, ...]]
+Packed = torch.Tensor | tuple[torch.Tensor, ...]
 
 
-def unpack(packed: Packed) -> Tuple[torch.Tensor, List[torch.Tensor]]:
+def unpack(packed: Packed) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Return the features, and what travels beside them."""
     if isinstance(packed, torch.Tensor):
         return packed, []
@@ -23,7 +23,7 @@ def pack(features: torch.Tensor, beside: Sequence[torch.Tensor]) -> Packed:
     return (features, *beside) if len(beside) else features
 
 
-def beside_of_tasks(beside: Sequence[torch.Tensor], per_image: Sequence[bool], count: int) -> List[torch.Tensor]:
+def beside_of_tasks(beside: Sequence[torch.Tensor], per_image: Sequence[bool], count: int) -> list[torch.Tensor]:
     """Return what travels beside features of which each image has several in succession.
 
     Args:

@@ -1,6 +1,6 @@
 """What takes the place of modules and methods, in one half of a backbone, that belong to the other half."""
 
-from typing import Any, Optional
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -39,12 +39,12 @@ class OptionPassThrough(nn.Module):
     def forward(
         self,
         x: torch.Tensor,
-        attn_mask: Optional[torch.Tensor] = None,
+        attn_mask: torch.Tensor | None = None,
         is_causal: bool = False,
-        shared_rel_pos: Optional[torch.Tensor] = None,
-        shared_rel_pos_bias: Optional[torch.Tensor] = None,
-        rope: Optional[torch.Tensor] = None,
-        x_cls: Optional[torch.Tensor] = None,
+        shared_rel_pos: torch.Tensor | None = None,
+        shared_rel_pos_bias: torch.Tensor | None = None,
+        rope: torch.Tensor | None = None,
+        x_cls: torch.Tensor | None = None,
         pre_logits: bool = False,
     ) -> torch.Tensor:
         """Return ``x``."""

@@ -9,8 +9,9 @@ import csv
 import dataclasses
 import math
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -42,7 +43,7 @@ SCALE_LR = 10.0  # of that of the branch, for the scale of a map that starts fla
 WARMUP = 0.05  # of all steps
 MOST_SHOWN = 8  # photos of a sheet
 
-Row = Dict[str, Any]
+Row = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +73,7 @@ def train_attached(
     device: torch.device,
     names: Sequence[str],
     resume: bool = False,
-) -> List[Row]:
+) -> list[Row]:
     """Train, and leave checkpoints, a table and a sheet of overlays after each epoch; returns the rows of the table.
 
     Each file is complete at every moment. A resumed run ends as an uninterrupted one: order, flips and backgrounds
@@ -139,7 +140,7 @@ class _Run:
             **{key: config[key] for key in kept}, is_training=True, scale=(0.5, 1.0), color_jitter=0.0
         )
 
-    def _parameter_groups(self) -> List[Dict[str, Any]]:
+    def _parameter_groups(self) -> list[dict[str, Any]]:
         branch = self.model.attention_branch
         groups = [dict(group, share=1.0) for group in param_groups_weight_decay(branch, WEIGHT_DECAY)]
         if branch.starts_flat:  # its scale has the longest way to go, from 0
@@ -185,8 +186,8 @@ class _Run:
         for group in self.optimizer.param_groups:
             group['lr'] = self.settings.lr * share * group['share']
 
-    def _step(self, images: torch.Tensor, labels: Optional[torch.Tensor]) -> Dict[str, float]:
-        terms: Dict[str, torch.Tensor] = {}
+    def _step(self, images: torch.Tensor, labels: torch.Tensor | None) -> dict[str, float]:
+        terms: dict[str, torch.Tensor] = {}
         self.criterion.watch = lambda found, _: terms.update(found)
         loss = self.criterion(self.model(images), labels)
         self.optimizer.zero_grad()
@@ -198,12 +199,12 @@ class _Run:
     def evaluate(self) -> Row:
         """Return what the held-out photos say."""
         self.model.eval()
-        sums: Dict[str, float] = {}
+        sums: dict[str, float] = {}
         for images, labels in DataLoader(self.validation, self.settings.batch_size, num_workers=self.settings.workers):
             images = images.to(self.device)
             explanation = self.model.explain(images)
             maps, predicted = explanation.attention_map, explanation.logits.argmax(dim=1)
-            found: Dict[str, float] = {}
+            found: dict[str, float] = {}
             if self.trains_backbone:
                 found['eval_area'] = maps.mean(dim=(1, 2, 3)).sum().item()
             kept = maps if self.trains_backbone else greatest_half(maps)
@@ -278,7 +279,7 @@ class _Run:
             f'epoch {epoch + 1}: {says}',
         )
 
-    def resume(self, folder: Path) -> List[Row]:
+    def resume(self, folder: Path) -> list[Row]:
         """Restore the last epoch of a folder, and return the rows of its table."""
         path = folder / LAST
         checkpoint: Mapping[str, Any] = read_checkpoint_file(path)

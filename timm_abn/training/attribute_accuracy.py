@@ -1,6 +1,6 @@
 """Accuracy of multi-label predictions: the share of attributes that are predicted right."""
 
-from typing import Any, Dict
+from typing import Any
 
 import torch
 from timm.task.evaluator import MultiLabelClassificationEvaluator
@@ -27,13 +27,13 @@ class AttributeEvaluator(MultiLabelClassificationEvaluator):
 
     metric_names = (*MultiLabelClassificationEvaluator.metric_names, 'accuracy')  # type: ignore[assignment]
 
-    def compute(self, distributed: bool = False) -> Dict[str, float]:
+    def compute(self, distributed: bool = False) -> dict[str, float]:
         """Return the metrics.
 
         Args:
             distributed: Over all processes.
         """
-        metrics: Dict[str, Any] = super().compute(distributed)
+        metrics: dict[str, Any] = super().compute(distributed)
         totals = torch.zeros(2, dtype=torch.float64)  # sum of the accuracies of images, and their number
         for logits, targets in zip(self.outputs, self.targets):
             accuracy = attribute_accuracy(logits, targets, self.threshold).mean()

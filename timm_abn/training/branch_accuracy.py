@@ -6,7 +6,8 @@ adds those of the attention branch: the summary, log and results of the scripts 
 """
 
 import logging
-from typing import Any, Callable, Dict, List, Optional
+from collections.abc import Callable
+from typing import Any
 
 import timm.task
 import timm.utils
@@ -89,11 +90,11 @@ class BranchEvaluator:
         if attention_logits is not None:
             self.attention.update(attention_logits, target)
 
-    def summary(self) -> Dict[str, float]:
+    def summary(self) -> dict[str, float]:
         """Return the metrics of this process so far."""
         return self._together(self.perception.summary(), self.attention.summary())
 
-    def compute(self, distributed: bool = False) -> Dict[str, float]:
+    def compute(self, distributed: bool = False) -> dict[str, float]:
         """Return the metrics.
 
         Args:
@@ -101,7 +102,7 @@ class BranchEvaluator:
         """
         return self._together(self.perception.compute(distributed), self.attention.compute(distributed))
 
-    def _together(self, perception: Dict[str, float], attention: Dict[str, float]) -> Dict[str, float]:
+    def _together(self, perception: dict[str, float], attention: dict[str, float]) -> dict[str, float]:
         if self.attention.num_samples:
             perception.update({f'attention_{name}': value for name, value in attention.items()})
         return perception
@@ -114,25 +115,25 @@ class _Validation:
         self.begin()
 
     def begin(self) -> None:
-        self.attention_logits: Optional[torch.Tensor] = None
-        self.sums: Dict[str, float] = {}
+        self.attention_logits: torch.Tensor | None = None
+        self.sums: dict[str, float] = {}
         self.num_samples = 0
 
-    def take(self, batch_size: int) -> Optional[torch.Tensor]:
+    def take(self, batch_size: int) -> torch.Tensor | None:
         """Return the attention logits of the batch just evaluated, once."""
         attention_logits, self.attention_logits = self.attention_logits, None
         if attention_logits is None or len(attention_logits) != batch_size:
             return None  # another model's batch, or predictions of augmented copies put together
         return attention_logits
 
-    def add(self, accuracies: Dict[str, torch.Tensor], batch_size: int) -> None:
+    def add(self, accuracies: dict[str, torch.Tensor], batch_size: int) -> None:
         for name, accuracy in accuracies.items():
             if torch.distributed.is_available() and torch.distributed.is_initialized():
                 accuracy = reduce_tensor(accuracy, torch.distributed.get_world_size())
             self.sums[name] = self.sums.get(name, 0.0) + accuracy.item() * batch_size
         self.num_samples += batch_size
 
-    def metrics(self) -> Dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         return {name: total / self.num_samples for name, total in self.sums.items()}
 
 
@@ -149,7 +150,7 @@ def extend_timm_metrics() -> None:
 
 
 def _accuracy(timm_accuracy: Callable) -> Callable:
-    def accuracy(output: torch.Tensor, target: torch.Tensor, topk: Any = (1,)) -> List[torch.Tensor]:
+    def accuracy(output: torch.Tensor, target: torch.Tensor, topk: Any = (1,)) -> list[torch.Tensor]:
         attention_logits = _validation.take(len(output))
         if attention_logits is not None:
             values = timm_accuracy(attention_logits, target, topk)

@@ -8,8 +8,9 @@ import argparse
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any
 
 import timm
 import torch
@@ -118,7 +119,7 @@ def main(name: str, arguments: Sequence[str]) -> int:
     return 0
 
 
-def _say(name: str, text: Optional[str], every_process: bool = False) -> None:
+def _say(name: str, text: str | None, every_process: bool = False) -> None:
     if text and (every_process or os.environ.get('RANK', '0') == '0'):
         print(f'{_command(name)}: {text}', file=sys.stderr)
 
@@ -135,7 +136,7 @@ def _command(name: str) -> str:
     return f'timm-abn-{script}' if script in ('train', 'validate') else f'run.py {script}'
 
 
-def _own_arguments(name: str, arguments: Sequence[str]) -> Tuple[argparse.Namespace, List[str]]:
+def _own_arguments(name: str, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     trains = name == 'train.py'
     parser = argparse.ArgumentParser(
         prog=_command(name),
@@ -178,7 +179,7 @@ def _own_arguments(name: str, arguments: Sequence[str]) -> Tuple[argparse.Namesp
     return parser.parse_known_args(arguments)
 
 
-def _read_config(own: argparse.Namespace, for_timm: Sequence[str]) -> Dict[str, Any]:
+def _read_config(own: argparse.Namespace, for_timm: Sequence[str]) -> dict[str, Any]:
     """Return the settings of ``--recipe`` or ``--config`` for the model of the command line, or of the settings."""
     if own.recipe and own.config:
         raise TrainingError(f'--recipe {own.recipe} and --config {own.config} are both settings: pass one of them.')
@@ -188,14 +189,14 @@ def _read_config(own: argparse.Namespace, for_timm: Sequence[str]) -> Dict[str, 
     return settings_for(read_settings(path), _said_model(for_timm))
 
 
-def _said_model(for_timm: Sequence[str]) -> Optional[str]:
+def _said_model(for_timm: Sequence[str]) -> str | None:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument('--model', '-m')
     return parser.parse_known_args(list(for_timm))[0].model
 
 
 # and their defaults
-_OWN_KEYS: Dict[str, Any] = dict(attention_loss_weight=1.0, crop_mode=None, **MAP_KEYS, **MASK_KEYS)
+_OWN_KEYS: dict[str, Any] = dict(attention_loss_weight=1.0, crop_mode=None, **MAP_KEYS, **MASK_KEYS)
 
 _WITHOUT_AMP = 'this CPU computes in {dtype} slower than in float32: --amp is left out (--force-amp keeps it).'
 
@@ -207,7 +208,7 @@ def _amp_would_be_slow(settings: argparse.Namespace, force: bool) -> bool:
     return not cpu_is_fast_in(dtype)
 
 
-def _config_for_timm(config: Dict[str, Any], for_timm: Sequence[str], scratch: Path) -> List[str]:
+def _config_for_timm(config: dict[str, Any], for_timm: Sequence[str], scratch: Path) -> list[str]:
     """Return the arguments that give timm's script the config, without the keys that it does not know."""
     if not config:
         return []
@@ -219,7 +220,7 @@ def _config_for_timm(config: Dict[str, Any], for_timm: Sequence[str], scratch: P
     return ['--config', str(path), *(['--model', model] if other_tag else [])]
 
 
-def _arguments_of_weights(settings: argparse.Namespace) -> List[str]:
+def _arguments_of_weights(settings: argparse.Namespace) -> list[str]:
     """Pass explicitly what the model has because of its weights, so that the checkpoint records it."""
     found = ARGUMENTS_OF_WEIGHTS.get(settings.model, {})
     if found.keys() <= settings.model_kwargs.keys():
@@ -228,7 +229,7 @@ def _arguments_of_weights(settings: argparse.Namespace) -> List[str]:
     return model_kwargs_flags(settings)
 
 
-def _check_model(settings: argparse.Namespace) -> Optional[nn.Module]:
+def _check_model(settings: argparse.Namespace) -> nn.Module | None:
     """Return the network, without memory; refuse arguments that none can be built of.
 
     Those of other packages and places are left to the script, and None is returned.

@@ -1,7 +1,6 @@
 """Default device and memory format of timm's scripts."""
 
 import argparse
-from typing import List, Optional
 
 import torch
 import torch.nn as nn
@@ -14,7 +13,7 @@ __all__ = ['choose_device', 'choose_memory_format']
 _WITH_A_DEVICE = ('train.py', 'validate.py', 'benchmark.py', 'inference.py')
 
 
-def choose_device(script: str, settings: argparse.Namespace) -> List[str]:
+def choose_device(script: str, settings: argparse.Namespace) -> list[str]:
     """Return the flags that choose the CPU where timm's default, a GPU, is not there.
 
     Args:
@@ -32,7 +31,7 @@ def choose_device(script: str, settings: argparse.Namespace) -> List[str]:
     return ['--device', 'cpu']
 
 
-def choose_memory_format(script: str, settings: argparse.Namespace, model: Optional[nn.Module]) -> List[str]:
+def choose_memory_format(script: str, settings: argparse.Namespace, model: nn.Module | None) -> list[str]:
     """Return the flags that lay out images channels last on the CPU, where that is faster.
 
     It was measured once, a forward and a backward pass on one core: of a network of convolutions it is 1.02 (ConvNeXt)

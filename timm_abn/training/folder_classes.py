@@ -2,8 +2,9 @@
 
 import argparse
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any
 
 from timm.data.readers.class_map import load_class_map
 from timm.data.readers.img_extensions import get_img_extensions
@@ -18,7 +19,7 @@ from .from_checkpoint import other_classes
 __all__ = ['take_classes']
 
 
-def take_classes(script: str, settings: argparse.Namespace) -> List[str]:
+def take_classes(script: str, settings: argparse.Namespace) -> list[str]:
     """Return the flags that give a script the classes of its folder of images.
 
     Args:
@@ -53,7 +54,7 @@ def take_classes(script: str, settings: argparse.Namespace) -> List[str]:
     return ['--num-classes', str(len(found))]
 
 
-def _mapped(settings: argparse.Namespace) -> List[str]:
+def _mapped(settings: argparse.Namespace) -> list[str]:
     try:
         indices: Mapping[str, Any] = load_class_map(settings.class_map, settings.data_dir)
     except Exception as error:  # as many kinds as there are formats
@@ -62,11 +63,11 @@ def _mapped(settings: argparse.Namespace) -> List[str]:
     return [by_index.get(index, f'class {index}') for index in range(max(by_index, default=-1) + 1)]
 
 
-def _folders(root: str, settings: argparse.Namespace) -> List[str]:
+def _folders(root: str, settings: argparse.Namespace) -> list[str]:
     """Return the names of the folders that hold images, in timm's order."""
     wanted = settings.input_key.split(';') if settings.input_key else get_img_extensions()
     endings = {ending.lower() for ending in wanted}
-    found: Dict[str, str] = {}
+    found: dict[str, str] = {}
     for folder, _, files in os.walk(root, followlinks=True):
         if any(os.path.splitext(name)[1].lower() in endings for name in files):
             found.setdefault('' if folder == root else os.path.basename(folder), folder)
@@ -113,7 +114,7 @@ def _check_validation(settings: argparse.Namespace) -> None:
         )
 
 
-def _recorded_names(settings: argparse.Namespace, num_classes: Optional[int]) -> Optional[List[str]]:
+def _recorded_names(settings: argparse.Namespace, num_classes: int | None) -> list[str] | None:
     if not settings.trained_checkpoint or num_classes is None:
         return None
     return class_names_of(settings.recorded, num_classes, settings.trained_checkpoint)

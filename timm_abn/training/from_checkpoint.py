@@ -1,8 +1,9 @@
 """Arguments for timm's scripts from a checkpoint: its model, and how its images are prepared."""
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any
 
 import timm
 import torch
@@ -32,7 +33,7 @@ _OF_IMAGES = ('input_size', 'interpolation', 'mean', 'std', 'crop_pct')
 _JAX = ('.npz', '.npy')  # which only the models that know them can read
 
 
-def arguments_of_checkpoint(script: str, settings: argparse.Namespace) -> List[str]:
+def arguments_of_checkpoint(script: str, settings: argparse.Namespace) -> list[str]:
     """Return the flags that describe the model of a checkpoint, and how its images were prepared.
 
     Arguments that were given come first.
@@ -74,7 +75,7 @@ def arguments_of_checkpoint(script: str, settings: argparse.Namespace) -> List[s
 _OWN_FLAGS = dict(num_classes='num_classes', in_chans='in_chans', global_pool='gp')  # of arguments of a model
 
 
-def _take_name(settings: argparse.Namespace, recorded: Optional[str], path: Path) -> None:
+def _take_name(settings: argparse.Namespace, recorded: str | None, path: Path) -> None:
     if 'model' not in settings.said and not recorded:
         raise TrainingError(f'{path} does not say what model it is of: pass --model.')
     if 'model' not in settings.said:
@@ -86,7 +87,7 @@ def _take_arguments(
     settings: argparse.Namespace,
     weights: Mapping[str, torch.Tensor],
     path: Path,
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     found = model_arguments(settings.model, settings.recorded, {}, weights, path).get('num_classes')
     said = settings.num_classes
     if said is not None and found not in (None, said):
@@ -108,7 +109,7 @@ def other_classes(settings: argparse.Namespace) -> str:
     return f'; --pretrained --pretrained-path {settings.initial_checkpoint} starts from it with new classifiers'
 
 
-def _build(name: str, arguments: Mapping[str, Any]) -> Optional[nn.Module]:
+def _build(name: str, arguments: Mapping[str, Any]) -> nn.Module | None:
     """Return the model on the meta device; None if only the script can tell whether it can be."""
     try:
         return check_model(name, arguments)
@@ -118,7 +119,7 @@ def _build(name: str, arguments: Mapping[str, Any]) -> Optional[nn.Module]:
         return None
 
 
-def _of_images(script: str, settings: argparse.Namespace, model: Optional[nn.Module]) -> Dict[str, Any]:
+def _of_images(script: str, settings: argparse.Namespace, model: nn.Module | None) -> dict[str, Any]:
     recorded, said = settings.recorded, settings.said
     if not recorded:
         return {}

@@ -11,7 +11,8 @@ With PyTorch, Lightning or Accelerate the first is two lines, and the second thr
 """
 
 import math
-from typing import Any, Callable, ClassVar, Dict, Optional, Tuple, Union
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 import torch.nn as nn
@@ -46,9 +47,9 @@ class AttentionBranchLoss(nn.Module):
         check_weight(attention_loss_weight)
         self.criterion = criterion
         self.attention_loss_weight = attention_loss_weight
-        self.watch: Optional[Callable[[Dict[str, torch.Tensor], int], None]] = None
+        self.watch: Callable[[dict[str, torch.Tensor], int], None] | None = None
 
-    def weighted_terms(self) -> Dict[str, float]:
+    def weighted_terms(self) -> dict[str, float]:
         """Return the terms of the loss and their weights, those that are not 0."""
         return dict(perception=1.0, **({'attention': self.attention_loss_weight} if self.attention_loss_weight else {}))
 
@@ -58,7 +59,7 @@ class AttentionBranchLoss(nn.Module):
 
     def forward(
         self,
-        output: Union[torch.Tensor, Tuple[torch.Tensor, torch.Tensor]],
+        output: torch.Tensor | tuple[torch.Tensor, torch.Tensor],
         target: torch.Tensor,
     ) -> torch.Tensor:
         """Return the loss.
@@ -94,7 +95,7 @@ class FaithfulMapLoss(AttentionBranchLoss):
     an image is used, drawn anew each time, and the criterion gets its logits alone, (B, 1).
     """
 
-    TERMS: ClassVar[Tuple[str, ...]] = ('masked', 'area', 'smoothness', 'consistency', 'complement')
+    TERMS: ClassVar[tuple[str, ...]] = ('masked', 'area', 'smoothness', 'consistency', 'complement')
 
     def __init__(
         self,
@@ -147,10 +148,10 @@ class FaithfulMapLoss(AttentionBranchLoss):
         self._show(len(output.logits), **terms)
         return loss + sum(self.weights[name] * value for name, value in terms.items())
 
-    def weighted_terms(self) -> Dict[str, float]:  # noqa: D102
+    def weighted_terms(self) -> dict[str, float]:  # noqa: D102
         return {**super().weighted_terms(), **{name: weight for name, weight in self.weights.items() if weight}}
 
-    def map_terms(self, output: Any, target: torch.Tensor) -> Dict[str, torch.Tensor]:
+    def map_terms(self, output: Any, target: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the terms of the map, those whose weight is not 0, before they are weighted.
 
         Args:
@@ -164,7 +165,7 @@ class FaithfulMapLoss(AttentionBranchLoss):
             raise TrainingError(
                 f'the {missing[0]} term needs more than the network returns: call its train_maps() first.'
             )
-        terms: Dict[str, torch.Tensor] = {}
+        terms: dict[str, torch.Tensor] = {}
         if 'masked' in wanted:
             terms['masked'] = self.criterion(output.masked_logits, _of_task(target, output.tasks))
         if 'complement' in wanted:
@@ -199,7 +200,7 @@ class ExplainingMapLoss(FaithfulMapLoss):
     network must be told to return what is needed: ``model.train_maps(complement=True)``.
     """
 
-    DEFAULTS: ClassVar[Dict[str, float]] = dict(masked=1.0, area=0.0, smoothness=0.0, consistency=0.0, complement=0.3)
+    DEFAULTS: ClassVar[dict[str, float]] = dict(masked=1.0, area=0.0, smoothness=0.0, consistency=0.0, complement=0.3)
 
     def __init__(
         self,
@@ -220,7 +221,7 @@ class ExplainingMapLoss(FaithfulMapLoss):
         """
         super().__init__(criterion, attention_loss_weight, multi_label=multi_label, **{**self.DEFAULTS, **weights})
 
-    def forward(self, output: Any, target: Optional[torch.Tensor] = None) -> torch.Tensor:
+    def forward(self, output: Any, target: torch.Tensor | None = None) -> torch.Tensor:
         """Return the loss.
 
         Args:
@@ -241,7 +242,7 @@ class ExplainingMapLoss(FaithfulMapLoss):
         loss = self.attention_loss_weight * attention_loss
         return loss + sum(self.weights[name] * value for name, value in terms.items())
 
-    def weighted_terms(self) -> Dict[str, float]:  # noqa: D102
+    def weighted_terms(self) -> dict[str, float]:  # noqa: D102
         return {name: weight for name, weight in super().weighted_terms().items() if name != 'perception'}
 
     def _complement(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -263,7 +264,7 @@ def own_prediction(logits: torch.Tensor, multi_label: bool = False) -> torch.Ten
     return (logits.detach() > 0).to(logits.dtype) if multi_label else logits.detach().argmax(dim=1)
 
 
-def _of_task(target: torch.Tensor, tasks: Optional[torch.Tensor]) -> torch.Tensor:
+def _of_task(target: torch.Tensor, tasks: torch.Tensor | None) -> torch.Tensor:
     return target if tasks is None else target.gather(1, tasks[:, None])
 
 

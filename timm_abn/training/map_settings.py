@@ -1,7 +1,8 @@
 """What the launcher of timm's ``train.py`` takes for faithful maps: flags, and the same keys in recipes."""
 
 import argparse
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from ..networks.map_training import BACKGROUNDS
 from .errors import TrainingError
@@ -19,7 +20,7 @@ __all__ = [
 ]
 
 MAP_LOSSES = ('masked',)
-MAP_KEYS: Dict[str, Any] = dict(
+MAP_KEYS: dict[str, Any] = dict(
     map_loss=None, map_loss_weights=None, map_background=None, hard_attention=None, freeze_backbone=None
 )
 
@@ -78,7 +79,7 @@ def add_map_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def freeze_backbone_arguments(settings: argparse.Namespace) -> List[str]:
+def freeze_backbone_arguments(settings: argparse.Namespace) -> list[str]:
     """Return the flags that let timm's script build a network whose map explains a backbone that stays as it is.
 
     Args:
@@ -113,7 +114,7 @@ def may_be_abn(name: str) -> bool:
     return ':' in name or name.startswith('abn')
 
 
-def hard_attention_arguments(settings: argparse.Namespace) -> List[str]:
+def hard_attention_arguments(settings: argparse.Namespace) -> list[str]:
     """Return the flags that let timm's script build a network with the hard attention that was asked for.
 
     Args:
@@ -133,7 +134,7 @@ def hard_attention_arguments(settings: argparse.Namespace) -> List[str]:
     return model_kwargs_flags(settings)
 
 
-def model_kwargs_flags(settings: argparse.Namespace) -> List[str]:
+def model_kwargs_flags(settings: argparse.Namespace) -> list[str]:
     """Return the flags that give timm's script the arguments of the model.
 
     Args:
@@ -142,7 +143,7 @@ def model_kwargs_flags(settings: argparse.Namespace) -> List[str]:
     return ['--model-kwargs', *(f'{key}={value!r}' for key, value in settings.model_kwargs.items())]
 
 
-def read_map_loss(settings: argparse.Namespace) -> Optional[MapLossSettings]:
+def read_map_loss(settings: argparse.Namespace) -> MapLossSettings | None:
     """Return how maps are to be trained; None for the loss of the paper.
 
     Args:
@@ -170,7 +171,7 @@ def read_map_loss(settings: argparse.Namespace) -> Optional[MapLossSettings]:
     return MapLossSettings(weights, background, explains)
 
 
-def _weights(said: Any) -> Dict[str, float]:
+def _weights(said: Any) -> dict[str, float]:
     if isinstance(said, Mapping):  # of a recipe
         weights = dict(said)
     else:
@@ -181,7 +182,7 @@ def _weights(said: Any) -> Dict[str, float]:
     return weights
 
 
-def _pairs(said: Sequence[str]) -> Dict[str, float]:
+def _pairs(said: Sequence[str]) -> dict[str, float]:
     pairs = [pair.partition('=') for pair in said]
     try:
         return {name: float(weight) for name, _, weight in pairs}

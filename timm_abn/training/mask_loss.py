@@ -5,7 +5,7 @@ ABN with the distance between its map and one that a human edited; here the huma
 needs one.
 """
 
-from typing import Any, Dict, Optional, Tuple
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -56,7 +56,7 @@ class AttentionMaskLoss(nn.Module):
         self,
         attention_map: torch.Tensor,
         masks: torch.Tensor,
-        present: Optional[torch.Tensor] = None,
+        present: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the mean over the masks that there are; exactly 0, with gradients of 0, if there is none.
 
@@ -77,8 +77,8 @@ class AttentionMaskLoss(nn.Module):
         self,
         attention_map: torch.Tensor,
         masks: torch.Tensor,
-        present: Optional[torch.Tensor] = None,
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        present: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the distance of each map, 0 where there is no mask, and which were counted; both of shape (B, T).
 
         Args:
@@ -123,7 +123,7 @@ def _absolute_difference(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tenso
     return (maps - masks).abs()
 
 
-def _check(attention_map: torch.Tensor, masks: torch.Tensor, present: Optional[torch.Tensor]) -> None:
+def _check(attention_map: torch.Tensor, masks: torch.Tensor, present: torch.Tensor | None) -> None:
     expected = tuple(attention_map.shape[:2])
     if masks.ndim != 4 or masks.shape[:2] != expected:
         batch_size, num_maps = expected
@@ -192,7 +192,7 @@ class MaskedTargetLoss(AttentionBranchLoss):
         self._show(len(output.logits), masks=distances.sum() / count)
         return loss
 
-    def weighted_terms(self) -> Dict[str, float]:  # noqa: D102
+    def weighted_terms(self) -> dict[str, float]:  # noqa: D102
         return {**self.branch_loss.weighted_terms(), **(dict(masks=self.weight) if self.weight else {})}
 
     def extra_repr(self) -> str:  # noqa: D102

@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import Any, Dict, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 from .errors import TrainingError
 from .loss import check_weight
@@ -11,7 +11,7 @@ from .mask_loss import MASK_LOSSES
 
 __all__ = ['MASK_KEYS', 'MaskSettings', 'add_mask_arguments', 'read_mask_settings']
 
-MASK_KEYS: Dict[str, Any] = dict(
+MASK_KEYS: dict[str, Any] = dict(
     attention_mask_dir=None, attention_mask_loss=None, attention_mask_weight=None, attention_mask_share=None
 )
 
@@ -68,7 +68,7 @@ def add_mask_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_mask_settings(settings: argparse.Namespace) -> Optional[MaskSettings]:
+def read_mask_settings(settings: argparse.Namespace) -> MaskSettings | None:
     """Return how maps are to be trained with masks; None if there are none.
 
     Args:

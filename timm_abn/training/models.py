@@ -3,7 +3,8 @@
 import contextlib
 import logging
 import warnings
-from typing import Any, Iterator, Mapping, Optional
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -14,7 +15,7 @@ from .errors import TrainingError
 __all__ = ['check_model']
 
 
-def check_model(name: str, arguments: Mapping[str, Any]) -> Optional[nn.Module]:
+def check_model(name: str, arguments: Mapping[str, Any]) -> nn.Module | None:
     """Check that a model can be created, by creating it without memory, and return it; None if torch cannot do that.
 
     Args:

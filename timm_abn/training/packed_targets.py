@@ -5,7 +5,7 @@ to the device. The bytes of the label stand in planes of their own before the ma
 """
 
 import math
-from typing import Any, Optional, Tuple
+from typing import Any
 
 import torch
 
@@ -37,8 +37,8 @@ def is_packed(target: torch.Tensor) -> bool:
 def unpack_target(
     target: torch.Tensor,
     num_maps: int,
-    num_labels: Optional[int] = None,
-) -> Tuple[torch.Tensor, torch.Tensor]:
+    num_labels: int | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the labels, of shape (B,) int64 or (B, K) float32, and the masks, of shape (B, T, H, W) uint8.
 
     Args:

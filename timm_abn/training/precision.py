@@ -1,7 +1,8 @@
 """Mixed precision where it pays: some CPUs compute in 16 bits many times slower than in 32."""
 
 import time
-from typing import Any, Callable, Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 

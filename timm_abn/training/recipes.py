@@ -5,7 +5,7 @@ They lie in ``train_wrappers/recipes`` of the repository, and inside the package
 
 import fnmatch
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 import yaml
 
@@ -18,7 +18,7 @@ _FOLDERS = (Path(__file__).parent / 'recipes', Path(__file__).parents[2] / 'trai
 _BY_MODEL = 'by_model'  # pattern of names of models -> settings that replace the others
 
 
-def recipe_names() -> List[str]:
+def recipe_names() -> list[str]:
     """Return the names of the recipes."""
     return sorted(path.stem for folder in _FOLDERS for path in folder.glob('*.yaml'))
 
@@ -39,7 +39,7 @@ def find_recipe(name: str) -> Path:
     return next(path for folder in _FOLDERS if (path := folder / f'{name}.yaml').is_file())
 
 
-def read_settings(path: Path) -> Dict[str, Any]:
+def read_settings(path: Path) -> dict[str, Any]:
     """Read a file of settings, as timm's ``--config`` takes it, or a recipe.
 
     Args:
@@ -62,7 +62,7 @@ def read_settings(path: Path) -> Dict[str, Any]:
     return settings
 
 
-def settings_for(settings: Dict[str, Any], model: Optional[str]) -> Dict[str, Any]:
+def settings_for(settings: dict[str, Any], model: str | None) -> dict[str, Any]:
     """Return settings with what differs for a model, which of several patterns that fit the last one says.
 
     Patterns are of names without a tag. A tag that was asked for stays.

@@ -1,7 +1,8 @@
 """Replacing functions of timm by versions that support ABNs."""
 
 import functools
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 __all__ = ['replace']
 

@@ -1,7 +1,8 @@
 """Entries that checkpoints of a run hold besides those of timm's script: class names, crop, origin of weights."""
 
 import argparse
-from typing import Any, Callable, Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from timm.utils import CheckpointSaver
 

@@ -1,7 +1,8 @@
 """The settings of a run of timm's scripts that the launcher reads, and which of them were given explicitly."""
 
 import argparse
-from typing import Any, Dict, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from timm.utils import ParseKwargs
 
@@ -37,7 +38,7 @@ def read_run_settings(
         given = vars(parser.parse_known_args(list(for_timm))[0])
     except ValueError as error:  # of ParseKwargs
         raise TrainingError('--model-kwargs must be followed by KEY=VALUE, such as split=layer2.') from error
-    said: Dict[str, Any] = {key: value for key, value in config.items() if key in defaults or key in own_keys}
+    said: dict[str, Any] = {key: value for key, value in config.items() if key in defaults or key in own_keys}
     said.update({key: value for key, value in given.items() if value is not unsaid})
     said.update({key: value for key in own_keys if (value := getattr(own, key, None)) is not None})
     settings = argparse.Namespace(**{**defaults, **own_keys, **said}, said=set(said))

@@ -7,8 +7,8 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable, List, Optional, Tuple
 
 import timm
 
@@ -34,7 +34,7 @@ _FIRST_WITH_TASKS = '1.0.23'
 _FIRST_WITH_BRANCH_ACCURACY = '1.0.27'  # validates what the task hands out, not the model itself
 
 
-def find_scripts(folder: Optional[str] = None) -> Path:
+def find_scripts(folder: str | None = None) -> Path:
     """Return the folder that holds timm's scripts.
 
     Args:
@@ -65,7 +65,7 @@ def find_scripts(folder: Optional[str] = None) -> Path:
     )
 
 
-def check_version(folder: Path, needs_tasks: bool) -> Optional[str]:
+def check_version(folder: Path, needs_tasks: bool) -> str | None:
     """Return a remark about the version of the scripts, or None if they are those of the installed timm.
 
     Args:
@@ -101,7 +101,7 @@ def knows_multi_label(script: Path) -> bool:
     return not script.is_file() or "'--task'" in script.read_text()
 
 
-def run_script(folder: Path, name: str, arguments: List[str]) -> None:
+def run_script(folder: Path, name: str, arguments: list[str]) -> None:
     """Run a script as if Python had been started with it.
 
     Args:
@@ -135,13 +135,13 @@ def run_script(folder: Path, name: str, arguments: List[str]) -> None:
         raise TrainingError(f'{found} images in succession cannot be read; the lines above say why.') from error
 
 
-def _version_in(folder: Path) -> Optional[str]:
+def _version_in(folder: Path) -> str | None:
     path = folder / 'timm' / 'version.py'
     match = re.search(r"__version__ = '([^']+)'", path.read_text()) if path.is_file() else None
     return match and match.group(1)
 
 
-def _release(version: str) -> Tuple[int, ...]:
+def _release(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r'\d+', version)[:3])
 
 

@@ -5,7 +5,8 @@ Models that are not Attention Branch Networks train as before.
 
 import functools
 import logging
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Type
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import timm.task
 import torch
@@ -33,8 +34,8 @@ _logger = logging.getLogger(__name__)
 
 def extend_timm_tasks(
     attention_loss_weight: float = 1.0,
-    map_loss: Optional[MapLossSettings] = None,
-    mask_settings: Optional[MaskSettings] = None,
+    map_loss: MapLossSettings | None = None,
+    mask_settings: MaskSettings | None = None,
     origin: str = '',
 ) -> None:
     """Give timm's training tasks the loss of ABNs, for all tasks made from now on in this process.
@@ -65,7 +66,7 @@ def extend_timm_tasks(
 def _loss_of(
     criterion: Callable,
     attention_loss_weight: float,
-    map_loss: Optional[MapLossSettings],
+    map_loss: MapLossSettings | None,
     multi_label: bool = False,
 ) -> AttentionBranchLoss:
     if map_loss is None:
@@ -149,7 +150,7 @@ def _train_with_masks(task: Any, model: AttentionBranchNet, settings: MaskSettin
     task.criterion = MaskedTargetLoss(task.criterion, settings.loss, settings.weight, multi_label)
 
 
-def _forward(self: Any, timm_forward: Callable, input: torch.Tensor, target: torch.Tensor) -> Dict[str, torch.Tensor]:
+def _forward(self: Any, timm_forward: Callable, input: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
     result = timm_forward(self, input, target)
     if isinstance(self.criterion, AttentionBranchLoss):
         result['output'], result['attention_output'] = result['output'][:2]
@@ -161,7 +162,7 @@ def _multi_label_forward(
     timm_forward: Callable,
     input: torch.Tensor,
     target: torch.Tensor,
-) -> Dict[str, torch.Tensor]:
+) -> dict[str, torch.Tensor]:
     model = unwrap_model(self.get_trainable_module())
     if isinstance(model, AttentionBranchNet) and is_packed(target):
         labels, _ = unpack_target(target, model.attention_branch.num_maps, model.num_classes)
@@ -200,7 +201,7 @@ def _distillation_forward(
     timm_forward: Callable,
     input: torch.Tensor,
     target: torch.Tensor,
-) -> Dict[str, torch.Tensor]:
+) -> dict[str, torch.Tensor]:
     """Distil the teacher into the perception branch; the task's own loss is that of both branches."""
     if not isinstance(self.criterion, AttentionBranchLoss):
         return timm_forward(self, input, target)
@@ -213,7 +214,7 @@ def _distillation_forward(
 class _AfterForward:
     """Stands in for a distillation task whose student has run: shows timm's forward the logits it knows of."""
 
-    def __init__(self, task: Any, output: Tuple[torch.Tensor, ...]) -> None:
+    def __init__(self, task: Any, output: tuple[torch.Tensor, ...]) -> None:
         self.task = task
         self.trainable_module = lambda _: output[0]
         self.criterion = lambda _, target: task.criterion(output, target)
@@ -234,7 +235,7 @@ def _refuse_abn(self: Any, timm_init: Callable, student_model: nn.Module, *args:
 def _prepare_distributed(
     self: Any,
     timm_prepare: Callable,
-    device_ids: Optional[List[Any]] = None,
+    device_ids: list[Any] | None = None,
     **ddp_kwargs: Any,
 ) -> Any:
     # DistributedDataParallel takes no device ids on the CPU, where timm's script passes them all the same
@@ -244,14 +245,14 @@ def _prepare_distributed(
 def _get_eval_model(
     self: Any,
     timm_get: Callable,
-    module: Optional[nn.Module] = None,
+    module: nn.Module | None = None,
     ema: bool = False,
-) -> Optional[nn.Module]:
+) -> nn.Module | None:
     eval_model = timm_get(self, module, ema=ema)
     return BothBranches(eval_model) if _is_abn(eval_model) else eval_model
 
 
-def _get_checkpoint_state(self: Any, timm_get: Callable, *args: Any, **kwargs: Any) -> Dict[str, Any]:
+def _get_checkpoint_state(self: Any, timm_get: Callable, *args: Any, **kwargs: Any) -> dict[str, Any]:
     """Let weights be contiguous in files, which safetensors asks for, whatever layout they are trained in."""
     state = timm_get(self, *args, **kwargs)
     for key in ('state_dict', 'state_dict_ema'):
@@ -275,7 +276,7 @@ def _attribute_evaluator(task: Any, **kwargs: Any) -> AttributeEvaluator:
     return AttributeEvaluator(device=task.device, threshold=task.threshold, **kwargs)
 
 
-_OVERRIDES: Dict[Type[nn.Module], Dict[str, Callable]] = {
+_OVERRIDES: dict[type[nn.Module], dict[str, Callable]] = {
     timm.task.ClassificationTask: dict(
         __init__=_init,
         forward=_forward,
@@ -301,7 +302,7 @@ _OVERRIDES: Dict[Type[nn.Module], Dict[str, Callable]] = {
 }
 
 
-def _is_abn(model: Optional[nn.Module]) -> bool:
+def _is_abn(model: nn.Module | None) -> bool:
     return model is not None and isinstance(unwrap_model(model), AttentionBranchNet)
 
 

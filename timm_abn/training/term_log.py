@@ -1,7 +1,8 @@
 """The terms of the training loss, one by one, in the log and summary of timm's script, which know their sum alone."""
 
 import logging
-from typing import Any, Dict, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -23,8 +24,8 @@ class TermLog:
             weights: Names of the terms, and how they are weighted; others are not counted.
         """
         self.weights = dict(weights)
-        self.sums: Dict[str, torch.Tensor] = {}
-        self.num_samples: Dict[str, int] = {}
+        self.sums: dict[str, torch.Tensor] = {}
+        self.num_samples: dict[str, int] = {}
 
     def watch(self, terms: Mapping[str, torch.Tensor], batch_size: int) -> None:
         """Count the terms of a batch.
@@ -38,7 +39,7 @@ class TermLog:
                 self.sums[name] = self.sums.get(name, 0) + term.float() * batch_size
                 self.num_samples[name] = self.num_samples.get(name, 0) + batch_size
 
-    def take(self) -> Dict[str, float]:
+    def take(self) -> dict[str, float]:
         """Return the means, and begin the next epoch."""
         means = {name: (total / self.num_samples[name]).item() for name, total in self.sums.items()}
         self.begin(self.weights)

@@ -1,8 +1,8 @@
 """What an evaluation found, as tables for people and as a picture of its curves."""
 
 import importlib.util
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import List, Mapping, Sequence
 
 from ...console.table import format_table
 from ...staging import staged_files
@@ -68,7 +68,7 @@ def _share(value: float) -> str:
 def _target_table(evaluation: Evaluation, names: Sequence[str]) -> str:
     """Return the scores of each task, of all methods."""
     header = ['task', 'method', 'objects', *(TITLES[name] for name in evaluation.metrics)]
-    rows: List[List[str]] = []
+    rows: list[list[str]] = []
     for target in next(iter(evaluation.targets.values())):
         for method, targets in evaluation.targets.items():
             row = targets.get(target, {})

@@ -4,8 +4,9 @@ import csv
 import dataclasses
 import json
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping, Sequence
+from typing import Any
 
 import timm
 import torch
@@ -31,7 +32,7 @@ FAITHFULNESS = ('deletion', 'insertion')
 LOCALISATION = ('pointing_game', 'energy', 'chance_corrected_energy', 'iou')
 NO_MASK = 'no mask'
 
-Row = Dict[str, Any]
+Row = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,20 +55,20 @@ class Evaluation:
         curves: Method -> mean deletion and insertion curves with the bounds of their 95 % intervals, (2, 3, steps + 1).
     """
 
-    rows: List[Row]
-    scores: Dict[str, Dict[str, Interval]]
-    differences: Dict[str, Dict[str, Interval]]
-    targets: Dict[str, Dict[int, Dict[str, Interval]]]
+    rows: list[Row]
+    scores: dict[str, dict[str, Interval]]
+    differences: dict[str, dict[str, Interval]]
+    targets: dict[str, dict[int, dict[str, Interval]]]
     accuracy: Interval
-    position_bias: Dict[str, float]
-    reliance: Dict[str, Dict[str, Interval]]
-    findings: List[str]
-    problems: Dict[str, int]
-    classes_without_examples: List[int]
-    curves: Dict[str, torch.Tensor]
+    position_bias: dict[str, float]
+    reliance: dict[str, dict[str, Interval]]
+    findings: list[str]
+    problems: dict[str, int]
+    classes_without_examples: list[int]
+    curves: dict[str, torch.Tensor]
 
     @property
-    def metrics(self) -> List[str]:
+    def metrics(self) -> list[str]:
         """The metrics that were measured."""
         return [name for name in (*FAITHFULNESS, *LOCALISATION) if self.rows and name in self.rows[0]]
 
@@ -105,9 +106,9 @@ def put_together(parts: Sequence[Path], settings: Mapping[str, Any], num_classes
         settings: Those of the evaluation.
         num_classes: Number of classes of the model; 0 if labels are no classes.
     """
-    rows: List[Row] = []
-    problems: List[str] = []
-    reliance: Dict[str, Dict[str, List[float]]] = {}
+    rows: list[Row] = []
+    problems: list[str] = []
+    reliance: dict[str, dict[str, list[float]]] = {}
     curves = {method: _Moments() for method in settings['methods']}
     maps = {method: _Moments() for method in settings['methods']}
     usable = dict.fromkeys(settings['methods'], False)
@@ -153,12 +154,12 @@ def _bias(moments: _Moments) -> float:
 
 
 def _summarise(
-    rows: List[Row],
+    rows: list[Row],
     targets: Sequence[int],
     problems: Sequence[str],
-    reliance: Mapping[str, Mapping[str, List[float]]],
-    bias: Dict[str, float],
-    curves: Dict[str, torch.Tensor],
+    reliance: Mapping[str, Mapping[str, list[float]]],
+    bias: dict[str, float],
+    curves: dict[str, torch.Tensor],
     settings: Mapping[str, Any],
     num_classes: int,
 ) -> Evaluation:
@@ -171,7 +172,7 @@ def _summarise(
         replacement: {name: bootstrap_mean(values, seed) for name, values in columns.items()}
         for replacement, columns in reliance.items()
     }
-    counts: Dict[str, int] = {}
+    counts: dict[str, int] = {}
     for problem in [*(row['problem'] for row in rows if row['problem']), *problems]:
         counts[problem] = counts.get(problem, 0) + 1
     seen = {row['label'] for row in labelled}
@@ -194,12 +195,12 @@ def _summarise(
     )
 
 
-def _means(rows: Sequence[Row], metrics: Iterable[str], seed: int) -> Dict[str, Interval]:
+def _means(rows: Sequence[Row], metrics: Iterable[str], seed: int) -> dict[str, Interval]:
     images = [row['image'] for row in rows]
     return {name: bootstrap_mean([row[name] for row in rows], seed, images) for name in metrics}
 
 
-def _differences(rows: Sequence[Row], first: Sequence[Row], metrics: Iterable[str], seed: int) -> Dict[str, Interval]:
+def _differences(rows: Sequence[Row], first: Sequence[Row], metrics: Iterable[str], seed: int) -> dict[str, Interval]:
     images = [row['image'] for row in rows]
     if images != [row['image'] for row in first]:
         raise TimmAbnError('the rows of two methods are not of the same images, so that nothing can be paired.')
@@ -209,7 +210,7 @@ def _differences(rows: Sequence[Row], first: Sequence[Row], metrics: Iterable[st
     }
 
 
-def _findings(reliance: Mapping[str, Mapping[str, Interval]]) -> List[str]:
+def _findings(reliance: Mapping[str, Mapping[str, Interval]]) -> list[str]:
     rows = tuple(
         RelianceRow(replacement, *(columns[name].mean for name in _EFFECTS))
         for replacement, columns in reliance.items()
@@ -256,7 +257,7 @@ def join_evaluations(evaluation: Evaluation, name: str, baseline: Evaluation, se
     )
 
 
-def _renamed(values: Mapping[str, Any], titles: Mapping[str, str]) -> Dict[str, Any]:
+def _renamed(values: Mapping[str, Any], titles: Mapping[str, str]) -> dict[str, Any]:
     return {titles[method]: value for method, value in values.items()}
 
 

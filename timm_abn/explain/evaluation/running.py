@@ -11,8 +11,9 @@ import json
 import math
 import shutil
 import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -56,23 +57,23 @@ class Sample:
 
     name: str
     image: torch.Tensor
-    label: Optional[int] = None
-    mask: Optional[torch.Tensor] = None
-    target: Optional[int] = None
+    label: int | None = None
+    mask: torch.Tensor | None = None
+    target: int | None = None
 
 
 def evaluate(
     model: nn.Module,
     samples: Sequence[Callable[[], Sample]],
-    methods: Union[Sequence[str], Mapping[str, Explainer]],
-    folder: Optional[Union[str, Path]] = None,
+    methods: Sequence[str] | Mapping[str, Explainer],
+    folder: str | Path | None = None,
     steps: int = 224,
     deletion_baseline: str = 'mean',
     insertion_baseline: str = 'blur',
     batch_size: int = 32,
     seed: int = 0,
     data: str = '',
-) -> Optional[Evaluation]:
+) -> Evaluation | None:
     """Score explanations of a model's predictions, and write ``scores.csv`` and ``summary.json``.
 
     Under ``torch.distributed`` each process takes its share of the batches.
@@ -190,10 +191,10 @@ def _evaluate_batch(
     batch: Sequence[Callable[[], Sample]],
     methods: Mapping[str, Explainer],
     settings: Mapping[str, Any],
-) -> Tuple[Dict[str, torch.Tensor], Dict[str, Any]]:
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Return the curves and maps of a batch, and its rows and reliance."""
-    facts: Dict[str, Any] = dict(rows=[], reliance={}, unreadable=[], given_targets=False)
-    read: List[Sample] = []
+    facts: dict[str, Any] = dict(rows=[], reliance={}, unreadable=[], given_targets=False)
+    read: list[Sample] = []
     for sample in batch:
         try:
             read.append(sample())
@@ -207,7 +208,7 @@ def _evaluate_batch(
     predicted = probabilities.argmax(dim=1)
     given = [predicted[index] if sample.target is None else sample.target for index, sample in enumerate(read)]
     targets, explained = resolve_targets(probabilities, torch.tensor([int(target) for target in given]))
-    tensors: Dict[str, torch.Tensor] = {}
+    tensors: dict[str, torch.Tensor] = {}
     for method, explainer in methods.items():
         maps = explainer(images, targets).detach().float()
         curves = torch.stack(_curves(model, images, maps, targets, settings))
@@ -227,14 +228,14 @@ def _reliance(
     images: torch.Tensor,
     samples: Sequence[Sample],
     settings: Mapping[str, Any],
-) -> Dict[str, Dict[str, List[float]]]:
+) -> dict[str, dict[str, list[float]]]:
     """Return what replacements of the map change for each image: replacement -> effect -> values."""
     if not isinstance(model, AttentionBranchNet) or model.attention_branch is None:
         return {}
     if model.mechanism.insertion == 'explaining':  # maps that are given would gate, and its own does not
         return {}
     # of several tasks an image may be there once for each
-    indices: Dict[str, int] = {}
+    indices: dict[str, int] = {}
     for index, sample in enumerate(samples):
         indices.setdefault(sample.name, index)
     first = list(indices.values())
@@ -261,7 +262,7 @@ def _curves(
     maps: torch.Tensor,
     targets: torch.Tensor,
     settings: Mapping[str, Any],
-) -> Tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor]:
     return deletion_and_insertion_curves(
         model,
         images,
@@ -280,7 +281,7 @@ def _scores(
     samples: Sequence[Sample],
     settings: Mapping[str, Any],
     images: torch.Tensor,
-) -> List[Dict[str, Any]]:
+) -> list[dict[str, Any]]:
     """Return the scores of each map of a batch, and what is wrong with it."""
     fractions = replaced_fractions(settings['steps'], images.shape[2:])
     columns = {name: area_under_curve(curve, fractions) for name, curve in zip(FAITHFULNESS, curves)}

@@ -1,7 +1,8 @@
 """Several explainers of one model, all of which apply to it."""
 
 import contextlib
-from typing import Any, Dict, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from timm.models import get_model_input_config
@@ -14,7 +15,7 @@ from .package import PackageExplainer
 __all__ = ['applicable_explainers', 'create_explainers']
 
 
-def create_explainers(names: Sequence[str], model: Any) -> Dict[str, Explainer]:
+def create_explainers(names: Sequence[str], model: Any) -> dict[str, Explainer]:
     """Create explainers of a model, and try each on one empty image, so that it is known before long work.
 
     Args:
@@ -41,7 +42,7 @@ def create_explainers(names: Sequence[str], model: Any) -> Dict[str, Explainer]:
     return explainers
 
 
-def applicable_explainers(names: Iterable[str], model: Any) -> Dict[str, Explainer]:
+def applicable_explainers(names: Iterable[str], model: Any) -> dict[str, Explainer]:
     """Create those explainers of a model that apply to it.
 
     Args:

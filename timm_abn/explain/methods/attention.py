@@ -1,6 +1,6 @@
 """The attention map of an Attention Branch Network: the map that is part of the prediction."""
 
-from typing import Any, Optional
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -36,7 +36,7 @@ class AttentionExplainer(Explainer):
         self._network: Any = evaluation_copy(model)
         self._several = model.attention_branch.num_maps > 1
 
-    def _maps(self, images: torch.Tensor, targets: Optional[torch.Tensor]) -> torch.Tensor:
+    def _maps(self, images: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
         network = self._network
         if self._several and targets is None:
             explanation = network.explain(images)

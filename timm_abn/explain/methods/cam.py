@@ -1,6 +1,6 @@
 """CAM: the classifier's weights on the last features (Zhou et al., CVPR 2016, arXiv 1512.04150)."""
 
-from typing import Any, Optional
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -62,7 +62,7 @@ class CamExplainer(Explainer):
         if not _equal(perception.forward_head(features), self._classifier(pooled)):
             raise self._refusal('its logits are not what its classifier returns')
 
-    def _last_features(self, images: torch.Tensor, targets: Optional[torch.Tensor]) -> torch.Tensor:
+    def _last_features(self, images: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
         features, company = self._halves.extract(images, targets)
         packed = pack(features, company.beside)
         return self._halves.perception.forward_features(packed, **block_arguments(company.attention_bias))
@@ -86,7 +86,7 @@ class CamExplainer(Explainer):
             last = getattr(self._halves.perception, 'output_fmt', 'NCHW') == 'NHWC'
         return features.permute(0, 3, 1, 2) if last else features
 
-    def _maps(self, images: torch.Tensor, targets: Optional[torch.Tensor]) -> torch.Tensor:
+    def _maps(self, images: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
         targets = self._halves.targets(images, targets)
         features = self._last_features(images, targets)
         if targets is None:

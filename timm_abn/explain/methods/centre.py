@@ -1,7 +1,5 @@
 """A Gaussian in the middle: the floor that a method has to be better than on photos, whose objects stand there."""
 
-from typing import Optional
-
 import torch
 import torch.nn as nn
 
@@ -30,7 +28,7 @@ class CentreExplainer(Explainer):
             raise TimmAbnError(f'sigma must be more than 0, got {sigma}.')
         self._sigma = sigma
 
-    def _maps(self, images: torch.Tensor, targets: Optional[torch.Tensor]) -> torch.Tensor:
+    def _maps(self, images: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
         rows, columns = (self._along(length, images.device) for length in images.shape[2:])
         return torch.outer(rows, columns).repeat(len(images), 1, 1, 1)
 

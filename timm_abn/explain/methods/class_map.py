@@ -1,6 +1,6 @@
 """The class maps that a model makes while it predicts."""
 
-from typing import Any, Optional
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -35,6 +35,6 @@ class ClassMapExplainer(Explainer):
             )
         self._model: Any = evaluation_copy(model)
 
-    def _maps(self, images: torch.Tensor, targets: Optional[torch.Tensor]) -> torch.Tensor:
+    def _maps(self, images: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
         explanation = self._model.explain(images)
         return of_classes(explanation.class_maps, target_classes(explanation.logits, targets))

@@ -1,7 +1,8 @@
 """Explainers by name."""
 
 import inspect
-from typing import Any, Callable, Dict, Type, Union
+from collections.abc import Callable
+from typing import Any
 
 import torch.nn as nn
 
@@ -22,7 +23,7 @@ from .torchcam_package import TorchcamExplainer
 
 __all__ = ['EXPLAINERS', 'create_explainer']
 
-EXPLAINERS: Dict[str, Type[Explainer]] = {
+EXPLAINERS: dict[str, type[Explainer]] = {
     explainer.name: explainer
     for explainer in (
         AttentionExplainer,
@@ -40,7 +41,7 @@ EXPLAINERS: Dict[str, Type[Explainer]] = {
 }
 
 
-def create_explainer(name: Union[str, Callable[..., Any]], model: nn.Module, **options: Any) -> Explainer:
+def create_explainer(name: str | Callable[..., Any], model: nn.Module, **options: Any) -> Explainer:
     """Create an explainer of a model.
 
     Args:

@@ -1,7 +1,5 @@
 """A copy of a model's modules to work on, with the values of its own tensors."""
 
-from typing import Dict
-
 import torch
 import torch.nn as nn
 
@@ -20,7 +18,7 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
     Args:
         model: The model; it is not changed.
     """
-    shared: Dict[int, torch.Tensor] = {}
+    shared: dict[int, torch.Tensor] = {}
     for module in model.modules():
         for tensor in [*module._parameters.values(), *module._buffers.values(), *vars(module).values()]:
             if isinstance(tensor, nn.Parameter):

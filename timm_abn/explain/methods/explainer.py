@@ -1,6 +1,6 @@
 """What all explainers have in common: images and target classes in, one map per image out."""
 
-from typing import Any, ClassVar, Optional
+from typing import Any, ClassVar
 
 import torch
 import torch.nn as nn
@@ -32,9 +32,9 @@ class Explainer:
             model: A timm model, with or without an attention branch.
         """
         num_classes: Any = getattr(model, 'num_classes', None)
-        self.num_classes: Optional[int] = num_classes
+        self.num_classes: int | None = num_classes
 
-    def __call__(self, images: torch.Tensor, targets: Optional[torch.Tensor] = None) -> torch.Tensor:
+    def __call__(self, images: torch.Tensor, targets: torch.Tensor | None = None) -> torch.Tensor:
         """Return one map per image, shape (B, 1, h, w), in float32, on the device of the images.
 
         Args:
@@ -65,12 +65,12 @@ class Explainer:
                 raise TimmAbnError(f'targets must be classes from 0 to {self.num_classes - 1}, got {wrong}.')
         return targets.to(images.device, torch.long)
 
-    def _maps(self, images: torch.Tensor, targets: Optional[torch.Tensor]) -> torch.Tensor:
+    def _maps(self, images: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
         """Return the maps; called without gradients, which an explainer that needs them switches on."""
         raise NotImplementedError
 
 
-def target_classes(logits: torch.Tensor, targets: Optional[torch.Tensor]) -> torch.Tensor:
+def target_classes(logits: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
     """Return the classes to explain: those that were asked for, else the predicted ones, shape (B,).
 
     Args:

@@ -1,6 +1,7 @@
 """Any function as an explainer."""
 
-from typing import Any, Callable, Optional
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -31,7 +32,7 @@ class FunctionExplainer(Explainer):
         self._model, self._function = model, function
         self._predictor = evaluation_copy(model)
 
-    def _maps(self, images: torch.Tensor, targets: Optional[torch.Tensor]) -> torch.Tensor:
+    def _maps(self, images: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
         if targets is None:
             targets = self._predictor(images).argmax(dim=1)
         with torch.enable_grad():

@@ -1,7 +1,5 @@
 """Grad-CAM (Selvaraju et al., ICCV 2017, arXiv 1610.02391), through the second half of the model alone."""
 
-from typing import Optional
-
 import torch
 import torch.nn as nn
 
@@ -22,7 +20,7 @@ class GradCamExplainer(Explainer):
 
     name = 'grad_cam'
 
-    def __init__(self, model: nn.Module, layer: Optional[str] = None) -> None:
+    def __init__(self, model: nn.Module, layer: str | None = None) -> None:
         """
         Args:
             model: A timm model, with or without an attention branch.
@@ -35,7 +33,7 @@ class GradCamExplainer(Explainer):
         super().__init__(model)
         self._halves = halves_of(model, layer)
 
-    def _maps(self, images: torch.Tensor, targets: Optional[torch.Tensor]) -> torch.Tensor:
+    def _maps(self, images: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
         targets = self._halves.targets(images, targets)
         features, company = self._halves.extract(images, targets)
         gradients = self._gradients(features, company, targets)
@@ -48,7 +46,7 @@ class GradCamExplainer(Explainer):
         self,
         features: torch.Tensor,
         company: Company,
-        targets: Optional[torch.Tensor],
+        targets: torch.Tensor | None,
     ) -> torch.Tensor:
         leaf = features.detach().requires_grad_()
         # a copy, because some perception branches begin with an activation in place

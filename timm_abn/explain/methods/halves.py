@@ -1,6 +1,7 @@
 """A model of any kind as two halves: features, and the logits that its second half makes of them."""
 
-from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn as nn
@@ -26,7 +27,7 @@ class Company(NamedTuple):
         per_image: Whether each of it has a row for each image.
     """
 
-    attention_bias: Optional[torch.Tensor] = None
+    attention_bias: torch.Tensor | None = None
     beside: Sequence[torch.Tensor] = ()
     per_image: Sequence[bool] = ()
 
@@ -56,7 +57,7 @@ class Halves:
     num_tasks: int = 0
     per_image: Sequence[bool] = ()
 
-    def __init__(self, backbone: nn.Module, layer: Optional[str]) -> None:
+    def __init__(self, backbone: nn.Module, layer: str | None) -> None:
         """
         Args:
             backbone: An evaluation copy of a timm model.
@@ -74,8 +75,8 @@ class Halves:
     def extract(
         self,
         images: torch.Tensor,
-        targets: Optional[torch.Tensor],
-    ) -> Tuple[torch.Tensor, Company]:
+        targets: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, Company]:
         """Return the features, as the backbone lays them out, that the second half is given, and their company.
 
         Args:
@@ -94,7 +95,7 @@ class Halves:
         """
         return self.perception(pack(features, company.beside), **block_arguments(company.attention_bias))
 
-    def targets(self, images: torch.Tensor, targets: Optional[torch.Tensor]) -> Optional[torch.Tensor]:
+    def targets(self, images: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor | None:
         """Return the targets, where these are needed before there are logits (in networks of several tasks)."""
         return targets
 
@@ -116,7 +117,7 @@ class Halves:
 class _NetworkHalves(Halves):
     """An Attention Branch Network: the first half ends behind the mechanism, or at a later layer."""
 
-    def __init__(self, network: Any, layer: Optional[str]) -> None:
+    def __init__(self, network: Any, layer: str | None) -> None:
         """
         Args:
             network: An evaluation copy of an ``AttentionBranchNet``.
@@ -132,7 +133,7 @@ class _NetworkHalves(Halves):
         self.num_tasks = network.num_classes if network.outputs_per_class == 2 else 0
         self.layout, self.perception = network.layout, network.perception_branch
         self.extractor, self.per_image = network.feature_extractor, network.beside_per_image
-        self._middle: Optional[nn.Module] = None
+        self._middle: nn.Module | None = None
         if layer is not None:
             self._cut_again(evaluation_copy(network), layer)
 
@@ -151,7 +152,7 @@ class _NetworkHalves(Halves):
         self._middle = cut_backbone(later.feature_extractor, spare.split).perception_branch.eval()
         self.perception = later.perception_branch.eval()
 
-    def targets(self, images: torch.Tensor, targets: Optional[torch.Tensor]) -> Optional[torch.Tensor]:
+    def targets(self, images: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor | None:
         if self.num_tasks and targets is None:
             return self._network(images).argmax(dim=1)
         return targets
@@ -159,8 +160,8 @@ class _NetworkHalves(Halves):
     def extract(
         self,
         images: torch.Tensor,
-        targets: Optional[torch.Tensor],
-    ) -> Tuple[torch.Tensor, Company]:
+        targets: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, Company]:
         network = self._network
         features, beside = network.extract(images)
         class_features = network.attention_branch.forward_features(network.layout.to_maps(features, images))
@@ -189,7 +190,7 @@ class _NetworkHalves(Halves):
         return no_and_yes[:, :, 1] - no_and_yes[:, :, 0]
 
 
-def block_arguments(attention_bias: Optional[torch.Tensor]) -> Dict[str, torch.Tensor]:
+def block_arguments(attention_bias: torch.Tensor | None) -> dict[str, torch.Tensor]:
     """Return what a half is called with besides the features, so that its blocks get the bias.
 
     Args:
@@ -198,7 +199,7 @@ def block_arguments(attention_bias: Optional[torch.Tensor]) -> Dict[str, torch.T
     return {} if attention_bias is None else dict(attn_mask=attention_bias)
 
 
-def halves_of(model: nn.Module, layer: Optional[str] = None) -> Halves:
+def halves_of(model: nn.Module, layer: str | None = None) -> Halves:
     """Return a model as two halves, which are copies in evaluation mode that share its weights.
 
     An Attention Branch Network is cut behind its mechanism, so that the features are those that the perception branch

@@ -4,7 +4,7 @@ import importlib
 import inspect
 import threading
 from types import ModuleType
-from typing import Any, ClassVar, Optional
+from typing import Any, ClassVar
 
 import torch
 import torch.nn as nn
@@ -27,9 +27,7 @@ class PackageExplainer(Explainer):
     methods_module: ClassVar[str]  # where its methods are
     default_method: ClassVar[str]
 
-    def __init__(
-        self, model: nn.Module, method: Optional[str] = None, layer: Optional[str] = None, **options: Any
-    ) -> None:
+    def __init__(self, model: nn.Module, method: str | None = None, layer: str | None = None, **options: Any) -> None:
         """
         Args:
             model: A timm model, with or without an attention branch, of one task.
@@ -62,7 +60,7 @@ class PackageExplainer(Explainer):
                 f"{self.name!r} needs the package {self.module_name}: pip install 'timm-abn[compare]'."
             ) from error
 
-    def _maps(self, images: torch.Tensor, targets: Optional[torch.Tensor]) -> torch.Tensor:
+    def _maps(self, images: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
         if targets is None:
             targets = self._model(images).argmax(dim=1)
         with self._lock, torch.enable_grad():

@@ -1,7 +1,6 @@
 """Random maps: the floor that every method has to be better than."""
 
 import zlib
-from typing import Optional, Tuple
 
 import torch
 import torch.nn as nn
@@ -16,7 +15,7 @@ class RandomExplainer(Explainer):
 
     name = 'random'
 
-    def __init__(self, model: nn.Module, seed: int = 0, size: Tuple[int, int] = (14, 14)) -> None:
+    def __init__(self, model: nn.Module, seed: int = 0, size: tuple[int, int] = (14, 14)) -> None:
         """
         Args:
             model: Any model; it is not looked at.
@@ -26,7 +25,7 @@ class RandomExplainer(Explainer):
         super().__init__(model)
         self._seed, self._size = seed, size
 
-    def _maps(self, images: torch.Tensor, targets: Optional[torch.Tensor]) -> torch.Tensor:
+    def _maps(self, images: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
         maps = torch.empty(len(images), 1, *self._size)
         for image, one_map in zip(images.cpu().contiguous(), maps):
             # the pixels are the seed: an image has the same map in any batch

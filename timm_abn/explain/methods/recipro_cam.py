@@ -1,7 +1,5 @@
 """Recipro-CAM (Byun & Lee 2022, arXiv 2209.14074): what the model says of one place alone, without gradients."""
 
-from typing import Optional, Tuple
-
 import torch
 import torch.nn as nn
 
@@ -26,7 +24,7 @@ class ReciproCamExplainer(Explainer):
 
     name = 'recipro_cam'
 
-    def __init__(self, model: nn.Module, layer: Optional[str] = None, batch_size: int = 64) -> None:
+    def __init__(self, model: nn.Module, layer: str | None = None, batch_size: int = 64) -> None:
         """
         Args:
             model: A timm model, with or without an attention branch.
@@ -43,7 +41,7 @@ class ReciproCamExplainer(Explainer):
         self._batch_size = batch_size
         self._halves = halves_of(model, layer)
 
-    def _maps(self, images: torch.Tensor, targets: Optional[torch.Tensor]) -> torch.Tensor:
+    def _maps(self, images: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
         halves = self._halves
         targets = halves.targets(images, targets)
         features, company = halves.extract(images, targets)
@@ -59,7 +57,7 @@ class ReciproCamExplainer(Explainer):
         return normalize_maps(torch.cat(scores).reshape(len(images), 1, height, width))
 
 
-def _windows(size: Tuple[int, int]) -> torch.Tensor:
+def _windows(size: tuple[int, int]) -> torch.Tensor:
     """Return one mask per place, shape (h * w, 1, h, w)."""
     rows, columns = (_windows_along(length) for length in size)
     return torch.einsum('iy,jx->ijyx', rows, columns).reshape(-1, 1, *size)

@@ -1,7 +1,7 @@
 """Attention rollout (Abnar & Zuidema, ACL 2020, arXiv 2005.00928): how tokens mix on their way through the blocks."""
 
 import threading
-from typing import Any, List, Optional
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -49,7 +49,7 @@ class RolloutExplainer(Explainer):
         family = family_of(self._halves.perception).__name__
         return TimmAbnError(f"'rollout' needs tokens that attend to all others in each block, {family} has none.")
 
-    def _maps(self, images: torch.Tensor, targets: Optional[torch.Tensor]) -> torch.Tensor:
+    def _maps(self, images: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
         halves = self._halves
         targets = halves.targets(images, targets)
         self._product.begin()
@@ -76,7 +76,7 @@ class _Product(nn.Module):
         """Begin a product."""
         self._local.product, self._local.running = None, True
 
-    def end(self) -> Optional[torch.Tensor]:
+    def end(self) -> torch.Tensor | None:
         """Return the product, shape (B, N, N), if there is one, and forget it."""
         product, self._local.product, self._local.running = self._local.product, None, False
         return product
@@ -90,7 +90,7 @@ class _Product(nn.Module):
         return attention
 
 
-def _attention_of(half: Any) -> List[Any]:
+def _attention_of(half: Any) -> list[Any]:
     """Return the modules of the blocks that compute attention weights, and can be asked for them."""
     blocks = getattr(half, 'blocks', nn.ModuleList())
     return [module for module in blocks.modules() if hasattr(module, 'fused_attn') and hasattr(module, 'attn_drop')]

@@ -1,6 +1,6 @@
 """Baselines: what stands in an image where it is deleted, or not yet inserted."""
 
-from typing import Any, List, Union
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ __all__ = ['BASELINES', 'Baseline', 'gaussian_blur', 'make_baseline']
 
 BLUR_KERNEL_SIZE, BLUR_SIGMA = 11, 5.0  # Petsiuk et al., section 4.2 and their code
 
-Baseline = Union[str, torch.Tensor]
+Baseline = str | torch.Tensor
 
 
 def make_baseline(baseline: Baseline, model: Any, images: torch.Tensor) -> torch.Tensor:
@@ -51,7 +51,7 @@ def _given(baseline: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         ) from None
 
 
-def _black(model: Any, channels: int) -> List[float]:
+def _black(model: Any, channels: int) -> list[float]:
     if not getattr(model, 'pretrained_cfg', None):
         raise TimmAbnError(
             "baseline 'black' needs a model with a pretrained_cfg, which tells its normalisation; pass a tensor."

@@ -11,7 +11,7 @@ A flat map has an order, too, that of the index, and therefore a score: ``usable
 with a NaN or an infinity has none: all scores of that image are NaN.
 """
 
-from typing import Any, List, NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -35,7 +35,7 @@ def deletion(
     model: Any,
     images: torch.Tensor,
     maps: torch.Tensor,
-    targets: Optional[Targets] = None,
+    targets: Targets | None = None,
     steps: int = 224,
     baseline: Baseline = 'mean',
     batch_size: int = 64,
@@ -62,7 +62,7 @@ def insertion(
     model: Any,
     images: torch.Tensor,
     maps: torch.Tensor,
-    targets: Optional[Targets] = None,
+    targets: Targets | None = None,
     steps: int = 224,
     baseline: Baseline = 'blur',
     batch_size: int = 64,
@@ -89,7 +89,7 @@ def deletion_curve(
     model: Any,
     images: torch.Tensor,
     maps: torch.Tensor,
-    targets: Optional[Targets] = None,
+    targets: Targets | None = None,
     steps: int = 224,
     baseline: Baseline = 'mean',
     batch_size: int = 64,
@@ -120,7 +120,7 @@ def insertion_curve(
     model: Any,
     images: torch.Tensor,
     maps: torch.Tensor,
-    targets: Optional[Targets] = None,
+    targets: Targets | None = None,
     steps: int = 224,
     baseline: Baseline = 'blur',
     batch_size: int = 64,
@@ -150,12 +150,12 @@ def deletion_and_insertion_curves(
     model: Any,
     images: torch.Tensor,
     maps: torch.Tensor,
-    targets: Optional[Targets] = None,
+    targets: Targets | None = None,
     steps: int = 224,
     deletion_baseline: Baseline = 'mean',
     insertion_baseline: Baseline = 'blur',
     batch_size: int = 64,
-) -> Tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return both curves, each of shape (B, steps + 1); the whole images are predicted, and pixels ranked, only once.
 
     Args:
@@ -178,7 +178,7 @@ def deletion_and_insertion_curves(
     )
 
 
-def replaced_fractions(steps: int, size: Tuple[int, ...]) -> torch.Tensor:
+def replaced_fractions(steps: int, size: tuple[int, ...]) -> torch.Tensor:
     """Return the fraction of pixels that are replaced after each step, from 0 to 1, shape (steps + 1,), float64.
 
     Args:
@@ -212,7 +212,7 @@ class _Walk(NamedTuple):
     finite: torch.Tensor
     targets: torch.Tensor
     whole: torch.Tensor  # scores of whole images, where deletion begins and insertion ends
-    counts: List[int]
+    counts: list[int]
     batch_size: int
 
     def delete(self, baseline: torch.Tensor) -> torch.Tensor:
@@ -223,7 +223,7 @@ class _Walk(NamedTuple):
         scores = self._scores(baseline, self.images, self.counts[:-1])
         return self._only_finite(torch.cat([scores, self.whole[:, None]], dim=1))
 
-    def _scores(self, start: torch.Tensor, end: torch.Tensor, counts: List[int]) -> torch.Tensor:
+    def _scores(self, start: torch.Tensor, end: torch.Tensor, counts: list[int]) -> torch.Tensor:
         return scores_of_replaced(self.model, start, end, self.ranks, counts, self.targets, self.batch_size)
 
     def _only_finite(self, curves: torch.Tensor) -> torch.Tensor:
@@ -234,7 +234,7 @@ def _prepare(
     model: Any,
     images: torch.Tensor,
     maps: torch.Tensor,
-    targets: Optional[Targets],
+    targets: Targets | None,
     steps: int,
     batch_size: int,
 ) -> _Walk:
@@ -258,5 +258,5 @@ def _prepare(
     )
 
 
-def _counts(steps: int, pixels: int) -> List[int]:
+def _counts(steps: int, pixels: int) -> list[int]:
     return [step * pixels // steps for step in range(steps + 1)]

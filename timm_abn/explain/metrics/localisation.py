@@ -4,8 +4,6 @@ Maps are upsampled bilinearly to the size of the masks. Where there is nothing t
 NaN or an infinity in the map - the result of that image is NaN, never a zero or an error: callers name and count them.
 """
 
-from typing import Tuple
-
 import torch
 
 from ...errors import TimmAbnError
@@ -15,7 +13,7 @@ from .checks import check_masks, usable_maps
 __all__ = ['chance_corrected_energy', 'energy', 'iou', 'pointing_game', 'pointing_tolerance']
 
 
-def pointing_tolerance(size: Tuple[int, ...]) -> float:
+def pointing_tolerance(size: tuple[int, ...]) -> float:
     """Return the tolerance of the pointing game in pixels: Zhang's 15 at 224, ``15 * min(H, W) / 224`` elsewhere.
 
     Args:
@@ -120,7 +118,7 @@ def iou(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     return _or_nan(ratios.masked_fill(~is_last, 0).amax(dim=1), valid)
 
 
-def _aligned(maps: torch.Tensor, masks: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _aligned(maps: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return maps and masks as rows of pixels, and which of them can be compared."""
     check_masks(maps, masks)
     masks = masks.to(maps.device)

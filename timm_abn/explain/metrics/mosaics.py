@@ -5,7 +5,7 @@ No masks are needed, only images that a model classifies with confidence, so tha
 """
 
 import math
-from typing import Any, NamedTuple, Tuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -120,7 +120,7 @@ def explain_mosaics(explainer: Explainer, mosaics: Mosaics, batch_size: int = 64
     return torch.cat(maps)[:, 0].unflatten(0, (-1, num_cells))
 
 
-def grid_pointing_game(maps: torch.Tensor, size: Tuple[int, ...]) -> torch.Tensor:
+def grid_pointing_game(maps: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
     """Return the share of the positive values of the map of class k that lies in cell k, shape (M, n * n), in [0, 1].
 
         L_k = sum over pixels p of cell k of max(M_k,p, 0) / sum over all pixels p of max(M_k,p, 0)

@@ -5,7 +5,7 @@ ONE 10(7), 2015, section "Pixel-flipping"; by patches as in Samek et al., "Evalu
 Neural Network Has Learned", 2017, section III. With patches of one pixel it is deletion with as many steps as pixels.
 """
 
-from typing import Any, Optional, Tuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ def pixel_flipping(
     model: Any,
     images: torch.Tensor,
     maps: torch.Tensor,
-    targets: Optional[Targets] = None,
+    targets: Targets | None = None,
     patch_size: int = 16,
     baseline: Baseline = 'mean',
     batch_size: int = 64,
@@ -51,7 +51,7 @@ def pixel_flipping_curve(
     model: Any,
     images: torch.Tensor,
     maps: torch.Tensor,
-    targets: Optional[Targets] = None,
+    targets: Targets | None = None,
     patch_size: int = 16,
     baseline: Baseline = 'mean',
     batch_size: int = 64,
@@ -92,7 +92,7 @@ def pixel_flipping_curve(
     return curves.masked_fill(~maps.flatten(1).isfinite().all(dim=1)[:, None], float('nan'))
 
 
-def _patch_ranks(maps: torch.Tensor, size: Tuple[int, int], patch_size: int) -> Tuple[torch.Tensor, int]:
+def _patch_ranks(maps: torch.Tensor, size: tuple[int, int], patch_size: int) -> tuple[torch.Tensor, int]:
     """Return the rank of the patch that each pixel lies in, shape (B, 1, H, W), and the number of patches."""
     pixels = upsample_maps(maps, size)
     means = F.avg_pool2d(pixels, patch_size, ceil_mode=True, count_include_pad=False)

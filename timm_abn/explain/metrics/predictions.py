@@ -1,6 +1,7 @@
 """What a model says of images, batch by batch: probabilities, and the classes that are explained."""
 
-from typing import Any, Callable, Optional, Sequence, Tuple, Union
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -10,7 +11,7 @@ from ...maps.explanation import Explanation
 __all__ = ['Explainer', 'Targets', 'predict', 'probability_function', 'resolve_targets']
 
 Explainer = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # (images, targets) -> maps (B, 1, h, w)
-Targets = Union[torch.Tensor, Sequence[int]]
+Targets = torch.Tensor | Sequence[int]
 
 
 def probability_function(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -38,8 +39,8 @@ def predict(model: Any, images: torch.Tensor, batch_size: int) -> torch.Tensor:
 
 def resolve_targets(
     probabilities: torch.Tensor,
-    targets: Optional[Targets] = None,
-) -> Tuple[torch.Tensor, torch.Tensor]:
+    targets: Targets | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the class, or task, that is explained for each image, and its probability, both of shape (B,).
 
     Args:

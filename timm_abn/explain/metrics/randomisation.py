@@ -6,7 +6,8 @@ predicted are compared with those of the trained network. A map that stays simil
 """
 
 import copy
-from typing import Any, Callable, Iterator, Optional, Tuple
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -22,11 +23,11 @@ def cascading_randomisation(
     model: nn.Module,
     images: torch.Tensor,
     explainer_factory: Callable[[Any], Explainer],
-    targets: Optional[Targets] = None,
+    targets: Targets | None = None,
     similarity: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = rank_correlation,
     seed: int = 0,
     batch_size: int = 64,
-) -> Iterator[Tuple[str, torch.Tensor]]:
+) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the name of each module that was drawn anew, and how similar the maps still are, shape (B,).
 
     Args:
@@ -56,7 +57,7 @@ def cascading_randomisation(
         yield name, similarity(maps, explain(randomised))
 
 
-def randomised_models(model: nn.Module, seed: int = 0) -> Iterator[Tuple[str, nn.Module]]:
+def randomised_models(model: nn.Module, seed: int = 0) -> Iterator[tuple[str, nn.Module]]:
     """Yield the name of each module with weights, from the last to the first, and the model that has lost them.
 
     It is one copy, of which more and more is drawn anew by the modules' own ``reset_parameters``; statistics of batch

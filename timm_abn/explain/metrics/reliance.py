@@ -6,7 +6,7 @@ what the network says is compared.
 """
 
 import dataclasses
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -37,7 +37,7 @@ class RelianceRow:
     effect: float
     probability_change: float
     changed_predictions: float
-    accuracy_change: Optional[float] = None
+    accuracy_change: float | None = None
 
     @property
     def has_effect(self) -> bool:
@@ -55,8 +55,8 @@ class Reliance:
         accuracy: Of the network with its own maps, in [0, 1]; None without labels.
     """
 
-    rows: Tuple[RelianceRow, ...]
-    accuracy: Optional[float] = None
+    rows: tuple[RelianceRow, ...]
+    accuracy: float | None = None
 
     def __getitem__(self, replacement: str) -> RelianceRow:
         for row in self.rows:
@@ -79,7 +79,7 @@ class Reliance:
         return not any(row.has_effect for row in self.rows)
 
     @property
-    def findings(self) -> List[str]:
+    def findings(self) -> list[str]:
         """What readers must know of this network, one sentence each; empty if every replacement has an effect."""
         if self.is_cancelled:
             return [
@@ -103,7 +103,7 @@ class Reliance:
 def reliance(
     model: Any,
     images: torch.Tensor,
-    labels: Optional[torch.Tensor] = None,
+    labels: torch.Tensor | None = None,
     batch_size: int = 64,
     seed: int = 0,
 ) -> Reliance:
@@ -140,16 +140,16 @@ class ReplacementEffects(NamedTuple):
     effect: torch.Tensor
     probability_change: torch.Tensor
     changed_predictions: torch.Tensor
-    accuracy_change: Optional[torch.Tensor] = None
+    accuracy_change: torch.Tensor | None = None
 
 
 def replacement_effects(
     model: Any,
     images: torch.Tensor,
-    labels: Optional[torch.Tensor] = None,
+    labels: torch.Tensor | None = None,
     batch_size: int = 64,
     seed: int = 0,
-) -> Tuple[Dict[str, ReplacementEffects], Optional[torch.Tensor]]:
+) -> tuple[dict[str, ReplacementEffects], torch.Tensor | None]:
     """Return, for each replacement, what an ABN's prediction loses image by image: ``reliance`` before the means.
 
     Args:
@@ -191,7 +191,7 @@ def _is_multi_task(model: Any) -> bool:
     return model.attention_branch.outputs_per_class > 1
 
 
-def _replacements(maps: torch.Tensor, is_sigmoid: bool, seed: int) -> Dict[str, torch.Tensor]:
+def _replacements(maps: torch.Tensor, is_sigmoid: bool, seed: int) -> dict[str, torch.Tensor]:
     """Return maps to use instead of ``maps``, shape (B, T, h, w), by name."""
     generator = torch.Generator().manual_seed(seed)
     low, high = maps.amin(dim=(2, 3), keepdim=True), maps.amax(dim=(2, 3), keepdim=True)
@@ -243,7 +243,7 @@ def _per_image(values: torch.Tensor) -> torch.Tensor:
     return values.float().flatten(1).mean(dim=1) if values.ndim > 1 else values.float()
 
 
-def _compare(reference: _Answers, replaced: _Answers, labels: Optional[torch.Tensor]) -> ReplacementEffects:
+def _compare(reference: _Answers, replaced: _Answers, labels: torch.Tensor | None) -> ReplacementEffects:
     changes = (replaced.pre_logits - reference.pre_logits).norm(dim=1) / reference.pre_logits.norm(dim=1)
     return ReplacementEffects(
         effect=_per_image(changes.view(len(reference.predictions), -1)),

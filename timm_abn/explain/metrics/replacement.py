@@ -5,7 +5,8 @@ rank < n, written into a buffer that all batches share: beside the forward pass 
 (``python scripts/benchmark_metrics.py``).
 """
 
-from typing import Any, Iterator, List, Tuple
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -26,7 +27,7 @@ def rank_places(values: torch.Tensor) -> torch.Tensor:
     return torch.empty_like(order, dtype=torch.int32).scatter_(1, order, places.expand_as(order))
 
 
-def pixel_ranks(maps: torch.Tensor, size: Tuple[int, int]) -> torch.Tensor:
+def pixel_ranks(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Return the place of each pixel in falling order of a map, shape (B, 1, H, W), int32.
 
     Args:
@@ -43,7 +44,7 @@ def scores_of_replaced(
     images: torch.Tensor,
     replacements: torch.Tensor,
     ranks: torch.Tensor,
-    counts: List[int],
+    counts: list[int],
     targets: torch.Tensor,
     batch_size: int,
 ) -> torch.Tensor:
@@ -81,7 +82,7 @@ def scores_of_replaced(
     return torch.cat(scores).view(len(images), len(counts))
 
 
-def _pieces(start: int, stop: int, num_counts: int) -> Iterator[Tuple[int, slice, slice]]:
+def _pieces(start: int, stop: int, num_counts: int) -> Iterator[tuple[int, slice, slice]]:
     """Yield what a batch holds of each image: its index, a slice of the counts, and their rows in the batch.
 
     Args:

@@ -1,7 +1,7 @@
 """Stability: do several trainings of one network give the same maps?"""
 
 import itertools
-from typing import Callable, Sequence, Union
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -10,7 +10,7 @@ from .similarity import rank_correlation, top_overlap
 
 __all__ = ['rank_stability', 'stability']
 
-MapsOfRuns = Union[torch.Tensor, Sequence[torch.Tensor]]
+MapsOfRuns = torch.Tensor | Sequence[torch.Tensor]
 
 
 def stability(maps_of_runs: MapsOfRuns, share: float = 0.2) -> float:

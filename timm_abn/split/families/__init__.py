@@ -1,7 +1,5 @@
 """The adapters of timm's families, by class."""
 
-from typing import Dict, Type
-
 import torch.nn as nn
 
 from ..adapter import Adapter
@@ -9,7 +7,7 @@ from . import cells, class_attention, convolutional, encoders, hierarchical, str
 
 __all__ = ['FAMILIES']
 
-FAMILIES: Dict[Type[nn.Module], Adapter] = {
+FAMILIES: dict[type[nn.Module], Adapter] = {
     **cells.ADAPTERS,
     **class_attention.ADAPTERS,
     **convolutional.ADAPTERS,

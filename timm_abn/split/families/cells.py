@@ -1,6 +1,6 @@
 """Families of cells that read the outputs of the two cells before them: NASNet, PNASNet."""
 
-from typing import Any, Dict, Tuple, Type
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -12,7 +12,7 @@ from ..pass_through import is_passed
 
 __all__ = ['ADAPTERS']
 
-Pair = Tuple[torch.Tensor, torch.Tensor]
+Pair = tuple[torch.Tensor, torch.Tensor]
 
 
 class NASNetHalf(Half, NASNetALarge):
@@ -80,7 +80,7 @@ class PNASNetPerception(_Second, PNASNetHalf):
     """The cells of PNASNet after the cut."""
 
 
-ADAPTERS: Dict[Type[nn.Module], Adapter] = {
+ADAPTERS: dict[type[nn.Module], Adapter] = {
     NASNetALarge: Adapter(NASNetExtractor, NASNetPerception, split='cell_11'),
     PNASNet5Large: Adapter(PNASNetExtractor, PNASNetPerception, split='cell_7'),
 }

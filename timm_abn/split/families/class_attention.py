@@ -1,7 +1,5 @@
 """Families of tokens whose class token joins late, behind or between the blocks: CaiT, XCiT, VOLO, ConViT."""
 
-from typing import Dict, Type
-
 import torch
 import torch.nn as nn
 from timm.models import Cait, ConVit, Xcit, checkpoint, checkpoint_seq
@@ -100,7 +98,7 @@ class ConVitPerception(Half, ConVit):
         return self.norm(x)
 
 
-ADAPTERS: Dict[Type[nn.Module], Adapter] = {
+ADAPTERS: dict[type[nn.Module], Adapter] = {
     Cait: Adapter(CaitExtractor, CaitPerception),
     ConVit: Adapter(None, ConVitPerception),
     VOLO: Adapter(VoloExtractor, VoloPerception),

@@ -1,7 +1,7 @@
 """Convolutional families that cut at another place than ``feature_info`` says, or work between their modules."""
 
 from collections import OrderedDict
-from typing import Any, Dict, Optional, Tuple, Type
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -33,9 +33,9 @@ class VGGAdapter(Adapter):
         self,
         perception_branch: nn.Module,
         in_channels: int,
-        device: Optional[torch.device] = None,
-        dtype: Optional[torch.dtype] = None,
-    ) -> Optional[Tuple['OrderedDict[str, nn.Module]', int, str]]:
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> tuple['OrderedDict[str, nn.Module]', int, str] | None:
         dd: dict = {'device': device, 'dtype': dtype}
         layers: OrderedDict[str, nn.Module] = OrderedDict(conv=nn.Conv2d(in_channels, CAM_WIDTH, 3, padding=1, **dd))
         if perception_branch.use_norm:
@@ -47,7 +47,7 @@ class VGGAdapter(Adapter):
 class XceptionAlignedAdapter(Adapter):
     """``XceptionAligned``: features of stages are taken inside the block that follows."""
 
-    def default_split(self, backbone: Any) -> Optional[str]:
+    def default_split(self, backbone: Any) -> str | None:
         inside = int(backbone.feature_info[-2]['module'].split('.')[1])
         return f'blocks.{inside - 1}'
 
@@ -97,7 +97,7 @@ class CSATv2Adapter(Adapter):
             stem.permutation = torch.tensor(stem.permutation, device='cpu')
 
 
-ADAPTERS: Dict[Type[nn.Module], Adapter] = {
+ADAPTERS: dict[type[nn.Module], Adapter] = {
     CSATv2: CSATv2Adapter(),
     MobileNetV5: Adapter(MobileNetV5Extractor),
     MobileNetV5Encoder: Adapter(MobileNetV5EncoderExtractor),

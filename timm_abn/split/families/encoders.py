@@ -1,6 +1,6 @@
 """Vision encoders of language models, wrapped in classifiers: Qwen3, DeepSeek, Gemma 4; and NaFlexViT."""
 
-from typing import Any, Dict, Optional, Tuple, Type
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -36,7 +36,7 @@ class Qwen3VitExtractor(_Encoder, Half, Qwen3VitEncoder):
 class Qwen3VitPerception(Half, Qwen3VitEncoder):
     """Position embeddings are added before the blocks; the rotary ones follow from the grid."""
 
-    def _pos_embed(self, x: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+    def _pos_embed(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return x.flatten(1, 2), self.rope.get_embed(shape=[x.shape[1], x.shape[2]])
 
 
@@ -60,7 +60,7 @@ class Gemma4VitClassifierExtractor(Half, Gemma4VitClassifier):
 class _Embedded(nn.Module):
     """Takes the place of an embedding: tokens and places are there already, and images have no padding."""
 
-    def forward(self, x: Any, *options: Any) -> Tuple[torch.Tensor, torch.Tensor, None]:
+    def forward(self, x: Any, *options: Any) -> tuple[torch.Tensor, torch.Tensor, None]:
         return (*x, None)
 
 
@@ -88,7 +88,7 @@ class Gemma4VitClassifierAdapter(Adapter):
 class NaFlexVitHalf(Half, NaFlexVit):
     """Blocks may be called with rotary position embeddings, which pass beside the tokens; images need no masks."""
 
-    def _forward_embeds(self, x: Any, *options: Any, **named: Any) -> Dict[str, Any]:
+    def _forward_embeds(self, x: Any, *options: Any, **named: Any) -> dict[str, Any]:
         if isinstance(x, dict):
             return x  # embedded already
         if isinstance(x, torch.Tensor) and x.ndim > 3:
@@ -104,11 +104,11 @@ class NaFlexVitExtractor(NaFlexVitHalf):
         """Return tokens, shape (B, P + N, C), and their rotary position embeddings if there are any."""
         embedded: Any = self._forward_embeds(x, None, None, None)
         tokens: Any = super().forward_features(embedded)
-        rope: Optional[torch.Tensor] = embedded['rope_embeds']
+        rope: torch.Tensor | None = embedded['rope_embeds']
         return tokens if rope is None else (tokens, rope)
 
 
-ADAPTERS: Dict[Type[nn.Module], Adapter] = {
+ADAPTERS: dict[type[nn.Module], Adapter] = {
     DeepseekVitEncoder: Adapter(DeepseekVitExtractor),
     Gemma4VitClassifier: Gemma4VitClassifierAdapter(Gemma4VitClassifierExtractor),
     Gemma4VitEncoder: Gemma4VitAdapter(Gemma4VitExtractor, Gemma4VitPerception),

@@ -1,6 +1,6 @@
 """Families of tokens in stages: Hiera, its SAM 2 form, LeViT, MViTv2, PiT, Twins."""
 
-from typing import TYPE_CHECKING, Any, Dict, Tuple, Type
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn as nn
@@ -137,7 +137,7 @@ class PoolingVisionTransformerPerception(Half, PoolingVisionTransformer):
 class TwinsHalf(Half, Twins):
     """Stages are lists of blocks called with the size of the grid, and maps between them."""
 
-    def run_stages(self, x: torch.Tensor, size: Tuple[int, ...]) -> torch.Tensor:
+    def run_stages(self, x: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
         """Return features (B, h, w, C), from maps (B, C, h, w) or tokens of a grid of this size."""
         stages: Any = zip(self.patch_embeds, self.pos_drops, self.blocks, self.pos_block)
         for embed, drop, blocks, position in stages:
@@ -179,7 +179,7 @@ def num_passed(modules: Any, passed: bool = True) -> int:
     return sum(is_passed(module) is passed for module in modules)
 
 
-ADAPTERS: Dict[Type[nn.Module], Adapter] = {
+ADAPTERS: dict[type[nn.Module], Adapter] = {
     Hiera: HieraAdapter(HieraExtractor, HieraPerception),
     HieraDet: Adapter(None, HieraDetPerception),
     Levit: Adapter(None, LevitPerception),

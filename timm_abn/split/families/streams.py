@@ -1,6 +1,6 @@
 """Families of several streams, of which one has an attention map and the others pass beside it."""
 
-from typing import Any, Dict, List, Tuple, Type
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -21,7 +21,7 @@ __all__ = ['ADAPTERS']
 class CoaTHalf(Half, CoaT):
     """Stages run one after the other, each with a class token of its own; then, in some, all of them side by side."""
 
-    def run_stages(self, streams: List[torch.Tensor], size: Tuple[int, int]) -> List[torch.Tensor]:
+    def run_stages(self, streams: list[torch.Tensor], size: tuple[int, int]) -> list[torch.Tensor]:
         """Return the tokens of all stages up to the last one of this half, with their class tokens.
 
         Args:
@@ -103,7 +103,7 @@ class CrossVitExtractor(Half, CrossVit):
 class CrossVitPerception(Half, CrossVit):
     """See ``CrossVitExtractor``."""
 
-    def _embed(self, x: Packed) -> List[torch.Tensor]:
+    def _embed(self, x: Packed) -> list[torch.Tensor]:
         large, (small,) = unpack(x)
         return [small, large]
 
@@ -141,7 +141,7 @@ class _SecondOfEfficientViM:
     stages: Any
     norm: Any
 
-    def forward_features(self, x: Packed) -> List[torch.Tensor]:
+    def forward_features(self, x: Packed) -> list[torch.Tensor]:
         """Return the states of all stages, and the flattened output of the last."""
         x, states = unpack(x)
         for stage in self.stages:
@@ -171,7 +171,7 @@ class EfficientViMDistilledPerception(_SecondOfEfficientViM, Half, EfficientViMD
 class HighResolutionNetHalf(Half, HighResolutionNet):
     """Streams of several resolutions; the map is for the lowest, which has the most channels."""
 
-    def stages(self, x: Packed) -> List[torch.Tensor]:
+    def stages(self, x: Packed) -> list[torch.Tensor]:
         """Return the streams, from high to low resolution, of the last stage of this half."""
         last, others = unpack(x)
         streams = [*others, last]
@@ -233,14 +233,14 @@ class TNTPerception(Half, TNT):
         return self.norm(run_tnt_blocks(self, *x)[0])
 
 
-def run_tnt_blocks(half: TNT, patches: torch.Tensor, pixels: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+def run_tnt_blocks(half: TNT, patches: torch.Tensor, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return what the blocks of a half make of both kinds of tokens."""
     for block in half.blocks:
         pixels, patches = checkpoint(block, pixels, patches) if half.grad_checkpointing else block(pixels, patches)
     return patches, pixels
 
 
-ADAPTERS: Dict[Type[nn.Module], Adapter] = {
+ADAPTERS: dict[type[nn.Module], Adapter] = {
     CoaT: CoaTAdapter(CoaTExtractor, CoaTPerception),
     CrossVit: CrossVitAdapter(CrossVitExtractor, CrossVitPerception, result=1),
     EfficientViM: Adapter(EfficientViMExtractor, EfficientViMPerception, result=1),

@@ -1,7 +1,7 @@
 """Vision transformers whose tokens carry their position before the first block, or are told it in every block."""
 
 from inspect import signature
-from typing import Any, Dict, List, Optional, Tuple, Type, Union
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -29,12 +29,12 @@ class TokenAdapter(Adapter):
         self,
         perception_branch: nn.Module,
         features: Any,
-        indices: List[int],
+        indices: list[int],
         norm: bool,
         stop_early: bool,
         intermediates_only: bool,
         **block_arguments: torch.Tensor,
-    ) -> Union[List[torch.Tensor], Tuple[torch.Tensor, List[torch.Tensor]]]:
+    ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
         """Return tokens, shape (B, N, C), in place of maps."""
         intermediates = []
         for index, block in enumerate(perception_branch.blocks):  # type: ignore[arg-type]
@@ -75,7 +75,7 @@ class VisionTransformerAdapter(TokenAdapter):
 class VisionTransformerRelPosAdapter(TokenAdapter):
     """``VisionTransformerRelPos``: blocks may share their relative positions, which then pass beside the tokens."""
 
-    def half_classes(self, backbone: Any) -> Tuple[Optional[Type[nn.Module]], Optional[Type[nn.Module]]]:
+    def half_classes(self, backbone: Any) -> tuple[type[nn.Module] | None, type[nn.Module] | None]:
         shares = backbone.shared_rel_pos is not None
         return (self.extractor_class, self.perception_class) if shares else (None, None)
 
@@ -135,7 +135,7 @@ class EvaAdapter(Adapter):
 
     notes_stages = True
 
-    def half_classes(self, backbone: Any) -> Tuple[Optional[Type[nn.Module]], Optional[Type[nn.Module]]]:
+    def half_classes(self, backbone: Any) -> tuple[type[nn.Module] | None, type[nn.Module] | None]:
         travels = backbone.rope is not None and (backbone.dynamic_img_size or backbone.rope_mixed)
         return (self.extractor_class, self.perception_class) if travels else (None, None)
 
@@ -165,7 +165,7 @@ class VisionTransformerSAMAdapter(Adapter):
         feature_extractor.neck = _ToChannelsLast()
 
 
-ADAPTERS: Dict[Type[nn.Module], Adapter] = {
+ADAPTERS: dict[type[nn.Module], Adapter] = {
     Beit: Adapter(None, BeitPerception),
     Eva: EvaAdapter(EvaExtractor, EvaPerception),
     MlpMixer: TokenAdapter(),

@@ -4,8 +4,9 @@ Liu, Luo, Wang, Tang, "Deep Learning Face Attributes in the Wild", ICCV 2015.
 """
 
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,9 +44,9 @@ class CelebA(Dataset):
         self,
         root: str,
         split: str = 'train',
-        attributes: Optional[str] = None,
+        attributes: str | None = None,
         target_format: str = 'indices',
-        target_transform: Optional[Callable] = None,
+        target_transform: Callable | None = None,
     ) -> None:
         """
         Args:
@@ -77,7 +78,7 @@ class CelebA(Dataset):
         self.attributes = [known[column] for column in columns]
         self.images = [names[row] for row in rows]
         self.targets = torch.from_numpy(table[rows][:, columns])
-        self.transform: Optional[Callable] = None  # timm's loader sets it
+        self.transform: Callable | None = None  # timm's loader sets it
         self.target_format = target_format
         self.target_transform = target_transform
         self._check_images()
@@ -90,7 +91,7 @@ class CelebA(Dataset):
             raise TrainingError(
                 f'CelebA has no split {unknown[0]!r}; it has {", ".join(_PARTITIONS)}, joined by + if several.'
             )
-        partitions: Dict[str, str] = {}
+        partitions: dict[str, str] = {}
         for number, line in self._lines(_FILES[1]):
             words = line.split()
             if len(words) != 2 or words[1] not in _PARTITIONS.values():
@@ -106,7 +107,7 @@ class CelebA(Dataset):
             raise TrainingError(f'CelebA: {_FILES[1]} names no image of the split {split!r}.')
         return chosen
 
-    def _read_attributes(self) -> Tuple[List[str], List[str], np.ndarray]:
+    def _read_attributes(self) -> tuple[list[str], list[str], np.ndarray]:
         """Return the names of attributes, those of the images, and what is true of them, (N, T) of 0 and 1."""
         lines = self._lines(_FILES[0])
         head = [line.strip() for _, line in lines[:2]]
@@ -119,7 +120,7 @@ class CelebA(Dataset):
         twice = _first_twice(known)
         if twice:
             raise TrainingError(f'CelebA: the second line of {_FILES[0]} names the attribute {twice} twice.')
-        rows: Dict[str, List[bool]] = {}  # True and False take less memory than the words of 200,000 lines
+        rows: dict[str, list[bool]] = {}  # True and False take less memory than the words of 200,000 lines
         for number, line in lines[2:]:
             name, *values = line.split()
             if len(values) != len(known):
@@ -140,7 +141,7 @@ class CelebA(Dataset):
             raise TrainingError(f'CelebA: {_FILES[0]} says that it holds {head[0]} images, but has {len(rows)}.')
         return known, list(rows), np.array(list(rows.values()), dtype=np.float32)
 
-    def _lines(self, name: str) -> List[Tuple[int, str]]:
+    def _lines(self, name: str) -> list[tuple[int, str]]:
         """Return the lines of a file that are not blank, each with its number, counted from 1."""
         try:
             text = (self.root / name).read_text(encoding='utf-8')
@@ -151,7 +152,7 @@ class CelebA(Dataset):
         return [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
 
     @staticmethod
-    def _columns(attributes: Optional[str], known: List[str]) -> List[int]:
+    def _columns(attributes: str | None, known: list[str]) -> list[int]:
         if not attributes:
             return list(range(len(known)))
         names = [name.strip() for name in attributes.split(',')]
@@ -189,7 +190,7 @@ class CelebA(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> Tuple[Any, Any]:
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
         path = self.root / _FILES[2] / self.images[index]
         try:
             with image_errors(path), Image.open(path) as file:
@@ -203,5 +204,5 @@ class CelebA(Dataset):
         return (image if self.transform is None else self.transform(image)), target
 
 
-def _first_twice(names: List[str]) -> Optional[str]:
+def _first_twice(names: list[str]) -> str | None:
     return next((name for index, name in enumerate(names) if name in names[:index]), None)

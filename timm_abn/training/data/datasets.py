@@ -7,8 +7,9 @@
 
 import functools
 import importlib.util
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any
 
 import numpy as np
 import timm.data
@@ -100,19 +101,19 @@ class CompCars(Dataset):
                     f'CompCars: expected the folder {folder} in {root}; --data-dir must hold image/, label/ and '
                     'train_test_split/ of the web-nature data.'
                 )
-        self.transform: Optional[Callable] = None
+        self.transform: Callable | None = None
         self.images = self._read_split('test' if split in _EVALUATION else split)
         position = self.TARGETS.index(target)
         ids = [self._ids(name)[position] for name in self.images]
         known = sorted({self._ids(name)[position] for name in self._read_split('train')})
-        self.class_to_idx: Dict[int, int] = {identity: index for index, identity in enumerate(known)}
+        self.class_to_idx: dict[int, int] = {identity: index for index, identity in enumerate(known)}
         strange = [name for name, identity in zip(self.images, ids) if identity not in self.class_to_idx]
         if strange:
             raise TrainingError(f'CompCars: {split} has a {target} that train.txt has not: {strange[0]}.')
         self.targets = [self.class_to_idx[identity] for identity in ids]
         self._check_complete()
 
-    def _read_split(self, split: str) -> List[str]:
+    def _read_split(self, split: str) -> list[str]:
         folder = self.root / 'train_test_split' / 'classification'
         path = folder / f'{split}.txt'
         if not path.is_file():
@@ -121,7 +122,7 @@ class CompCars(Dataset):
         return path.read_text().split()
 
     @staticmethod
-    def _ids(name: str) -> Tuple[int, int]:
+    def _ids(name: str) -> tuple[int, int]:
         maker, model = name.split('/')[:2]
         return int(model), int(maker)
 
@@ -143,7 +144,7 @@ class CompCars(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> Tuple[Any, int]:
+    def __getitem__(self, index: int) -> tuple[Any, int]:
         name = self.images[index]
         # viewpoint, number of boxes, then the box: x1 y1 x2 y2, counted from 1, both ends inside
         left, top, right, bottom = map(int, self._label_path(name).read_text().splitlines()[2].split())
@@ -152,7 +153,7 @@ class CompCars(Dataset):
         return (car if self.transform is None else self.transform(car)), self.targets[index]
 
 
-def extend_timm_datasets(class_names: Optional[Sequence[str]] = None) -> None:
+def extend_timm_datasets(class_names: Sequence[str] | None = None) -> None:
     """Add the data sets of this module to ``timm.data.create_dataset``.
 
     Args:
@@ -161,7 +162,7 @@ def extend_timm_datasets(class_names: Optional[Sequence[str]] = None) -> None:
     replace(timm.data, 'create_dataset', functools.partial(dataset_creator, class_names=class_names))
 
 
-def dataset_creator(timm_create: Callable, class_names: Optional[Sequence[str]] = None) -> Callable:
+def dataset_creator(timm_create: Callable, class_names: Sequence[str] | None = None) -> Callable:
     """Return a function like ``timm.data.create_dataset`` that knows the data sets of this module, too.
 
     Args:
@@ -170,7 +171,7 @@ def dataset_creator(timm_create: Callable, class_names: Optional[Sequence[str]] 
             has the same labels as one that has all.
     """
 
-    def create_dataset(name: str, root: Optional[str] = None, split: str = 'validation', **kwargs: Any) -> Any:
+    def create_dataset(name: str, root: str | None = None, split: str = 'validation', **kwargs: Any) -> Any:
         key = name.lower()
         download = bool(kwargs.get('download'))
         _check_root(key, root, download)
@@ -202,7 +203,7 @@ def _celeba(root: str, split: str, **kwargs: Any) -> CelebA:
     return CelebA(root, split, kwargs.get('target_key'), target_format, kwargs['target_transform'])
 
 
-def _check_root(key: str, root: Optional[str], download: bool) -> None:
+def _check_root(key: str, root: str | None, download: bool) -> None:
     """Refuse a folder that is not there, for data sets that are read from one."""
     if key.startswith(('hfds/', 'hfids/', 'tfds/', 'wds/')):
         return

@@ -1,7 +1,8 @@
 """Loaders of timm's scripts: training data that a resumed run repeats exactly, and the crop of validation images."""
 
 import os
-from typing import Any, Callable, Dict, Optional
+from collections.abc import Callable
+from typing import Any
 
 import timm.data
 from torch.utils.data import IterableDataset, RandomSampler
@@ -18,8 +19,8 @@ __all__ = ['extend_timm_loader']
 
 def extend_timm_loader(
     seed: int,
-    crop_mode: Optional[str] = None,
-    mask_settings: Optional[MaskSettings] = None,
+    crop_mode: str | None = None,
+    mask_settings: MaskSettings | None = None,
 ) -> None:
     """Extend ``timm.data.create_loader``.
 
@@ -55,7 +56,7 @@ def extend_timm_loader(
     replace(timm.data, 'create_loader', build)
 
 
-def _check_size(dataset: Any, options: Dict[str, Any]) -> None:
+def _check_size(dataset: Any, options: dict[str, Any]) -> None:
     """Refuse fewer images than a batch, which timm leaves out: an epoch would be empty."""
     if isinstance(dataset, IterableDataset) or options.get('num_aug_repeats') or options.get('input_size_choices'):
         return
@@ -68,7 +69,7 @@ def _check_size(dataset: Any, options: Dict[str, Any]) -> None:
         )
 
 
-def _can_be_seeded(dataset: Any, options: Dict[str, Any]) -> bool:
+def _can_be_seeded(dataset: Any, options: dict[str, Any]) -> bool:
     return not (
         isinstance(dataset, IterableDataset) or options.get('num_aug_repeats') or options.get('use_multi_epochs_loader')
     )

@@ -3,8 +3,9 @@
 import hashlib
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path, PurePath
-from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,20 +53,20 @@ class MaskedDataset(Dataset):
         """
         _check_place(settings.path, dataset)
         self.dataset = dataset
-        self.names: List[str] = dataset.images if isinstance(dataset, CelebA) else dataset.filenames()
+        self.names: list[str] = dataset.images if isinstance(dataset, CelebA) else dataset.filenames()
         self.attributes = _attributes(dataset) if settings.multi_task else []
         try:
             self.masks = read_masks(settings.path, self.attributes)
         except TimmAbnError as error:
             raise TrainingError(f'--attention-mask-dir: {error}') from error
-        self.reader: Optional[_NotingReader] = None
-        self.classes: Dict[Any, str] = {}
+        self.reader: _NotingReader | None = None
+        self.classes: dict[Any, str] = {}
         if hasattr(dataset, 'reader'):
             self.classes = {index: name for name, index in getattr(dataset.reader, 'class_to_idx', {}).items()}
             self.reader = dataset.reader = _NotingReader(dataset.reader)
         self.used = self._choose(settings, seed)
 
-    def _choose(self, settings: MaskSettings, seed: int) -> Set[str]:
+    def _choose(self, settings: MaskSettings, seed: int) -> set[str]:
         kinds = self._kinds(None).values()
         marked = [name for name in self.names if any(self.masks.knows(PurePath(name), kind) for kind in kinds)]
         if not marked:
@@ -106,7 +107,7 @@ class MaskedDataset(Dataset):
         (image, masks), label = self.dataset[index]
         return image, pack_target(label, masks)
 
-    def _transform(self, image: Image.Image) -> Tuple[Any, torch.Tensor]:
+    def _transform(self, image: Image.Image) -> tuple[Any, torch.Tensor]:
         """Return what became of an image, and its masks, of shape (T, H, W)."""
         index, label = (self._index, None) if self.reader is None else self.reader.last
         found = self._find(PurePath(self.names[index]), label, image.size) if self.names[index] in self.used else {}
@@ -118,7 +119,7 @@ class MaskedDataset(Dataset):
                 masks[number] = torch.from_numpy(values)
         return moved_image, masks
 
-    def _find(self, name: PurePath, label: Any, size: Tuple[int, int]) -> Dict[int, Image.Image]:
+    def _find(self, name: PurePath, label: Any, size: tuple[int, int]) -> dict[int, Image.Image]:
         """Return the masks of an image by the numbers of their maps."""
         found = {}
         for number, kind in self._kinds(label).items():
@@ -131,7 +132,7 @@ class MaskedDataset(Dataset):
                 found[number] = mask
         return found
 
-    def _kinds(self, label: Any) -> Dict[int, Optional[str]]:
+    def _kinds(self, label: Any) -> dict[int, str | None]:
         """Return which objects each map should be on, None for all of them."""
         known = self.masks.categories
         if self.attributes:
@@ -145,7 +146,7 @@ class _NotingReader:
 
     def __init__(self, reader: Any) -> None:
         self.reader = reader
-        self.last: Tuple[int, Any] = (0, None)
+        self.last: tuple[int, Any] = (0, None)
 
     def __getattr__(self, name: str) -> Any:
         if name == 'reader':  # not there yet while a copy is being unpickled
@@ -161,7 +162,7 @@ class _NotingReader:
         return sample
 
 
-def choose(names: Sequence[str], share: float, seed: int) -> Set[str]:
+def choose(names: Sequence[str], share: float, seed: int) -> set[str]:
     """Return a share of names that depends on nothing but names and seed; a smaller share is part of a greater one.
 
     Args:
@@ -173,7 +174,7 @@ def choose(names: Sequence[str], share: float, seed: int) -> Set[str]:
     return set(by_chance[: max(round(share * len(names)), 1)])
 
 
-def _attributes(dataset: Any) -> List[str]:
+def _attributes(dataset: Any) -> list[str]:
     if not isinstance(dataset, CelebA):
         raise TrainingError(
             'masks of a multi-task network are found by the names of attributes: pass --dataset celeba.'
@@ -189,7 +190,7 @@ def _check_place(path: Path, dataset: Any) -> None:
         )
 
 
-def _check_size(mask: Image.Image, name: PurePath, size: Tuple[int, int]) -> None:
+def _check_size(mask: Image.Image, name: PurePath, size: tuple[int, int]) -> None:
     if mask.size != size:
         found, right = (' x '.join(map(str, numbers)) for numbers in (mask.size, size))
         raise BrokenMaskError(f'the mask of {name} has {found} pixels, the image has {right}.')

@@ -5,7 +5,8 @@ is cropped, resized, padded and flipped like a channel of the image. Steps that 
 """
 
 import random
-from typing import Any, List, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from PIL import Image
@@ -56,7 +57,7 @@ class PairedTransform:
             if not isinstance(step, (*_MOVING, *_COLOURING)) and not _is_colouring_at_random(step):
                 raise TrainingError(f'masks cannot follow the transform {type(step).__name__} of the training images.')
 
-    def __call__(self, image: Image.Image, masks: Sequence[Image.Image]) -> Tuple[Any, List[Image.Image]]:
+    def __call__(self, image: Image.Image, masks: Sequence[Image.Image]) -> tuple[Any, list[Image.Image]]:
         """Return what became of an image, and of its masks.
 
         Args:
@@ -78,7 +79,7 @@ class PairedTransform:
         return image, moved
 
 
-def _steps(transform: Any) -> List[Any]:
+def _steps(transform: Any) -> list[Any]:
     if not isinstance(transform, transforms.Compose):
         return [transform]
     return [inner for step in transform.transforms for inner in _steps(step)]
@@ -88,10 +89,10 @@ def _is_colouring_at_random(step: Any) -> bool:
     return isinstance(step, transforms.RandomApply) and all(isinstance(inner, _COLOURING) for inner in step.transforms)
 
 
-def _random_state() -> Tuple[Any, torch.Tensor]:
+def _random_state() -> tuple[Any, torch.Tensor]:
     return random.getstate(), torch.get_rng_state()
 
 
-def _set_random_state(state: Tuple[Any, torch.Tensor]) -> None:
+def _set_random_state(state: tuple[Any, torch.Tensor]) -> None:
     random.setstate(state[0])
     torch.set_rng_state(state[1])

@@ -2,8 +2,9 @@
 
 import random
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -29,9 +30,9 @@ class Photos(NamedTuple):
         classes: Names of the classes in their order, which is that of timm's ``ImageFolder``; empty without labels.
     """
 
-    training: List[Tuple[Path, Optional[int]]]
-    validation: List[Tuple[Path, Optional[int]]]
-    classes: List[str]
+    training: list[tuple[Path, int | None]]
+    validation: list[tuple[Path, int | None]]
+    classes: list[str]
 
 
 def find_photos(folder: Path, labelled: bool) -> Photos:
@@ -68,7 +69,7 @@ def find_photos(folder: Path, labelled: bool) -> Photos:
     return Photos(photos, validation, classes)
 
 
-def _class_names(sources: Sequence[Source], folder: Path) -> List[str]:
+def _class_names(sources: Sequence[Source], folder: Path) -> list[str]:
     stray = [source.path for source in sources if len(source.name.parts) == 1]
     if stray:
         raise TrainingError(
@@ -87,8 +88,8 @@ def _class_of(source: Source) -> str:
     return source.path.absolute().parent.name
 
 
-def _hold_out(photos: Sequence[Tuple[Path, Optional[int]]]) -> Tuple[List[Any], List[Any]]:
-    of_classes: Dict[Optional[int], List[Tuple[Path, Optional[int]]]] = defaultdict(list)
+def _hold_out(photos: Sequence[tuple[Path, int | None]]) -> tuple[list[Any], list[Any]]:
+    of_classes: dict[int | None, list[tuple[Path, int | None]]] = defaultdict(list)
     for photo in photos:
         of_classes[photo[1]].append(photo)
     drawn = {
@@ -104,7 +105,7 @@ class PhotosDataset(Dataset):
 
     def __init__(
         self,
-        photos: Sequence[Tuple[Path, Optional[int]]],
+        photos: Sequence[tuple[Path, int | None]],
         transform: Callable[[Image.Image], torch.Tensor],
     ) -> None:
         """
@@ -118,6 +119,6 @@ class PhotosDataset(Dataset):
     def __len__(self) -> int:
         return len(self.photos)
 
-    def __getitem__(self, index: int) -> Tuple[torch.Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         path, label = self.photos[index]
         return self.transform(read_image(path)), -1 if label is None else label

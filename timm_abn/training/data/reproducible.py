@@ -5,7 +5,8 @@ epoch begins from its own seed, and each image is augmented from a seed of its o
 """
 
 import random
-from typing import Any, Iterator, Optional
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ class SeededDataset(Dataset):
         self.rank = rank
         # read by workers, which may live through many epochs
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        self.announced: Optional[int] = None
+        self.announced: int | None = None
 
     @property
     def transform(self) -> Any:
@@ -63,7 +64,7 @@ class SeededDataset(Dataset):
         """
         self.announced = epoch
 
-    def begin_epoch(self, epoch: Optional[int]) -> int:
+    def begin_epoch(self, epoch: int | None) -> int:
         """Begin an epoch, and seed this process for it. Returns its number.
 
         Args:

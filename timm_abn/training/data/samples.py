@@ -2,8 +2,9 @@
 
 import functools
 import random
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePath
-from typing import Any, Callable, List, Optional, Sequence
+from typing import Any
 
 import timm.data
 import torch
@@ -28,10 +29,10 @@ def load_samples(
     data_dir: Path,
     dataset: str = '',
     split: str = 'validation',
-    limit: Optional[int] = None,
-    masks: Optional[Path] = None,
+    limit: int | None = None,
+    masks: Path | None = None,
     seed: int = 0,
-) -> List[Callable[[], Sample]]:
+) -> list[Callable[[], Sample]]:
     """Return functions that read an image each, as ``timm_abn.evaluate`` takes them.
 
     Args:
@@ -71,11 +72,11 @@ class _Image:
         label: Its class, if that is known.
     """
 
-    def __init__(self, name: str, read: Callable[[], Image.Image], label: Optional[int] = None) -> None:
+    def __init__(self, name: str, read: Callable[[], Image.Image], label: int | None = None) -> None:
         self.name, self.read, self.label = name, read, label
 
 
-def _folder_images(data_dir: Path, split: str, names: Sequence[str], masks: Optional[Path]) -> List[_Image]:
+def _folder_images(data_dir: Path, split: str, names: Sequence[str], masks: Path | None) -> list[_Image]:
     if not data_dir.is_dir():
         raise TimmAbnError(f'--data-dir {data_dir} is not a folder.')
     root = Path(search_split(str(data_dir), split))
@@ -86,7 +87,7 @@ def _folder_images(data_dir: Path, split: str, names: Sequence[str], masks: Opti
     ]
 
 
-def _without_masks(sources: List[Source], root: Path, masks: Optional[Path]) -> List[Source]:
+def _without_masks(sources: list[Source], root: Path, masks: Path | None) -> list[Source]:
     """Return the sources that are images, if masks lie beside them, or in a folder among them."""
     if masks is None or not masks.is_dir():
         return sources
@@ -96,7 +97,7 @@ def _without_masks(sources: List[Source], root: Path, masks: Optional[Path]) -> 
     return [s for s in sources if s.path.suffix.lower() != '.png' or s.path.with_suffix('') not in photos]
 
 
-def _dataset_images(data_dir: Path, dataset: str, split: str) -> List[_Image]:
+def _dataset_images(data_dir: Path, dataset: str, split: str) -> list[_Image]:
     if dataset.lower() == 'celeba':
         # answers to all tasks, which are no class
         return _items(CelebA(str(data_dir), split), labelled=False)
@@ -111,7 +112,7 @@ def _dataset_images(data_dir: Path, dataset: str, split: str) -> List[_Image]:
     return _items(items, labelled=True)
 
 
-def _items(items: Any, labelled: bool) -> List[_Image]:
+def _items(items: Any, labelled: bool) -> list[_Image]:
     return [_Item(items, index, labelled) for index in range(len(items))]
 
 
@@ -140,7 +141,7 @@ def _with_masks(
     preprocessing: Preprocessing,
     names: Sequence[str],
     multi_task: bool,
-) -> List[Callable[[], Sample]]:
+) -> list[Callable[[], Sample]]:
     tasks = {name: names.index(name) for name in masks.categories if name in names}
     if not multi_task or not tasks:
         return [functools.partial(_read_with_mask, image, masks, preprocessing, names) for image in images]
@@ -174,11 +175,11 @@ def _read_task(image: _Image, masks: Masks, preprocessing: Preprocessing, catego
 def _mask(
     masks: Masks,
     name: str,
-    category: Optional[str],
+    category: str | None,
     original: Image.Image,
     box: Box,
     x: torch.Tensor,
-) -> Optional[torch.Tensor]:
+) -> torch.Tensor | None:
     mask = masks.find(PurePath(name), category)
     if mask is None:
         return None

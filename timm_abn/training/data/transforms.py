@@ -1,6 +1,7 @@
 """The crops of the paper's training, beside those of timm's ``--train-crop-mode``."""
 
-from typing import Any, Callable, Dict, Sequence, Union
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import timm.data.transforms_factory as factory
 from timm.data.transforms import RandomResizedCropAndInterpolation, str_to_interp_mode
@@ -10,7 +11,7 @@ from ..replacing import replace
 
 __all__ = ['CROP_MODES', 'extend_timm_transforms']
 
-Size = Union[int, Sequence[int]]
+Size = int | Sequence[int]
 
 
 def _pad(size: Size, interpolation: Any) -> Callable:
@@ -31,7 +32,7 @@ def _squash(size: Size, interpolation: Any) -> Callable:
     return transforms.Resize((size, size) if isinstance(size, int) else tuple(size), interpolation)
 
 
-CROP_MODES: Dict[str, Callable[[Size, Any], Callable]] = dict(pad=_pad, resize=_resize, squash=_squash)
+CROP_MODES: dict[str, Callable[[Size, Any], Callable]] = dict(pad=_pad, resize=_resize, squash=_squash)
 
 
 def extend_timm_transforms() -> None:
