@@ -22,6 +22,7 @@ from huggingface_hub.utils import tqdm
 
 from timm_abn import TimmAbnError
 from timm_abn.console.argument_types import device, positive, whole
+from timm_abn.data.celeba import CelebA
 from timm_abn.errors import one_line
 from timm_abn.hub.state_dicts import CheckpointError, check_state_dict
 from timm_abn.models.creating import ModelError, create_model
@@ -29,7 +30,6 @@ from timm_abn.models.training_checkpoints import read_checkpoint
 from timm_abn.networks.network import AttentionBranchNet
 from timm_abn.staging import check_output_folder, staged_files
 from timm_abn.training.attribute_accuracy import attribute_accuracy
-from timm_abn.training.data.celeba import CelebA
 from timm_abn.training.errors import TrainingError
 
 CHECKPOINT = 'last.pth.tar'

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 import timm_abn
 from timm_abn.console.table import format_table
-from timm_abn.explain.images import Preprocessing, draw_overlay, read_image
+from timm_abn.data.images import Preprocessing, draw_overlay, read_image
 from timm_abn.maps.colormaps import colormap_table
 from timm_abn.maps.operations import normalize_maps
 from timm_abn.staging import staged_files

@@ -17,9 +17,9 @@ import torch
 from demo_photos import draw
 from score_photos import explainers_of, load_attached, load_model, package_folder
 
+from timm_abn.data.images import Preprocessing, read_image
 from timm_abn.errors import TimmAbnError
 from timm_abn.explain.comparison import compare_methods
-from timm_abn.explain.images import Preprocessing, read_image
 from timm_abn.staging import staged_files
 
 PHOTOS = ('chelsea.png', 'coffee.png', 'rocket.jpg', 'motorcycle_left.png')

@@ -23,8 +23,8 @@ from huggingface_hub.utils import tqdm
 from PIL import Image
 
 from timm_abn.console.argument_types import positive, whole
+from timm_abn.data.images import read_image
 from timm_abn.errors import TimmAbnError
-from timm_abn.explain.images import read_image
 from timm_abn.staging import check_new_folder, staged_folder
 
 STAMPS = Path('/usr/share/tuxpaint/stamps')

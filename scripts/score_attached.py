@@ -46,9 +46,10 @@ from torch.utils.data import DataLoader
 
 from timm_abn.console.argument_types import positive, whole
 from timm_abn.console.table import format_table, markdown_table
+from timm_abn.data.images import Preprocessing, read_image
+from timm_abn.data.photos import Photos, PhotosDataset
 from timm_abn.errors import TimmAbnError
 from timm_abn.explain.comparison import compare_methods
-from timm_abn.explain.images import Preprocessing, read_image
 from timm_abn.explain.methods import Explainer, create_explainer
 from timm_abn.explain.metrics import deletion, insertion, reliance
 from timm_abn.explain.statistics import bootstrap_mean
@@ -56,7 +57,6 @@ from timm_abn.models.attaching import AttachedModel
 from timm_abn.networks.network import AttentionBranchNet
 from timm_abn.staging import check_output_folder, staged_files
 from timm_abn.training.attaching import AttachSettings, train_attached
-from timm_abn.training.data.photos import Photos, PhotosDataset
 from timm_abn.training.loss import AttentionBranchLoss
 
 HELD_OUT = 0.25

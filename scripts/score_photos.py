@@ -34,9 +34,9 @@ from PIL import Image
 import timm_abn
 from timm_abn.console.argument_types import positive, whole, zero_or_more
 from timm_abn.console.table import format_table
+from timm_abn.data.images import Preprocessing, read_image
 from timm_abn.errors import TimmAbnError
 from timm_abn.explain.comparison import Comparison
-from timm_abn.explain.images import Preprocessing, read_image
 from timm_abn.explain.methods import Explainer, create_explainer
 from timm_abn.explain.metrics import (
     deletion,

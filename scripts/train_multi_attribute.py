@@ -37,13 +37,13 @@ from timm.task import MultiLabelClassificationTask
 from torch.utils.data import TensorDataset
 
 from timm_abn.console.argument_types import positive, positive_number, share, whole, zero_or_more
+from timm_abn.data.celeba import CelebA
+from timm_abn.data.images import ImageError, image_errors
 from timm_abn.errors import TimmAbnError
-from timm_abn.explain.images import ImageError, image_errors
 from timm_abn.hub.state_dicts import check_state_dict
 from timm_abn.maps.operations import upsample_maps
 from timm_abn.models.training_checkpoints import read_checkpoint
 from timm_abn.staging import check_output_folder, staged_files
-from timm_abn.training.data.celeba import CelebA
 from timm_abn.training.data.masked import choose
 from timm_abn.training.errors import TrainingError
 from timm_abn.training.map_settings import add_map_arguments, hard_attention_arguments, read_map_loss

@@ -1,8 +1,11 @@
 """Fixtures of several modules."""
 
+import numpy as np
 import pytest
+from celeba_files import write_celeba
 from hub_server import TOKEN, running_hub
 from huggingface_hub import constants, file_download
+from PIL import Image
 
 
 @pytest.fixture
@@ -25,3 +28,44 @@ def hub(tmp_path, monkeypatch):
 def logged_in(monkeypatch):
     """Log in to the Hub."""
     monkeypatch.setenv('HF_TOKEN', TOKEN)
+
+
+@pytest.fixture
+def celeba(tmp_path):
+    """CelebA with five images."""
+    return write_celeba(tmp_path / 'celeba')
+
+
+@pytest.fixture
+def compcars(tmp_path):
+    """Two makers (7 and 100) and three models; each image is grey, with a car of its own colour in the box."""
+    cars = {'train': ['7/30/2010/a.jpg', '7/9/2011/b.jpg', '100/12/unknown/c.jpg'], 'test': ['100/12/2012/d.jpg']}
+    for split, names in cars.items():
+        lists = tmp_path / 'train_test_split' / 'classification'
+        lists.mkdir(parents=True, exist_ok=True)
+        (lists / f'{split}.txt').write_text('\n'.join(names) + '\n')
+        for name in names:
+            pixels = np.full((40, 60, 3), 128, dtype=np.uint8)
+            pixels[9:29, 19:49] = (200, 40, 40)
+            image, label = tmp_path / 'image' / name, (tmp_path / 'label' / name).with_suffix('.txt')
+            image.parent.mkdir(parents=True, exist_ok=True)
+            label.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(image, quality=95)
+            label.write_text('4\n1\n20 10 49 29\n')
+    return tmp_path
+
+
+@pytest.fixture(scope='session')
+def image_folder(tmp_path_factory):
+    """Three colours, 24 images to train on and 9 to validate."""
+    root = tmp_path_factory.mktemp('images')
+    random = np.random.default_rng(0)
+    for split, count in (('train', 8), ('validation', 3)):
+        for label in range(3):
+            folder = root / split / f'class{label}'
+            folder.mkdir(parents=True)
+            for index in range(count):
+                pixels = random.integers(0, 120, (40, 36, 3), dtype=np.uint8)
+                pixels[..., label] += 80
+                Image.fromarray(pixels).save(folder / f'{index}.png')
+    return root

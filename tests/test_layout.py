@@ -18,6 +18,7 @@ ROOMS = [
     'networks',
     'hub',
     'models',
+    'data',
     'explain',
     'export',
     'publish',
@@ -27,9 +28,7 @@ ROOMS = [
     'cli',
 ]
 # addresses from outside, which import what they stand for
-ADDRESSES = {'task': 'training', 'abn_models': 'models', 'cam_models': 'models', 'cifar_backbones': 'models'} | {
-    'images': 'explain'
-}
+ADDRESSES = {'task': 'training'}
 FILES = sorted(PACKAGE.rglob('*.py'))
 
 

@@ -3,8 +3,8 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .data.class_names import class_names
 from .errors import TimmAbnError
-from .explain.class_names import class_names
 from .hub.config import HubError
 from .hub.state_dicts import CheckpointError
 from .maps.explanation import Explanation, MultiTaskExplanation
@@ -19,8 +19,8 @@ from .split import Adapter, Half, SplitError, register_adapter, split_backbone
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .explain.evaluation import Evaluation, Sample, evaluate
-    from .training.data.samples import load_samples
+    from .data.samples import Sample, load_samples
+    from .explain.evaluation import Evaluation, evaluate
 
 __all__ = [
     'Adapter',
@@ -54,9 +54,9 @@ __all__ = [
 # scores and data sets import more than models take, and most programs need neither
 _IMPORTED_WHEN_USED = {
     'Evaluation': 'explain.evaluation',
-    'Sample': 'explain.evaluation',
+    'Sample': 'data.samples',
     'evaluate': 'explain.evaluation',
-    'load_samples': 'training.data.samples',
+    'load_samples': 'data.samples',
 }
 
 

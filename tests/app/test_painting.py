@@ -12,7 +12,7 @@ from timm_abn.app.models import OfferedModels
 from timm_abn.app.painting import draw_edited_map, is_empty, mask_of, merge_layers, paint, write_files
 from timm_abn.app.photos import Photo
 from timm_abn.app.session import MAPS, open_session
-from timm_abn.explain.masks import read_masks
+from timm_abn.data.masks import read_masks
 
 MODEL = 'abn_resnet20_cifar.fashion_mnist_faithful'
 

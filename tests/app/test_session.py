@@ -13,7 +13,7 @@ from timm_abn.app.curves import curves_of
 from timm_abn.app.models import OfferedModels, ServedModel, models_with_weights
 from timm_abn.app.photos import Photo
 from timm_abn.app.session import MAPS, draw_map, map_of, method_map, open_session, top_classes
-from timm_abn.explain.images import draw_overlay
+from timm_abn.data.images import draw_overlay
 from timm_abn.explain.methods import create_explainer
 from timm_abn.explain.metrics import deletion, insertion
 from timm_abn.maps.operations import normalize_maps

@@ -13,8 +13,8 @@ import timm_abn.models.attaching
 import timm_abn.training.attaching
 from timm_abn import load_model
 from timm_abn.cli import main
+from timm_abn.data.photos import find_photos
 from timm_abn.training.attaching import LAST, AttachSettings
-from timm_abn.training.data.photos import find_photos
 
 BACKBONE = 'resnet20_cifar'
 

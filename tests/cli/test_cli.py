@@ -13,9 +13,9 @@ from PIL import Image
 
 import timm_abn
 from timm_abn.cli import main
+from timm_abn.data.images import Preprocessing, read_image
+from timm_abn.data.sources import find_sources
 from timm_abn.explain.files import task_stems
-from timm_abn.explain.images import Preprocessing, read_image
-from timm_abn.explain.sources import find_sources
 
 MODEL = 'abn_resnet20_cifar.fashion_mnist'
 REPOSITORY = Path(__file__).parents[2]
@@ -358,7 +358,7 @@ def test_as_a_process(checkpoint, photos):
     # in a process of its own: exit code, streams, and what importing the package does not import
     code = (
         'import sys, timm_abn\n'
-        'assert not {"timm_abn.cli", "timm_abn.images", "timm_abn.explain.images", "PIL.ImageCms"} & set(sys.modules)\n'
+        'assert not {"timm_abn.cli", "timm_abn.images", "timm_abn.data.images", "PIL.ImageCms"} & set(sys.modules)\n'
         'from timm_abn.cli import main\n'
         'sys.exit(main())'
     )

@@ -12,8 +12,8 @@ from PIL import Image
 from tiny_models import tiny_abn
 
 from timm_abn.cli import main
-from timm_abn.explain.images import Preprocessing, read_image
-from timm_abn.explain.sources import find_sources
+from timm_abn.data.images import Preprocessing, read_image
+from timm_abn.data.sources import find_sources
 
 MODEL = 'abn_resnet20_cifar.fashion_mnist_faithful'
 

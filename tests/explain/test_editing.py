@@ -9,9 +9,9 @@ from PIL import Image
 from tiny_models import tiny_abn, tiny_backbone, tiny_images
 
 from timm_abn import TimmAbnError
+from timm_abn.data.images import ImageError
 from timm_abn.explain.edit_sheets import AFTER, BEFORE, changed_classes, draw_edit_sheet
 from timm_abn.explain.editing import check_editable, edit_prediction, edited_map, read_painting
-from timm_abn.explain.images import ImageError
 
 
 def painting(light, opacity=255):

@@ -8,7 +8,7 @@ import torch
 from tiny_models import tiny_abn, tiny_backbone, tiny_images
 
 from timm_abn import TimmAbnError
-from timm_abn.explain.evaluation import Sample
+from timm_abn.data.samples import Sample
 from timm_abn.explain.projection import AttendedFeatures, aligned, attended_features, project, separation
 
 

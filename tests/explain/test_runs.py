@@ -7,10 +7,10 @@ import torch
 from PIL import Image
 
 from timm_abn import Explanation, MultiTaskExplanation, TimmAbnError
+from timm_abn.data.folder_labels import folder_labels
+from timm_abn.data.sources import find_sources
 from timm_abn.explain.files import Drawing
-from timm_abn.explain.folder_labels import folder_labels
 from timm_abn.explain.runs import Selection, explain_files
-from timm_abn.explain.sources import find_sources
 from timm_abn.maps.colormaps import colormap_table
 
 NAMES = ['ant', 'bee', 'cat']

@@ -1,7 +1,6 @@
 """Trained models by name, from an address, and from checkpoints: what loads, and what is refused in one line."""
 
 import argparse
-from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -12,9 +11,9 @@ from tiny_models import tiny_images
 import timm_abn
 from timm_abn import TimmAbnError, load_model
 from timm_abn.models.loading import EXPLAINING, load_classifier, model_names
+from timm_abn.publish.folder import save_hub_folder
 
 MODEL = 'abn_resnet20_cifar.fashion_mnist'
-FIXTURES = Path(__file__).parents[1] / 'fixtures' / 'e1fbaff'
 
 
 def saved(network, path, **settings):
@@ -74,8 +73,11 @@ def test_a_checkpoint_knows_its_network_whatever_name_it_is_loaded_under(
     assert torch.equal(loaded(tiny_images(size=(28, 28))[:, :1]), model(tiny_images(size=(28, 28))[:, :1]))
 
 
-def test_folder():
-    model = load_model(f'local-dir:{FIXTURES / "hub"}')
+def test_folder(tmp_path):
+    network = timm.create_model('abn', backbone='test_resnet', num_classes=5)
+    network.pretrained_cfg.update(label_names=list('abcde'), mean=(0.5, 0.5, 0.5))
+    save_hub_folder(network, tmp_path / 'hub', '# card')
+    model = load_model(f'local-dir:{tmp_path / "hub"}')
     assert not model.training and model.num_classes == 5
     assert model.pretrained_cfg['mean'] == [0.5, 0.5, 0.5]
     assert timm_abn.class_names(model) == list('abcde')
@@ -138,14 +140,18 @@ def test_cam_baseline_from_a_checkpoint(tmp_path):
         (MODEL, dict(pretrained=False, nonsense=3), f'{MODEL} cannot be created with nonsense=3: '),
         (MODEL, dict(name='x'), f"{MODEL} cannot be created with name='x': "),
         (MODEL, dict(checkpoint='missing.pth'), 'there is no checkpoint missing.pth'),
-        ('abn_resnet18', dict(checkpoint=FIXTURES / 'resnet.pth.tar'), 'is a checkpoint of abn, not of abn_resnet18'),
-        ('abn', dict(checkpoint=FIXTURES / 'resnet.pth.tar', num_classes=3), 'instead of (3, '),
-        ('abn', dict(checkpoint=FIXTURES / 'make.py'), 'make.py is no checkpoint, or damaged'),
+        ('abn_resnet18', dict(checkpoint='abn.pth.tar'), 'is a checkpoint of abn, not of abn_resnet18'),
+        ('abn', dict(checkpoint='abn.pth.tar', num_classes=3), 'instead of (3, '),
+        ('abn', dict(checkpoint='text.pth'), 'text.pth is no checkpoint, or damaged'),
         ('local-dir:missing', {}, 'local-dir:missing cannot be created: missing: there is no config.json'),
         ('nonsense:missing', {}, 'nonsense:missing cannot be created: '),
     ],
 )
-def test_what_is_refused(name, kwargs, message):
+def test_what_is_refused(tmp_path, monkeypatch, name, kwargs, message):
+    monkeypatch.chdir(tmp_path)
+    network = timm.create_model('abn', backbone='test_resnet', num_classes=5)
+    saved(network, tmp_path / 'abn.pth.tar', model='abn', model_kwargs=dict(backbone='test_resnet'), num_classes=5)
+    (tmp_path / 'text.pth').write_text('no checkpoint')
     with pytest.raises(TimmAbnError) as error:
         load_model(name, **kwargs)
     assert message in str(error.value) and '\n' not in str(error.value)

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import timm.data
 import yaml
-from celeba_files import write_celeba
-from PIL import Image
 from timm_scripts import ROOT, STAND_IN
 
 from timm_abn.training.command import main
@@ -20,22 +18,6 @@ import json, sys  # and it knows '--task'
 config = sys.argv[sys.argv.index('--config') + 1] if '--config' in sys.argv else None
 print(json.dumps([sys.argv[1:], open(config).read() if config else '']))
 """
-
-
-@pytest.fixture(scope='session')
-def image_folder(tmp_path_factory):
-    """Three colours, 24 images to train on and 9 to validate."""
-    root = tmp_path_factory.mktemp('images')
-    random = np.random.default_rng(0)
-    for split, count in (('train', 8), ('validation', 3)):
-        for label in range(3):
-            folder = root / split / f'class{label}'
-            folder.mkdir(parents=True)
-            for index in range(count):
-                pixels = random.integers(0, 120, (40, 36, 3), dtype=np.uint8)
-                pixels[..., label] += 80
-                Image.fromarray(pixels).save(folder / f'{index}.png')
-    return root
 
 
 @pytest.fixture
@@ -73,31 +55,6 @@ def shown(launch, tmp_path, capfd, monkeypatch):
         return arguments, yaml.safe_load(config) or {}, [line for line in err.splitlines() if '--amp' in line]
 
     return shown
-
-
-@pytest.fixture
-def celeba(tmp_path):
-    """CelebA with five images."""
-    return write_celeba(tmp_path / 'celeba')
-
-
-@pytest.fixture
-def compcars(tmp_path):
-    """Two makers (7 and 100) and three models; each image is grey, with a car of its own colour in the box."""
-    cars = {'train': ['7/30/2010/a.jpg', '7/9/2011/b.jpg', '100/12/unknown/c.jpg'], 'test': ['100/12/2012/d.jpg']}
-    for split, names in cars.items():
-        lists = tmp_path / 'train_test_split' / 'classification'
-        lists.mkdir(parents=True, exist_ok=True)
-        (lists / f'{split}.txt').write_text('\n'.join(names) + '\n')
-        for name in names:
-            pixels = np.full((40, 60, 3), 128, dtype=np.uint8)
-            pixels[9:29, 19:49] = (200, 40, 40)
-            image, label = tmp_path / 'image' / name, (tmp_path / 'label' / name).with_suffix('.txt')
-            image.parent.mkdir(parents=True, exist_ok=True)
-            label.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(image, quality=95)
-            label.write_text('4\n1\n20 10 49 29\n')
-    return tmp_path
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from PIL import Image
 from tiers import fast_and_slow
 from torch.utils.data import TensorDataset
 
+from timm_abn.data.celeba import CelebA
 from timm_abn.models.training_checkpoints import read_checkpoint, training_settings
-from timm_abn.training.data.celeba import CelebA
 from timm_abn.training.packed_targets import unpack_target
 
 

@@ -437,10 +437,10 @@ def test_weights_of_a_file_are_enough(launch, tmp_path, monkeypatch, script, arg
 
 
 @pytest.mark.parametrize(
-    'module, kind, lines', [('errors', 'TrainingError', 0), ('data.celeba', 'BrokenImageError', 1)]
+    'module, kind, lines', [('training.errors', 'TrainingError', 0), ('data.celeba', 'BrokenImageError', 1)]
 )
 def test_only_what_one_process_meets_is_said_by_any(launch, capfd, monkeypatch, tmp_path, module, kind, lines):
-    code = f'from timm_abn.training.{module} import {kind}\nraise {kind}("5.jpg is broken")'
+    code = f'from timm_abn.{module} import {kind}\nraise {kind}("5.jpg is broken")'
     (tmp_path / 'train.py').write_text(code)
     monkeypatch.setenv('RANK', '1')
     assert launch('train.py', '--model', 'test_resnet', scripts=tmp_path) == 2

@@ -9,10 +9,10 @@ from typing import Any
 import timm
 import torch
 
+from ..data.class_names import class_names
+from ..data.images import Preprocessing
 from ..errors import TimmAbnError
-from ..explain.class_names import class_names
 from ..explain.editing import check_editable
-from ..explain.images import Preprocessing
 from ..explain.methods import Explainer, applicable_explainers
 from ..models.loading import load_model, model_names
 from ..networks.multi_task_network import MultiTaskAttentionBranchNet

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..data.images import place_map
 from ..explain.editing import Edit, edit_prediction
-from ..explain.images import place_map
 from ..staging import staged_files
 from .models import ServedModel
 from .session import Session, draw_map, map_of, target_of

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..explain.images import Box, ImageError, image_errors, read_image
+from ..data.images import Box, ImageError, image_errors, read_image
 
 __all__ = ['MOST_BYTES', 'MOST_PIXELS', 'Photo', 'read_photo', 'shown_size', 'to_shown_box']
 

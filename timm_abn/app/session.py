@@ -5,7 +5,7 @@ import dataclasses
 import torch
 from PIL import Image
 
-from ..explain.images import Box, draw_overlay
+from ..data.images import Box, draw_overlay
 from ..maps.choices import DIVERGING_COLORMAP
 from ..maps.explanation import Explanation
 from ..maps.operations import centre_maps, normalize_maps

@@ -90,9 +90,9 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from .. import class_names
+    from ..data.photos import find_photos
     from ..models.attaching import attach
     from ..training.attaching import LAST, AttachSettings, train_attached
-    from ..training.data.photos import find_photos
 
     place = choose_device(args.device, 'attach')
     photos = find_photos(args.data_dir, labelled=not args.unlabelled)

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..console.argument_types import positive
 from ..console.table import format_table
-from ..explain.sources import Source, find_sources
+from ..data.sources import Source, find_sources
 from ..staging import check_output_folder, staged_files
 from .devices import choose_device
 from .errors import CommandError
@@ -104,10 +104,10 @@ def run(args: argparse.Namespace) -> int:
     from huggingface_hub.utils import tqdm
 
     from .. import class_names
-    from ..explain.class_names import find_class
+    from ..data.class_names import find_class
+    from ..data.images import Preprocessing
     from ..explain.comparison import compare_methods
     from ..explain.files import prepared_batches
-    from ..explain.images import Preprocessing
     from ..explain.methods import applicable_explainers, create_explainers
     from ..models.loading import load_classifier
 

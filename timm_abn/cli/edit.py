@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..console.argument_types import positive
 from ..console.table import format_table
-from ..explain.sources import find_sources
+from ..data.sources import find_sources
 from ..staging import check_output_folder, staged_files
 from .devices import choose_device
 from .errors import CommandError
@@ -81,10 +81,10 @@ def check(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     from .. import class_names
-    from ..explain.class_names import find_class
+    from ..data.class_names import find_class
+    from ..data.images import Preprocessing, read_image
     from ..explain.edit_sheets import changed_classes
     from ..explain.editing import check_editable, edit_prediction, read_painting
-    from ..explain.images import Preprocessing, read_image
     from ..models.loading import load_classifier
 
     place = choose_device(args.device, 'edit')

@@ -84,7 +84,7 @@ def check(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    from ..explain.class_names import class_names
+    from ..data.class_names import class_names
     from ..explain.evaluation.report import can_draw, draw_curves, report
     from ..models.loading import load_classifier
     from .devices import choose_device
@@ -138,8 +138,8 @@ def _evaluate_model(
     """Return the evaluation of one model, and its settings."""
     import torch
 
+    from ..data.samples import load_samples
     from ..explain.evaluation import evaluate, weights_fingerprint
-    from ..training.data.samples import load_samples
 
     samples = load_samples(model, masks=args.masks, **given_data(args))
     settings: dict[str, Any] = dict(

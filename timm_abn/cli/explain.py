@@ -45,7 +45,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..console.argument_types import positive
 from ..console.table import format_table
-from ..explain.sources import find_sources
+from ..data.sources import find_sources
 from ..maps.choices import INTERPOLATIONS, SCALES, SEQUENTIAL_COLORMAPS, SHOWN_MAPS
 from ..staging import check_output_folder, staged_files
 from .devices import choose_device
@@ -135,9 +135,9 @@ def _run(args: argparse.Namespace, rank: int) -> int:
     import torch
 
     from .. import MultiTaskAttentionBranchNet, class_names, load_model
-    from ..explain.class_names import find_class, read_class_names
+    from ..data.class_names import find_class, read_class_names
+    from ..data.folder_labels import folder_labels
     from ..explain.files import Drawing
-    from ..explain.folder_labels import folder_labels
     from ..explain.runs import Selection, explain_files
 
     place = choose_device(args.device, 'explain')

@@ -63,10 +63,10 @@ def run(args: argparse.Namespace) -> int:
     from huggingface_hub.utils import tqdm
 
     from .. import class_names
+    from ..data.samples import load_samples
     from ..explain.projection import aligned, attended_features, check_attention, project, separation
     from ..explain.scatter_plots import draw_scatter_plots, write_figure
     from ..models.loading import load_classifier
-    from ..training.data.samples import load_samples
     from .devices import choose_device
 
     place = choose_device(args.device, 'tsne')

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from ..data.images import MOST_PIXELS, Box, ImageError, Preprocessing, draw_overlay, place_map, read_image
+from ..data.sources import Source
 from ..maps.choices import DIVERGING_COLORMAP
 from ..maps.operations import centre_maps, normalize_maps
 from ..staging import staged_files
-from .images import MOST_PIXELS, Box, ImageError, Preprocessing, draw_overlay, place_map, read_image
-from .sources import Source
 
 __all__ = [
     'Drawing',

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..data.samples import Sample
 from ..errors import TimmAbnError, one_line
 from ..networks.network import AttentionBranchNet
-from .evaluation import Sample
 from .plot_packages import check_plot_packages
 from .statistics import Interval, bootstrap_mean
 

@@ -6,10 +6,10 @@ import torch
 from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
+from ..data.images import denormalize
 from ..maps.colormaps import colormap_table
 from ..maps.operations import overlay_maps
 from .comparison import Comparison, MethodResult
-from .images import denormalize
 from .lettering import GREY, HEADING, LINE, NOTE, RED, TEXT, TITLE, Pen, line_height
 
 __all__ = ['draw_overlay_sheet', 'draw_sheet', 'enlarge', 'input_picture']

@@ -16,7 +16,7 @@ import torch
 import torch.nn as nn
 from timm.models import get_model_input_config
 
-from ..explain.images import Preprocessing
+from ..data.images import Preprocessing
 from ..explain.methods.evaluation_copy import evaluation_copy
 from ..networks.mechanism import check_choice
 from .errors import ExportError

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.nn as nn
 
-from ..explain.class_names import class_names, read_class_names
+from ..data.class_names import class_names, read_class_names
 from ..models.loading import load_model
 from .graph import (
     ExportedNetwork,

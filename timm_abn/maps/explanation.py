@@ -154,7 +154,7 @@ class Explanation:
 
         Args:
             images: Images to draw on, shape (B, 3, H, W) or (B, 1, H, W): floats in [0, 1], without normalisation (see
-                ``timm_abn.explain.images.denormalize``), or uint8.
+                ``timm_abn.data.images.denormalize``), or uint8.
             maps: Maps to show instead of the attention map, shape (B, 1, h, w), such as ``contrast_map()``.
             alpha: Opacity of the colours, in [0, 1].
             colormap: 'viridis', 'inferno' or 'magma'; for values of both signs 'coolwarm', whose middle is neutral.

@@ -122,7 +122,7 @@ def blend_maps(
     is_bytes = images.dtype == torch.uint8
     if not is_bytes and not (images.is_floating_point() and bool(((images >= 0) & (images <= 1)).all())):
         raise TimmAbnError(
-            'images must be uint8, or floats in [0, 1] (timm_abn.explain.images.denormalize undoes a normalisation), '
+            'images must be uint8, or floats in [0, 1] (timm_abn.data.images.denormalize undoes a normalisation), '
             f'got {images.dtype} in [{images.min().item():.4g}, {images.max().item():.4g}].'
         )
     colors = colormap_table(colormap).to(maps.device)

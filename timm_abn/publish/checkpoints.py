@@ -8,7 +8,7 @@ import timm
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from ..explain.class_names import read_class_names
+from ..data.class_names import read_class_names
 from ..hub.building import build_without_memory
 from ..hub.config import check_entries
 from ..hub.state_dicts import CheckpointError, check_state_dict

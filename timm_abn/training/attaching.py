@@ -21,7 +21,8 @@ from timm.optim import param_groups_weight_decay
 from timm.utils import random_seed
 from torch.utils.data import DataLoader
 
-from ..explain.images import Preprocessing
+from ..data.images import Preprocessing
+from ..data.photos import Photos, PhotosDataset
 from ..explain.sheets import draw_overlay_sheet, input_picture
 from ..hub.state_dicts import CheckpointError
 from ..models.attaching import MODEL, AttachedModel
@@ -29,7 +30,6 @@ from ..models.training_checkpoints import read_checkpoint_file
 from ..networks.map_training import complement_of, greatest_half, mask_images
 from ..networks.network import AttentionBranchNet
 from ..staging import staged_files
-from .data.photos import Photos, PhotosDataset
 from .errors import TrainingError
 from .loss import ExplainingMapLoss, FaithfulMapLoss
 

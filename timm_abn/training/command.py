@@ -9,20 +9,22 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import timm
+import timm.data
 import torch
 import torch.nn as nn
 import yaml
 
+from ..data.celeba import BrokenImageError
+from ..data.datasets import dataset_creator
 from ..errors import TimmAbnError, suggest
 from ..hub.published import ARGUMENTS_OF_WEIGHTS, no_weights
 from ..models.training_checkpoints import origin_of
 from .atomic_saver import make_saver_atomic
-from .data.celeba import BrokenImageError
-from .data.datasets import extend_timm_datasets
 from .data.loader import extend_timm_loader
 from .data.transforms import CROP_MODES, extend_timm_transforms
 from .devices import choose_device, choose_memory_format
@@ -41,6 +43,7 @@ from .mask_settings import MASK_KEYS, add_mask_arguments, read_mask_settings
 from .models import check_model
 from .precision import cpu_is_fast_in
 from .recipes import find_recipe, read_settings, recipe_names, settings_for
+from .replacing import replace
 from .run_record import record_in_checkpoints
 from .run_settings import read_run_settings
 from .scripts import SCRIPTS, check_version, find_scripts, knows_multi_label, run_script
@@ -109,7 +112,7 @@ def main(name: str, arguments: Sequence[str]) -> int:
                 for_timm = [*for_timm, *_config_for_timm(config, for_timm, Path(scratch))]
                 _prepare_training(settings)
             _check_weights(name, settings)
-            extend_timm_datasets(settings.class_names)
+            replace(timm.data, 'create_dataset', partial(dataset_creator, class_names=settings.class_names))
             extend_timm_transforms()
             _say(name, 'torch finds no GPU here: this runs on the CPU.' if of_device else None)
             run_script(scripts, name, for_timm)

@@ -30,7 +30,7 @@ class MaskSettings(NamedTuple):
     """How maps are trained with human masks.
 
     Attributes:
-        path: Folder of PNG files, or JSON file in the form of COCO (``timm_abn.explain.masks``).
+        path: Folder of PNG files, or JSON file in the form of COCO (``timm_abn.data.masks``).
         loss: One of ``MASK_LOSSES``.
         weight: Weight of that loss.
         share: Share of the images with a mask whose mask is used, above 0 and at most 1.

@@ -16,7 +16,8 @@ import torch
 from tiny_models import tiny_abn
 
 from timm_abn import TimmAbnError
-from timm_abn.explain.evaluation import Sample, evaluate, join_evaluations
+from timm_abn.data.samples import Sample
+from timm_abn.explain.evaluation import evaluate, join_evaluations
 from timm_abn.explain.metrics import deletion, energy, insertion, pointing_game, position_bias, reliance
 from timm_abn.explain.statistics import bootstrap_mean
 

@@ -1,6 +1,6 @@
 """Scores of several explanations of one model, over a data set: faithfulness, localisation, reliance, position bias."""
 
 from .results import Evaluation, join_evaluations
-from .running import Sample, evaluate, weights_fingerprint
+from .running import evaluate, weights_fingerprint
 
-__all__ = ['Evaluation', 'Sample', 'evaluate', 'join_evaluations', 'weights_fingerprint']
+__all__ = ['Evaluation', 'evaluate', 'join_evaluations', 'weights_fingerprint']

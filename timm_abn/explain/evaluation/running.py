@@ -5,7 +5,6 @@ last of them, and several processes take turns at the batches: in both cases the
 no batch depends on those before it.
 """
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -21,6 +20,7 @@ import torch.nn as nn
 from huggingface_hub.utils import tqdm
 from safetensors.torch import save_file
 
+from ...data.samples import Sample
 from ...errors import TimmAbnError, one_line
 from ...networks.network import AttentionBranchNet
 from ...staging import staged_files
@@ -40,26 +40,7 @@ from ..metrics import (
 from ..metrics.predictions import Explainer, resolve_targets
 from .results import FAITHFULNESS, LOCALISATION, NO_MASK, Evaluation, put_together, write_evaluation
 
-__all__ = ['Sample', 'evaluate', 'weights_fingerprint']
-
-
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    """An image to evaluate.
-
-    Attributes:
-        name: What to call it in tables.
-        image: Normalised, shape (C, H, W).
-        label: Its class; None if it is not known.
-        mask: Where its object is, shape (H, W), bool; None if that is not known.
-        target: The class, or task, that is explained; by default the one predicted.
-    """
-
-    name: str
-    image: torch.Tensor
-    label: int | None = None
-    mask: torch.Tensor | None = None
-    target: int | None = None
+__all__ = ['evaluate', 'weights_fingerprint']
 
 
 def evaluate(

@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from ...data.celeba import BrokenImageError, CelebA
+from ...data.masks import PngMasks, read_masks
 from ...errors import TimmAbnError
-from ...explain.masks import PngMasks, read_masks
 from ..errors import TrainingError
 from ..mask_settings import MaskSettings
 from ..packed_targets import pack_target
-from .celeba import BrokenImageError, CelebA
 from .paired_transform import PairedTransform
 
 __all__ = ['BrokenMaskError', 'MaskedDataset', 'choose']

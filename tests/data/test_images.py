@@ -12,7 +12,7 @@ from torch import nn
 from torchvision import transforms
 
 from timm_abn import Explanation
-from timm_abn.explain.images import ImageError, Preprocessing, denormalize, draw_overlay, place_map, read_image, to_rgb
+from timm_abn.data.images import ImageError, Preprocessing, denormalize, draw_overlay, place_map, read_image, to_rgb
 
 SIZE = (6, 4)
 RED = (200, 30, 40)

@@ -11,9 +11,9 @@ from PIL import Image
 from timm.utils.misc import natural_key
 from torch.utils.data import Dataset
 
-from ...explain.images import read_image
-from ...explain.sources import Source, find_sources
-from ..errors import TrainingError
+from .errors import DataError
+from .images import read_image
+from .sources import Source, find_sources
 
 __all__ = ['Photos', 'PhotosDataset', 'find_photos']
 
@@ -45,14 +45,14 @@ def find_photos(folder: Path, labelled: bool) -> Photos:
         labelled: Whether the folders that photos lie in are their classes.
 
     Raises:
-        TrainingError: There are no photos, only one to train on or to hold out, or of one class.
+        DataError: There are no photos, only one to train on or to hold out, or of one class.
     """
     if not folder.is_dir():
-        raise TrainingError(f'there is no folder {folder}.')
+        raise DataError(f'there is no folder {folder}.')
     training = folder / 'train' if (folder / 'train').is_dir() else folder
     held_out = next((folder / name for name in _VALIDATION if (folder / name).is_dir()), None)
     if held_out is not None and training == folder:
-        raise TrainingError(f'{folder} has a folder {held_out.name}, but none called train beside it.')
+        raise DataError(f'{folder} has a folder {held_out.name}, but none called train beside it.')
     sources = find_sources([training])
     classes = _class_names(sources, training) if labelled else []
     photos = [(source.path, classes.index(_class_of(source)) if labelled else None) for source in sources]
@@ -62,25 +62,23 @@ def find_photos(folder: Path, labelled: bool) -> Photos:
         found = find_sources([held_out])
         strangers = sorted({_class_of(source) for source in found} - set(classes)) if labelled else []
         if strangers:
-            raise TrainingError(f'{held_out} has a class {strangers[0]!r}, which {training} has not.')
+            raise DataError(f'{held_out} has a class {strangers[0]!r}, which {training} has not.')
         validation = [(source.path, classes.index(_class_of(source)) if labelled else None) for source in found]
     if not photos or not validation:
-        raise TrainingError(f'{folder} has too few photos: {len(sources)}.')
+        raise DataError(f'{folder} has too few photos: {len(sources)}.')
     return Photos(photos, validation, classes)
 
 
 def _class_names(sources: Sequence[Source], folder: Path) -> list[str]:
     stray = [source.path for source in sources if len(source.name.parts) == 1]
     if stray:
-        raise TrainingError(
+        raise DataError(
             f'{stray[0]} lies in no folder of a class; put the photos of {folder} into one folder per class, or pass '
             f'--unlabelled.'
         )
     names = sorted({_class_of(source) for source in sources}, key=natural_key)
     if len(names) == 1:
-        raise TrainingError(
-            f'{folder} holds one class alone, {names[0]!r}: there must be two or more, or --unlabelled.'
-        )
+        raise DataError(f'{folder} holds one class alone, {names[0]!r}: there must be two or more, or --unlabelled.')
     return names
 
 

@@ -6,7 +6,7 @@ import torch
 from timm.data import ImageNetInfo
 
 from timm_abn import TimmAbnError, class_names
-from timm_abn.explain.class_names import find_class, read_class_names
+from timm_abn.data.class_names import find_class, read_class_names
 
 MODEL = 'abn_resnet20_cifar.fashion_mnist'
 
@@ -24,7 +24,7 @@ def test_class_names():
 def test_names_of_imagenet_are_read_once(monkeypatch):
     reads = []
     info = timm.data.ImageNetInfo
-    counted = 'timm_abn.explain.class_names.ImageNetInfo'
+    counted = 'timm_abn.data.class_names.ImageNetInfo'
     monkeypatch.setattr(counted, lambda subset: reads.append(subset) or info(subset))
     names = class_names(timm.create_model('abn', backbone='test_resnet', num_classes=1000))
     assert len(set(names)) > 900 and len(reads) == 1

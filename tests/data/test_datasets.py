@@ -10,14 +10,15 @@ import timm.data
 import torch
 import torchvision.datasets
 
-from timm_abn.training.data.datasets import CompCars, extend_timm_datasets
-from timm_abn.training.task import TrainingError
+from timm_abn.data.datasets import CompCars, dataset_creator
+from timm_abn.data.errors import DataError
+from timm_abn.training.replacing import replace
 
 
 @pytest.fixture(autouse=True)
 def extended(monkeypatch):
     monkeypatch.setattr(timm.data, 'create_dataset', timm.data.create_dataset)
-    extend_timm_datasets()
+    replace(timm.data, 'create_dataset', dataset_creator)
 
 
 @pytest.mark.parametrize('target, train, test', [('model', [2, 0, 1], [1]), ('maker', [0, 0, 1], [1])])
@@ -69,12 +70,12 @@ def break_compcars(folder, how):
 )
 def test_compcars_says_what_is_missing(compcars, how, split, message):
     break_compcars(compcars, how)
-    with pytest.raises(TrainingError, match=message):
+    with pytest.raises(DataError, match=message):
         timm.data.create_dataset('compcars', root=str(compcars), split=split)
 
 
 def test_compcars_has_models_and_makers(compcars):
-    with pytest.raises(TrainingError, match="must be model or maker, got 'colour'"):
+    with pytest.raises(DataError, match="must be model or maker, got 'colour'"):
         timm.data.create_dataset('compcars', root=str(compcars), split='train', target_key='colour')
 
 
@@ -109,9 +110,9 @@ def test_svhn_splits(svhn_folder, split, labels):
 
 def test_svhn_says_what_is_missing(svhn_folder, tmp_path):
     (svhn_folder / 'extra_32x32.mat').unlink()
-    with pytest.raises(TrainingError, match=r'expected extra_32x32\.mat in .*--dataset-download'):
+    with pytest.raises(DataError, match=r'expected extra_32x32\.mat in .*--dataset-download'):
         timm.data.create_dataset('torch/svhn', root=str(svhn_folder), split='train+extra')
-    with pytest.raises(TrainingError, match="no split 'more'; it has train, extra and test"):
+    with pytest.raises(DataError, match="no split 'more'; it has train, extra and test"):
         timm.data.create_dataset('torch/svhn', root=str(svhn_folder), split='train+more')
 
 
@@ -120,14 +121,14 @@ def test_svhn_with_a_broken_file(svhn_folder, monkeypatch):
         raise RuntimeError('corrupted')
 
     monkeypatch.setattr(torchvision.datasets, 'SVHN', fail)
-    with pytest.raises(TrainingError, match='corrupted'):
+    with pytest.raises(DataError, match='corrupted'):
         timm.data.create_dataset('torch/svhn', root=str(svhn_folder), split='test')
 
 
 def test_svhn_without_scipy_is_refused_before_the_download(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'scipy', None)
     monkeypatch.setattr(torchvision.datasets, 'SVHN', None)  # not called
-    with pytest.raises(TrainingError, match='take scipy to read: pip install scipy'):
+    with pytest.raises(DataError, match='take scipy to read: pip install scipy'):
         timm.data.create_dataset('torch/svhn', root=str(tmp_path), split='test', download=True)
 
 
@@ -141,14 +142,14 @@ def test_svhn_without_scipy_is_refused_before_the_download(tmp_path, monkeypatch
     ],
 )
 def test_incomplete_folder_says_what_was_expected(tmp_path, name, expected):
-    with pytest.raises(TrainingError, match=expected):
+    with pytest.raises(DataError, match=expected):
         timm.data.create_dataset(name, root=str(tmp_path), split='train')
 
 
 def test_missing_folder_says_so(tmp_path):
-    with pytest.raises(TrainingError, match='nowhere does not exist; expected cifar-100-python in it'):
+    with pytest.raises(DataError, match='nowhere does not exist; expected cifar-100-python in it'):
         timm.data.create_dataset('torch/cifar100', root=str(tmp_path / 'nowhere'))
-    with pytest.raises(TrainingError, match='--data-dir is missing'):
+    with pytest.raises(DataError, match='--data-dir is missing'):
         timm.data.create_dataset('', root=None)
 
 

@@ -7,9 +7,10 @@ import torch
 from celeba_files import ATTRIBUTES, IMAGES
 from timm.data import MultiLabelTarget
 
-from timm_abn.training.data.celeba import CelebA
-from timm_abn.training.data.datasets import extend_timm_datasets
-from timm_abn.training.task import TrainingError
+from timm_abn.data.celeba import CelebA
+from timm_abn.data.datasets import dataset_creator
+from timm_abn.data.errors import DataError
+from timm_abn.training.replacing import replace
 
 TRAIN = [[0.0, 1.0, 0.0], [1.0, 1.0, 1.0], [0.0, 0.0, 1.0]]
 
@@ -18,7 +19,7 @@ TRAIN = [[0.0, 1.0, 0.0], [1.0, 1.0, 1.0], [0.0, 0.0, 1.0]]
 def create(monkeypatch, celeba):
     """timm's create_dataset, called as train.py of timm 1.0.31 does for ``--task multilabel``."""
     monkeypatch.setattr(timm.data, 'create_dataset', timm.data.create_dataset)
-    extend_timm_datasets()
+    replace(timm.data, 'create_dataset', dataset_creator)
 
     def create(num_classes=3, target_format='indices', **kwargs):
         transform = MultiLabelTarget(num_classes, dense=target_format == 'multihot')
@@ -70,32 +71,26 @@ def test_zero_may_stand_for_minus_one(celeba):
 
 
 def test_model_and_data_must_have_as_many_attributes(create):
-    with pytest.raises(
-        TrainingError, match='the model has 40 classes, but the data 3 attributes; pass --num-classes 3'
-    ):
+    with pytest.raises(DataError, match='the model has 40 classes, but the data 3 attributes; pass --num-classes 3'):
         create(40)
-    with pytest.raises(TrainingError, match='the model has 3 classes, but the data 1 attributes'):
+    with pytest.raises(DataError, match='the model has 3 classes, but the data 1 attributes'):
         create(3, target_key='Male')
 
 
 def test_attribute_that_is_not_there(create):
-    with pytest.raises(TrainingError, match=r"no attribute 'smiling' \(--target-key\); did you mean Smiling\?"):
+    with pytest.raises(DataError, match=r"no attribute 'smiling' \(--target-key\); did you mean Smiling\?"):
         create(2, target_key='Male,smiling')
-    with pytest.raises(
-        TrainingError, match=r"no attribute 'Bald' \(--target-key\); it has Eyeglasses, Male, Smiling\."
-    ):
+    with pytest.raises(DataError, match=r"no attribute 'Bald' \(--target-key\); it has Eyeglasses, Male, Smiling\."):
         create(1, target_key='Bald')
 
 
 def test_attribute_asked_for_twice(create):
-    with pytest.raises(TrainingError, match='--target-key names the attribute Smiling twice'):
+    with pytest.raises(DataError, match='--target-key names the attribute Smiling twice'):
         create(3, target_key='Smiling,Male, Smiling')
 
 
 def test_single_label_training_is_refused(create):
-    with pytest.raises(
-        TrainingError, match='--dataset celeba has several attributes per image: pass --task multilabel'
-    ):
+    with pytest.raises(DataError, match='--dataset celeba has several attributes per image: pass --task multilabel'):
         create(target_transform=None)
 
 
@@ -135,24 +130,24 @@ def edit(path, old, new):
 )
 def test_broken_files_are_one_line(celeba, file, old, new, message):
     edit(celeba / file, old, new)
-    with pytest.raises(TrainingError, match=message) as error:
+    with pytest.raises(DataError, match=message) as error:
         CelebA(str(celeba), 'train')
     assert '\n' not in str(error.value)
 
 
 def test_what_is_missing_is_named(celeba):
     (celeba / 'img_align_celeba' / '000003.jpg').unlink()
-    with pytest.raises(TrainingError, match=r'1 images of the split are missing, the first is .*000003\.jpg'):
+    with pytest.raises(DataError, match=r'1 images of the split are missing, the first is .*000003\.jpg'):
         CelebA(str(celeba), 'train')
     assert len(CelebA(str(celeba), 'test')) == 1
-    with pytest.raises(TrainingError, match="no split 'hold-out'; it has train, val, test"):
+    with pytest.raises(DataError, match="no split 'hold-out'; it has train, val, test"):
         CelebA(str(celeba), 'train+hold-out')
     edit(celeba / 'list_eval_partition.txt', '000004.jpg 2', '000004.jpg 1')
-    with pytest.raises(TrainingError, match="names no image of the split 'test'"):
+    with pytest.raises(DataError, match="names no image of the split 'test'"):
         CelebA(str(celeba), 'test')
     for name in ('list_attr_celeba.txt', 'list_eval_partition.txt', 'img_align_celeba'):
         (celeba / name).rename(celeba / 'elsewhere')
-        with pytest.raises(TrainingError, match=f'expected {name} in .*; --data-dir must hold list_attr_celeba.txt, '):
+        with pytest.raises(DataError, match=f'expected {name} in .*; --data-dir must hold list_attr_celeba.txt, '):
             CelebA(str(celeba), 'train')
         (celeba / 'elsewhere').rename(celeba / name)
 
@@ -163,7 +158,7 @@ def test_blank_lines_are_no_lines(celeba, file):
     (celeba / file).write_text((celeba / file).read_text() + '\n  \n')
     assert CelebA(str(celeba), 'train').targets.tolist() == TRAIN
     edit(celeba / file, '000005.jpg', '000005.jpg strange')
-    with pytest.raises(TrainingError, match=f'line {8 if "attr" in file else 6} of {file}'):
+    with pytest.raises(DataError, match=f'line {8 if "attr" in file else 6} of {file}'):
         CelebA(str(celeba), 'train')
 
 
@@ -171,19 +166,19 @@ def test_blank_lines_are_no_lines(celeba, file):
 @pytest.mark.parametrize('content', ['5\n'.encode('utf-16'), bytes(range(256))], ids=['UTF-16', 'binary'])
 def test_files_that_are_not_text(celeba, file, content):
     (celeba / file).write_bytes(content)
-    with pytest.raises(TrainingError, match=f'{file} is not a text file in UTF-8'):
+    with pytest.raises(DataError, match=f'{file} is not a text file in UTF-8'):
         CelebA(str(celeba), 'train')
 
 
 def test_files_and_folders_in_the_place_of_each_other(celeba, tmp_path):
     (celeba / 'img_align_celeba').rename(tmp_path / 'images')
     (celeba / 'img_align_celeba').touch()
-    with pytest.raises(TrainingError, match='img_align_celeba must be the folder of the images: Not a directory'):
+    with pytest.raises(DataError, match='img_align_celeba must be the folder of the images: Not a directory'):
         CelebA(str(celeba), 'train')
     for file in ('list_attr_celeba.txt', 'list_eval_partition.txt'):
         (celeba / file).unlink()
         (celeba / file).mkdir()
-        with pytest.raises(TrainingError, match=f'{file} cannot be read: Is a directory'):
+        with pytest.raises(DataError, match=f'{file} cannot be read: Is a directory'):
             CelebA(str(celeba), 'train')
 
 
@@ -194,7 +189,7 @@ def test_broken_image_is_named_in_one_line(celeba, workers, size, reason):
     path.write_bytes(path.read_bytes()[:size])
     loader = torch.utils.data.DataLoader(CelebA(str(celeba), 'train'), batch_size=None, num_workers=workers)
     iterator = iter(loader)
-    with pytest.raises(TrainingError, match=f'^CelebA: {path} {reason}') as error:
+    with pytest.raises(DataError, match=f'^CelebA: {path} {reason}') as error:
         list(iterator)
     assert '\n' not in str(error.value)
     if workers:

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from ...errors import suggest
-from ...explain.images import ImageError, image_errors
-from ..errors import TrainingError
+from ..errors import suggest
+from .errors import DataError
+from .images import ImageError, image_errors
 
 __all__ = ['BrokenImageError', 'CelebA']
 
@@ -23,7 +23,7 @@ _PARTITIONS = dict(train='0', val='1', test='2')
 _FILES = ('list_attr_celeba.txt', 'list_eval_partition.txt', 'img_align_celeba')
 
 
-class BrokenImageError(TrainingError):
+class BrokenImageError(DataError):
     """An image of a data set cannot be read; the message is one line, also where a worker of the loader met it."""
 
     def __init__(self, message: str) -> None:
@@ -59,18 +59,18 @@ class CelebA(Dataset):
                 float tensor (T,).
 
         Raises:
-            TrainingError: Something is missing in the folder, or is not what it should be, or an argument has no
+            DataError: Something is missing in the folder, or is not what it should be, or an argument has no
                 meaning; or ``target_transform`` expects another number of attributes.
         """
         self.root = Path(root)
         for name in _FILES:
             if not (self.root / name).exists():
-                raise TrainingError(f'CelebA: expected {name} in {root}; --data-dir must hold {", ".join(_FILES)}.')
+                raise DataError(f'CelebA: expected {name} in {root}; --data-dir must hold {", ".join(_FILES)}.')
         chosen = self._partition(split)
         known, names, table = self._read_attributes()
         missing = sorted(chosen - set(names))
         if missing:
-            raise TrainingError(
+            raise DataError(
                 f'CelebA: {_FILES[0]} lacks {len(missing)} images of {_FILES[1]}, the first is {missing[0]}.'
             )
         columns = self._columns(attributes, known)
@@ -88,23 +88,23 @@ class CelebA(Dataset):
         names = ['val' if name in ('valid', 'validation', 'eval') else name for name in split.split('+')]
         unknown = [name for name in names if name not in _PARTITIONS]
         if unknown:
-            raise TrainingError(
+            raise DataError(
                 f'CelebA has no split {unknown[0]!r}; it has {", ".join(_PARTITIONS)}, joined by + if several.'
             )
         partitions: dict[str, str] = {}
         for number, line in self._lines(_FILES[1]):
             words = line.split()
             if len(words) != 2 or words[1] not in _PARTITIONS.values():
-                raise TrainingError(
+                raise DataError(
                     f'CelebA: line {number} of {_FILES[1]} must be an image and 0, 1 or 2, got {line[:80]!r}.'
                 )
             if words[0] in partitions:
-                raise TrainingError(f'CelebA: line {number} of {_FILES[1]} names {words[0]} for the second time.')
+                raise DataError(f'CelebA: line {number} of {_FILES[1]} names {words[0]} for the second time.')
             partitions[words[0]] = words[1]
         wanted = {_PARTITIONS[name] for name in names}
         chosen = {name for name, partition in partitions.items() if partition in wanted}
         if not chosen:
-            raise TrainingError(f'CelebA: {_FILES[1]} names no image of the split {split!r}.')
+            raise DataError(f'CelebA: {_FILES[1]} names no image of the split {split!r}.')
         return chosen
 
     def _read_attributes(self) -> tuple[list[str], list[str], np.ndarray]:
@@ -113,32 +113,32 @@ class CelebA(Dataset):
         head = [line.strip() for _, line in lines[:2]]
         known = head[1].split() if len(head) > 1 else []
         if not known or not re.fullmatch('[0-9]{1,9}', head[0]):
-            raise TrainingError(
+            raise DataError(
                 f'CelebA: {_FILES[0]} must begin with the number of images, and the names of the attributes in its '
                 f'second line, got {" / ".join(head)[:80]!r}.'
             )
         twice = _first_twice(known)
         if twice:
-            raise TrainingError(f'CelebA: the second line of {_FILES[0]} names the attribute {twice} twice.')
+            raise DataError(f'CelebA: the second line of {_FILES[0]} names the attribute {twice} twice.')
         rows: dict[str, list[bool]] = {}  # True and False take less memory than the words of 200,000 lines
         for number, line in lines[2:]:
             name, *values = line.split()
             if len(values) != len(known):
-                raise TrainingError(
+                raise DataError(
                     f'CelebA: line {number} of {_FILES[0]} must hold an image and {len(known)} attributes, got '
                     f'{len(values)} attributes.'
                 )
             strange = set(values) - {'-1', '0', '1'}
             if strange:
-                raise TrainingError(
+                raise DataError(
                     f'CelebA: line {number} of {_FILES[0]} must say 1, or -1 (or 0), of each attribute, got '
                     f'{sorted(strange)[0]!r}.'
                 )
             if name in rows:
-                raise TrainingError(f'CelebA: line {number} of {_FILES[0]} names {name} for the second time.')
+                raise DataError(f'CelebA: line {number} of {_FILES[0]} names {name} for the second time.')
             rows[name] = [value == '1' for value in values]
         if len(rows) != int(head[0]):
-            raise TrainingError(f'CelebA: {_FILES[0]} says that it holds {head[0]} images, but has {len(rows)}.')
+            raise DataError(f'CelebA: {_FILES[0]} says that it holds {head[0]} images, but has {len(rows)}.')
         return known, list(rows), np.array(list(rows.values()), dtype=np.float32)
 
     def _lines(self, name: str) -> list[tuple[int, str]]:
@@ -146,9 +146,9 @@ class CelebA(Dataset):
         try:
             text = (self.root / name).read_text(encoding='utf-8')
         except UnicodeDecodeError:
-            raise TrainingError(f'CelebA: {self.root / name} is not a text file in UTF-8.') from None
+            raise DataError(f'CelebA: {self.root / name} is not a text file in UTF-8.') from None
         except OSError as error:
-            raise TrainingError(f'CelebA: {self.root / name} cannot be read: {error.strerror}.') from error
+            raise DataError(f'CelebA: {self.root / name} cannot be read: {error.strerror}.') from error
         return [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
 
     @staticmethod
@@ -159,22 +159,22 @@ class CelebA(Dataset):
         for name in names:
             if name not in known:
                 hint = suggest(name, known, otherwise=f'it has {", ".join(known)}.')
-                raise TrainingError(f'CelebA has no attribute {name!r} (--target-key); {hint}')
+                raise DataError(f'CelebA has no attribute {name!r} (--target-key); {hint}')
         twice = _first_twice(names)
         if twice:
-            raise TrainingError(f'--target-key names the attribute {twice} twice.')
+            raise DataError(f'--target-key names the attribute {twice} twice.')
         return [known.index(name) for name in names]
 
     def _check_images(self) -> None:
         try:
             there = {path.name for path in (self.root / _FILES[2]).iterdir()}
         except OSError as error:
-            raise TrainingError(
+            raise DataError(
                 f'CelebA: {self.root / _FILES[2]} must be the folder of the images: {error.strerror}.'
             ) from error
         missing = [name for name in self.images if name not in there]
         if missing:
-            raise TrainingError(
+            raise DataError(
                 f'CelebA is incomplete: {len(missing)} images of the split are missing, the first is '
                 f'{self.root / _FILES[2] / missing[0]}.'
             )
@@ -182,7 +182,7 @@ class CelebA(Dataset):
     def _check_target_transform(self) -> None:
         expected = getattr(self.target_transform, 'num_classes', len(self.attributes))
         if expected != len(self.attributes):
-            raise TrainingError(
+            raise DataError(
                 f'the model has {expected} classes, but the data {len(self.attributes)} attributes; pass '
                 f'--num-classes {len(self.attributes)}, or choose attributes by --target-key.'
             )

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from timm_abn import TimmAbnError
-from timm_abn.explain.masks import place_mask, read_masks
+from timm_abn.data.masks import place_mask, read_masks
 
 NAME = PurePath('dogs/1.jpg')
 

@@ -5,25 +5,21 @@
 ``celeba``: CelebA by its official files, for ``--task multilabel``; ``--target-key Smiling,Male`` chooses attributes.
 """
 
-import functools
 import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm.data
-import timm.data.dataset_factory
 import torchvision.datasets
 from PIL import Image
 from torch.utils.data import Dataset
 
-from ...errors import one_line
-from ..errors import TrainingError
-from ..replacing import replace
+from ..errors import one_line
 from .celeba import CelebA
+from .errors import DataError
 
-__all__ = ['CompCars', 'dataset_creator', 'extend_timm_datasets', 'svhn']
+__all__ = ['CompCars', 'dataset_creator', 'svhn']
 
 _EVALUATION = ('val', 'valid', 'validation', 'eval', 'evaluation')
 
@@ -45,24 +41,24 @@ def svhn(root: str, split: str = 'train+extra', download: bool = False) -> Datas
         download: Download what is missing.
 
     Raises:
-        TrainingError: scipy or a file is missing, a file is broken, or there is no such split.
+        DataError: scipy or a file is missing, a file is broken, or there is no such split.
     """
     names = ['test' if name in _EVALUATION else name for name in split.split('+')]
     unknown = [name for name in names if name not in ('train', 'extra', 'test')]
     if unknown:
-        raise TrainingError(f'SVHN has no split {unknown[0]!r}; it has train, extra and test, joined by + if several.')
+        raise DataError(f'SVHN has no split {unknown[0]!r}; it has train, extra and test, joined by + if several.')
     if importlib.util.find_spec('scipy') is None:  # torchvision would notice after the download
-        raise TrainingError('SVHN is stored as MATLAB files, which take scipy to read: pip install scipy.')
+        raise DataError('SVHN is stored as MATLAB files, which take scipy to read: pip install scipy.')
     missing = [f'{name}_32x32.mat' for name in names if not (Path(root) / f'{name}_32x32.mat').is_file()]
     if missing and not download:
-        raise TrainingError(
+        raise DataError(
             f'SVHN: expected {" and ".join(missing)} in {root}; pass --dataset-download, or get them from '
             'http://ufldl.stanford.edu/housenumbers.'
         )
     try:
         parts = [torchvision.datasets.SVHN(root, name, download=download) for name in names]
     except RuntimeError as error:
-        raise TrainingError(f'SVHN in {root}: {one_line(error)}.') from error
+        raise DataError(f'SVHN in {root}: {one_line(error)}.') from error
     # one object, not a ConcatDataset: timm's loader sets .transform on it
     joined = parts[0]
     joined.data = np.concatenate([part.data for part in parts])
@@ -88,16 +84,16 @@ class CompCars(Dataset):
             target: 'model' or 'maker'. Classes are the ids of ``train.txt`` in rising order.
 
         Raises:
-            TrainingError: Something is missing in the folder, or an argument has no meaning.
+            DataError: Something is missing in the folder, or an argument has no meaning.
         """
         if target not in self.TARGETS:
-            raise TrainingError(f'--target-key of CompCars must be model or maker, got {target!r}.')
+            raise DataError(f'--target-key of CompCars must be model or maker, got {target!r}.')
         self.root = Path(root)
         if not (self.root / 'image').is_dir() and (self.root / 'data' / 'image').is_dir():
             self.root = self.root / 'data'  # as the archive unpacks
         for folder in ('image', 'label', 'train_test_split/classification'):
             if not (self.root / folder).is_dir():
-                raise TrainingError(
+                raise DataError(
                     f'CompCars: expected the folder {folder} in {root}; --data-dir must hold image/, label/ and '
                     'train_test_split/ of the web-nature data.'
                 )
@@ -109,7 +105,7 @@ class CompCars(Dataset):
         self.class_to_idx: dict[int, int] = {identity: index for index, identity in enumerate(known)}
         strange = [name for name, identity in zip(self.images, ids) if identity not in self.class_to_idx]
         if strange:
-            raise TrainingError(f'CompCars: {split} has a {target} that train.txt has not: {strange[0]}.')
+            raise DataError(f'CompCars: {split} has a {target} that train.txt has not: {strange[0]}.')
         self.targets = [self.class_to_idx[identity] for identity in ids]
         self._check_complete()
 
@@ -118,7 +114,7 @@ class CompCars(Dataset):
         path = folder / f'{split}.txt'
         if not path.is_file():
             found = ', '.join(sorted(path.stem for path in folder.glob('*.txt'))) or 'none'
-            raise TrainingError(f'CompCars has no split {split!r}: expected {path}; there are: {found}.')
+            raise DataError(f'CompCars has no split {split!r}: expected {path}; there are: {found}.')
         return path.read_text().split()
 
     @staticmethod
@@ -134,7 +130,7 @@ class CompCars(Dataset):
             if not path.is_file()
         ]
         if missing:
-            raise TrainingError(
+            raise DataError(
                 f'CompCars is incomplete: {len(missing)} files of the split are missing, the first is {missing[0]}.'
             )
 
@@ -151,15 +147,6 @@ class CompCars(Dataset):
         with Image.open(self.root / 'image' / name) as image:
             car = image.convert('RGB').crop((left - 1, top - 1, right, bottom))
         return (car if self.transform is None else self.transform(car)), self.targets[index]
-
-
-def extend_timm_datasets(class_names: Sequence[str] | None = None) -> None:
-    """Add the data sets of this module to ``timm.data.create_dataset``.
-
-    Args:
-        class_names: See ``dataset_creator``.
-    """
-    replace(timm.data, 'create_dataset', functools.partial(dataset_creator, class_names=class_names))
 
 
 def dataset_creator(timm_create: Callable, class_names: Sequence[str] | None = None) -> Callable:
@@ -189,16 +176,14 @@ def dataset_creator(timm_create: Callable, class_names: Sequence[str] | None = N
             if key not in _TORCH_FOLDERS and key:
                 raise
             expected = _TORCH_FOLDERS.get(key, 'a folder for each split, and in it a folder for each class')
-            raise TrainingError(
-                f'{name or "image folder"}: expected {expected} in {root}. {one_line(error)}.'
-            ) from error
+            raise DataError(f'{name or "image folder"}: expected {expected} in {root}. {one_line(error)}.') from error
 
     return create_dataset
 
 
 def _celeba(root: str, split: str, **kwargs: Any) -> CelebA:
     if kwargs.get('target_transform') is None:
-        raise TrainingError('--dataset celeba has several attributes per image: pass --task multilabel.')
+        raise DataError('--dataset celeba has several attributes per image: pass --task multilabel.')
     target_format = kwargs.get('target_format') or 'indices'
     return CelebA(root, split, kwargs.get('target_key'), target_format, kwargs['target_transform'])
 
@@ -208,7 +193,7 @@ def _check_root(key: str, root: str | None, download: bool) -> None:
     if key.startswith(('hfds/', 'hfids/', 'tfds/', 'wds/')):
         return
     if not root:
-        raise TrainingError('--data-dir is missing: the folder of the data set.')
+        raise DataError('--data-dir is missing: the folder of the data set.')
     if not Path(root).exists() and not download:
         expected = f'; expected {_TORCH_FOLDERS[key]} in it.' if key in _TORCH_FOLDERS else '.'
-        raise TrainingError(f'--data-dir {root} does not exist{expected}')
+        raise DataError(f'--data-dir {root} does not exist{expected}')

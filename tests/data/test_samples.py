@@ -10,8 +10,8 @@ from PIL import Image
 from tiny_models import tiny_abn
 
 from timm_abn import TimmAbnError
-from timm_abn.explain.images import Preprocessing
-from timm_abn.training.data.samples import load_samples
+from timm_abn.data.images import Preprocessing
+from timm_abn.data.samples import load_samples
 
 
 @pytest.fixture(scope='module')

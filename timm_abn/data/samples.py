@@ -1,5 +1,6 @@
 """Images to evaluate explanations on: from a folder, with or without classes and masks, or from a data set of timm."""
 
+import dataclasses
 import functools
 import random
 from collections.abc import Callable, Sequence
@@ -10,18 +11,36 @@ import timm.data
 import torch
 from PIL import Image
 
-from ...errors import TimmAbnError, one_line
-from ...explain.class_names import class_names
-from ...explain.evaluation import Sample
-from ...explain.folder_labels import folder_labels
-from ...explain.images import Box, Preprocessing, read_image, to_rgb
-from ...explain.masks import Masks, place_mask, read_masks
-from ...explain.sources import Source, find_sources
-from ...timm_private import search_split
+from ..errors import TimmAbnError, one_line
+from ..timm_private import search_split
 from .celeba import CelebA
+from .class_names import class_names
 from .datasets import dataset_creator
+from .folder_labels import folder_labels
+from .images import Box, Preprocessing, read_image, to_rgb
+from .masks import Masks, place_mask, read_masks
+from .sources import Source, find_sources
 
-__all__ = ['load_samples']
+__all__ = ['Sample', 'load_samples']
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """An image to evaluate.
+
+    Attributes:
+        name: What to call it in tables.
+        image: Normalised, shape (C, H, W).
+        label: Its class; None if it is not known.
+        mask: Where its object is, shape (H, W), bool; None if that is not known.
+        target: The class, or task, that is explained; by default the one predicted.
+    """
+
+    name: str
+    image: torch.Tensor
+    label: int | None = None
+    mask: torch.Tensor | None = None
+    target: int | None = None
 
 
 def load_samples(
@@ -43,7 +62,7 @@ def load_samples(
             'compcars', 'celeba'. Empty for folders of images.
         split: As in timm's scripts.
         limit: Number of images, drawn at random and kept in their order; all by default.
-        masks: Folder of PNG files, or JSON file in the form of COCO (``timm_abn.explain.masks``). If the masks of a
+        masks: Folder of PNG files, or JSON file in the form of COCO (``timm_abn.data.masks``). If the masks of a
             multi-task network have kinds that are called like tasks, each task with a mask in an image is a sample.
         seed: Of the draw.
 
