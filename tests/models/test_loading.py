@@ -75,7 +75,7 @@ def test_a_checkpoint_knows_its_network_whatever_name_it_is_loaded_under(
 
 def test_folder(tmp_path):
     network = timm.create_model('abn', backbone='test_resnet', num_classes=5)
-    cfg = dict(network.pretrained_cfg, label_names=list('abcde'), mean=(0.5, 0.5, 0.5))
+    cfg = dict(num_classes=5, label_names=list('abcde'), mean=(0.5, 0.5, 0.5))
     save_hub_folder(network, tmp_path / 'hub', '# card', pretrained_cfg=cfg)
     model = load_model(f'local-dir:{tmp_path / "hub"}')
     assert not model.training and model.num_classes == 5
