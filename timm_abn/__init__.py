@@ -8,14 +8,14 @@ from .errors import TimmAbnError
 from .hub.config import HubError
 from .hub.state_dicts import CheckpointError
 from .maps.explanation import Explanation, MultiTaskExplanation
-from .models import abn_models, cam_models, cifar_backbones
+from .models import abn_models, attached_models, cam_models, cifar_backbones  # noqa: F401  registers the models
 from .models.authors_checkpoints import convert_official_checkpoint
 from .models.loading import load_model
-from .networks.attention_branch import AttentionBranch, MultiTaskAttentionBranch
-from .networks.mechanism import Mechanism
-from .networks.multi_task_network import MultiTaskAttentionBranchNet
+from .networks.attached import AttachedNet
+from .networks.config import AbnConfig
+from .networks.multi_task import MultiTaskAttentionBranchNet
 from .networks.network import AttentionBranchNet
-from .split import Adapter, Half, SplitError, register_adapter, split_backbone
+from .split import Adapter, Features, Half, SplitError, register_adapter, split_backbone
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -23,25 +23,22 @@ if TYPE_CHECKING:
     from .explain.evaluation import Evaluation, evaluate
 
 __all__ = [
+    'AbnConfig',
     'Adapter',
-    'AttentionBranch',
+    'AttachedNet',
     'AttentionBranchNet',
     'CheckpointError',
     'Evaluation',
     'Explanation',
+    'Features',
     'Half',
     'HubError',
-    'Mechanism',
-    'MultiTaskAttentionBranch',
     'MultiTaskAttentionBranchNet',
     'MultiTaskExplanation',
     'Sample',
     'SplitError',
     'TimmAbnError',
     '__version__',
-    'abn_models',
-    'cam_models',
-    'cifar_backbones',
     'class_names',
     'convert_official_checkpoint',
     'evaluate',

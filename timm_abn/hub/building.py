@@ -16,7 +16,7 @@ import timm
 import torch
 import torch.nn as nn
 from huggingface_hub.errors import RepositoryNotFoundError
-from timm.models import build_model_with_cfg, is_model_in_modules, load_model_config_from_hf
+from timm.models import build_model_with_cfg, load_model_config_from_hf
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..timm_private import load_model_config_from_path, resolve_pretrained_cfg
@@ -83,16 +83,9 @@ def _resolve_arguments(
         pretrained_cfg, _, model_args = load_model_config_from_hf(hub_id, cache_dir)
     check_entries(pretrained_cfg, model_args, _origin(pretrained_cfg), pretrained_cfg['source'])
     cfg = resolve_pretrained_cfg(variant, pretrained_cfg, overlay)
-    model_args = _with_gate(variant, model_args)
     kwargs = {**model_args, **kwargs}
     _check_network(variant, pretrained_cfg, model_args, pretrained, kwargs.get('cache_dir'))
     return dict(kwargs, pretrained_cfg=cfg.to_dict(), pretrained_model_args=model_args)
-
-
-def _with_gate(variant: str, model_args: Mapping[str, Any]) -> dict[str, Any]:
-    """Return recorded arguments with the gate, which was not recorded as long as there was only one."""
-    is_abn = is_model_in_modules(variant, 'abn_models')
-    return dict(dict(gate='features') if is_abn else {}, **model_args)
 
 
 def _origin(cfg: Mapping[str, Any]) -> str:
@@ -189,5 +182,5 @@ def check_folder(folder: str | Path) -> dict[str, Any]:
     """
     config = read_config(Path(folder) / CONFIG_NAME, str(folder))
     pretrained_cfg, architecture, model_args = load_model_config_from_path(folder)
-    _check_network(architecture, pretrained_cfg, _with_gate(architecture, model_args), True, None)
+    _check_network(architecture, pretrained_cfg, model_args, True, None)
     return config

@@ -17,7 +17,7 @@ import timm
 from timm.models import PretrainedCfg
 
 from ..errors import TimmAbnError, one_line
-from ..networks.choices import GATES, INSERTIONS, MECHANISMS, PADDING_MODES
+from ..networks.config import AbnConfig
 
 __all__ = ['HubError', 'check_config', 'check_entries', 'read_config']
 
@@ -70,24 +70,14 @@ _CFG_RULES = {
 }
 _NULLABLE = {field.name for field in dataclasses.fields(PretrainedCfg) if field.default is None}
 
-# arguments of our own networks; the others belong to the backbone, whose constructor has the last word
+# arguments that need a rule besides that of ``AbnConfig``; the others belong to the backbone, whose constructor checks
 _ARGUMENT_RULES = {
     'backbone': ('text', r'[a-z]\w*(\.\w+)?', 'the name of a timm model'),
     'split': ('either', ('int', -1000, 1000), _PATH),
-    'mechanism': ('one of', *MECHANISMS),
-    'gate': ('one of', *GATES),
-    'insertion': ('one of', *INSERTIONS),
-    'padding_mode': ('one of', *PADDING_MODES),
-    'map_scale': ('int', 1, 16),
-    'attention_map': ('one of', 'sigmoid', 'sum_log', 'raw'),
-    **dict.fromkeys(('attention_norm', 'multi_task'), _FLAG),
-    **dict.fromkeys(('task_chunk_size', 'attention_classes'), ('int', 1, MAX_CLASSES)),
-    'hard_attention': ('number', 1e-6, 1),
-    'num_classes': _CLASSES,
-    'in_chans': _CHANNELS,
     'img_size': ('either', _PIXELS, ('list', _PIXELS, 2, 2)),
     'global_pool': ('text', r'\w*', 'the name of a pooling'),
 }
+_OWN_ARGUMENTS = {*_ARGUMENT_RULES, *(field.name for field in dataclasses.fields(AbnConfig))}
 # arguments of timm's factories, which do not describe a network but load, place or alter one
 _FORBIDDEN_ARGUMENTS = frozenset(
     'cache_dir checkpoint_path device dtype exportable feature_cfg feature_cls features_only kwargs_filter model_cfg '
@@ -215,6 +205,10 @@ def check_entries(
     for key, value in model_args.items():
         if key in _ARGUMENT_RULES:
             _check(f'model_args.{key}', value, _ARGUMENT_RULES[key], origin)
+    try:
+        AbnConfig.take(model_args)
+    except TimmAbnError as error:
+        raise HubError(f'{origin}: model_args: {error}') from None
     _check_plain(model_args, 'model_args', origin)
 
 
@@ -229,7 +223,7 @@ def _check_plain(value: Any, name: str, origin: str, depth: int = 0) -> None:
         for key, item in value.items():
             if not isinstance(key, str) or not re.fullmatch(r'[A-Za-z_]\w{0,63}', key) or key in _FORBIDDEN_ARGUMENTS:
                 raise HubError(f'{origin}: {name} must not hold {reprlib.repr(key)}.')
-            if depth or key not in _ARGUMENT_RULES:
+            if depth or key not in _OWN_ARGUMENTS:
                 _check_plain(item, f'{name}.{key}', origin, depth + 1)
     else:
         for item in value:

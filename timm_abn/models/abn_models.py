@@ -10,12 +10,13 @@ import torch
 from timm.layers import SEModule
 from timm.models import PretrainedCfg, generate_default_cfgs, get_pretrained_cfg, register_model
 
-from ..errors import TimmAbnError
 from ..hub.building import build_model
 from ..hub.published import ARGUMENTS_OF_WEIGHTS, with_hub_ids
 from ..networks.backbone import create_backbone
-from ..networks.multi_task_network import MultiTaskAttentionBranchNet
+from ..networks.config import AbnConfig
+from ..networks.multi_task import MultiTaskAttentionBranchNet
 from ..networks.network import AttentionBranchNet
+from ..networks.split_network import SplitNetwork
 from ..timm_private import update_model_args
 from . import cifar_backbones, cifar_densenet, cifar_wide_resnet  # noqa: F401  registers the 32x32 backbones
 from .training_checkpoints import recorded_of_backbone
@@ -42,7 +43,20 @@ def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: AttentionBr
     return {name: tensor for name, tensor in state_dict.items() if not name.startswith(heads)}
 
 
-def _create_abn(variant: str, pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
+def create_network(
+    variant: str,
+    pretrained: bool = False,
+    network_class: type[SplitNetwork] | None = None,
+    **kwargs: Any,
+) -> Any:
+    """Create a network by timm's builder, with the arguments that its weights, or those of its backbone, go with.
+
+    Args:
+        variant: Registered name.
+        pretrained: Whether to load its weights.
+        network_class: Its class; by default an ABN for classes, or for tasks if ``multi_task`` says so.
+        **kwargs: Arguments of the class.
+    """
     if pretrained:
         kwargs.pop('pretrained_backbone', None)  # the weights of the whole network replace them anyway
     chosen: dict[str, Any] = {}
@@ -52,16 +66,20 @@ def _create_abn(variant: str, pretrained: bool = False, **kwargs: Any) -> Attent
         chosen = {name: value for name, value in recorded.items() if name not in kwargs}
         kwargs.update(chosen)
 
-    def choose(kwargs: dict[str, Any]) -> type[AttentionBranchNet]:
+    def choose(kwargs: dict[str, Any]) -> type[SplitNetwork]:
         chosen.update(_arguments_of_weights(variant, pretrained, kwargs))
-        return _choose_network(kwargs)
+        kwargs['feature_cfg'] = dict(feature_cls='getter')
+        if kwargs.get('features_only'):
+            kwargs['feature_cfg'].update(out_indices=_default_out_indices(kwargs['backbone']))
+        # without a classifier of its own (num_classes=0) the network keeps the attention branch of its weights
+        kwargs.setdefault('attention_classes', kwargs['pretrained_cfg'].get('num_classes') or None)
+        return network_class or _class_for(kwargs)
 
-    model = build_model(choose, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, **kwargs)
-    if chosen and isinstance(model, AttentionBranchNet):
+    model: Any = build_model(choose, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, **kwargs)
+    if chosen and isinstance(model, SplitNetwork):
         update_model_args(model, **chosen)
-    if data_config and isinstance(model, AttentionBranchNet):
-        network: Any = model
-        network.pretrained_cfg = dict(network.pretrained_cfg, **data_config)
+    if data_config and isinstance(model, SplitNetwork):
+        model.pretrained_cfg = dict(model.pretrained_cfg, **data_config)
     return model
 
 
@@ -77,19 +95,10 @@ def _arguments_of_weights(variant: str, pretrained: bool, kwargs: dict[str, Any]
     return added
 
 
-def _choose_network(kwargs: dict[str, Any]) -> type[AttentionBranchNet]:
-    """Return the class of a network, and complete its arguments."""
-    kwargs['feature_cfg'] = dict(feature_cls='getter')
-    if kwargs.get('features_only'):
-        kwargs['feature_cfg'].update(out_indices=_default_out_indices(kwargs['backbone']))
-    # without a classifier of its own (num_classes=0) the network keeps the attention branch of its weights
-    kwargs.setdefault('attention_classes', kwargs['pretrained_cfg'].get('num_classes') or None)
-    multi_task = kwargs.pop('multi_task', False)
-    if not isinstance(multi_task, bool):
-        raise TimmAbnError(f'multi_task must be True or False, got {multi_task!r}.')
-    for name, needed in (('task_chunk_size', True), ('attention_norm', False)):
-        if name in kwargs and multi_task != needed:
-            raise TimmAbnError(f'{name}={kwargs[name]!r} needs multi_task={needed}.')
+def _class_for(kwargs: dict[str, Any]) -> type[AttentionBranchNet]:
+    """Return the class of a network, whose arguments then say no more whether it has tasks."""
+    multi_task = AbnConfig.take(kwargs)[0].multi_task
+    kwargs.pop('multi_task', None)
     return MultiTaskAttentionBranchNet if multi_task else AttentionBranchNet
 
 
@@ -102,7 +111,7 @@ def _default_out_indices(backbone: str) -> int | tuple[int, ...]:
     return len(indices) if are_last and len(indices) < num_stages else indices
 
 
-def _backbone_cfg(backbone: str, **kwargs: Any) -> dict[str, Any]:
+def backbone_cfg(backbone: str, **kwargs: Any) -> dict[str, Any]:
     """Return the pretrained_cfg of an ABN over ``backbone``, without weights."""
     cfg = get_pretrained_cfg(backbone) or PretrainedCfg()
 
@@ -159,7 +168,7 @@ FASHION_MNIST_CLASSES = (
 def _fashion_mnist_cfg(tag: str) -> dict[str, Any]:
     """Return the pretrained_cfg of weights for Fashion-MNIST, which lie in the package."""
     return dict(
-        _backbone_cfg('resnet20_cifar'),
+        backbone_cfg('resnet20_cifar'),
         file=str(WEIGHTS / f'abn_resnet20_cifar.{tag}.safetensors'),
         num_classes=10,
         input_size=(1, 28, 28),
@@ -175,7 +184,7 @@ default_cfgs = generate_default_cfgs(
     with_hub_ids(
         {
             **{
-                f'abn_{backbone}': _backbone_cfg(backbone)
+                f'abn_{backbone}': backbone_cfg(backbone)
                 for backbone in (
                     'resnet18',
                     'resnet34',
@@ -207,7 +216,7 @@ default_cfgs = generate_default_cfgs(
             },
             'abn_resnet20_cifar.fashion_mnist_faithful': _fashion_mnist_cfg('fashion_mnist_faithful'),
             'abn_resnet20_cifar.fashion_mnist': _fashion_mnist_cfg('fashion_mnist'),
-            'abn_resnet20_cifar.untrained*': _backbone_cfg('resnet20_cifar'),
+            'abn_resnet20_cifar.untrained*': backbone_cfg('resnet20_cifar'),
         }
     )
 )
@@ -223,113 +232,113 @@ def abn(pretrained: bool = False, backbone: str = 'resnet50', **kwargs: Any) -> 
         **kwargs: Arguments of ``AttentionBranchNet``, and of ``timm.create_model`` for the backbone.
     """
     if not kwargs.get('pretrained_cfg'):
-        kwargs['pretrained_cfg'] = _backbone_cfg(backbone, architecture='abn')
-    return _create_abn('abn', pretrained, backbone=backbone, **kwargs)
+        kwargs['pretrained_cfg'] = backbone_cfg(backbone, architecture='abn')
+    return create_network('abn', pretrained, backbone=backbone, **kwargs)
 
 
 @register_model
 def abn_resnet18(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over ResNet-18."""
     model_args = dict(backbone='resnet18')
-    return _create_abn('abn_resnet18', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_resnet18', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_resnet34(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over ResNet-34."""
     model_args = dict(backbone='resnet34')
-    return _create_abn('abn_resnet34', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_resnet34', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_resnet50(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over ResNet-50."""
     model_args = dict(backbone='resnet50')
-    return _create_abn('abn_resnet50', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_resnet50', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_resnet101(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over ResNet-101."""
     model_args = dict(backbone='resnet101')
-    return _create_abn('abn_resnet101', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_resnet101', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_resnet152(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over ResNet-152."""
     model_args = dict(backbone='resnet152')
-    return _create_abn('abn_resnet152', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_resnet152', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_resnext50_32x4d(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over ResNeXt-50 32x4d."""
     model_args = dict(backbone='resnext50_32x4d')
-    return _create_abn('abn_resnext50_32x4d', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_resnext50_32x4d', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_seresnet18(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over SE-ResNet-18."""
     model_args = dict(backbone='seresnet18', block_args=dict(attn_layer=_SQUEEZE_EXCITATION))
-    return _create_abn('abn_seresnet18', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_seresnet18', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_seresnet34(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over SE-ResNet-34."""
     model_args = dict(backbone='seresnet34', block_args=dict(attn_layer=_SQUEEZE_EXCITATION))
-    return _create_abn('abn_seresnet34', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_seresnet34', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_seresnet50(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over SE-ResNet-50."""
     model_args = dict(backbone='seresnet50')
-    return _create_abn('abn_seresnet50', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_seresnet50', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_seresnet101(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over SE-ResNet-101."""
     model_args = dict(backbone='seresnet101')
-    return _create_abn('abn_seresnet101', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_seresnet101', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_seresnet152(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over SE-ResNet-152."""
     model_args = dict(backbone='seresnet152')
-    return _create_abn('abn_seresnet152', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_seresnet152', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_vgg16(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over VGG-16."""
     model_args = dict(backbone='vgg16')
-    return _create_abn('abn_vgg16', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_vgg16', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_vgg16_bn(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over VGG-16 with batch norm."""
     model_args = dict(backbone='vgg16_bn')
-    return _create_abn('abn_vgg16_bn', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_vgg16_bn', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_densenet121(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over DenseNet-121."""
     model_args = dict(backbone='densenet121')
-    return _create_abn('abn_densenet121', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_densenet121', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_efficientnet_b0(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over EfficientNet-B0."""
     model_args = dict(backbone='efficientnet_b0')
-    return _create_abn('abn_efficientnet_b0', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_efficientnet_b0', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
@@ -337,81 +346,81 @@ def abn_convnext_tiny(pretrained: bool = False, **kwargs: Any) -> AttentionBranc
     """Attention Branch Network over ConvNeXt-Tiny."""
     # inside the third stage: the norm between stages would undo an attention map applied there
     model_args = dict(backbone='convnext_tiny', split='stages.2.blocks.5')
-    return _create_abn('abn_convnext_tiny', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_convnext_tiny', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_swin_tiny_patch4_window7_224(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over Swin-Tiny."""
     model_args = dict(backbone='swin_tiny_patch4_window7_224')
-    return _create_abn('abn_swin_tiny_patch4_window7_224', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_swin_tiny_patch4_window7_224', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_vit_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over ViT-Small."""
     model_args = dict(backbone='vit_small_patch16_224')
-    return _create_abn('abn_vit_small_patch16_224', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_vit_small_patch16_224', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_resnet20_cifar(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over ResNet-20 for 32x32 images."""
     model_args = dict(backbone='resnet20_cifar')
-    return _create_abn('abn_resnet20_cifar', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_resnet20_cifar', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_resnet32_cifar(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over ResNet-32 for 32x32 images."""
     model_args = dict(backbone='resnet32_cifar')
-    return _create_abn('abn_resnet32_cifar', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_resnet32_cifar', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_resnet44_cifar(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over ResNet-44 for 32x32 images."""
     model_args = dict(backbone='resnet44_cifar')
-    return _create_abn('abn_resnet44_cifar', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_resnet44_cifar', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_resnet56_cifar(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over ResNet-56 for 32x32 images."""
     model_args = dict(backbone='resnet56_cifar')
-    return _create_abn('abn_resnet56_cifar', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_resnet56_cifar', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_resnet110_cifar(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over ResNet-110 for 32x32 images."""
     model_args = dict(backbone='resnet110_cifar')
-    return _create_abn('abn_resnet110_cifar', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_resnet110_cifar', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_wrn28_4_cifar(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over Wide ResNet-28-4 for 32x32 images."""
     model_args = dict(backbone='wrn28_4_cifar')
-    return _create_abn('abn_wrn28_4_cifar', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_wrn28_4_cifar', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_wrn28_10_cifar(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over Wide ResNet-28-10 for 32x32 images."""
     model_args = dict(backbone='wrn28_10_cifar')
-    return _create_abn('abn_wrn28_10_cifar', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_wrn28_10_cifar', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_densenet100_12_cifar(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over DenseNet-BC-100 for 32x32 images, cut after the second transition."""
     model_args = dict(backbone='densenet100_12_cifar', split='features.transition2')
-    return _create_abn('abn_densenet100_12_cifar', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_densenet100_12_cifar', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_resnext29_8x64d_cifar(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over ResNeXt-29 8x64d for 32x32 images; like the authors' it lacks the branch's norm."""
     model_args = dict(backbone='resnext29_8x64d_cifar', attention_norm=False)
-    return _create_abn('abn_resnext29_8x64d_cifar', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_resnext29_8x64d_cifar', pretrained, **dict(model_args, **kwargs))

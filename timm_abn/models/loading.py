@@ -11,21 +11,21 @@ from ..errors import suggest
 from ..hub.published import no_weights
 from ..hub.state_dicts import check_state_dict
 from ..networks.class_activation_mapping import ClassActivationMapping
-from ..networks.network import AttentionBranchNet
+from ..networks.split_network import SplitNetwork
 from .creating import ModelError, create_model
 from .training_checkpoints import (
+    OWN_MODULES,
     check_model_of,
     class_names_of,
     data_config_of,
     model_arguments,
     read_checkpoint,
     training_settings,
-    weights_as_asked,
 )
 
 __all__ = ['EXPLAINING', 'load_classifier', 'load_model', 'model_names', 'untrained_model']
 
-EXPLAINING = (AttentionBranchNet, ClassActivationMapping)  # classes of models that explain themselves
+EXPLAINING = (SplitNetwork, ClassActivationMapping)  # classes of models that explain themselves
 
 
 def model_names(pattern: str = '') -> list[str]:
@@ -34,7 +34,7 @@ def model_names(pattern: str = '') -> list[str]:
     Args:
         pattern: Only those that match it, for example 'abn_resnet*'; all if empty.
     """
-    return [name for module in ('abn_models', 'cam_models') for name in timm.list_models(pattern, module=module)]
+    return [name for module in (*OWN_MODULES, 'cam_models') for name in timm.list_models(pattern, module=module)]
 
 
 def load_model(
@@ -112,7 +112,6 @@ def _load_checkpoint(name: str, path: Path, model_kwargs: Mapping[str, Any]) -> 
     settings = training_settings(metadata)
     check_model_of(settings, name, path)
     model: Any = create_model(name, model_arguments(name, settings, model_kwargs, weights, path))
-    weights = weights_as_asked(model, weights, model_kwargs)
     check_state_dict(weights, model.state_dict(), name, path)
     model.load_state_dict(weights)
     if settings:

@@ -15,7 +15,7 @@ from ..errors import one_line
 from ..hub.config import check_entries
 from ..hub.published import ARGUMENTS_OF_WEIGHTS
 from ..hub.state_dicts import CheckpointError
-from ..networks.mechanism import gate_of, insertion_of, with_gate_of
+from ..networks.gate import recorded_gate
 from ..timm_private import torch_load
 
 __all__ = [
@@ -29,9 +29,9 @@ __all__ = [
     'read_checkpoint_file',
     'recorded_of_backbone',
     'training_settings',
-    'weights_as_asked',
 ]
 
+OWN_MODULES = ('abn_models', 'attached_models')  # of networks with an attention branch
 _OF_PLAIN_NAMES = dict(mechanism='residual', hard_attention=1.0)
 OF_BACKBONE = ', for the backbone'  # how the origin of weights ends that are not of the whole network
 _CLASS_WEIGHT = 'attention_branch.class_norm.weight'  # one per class
@@ -119,17 +119,18 @@ def model_arguments(
     arguments.pop('pretrained_backbone', None)  # the checkpoint has the weights that came of it
     arguments = {key: value for key, value in arguments.items() if value is not None}
     check_entries({}, arguments, str(path))
-    if is_model_in_modules(name, 'abn_models'):
-        arguments.setdefault('gate', gate_of(weights))
-        if insertion_of(weights) != 'gating':
-            arguments.setdefault('insertion', insertion_of(weights))
+    if is_model_in_modules(name, OWN_MODULES):
+        gate, init = recorded_gate(weights)
+        arguments.setdefault('gate', gate)
+        if init == 'neutral':
+            arguments.setdefault('init', init)
     arguments.update(given)
     if _CLASS_WEIGHT in weights:
         arguments.setdefault('num_classes', len(weights[_CLASS_WEIGHT]))
     elif _TASK_WEIGHT in weights:
         arguments.setdefault('num_classes', len(weights[_TASK_WEIGHT]))
         arguments.setdefault('multi_task', True)
-    elif not is_model_in_modules(name, 'abn_models') and timm.is_model(name):
+    elif not is_model_in_modules(name, OWN_MODULES) and timm.is_model(name):
         cfg = timm.get_pretrained_cfg(name)
         classifier = weights.get(f'{cfg.classifier}.weight') if cfg else None
         arguments.update({} if classifier is None or 'num_classes' in arguments else dict(num_classes=len(classifier)))
@@ -147,21 +148,6 @@ def check_model_of(settings: Mapping[str, Any], name: str, path: Path) -> None:
     trained = settings.get('model')
     if trained and ':' not in name and str(trained).split('.')[0] != name.split('.')[0]:
         raise CheckpointError(f'{path} is a checkpoint of {trained}, not of {name}.')
-
-
-def weights_as_asked(
-    model: Any,
-    weights: dict[str, torch.Tensor],
-    given: Mapping[str, Any],
-) -> dict[str, torch.Tensor]:
-    """Return weights as if they had been trained with the gate and insertion that were asked for, if any were.
-
-    Args:
-        model: The network.
-        weights: Its weights, which may have been trained with others.
-        given: Arguments that were asked for.
-    """
-    return with_gate_of(model.mechanism, weights) if {'gate', 'insertion'} & given.keys() else weights
 
 
 def recorded_of_backbone(name: str, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,8 +1,10 @@
 """What can be chosen by name when a network is made; torch is not imported, since command lines offer it quickly."""
 
-__all__ = ['GATES', 'INSERTIONS', 'MECHANISMS', 'PADDING_MODES']
+__all__ = ['ATTENTION_MAPS', 'GATES', 'INITS', 'MECHANISMS', 'MULTI_TASK_ATTENTION_MAPS', 'PADDING_MODES']
 
 MECHANISMS = ('residual', 'product')
 GATES = ('features', 'centred', 'tokens')
-INSERTIONS = ('gating', 'neutral', 'explaining')
+INITS = ('random', 'neutral')
+ATTENTION_MAPS = ('sigmoid', 'sum_log')
+MULTI_TASK_ATTENTION_MAPS = ('sigmoid', 'raw')
 PADDING_MODES = ('zeros', 'replicate')

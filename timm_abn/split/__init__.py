@@ -3,13 +3,16 @@
 from .adapter import Adapter, Half, family_of
 from .adapters import find_adapter, register_adapter
 from .cut import Cut, Split, SplitError, cut_backbone, resolve_split, split_backbone
+from .features import Features, as_features
 
 __all__ = [
     'Adapter',
     'Cut',
+    'Features',
     'Half',
     'Split',
     'SplitError',
+    'as_features',
     'cut_backbone',
     'family_of',
     'find_adapter',

@@ -2,12 +2,12 @@
 
 import dataclasses
 from collections import OrderedDict
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn as nn
 
-from .packing import Packed
+from .features import Features
 
 __all__ = ['Adapter', 'Half', 'family_of']
 
@@ -16,8 +16,8 @@ class Half:
     """Marks the classes that halves of a family become, which are subclasses of the family's own.
 
     A half keeps the parameters and attributes that timm gave it, and computes otherwise: the first returns what crosses
-    the cut, features alone or with tensors beside them, ``(features, *beside)``; the second is given the same, after
-    the attention. Modules of the other half are there as modules that let everything pass.
+    the cut, ``Features(x, side_inputs)``, or the features alone if there are no side inputs; the second is given the
+    same, with gated features. Modules of the other half are there as modules that let everything pass.
 
     Such classes are at the level of a module, so that halves can be copied and pickled, and keep nothing between calls.
     """
@@ -46,7 +46,10 @@ class Adapter:
     perception_class: type[nn.Module] | None = None
     result: int = 0
     split: str | None = None
-    notes_stages: ClassVar[bool] = False  # features of stages are what modules return, as they are of every ``Half``
+
+    def notes_stages(self, half: nn.Module) -> bool:
+        """Return whether features of stages are noted as modules return them, since timm's method does not fit."""
+        return isinstance(half, Half)
 
     def half_classes(self, backbone: nn.Module) -> tuple[type[nn.Module] | None, type[nn.Module] | None]:
         """Return what the halves of this backbone become, None where they stay of its class."""
@@ -105,22 +108,13 @@ class Adapter:
         return None
 
     def takes_attention_bias(self, perception_branch: nn.Module) -> bool:
-        """Return whether ``forward`` and ``forward_features`` hand an ``attn_mask`` to blocks after the cut."""
+        """Return whether the second half reads a bias of attention scores, (B, 1, 1, N), as a side input."""
         return False
-
-    def checkpointed_features(
-        self,
-        perception_branch: nn.Module,
-        features: torch.Tensor,
-        attention_bias: torch.Tensor,
-    ) -> torch.Tensor:
-        """Do what ``forward_features`` does with an ``attn_mask``, and checkpoint blocks, which timm then does not."""
-        raise NotImplementedError
 
     def perception_intermediates(
         self,
         perception_branch: nn.Module,
-        features: Packed,
+        features: Features,
         indices: list[int],
         norm: bool,
         stop_early: bool,
@@ -128,7 +122,7 @@ class Adapter:
     ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
         """Do what the backbone's ``forward_intermediates`` does, with features in place of images."""
         return perception_branch.forward_intermediates(  # type: ignore[operator]
-            features,
+            features if features.side_inputs else features.x,
             indices=indices,
             norm=norm,
             stop_early=stop_early,

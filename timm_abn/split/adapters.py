@@ -22,11 +22,11 @@ def register_adapter(backbone_class: type[nn.Module], adapter: Adapter) -> None:
 
         class TwoStreamExtractor(timm_abn.Half, TwoStream):
             def forward_features(self, x):
-                return self.blocks(self.embed(x) + self.positions), self.edges(x)
+                return timm_abn.Features(self.blocks(self.embed(x) + self.positions), [self.edges(x)])
 
         class TwoStreamPerception(timm_abn.Half, TwoStream):
             def forward_features(self, x):
-                features, edges = x
+                features, (edges,) = x
                 return self.fuse(self.blocks(features), edges)
 
         timm_abn.register_adapter(TwoStream, timm_abn.Adapter(TwoStreamExtractor, TwoStreamPerception))

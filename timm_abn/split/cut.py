@@ -24,11 +24,11 @@ from timm.models import get_model_input_config
 from .adapters import find_adapter
 from .expressions import Expressions
 from .factor import ignores_features, ignores_places, is_behind_norms
+from .features import as_features
 from .halves import Plan, build_halves, plan_cut, prove
 from .module_copy import copy_module, meta_tensors
 from .nearest import nearest_cut
 from .observation import Run, SplitError, observe
-from .packing import unpack
 
 __all__ = ['Cut', 'Split', 'SplitError', 'cut_backbone', 'resolve_split', 'split_backbone']
 
@@ -43,7 +43,7 @@ class Cut:
         image_size: Height and width of the backbone's default images.
         feature_shape: Shape of the features of one such image, without the batch.
         num_prefix_tokens: How many of them, if they are tokens, come before those of the image.
-        beside_per_image: What travels beside the features: for each, whether it has a row for each image.
+        side_inputs_per_image: For each of the side inputs, whether it has a row for each image.
         num_extractor_stages: How many entries of ``feature_info`` lie at or before the cut.
         next_channels: Channels of the entry after the cut, if there is one.
         normalised: Whether what follows ignores any factor of a place that is the same for all its channels: a layer
@@ -59,7 +59,7 @@ class Cut:
     image_size: tuple[int, int]
     feature_shape: tuple[int, ...]
     num_prefix_tokens: int
-    beside_per_image: tuple[bool, ...]
+    side_inputs_per_image: tuple[bool, ...]
     num_extractor_stages: int
     next_channels: int | None
     normalised: bool
@@ -181,8 +181,8 @@ def _prove_cut(backbone: nn.Module, path: str, images: torch.Tensor) -> Cut:
     halves = build_halves(backbone, plan, on_meta)
     for half in halves:
         adapter.prepare_proof(half)
-    packed = prove(halves, run, family, expressions)
-    features, beside = unpack(packed)
+    crossing = prove(halves, run, family, expressions)
+    features, side_inputs = as_features(crossing)
     num_prefix_tokens = adapter.num_prefix_tokens(halves[1]) if features.ndim == 3 else 0
     infos = _feature_info(backbone)
     stages = [info.get('module', '') for info in infos]
@@ -193,23 +193,23 @@ def _prove_cut(backbone: nn.Module, path: str, images: torch.Tensor) -> Cut:
         image_size=(images.shape[2], images.shape[3]),
         feature_shape=tuple(features.shape[1:]),
         num_prefix_tokens=num_prefix_tokens,
-        beside_per_image=_beside_per_image(halves[0], images, beside),
+        side_inputs_per_image=_per_image(halves[0], images, side_inputs),
         num_extractor_stages=num_before,
         next_channels=infos[num_before]['num_chs'] if num_before < len(infos) else None,
-        normalised=ignores_features(halves[1], packed, num_prefix_tokens),
-        unread=ignores_places(halves[1], packed, num_prefix_tokens),
-        behind_norms=is_behind_norms(halves[1], packed),
+        normalised=ignores_features(halves[1], crossing, num_prefix_tokens),
+        unread=ignores_places(halves[1], crossing, num_prefix_tokens),
+        behind_norms=is_behind_norms(halves[1], crossing),
         next_stage=_next_stage(probe, stages, run, plan, expressions) if features.shape == run.features.shape else [],
     )
 
 
-def _beside_per_image(extractor: nn.Module, images: torch.Tensor, beside: list[torch.Tensor]) -> tuple[bool, ...]:
-    """Return for each tensor beside the features whether its length is that of the batch."""
-    if not beside:
+def _per_image(extractor: nn.Module, images: torch.Tensor, side_inputs: list[torch.Tensor]) -> tuple[bool, ...]:
+    """Return for each of the side inputs whether its length is that of the batch."""
+    if not side_inputs:
         return ()
     with torch.no_grad():
-        longer = unpack(extractor(images.repeat(2, 1, 1, 1)))[1]
-    return tuple(len(tensor) != len(other) for tensor, other in zip(beside, longer))
+        longer = as_features(extractor(images.repeat(2, 1, 1, 1))).side_inputs
+    return tuple(len(tensor) != len(other) for tensor, other in zip(side_inputs, longer))
 
 
 def resolve_split(backbone: nn.Module, split: int | str | None = None) -> str:

@@ -13,7 +13,7 @@ import torch
 import torch.nn as nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .packing import Packed, pack, unpack
+from .features import Crossing, Features, as_features
 
 __all__ = ['ignores_features', 'ignores_places', 'is_behind_norms']
 
@@ -176,42 +176,42 @@ def _power(operator: str, args: Any) -> float | None:
     return _POWERS.get(operator)
 
 
-def _undoes(perception_branch: nn.Module, run: _Follow, beside: list[torch.Tensor]) -> bool:
+def _undoes(perception_branch: nn.Module, run: _Follow, side_inputs: list[torch.Tensor]) -> bool:
     try:
         with torch.no_grad(), run:
-            output = perception_branch(pack(run.features, beside))
+            output = perception_branch(Features(run.features, side_inputs) if side_inputs else run.features)
     except _Noticed:
         return False
     return not run.degree(output)
 
 
-def ignores_features(perception_branch: nn.Module, packed: Packed, num_prefix_tokens: int) -> bool:
+def ignores_features(perception_branch: nn.Module, crossing: Crossing, num_prefix_tokens: int) -> bool:
     """Return whether a second half ignores a factor of each place that its features are multiplied by.
 
     Args:
         perception_branch: The second half, on the meta device, in evaluation mode.
-        packed: What the first half returns, on the meta device.
+        crossing: What the first half returns, on the meta device.
         num_prefix_tokens: Tokens before those of the image, which are not multiplied.
     """
-    features, beside = unpack(packed)
-    return _undoes(perception_branch, _OfPlaces(torch.empty_like(features), 1.0, num_prefix_tokens), beside)
+    features, side_inputs = as_features(crossing)
+    return _undoes(perception_branch, _OfPlaces(torch.empty_like(features), 1.0, num_prefix_tokens), side_inputs)
 
 
-def ignores_places(perception_branch: nn.Module, packed: Packed, num_prefix_tokens: int) -> bool:
+def ignores_places(perception_branch: nn.Module, crossing: Crossing, num_prefix_tokens: int) -> bool:
     """Return whether a second half reads the tokens before those of the image only.
 
     Args:
         perception_branch: See ``ignores_features``.
-        packed: See ``ignores_features``.
+        crossing: See ``ignores_features``.
         num_prefix_tokens: See ``ignores_features``.
     """
     if not num_prefix_tokens:
         return False
-    features, beside = unpack(packed)
-    return _undoes(perception_branch, _OfPlaces(torch.empty_like(features), CHANGED, num_prefix_tokens), beside)
+    features, side_inputs = as_features(crossing)
+    return _undoes(perception_branch, _OfPlaces(torch.empty_like(features), CHANGED, num_prefix_tokens), side_inputs)
 
 
-def is_behind_norms(perception_branch: nn.Module, packed: Packed) -> bool:
+def is_behind_norms(perception_branch: nn.Module, crossing: Crossing) -> bool:
     """Return whether all that a second half does to features is behind norms that undo a uniform factor.
 
     Residual blocks add to their input, so that the factor is not undone exactly. But what they add does not know of it,
@@ -219,7 +219,7 @@ def is_behind_norms(perception_branch: nn.Module, packed: Packed) -> bool:
 
     Args:
         perception_branch: See ``ignores_features``.
-        packed: See ``ignores_features``.
+        crossing: See ``ignores_features``.
     """
-    features, beside = unpack(packed)
-    return _undoes(perception_branch, _Uniform(torch.empty_like(features)), beside)
+    features, side_inputs = as_features(crossing)
+    return _undoes(perception_branch, _Uniform(torch.empty_like(features)), side_inputs)

@@ -12,9 +12,9 @@ from ..errors import one_line
 from .adapter import Half, family_of
 from .adapters import find_adapter, find_exact_adapter
 from .expressions import Expressions
+from .features import Crossing, Features, as_features
 from .module_copy import copy_module
 from .observation import Run, SplitError
-from .packing import Packed, pack
 from .pass_through import OptionPassThrough, PassThrough, TuplePassThrough, no_classifier, pass_through
 
 __all__ = ['Plan', 'build_halves', 'join_halves', 'plan_cut', 'prove']
@@ -194,11 +194,11 @@ def prove(
     run: Run,
     family: str,
     expressions: Expressions,
-) -> Packed:
+) -> Crossing:
     """Prove that two halves compute together what the backbone does.
 
     The first half must make the same features at the cut, and with what it returns, whatever it makes of them on the
-    way out and lets pass beside them, the second half must come to the same output.
+    way out and whatever its side inputs are, the second half must come to the same output.
 
     Args:
         halves: Feature extractor and perception branch, on the meta device.
@@ -229,8 +229,9 @@ def prove(
     try:
         with torch.no_grad(), expressions:
             expressions.name_input(run.images, 'images')
-            packed = extractor(run.images)
-            tensors = list(packed) if isinstance(packed, (tuple, list)) else [packed]
+            crossing = extractor(run.images)
+            features = as_features(crossing)
+            tensors = [features.x, *features.side_inputs]
             exact = numbers == [run.features_number] and all(isinstance(t, torch.Tensor) for t in tensors)
             if exact:
                 name = 'perception branch'
@@ -238,7 +239,7 @@ def prove(
                 inputs = [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device='meta') for t in tensors]
                 for copy, tensor in zip(inputs, tensors):
                     expressions.name_like(copy, tensor)
-                output = perception(pack(inputs[0], inputs[1:]))
+                output = perception(Features(inputs[0], inputs[1:]) if len(inputs) > 1 else inputs[0])
                 exact = isinstance(output, torch.Tensor) and expressions.number(output) == run.output_number
     except Exception as error:
         raise SplitError(
@@ -248,4 +249,4 @@ def prove(
         handle.remove()
     if not exact:
         raise SplitError(f'{family} cannot be split exactly at {run.path!r}: {reason} ({name} differs).')
-    return packed
+    return crossing

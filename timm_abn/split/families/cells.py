@@ -8,6 +8,7 @@ from timm.models.nasnet import NASNetALarge, ReductionCell0, ReductionCell1
 from timm.models.pnasnet import PNASNet5Large
 
 from ..adapter import Adapter, Half
+from ..features import Features
 from ..pass_through import is_passed
 
 __all__ = ['ADAPTERS']
@@ -50,18 +51,19 @@ class PNASNetHalf(Half, PNASNet5Large):
 class _First:
     run_cells: Any
 
-    def forward_features(self, x: torch.Tensor) -> Pair:
+    def forward_features(self, x: torch.Tensor) -> Features:
         """Return features, shape (B, C, h, w), and those of the cell before."""
-        return self.run_cells(x, x)
+        features, previous = self.run_cells(x, x)
+        return Features(features, [previous])
 
 
 class _Second:
     run_cells: Any
     act: Any
 
-    def forward_features(self, x: Pair) -> torch.Tensor:
+    def forward_features(self, x: Features) -> torch.Tensor:
         """Return the output of the last cell, activated."""
-        return self.act(self.run_cells(*x)[0])
+        return self.act(self.run_cells(x.x, *x.side_inputs)[0])
 
 
 class NASNetExtractor(_First, NASNetHalf):

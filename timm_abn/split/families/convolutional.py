@@ -12,7 +12,7 @@ from timm.models.mobilenetv5 import MobileNetV5, MobileNetV5Encoder
 from timm.models.selecsls import SelecSls
 
 from ..adapter import Adapter, Half
-from ..packing import Packed
+from ..features import Crossing, Features
 from ..pass_through import is_passed
 
 __all__ = ['ADAPTERS', 'CAM_WIDTH']
@@ -55,18 +55,20 @@ class XceptionAlignedAdapter(Adapter):
 class SelecSlsExtractor(Half, SelecSls):
     """Blocks hand on the output of the last one and, for shortcuts, that of the first one of the stage."""
 
-    def forward_features(self, x: torch.Tensor) -> Packed:
+    def forward_features(self, x: torch.Tensor) -> Crossing:
         """Return features, shape (B, C, h, w), and those of the shortcut unless the cut is behind the blocks."""
         outputs = self.features([self.stem(x)])
-        return tuple(outputs) if is_passed(self.head) else self.head(self.from_seq(outputs))
+        return Features(outputs[0], outputs[1:]) if is_passed(self.head) else self.head(self.from_seq(outputs))
 
 
 class SelecSlsPerception(Half, SelecSls):
     """See ``SelecSlsExtractor``."""
 
-    def forward_features(self, x: Any) -> torch.Tensor:
+    def forward_features(self, x: Crossing) -> torch.Tensor:
         """Return the features before the classifier."""
-        return self.head(x if isinstance(x, torch.Tensor) else self.from_seq(self.features(list(x))))
+        if isinstance(x, Features):
+            x = self.from_seq(self.features([x.x, *x.side_inputs]))
+        return self.head(x)
 
 
 class _OneTensor:

@@ -10,7 +10,7 @@ from timm.models.naflexvit import NaFlexVit
 from timm.models.qwen3_vit import Qwen3VitEncoder
 
 from ..adapter import Adapter, Half
-from ..packing import Packed
+from ..features import Crossing, Features
 
 __all__ = ['ADAPTERS']
 
@@ -43,16 +43,16 @@ class Qwen3VitPerception(Half, Qwen3VitEncoder):
 class Gemma4VitExtractor(Half, Gemma4VitEncoder):
     """Blocks and the pool behind them want the places of the tokens."""
 
-    def forward(self, x: torch.Tensor, patch_coord: None = None, patch_valid: None = None) -> Packed:
+    def forward(self, x: torch.Tensor, patch_coord: None = None, patch_valid: None = None) -> Features:
         """Return tokens, shape (B, N, C), and their places (B, N, 2)."""
         x, places, padding = self.patch_embed(x, patch_coord, patch_valid)
-        return self._encode(x, places, padding), places
+        return Features(self._encode(x, places, padding), [places])
 
 
 class Gemma4VitClassifierExtractor(Half, Gemma4VitClassifier):
     """The head pools what the encoder returns."""
 
-    def forward(self, x: torch.Tensor) -> Packed:
+    def forward(self, x: torch.Tensor) -> Features:
         """See ``Gemma4VitExtractor``."""
         return self.forward_features(x)
 
@@ -60,8 +60,8 @@ class Gemma4VitClassifierExtractor(Half, Gemma4VitClassifier):
 class _Embedded(nn.Module):
     """Takes the place of an embedding: tokens and places are there already, and images have no padding."""
 
-    def forward(self, x: Any, *options: Any) -> tuple[torch.Tensor, torch.Tensor, None]:
-        return (*x, None)
+    def forward(self, x: Features, *options: Any) -> tuple[torch.Tensor, torch.Tensor, None]:
+        return x.x, x.side_inputs[0], None
 
 
 class Gemma4VitPerception(Half, Gemma4VitEncoder):
@@ -93,19 +93,19 @@ class NaFlexVitHalf(Half, NaFlexVit):
             return x  # embedded already
         if isinstance(x, torch.Tensor) and x.ndim > 3:
             return super()._forward_embeds(x, *options, **named)
-        tokens, rope = (x, None) if isinstance(x, torch.Tensor) else x
+        tokens, rope = (x, None) if isinstance(x, torch.Tensor) else (x.x, x.side_inputs[0])
         return dict(patches=tokens, rope_embeds=rope)
 
 
 class NaFlexVitExtractor(NaFlexVitHalf):
     """See ``NaFlexVitHalf``."""
 
-    def forward_features(self, x: torch.Tensor, *options: Any, **named: Any) -> Packed:
+    def forward_features(self, x: torch.Tensor, *options: Any, **named: Any) -> Crossing:
         """Return tokens, shape (B, P + N, C), and their rotary position embeddings if there are any."""
         embedded: Any = self._forward_embeds(x, None, None, None)
         tokens: Any = super().forward_features(embedded)
         rope: torch.Tensor | None = embedded['rope_embeds']
-        return tokens if rope is None else (tokens, rope)
+        return tokens if rope is None else Features(tokens, [rope])
 
 
 ADAPTERS: dict[type[nn.Module], Adapter] = {

@@ -13,7 +13,7 @@ from timm.models.pit import PoolingVisionTransformer
 from timm.models.twins import Twins
 
 from ..adapter import Adapter, Half
-from ..packing import Packed, unpack
+from ..features import Crossing, Features, as_features
 from ..pass_through import is_passed
 
 __all__ = ['ADAPTERS']
@@ -84,7 +84,7 @@ class LevitDistilledPerception(_NoFlattening, Half, LevitDistilled):
 class MultiScaleVitExtractor(Half, MultiScaleVit):
     """Stages are called with the size of the grid, which the features tell if they are maps."""
 
-    def forward_features(self, x: torch.Tensor) -> Packed:
+    def forward_features(self, x: torch.Tensor) -> Crossing:
         """Return features, shape (B, h, w, C), and the class token if there is one."""
         x, size = self.patch_embed(x)
         if self.cls_token is not None:
@@ -94,15 +94,15 @@ class MultiScaleVitExtractor(Half, MultiScaleVit):
         for stage in self.stages:
             x, size = stage(x, size)
         maps = x[:, self.num_prefix_tokens :].reshape(x.shape[0], *size, -1)
-        return (maps, x[:, : self.num_prefix_tokens]) if self.num_prefix_tokens else maps
+        return Features(maps, [x[:, : self.num_prefix_tokens]]) if self.num_prefix_tokens else maps
 
 
 class MultiScaleVitPerception(Half, MultiScaleVit):
     """See ``MultiScaleVitExtractor``."""
 
-    def forward_features(self, x: Packed) -> torch.Tensor:
+    def forward_features(self, x: Crossing) -> torch.Tensor:
         """Return tokens, shape (B, P + N, C)."""
-        maps, prefix = unpack(x)
+        maps, prefix = as_features(x)
         tokens, size = maps.flatten(1, 2), list(maps.shape[1:3])
         tokens = torch.cat([*prefix, tokens], dim=1) if prefix else tokens
         for stage in self.stages:
@@ -120,18 +120,19 @@ class MultiScaleVitAdapter(Adapter):
 class PoolingVisionTransformerExtractor(Half, PoolingVisionTransformer):
     """Stages hand on maps, and class tokens beside them, which alone reach the head."""
 
-    def forward_features(self, x: torch.Tensor) -> Packed:
+    def forward_features(self, x: torch.Tensor) -> Features:
         """Return features, shape (B, C, h, w), and class tokens (B, P, C)."""
         x = self.pos_drop(self.patch_embed(x) + self.pos_embed)
-        return self.transformers((x, self.cls_token.expand(x.shape[0], -1, -1)))
+        maps, tokens = self.transformers((x, self.cls_token.expand(x.shape[0], -1, -1)))
+        return Features(maps, [tokens])
 
 
 class PoolingVisionTransformerPerception(Half, PoolingVisionTransformer):
     """See ``PoolingVisionTransformerExtractor``."""
 
-    def forward_features(self, x: Packed) -> torch.Tensor:
+    def forward_features(self, x: Features) -> torch.Tensor:
         """Return class tokens, shape (B, P, C)."""
-        return self.norm(self.transformers(x)[1])
+        return self.norm(self.transformers((x.x, *x.side_inputs))[1])
 
 
 class TwinsHalf(Half, Twins):

@@ -12,7 +12,7 @@ from timm.models.hrnet import HighResolutionNet
 from timm.models.tnt import TNT
 
 from ..adapter import Adapter, Half
-from ..packing import Packed, pack, unpack
+from ..features import Crossing, Features, as_features
 from ..pass_through import PassThrough, is_passed
 
 __all__ = ['ADAPTERS']
@@ -45,7 +45,7 @@ class CoaTHalf(Half, CoaT):
 class CoaTExtractor(CoaTHalf):
     """See ``CoaTHalf``."""
 
-    def forward_features(self, x: torch.Tensor) -> Packed:
+    def forward_features(self, x: torch.Tensor) -> Features:
         """Return features, shape (B, h, w, C), their class token, and the tokens of the stages before."""
         *others, x = self.run_stages([x], (0, 0))
         size = next(
@@ -54,15 +54,15 @@ class CoaTExtractor(CoaTHalf):
             if not is_passed(getattr(self, f'patch_embed{stage}'))
         )
         others = [] if self.parallel_blocks is None else others  # nobody reads them again
-        return (x[:, 1:].reshape(x.shape[0], *size, -1), x[:, :1], *others)
+        return Features(x[:, 1:].reshape(x.shape[0], *size, -1), [x[:, :1], *others])
 
 
 class CoaTPerception(CoaTHalf):
     """See ``CoaTHalf``."""
 
-    def forward_features(self, x: Packed) -> Any:
+    def forward_features(self, x: Features) -> Any:
         """Return tokens of the last stage, shape (B, 1 + N, C), or a list of those of the last three."""
-        maps, (class_token, *others) = unpack(x)
+        maps, (class_token, *others) = x
         sizes = [(maps.shape[1] << step, maps.shape[2] << step) for step in range(len(others), -1, -1)]
         tokens = torch.cat((class_token, maps.flatten(1, 2)), dim=1)
         streams = self.run_stages([*others, tokens], sizes[-1])
@@ -94,17 +94,17 @@ class CoaTAdapter(Adapter):
 class CrossVitExtractor(Half, CrossVit):
     """Two branches of tokens; the map is for the one of large patches, which the paper calls the primary."""
 
-    def forward_features(self, x: torch.Tensor) -> Packed:
+    def forward_features(self, x: torch.Tensor) -> Features:
         """Return tokens, shape (B, 1 + N, C), and those of the branch of small patches."""
         small, large = super().forward_features(x)
-        return large, small
+        return Features(large, [small])
 
 
 class CrossVitPerception(Half, CrossVit):
     """See ``CrossVitExtractor``."""
 
-    def _embed(self, x: Packed) -> list[torch.Tensor]:
-        large, (small,) = unpack(x)
+    def _embed(self, x: Features) -> list[torch.Tensor]:
+        large, (small,) = x
         return [small, large]
 
 
@@ -125,14 +125,14 @@ class _FirstOfEfficientViM:
     stages: Any
     norm: Any
 
-    def forward_features(self, x: torch.Tensor) -> Packed:
+    def forward_features(self, x: torch.Tensor) -> Features:
         """Return features, shape (B, C, h, w), and the states of the stages so far."""
         x, states = self.patch_embed(x), []
         for stage, norm in zip(self.stages, self.norm):
             if not is_passed(stage):
                 _, x, state = stage(x)
                 states.append(norm(state.transpose(1, 2)).transpose(1, 2))
-        return (x, *states)
+        return Features(x, states)
 
 
 class _SecondOfEfficientViM:
@@ -141,9 +141,9 @@ class _SecondOfEfficientViM:
     stages: Any
     norm: Any
 
-    def forward_features(self, x: Packed) -> list[torch.Tensor]:
+    def forward_features(self, x: Features) -> list[torch.Tensor]:
         """Return the states of all stages, and the flattened output of the last."""
-        x, states = unpack(x)
+        x, states = x.x, list(x.side_inputs)
         for stage in self.stages:
             if not is_passed(stage):
                 _, x, state = stage(x)
@@ -171,9 +171,9 @@ class EfficientViMDistilledPerception(_SecondOfEfficientViM, Half, EfficientViMD
 class HighResolutionNetHalf(Half, HighResolutionNet):
     """Streams of several resolutions; the map is for the lowest, which has the most channels."""
 
-    def stages(self, x: Packed) -> list[torch.Tensor]:
+    def stages(self, x: Crossing) -> list[torch.Tensor]:
         """Return the streams, from high to low resolution, of the last stage of this half."""
-        last, others = unpack(x)
+        last, others = as_features(x)
         streams = [*others, last]
         if not is_passed(self.layer1):
             streams = [self.layer1(streams[0])]
@@ -195,12 +195,12 @@ class HighResolutionNetHalf(Half, HighResolutionNet):
 class HighResolutionNetExtractor(HighResolutionNetHalf):
     """See ``HighResolutionNetHalf``."""
 
-    def forward_features(self, x: torch.Tensor) -> Packed:
+    def forward_features(self, x: torch.Tensor) -> Features:
         """Return features, shape (B, C, h, w), and those of the other streams."""
         x = self.act1(self.bn1(self.conv1(x)))
         x = self.act2(self.bn2(self.conv2(x)))
         *others, last = self.stages(x)
-        return pack(last, others)
+        return Features(last, others)
 
 
 class HighResolutionNetAdapter(Adapter):
@@ -217,20 +217,21 @@ class HighResolutionNetAdapter(Adapter):
 class TNTExtractor(Half, TNT):
     """Blocks hand on tokens of pixels and of patches; the map is for patches."""
 
-    def forward_features(self, x: torch.Tensor) -> Packed:
+    def forward_features(self, x: torch.Tensor) -> Features:
         """Return tokens of patches, shape (B, 1 + N, C), and those of their pixels."""
         pixels = self.pixel_embed(x, self.pixel_pos)
         patches = self.proj(self.norm1_proj(pixels.reshape(x.shape[0], self.num_patches, -1)))
         patches = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), self.norm2_proj(patches)), dim=1)
-        return run_tnt_blocks(self, self.pos_drop(patches + self.patch_pos), pixels)
+        patches, pixels = run_tnt_blocks(self, self.pos_drop(patches + self.patch_pos), pixels)
+        return Features(patches, [pixels])
 
 
 class TNTPerception(Half, TNT):
     """See ``TNTExtractor``."""
 
-    def forward_features(self, x: Packed) -> torch.Tensor:
+    def forward_features(self, x: Features) -> torch.Tensor:
         """Return tokens of patches, shape (B, 1 + N, C)."""
-        return self.norm(run_tnt_blocks(self, *x)[0])
+        return self.norm(run_tnt_blocks(self, x.x, *x.side_inputs)[0])
 
 
 def run_tnt_blocks(half: TNT, patches: torch.Tensor, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,9 +14,10 @@ from timm.models import (
     VisionTransformerSAM,
     checkpoint,
 )
+from timm.models.deit import VisionTransformerDistilled
 
 from ..adapter import Adapter, Half
-from ..packing import Packed
+from ..features import Features, as_features
 from ..pass_through import OptionPassThrough, pass_through
 
 __all__ = ['ADAPTERS']
@@ -27,49 +28,81 @@ class TokenAdapter(Adapter):
 
     def perception_intermediates(
         self,
-        perception_branch: nn.Module,
-        features: Any,
+        perception_branch: Any,
+        features: Features,
         indices: list[int],
         norm: bool,
         stop_early: bool,
         intermediates_only: bool,
-        **block_arguments: torch.Tensor,
     ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
         """Return tokens, shape (B, N, C), in place of maps."""
         intermediates = []
-        for index, block in enumerate(perception_branch.blocks):  # type: ignore[arg-type]
+        tokens, side_inputs = features
+        options = dict(attn_mask=side_inputs[0]) if side_inputs else {}
+        for index, block in enumerate(perception_branch.blocks):
             if stop_early and index > max(indices):
                 break
-            features = block(features, **block_arguments)
+            tokens = block(tokens, **options)
             if index in indices:
-                intermediates.append(perception_branch.norm(features) if norm else features)  # type: ignore[operator]
-        if intermediates_only:
-            return intermediates
-        return perception_branch.norm(features), intermediates  # type: ignore[operator]
+                intermediates.append(perception_branch.norm(tokens) if norm else tokens)
+        return intermediates if intermediates_only else (perception_branch.norm(tokens), intermediates)
+
+
+class _TokenPerception:
+    """Later blocks may be told how much of each token to read: a bias of attention scores beside the tokens."""
+
+    blocks: Any
+    norm: Any
+    norm_pre: Any
+    patch_drop: Any
+    grad_checkpointing: bool
+    forward_head: Any
+
+    def forward(self, x: Features, attn_mask: None = None, is_causal: bool = False) -> torch.Tensor:
+        """Return logits, shape (B, K)."""
+        return self.forward_head(self.forward_features(x))
+
+    def forward_features(self, x: Features, attn_mask: None = None, is_causal: bool = False) -> torch.Tensor:
+        """Return tokens, shape (B, P + N, C)."""
+        if not torch.jit.is_scripting():
+            x = as_features(x)
+        bias: torch.Tensor | None = None
+        if len(x.side_inputs) > 0:
+            bias = x.side_inputs[0]
+        tokens = self.norm_pre(self.patch_drop(x.x))
+        for block in self.blocks:
+            if self.grad_checkpointing and not torch.jit.is_scripting():
+                tokens = checkpoint(block, tokens, attn_mask=bias)
+            else:
+                tokens = block(tokens, attn_mask=bias)
+        return self.norm(tokens)
+
+
+class VisionTransformerPerception(_TokenPerception, Half, VisionTransformer):
+    """See ``_TokenPerception``."""
+
+
+class VisionTransformerDistilledPerception(_TokenPerception, Half, VisionTransformerDistilled):
+    """See ``_TokenPerception``."""
 
 
 class VisionTransformerAdapter(TokenAdapter):
     """``VisionTransformer`` and its subclasses: tokens already carry their position and prefix at the cut."""
 
+    def half_classes(self, backbone: nn.Module) -> tuple[type[nn.Module] | None, type[nn.Module] | None]:
+        blocks: Any = backbone.blocks
+        later = [block for block in blocks if not isinstance(block, OptionPassThrough)]
+        takes_mask = all('attn_mask' in signature(block.forward).parameters for block in later)
+        return None, self.perception_class if later and takes_mask else None
+
     def prepare_perception(self, perception_branch: nn.Module) -> None:
         perception_branch._pos_embed = pass_through  # type: ignore[assignment]
 
     def takes_attention_bias(self, perception_branch: nn.Module) -> bool:
-        blocks: Any = perception_branch.blocks
-        later = [block for block in blocks if not isinstance(block, OptionPassThrough)]
-        return bool(later) and all('attn_mask' in signature(block.forward).parameters for block in later)
+        return isinstance(perception_branch, _TokenPerception)
 
-    def checkpointed_features(
-        self,
-        perception_branch: nn.Module,
-        features: torch.Tensor,
-        attention_bias: torch.Tensor,
-    ) -> torch.Tensor:
-        half: Any = perception_branch
-        features = half.norm_pre(half.patch_drop(features))
-        for block in half.blocks:
-            features = checkpoint(block, features, attn_mask=attention_bias)
-        return half.norm(features)
+    def notes_stages(self, half: nn.Module) -> bool:
+        return False
 
 
 class VisionTransformerRelPosAdapter(TokenAdapter):
@@ -83,18 +116,18 @@ class VisionTransformerRelPosAdapter(TokenAdapter):
 class VisionTransformerRelPosExtractor(Half, VisionTransformerRelPos):
     """A bias of attention scores that all blocks share passes beside the tokens."""
 
-    def forward_features(self, x: torch.Tensor) -> Packed:
+    def forward_features(self, x: torch.Tensor) -> Features:
         """Return tokens, shape (B, P + N, C), and the bias."""
         shared: Any = self.shared_rel_pos
-        return super().forward_features(x), shared.get_bias()
+        return Features(super().forward_features(x), [shared.get_bias()])
 
 
 class VisionTransformerRelPosPerception(Half, VisionTransformerRelPos):
     """See ``VisionTransformerRelPosExtractor``."""
 
-    def forward_features(self, x: Packed) -> torch.Tensor:
+    def forward_features(self, x: Features) -> torch.Tensor:
         """Return tokens, shape (B, P + N, C)."""
-        tokens, bias = x
+        tokens, (bias,) = x
         for block in self.blocks:
             tokens = checkpoint(block, tokens, bias) if self.grad_checkpointing else block(tokens, shared_rel_pos=bias)
         return self.norm(tokens)
@@ -114,30 +147,31 @@ class EvaHalf(Half, Eva):
 class EvaExtractor(EvaHalf):
     """See ``EvaHalf``."""
 
-    def forward_features(self, x: torch.Tensor, attn_mask: None = None, is_causal: bool = False) -> Packed:
+    def forward_features(self, x: torch.Tensor, attn_mask: None = None, is_causal: bool = False) -> Features:
         """Return tokens, shape (B, P + N, C), and the embeddings."""
         rope: Any
         x, rope = self._pos_embed(self.patch_embed(x))
-        return self.run_blocks(self.norm_pre(x), rope), rope
+        return Features(self.run_blocks(self.norm_pre(x), rope), [rope])
 
 
 class EvaPerception(EvaHalf):
     """See ``EvaHalf``."""
 
-    def forward_features(self, x: Packed, attn_mask: None = None, is_causal: bool = False) -> torch.Tensor:
+    def forward_features(self, x: Features, attn_mask: None = None, is_causal: bool = False) -> torch.Tensor:
         """Return tokens, shape (B, P + N, C)."""
-        tokens, rope = x
+        tokens, (rope,) = x
         return self.norm(self.run_blocks(self.norm_pre(tokens), rope))
 
 
 class EvaAdapter(Adapter):
     """``Eva``: elsewhere, each half looks its rotary embeddings up in a buffer of its own."""
 
-    notes_stages = True
-
     def half_classes(self, backbone: Any) -> tuple[type[nn.Module] | None, type[nn.Module] | None]:
         travels = backbone.rope is not None and (backbone.dynamic_img_size or backbone.rope_mixed)
         return (self.extractor_class, self.perception_class) if travels else (None, None)
+
+    def notes_stages(self, half: nn.Module) -> bool:
+        return True
 
 
 class BeitPerception(Half, Beit):
@@ -169,7 +203,8 @@ ADAPTERS: dict[type[nn.Module], Adapter] = {
     Beit: Adapter(None, BeitPerception),
     Eva: EvaAdapter(EvaExtractor, EvaPerception),
     MlpMixer: TokenAdapter(),
-    VisionTransformer: VisionTransformerAdapter(),
+    VisionTransformer: VisionTransformerAdapter(None, VisionTransformerPerception),
+    VisionTransformerDistilled: VisionTransformerAdapter(None, VisionTransformerDistilledPerception),
     VisionTransformerRelPos: VisionTransformerRelPosAdapter(
         VisionTransformerRelPosExtractor, VisionTransformerRelPosPerception
     ),

@@ -1,5 +1,6 @@
 """The interface of timm's models, for a network of two halves and an attention branch between them."""
 
+import dataclasses
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -7,57 +8,146 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn as nn
 from timm.models import get_model_args, get_model_input_config, get_model_traits
+from torch.jit import Final
 
 from ..errors import TimmAbnError
-from ..split import Half, Split, cut_backbone, family_of, find_adapter
-from ..split.halves import Plan, join_halves
+from ..split import Features, Half, as_features, cut_backbone, family_of, find_adapter
+from ..split.halves import join_halves
 from ..split.module_copy import copy_module, meta_tensors
 from ..split.noting import maps_of, noting
-from ..split.packing import pack, unpack
 from ..timm_private import feature_take_indices, update_model_args, update_model_input_size
-from .backbone import name_of
-from .feature_layout import FeatureLayout, feature_layout
+from .config import AbnConfig
+from .feature_layout import feature_layout
+from .gate import Gate
+from .given_maps import check_attention, given_or_predicted, is_fx_proxy
+from .parts import Parts
 from .scripting import ignored_by_torchscript
 
-__all__ = ['TimmContract']
+__all__ = ['SplitNetwork']
 
 HALVES = ('feature_extractor', 'perception_branch')
 
 
-class TimmContract(nn.Module):
-    """Base of the networks: features of stages, classifiers, pruning, sizes, and names of groups of parameters."""
+class SplitNetwork(nn.Module):
+    """Base of the networks: two halves of a backbone, an attention branch between them, and what timm asks of a model.
+
+    That is: features of stages, classifiers, pruning, sizes, and names of groups of parameters.
+    """
+
+    has_side_inputs: Final[bool]
+    perception_takes_features: Final[bool]
+    gate_scales_channels: Final[bool]
+    __jit_unused_properties__ = ['global_pool', '_model_args']
 
     if TYPE_CHECKING:  # TorchScript would try to compile these types
+        config: AbnConfig
         feature_extractor: Any
         attention_branch: Any
+        gate: Gate
         perception_branch: Any
-        mechanism: Any
-        beside_per_image: tuple[bool, ...]
-        forward_features: Callable[..., torch.Tensor]
-        feature_info: list[dict[str, Any]]
-        layout: FeatureLayout
-        num_classes: int
-        num_extractor_stages: int
-        outputs_per_class: int
-        split: str
-        extract: Callable[[torch.Tensor], tuple[torch.Tensor, list[torch.Tensor]]]
-        _attended_features: Callable[..., tuple[torch.Tensor, torch.Tensor | None, list[torch.Tensor]]]
-        _plan: Plan
 
     @ignored_by_torchscript
-    def _take_features_of(self, parts: Split, layout: FeatureLayout) -> None:
-        """Store the layout of the features of a cut."""
-        self.split = parts.path
-        self.num_features = parts.perception_branch.num_features
-        self.head_hidden_size = parts.perception_branch.head_hidden_size
-        self.num_extractor_stages = parts.num_extractor_stages
-        self.feature_info = parts.feature_info
+    def take_parts(self, parts: Parts) -> None:
+        """Store what is known of a cut, and of the features there."""
+        cut, layout = parts.cut, parts.layout
+        self.num_classes, self.in_chans = self.config.num_classes, self.config.in_chans
+        self.num_features = cut.perception_branch.num_features
+        self.head_hidden_size = cut.perception_branch.head_hidden_size
+        self.num_extractor_stages = cut.num_extractor_stages
+        self.feature_info = cut.feature_info
         self.layout = layout
-        self.beside_per_image = parts.beside_per_image
-        self._plan = parts.plan
+        self.side_inputs_per_image = cut.side_inputs_per_image
+        self.has_side_inputs = bool(cut.side_inputs_per_image)
+        takes_bias = find_adapter(cut.perception_branch).takes_attention_bias(cut.perception_branch)
+        self.perception_takes_features = self.has_side_inputs or takes_bias
+        self.gate_scales_channels = parts.gate.kind == 'features' and layout.layout == 'NCHW'
+        self._plan = cut.plan
         for name in ('output_fmt', 'feature_dim'):  # what some backbones say of their features
-            if hasattr(parts.perception_branch, name):
-                setattr(self, name, getattr(parts.perception_branch, name))
+            if hasattr(cut.perception_branch, name):
+                setattr(self, name, getattr(cut.perception_branch, name))
+
+    def extract(self, images: torch.Tensor) -> Features:
+        """Return what crosses the cut: the features that the attention is for, and side inputs.
+
+        Args:
+            images: Shape (B, in_chans, H, W).
+        """
+        if self.has_side_inputs:  # where it is False, TorchScript does not look further
+            return self.feature_extractor(images)
+        return Features(self.feature_extractor(images), [])
+
+    def perceive(self, features: Features) -> torch.Tensor:
+        """Return the outputs of the perception branch."""
+        if self.perception_takes_features:
+            return self.perception_branch(features)
+        return self.perception_branch(features.x)
+
+    def attend(self, features: Features, attention_map: torch.Tensor) -> Features:
+        """Return gated features."""
+        return self.gate(features, attention_map)
+
+    def attention_map(
+        self,
+        features: Features,
+        images: torch.Tensor,
+        attention: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Return the map that was given, else the predicted one, without what nobody reads of the branch.
+
+        Args:
+            features: What crosses the cut.
+            images: What it was made of, which tells the grid of tokens.
+            attention: The map that was given, if there is one.
+
+        Raises:
+            ValueError: The given map has another shape than the predicted one.
+        """
+        maps = self.layout.to_maps(features.x, images)
+        if attention is None or (not torch.jit.is_scripting() and is_fx_proxy(attention)):
+            predicted = self.attention_branch.attention_map(self.attention_branch.forward_features(maps))
+            return given_or_predicted(attention, predicted)
+        scale = self.gate.map_scale
+        check_attention(
+            attention, [maps.shape[0], self.attention_branch.num_maps, maps.shape[2] * scale, maps.shape[3] * scale]
+        )
+        return attention
+
+    def attended(self, features: Features, images: torch.Tensor, attention: torch.Tensor | None) -> Features:
+        """Return the features that the second half is given, gated, shape (B, ...), of several tasks (B * T, ...)."""
+        if self.attention_branch is None:
+            return features  # pruned: nothing after the cut is left to attend to
+        return self.attend(features, self.attention_map(features, images, attention))
+
+    def forward_features(self, x: torch.Tensor, attention: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the unpooled features of the perception branch.
+
+        Args:
+            x: Images, shape (B, in_chans, H, W).
+            attention: See ``forward``.
+        """
+        attended = self.attended(self.extract(x), x, attention)
+        if self.perception_takes_features:
+            return self.perception_branch.forward_features(attended)
+        return self.perception_branch.forward_features(attended.x)
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """Return logits of the perception branch (B, K), or pooled features.
+
+        Args:
+            x: Features as returned by ``forward_features``.
+            pre_logits: Return pooled features.
+        """
+        return self.perception_branch.forward_head(x, pre_logits=pre_logits)
+
+    @ignored_by_torchscript
+    def check_explainable(self, images: torch.Tensor) -> None:
+        """Raise TimmAbnError unless ``explain`` can explain the prediction for these images."""
+        if self.training:
+            raise TimmAbnError('explain() needs evaluation mode; call model.eval() first.')
+        if images.ndim != 4 or images.shape[1] != self.in_chans:
+            raise TimmAbnError(f'images must have shape (B, {self.in_chans}, H, W), got {tuple(images.shape)}.')
+        if self.attention_branch is None:
+            raise TimmAbnError('explain() needs the attention branch, which prune_intermediate_layers() has removed.')
 
     @ignored_by_torchscript
     def forward_intermediates(
@@ -92,8 +182,8 @@ class TimmContract(nn.Module):
         take_indices, _ = feature_take_indices(len(self.feature_info), indices)
         before = [index for index in take_indices if index < self.num_extractor_stages]
         after = [index for index in take_indices if index >= self.num_extractor_stages]
-        modules = (module for half in HALVES for module in getattr(self, half).modules())
-        if find_adapter(self.perception_branch).notes_stages or any(isinstance(module, Half) for module in modules):
+        modules = [module for half in HALVES for module in getattr(self, half).modules() if isinstance(module, Half)]
+        if any(find_adapter(module).notes_stages(module) for module in [self.perception_branch, *modules]):
             return self._noted_intermediates(x, take_indices, norm, intermediates_only, attention)
         if norm and before and self.layout.layout == 'NLC':
             raise TimmAbnError(f'norm=True is only possible for stages after the cut, not for {before}.')
@@ -106,15 +196,13 @@ class TimmContract(nn.Module):
             x, indices=before or [max(self.num_extractor_stages - 1, 0)], output_fmt='NCHW'
         )
         intermediates = list(intermediates) if before else []
-        features, beside = unpack(features)
-        attended, attention_bias, beside = self._attended_features(features, x, attention, beside)
-        packed: Any = pack(attended, beside)
-        block_arguments = {} if attention_bias is None else dict(attn_mask=attention_bias)
+        attended = self.attended(as_features(features), x, attention)
         if not after:
-            final = self.perception_branch.forward_features(packed, **block_arguments)
+            crossing = attended if self.perception_takes_features else attended.x
+            final = self.perception_branch.forward_features(crossing)
             return intermediates if intermediates_only else (final, intermediates)
         later: Any = find_adapter(self.perception_branch).perception_intermediates(
-            self.perception_branch, packed, after, norm, stop_early, intermediates_only, **block_arguments
+            self.perception_branch, attended, after, norm, stop_early, intermediates_only
         )
         if not intermediates_only:
             final, later = later
@@ -172,7 +260,7 @@ class TimmContract(nn.Module):
             self.feature_extractor.prune_intermediate_layers(take_indices, prune_norm=prune_norm, prune_head=prune_head)
             self.attention_branch = None
         self.perception_branch.prune_intermediate_layers(take_indices, prune_norm=prune_norm, prune_head=prune_head)
-        self.num_classes = self.perception_branch.num_classes // self.outputs_per_class
+        self._set_num_classes(self.perception_branch.num_classes // self.config.outputs_per_class)
         self.num_features = self.perception_branch.num_features
         self.head_hidden_size = self.perception_branch.head_hidden_size
         if self.attention_branch is not None and not self.num_classes:
@@ -197,13 +285,17 @@ class TimmContract(nn.Module):
         """
         if num_classes < 0:
             raise TimmAbnError(f'num_classes must be 0 (no classifier) or more, got {num_classes}.')
-        self.perception_branch.reset_classifier(num_classes * self.outputs_per_class, global_pool)
+        self.perception_branch.reset_classifier(num_classes * self.config.outputs_per_class, global_pool)
         if self.attention_branch is not None and num_classes:
             self.attention_branch.reset_classifier(num_classes)
         elif self.attention_branch is not None:
             update_model_args(self, attention_classes=self.attention_branch.num_classes)
-        self.num_classes = num_classes
+        self._set_num_classes(num_classes)
         self.head_hidden_size = self.perception_branch.head_hidden_size
+
+    def _set_num_classes(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+        self.config = dataclasses.replace(self.config, num_classes=num_classes)
 
     @ignored_by_torchscript
     def set_input_size(self, img_size: int | tuple[int, int] | None = None, **kwargs: Any) -> None:
@@ -237,10 +329,10 @@ class TimmContract(nn.Module):
             backbone.set_input_size(img_size=img_size, **kwargs)
         # what the backbone records of itself (Swin: the windows that follow from the size) holds for the network, too
         changed = {key: value for key, value in get_model_args(backbone).items() if before.get(key) != value}
-        parts = cut_backbone(backbone, self.split)
-        self.feature_extractor, self.perception_branch = parts.feature_extractor, parts.perception_branch
-        self._take_features_of(parts, feature_layout(parts)[0])
-        self.mechanism.layout = self.layout
+        cut = cut_backbone(backbone, self.config.split)
+        self.feature_extractor, self.perception_branch = cut.feature_extractor, cut.perception_branch
+        self.gate.layout = feature_layout(cut)[0]
+        self.take_parts(Parts(self.config, cut, self.gate.layout, self.attention_branch.stage, self.gate))
         update_model_input_size(self, changed.pop('img_size', get_model_traits(backbone).get('img_size')), **changed)
 
     @ignored_by_torchscript
@@ -288,37 +380,20 @@ class TimmContract(nn.Module):
     def _model_args(self) -> dict[str, Any]:
         """timm's record of how to build the network again, which it saves with the weights."""
         args = self.__dict__.get('_recorded_args', {})
-        if not args:
-            return args
-        insertion = self.mechanism.insertion
-        # arguments without one are of 'gating', as all were before there was a choice
-        args = {key: arg for key, arg in args.items() if key != 'insertion'}
-        return dict(args, gate=self.mechanism.gate, **(dict(insertion=insertion) if insertion != 'gating' else {}))
+        decided = dict(gate=self.config.gate, **({} if self.config.init == 'random' else dict(init=self.config.init)))
+        return dict(args, **decided) if args else args
 
     @_model_args.setter
     def _model_args(self, args: dict[str, Any]) -> None:
         # the saved weights replace those that the backbone started from, which may be a file of this machine
         self.__dict__['_recorded_args'] = {key: arg for key, arg in args.items() if key != 'pretrained_backbone'}
 
-    @property
-    def config(self) -> dict[str, Any]:
-        """What the network was built from: split, attention stage and map, mechanism, gate, insertion, and so on."""
-        return dict(
-            backbone=name_of(self.perception_branch),
-            split=self.split,
-            attention_stage=self.attention_branch.stage.source,
-            attention_map=self.attention_branch.attention_map_type,
-            mechanism='residual' if self.mechanism.residual else 'product',
-            gate=self.mechanism.gate,
-            insertion=self.mechanism.insertion,
-            map_scale=self.mechanism.map_scale,
-            padding_mode=self.attention_branch.padding_mode,
-            hard_attention=self.attention_branch.kept_share,
-        )
-
     def extra_repr(self) -> str:
         """Return what the network was built from."""
-        return ', '.join(f'{key}={value!r}' for key, value in self.config.items())
+        said = dict(
+            self.config.arguments(), split=self.config.split, attention_stage=self.attention_branch.stage.source
+        )
+        return ', '.join(f'{key}={value!r}' for key, value in said.items())
 
     @property
     def global_pool(self) -> str | None:

@@ -1,0 +1,24 @@
+"""The model ``attached``: any timm model as it is, with an attention branch that explains it."""
+
+from typing import Any
+
+from timm.models import generate_default_cfgs, register_model
+
+from ..networks.attached import AttachedNet
+from .abn_models import backbone_cfg, create_network
+
+default_cfgs = generate_default_cfgs({'attached': backbone_cfg('resnet50')})
+
+
+@register_model
+def attached(pretrained: bool = False, backbone: str = 'resnet50', **kwargs: Any) -> AttachedNet:
+    """A timm model that stays as it is, with an attention branch whose map explains its predictions.
+
+    Args:
+        pretrained: Load the weights that ``pretrained_cfg`` names.
+        backbone: Name of the timm model.
+        **kwargs: Arguments of ``AttachedNet``, and of ``timm.create_model`` for the backbone.
+    """
+    if not kwargs.get('pretrained_cfg'):
+        kwargs['pretrained_cfg'] = backbone_cfg(backbone, architecture='attached')
+    return create_network('attached', pretrained, network_class=AttachedNet, backbone=backbone, **kwargs)

@@ -1,0 +1,129 @@
+"""AttachedNet: a trained backbone that stays as it is, and an attention branch whose map explains its prediction.
+
+images ─► feature_extractor ─► features ─► perception_branch ─► logits, those of the backbone
+                                   │
+                                   └─► attention_branch ─► attention map, class maps, attention logits
+"""
+
+import dataclasses
+from typing import Any
+
+import torch
+import torch.nn as nn
+
+from ..errors import TimmAbnError
+from ..maps.explanation import Explanation
+from ..split import Features
+from .attention_branch import AttentionBranch
+from .given_maps import given_or_predicted
+from .network import Look
+from .parts import build_parts
+from .scripting import ignored_by_torchscript
+from .split_network import SplitNetwork
+
+__all__ = ['AttachedNet']
+
+
+class AttachedNet(SplitNetwork):
+    """A trained backbone with an attention branch that does not gate, and is trained to explain it.
+
+    Both halves are frozen when it is built, and stay in evaluation mode. A map that is given in place of the predicted
+    one gates relative to that, ``(1 + given) / (1 + predicted)``, so that an edited map changes the prediction where,
+    and as far as, it was edited.
+    """
+
+    def __init__(
+        self,
+        backbone: str | nn.Module = 'resnet50',
+        pretrained_backbone: bool | str = False,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """
+        Args:
+            backbone: See ``AttentionBranchNet``.
+            pretrained_backbone: See ``AttentionBranchNet``.
+            device: Where to create parameters.
+            dtype: Type of the parameters.
+            **kwargs: See ``AttentionBranchNet``; the map is a soft sigmoid map of the residual mechanism.
+
+        Raises:
+            TimmAbnError: An argument has no meaning; the message names it and says what would be right.
+        """
+        super().__init__()
+        parts = build_parts(backbone, kwargs, pretrained_backbone, device, dtype, init='random', multi_task=False)
+        config = self.config = parts.config
+        if (config.mechanism, config.attention_map) != ('residual', 'sigmoid'):
+            raise TimmAbnError(
+                "an attached branch has mechanism='residual' and attention_map='sigmoid', got "
+                f'{config.mechanism!r} and {config.attention_map!r}.'
+            )
+        self.take_parts(parts)
+        self.feature_extractor = parts.cut.feature_extractor.requires_grad_(False)
+        num_classes = config.num_classes or config.attention_classes or 1000
+        self.attention_branch = AttentionBranch(parts.stage, config, num_classes, device=device, dtype=dtype)
+        self.gate = parts.gate
+        self.perception_branch = parts.cut.perception_branch.requires_grad_(False)
+
+    @ignored_by_torchscript
+    def train(self, mode: bool = True) -> 'AttachedNet':
+        """Set the mode of the branch; both halves stay in evaluation mode."""
+        super().train(mode)
+        self.feature_extractor.eval()
+        self.perception_branch.eval()
+        return self
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        attention: torch.Tensor | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """Return logits (B, K), those of the backbone; in training mode ``(logits, attention_logits)``.
+
+        Args:
+            x: Images, shape (B, in_chans, H, W).
+            attention: A map to gate by, relative to the predicted one, shape (B, 1, h, w).
+        """
+        if self.training and not torch.jit.is_scripting():
+            look = self.look(x, attention)
+            return look.logits, self.attention_branch.attention_logits(look.class_features)
+        if attention is None or self.attention_branch is None:
+            return self.perceive(self.extract(x))  # nobody reads the map
+        return self.look(x, attention).logits
+
+    def look(self, images: torch.Tensor, attention: torch.Tensor | None = None) -> Look:
+        """Return what one forward pass sees (see ``AttentionBranchNet.look``)."""
+        features = self.extract(images)
+        class_features = self.attention_branch.forward_features(self.layout.to_maps(features.x, images))
+        predicted = self.attention_branch.attention_map(class_features)
+        attention_map = given_or_predicted(attention, predicted)
+        gated = features if attention is None else self.gate(features, attention_map, predicted)
+        return Look(features, class_features, attention_map, self.perceive(gated))
+
+    def attended(self, features: Features, images: torch.Tensor, attention: torch.Tensor | None) -> Features:
+        """Return the features that the second half is given: gated by a given map alone."""
+        if attention is None or self.attention_branch is None:
+            return features
+        predicted = self.attention_map(features, images, None)
+        return self.gate(features, given_or_predicted(attention, predicted), predicted)
+
+    @ignored_by_torchscript
+    @torch.no_grad()
+    def explain(self, images: torch.Tensor, attention: torch.Tensor | None = None) -> Explanation:
+        """Predict, and say where the prediction looks: one forward pass, no gradients.
+
+        Args:
+            images: Normalised images, shape (B, in_chans, H, W).
+            attention: See ``forward``.
+
+        Returns:
+            See ``AttentionBranchNet.explain``; ``map_gates`` is False unless a map is given.
+
+        Raises:
+            TimmAbnError: See ``AttentionBranchNet.explain``.
+        """
+        self.check_explainable(images)
+        look = self.look(images, attention)
+        explanation = self.attention_branch.explanation(look.logits, look.attention_map, look.class_features)
+        return dataclasses.replace(explanation, map_gates=attention is not None)

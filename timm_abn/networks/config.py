@@ -1,0 +1,155 @@
+"""AbnConfig: what an Attention Branch Network is, besides what its backbone is built with."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import TimmAbnError
+from .choices import ATTENTION_MAPS, GATES, INITS, MECHANISMS, MULTI_TASK_ATTENTION_MAPS, PADDING_MODES
+
+__all__ = ['AbnConfig', 'check_choice']
+
+MOST_CLASSES = 2**20
+MOST_TASKS_AT_ONCE = 8  # that pass the perception branch as one batch by default
+
+
+@dataclasses.dataclass(frozen=True)
+class AbnConfig:
+    """What an Attention Branch Network is, besides what its backbone is built with.
+
+    Checkpoints, configurations of the Hub, model cards and ``timm-abn list`` read it. Whatever it holds is checked.
+
+    Attributes:
+        backbone: Name of a timm model.
+        split: Where to cut the backbone: index into its ``feature_info`` or path of a module. By default before the
+            last stage.
+        mechanism: 'residual' (paper, Eq. 2), ``features * (1 + map)``, or 'product' (Eq. 1), ``features * map``.
+        gate: What the map does to the features: 'features' (the paper's), 'centred' or 'tokens' (see ``Gate``,
+            ``CentredGate``, ``TokenGate``). By default what reaches the prediction of this backbone.
+        init: 'random' (the paper's), or 'neutral': the map begins as 0.5 everywhere and gates relative to that, so that
+            the network predicts at first what its backbone does. By default 'neutral' around a backbone that may be
+            trained already: a pretrained one, or one that is given itself.
+        attention_map: 'sigmoid', in [0, 1]; 'sum_log', the authors' variant for SENet (see ``AttentionBranch``); of
+            several tasks also 'raw', the authors' published form.
+        num_classes: Number of classes, or of tasks. With 0 the network returns pooled features, and keeps its map.
+        in_chans: Channels of the images.
+        attention_classes: Number of classes of the attention branch where ``num_classes`` is 0.
+        attention_norm: Whether there is batch norm after the stage of the attention branch.
+        hard_attention: Share of the map's places that are kept, the greatest; the others are exactly 0.
+        map_scale: How many times as high and wide as the features the attention map and the class maps are.
+        padding_mode: What the convolutions that maps come from see beyond the border: 'zeros', or 'replicate', which
+            does not tell them where the border is.
+        multi_task: Whether each class is a task of its own, with a map and a yes or no (paper, section 3.4).
+        task_chunk_size: How many tasks pass the perception branch as one batch, which bounds the memory; 8 by default.
+            In training batch norm sees each chunk as a batch. The authors' code has 1.
+
+    Raises:
+        TimmAbnError: A value has no meaning, or two contradict each other; the message names it and what is right.
+    """
+
+    backbone: str = 'resnet50'
+    split: int | str | None = None
+    mechanism: str = 'residual'
+    gate: str | None = None
+    init: str | None = None
+    attention_map: str = 'sigmoid'
+    num_classes: int = 1000
+    in_chans: int = 3
+    attention_classes: int | None = None
+    attention_norm: bool = True
+    hard_attention: float = 1.0
+    map_scale: int = 1
+    padding_mode: str = 'zeros'
+    multi_task: bool = False
+    task_chunk_size: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ('multi_task', 'attention_norm'):
+            if not isinstance(getattr(self, name), bool):
+                raise TimmAbnError(f'{name} must be True or False, got {getattr(self, name)!r}.')
+        check_choice('mechanism', self.mechanism, MECHANISMS)
+        check_choice('attention_map', self.attention_map, self._attention_maps())
+        check_choice('padding_mode', self.padding_mode, PADDING_MODES)
+        for name, choices in (('gate', GATES), ('init', INITS)):
+            if getattr(self, name) is not None:
+                check_choice(name, getattr(self, name), choices)
+        for name, (least, most) in _WHOLE_NUMBERS.items():
+            value = getattr(self, name)
+            if value is not None and not (type(value) is int and least <= value <= most):
+                raise TimmAbnError(f'{name} must be a whole number from {least} to {most}, got {value!r}.')
+        share = self.hard_attention
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
+            raise TimmAbnError(f'hard_attention must be the share of the map that is kept, in (0, 1], got {share!r}.')
+        self._check_combinations()
+
+    def _attention_maps(self) -> tuple[str, ...]:
+        return MULTI_TASK_ATTENTION_MAPS if self.multi_task else ATTENTION_MAPS
+
+    def _check_combinations(self) -> None:
+        if self.task_chunk_size is not None and not self.multi_task:
+            raise TimmAbnError(f'task_chunk_size={self.task_chunk_size!r} needs multi_task=True.')
+        if self.multi_task and not self.attention_norm:
+            raise TimmAbnError('attention_norm=False needs multi_task=False.')
+        if self.hides and self.mechanism == 'residual':
+            raise TimmAbnError("hard_attention needs mechanism='product', got 'residual': Eq. 2 hides nothing.")
+        if self.hides and self.attention_map != 'sigmoid':
+            raise TimmAbnError(f"hard_attention needs attention_map='sigmoid', got {self.attention_map!r}.")
+        if self.init == 'neutral' and not self.can_be_neutral:
+            raise TimmAbnError(
+                "init='neutral' needs maps in [0, 1] that may have the same value everywhere: attention_map='sigmoid' "
+                f'without hard_attention, got {self.attention_map!r} and hard_attention={self.hard_attention}.'
+            )
+
+    @property
+    def hides(self) -> bool:
+        """Whether attention is hard: nothing passes where the map is 0."""
+        return self.hard_attention < 1
+
+    @property
+    def can_be_neutral(self) -> bool:
+        """Whether a map can begin as 0.5 everywhere, and leave the prediction of its backbone as it is."""
+        return self.attention_map == 'sigmoid' and not self.hides
+
+    @property
+    def outputs_per_class(self) -> int:
+        """How many outputs of the perception branch make a logit: no and yes of a task, one of a class."""
+        return 2 if self.multi_task else 1
+
+    @classmethod
+    def take(cls, arguments: Mapping[str, Any], **fixed: Any) -> tuple['AbnConfig', dict[str, Any]]:
+        """Return a configuration, and the arguments that are the backbone's.
+
+        Args:
+            arguments: Those of a network.
+            **fixed: Fields that the caller decides.
+
+        Raises:
+            TimmAbnError: See ``AbnConfig``.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        own = {name: value for name, value in arguments.items() if name in names}
+        for name, value in fixed.items():
+            if own.get(name, value) != value:
+                raise TimmAbnError(f'{name} of this network is {value!r}, got {own[name]!r}.')
+        return cls(**{**own, **fixed}), {name: value for name, value in arguments.items() if name not in names}
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the fields that are not as by default, as arguments to build the network again."""
+        values = {field.name: (getattr(self, field.name), field.default) for field in dataclasses.fields(self)}
+        return {name: value for name, (value, default) in values.items() if value != default}
+
+
+# least and most; what is larger is no network but a mistake, or an attempt to fill the memory
+_WHOLE_NUMBERS = dict(
+    num_classes=(0, MOST_CLASSES),
+    in_chans=(1, 1024),
+    attention_classes=(1, MOST_CLASSES),
+    map_scale=(1, 16),
+    task_chunk_size=(1, MOST_CLASSES),
+)
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise TimmAbnError unless the argument ``name`` has one of its values."""
+    if value not in choices:
+        raise TimmAbnError(f'{name} must be one of {", ".join(map(repr, choices))}, got {value!r}.')

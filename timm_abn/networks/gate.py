@@ -1,0 +1,215 @@
+"""The gate: how an attention map acts on features (paper, section 3.2), in whatever layout a backbone has them.
+
+The paper multiplies features by a factor of the map. A norm that follows undoes that: a layer norm over channels a
+factor of each place, a group norm a uniform one. Behind such norms, features are moved towards and away from their
+mean over the places instead (``CentredGate``). And a class token, which is none of the places, is reached by how much
+of each token later blocks read (``TokenGate``).
+"""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch.jit import Final
+
+from ..errors import TimmAbnError
+from ..split import Cut, Features, family_of
+from .config import AbnConfig
+from .feature_layout import FeatureLayout
+from .scripting import ignored_by_torchscript
+
+__all__ = ['CentredGate', 'Gate', 'TokenGate', 'choose_gate', 'recorded_gate']
+
+VERSION = 1  # of what gates and inits mean, recorded with weights
+NEUTRAL = 'neutral_init'
+
+
+class Gate(nn.Module):
+    """Multiplies features by a factor of the map: ``1 + map`` (Eq. 2, 'residual') or ``map`` (Eq. 1, 'product').
+
+    With ``init='neutral'`` the factor is relative to that of a map of 0.5 everywhere, which the attention branch begins
+    with: ``(1 + map) / 1.5`` or ``map / 0.5``. A map finer than the features acts by its mean over each of their
+    places. Prefix tokens are no places: nothing is done to them. Side inputs pass as they are.
+
+    What the gate is, other than 'features' and 'random', is recorded in the state dict with the version of its meaning;
+    weights of another gate are refused.
+    """
+
+    kind: ClassVar[str] = 'features'
+    residual: Final[bool]
+    neutral: Final[bool]
+    hides: Final[bool]
+    map_scale: Final[int]
+    flat: Final[float] = 0.5  # the map that a neutral init begins with: the sigmoid of 0, without rounding
+
+    def __init__(self, config: AbnConfig, layout: FeatureLayout, device: torch.device | None = None) -> None:
+        """
+        Args:
+            config: That of the network.
+            layout: Layout of the features.
+            device: Where to create the records.
+        """
+        super().__init__()
+        self.residual = config.mechanism == 'residual'
+        self.neutral = config.init == 'neutral'
+        self.hides = config.hides
+        self.map_scale = config.map_scale
+        self.layout = layout
+        for name in self._records():
+            self.register_buffer(name, torch.tensor(VERSION, device=device))
+
+    def _records(self) -> list[str]:
+        said = {f'{self.kind}_gate': self.kind != 'features', NEUTRAL: self.neutral}
+        return [name for name, is_said in said.items() if is_said]
+
+    def forward(
+        self, features: Features, attention_map: torch.Tensor, reference: torch.Tensor | None = None
+    ) -> Features:
+        """Return gated features.
+
+        Args:
+            features: What the first half hands on.
+            attention_map: Shape (B, 1, h, w), as high and wide as the features, or ``map_scale`` times so.
+            reference: A map that is to change nothing: the factor is relative to its factor.
+        """
+        gated = self.layout.gate(features.x, self.factor(attention_map, reference))
+        return Features(gated, features.side_inputs)
+
+    def factor(self, attention_map: torch.Tensor, reference: torch.Tensor | None = None) -> torch.Tensor:
+        """Return what features are multiplied by, of the shape of the map, as high and wide as the features are."""
+        factor = self._factor(self.means(attention_map))
+        if reference is not None:
+            return factor / self._factor(self.means(reference))
+        if self.neutral:
+            return factor / (1.0 + self.flat if self.residual else self.flat)
+        return factor
+
+    def _factor(self, means: torch.Tensor) -> torch.Tensor:
+        return 1.0 + means if self.residual else means
+
+    def means(self, attention_map: torch.Tensor) -> torch.Tensor:
+        """Return the mean of a map over each place of the features; one as fine as they are stays as it is."""
+        return attention_map if self.map_scale == 1 else F.avg_pool2d(attention_map, self.map_scale)
+
+    def extra_repr(self) -> str:
+        """Return what ``repr`` says in parentheses."""
+        return f'{"residual" if self.residual else "product"}{", neutral" if self.neutral else ""}'
+
+    @ignored_by_torchscript
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        root = prefix.removesuffix('gate.')  # '' of a network, and of a gate by itself
+        if not prefix or any(name.startswith(f'{root}attention_branch.') for name in state_dict):  # else of a half, say
+            _check_records(state_dict, prefix, self.kind, 'neutral' if self.neutral else 'random')
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class CentredGate(Gate):
+    """Gates how far features are from their mean: ``mean + (features - mean) * factor``, which no norm undoes.
+
+    The mean is over the places of each image and channel; under hard attention over those where the map is not 0.
+    """
+
+    kind = 'centred'
+
+    def forward(
+        self, features: Features, attention_map: torch.Tensor, reference: torch.Tensor | None = None
+    ) -> Features:
+        """See ``Gate``."""
+        gated = self.layout.gate_around_mean(features.x, self.factor(attention_map, reference), self.hides)
+        return Features(gated, features.side_inputs)
+
+
+class TokenGate(CentredGate):
+    """A ``CentredGate``, and every later block reads tokens of the image in proportion to the map.
+
+    ``log(0.001 + map)`` is added to the attention scores of each token, as a side input of the second half. Under hard
+    attention nobody reads tokens where the map is 0. What is negative counts as 0.
+    """
+
+    kind = 'tokens'
+    hidden: Final[float] = 1e-3  # what is read of a token where the map is 0: more than nothing, to have a logarithm
+
+    def forward(
+        self, features: Features, attention_map: torch.Tensor, reference: torch.Tensor | None = None
+    ) -> Features:
+        """See ``Gate``; the bias of attention scores, shape (B, 1, 1, P + N), is the side input."""
+        gated = self.layout.gate_around_mean(features.x, self.factor(attention_map, reference), self.hides)
+        means = self.means(attention_map)
+        read = means.clamp(min=0.0) + self.hidden
+        if reference is not None:
+            read = read / (self.means(reference) + self.hidden)
+        elif self.neutral:
+            read = read / (self.flat + self.hidden)
+        bias = torch.log(read)
+        if self.hides:  # the least number, not -inf: where a map is 0 everywhere, there still is a mean
+            is_half = features.x.dtype == torch.float16 or bias.dtype == torch.float16
+            lowest = -65504.0 if is_half else -3.38e38  # TorchScript has no torch.finfo
+            bias = bias.masked_fill(means <= 0, lowest)
+        bias = F.pad(bias.flatten(0, 1).flatten(1), (self.layout.num_prefix_tokens, 0)).to(features.x.dtype)
+        return Features(gated, features.side_inputs + [bias[:, None, None]])
+
+
+_GATES: dict[str, type[Gate]] = {gate.kind: gate for gate in (Gate, CentredGate, TokenGate)}
+
+
+def recorded_gate(state_dict: Mapping[str, Any], prefix: str = 'gate.') -> tuple[str, str]:
+    """Return the gate and the init that weights are of: 'features' and 'random' if nothing is recorded.
+
+    Args:
+        state_dict: Weights of a network.
+        prefix: Name of its gate.
+    """
+    gate = next((kind for kind in _GATES if f'{prefix}{kind}_gate' in state_dict), 'features')
+    return gate, 'neutral' if prefix + NEUTRAL in state_dict else 'random'
+
+
+def _check_records(state_dict: Mapping[str, Any], prefix: str, gate: str, init: str) -> None:
+    """Raise TimmAbnError unless weights are of this gate and init, in the meaning that they have here."""
+    recorded = recorded_gate(state_dict, prefix)
+    if recorded != (gate, init):
+        raise TimmAbnError(
+            f'the weights are of a network with gate={recorded[0]!r} and init={recorded[1]!r}, not of one with '
+            f'gate={gate!r} and init={init!r}: build the network with the former.'
+        )
+    for name in (*(f'{kind}_gate' for kind in _GATES), NEUTRAL):
+        version = state_dict.get(prefix + name)
+        if version is not None and not version.is_meta and int(version) != VERSION:
+            raise TimmAbnError(
+                f'the weights are of version {int(version)} of {name!r}, of which this version of timm-abn '
+                f'knows {VERSION}: update it.'
+            )
+
+
+def choose_gate(gate: str | None, cut: Cut, perception_branch: nn.Module, takes_bias: bool) -> type[Gate]:
+    """Return the gate that is asked for, or else the one that fits; warns of one without effect.
+
+    Args:
+        gate: One of ``GATES``; None to choose by what follows the cut.
+        cut: The cut.
+        perception_branch: The second half.
+        takes_bias: Whether it reads a bias of attention scores.
+
+    Raises:
+        TimmAbnError: The backbone cannot have that gate.
+    """
+    if gate is None:
+        gate = 'tokens' if takes_bias else 'centred' if cut.behind_norms else 'features'
+    if gate == 'tokens' and not takes_bias:
+        raise TimmAbnError(
+            "gate='tokens' needs blocks after the cut that take a mask of attention, as those of timm's "
+            f'VisionTransformer do, got {family_of(perception_branch).__name__} cut at {cut.path!r}; '
+            "gate='centred' or 'features' fits."
+        )
+    if {'features': cut.normalised, 'centred': cut.unread, 'tokens': False}[gate]:
+        reason, remedy = 'what follows undoes any factor of a place', "choose gate='centred', or another split"
+        if cut.unread:
+            reason, remedy = 'only the class token is read after it', 'choose an earlier split'
+        warnings.warn(
+            f'The attention map has no effect on predictions with gate={gate!r} and the cut at {cut.path!r}: {reason}; '
+            f'{remedy}.',
+            stacklevel=4,
+        )
+    return _GATES[gate]
