@@ -15,7 +15,7 @@ from ..errors import TimmAbnError
 from ..explain.editing import check_editable
 from ..explain.methods import Explainer, applicable_explainers
 from ..models.loading import load_model, model_names
-from ..networks.multi_task_network import MultiTaskAttentionBranchNet
+from ..networks.multi_task import MultiTaskAttentionBranchNet
 
 __all__ = ['METHODS', 'OfferedModels', 'ServedModel', 'models_with_weights']
 

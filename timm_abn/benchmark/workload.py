@@ -12,7 +12,7 @@ from timm.models import get_model_input_config
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import one_line
-from ..networks.multi_task_network import MultiTaskAttentionBranchNet
+from ..networks.multi_task import MultiTaskAttentionBranchNet
 from ..split.module_copy import copy_module, meta_tensors
 from ..training.loss import AttentionBranchLoss
 from .machine import precision_of_products

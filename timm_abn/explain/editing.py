@@ -15,7 +15,7 @@ from PIL import Image
 from ..data.images import Box, ImageError, image_errors, to_rgb
 from ..errors import TimmAbnError
 from ..maps.explanation import Explanation
-from ..networks.multi_task_network import MultiTaskAttentionBranchNet
+from ..networks.multi_task import MultiTaskAttentionBranchNet
 from ..networks.network import AttentionBranchNet
 
 __all__ = ['Edit', 'check_editable', 'edit_prediction', 'edited_map', 'read_painting']

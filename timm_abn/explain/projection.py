@@ -130,10 +130,9 @@ def _note(found: AttendedFeatures, batch: list[Sample]) -> None:
 @torch.no_grad()
 def _pooled(model: Any, batch: Sequence[Sample], like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     images = torch.stack([sample.image for sample in batch]).to(like)
-    features, _ = model.extract(images)
-    maps = model.layout.to_maps(features, images)
-    attention_map = model.attention_branch.attention_map(model.attention_branch.forward_features(maps))
-    attended = model.layout.to_maps(model.mechanism(features, attention_map), images)
+    features = model.extract(images)
+    attended = model.attended(features, images, None)
+    maps, attended = (model.layout.to_maps(found.x, images) for found in (features, attended))
     before, after = (tensor.float().mean(dim=(2, 3)).cpu() for tensor in (maps, attended))
     return before, after
 

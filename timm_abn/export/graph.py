@@ -18,7 +18,7 @@ from timm.models import get_model_input_config
 
 from ..data.images import Preprocessing
 from ..explain.methods.evaluation_copy import evaluation_copy
-from ..networks.mechanism import check_choice
+from ..networks.config import check_choice
 from .errors import ExportError
 
 __all__ = [

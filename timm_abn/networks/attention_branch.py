@@ -6,7 +6,6 @@ import torch
 import torch.fx
 import torch.nn as nn
 from timm.models import checkpoint_seq
-from torch.jit import Final
 
 from ..maps.explanation import Explanation
 from .attention_stage import AttentionStage, init_convolutions
@@ -35,9 +34,7 @@ class AttentionBranch(nn.Module):
     image, and change what a trained backbone predicts at random.
     """
 
-    map_kind: Final[str]
-    kept_share: Final[float]
-    map_scale: Final[int]
+    __constants__ = ['map_kind', 'kept_share', 'map_scale']
 
     def __init__(
         self,

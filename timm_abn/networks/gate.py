@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from torch.jit import Final
 
 from ..errors import TimmAbnError
 from ..split import Cut, Features, family_of
@@ -39,11 +38,9 @@ class Gate(nn.Module):
     """
 
     kind: ClassVar[str] = 'features'
-    residual: Final[bool]
-    neutral: Final[bool]
-    hides: Final[bool]
-    map_scale: Final[int]
-    flat: Final[float] = 0.5  # the map that a neutral init begins with: the sigmoid of 0, without rounding
+    __constants__ = ['residual', 'neutral', 'hides', 'map_scale', 'flat', 'hidden']
+    hidden = 1e-3  # what is read of a token where the map is 0: more than nothing, to have a logarithm
+    flat = 0.5  # the map that a neutral init begins with: the sigmoid of 0, without rounding
 
     def __init__(self, config: AbnConfig, layout: FeatureLayout, device: torch.device | None = None) -> None:
         """
@@ -130,7 +127,6 @@ class TokenGate(CentredGate):
     """
 
     kind = 'tokens'
-    hidden: Final[float] = 1e-3  # what is read of a token where the map is 0: more than nothing, to have a logarithm
 
     def forward(
         self, features: Features, attention_map: torch.Tensor, reference: torch.Tensor | None = None

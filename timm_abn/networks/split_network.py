@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn as nn
 from timm.models import get_model_args, get_model_input_config, get_model_traits
-from torch.jit import Final
 
 from ..errors import TimmAbnError
 from ..split import Features, Half, as_features, cut_backbone, family_of, find_adapter
@@ -34,9 +33,8 @@ class SplitNetwork(nn.Module):
     That is: features of stages, classifiers, pruning, sizes, and names of groups of parameters.
     """
 
-    has_side_inputs: Final[bool]
-    perception_takes_features: Final[bool]
-    gate_scales_channels: Final[bool]
+    # what TorchScript decides by; it does not look for ``Final`` in a base class
+    __constants__ = ['has_side_inputs', 'perception_takes_features', 'gate_scales_channels']
     __jit_unused_properties__ = ['global_pool', '_model_args']
 
     if TYPE_CHECKING:  # TorchScript would try to compile these types

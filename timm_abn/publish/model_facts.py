@@ -10,8 +10,8 @@ import torch.nn as nn
 from timm.models import get_model_input_config
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..networks.multi_task_network import MultiTaskAttentionBranchNet
-from ..networks.network import AttentionBranchNet
+from ..networks.multi_task import MultiTaskAttentionBranchNet
+from ..networks.split_network import SplitNetwork
 
 __all__ = ['ModelFacts', 'facts_of', 'model_facts']
 
@@ -74,15 +74,15 @@ def facts_of(model: nn.Module, input_size: Sequence[int] | None = None) -> Model
         num_params=sum(parameter.numel() for parameter in network.parameters()),
         num_macs=counter.get_total_flops() // 2,
     )
-    if not isinstance(network, AttentionBranchNet):
+    if not isinstance(network, SplitNetwork):
         return facts
     return dataclasses.replace(
         facts,
-        backbone=network.config['backbone'],
+        backbone=network.config.backbone,
         split=network.split,
-        attention_stage=network.config['attention_stage'],
-        attention_map=network.config['attention_map'],
-        mechanism=network.config['mechanism'],
-        gate=network.config['gate'],
+        attention_stage=network.attention_branch.stage.source,
+        attention_map=network.config.attention_map,
+        mechanism=network.config.mechanism,
+        gate=network.config.gate,
         is_multi_task=isinstance(network, MultiTaskAttentionBranchNet),
     )

@@ -5,7 +5,7 @@ import argparse
 import torch
 import torch.nn as nn
 
-from ..networks.multi_task_network import MultiTaskAttentionBranchNet
+from ..networks.multi_task import MultiTaskAttentionBranchNet
 from .errors import TrainingError
 
 __all__ = ['choose_device', 'choose_memory_format']

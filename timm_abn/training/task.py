@@ -15,7 +15,7 @@ from timm.utils import unwrap_model
 
 from ..errors import TimmAbnError
 from ..models.training_checkpoints import OF_BACKBONE
-from ..networks.multi_task_network import MultiTaskAttentionBranchNet
+from ..networks.multi_task import MultiTaskAttentionBranchNet
 from ..networks.network import AttentionBranchNet
 from .attribute_accuracy import AttributeEvaluator
 from .branch_accuracy import BothBranches, BranchEvaluator, extend_timm_metrics

@@ -6,7 +6,7 @@ import torch
 import torch.nn as nn
 
 from ...errors import TimmAbnError
-from ...networks.network import AttentionBranchNet
+from ...networks.split_network import SplitNetwork
 from .evaluation_copy import evaluation_copy
 from .explainer import Explainer, of_classes
 
@@ -31,7 +31,7 @@ class AttentionExplainer(Explainer):
             TimmAbnError: The model has no attention branch.
         """
         super().__init__(model)
-        if not isinstance(model, AttentionBranchNet) or model.attention_branch is None:
+        if not isinstance(model, SplitNetwork) or model.attention_branch is None:
             raise TimmAbnError(f"'attention' needs an Attention Branch Network, got {type(model).__name__}.")
         self._network: Any = evaluation_copy(model)
         self._several = model.attention_branch.num_maps > 1
@@ -41,6 +41,5 @@ class AttentionExplainer(Explainer):
         if self._several and targets is None:
             explanation = network.explain(images)
             return of_classes(explanation.attention_map, explanation.logits.argmax(dim=1))
-        maps = network.layout.to_maps(network.extract(images)[0], images)
-        attention_map = network.attention_branch.attention_map(network.attention_branch.forward_features(maps))
+        attention_map = network.attention_map(network.extract(images), images, None)
         return of_classes(attention_map, targets) if self._several else attention_map  # type: ignore[arg-type]

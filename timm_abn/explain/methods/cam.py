@@ -8,9 +8,8 @@ from timm.models import get_model_input_config
 
 from ...errors import TimmAbnError
 from ...split import family_of
-from ...split.packing import pack
 from .explainer import Explainer, full_precision, target_classes
-from .halves import block_arguments, halves_of
+from .halves import halves_of
 
 __all__ = ['CamExplainer']
 
@@ -63,9 +62,8 @@ class CamExplainer(Explainer):
             raise self._refusal('its logits are not what its classifier returns')
 
     def _last_features(self, images: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
-        features, company = self._halves.extract(images, targets)
-        packed = pack(features, company.beside)
-        return self._halves.perception.forward_features(packed, **block_arguments(company.attention_bias))
+        features = self._halves.extract(images, targets)
+        return self._halves.perception.forward_features(features if features.side_inputs else features.x)
 
     def _has_last_maps(self, features: Any, images: torch.Tensor) -> bool:
         if not isinstance(features, torch.Tensor):

@@ -7,7 +7,7 @@ import torch.nn as nn
 
 from ...errors import TimmAbnError
 from ...networks.class_activation_mapping import ClassActivationMapping
-from ...networks.network import AttentionBranchNet
+from ...networks.split_network import SplitNetwork
 from .evaluation_copy import evaluation_copy
 from .explainer import Explainer, of_classes, target_classes
 
@@ -28,7 +28,7 @@ class ClassMapExplainer(Explainer):
             TimmAbnError: The model makes no class maps.
         """
         super().__init__(model)
-        if not isinstance(model, (AttentionBranchNet, ClassActivationMapping)):
+        if not isinstance(model, (SplitNetwork, ClassActivationMapping)):
             raise TimmAbnError(
                 f"'class_map' needs a model that makes class maps (ABN, CAM), got {type(model).__name__}; "
                 "'cam' makes those of other models."

@@ -3,8 +3,9 @@
 import torch
 import torch.nn as nn
 
+from ...split import Features
 from .explainer import Explainer, full_precision, target_classes
-from .halves import Company, halves_of
+from .halves import halves_of
 
 __all__ = ['GradCamExplainer']
 
@@ -13,7 +14,7 @@ class GradCamExplainer(Explainer):
     """Channels of the features, weighted by the mean gradient of the target's logit, summed, and without the negative.
 
     ``maps = ReLU(sum_c mean_hw(d logit / d A_c) A_c)``. The features ``A`` are those at the cut: an Attention Branch
-    Network's own, behind the mechanism (gated by the attention map, of the target task where there are several), since
+    Network's own, behind the gate (gated by the attention map, of the target task where there are several), since
     these are what the perception branch sees; another model's default split, before its last stage. Tokens are laid out
     as maps, prefix tokens left out. Up to the cut nothing is kept for gradients, and none are computed for weights.
     """
@@ -35,21 +36,16 @@ class GradCamExplainer(Explainer):
 
     def _maps(self, images: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
         targets = self._halves.targets(images, targets)
-        features, company = self._halves.extract(images, targets)
-        gradients = self._gradients(features, company, targets)
+        features = self._halves.extract(images, targets)
+        gradients = self._gradients(features, targets)
         weights = full_precision(self._halves.to_maps(gradients, images)).mean(dim=(2, 3))
-        maps = torch.einsum('bc,bchw->bhw', weights, full_precision(self._halves.to_maps(features, images)))
+        maps = torch.einsum('bc,bchw->bhw', weights, full_precision(self._halves.to_maps(features.x, images)))
         return maps.relu().unsqueeze(1)
 
     @torch.enable_grad()
-    def _gradients(
-        self,
-        features: torch.Tensor,
-        company: Company,
-        targets: torch.Tensor | None,
-    ) -> torch.Tensor:
-        leaf = features.detach().requires_grad_()
+    def _gradients(self, features: Features, targets: torch.Tensor | None) -> torch.Tensor:
+        leaf = features.x.detach().requires_grad_()
         # a copy, because some perception branches begin with an activation in place
-        logits = self._halves.perceive(leaf.clone(), company)
+        logits = self._halves.perceive(features._replace(x=leaf.clone()))
         score = logits.gather(1, target_classes(logits, targets).unsqueeze(1)).sum()
         return torch.autograd.grad(score, leaf)[0]

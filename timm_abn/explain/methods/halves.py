@@ -1,43 +1,21 @@
 """A model of any kind as two halves: features, and the logits that its second half makes of them."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn as nn
 
 from ...errors import TimmAbnError
+from ...networks.attached import AttachedNet
 from ...networks.feature_layout import FeatureLayout, feature_layout
-from ...networks.network import AttentionBranchNet
-from ...split import cut_backbone
+from ...networks.split_network import SplitNetwork
+from ...split import Features, as_features, cut_backbone
 from ...split.halves import join_halves
-from ...split.packing import pack, unpack
 from .evaluation_copy import evaluation_copy
 from .explainer import of_classes
 
-__all__ = ['Company', 'Halves', 'block_arguments', 'halves_of']
-
-
-class Company(NamedTuple):
-    """What the second half is given besides the features.
-
-    Attributes:
-        attention_bias: What is added to the scores by which tokens attend to each other, with a row for each image.
-        beside: What passes beside the features, in families of several streams, say.
-        per_image: Whether each of it has a row for each image.
-    """
-
-    attention_bias: torch.Tensor | None = None
-    beside: Sequence[torch.Tensor] = ()
-    per_image: Sequence[bool] = ()
-
-    def of(self, images: torch.Tensor) -> 'Company':
-        """Return the company of other features, of the images of these indices."""
-        bias = None if self.attention_bias is None else self.attention_bias[images]
-        return self._replace(
-            attention_bias=bias,
-            beside=[t[images] if has_rows else t for t, has_rows in zip(self.beside, self.per_image)],
-        )
+__all__ = ['Halves', 'halves_of']
 
 
 class Halves:
@@ -48,7 +26,7 @@ class Halves:
         extractor: What comes before the attention map if there is one, else the first half.
         perception: The second half, of the backbone's own class.
         num_tasks: Number of tasks, each with a map of its own; 0 of a network for classes.
-        per_image: What passes beside the features: for each, whether it has a row for each image.
+        per_image: For each of the side inputs, whether it has a row for each image.
     """
 
     layout: FeatureLayout
@@ -70,30 +48,33 @@ class Halves:
         self.layout, _ = feature_layout(parts)
         self.perception = parts.perception_branch.eval()
         self.extractor = parts.feature_extractor.eval()
-        self.per_image = parts.beside_per_image
+        self.per_image = parts.side_inputs_per_image
 
     def extract(
         self,
         images: torch.Tensor,
         targets: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, Company]:
-        """Return the features, as the backbone lays them out, that the second half is given, and their company.
+    ) -> Features:
+        """Return what the second half is given, as the backbone lays it out.
 
         Args:
             images: Shape (B, C, H, W).
             targets: Classes, shape (B,), which matter where each task has features of its own.
         """
-        features, beside = unpack(self.extractor(images))
-        return features, Company(None, beside, self.per_image)
+        return as_features(self.extractor(images))
 
-    def perceive(self, features: torch.Tensor, company: Company) -> torch.Tensor:
-        """Return logits, shape (B, K).
+    def perceive(self, features: Features) -> torch.Tensor:
+        """Return logits, shape (B, K), of what ``extract`` returned, or a variation of it."""
+        return self.perception(features if features.side_inputs else features.x)
 
-        Args:
-            features: What ``extract`` returned, or a variation of it.
-            company: What ``extract`` returned beside it, a row for each of the features.
-        """
-        return self.perception(pack(features, company.beside), **block_arguments(company.attention_bias))
+    def of_images(self, features: Features, images: torch.Tensor) -> Features:
+        """Return the features of the images of these indices, which may be repeated."""
+        rows = zip(features.side_inputs, self._has_rows(features))
+        return Features(features.x[images], [tensor[images] if has_rows else tensor for tensor, has_rows in rows])
+
+    def _has_rows(self, features: Features) -> list[bool]:
+        """Return for each side input whether it has a row for each image; one of a gate, which comes last, has."""
+        return [*self.per_image, *[True] * (len(features.side_inputs) - len(self.per_image))]
 
     def targets(self, images: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor | None:
         """Return the targets, where these are needed before there are logits (in networks of several tasks)."""
@@ -115,7 +96,7 @@ class Halves:
 
 
 class _NetworkHalves(Halves):
-    """An Attention Branch Network: the first half ends behind the mechanism, or at a later layer."""
+    """A network with an attention branch: the first half ends behind the gate, or at a later layer."""
 
     def __init__(self, network: Any, layer: str | None) -> None:
         """
@@ -130,9 +111,10 @@ class _NetworkHalves(Halves):
         if network.attention_branch is None:
             raise TimmAbnError('An explanation needs the attention branch, which prune_intermediate_layers() removed.')
         self._network = network
-        self.num_tasks = network.num_classes if network.outputs_per_class == 2 else 0
+        self._gates = not isinstance(network, AttachedNet)
+        self.num_tasks = network.num_classes if network.config.multi_task else 0
         self.layout, self.perception = network.layout, network.perception_branch
-        self.extractor, self.per_image = network.feature_extractor, network.beside_per_image
+        self.extractor, self.per_image = network.feature_extractor, network.side_inputs_per_image
         self._middle: nn.Module | None = None
         if layer is not None:
             self._cut_again(evaluation_copy(network), layer)
@@ -141,15 +123,15 @@ class _NetworkHalves(Halves):
         """Cut the backbone at ``layer``, and what comes before that at the network's split."""
         backbone = join_halves(spare.feature_extractor, spare.perception_branch, spare._plan)
         later = cut_backbone(backbone, layer)
-        if later.path == spare.split:
+        if later.path == spare.config.split:
             return
-        if later.plan.sides.get(spare.split) != 'before':
+        if later.plan.sides.get(spare.config.split) != 'before':
             raise TimmAbnError(
-                f'layer must come after the cut at {spare.split!r}, where the attention map is applied, got {layer!r}.'
+                f'layer must come after the cut at {spare.config.split!r}, where the map is applied, got {layer!r}.'
             )
         self.layout, _ = feature_layout(later)
-        self.per_image = later.beside_per_image
-        self._middle = cut_backbone(later.feature_extractor, spare.split).perception_branch.eval()
+        self.per_image = later.side_inputs_per_image
+        self._middle = cut_backbone(later.feature_extractor, spare.config.split).perception_branch.eval()
         self.perception = later.perception_branch.eval()
 
     def targets(self, images: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor | None:
@@ -161,48 +143,35 @@ class _NetworkHalves(Halves):
         self,
         images: torch.Tensor,
         targets: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, Company]:
+    ) -> Features:
         network = self._network
-        features, beside = network.extract(images)
-        class_features = network.attention_branch.forward_features(network.layout.to_maps(features, images))
-        attention_map = network.attention_branch.attention_map(class_features)
+        features = network.extract(images)
+        attention_map = network.attention_map(features, images, None)
         if targets is not None and self.num_tasks:
             attention_map = of_classes(attention_map, targets)
-        gated, bias = (
-            network.mechanism(features, attention_map),
-            network.mechanism.attention_bias(features, attention_map),
-        )
+        # not ``attend``: of several tasks, the map of one
+        gated = network.gate(features, attention_map) if self._gates else features
         if self._middle is not None:
-            gated, beside = unpack(self._middle(pack(gated, beside), **block_arguments(bias)))
-        return gated, Company(bias, beside, self.per_image)
+            gated = as_features(self._middle(gated if gated.side_inputs else gated.x))
+        return gated
 
-    def perceive(self, features: torch.Tensor, company: Company) -> torch.Tensor:
+    def perceive(self, features: Features) -> torch.Tensor:
         """Return logits, shape (B, K); of several tasks, that of the target task is right, and no other means anything.
 
         Args:
             features: See ``Halves``.
-            company: See ``Halves``.
         """
-        outputs = super().perceive(features, company)
+        outputs = super().perceive(features)
         if not self.num_tasks:
             return outputs
         no_and_yes = outputs.unflatten(1, (self.num_tasks, 2))
         return no_and_yes[:, :, 1] - no_and_yes[:, :, 0]
 
 
-def block_arguments(attention_bias: torch.Tensor | None) -> dict[str, torch.Tensor]:
-    """Return what a half is called with besides the features, so that its blocks get the bias.
-
-    Args:
-        attention_bias: The bias, if there is one.
-    """
-    return {} if attention_bias is None else dict(attn_mask=attention_bias)
-
-
 def halves_of(model: nn.Module, layer: str | None = None) -> Halves:
     """Return a model as two halves, which are copies in evaluation mode that share its weights.
 
-    An Attention Branch Network is cut behind its mechanism, so that the features are those that the perception branch
+    An Attention Branch Network is cut behind its gate, so that the features are those that the perception branch
     sees; with several tasks they are those under the map of the target task. Other models are cut at their default
     split (``timm_abn.split_backbone``).
 
@@ -218,6 +187,6 @@ def halves_of(model: nn.Module, layer: str | None = None) -> Halves:
         raise TimmAbnError(f'An explanation needs classes: {type(model).__name__} has num_classes=0.')
     with torch.inference_mode(False):
         duplicate = evaluation_copy(model)
-        if isinstance(model, AttentionBranchNet):
+        if isinstance(model, SplitNetwork):
             return _NetworkHalves(duplicate, layer)
         return Halves(duplicate, layer)

@@ -85,6 +85,6 @@ class _WithMaps(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return logits, shape (B, K)."""
-        features, company = self._halves.extract(images, None)
-        maps = self.maps(self._halves.to_maps(features, images))
-        return self._halves.perceive(self._halves.from_maps(maps.clone(), features), company)
+        features = self._halves.extract(images, None)
+        maps = self.maps(self._halves.to_maps(features.x, images))
+        return self._halves.perceive(features._replace(x=self._halves.from_maps(maps.clone(), features.x)))

@@ -44,15 +44,16 @@ class ReciproCamExplainer(Explainer):
     def _maps(self, images: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
         halves = self._halves
         targets = halves.targets(images, targets)
-        features, company = halves.extract(images, targets)
-        targets = target_classes(halves.perceive(features.clone(), company), targets) if targets is None else targets
-        height, width = halves.to_maps(features, images).shape[2:]
-        masks = _windows((height, width)).to(features)
+        features = halves.extract(images, targets)
+        if targets is None:
+            targets = target_classes(halves.perceive(features._replace(x=features.x.clone())), targets)
+        height, width = halves.to_maps(features.x, images).shape[2:]
+        masks = _windows((height, width)).to(features.x)
         scores = []
         for copies in torch.arange(len(images) * len(masks), device=images.device).split(self._batch_size):
             image, place = copies // len(masks), copies % len(masks)
-            masked = halves.layout.gate(features[image], masks[place])
-            logits = halves.perceive(masked, company.of(image))
+            copied = halves.of_images(features, image)
+            logits = halves.perceive(copied._replace(x=halves.layout.gate(copied.x, masks[place])))
             scores.append(halves.probabilities(full_precision(logits)).gather(1, targets[image].unsqueeze(1)))
         return normalize_maps(torch.cat(scores).reshape(len(images), 1, height, width))
 

@@ -54,11 +54,11 @@ class RolloutExplainer(Explainer):
         targets = halves.targets(images, targets)
         self._product.begin()
         try:
-            features, company = halves.extract(images, targets)
-            halves.perceive(features, company)
+            features = halves.extract(images, targets)
+            halves.perceive(features)
         finally:
             product = self._product.end()
-        if product is None or product.shape[1:] != (features.shape[1], features.shape[1]):
+        if product is None or product.shape[1:] != (features.x.shape[1], features.x.shape[1]):
             raise self._refusal()
         prefix = halves.layout.num_prefix_tokens
         rows = product[:, :1] if self._reads_class_token else product[:, prefix:].mean(dim=1, keepdim=True)

@@ -1,7 +1,7 @@
 """Vision transformers whose tokens carry their position before the first block, or are told it in every block."""
 
 from inspect import signature
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn as nn
@@ -51,12 +51,13 @@ class TokenAdapter(Adapter):
 class _TokenPerception:
     """Later blocks may be told how much of each token to read: a bias of attention scores beside the tokens."""
 
-    blocks: Any
-    norm: Any
-    norm_pre: Any
-    patch_drop: Any
-    grad_checkpointing: bool
-    forward_head: Any
+    if TYPE_CHECKING:  # TorchScript would take these for the types of the modules
+        blocks: Any
+        norm: Any
+        norm_pre: Any
+        patch_drop: Any
+        grad_checkpointing: bool
+        forward_head: Any
 
     def forward(self, x: Features, attn_mask: None = None, is_causal: bool = False) -> torch.Tensor:
         """Return logits, shape (B, K)."""
@@ -149,8 +150,8 @@ class EvaExtractor(EvaHalf):
 
     def forward_features(self, x: torch.Tensor, attn_mask: None = None, is_causal: bool = False) -> Features:
         """Return tokens, shape (B, P + N, C), and the embeddings."""
-        rope: Any
         x, rope = self._pos_embed(self.patch_embed(x))
+        assert rope is not None  # else its class would not be this one
         return Features(self.run_blocks(self.norm_pre(x), rope), [rope])
 
 
