@@ -102,7 +102,7 @@ def test_a_resumed_run_ends_as_the_run_would_have(photos, monkeypatch, arguments
 def test_training_the_backbone_begins_with_its_predictions(photos):
     assert attach('--train-backbone', '--lr', '1e-12', epochs=1) == 0
     model = load_model('abn', 'out/model_best.pth.tar')
-    assert model.config['insertion'] == 'neutral'
+    assert model.config.init == 'neutral'
     weights, trained = plain().state_dict(), model.state_dict()
     torch.testing.assert_close(trained['perception_branch.fc.weight'], weights['fc.weight'])
 
@@ -110,7 +110,7 @@ def test_training_the_backbone_begins_with_its_predictions(photos):
 @pytest.mark.parametrize(('num_classes', 'share'), [(2, 0.1), (None, 0.1), (3, 0.5)])
 def test_where_the_classifier_is_new_the_backbone_learns_faster(photos, num_classes, share):
     attached = timm_abn.models.attaching.attach(
-        BACKBONE, photos.parent / 'plain.pth.tar', insertion='neutral', num_classes=num_classes
+        BACKBONE, photos.parent / 'plain.pth.tar', init='neutral', num_classes=num_classes
     )
     run = timm_abn.training.attaching._Run(attached, find_photos(photos, True), AttachSettings(), torch.device('cpu'))
     of_branch = {id(parameter) for parameter in attached.model.attention_branch.parameters()}

@@ -175,7 +175,7 @@ def test_multi_task_checkpoint(tmp_path, capsys):
     assert main([*command, str(tmp_path / 'residual'), '--mechanism', 'residual']) == 0
     for mechanism in ('product', 'residual'):
         model = timm.create_model(f'local-dir:{tmp_path / mechanism}', pretrained=True).eval()
-        assert (model.config['mechanism'], model.config['attention_map']) == (mechanism, 'raw')
+        assert (model.config.mechanism, model.config.attention_map) == (mechanism, 'raw')
     model = timm.create_model(f'local-dir:{tmp_path / "product"}', pretrained=True).eval()
     logits = model(fill_input(golden['input']['seed'], golden['input']['shape']).float())
     outputs = torch.tensor(golden['perception_logits']['values'])

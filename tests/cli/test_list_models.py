@@ -84,4 +84,4 @@ def test_parameters_and_macs_are_those_of_a_real_forward(name):
     cells = summarize(name, LISTED[name])
     assert cells[6] == f'{sum(p.numel() for p in model.parameters()) / 1e6:.2f}'
     assert cells[7] == f'{sum(macs) / 1e9:.2f}'
-    assert cells[1:5] == (name[4:], model.config['split'], 'copy', 'features')
+    assert cells[1:5] == (name[4:], model.config.split, 'copy', 'features')

@@ -14,6 +14,7 @@ import torch
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 from PIL import Image
 from safetensors.torch import load_file, save
+from timm_abn.config.split import cut
 from tiny_models import TINY_BACKBONES, tiny_abn, tiny_images
 
 import timm_abn  # noqa: F401  registers the models
@@ -23,7 +24,6 @@ from timm_abn.hub.published import ORGANISATION_VARIABLE
 from timm_abn.publish.folder import check_repository_name, copy_hub_folder, publish_folder, save_hub_folder
 from timm_abn.publish.model_card import model_card
 from timm_abn.publish.model_facts import facts_of
-from timm_abn.split import cut
 
 LABELS = ['cat', 'dog', 'horse', 'cow', 'sheep']
 
@@ -103,7 +103,7 @@ def test_download_then_cache(tiny, hub):
     loaded = load()
     assert_same(loaded, tiny)
     assert loaded.pretrained_cfg['label_names'] == LABELS
-    assert loaded.config['mechanism'] == 'product'
+    assert loaded.config.mechanism == 'product'
     assert hub.downloads('model.safetensors') == 1
     assert_same(load(), tiny)
     assert hub.downloads('model.safetensors') == 1  # found in the cache
@@ -357,7 +357,7 @@ SCRIPT = """
 import sys, timm, torch, timm_abn
 try:
     model = timm.create_model('abn_resnet20_cifar', pretrained=True)
-    print(model.num_classes, model.config['mechanism'], *model.pretrained_cfg['label_names'])
+    print(model.num_classes, model.config.mechanism, *model.pretrained_cfg['label_names'])
     print(sorted(name for name in timm.list_pretrained() if 'cifar' in name and 'abn' in name)[:2])
     model = timm.create_model('abn_resnet32_cifar', pretrained=True)
 except Exception as error:

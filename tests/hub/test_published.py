@@ -63,16 +63,16 @@ def test_arguments_of_weights_are_recorded_and_others_warned_of():
     with pytest.warns(UserWarning, match=f"{message}mechanism='residual'"):
         timm.create_model(name, pretrained=True, mechanism='residual', hard_attention=1.0)
     other = timm.create_model('abn', backbone='resnet20_cifar', pretrained_cfg=dict(tag='fashion_mnist_faithful'))
-    assert other.config['mechanism'] == 'residual'
+    assert other.config.mechanism == 'residual'
 
 
 def test_weights_bring_their_arguments_along_and_what_is_said_goes_first():
     faithful = timm.create_model('abn_resnet20_cifar.fashion_mnist_faithful')
-    assert faithful.config['mechanism'] == 'product' and faithful.config['hard_attention'] == 0.3
+    assert faithful.config.mechanism == 'product' and faithful.config.hard_attention == 0.3
     soft = timm.create_model('abn_resnet20_cifar.fashion_mnist_faithful', hard_attention=1.0)
-    assert soft.config['mechanism'] == 'product' and soft.config['hard_attention'] == 1
+    assert soft.config.mechanism == 'product' and soft.config.hard_attention == 1
     plain = timm.create_model('abn_resnet20_cifar.fashion_mnist')
-    assert plain.config['mechanism'] == 'residual' and plain.config['hard_attention'] == 1
+    assert plain.config.mechanism == 'residual' and plain.config.hard_attention == 1
 
 
 def test_an_organisation_has_a_repository_for_each_name(monkeypatch):

@@ -44,7 +44,7 @@ def test_finds_the_model_and_its_arguments(golden_name, model_name, attention_ma
     model = timm.create_model(model_name, device=torch.device('meta'), **model_args)
     model.load_state_dict(convert_official_checkpoint(state_dict, model_name), assign=True)
     assert model.num_classes == 7
-    assert model.config['attention_map'] == attention_map
+    assert model.config.attention_map == attention_map
 
 
 def official_names(state_dict):

@@ -92,9 +92,9 @@ def test_training_checkpoint_says_itself_what_it_is_of(tmp_path):
     path = saved(model, tmp_path / 'model.pth.tar', **settings)
     loaded = load_model('abn', path)
     assert_same_weights(loaded, model)
-    assert loaded.config['mechanism'] == 'product'
+    assert loaded.config.mechanism == 'product'
     assert loaded.pretrained_cfg['mean'] == (0.1, 0.2, 0.3) and loaded.pretrained_cfg['crop_pct'] == 1.0
-    assert load_model('abn', path, mechanism='residual').config['mechanism'] == 'residual'
+    assert load_model('abn', path, mechanism='residual').config.mechanism == 'residual'
 
 
 def test_a_checkpoint_knows_the_names_of_its_classes(tmp_path):

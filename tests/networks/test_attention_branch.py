@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from timm_abn.networks.mechanism import Mechanism
 
 from timm_abn.networks.attention_branch import AttentionBranch
 from timm_abn.networks.attention_stage import AttentionStage
 from timm_abn.networks.feature_layout import FeatureLayout
-from timm_abn.networks.mechanism import Mechanism
 
 
 def make_branch(num_classes=5, channels=6, **kwargs):

@@ -8,12 +8,12 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 from timm.models import get_model_args
+from timm_abn.networks.mechanism import Mechanism, gate_of
 from tiny_models import TINY_BACKBONES, attention_for, tiny_abn, tiny_images
 
 from timm_abn import AttentionBranchNet, TimmAbnError
 from timm_abn.explain.metrics import reliance
 from timm_abn.networks.feature_layout import FeatureLayout
-from timm_abn.networks.mechanism import Mechanism, gate_of
 
 PVT = dict(backbone='pvt_v2_b0', embed_dims=(8, 8, 16, 16), depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1))
 
@@ -94,7 +94,7 @@ def test_gate_fits_what_follows_the_cut(arguments, gate):
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         model = timm.create_model('abn', device='meta', **arguments)
-    assert model.config['gate'] == gate and f'gate={gate!r}' in repr(model)
+    assert model.config.gate == gate and f'gate={gate!r}' in repr(model)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_a_warning_names_a_map_without_effect_and_no_other(backbone, split, gate
     else:
         assert messages == [
             f'The attention map has no effect on predictions with gate={model.config["gate"]!r} and the cut at '
-            f'{model.split!r}: {ending}'
+            f'{model.config.split!r}: {ending}'
         ]
     # and the warning is right: nothing of the order of the effect of a map remains but epsilons of norms
     with torch.no_grad():
@@ -224,12 +224,12 @@ def test_weights_bring_their_gate_along(backbone, tmp_path):
         wrapper.load_state_dict({f'0.{name}': tensor for name, tensor in source.state_dict().items()})
         assert model.config == source.config and torch.equal(model(images), source(images))
         assert model.state_dict().keys() == source.state_dict().keys()
-        assert get_model_args(model)['gate'] == source.config['gate']
+        assert get_model_args(model)['gate'] == source.config.gate
     # what is asked for comes first
-    for gate, source in ((new.config['gate'], old), ('features', new)):
+    for gate, source in ((new.config.gate, old), ('features', new)):
         model = tiny_abn(backbone, gate=gate)
         model.load_state_dict(source.state_dict())
-        assert model.config['gate'] == gate
+        assert model.config.gate == gate
     # weights of a part say nothing
     model = tiny_abn(backbone)
     model.load_state_dict({k: v for k, v in old.state_dict().items() if k.startswith('feature_')}, strict=False)
@@ -246,7 +246,7 @@ def test_timm_loads_old_checkpoints_by_their_meaning(tmp_path):
         checkpoint_path=tmp_path / 'old.pth.tar',
         **TINY_BACKBONES['test_vit'],
     ).eval()
-    assert model.config['gate'] == 'features' and torch.equal(model(tiny_images()), old(tiny_images()))
+    assert model.config.gate == 'features' and torch.equal(model(tiny_images()), old(tiny_images()))
 
 
 def test_weights_of_a_later_version_are_refused():

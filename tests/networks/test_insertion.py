@@ -8,11 +8,11 @@ import pytest
 import timm
 import torch
 from timm.models import get_model_args
+from timm_abn.networks.mechanism import insertion_of
 from tiny_models import NUM_CLASSES, TINY_BACKBONES, TINY_SPLITS, attention_for, tiny_backbone, tiny_images
 
 from timm_abn import AttentionBranchNet, Mechanism, MultiTaskAttentionBranchNet, load_model
 from timm_abn.explain.metrics import reliance
-from timm_abn.networks.mechanism import insertion_of
 from timm_abn.publish.folder import save_hub_folder
 
 
@@ -30,13 +30,13 @@ def test_a_neutral_insertion_changes_nothing_at_first(name, mechanism):
     backbone, model = inserted(name, mechanism=mechanism)
     images = tiny_images(8)
     expected, found = backbone(images), model(images)
-    assert model.config['insertion'] == 'neutral'
+    assert model.config.init == 'neutral'
     assert torch.equal(found.argmax(dim=1), expected.argmax(dim=1))
     assert (found - expected).norm() <= 1e-6 * expected.norm()
-    if model.config['gate'] == 'features':
+    if model.config.gate == 'features':
         assert torch.equal(found, expected)
     # that of the paper changes a lot
-    gating = inserted(name, mechanism=mechanism, insertion='gating')[1]
+    gating = inserted(name, mechanism=mechanism, init='random')[1]
     assert (gating(images) - expected).norm() > 1e-3 * expected.norm()
 
 
@@ -61,7 +61,7 @@ def test_maps_start_flat_and_gradients_reach_the_branch_after_the_first_step(nam
 
 def test_the_factor_is_relative_to_a_flat_map():
     features, maps = torch.ones(1, 2, 1, 3), torch.tensor([0.0, 0.5, 1.0]).view(1, 1, 1, 3)
-    residual, product = (Mechanism(kind, insertion='neutral')(features, maps)[0, 0, 0] for kind in MECHANISMS)
+    residual, product = (Mechanism(kind, init='neutral')(features, maps)[0, 0, 0] for kind in MECHANISMS)
     torch.testing.assert_close(residual, torch.tensor([1 / 1.5, 1.0, 2 / 1.5]))
     torch.testing.assert_close(product, torch.tensor([0.0, 1.0, 2.0]))
 
@@ -97,7 +97,7 @@ def test_a_map_that_explains_leaves_the_prediction_to_the_last_bit(name):
         assert torch.equal(model(images, attention=attention), given.logits)
         features = model.forward_features(images, attention=attention)
         torch.testing.assert_close(model.forward_head(features), given.logits)
-    assert 'explains, and does not gate' in repr(model) and model.config['insertion'] == 'explaining'
+    assert 'explains, and does not gate' in repr(model) and model.config.init == 'explaining'
 
 
 def test_a_given_map_gates_relative_to_the_predicted_one():
@@ -124,10 +124,10 @@ def test_training_mode_of_a_map_that_explains():
 @pytest.mark.parametrize(
     ('kwargs', 'message'),
     [
-        (dict(insertion='neutral', hard_attention=0.3, mechanism='product'), 'hard_attention'),
+        (dict(init='neutral', hard_attention=0.3, mechanism='product'), 'hard_attention'),
         (dict(insertion='explaining', hard_attention=0.3, mechanism='product'), 'hard_attention'),
         (dict(insertion='explaining', mechanism='product'), "mechanism='residual'"),
-        (dict(insertion='neutral', attention_map='sum_log'), 'sigmoid'),
+        (dict(init='neutral', attention_map='sum_log'), 'sigmoid'),
         (dict(insertion='open'), "one of 'gating', 'neutral', 'explaining', got 'open'"),
     ],
 )
@@ -141,14 +141,14 @@ def test_what_cannot_be_inserted_so_is_refused(kwargs, message):
 def test_what_cannot_be_neutral_says_so(kwargs):
     with pytest.warns(UserWarning, match='does not predict at first what its backbone does'):
         _, model = inserted('resnet20_cifar', **kwargs)
-    assert model.config['insertion'] == 'gating'
+    assert model.config.init == 'gating'
 
 
 def test_new_networks_gate_as_in_the_paper():
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         model = timm.create_model('abn_resnet20_cifar')
-    assert model.config['insertion'] == 'gating' and 'insertion' not in get_model_args(model)
+    assert model.config.init == 'gating' and 'insertion' not in get_model_args(model)
     assert not [name for name in model.state_dict() if name.startswith('mechanism.')]
 
 
@@ -164,9 +164,9 @@ def test_weights_bring_their_insertion_along(name, tmp_path):
         assert model.config == sources[kind].config and torch.equal(model(images), sources[kind](images))
         assert model.state_dict().keys() == sources[kind].state_dict().keys()
     # what is asked for comes first
-    asked = AttentionBranchNet(tiny_backbone(name), insertion='gating', **arguments)
+    asked = AttentionBranchNet(tiny_backbone(name), init='random', **arguments)
     asked.load_state_dict(sources['neutral'].state_dict())
-    assert asked.config['insertion'] == 'gating'
+    assert asked.config.init == 'gating'
 
 
 @pytest.mark.parametrize('insertion', ['neutral', 'explaining'])
@@ -188,7 +188,7 @@ def test_hub_folders_and_checkpoints_record_the_insertion(insertion, tmp_path):
 def test_weights_of_a_newer_insertion_are_refused():
     weights = inserted('test_resnet')[1].state_dict()
     weights['mechanism.neutral_insertion'] += 1
-    with pytest.raises(ValueError, match="version 2 of insertion='neutral'.*update it"):
+    with pytest.raises(ValueError, match="version 2 of init='neutral'.*update it"):
         inserted('test_resnet')[1].load_state_dict(weights)
 
 

@@ -5,10 +5,10 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from timm_abn.networks.map_training import TrainingOutput, drawn_share, greatest_half, mask_images
 from tiny_models import tiny_abn, tiny_images
 
 from timm_abn import TimmAbnError
-from timm_abn.networks.map_training import TrainingOutput, drawn_share, greatest_half, mask_images
 
 
 def frozen(model):

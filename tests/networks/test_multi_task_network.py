@@ -35,8 +35,8 @@ def by_the_equations(model, images):
     answers = []
     prefix, gate, is_residual = (
         model.layout.num_prefix_tokens,
-        model.config['gate'],
-        model.config['mechanism'] != 'product',
+        model.config.gate,
+        model.config.mechanism != 'product',
     )
     places = {'NCHW': (2, 3), 'NHWC': (1, 2), 'NLC': 1}[model.layout.layout]
     for task in range(TASKS):

@@ -60,9 +60,9 @@ def run_with_gate(backbone, model, images, attention_map):
         bias[:, 0, 0, prefix:] = (attention_map.clamp(min=0) + 0.001).log().flatten(1)
         return args, dict(kwargs, attn_mask=bias)
 
-    handles = [backbone.get_submodule(model.split).register_forward_hook(gate)]
+    handles = [backbone.get_submodule(model.config.split).register_forward_hook(gate)]
     if config['gate'] == 'tokens':
-        later = backbone.blocks[int(model.split.split('.')[1]) + 1 :]
+        later = backbone.blocks[int(model.config.split.split('.')[1]) + 1 :]
         handles += [block.attn.register_forward_pre_hook(add_bias, with_kwargs=True) for block in later]
     try:
         return backbone(images)
@@ -344,7 +344,7 @@ def test_config_says_what_was_built():
         attention_map='sum_log',
         mechanism='product',
         gate='centred',
-        insertion='gating',
+        init='random',
         map_scale=1,
         padding_mode='zeros',
         hard_attention=1.0,
@@ -360,4 +360,4 @@ def test_config_says_what_was_built():
     ],
 )
 def test_a_backbone_is_called_as_timm_calls_it(build, name):
-    assert AttentionBranchNet(build(), num_classes=5).config['backbone'] == name
+    assert AttentionBranchNet(build(), num_classes=5).config.backbone == name

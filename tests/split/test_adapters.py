@@ -9,12 +9,12 @@ import timm
 import torch
 import torch.nn as nn
 from tiers import fast_and_slow
+from timm_abn.config.split import cut_backbone, family_of, split_backbone
+from timm_abn.config.split.adapters import _ADAPTERS
+from timm_abn.config.split.halves import join_halves
 from timm_families import SMALLEST
 
 import timm_abn
-from timm_abn.split import cut_backbone, family_of, split_backbone
-from timm_abn.split.adapters import _ADAPTERS
-from timm_abn.split.halves import join_halves
 
 # of each way in which something passes beside the features, or halves compute otherwise
 ADAPTED = {
@@ -56,7 +56,7 @@ def test_network_of_an_adapted_family(family):
     images = images_for(backbone)
     with torch.no_grad():
         expected = backbone(images)
-    arguments = dict(split=ADAPTED[family], num_classes=4, insertion='gating')
+    arguments = dict(split=ADAPTED[family], num_classes=4, init='random')
     network = timm_abn.AttentionBranchNet(backbone, **arguments).eval()
     with torch.no_grad():
         explanation = network.explain(images)
@@ -71,7 +71,7 @@ def test_network_of_an_adapted_family(family):
         assert torch.equal(other(images), explanation.logits)
         assert torch.equal(network.forward_head(network.forward_features(images)), explanation.logits)
     assert family_of(network.perception_branch) is type(backbone_of(family))
-    assert network.config['backbone'] == backbone_of(family).pretrained_cfg['architecture']
+    assert network.config.backbone == backbone_of(family).pretrained_cfg['architecture']
 
 
 @pytest.mark.parametrize('family', fast_and_slow(ADAPTED, ('efficientvim', 'eva', 'pit')))
@@ -97,7 +97,7 @@ def test_intermediates_are_those_of_the_backbone(family):
     images = images_for(backbone)
     with torch.no_grad():
         expected = backbone.forward_intermediates(images, intermediates_only=True)
-        network = timm_abn.AttentionBranchNet(backbone, split=ADAPTED[family], num_classes=4, insertion='gating').eval()
+        network = timm_abn.AttentionBranchNet(backbone, split=ADAPTED[family], num_classes=4, init='random').eval()
         nothing = torch.zeros_like(network.explain(images).attention_map)
         actual = network.forward_intermediates(images, intermediates_only=True, attention=nothing)
     assert [tuple(maps.shape) for maps in actual] == [tuple(maps.shape) for maps in expected]

@@ -55,7 +55,7 @@ def test_trains_faithful_maps(launch, image_folder, tmp_path, scripts, capfd):
     assert 2.5 < float(row['train_loss']) < 20 and 0 <= float(row['eval_top1']) <= 100  # ln 3 three times, and more
     model = timm_abn.load_model('abn', checkpoint=tmp_path / 'run' / 'last.pth.tar')
     maps = model.explain(torch.randn(2, 3, 32, 32)).attention_map
-    assert model.config['mechanism'] == 'product' and ((maps == 0).float().mean(dim=(2, 3)) >= 0.5).all()
+    assert model.config.mechanism == 'product' and ((maps == 0).float().mean(dim=(2, 3)) >= 0.5).all()
 
 
 @pytest.mark.parametrize('scripts', BOTH)
@@ -68,7 +68,7 @@ def test_a_frozen_backbone_stays_as_it_is(launch, image_folder, tmp_path, script
     assert launch('train.py', *run, '--model-kwargs', *model_kwargs, scripts=scripts) == 0
     model = timm_abn.load_model('abn', checkpoint=tmp_path / 'run' / 'last.pth.tar')
     images = torch.randn(4, 3, 32, 32)
-    assert model.config['insertion'] == 'explaining' and torch.equal(model(images), backbone(images))
+    assert model.config.init == 'explaining' and torch.equal(model(images), backbone(images))
     new = timm.create_model('abn', backbone='test_resnet', num_classes=3, insertion='explaining').state_dict()
     trained = model.state_dict()['attention_branch.map_norm.bias']
     assert not torch.equal(trained, new['attention_branch.map_norm.bias'])  # which does not begin at random

@@ -68,7 +68,7 @@ def test_every_cell_of_the_grid(comparing):
     for run in runs:
         if run.data == comparing.FASHION_MNIST and run.seed == 0:
             model = comparing.create(run).eval()
-            assert model.config['gate'] == run.gate and model.config['mechanism'] == 'residual'
+            assert model.config.gate == run.gate and model.config.mechanism == 'residual'
             assert model.explain(torch.zeros(1, 1, 32, 32)).attention_map.shape == (1, 1, 8, 8)
 
 
@@ -77,7 +77,7 @@ def test_maps_of_scenes_have_as_many_places(comparing):
     for run in comparing.grid([0]):
         if run.data == comparing.SCENES:
             model = comparing.create(run).eval()
-            assert model.config['gate'] == run.gate and model.config['mechanism'] == 'product'
+            assert model.config.gate == run.gate and model.config.mechanism == 'product'
             assert model.explain(torch.zeros(1, 3, 64, 64)).attention_map.shape == (1, 4, 8, 8)
 
 

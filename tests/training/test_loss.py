@@ -8,9 +8,9 @@ import timm.task
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from timm_abn.networks.map_training import TrainingOutput
 from tiny_models import tiny_abn, tiny_images
 
-from timm_abn.networks.map_training import TrainingOutput
 from timm_abn.task import AttentionBranchLoss, ExplainingMapLoss, FaithfulMapLoss, TrainingError, extend_timm_tasks
 from timm_abn.training.map_settings import MapLossSettings
 

@@ -107,7 +107,7 @@ def test_hard_attention_joins_the_arguments_of_the_model():
         (dict(freeze_backbone=True, model='resnet50'), '--freeze-backbone is for Attention Branch Networks'),
         (dict(freeze_backbone=True), '--freeze-backbone explains a trained backbone: pass --model-kwargs'),
         (
-            dict(freeze_backbone=True, model_kwargs=dict(insertion='neutral')),
+            dict(freeze_backbone=True, model_kwargs=dict(init='neutral')),
             "--freeze-backbone needs insertion='explaining', got 'neutral'",
         ),
         (

@@ -68,6 +68,9 @@ def build_parts(
         backbone_arguments.update(num_classes=outputs, in_chans=config.in_chans, **dd)
         backbone = create_backbone(name, pretrained_backbone, **backbone_arguments)
         architecture = architecture_of(name, **backbone_arguments)
+    elif backbone_arguments:
+        given = ', '.join(f'{name}={value!r}' for name, value in backbone_arguments.items())
+        raise TimmAbnError(f'{given}: no argument of a network, and the backbone, which might know it, exists already.')
     if hasattr(backbone, 'attention_branch'):
         raise TimmAbnError(f'Backbone {name_of(backbone)!r} has an attention branch already; pass its own backbone.')
     check_outputs(backbone, config.num_classes, config.outputs_per_class, name)
