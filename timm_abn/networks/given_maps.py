@@ -1,19 +1,9 @@
-"""Attention maps given in place of the predicted ones, and the maps of some of several tasks."""
+"""Attention maps given in place of the predicted ones."""
 
 import torch
 import torch.fx
 
-__all__ = ['check_attention', 'given_or_predicted', 'is_fx_proxy', 'of_tasks']
-
-
-def of_tasks(maps: torch.Tensor, tasks: torch.Tensor) -> torch.Tensor:
-    """Return the map of one task per image, shape (B, 1, h, w).
-
-    Args:
-        maps: Shape (B, T, h, w).
-        tasks: Which task it is, shape (B,).
-    """
-    return maps[torch.arange(len(maps), device=maps.device), tasks].unsqueeze(1)
+__all__ = ['check_attention', 'given_or_predicted', 'is_fx_proxy']
 
 
 def check_attention(attention: torch.Tensor, expected: list[int]) -> None:

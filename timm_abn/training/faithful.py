@@ -1,10 +1,14 @@
-"""What training for faithful maps needs besides both predictions: what the network says of what its map keeps.
+"""FaithfulTraining: in training a network looks at its own maps, so that a loss can ask that they are faithful.
 
 The paper's loss (Eq. 3) does not ask an attention map to be faithful, and it is not: a constant does as well. Here
 the network looks a second time, at the image seen through its own map, so that a loss can ask that its prediction
 stands. The idea is that of T-TAME (Ntrougkas et al., arXiv 2403.04523), which trains a separate branch after the fact.
 It may look a third time, at the features where its map is not, so that a loss can ask that these say nothing; GAIN (Li
 et al., CVPR 2018, arXiv 1802.10171) asks the same of images.
+
+    model = FaithfulTraining(network)  # around this DistributedDataParallel, torch.compile, ...
+    criterion = FaithfulMapLoss(nn.CrossEntropyLoss())
+    loss = criterion(model(images), targets)
 """
 
 import contextlib
@@ -16,17 +20,20 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.nn.modules.batchnorm import _NormBase
 
-from ..errors import TimmAbnError
+from ..networks.attached import AttachedNet
+from ..networks.config import check_choice
+from ..networks.multi_task import MultiTaskAttentionBranchNet
+from ..networks.network import AttentionBranchNet, Look
+from ..networks.split_network import SplitNetwork
+from .errors import TrainingError
 
 __all__ = [
     'BACKGROUNDS',
-    'MapTraining',
+    'AttachedTraining',
+    'FaithfulTraining',
     'TrainingOutput',
-    'check_map_training',
     'complement_of',
-    'drawn_share',
     'greatest_half',
-    'keep_running_statistics',
     'mask_images',
 ]
 
@@ -36,7 +43,7 @@ SLOPE = 0.1  # of a map: how far from the limit a place is surely kept, or not
 
 
 class TrainingOutput(NamedTuple):
-    """What a network returns in training mode under ``train_maps``; the first two are those of every ABN.
+    """What the wrappers of this module return in training; the first two are those of every network.
 
     Attributes:
         logits: Shape (B, K).
@@ -59,65 +66,161 @@ class TrainingOutput(NamedTuple):
     complement_logits: torch.Tensor | None = None
 
 
-class MapTraining(nn.Module):
-    """How a network in training looks at its own maps; it has no parameters, and nothing to save.
+class FaithfulTraining(nn.Module):
+    """Wraps a network: training returns what losses of the maps need, a ``TrainingOutput``, from one forward pass.
 
-    Attributes:
-        background: What takes the place of what the map does not keep; None to leave the masked image out.
-        flips: Whether the map of the flipped image is wanted.
-        complement: Whether the prediction from where the map is not is wanted.
+    The network sees each image twice in a step: as it is, and through its map. The running statistics of batch norm are
+    of the first. In evaluation mode the network answers as without the wrapper. Like ``DistributedDataParallel``, it
+    holds the network as ``module``.
     """
 
     def __init__(
         self,
+        network: SplitNetwork,
         background: str | None = 'mixed',
         flips: bool = False,
         complement: bool = False,
     ) -> None:
         """
         Args:
-            background: 'blur', the image under a Gaussian blur; 'mean', the mean colour; 'mixed', one of them, or
-                another image of the batch, drawn for each image, so that no baseline is learned by heart.
+            network: The network.
+            background: What takes the place of what the map does not keep: 'blur', the image under a Gaussian blur;
+                'mean', the mean colour; 'mixed', one of them, or another image of the batch, drawn for each image, so
+                that no baseline is learned by heart. None to leave the masked image out.
             flips: Whether the map of the flipped image is wanted.
             complement: Whether the prediction from where the map is not is wanted.
 
         Raises:
-            TimmAbnError: There is no such background.
+            TrainingError: There is no such background, maps are not in [0, 1], or the mechanism hides nothing.
         """
         super().__init__()
-        if background is not None and background not in BACKGROUNDS:
-            raise TimmAbnError(f'background must be one of {", ".join(map(repr, BACKGROUNDS))}, got {background!r}.')
-        self.background = background
-        self.flips = flips
-        self.complement = complement
+        if background is not None:
+            check_choice('background', background, BACKGROUNDS)
+        kind = network.config.attention_map
+        if background is not None and kind != 'sigmoid':
+            raise TrainingError(
+                f"images can be seen through maps in [0, 1] only: attention_map='sigmoid', not {kind!r}."
+            )
+        if complement and kind != 'sigmoid':
+            raise TrainingError(f"only maps in [0, 1] have a complement: attention_map='sigmoid', not {kind!r}.")
+        self.module = network
+        self.background, self.flips, self.complement = background, flips, complement
+        self.check_complement()
+
+    def check_complement(self) -> None:
+        """Raise TrainingError if the features where the map is not are asked for, and the gate shows them all."""
+        if self.complement and self.module.config.mechanism == 'residual':
+            raise TrainingError("complement needs mechanism='product', got 'residual': Eq. 2 hides nothing.")
+
+    def forward(self, images: torch.Tensor) -> Any:
+        """Return a ``TrainingOutput``; in evaluation mode logits.
+
+        Args:
+            images: Shape (B, in_chans, H, W).
+        """
+        network: Any = self.module
+        if not self.training:
+            return network(images)
+        look = network.look(images)
+        masked_logits = complement_logits = flipped_map = None
+        has_answers = network.num_classes > 0
+        tasks = self._draw_tasks(look.attention_map) if has_answers else None
+        kept = self.kept(_of_tasks(look.attention_map, tasks))
+        with keep_running_statistics(network):
+            if has_answers and self.background is not None:
+                masked_logits = self.answer_through(mask_images(images, kept, self.background), tasks)
+            if has_answers and self.complement:
+                complement_logits = self.answer_of_rest(images, look, kept, tasks)
+            if self.flips:
+                flipped = images.flip(-1)
+                flipped_map = network.attention_map(network.extract(flipped), flipped, None).flip(-1)
+        attention_logits = network.attention_branch.attention_logits(look.class_features)
+        return TrainingOutput(
+            look.logits, attention_logits, look.attention_map, masked_logits, tasks, flipped_map, complement_logits
+        )
+
+    def _draw_tasks(self, maps: torch.Tensor) -> torch.Tensor | None:
+        """Return the task whose map counts, drawn for each image; None with one map, or where none counts."""
+        if maps.shape[1] == 1 or not (self.background is not None or self.complement):
+            return None
+        return torch.randint(maps.shape[1], (len(maps),), device=maps.device)
+
+    def kept(self, maps: torch.Tensor) -> torch.Tensor:
+        """Return what is kept of images, shape (B, 1, h, w), in [0, 1]: here what the map says."""
+        return maps
+
+    def answer_through(self, masked: torch.Tensor, tasks: torch.Tensor | None) -> torch.Tensor:
+        """Return logits of images seen through their maps; of several tasks that of the one whose map it was."""
+        network: Any = self.module
+        features = network.extract(masked)
+        maps = network.attention_map(features, masked, None)
+        return self._answer(features, _of_tasks(maps, tasks), tasks)
+
+    def answer_of_rest(
+        self, images: torch.Tensor, look: Look, kept: torch.Tensor, tasks: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Return logits of what the map does not keep: here of the features, gated by the complement of the map."""
+        return self._answer(look.features, complement_of(kept, self.module.config.hides), tasks)
+
+    def _answer(self, features: Any, maps: torch.Tensor, tasks: torch.Tensor | None) -> torch.Tensor:
+        """Return logits of features under one map per image, shape (B, 1, h, w); of several tasks that of its own."""
+        if tasks is not None and isinstance(self.module, MultiTaskAttentionBranchNet):
+            return self.module.predict_task(features, maps, tasks)
+        assert isinstance(self.module, AttentionBranchNet)
+        return self.module.predict(features, maps)
 
     def extra_repr(self) -> str:  # noqa: D102
         return f'background={self.background!r}, flips={self.flips}, complement={self.complement}'
 
 
-def check_map_training(map_type: str, mechanism: Any, background: str | None, complement: bool) -> None:
-    """Check that the maps of a network can be trained so.
+class AttachedTraining(FaithfulTraining):
+    """Wraps an attached network, whose map gates nothing: images are masked, also by what the map does not keep.
 
-    Args:
-        map_type: 'sigmoid', or a kind whose values are not in [0, 1].
-        mechanism: The ``Mechanism`` of the network.
-        background: See ``MapTraining``.
-        complement: See ``MapTraining``.
-
-    Raises:
-        TimmAbnError: Maps are not in [0, 1], or the mechanism hides nothing.
+    The map keeps as many of its greatest places as are drawn for each image, so that it learns their order.
     """
-    if background is not None and map_type != 'sigmoid':
-        raise TimmAbnError(
-            f"images can be seen through maps in [0, 1] only: attention_map='sigmoid', not {map_type!r}."
-        )
-    if complement and map_type != 'sigmoid':
-        raise TimmAbnError(f"only maps in [0, 1] have a complement: attention_map='sigmoid', not {map_type!r}.")
-    if complement and mechanism.insertion == 'explaining':
-        if background is None:
-            raise TimmAbnError('complement of a map that explains needs a background, got None: images are masked.')
-    elif complement and mechanism.residual:
-        raise TimmAbnError("complement needs mechanism='product', got 'residual': Eq. 2 hides nothing.")
+
+    def __init__(self, network: AttachedNet, background: str = 'mixed', complement: bool = True) -> None:
+        """
+        Args:
+            network: The network.
+            background: See ``FaithfulTraining``.
+            complement: See ``FaithfulTraining``.
+
+        Raises:
+            TrainingError: There is no such background.
+        """
+        super().__init__(network, background, complement=complement)
+
+    def check_complement(self) -> None:
+        """Check nothing: images hide what the map does not keep."""
+
+    def kept(self, maps: torch.Tensor) -> torch.Tensor:
+        """Return maps that keep the greatest places of others, how many of them drawn for each image, with gradients.
+
+        Between what is kept, near 1, and what is not, near 0, is a slope, so that places near the limit learn on which
+        side of it they belong. Only the order of the places counts, as in deletion and insertion (RISE, arXiv
+        1806.07421).
+        """
+        places = maps.detach().flatten(1).float()
+        share = LEAST_SHARE + (1 - 2 * LEAST_SHARE) * torch.rand(len(maps), 1, device=maps.device)
+        limit = places.sort(dim=1, descending=True).values.gather(1, (share * places.shape[1]).long())
+        return ((maps.float() - limit[:, :, None, None]) / SLOPE).sigmoid()
+
+    def answer_through(self, masked: torch.Tensor, tasks: torch.Tensor | None) -> torch.Tensor:
+        """Return logits of masked images."""
+        return self.module.perceive(self.module.extract(masked))
+
+    def answer_of_rest(
+        self, images: torch.Tensor, look: Look, kept: torch.Tensor, tasks: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Return logits of images masked by the complement of the map."""
+        assert self.background is not None
+        return self.answer_through(mask_images(images, complement_of(kept, False), self.background), tasks)
+
+
+def _of_tasks(maps: torch.Tensor, tasks: torch.Tensor | None) -> torch.Tensor:
+    """Return the map of one task per image, shape (B, 1, h, w), of maps (B, T, h, w); all of them without tasks."""
+    return maps if tasks is None else maps[torch.arange(len(maps), device=maps.device), tasks].unsqueeze(1)
 
 
 def mask_images(images: torch.Tensor, maps: torch.Tensor, background: str) -> torch.Tensor:
@@ -140,21 +243,6 @@ def complement_of(maps: torch.Tensor, hard: bool) -> torch.Tensor:
         hard: Whether most places are exactly 0: these are the complement then, and nothing of what is kept is.
     """
     return (maps == 0).to(maps.dtype) if hard else 1 - maps
-
-
-def drawn_share(maps: torch.Tensor) -> torch.Tensor:
-    """Return maps that keep the greatest places of others, how many of them drawn for each image, with gradients.
-
-    Between what is kept, near 1, and what is not, near 0, is a slope, so that places near the limit learn on which side
-    of it they belong. Only the order of the places counts, as in deletion and insertion (RISE, arXiv 1806.07421).
-
-    Args:
-        maps: Shape (B, 1, h, w), in [0, 1].
-    """
-    places = maps.detach().flatten(1).float()
-    share = LEAST_SHARE + (1 - 2 * LEAST_SHARE) * torch.rand(len(maps), 1, device=maps.device)
-    limit = places.sort(dim=1, descending=True).values.gather(1, (share * places.shape[1]).long())
-    return ((maps.float() - limit[:, :, None, None]) / SLOPE).sigmoid()
 
 
 def greatest_half(maps: torch.Tensor) -> torch.Tensor:

@@ -1,14 +1,22 @@
-"""What a network returns for losses of its map: from one forward, with gradients, and in evaluation nothing of it."""
+"""What networks return in training for losses of their maps: from one forward, with gradients."""
 
 import copy
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
-from timm_abn.networks.map_training import TrainingOutput, drawn_share, greatest_half, mask_images
+from timm.utils import unwrap_model
 from tiny_models import tiny_abn, tiny_images
 
-from timm_abn import TimmAbnError
+from timm_abn.training.errors import TrainingError
+from timm_abn.training.faithful import (
+    AttachedTraining,
+    FaithfulTraining,
+    TrainingOutput,
+    greatest_half,
+    mask_images,
+)
 
 
 def frozen(model):
@@ -18,6 +26,11 @@ def frozen(model):
         if isinstance(module, torch.nn.BatchNorm2d):
             module.eval()
     return model
+
+
+def attached():
+    torch.manual_seed(0)
+    return timm.create_model('attached', backbone='test_resnet', num_classes=4).train()
 
 
 def test_masked_image_by_hand():
@@ -36,8 +49,7 @@ def test_masked_image_by_hand():
 
 @pytest.mark.parametrize('backbone', ['test_resnet', 'test_convnext', 'test_vit'])
 def test_what_training_returns(backbone):
-    model, plain = frozen(tiny_abn(backbone)), frozen(tiny_abn(backbone))
-    model.train_maps('mean', flips=True)
+    model, plain = FaithfulTraining(frozen(tiny_abn(backbone)), 'mean', flips=True), frozen(tiny_abn(backbone))
     images = tiny_images()
     output = model(images)
     assert isinstance(output, TrainingOutput) and output.tasks is None
@@ -55,7 +67,7 @@ def test_what_training_returns(backbone):
 
 def test_of_several_tasks_one_is_drawn():
     model, plain = (frozen(tiny_abn('test_resnet', multi_task=True, num_classes=3)) for _ in range(2))
-    model.train_maps('mean')
+    model = FaithfulTraining(model, 'mean')
     images = tiny_images(8)
     output = model(images)
     assert output.masked_logits.shape == (8, 1) and output.tasks.unique().numel() > 1
@@ -67,29 +79,27 @@ def test_of_several_tasks_one_is_drawn():
 @pytest.mark.parametrize('kwargs', [{}, dict(hard_attention=0.25), dict(hard_attention=0.25, map_scale=2)])
 def test_complement_is_what_the_map_does_not_keep(kwargs):
     model = frozen(tiny_abn('test_resnet', mechanism='product', **kwargs))
-    model.train_maps(None, complement=True)
-    output = model(tiny_images())
+    output = FaithfulTraining(model, None, complement=True)(tiny_images())
     assert output.masked_logits is None and output.complement_logits.shape == output.logits.shape
     maps = output.attention_map
     complement = (maps == 0).float() if kwargs else 1 - maps
     assert not kwargs or complement.mean() == 0.75
-    torch.testing.assert_close(output.complement_logits, model(tiny_images(), attention=complement).logits)
+    torch.testing.assert_close(output.complement_logits, model(tiny_images(), attention=complement)[0])
 
 
 def test_complement_of_several_tasks_is_of_the_one_that_is_drawn():
     model = frozen(tiny_abn('test_resnet', multi_task=True, num_classes=3, mechanism='product'))
-    model.train_maps('mean', complement=True)
     images = tiny_images(8)
-    output = model(images)
+    output = FaithfulTraining(model, 'mean', complement=True)(images)
     assert output.complement_logits.shape == (8, 1) and output.tasks.unique().numel() > 1
-    logits = model(images, attention=1 - output.attention_map).logits
+    logits = model(images, attention=1 - output.attention_map)[0]
     torch.testing.assert_close(output.complement_logits, logits.gather(1, output.tasks[:, None]))
 
 
 def test_a_drawn_share_keeps_the_greatest_places():
     torch.manual_seed(0)
     maps = torch.rand(200, 1, 10, 10, requires_grad=True)
-    kept = drawn_share(maps)
+    kept = AttachedTraining(attached()).kept(maps)
     order = maps.flatten(1).argsort(dim=1, descending=True)
     assert (kept.flatten(1).gather(1, order).diff(dim=1) <= 0).all()  # never a smaller place before a greater one
     shares = (kept > 0.5).float().mean(dim=(1, 2, 3))
@@ -105,50 +115,47 @@ def test_the_greatest_half():
 
 
 def test_a_map_that_explains_is_asked_what_is_kept_and_what_is_left_of_the_image(monkeypatch):
-    model = tiny_abn('test_resnet', insertion='explaining').train()
-    model.train_maps('mean', complement=True)
-    monkeypatch.setattr('timm_abn.networks.network.drawn_share', greatest_half)
+    network = attached()
+    model = AttachedTraining(network, 'mean')
+    monkeypatch.setattr(model, 'kept', greatest_half)
     images = tiny_images()
     output = model(images)
+    assert torch.equal(output.logits, network(images)[0])
     kept = F.interpolate(greatest_half(output.attention_map), images.shape[2:], mode='bilinear')
     for logits, shown in ((output.masked_logits, kept), (output.complement_logits, 1 - kept)):
-        torch.testing.assert_close(logits, model(images * shown).logits)  # the mean of normalised images is 0
+        torch.testing.assert_close(logits, network(images * shown)[0])  # the mean of normalised images is 0
 
 
 def test_gradients_of_the_complement_reach_a_map_that_explains():
-    model = tiny_abn('test_resnet', insertion='explaining').train()
-    model.train_maps('mean', complement=True)
-    model(tiny_images()).complement_logits[:, 0].sum().backward()
+    model = attached()
+    AttachedTraining(model, 'mean')(tiny_images()).complement_logits[:, 0].sum().backward()
     assert model.attention_branch.map_conv.weight.grad.abs().max() > 0
 
 
 def test_gradients_of_the_complement_reach_a_soft_map():
     model = frozen(tiny_abn('test_resnet', mechanism='product'))
-    model.train_maps(None, complement=True)
-    model(tiny_images()).complement_logits[:, 0].sum().backward()
+    FaithfulTraining(model, None, complement=True)(tiny_images()).complement_logits[:, 0].sum().backward()
     assert model.attention_branch.map_conv.weight.grad.abs().sum() > 0
 
 
 def test_gradients_reach_the_map_through_the_image():
     model = frozen(tiny_abn('test_resnet'))
-    model.train_maps('blur')
-    model(tiny_images()).masked_logits.sum().backward()
+    FaithfulTraining(model, 'blur')(tiny_images()).masked_logits.sum().backward()
     expected = model.attention_branch.map_conv.weight.grad.clone()
     # the same, of the network as a function of the masked image: what comes through the second map alone is less
     model.zero_grad()
     maps = model.eval().explain(tiny_images()).attention_map
-    frozen(model).map_training = None
-    model(mask_images(tiny_images(), maps, 'blur'))[0].sum().backward()
+    frozen(model)(mask_images(tiny_images(), maps, 'blur'))[0].sum().backward()
     assert expected.abs().sum() > 0
     assert (expected - model.attention_branch.map_conv.weight.grad).abs().max() > 1e-6
 
 
 def test_batch_norm_remembers_images_as_they_are():
-    model, plain = tiny_abn('test_resnet').train(), tiny_abn('test_resnet').train()
-    model.train_maps('mean', flips=True)
+    network, plain = tiny_abn('test_resnet').train(), tiny_abn('test_resnet').train()
+    model = FaithfulTraining(network, 'mean', flips=True)
     output = model(tiny_images())
     assert torch.equal(output.logits, plain(tiny_images())[0])
-    for (name, found), expected in zip(model.named_buffers(), plain.buffers()):
+    for (name, found), expected in zip(network.named_buffers(), plain.buffers()):
         assert torch.equal(found, expected), name
     assert not torch.equal(output.masked_logits, output.logits)
     model(tiny_images())  # and goes on to remember
@@ -164,11 +171,9 @@ def test_one_image_has_no_other_behind_it():
 
 def test_checkpointing_of_gradients_changes_nothing():
     model, checkpointed = (frozen(tiny_abn('test_resnet')) for _ in range(2))
-    for network in (model, checkpointed):
-        network.train().train_maps('mean')
     checkpointed.set_grad_checkpointing()
     for network in (model, checkpointed):
-        output = network(tiny_images())
+        output = FaithfulTraining(network.train(), 'mean')(tiny_images())
         (output.masked_logits.sum() + output.logits.square().sum()).backward()
     assert checkpointed.feature_extractor.grad_checkpointing
     for (name, parameter), other in zip(model.named_parameters(), checkpointed.parameters()):
@@ -178,17 +183,15 @@ def test_checkpointing_of_gradients_changes_nothing():
 
 def test_without_a_classifier_nothing_is_asked_of_masked_images():
     model = tiny_abn('test_resnet', multi_task=True, num_classes=3).train()
-    model.train_maps('mean')
     model.reset_classifier(0)
-    assert model(tiny_images()).masked_logits is None
+    assert FaithfulTraining(model, 'mean')(tiny_images()).masked_logits is None
 
 
-def test_nothing_of_it_is_saved_and_copies_keep_it():
+def test_the_network_is_what_is_saved_and_copies_keep_the_wrapper():
     model = tiny_abn('test_resnet')
-    names = list(model.state_dict())
-    model.train_maps()
-    assert list(model.state_dict()) == names
-    assert isinstance(copy.deepcopy(model).train()(tiny_images()), TrainingOutput)
+    wrapped = FaithfulTraining(model)
+    assert unwrap_model(wrapped) is model
+    assert isinstance(copy.deepcopy(wrapped).train()(tiny_images()), TrainingOutput)
 
 
 @pytest.mark.parametrize(
@@ -200,27 +203,25 @@ def test_nothing_of_it_is_saved_and_copies_keep_it():
     ],
 )
 def test_what_is_refused(kwargs, background, message):
-    with pytest.raises(TimmAbnError, match=message):
-        tiny_abn('test_resnet', **kwargs).train_maps(background)
+    with pytest.raises(TrainingError, match=message):
+        FaithfulTraining(tiny_abn('test_resnet', **kwargs), background)
 
 
 @pytest.mark.parametrize(
     ('kwargs', 'message'),
     [
         ({}, "complement needs mechanism='product', got 'residual': Eq. 2 hides nothing"),
-        (dict(insertion='explaining'), 'complement of a map that explains needs a background, got None'),
         (dict(attention_map='sum_log', mechanism='product'), "only maps in \\[0, 1\\] have a complement: .*'sum_log'"),
     ],
 )
 def test_what_has_no_complement(kwargs, message):
-    with pytest.raises(TimmAbnError, match=message):
-        tiny_abn('test_resnet', **kwargs).train_maps(None, complement=True)
+    with pytest.raises(TrainingError, match=message):
+        FaithfulTraining(tiny_abn('test_resnet', **kwargs), None, complement=True)
 
 
 @pytest.mark.slow
 def test_a_compiled_network_trains_its_maps():
-    model = frozen(tiny_abn('test_resnet', mechanism='product'))
-    model.train_maps('mean', complement=True)
+    model = FaithfulTraining(frozen(tiny_abn('test_resnet', mechanism='product')), 'mean', complement=True)
     expected = model(tiny_images())
     compiled = torch.compile(model, backend='eager', fullgraph=True)(tiny_images())
     torch.testing.assert_close(compiled.masked_logits, expected.masked_logits)
