@@ -94,9 +94,9 @@ def _run(name: str, arguments: Sequence[str]) -> None:
         take_hard_attention(settings)
     # explicitly, so that the checkpoint records what the model has because of its weights
     settings.model_kwargs = {**ARGUMENTS_OF_WEIGHTS.get(settings.model, {}), **settings.model_kwargs}
+    for_timm += choose_memory_format(name, settings, _check_model(settings))
     if settings.model_kwargs != said_of_model:
         for_timm += model_kwargs_flags(settings)
-    for_timm += choose_memory_format(name, settings, _check_model(settings))
     if name in ('train.py', 'validate.py'):
         _check_multi_label(settings, scripts / name)
     if trains:
