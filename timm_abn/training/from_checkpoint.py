@@ -75,11 +75,7 @@ def _take_name(settings: argparse.Namespace, recorded: str | None, path: Path) -
     check_model_of(dict(model=recorded), settings.model, path)
 
 
-def _take_arguments(
-    settings: argparse.Namespace,
-    weights: Mapping[str, torch.Tensor],
-    path: Path,
-) -> dict[str, Any]:
+def _take_arguments(settings: argparse.Namespace, weights: Mapping[str, torch.Tensor], path: Path) -> dict[str, Any]:
     found = model_arguments(settings.model, settings.recorded, {}, weights, path).get('num_classes')
     said = settings.num_classes
     if said is not None and found not in (None, said):

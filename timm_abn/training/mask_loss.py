@@ -52,10 +52,7 @@ class AttentionMaskLoss(nn.Module):
         self.kind = kind
 
     def forward(
-        self,
-        attention_map: torch.Tensor,
-        masks: torch.Tensor,
-        present: torch.Tensor | None = None,
+        self, attention_map: torch.Tensor, masks: torch.Tensor, present: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Return the mean over the masks that there are; exactly 0, with gradients of 0, if there is none.
 
@@ -73,10 +70,7 @@ class AttentionMaskLoss(nn.Module):
         return distances.sum() / counted.sum().clamp(min=1)
 
     def distances(
-        self,
-        attention_map: torch.Tensor,
-        masks: torch.Tensor,
-        present: torch.Tensor | None = None,
+        self, attention_map: torch.Tensor, masks: torch.Tensor, present: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the distance of each map, 0 where there is no mask, and which were counted; both of shape (B, T).
 
@@ -179,11 +173,7 @@ class MaskedTargetLoss(AttentionBranchLoss):
     """
 
     def __init__(
-        self,
-        branch_loss: AttentionBranchLoss,
-        kind: str = 'bce',
-        weight: float = 1.0,
-        multi_label: bool = False,
+        self, branch_loss: AttentionBranchLoss, kind: str = 'bce', weight: float = 1.0, multi_label: bool = False
     ) -> None:
         """
         Args:

@@ -241,10 +241,7 @@ def test_goes_to_workers_that_are_started_anew(images, masks):
             'has no mask of any of 4 training images: expected images in it to be called as those, such as class0/0',
         ),
         (lambda path: (path / 'masks').write_text('{}'), 'is not of the form of COCO: expected images'),
-        (
-            lambda path: (path / 'masks').symlink_to(path / 'images' / 'train'),
-            'lies among the training images in',
-        ),
+        (lambda path: (path / 'masks').symlink_to(path / 'images' / 'train'), 'lies among the training images in'),
     ],
 )
 def test_masks_of_no_image_are_one_line(images, tmp_path, make, message):

@@ -17,11 +17,7 @@ from .reproducible import EpochSampler, SeededDataset
 __all__ = ['extend_timm_loader']
 
 
-def extend_timm_loader(
-    seed: int,
-    crop_mode: str | None = None,
-    mask_settings: MaskSettings | None = None,
-) -> None:
+def extend_timm_loader(seed: int, crop_mode: str | None = None, mask_settings: MaskSettings | None = None) -> None:
     """Extend ``timm.data.create_loader`` by a seed of each epoch, the crop of validation images, and human masks.
 
     timm's ``train.py`` has no flag for that crop. Data that is streamed, repeated augmentation and timm's multi-epochs
