@@ -9,8 +9,8 @@ from .hub.config import HubError
 from .hub.state_dicts import CheckpointError
 from .maps.explanation import Explanation, MultiTaskExplanation
 from .models import abn_models, cam_models, cifar_backbones
-from .models.authors_checkpoints import convert_official_checkpoint
 from .models.loading import load_model
+from .models.official_checkpoints import convert_official_checkpoint
 from .networks.attention_branch import AttentionBranch, MultiTaskAttentionBranch
 from .networks.mechanism import Mechanism
 from .networks.multi_task_network import MultiTaskAttentionBranchNet
