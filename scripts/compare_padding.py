@@ -35,7 +35,6 @@ from timm_abn.explain.metrics import position_bias
 from timm_abn.networks.choices import PADDING_MODES
 from timm_abn.staging import staged_files
 from timm_abn.task import AttentionBranchLoss
-from timm_abn.training.precision import cpu_is_fast_in
 
 MODEL = 'abn_resnet20_cifar'
 MEAN, STD = 0.2860, 0.3530
@@ -93,13 +92,11 @@ def train_network(padding_mode: str, seed: int, data: Data) -> Any:
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     order = torch.Generator().manual_seed(seed)  # of its own: the same for both
     batches = torch.randperm(TRAINING_IMAGES, generator=order)[: steps * BATCH_SIZE].view(steps, BATCH_SIZE)
-    mixed_precision = cpu_is_fast_in(torch.bfloat16)
     for chosen in batches:
         images, targets = data[0][chosen], data[1][chosen]
         mirrored = torch.rand(BATCH_SIZE, 1, 1, 1, generator=order) < 0.5
         images = torch.where(mirrored, images.flip(3), images).contiguous(memory_format=torch.channels_last)
-        with torch.autocast('cpu', torch.bfloat16, enabled=mixed_precision):
-            loss = criterion(model(images), targets)
+        loss = criterion(model(images), targets)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

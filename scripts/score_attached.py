@@ -11,7 +11,8 @@ are, the first three trained for about the same minutes:
 
 - plain: the backbone, fine-tuned;
 - gating: an ABN as in the paper, whose untrained map changes the backbone from the start;
-- neutral: an ABN that begins as the backbone, with the loss of faithful maps (timm-abn attach --train-backbone);
+- neutral: an ABN that begins as the backbone, with the loss of faithful maps (--map-loss masked of
+  timm-abn-train);
 - attached: the plain backbone as it is, with a map that explains it (timm-abn attach).
 
 Deletion (low is good) and insertion are of the attention map, of plain of Grad-CAM at the cut and at the last stage;
@@ -57,7 +58,7 @@ from timm_abn.models.attaching import AttachedModel
 from timm_abn.networks.network import AttentionBranchNet
 from timm_abn.staging import check_output_folder, staged_files
 from timm_abn.training.attaching import AttachSettings, train_attached
-from timm_abn.training.loss import AttentionBranchLoss
+from timm_abn.training.loss import AttentionBranchLoss, FaithfulMapLoss
 
 HELD_OUT = 0.25
 CLASSES = ('functional', 'defective')
@@ -229,11 +230,15 @@ class SeedRun:
         state = load_file(self.path) if name == 'attached' else self.weights
         torch.manual_seed(self.seed)
         network = around(state, INSERTIONS[name], self.plain.pretrained_cfg)
-        if name == 'gating':
+        if name == 'attached':
+            minutes = attach(network, self.training, self.held_out, self.args, self.seed)
+        elif name == 'gating':
             criterion = AttentionBranchLoss(nn.CrossEntropyLoss())
             minutes = fit(network, criterion, self.training, self.args, self.seed, name, GATING)
         else:
-            minutes = attach(network, self.training, self.held_out, self.args, self.seed, name)
+            network.train_maps()
+            criterion = FaithfulMapLoss(nn.CrossEntropyLoss())
+            minutes = fit(network, criterion, self.training, self.args, self.seed, name, 1.0)
         explainer = create_explainer('attention', network)
         if name == 'attached':
             self.plain.load_state_dict(state)
@@ -282,13 +287,11 @@ def attach(
     held_out: Sequence[Photo],
     args: argparse.Namespace,
     seed: int,
-    name: str,
 ) -> float:
     """Train a network as ``timm-abn attach`` does, and return the minutes of the processor."""
     network.to(args.device, memory_format=torch.channels_last)
-    attached = AttachedModel(network, {}, MODEL, has_new_classifier=name == 'neutral')
-    epochs = round((ATTACHED if name == 'attached' else 1.0) * args.epochs)
-    settings = AttachSettings(epochs, args.batch_size, seed=seed)
+    attached = AttachedModel(network, {}, MODEL)
+    settings = AttachSettings(round(ATTACHED * args.epochs), args.batch_size, seed=seed)
     start = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         photos = Photos(list(training), list(held_out[:SHOWN]), list(CLASSES))  # scored once, at the end

@@ -46,10 +46,9 @@ from timm_abn.models.training_checkpoints import read_checkpoint
 from timm_abn.staging import check_output_folder, staged_files
 from timm_abn.training.data.masked import choose
 from timm_abn.training.errors import TrainingError
-from timm_abn.training.map_settings import add_map_arguments, hard_attention_arguments, read_map_loss
+from timm_abn.training.map_settings import add_map_arguments, read_map_loss, take_hard_attention
+from timm_abn.training.mask_loss import target_with_masks
 from timm_abn.training.mask_settings import MaskSettings
-from timm_abn.training.packed_targets import pack_target
-from timm_abn.training.precision import cpu_is_fast_in
 from timm_abn.training.task import extend_timm_tasks
 
 BACKBONE = 'test_resnet'  # a tiny ResNet: the cut after layer1 gives maps of 16x16 for scenes of 64x64
@@ -127,7 +126,7 @@ def arguments(args: argparse.Namespace, num_classes: int) -> dict[str, Any]:
         crop_pct=1.0,
     )
     settings = argparse.Namespace(**{**vars(args), **setup})
-    hard_attention_arguments(settings)  # into model_kwargs
+    take_hard_attention(settings)  # into model_kwargs
     masks = None
     if args.attention_mask_share:
         masks = MaskSettings(args.data_dir, weight=args.attention_mask_weight, multi_task=True)
@@ -187,13 +186,11 @@ def fit(
     steps = len(train) // args.batch_size
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, total_steps=args.epochs * steps, pct_start=0.2)
     order = torch.Generator().manual_seed(args.seed)  # of its own: the same for every model
-    mixed_precision = cpu_is_fast_in(torch.bfloat16)
     for epoch in range(args.epochs):
         task.train()
         batches = tqdm(batches_of(train, args.batch_size, order), desc=f'epoch {epoch + 1}/{args.epochs}', total=steps)
         for images, targets in batches:
-            with torch.autocast('cpu', torch.bfloat16, enabled=mixed_precision):
-                loss = task(images, targets)['loss']
+            loss = task(images, targets)['loss']
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -217,7 +214,7 @@ def batches_of(data: TensorDataset, size: int, order: torch.Generator) -> Iterat
 def with_masks(target: torch.Tensor, segmentation: torch.Tensor) -> torch.Tensor:
     """Return the target of an image that carries the mask of each attribute, as timm's tasks are taught to read it."""
     kinds = torch.arange(1, len(target) + 1, dtype=segmentation.dtype)
-    return pack_target(target, (segmentation == kinds[:, None, None]).to(torch.uint8) * 255)
+    return target_with_masks(target, segmentation == kinds[:, None, None])
 
 
 def normalize(images: torch.Tensor) -> torch.Tensor:

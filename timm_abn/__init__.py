@@ -9,8 +9,8 @@ from .hub.config import HubError
 from .hub.state_dicts import CheckpointError
 from .maps.explanation import Explanation, MultiTaskExplanation
 from .models import abn_models, attached_models, cam_models, cifar_backbones  # noqa: F401  registers the models
-from .models.authors_checkpoints import convert_official_checkpoint
 from .models.loading import load_model
+from .models.official_checkpoints import convert_official_checkpoint
 from .networks.attached import AttachedNet
 from .networks.config import AbnConfig
 from .networks.multi_task import MultiTaskAttentionBranchNet

@@ -6,14 +6,13 @@ Importing this module gives the tasks of ``timm.task`` the loss of both branches
 """
 
 from .training.errors import TrainingError
-from .training.loss import AttentionBranchLoss, ExplainingMapLoss, FaithfulMapLoss
+from .training.loss import AttentionBranchLoss, FaithfulMapLoss
 from .training.mask_loss import AttentionMaskLoss
 from .training.task import extend_timm_tasks
 
 __all__ = [
     'AttentionBranchLoss',
     'AttentionMaskLoss',
-    'ExplainingMapLoss',
     'FaithfulMapLoss',
     'TrainingError',
     'extend_timm_tasks',

@@ -9,12 +9,11 @@ import timm
 import torch
 from PIL import Image
 
-import timm_abn.models.attaching
 import timm_abn.training.attaching
 from timm_abn import load_model
 from timm_abn.cli import main
 from timm_abn.data.photos import find_photos
-from timm_abn.training.attaching import LAST, AttachSettings
+from timm_abn.training.attaching import LAST
 
 BACKBONE = 'resnet20_cifar'
 
@@ -75,11 +74,8 @@ def test_the_model_stays_as_it_is_and_is_explained(photos, capsys, labels):
     assert again.config == model.config and torch.equal(again.explain(images).attention_map, explanation.attention_map)
 
 
-@pytest.mark.parametrize(
-    'arguments', [[], pytest.param(['--train-backbone'], marks=pytest.mark.slow)], ids=['frozen', 'trained']
-)
-def test_a_resumed_run_ends_as_the_run_would_have(photos, monkeypatch, arguments):
-    assert attach(*arguments, epochs=2) == 0
+def test_a_resumed_run_ends_as_the_run_would_have(photos, monkeypatch, capsys):
+    assert attach(epochs=2) == 0
 
     def evaluate_once(run, found=[]):  # noqa: B006  counts the calls
         found.append(run)
@@ -89,35 +85,16 @@ def test_a_resumed_run_ends_as_the_run_would_have(photos, monkeypatch, arguments
 
     evaluate = timm_abn.training.attaching._Run.evaluate
     monkeypatch.setattr(timm_abn.training.attaching._Run, 'evaluate', evaluate_once)
-    assert attach(*arguments, out='stopped', epochs=2) == 130
+    assert attach(out='stopped', epochs=2) == 130
     assert load_model('abn', f'stopped/{LAST}') and len(rows('stopped')) == 1
     monkeypatch.setattr(timm_abn.training.attaching._Run, 'evaluate', evaluate)
     folder = photos.parent
     where = dict(out=str(folder / 'stopped'), data=str(photos), checkpoint=str(folder / 'plain.pth.tar'))
-    assert attach('--resume', *arguments, **where) == 0
+    assert attach('--resume', **where) == 0
     first, second = (load_model('abn', folder / name / LAST).state_dict() for name in ('out', 'stopped'))
     assert all(torch.equal(first[name], tensor) for name, tensor in second.items())
-
-
-def test_training_the_backbone_begins_with_its_predictions(photos):
-    assert attach('--train-backbone', '--lr', '1e-12', epochs=1) == 0
-    model = load_model('abn', 'out/model_best.pth.tar')
-    assert model.config.init == 'neutral'
-    weights, trained = plain().state_dict(), model.state_dict()
-    torch.testing.assert_close(trained['perception_branch.fc.weight'], weights['fc.weight'])
-
-
-@pytest.mark.parametrize(('num_classes', 'share'), [(2, 0.1), (None, 0.1), (3, 0.5)])
-def test_where_the_classifier_is_new_the_backbone_learns_faster(photos, num_classes, share):
-    attached = timm_abn.models.attaching.attach(
-        BACKBONE, photos.parent / 'plain.pth.tar', init='neutral', num_classes=num_classes
-    )
-    run = timm_abn.training.attaching._Run(attached, find_photos(photos, True), AttachSettings(), torch.device('cpu'))
-    of_branch = {id(parameter) for parameter in attached.model.attention_branch.parameters()}
-    shares = {
-        group['share'] for group in run.optimizer.param_groups for each in group['params'] if id(each) not in of_branch
-    }
-    assert attached.has_new_classifier == (num_classes == 3) and shares == {share}
+    assert attach('--resume', '--lr', '0.1', **where) == 2
+    assert f'{where["out"]}/{LAST} is of a run with lr=0.001: resume with the same' in capsys.readouterr().err
 
 
 def test_a_frozen_backbone_has_the_losses_of_the_map_alone(photos):
@@ -166,9 +143,7 @@ def test_what_cannot_be_attached_is_one_line(photos, capsys, arguments, message)
     assert not (photos.parent / 'out').exists()
 
 
-def test_contradicting_arguments(photos, capsys):
-    assert attach('--train-backbone', '--unlabelled') == 2
-    assert '--train-backbone needs labels' in capsys.readouterr().err
+def test_nothing_to_resume(photos, capsys):
     assert attach('--resume') == 2
     assert 'to continue from; leave out --resume' in capsys.readouterr().err
 

@@ -10,7 +10,8 @@ from huggingface_hub import ModelCard
 from payload import Payload
 
 from timm_abn.cli import main
-from timm_abn.models.authors_checkpoints import CheckpointError, convert_official_checkpoint
+from timm_abn.hub.state_dicts import CheckpointError
+from timm_abn.models.official_checkpoints import convert_official_checkpoint
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_folder_gives_the_authors_numbers(golden_name, model_name, options, offi
     assert 'Top-1 accuracy (%), as recorded in the checkpoint: 72.50\n' in output
 
     model = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
-    expected = convert_official_checkpoint(weights, model_name)
+    expected = convert_official_checkpoint(weights, model_name).state_dict
     assert list(model.state_dict()) == list(expected)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
     golden = load_golden(golden_name)

@@ -15,7 +15,7 @@ from timm_abn.hub.published import (
     is_own_repository,
     with_hub_ids,
 )
-from timm_abn.models.authors_checkpoints import _CANDIDATES
+from timm_abn.models.official_checkpoints import _CANDIDATES
 
 # the models that commit e1fbaff had a recipe for, and which of several that trained a model it named
 FILES_OF_E1FBAFF = json.loads((Path(__file__).parents[1] / 'fixtures' / 'recipes_e1fbaff.json').read_text())

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from golden_fill import fill_input, fill_state_dict, load_golden, sha256
 
 import timm_abn  # noqa: F401  registers the models
-from timm_abn.models.authors_checkpoints import convert_official_checkpoint, official_model_args
+from timm_abn.models.official_checkpoints import convert_official_checkpoint
 
 MODELS = {
     'cifar100_resnet20': 'abn_resnet20_cifar',
@@ -50,8 +50,8 @@ def test_equals_the_authors_code(golden_name, model_name):
     images = fill_input(golden['input']['seed'], golden['input']['shape'])
     assert sha256([images]) == golden['input']['sha256_float32']
 
-    converted = convert_official_checkpoint(official, model_name)
-    model = timm.create_model(model_name, **official_model_args(official)).double()
+    _, model_args, converted = convert_official_checkpoint(official, model_name)
+    model = timm.create_model(model_name, **model_args).double()
     model.load_state_dict(converted)
     unused = sum(official[name].numel() for name in golden['train_mode']['params_without_grad'])
     assert sum(parameter.numel() for parameter in model.parameters()) == golden['num_params'] - unused

@@ -8,7 +8,7 @@ from golden_fill import fill_input, fill_state_dict, load_golden, sha256
 from tiers import fast_and_slow
 
 import timm_abn  # noqa: F401  registers the models
-from timm_abn.models.authors_checkpoints import convert_official_checkpoint, find_official_model, official_model_args
+from timm_abn.models.official_checkpoints import convert_official_checkpoint
 
 FAST = 'mtabn_v1tag10_resnet18_T5_218x178'
 CASES = [
@@ -43,13 +43,12 @@ def test_equals_the_authors_code(name):
     assert sha256([images]) == golden['input']['sha256_float32']
 
     model_name = f'abn_{name.split("_")[2]}'
-    assert find_official_model(official) == model_name
-    model_args = official_model_args(official)
+    found, model_args, converted = convert_official_checkpoint(official)
+    assert found == model_name
     if golden['residual_attention']:
         model_args['mechanism'] = 'residual'
     assert model_args['num_classes'] == golden['num_tasks']
     model = timm.create_model(model_name, **model_args).double()
-    converted = convert_official_checkpoint(official, model_name)
     model.load_state_dict(converted)
 
     for task_chunk_size in (1, 3, golden['num_tasks']):

@@ -16,12 +16,7 @@ from timm.data import FastCollateMixup, MultiLabelTarget, create_dataset, create
 from timm.models import create_model
 from timm.optim import create_optimizer_v2
 from timm.scheduler import MultiStepLRScheduler
-from timm.task import (
-    ClassificationTask,
-    MultiLabelClassificationTask,
-    load_task_ema_checkpoint,
-    resume_task_checkpoint,
-)
+from timm.task import ClassificationTask, MultiLabelClassificationTask, load_task_ema_checkpoint, resume_task_checkpoint
 
 config_parser = argparse.ArgumentParser(add_help=False)
 config_parser.add_argument('-c', '--config', default='')

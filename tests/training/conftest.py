@@ -39,20 +39,16 @@ def launch(monkeypatch):
 
 
 @pytest.fixture
-def shown(launch, tmp_path, capfd, monkeypatch):
-    """Return what timm's script would be given, and what the launcher said of mixed precision."""
+def shown(launch, tmp_path, capfd):
+    """Return what timm's script would be given: its arguments, and the config."""
     for name in ('train.py', 'validate.py'):
         (tmp_path / name).write_text(SHOWS)
 
-    def shown(*flags, script='train.py', slow=True):
-        monkeypatch.setattr('timm_abn.training.command.cpu_is_fast_in', lambda dtype: not slow)
-        assert (
-            launch(script, *flags, *(['--pretrained-path', 'x'] if script == 'validate.py' else []), scripts=tmp_path)
-            == 0
-        )
-        out, err = capfd.readouterr()
-        arguments, config = json.loads(out.splitlines()[-1])
-        return arguments, yaml.safe_load(config) or {}, [line for line in err.splitlines() if '--amp' in line]
+    def shown(*flags, script='train.py'):
+        weights = ['--pretrained-path', 'x'] if script == 'validate.py' else []
+        assert launch(script, *flags, *weights, scripts=tmp_path) == 0
+        arguments, config = json.loads(capfd.readouterr().out.splitlines()[-1])
+        return arguments, yaml.safe_load(config) or {}
 
     return shown
 

@@ -21,7 +21,7 @@ from torch.utils.data import TensorDataset
 
 from timm_abn.data.celeba import CelebA
 from timm_abn.models.training_checkpoints import read_checkpoint, training_settings
-from timm_abn.training.packed_targets import unpack_target
+from timm_abn.training.mask_loss import label_and_masks
 
 
 @pytest.fixture
@@ -212,13 +212,13 @@ def test_scenes_carry_masks_of_their_attributes():
     segmentation = torch.zeros(64, 64, dtype=torch.uint8)
     segmentation[:8, :8], segmentation[40:, 40:] = 1, 3
     target = torch.tensor([1.0, 0.0, 1.0])
-    labels, masks = unpack_target(trainer.with_masks(target, segmentation)[None], 3, 3)
+    labels, masks = label_and_masks(trainer.with_masks(target, segmentation)[None], 3)
     assert torch.equal(labels[0], target)
     assert [int(mask.count_nonzero()) for mask in masks[0]] == [64, 0, 24 * 24] and set(masks.unique().tolist()) == {
         0,
-        255,
+        1,
     }
-    assert masks[0, 0, 7, 7] == masks[0, 2, 63, 40] == 255
+    assert masks[0, 0, 7, 7] == masks[0, 2, 63, 40] == 1
 
 
 def test_masks_are_mirrored_with_their_scenes_and_a_share_of_them_is_used(make, tmp_path):
@@ -234,9 +234,9 @@ def test_masks_are_mirrored_with_their_scenes_and_a_share_of_them_is_used(make, 
     # a picture that shows its own segmentation, which its masks must follow
     shown = TensorDataset(shares[1][:, None].expand(-1, 3, -1, -1), data.tensors[1], shares[1])
     for images, targets in trainer.batches_of(shown, 4, torch.Generator().manual_seed(0)):
-        labels, masks = unpack_target(targets, 10, 10)
+        labels, masks = label_and_masks(targets, 10)
         pixels = (images * trainer.STD + trainer.MEAN).mul(255).round()[:, :1]
-        assert torch.equal(masks == 255, pixels == torch.arange(1, 11)[:, None, None])
+        assert torch.equal(masks == 1, pixels == torch.arange(1, 11)[:, None, None])
         assert torch.equal(labels.bool(), masks.flatten(2).any(dim=2))
 
 

@@ -58,22 +58,6 @@ def test_trains_faithful_maps(launch, image_folder, tmp_path, scripts, capfd):
     assert model.config.mechanism == 'product' and ((maps == 0).float().mean(dim=(2, 3)) >= 0.5).all()
 
 
-@pytest.mark.parametrize('scripts', BOTH)
-def test_a_frozen_backbone_stays_as_it_is(launch, image_folder, tmp_path, scripts):
-    torch.manual_seed(5)
-    backbone = timm.create_model('test_resnet', num_classes=3).eval()
-    torch.save(dict(arch='test_resnet', state_dict=backbone.state_dict()), tmp_path / 'plain.pth.tar')
-    model_kwargs = ('backbone=test_resnet', f'pretrained_backbone={tmp_path / "plain.pth.tar"}')
-    run = ['--model', 'abn', *SMALL, '--data-dir', image_folder, '--output', tmp_path, '--freeze-backbone']
-    assert launch('train.py', *run, '--model-kwargs', *model_kwargs, scripts=scripts) == 0
-    model = timm_abn.load_model('abn', checkpoint=tmp_path / 'run' / 'last.pth.tar')
-    images = torch.randn(4, 3, 32, 32)
-    assert model.config.init == 'explaining' and torch.equal(model(images), backbone(images))
-    new = timm.create_model('abn', backbone='test_resnet', num_classes=3, insertion='explaining').state_dict()
-    trained = model.state_dict()['attention_branch.map_norm.bias']
-    assert not torch.equal(trained, new['attention_branch.map_norm.bias'])  # which does not begin at random
-
-
 @pytest.mark.parametrize(
     ('flags', 'message'),
     [
@@ -335,8 +319,8 @@ def test_nothing_is_read_before_a_refusal(launch, monkeypatch):
 
 FLAGS = {
     'ema': ['--model-ema', '--model-ema-decay', '0.9'],
-    'amp bfloat16': ['--amp', '--amp-dtype', 'bfloat16', '--force-amp'],
-    'amp float16': ['--amp', '--force-amp'],
+    'amp bfloat16': ['--amp', '--amp-dtype', 'bfloat16'],
+    'amp float16': ['--amp'],
     'bfloat16': ['--model-dtype', 'bfloat16'],
     'accumulation': ['--grad-accum-steps', '3'],
     'mixup and cutmix': ['--mixup', '0.2', '--cutmix', '1.0'],

@@ -64,7 +64,7 @@ def test_exported_names(trained, tmp_path, capsys):
 
 def test_a_class_map_names_and_numbers_them(launch, images, tmp_path, shown):
     (tmp_path / 'map.txt').write_text('class2\nclass0\nclass1\nanother\n')
-    arguments, _, _ = shown(*RUN, '--data-dir', images, '--class-map', tmp_path / 'map.txt')
+    arguments, _ = shown(*RUN, '--data-dir', images, '--class-map', tmp_path / 'map.txt')
     assert arguments[arguments.index('--num-classes') + 1] == '4'
 
 

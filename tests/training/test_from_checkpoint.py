@@ -75,7 +75,7 @@ def test_other_models_of_timm_say_it_too(flags):
 def test_a_recipe_needs_no_model_beside_a_checkpoint(shown, tmp_path):
     recipe = tmp_path / 'mine.yaml'
     recipe.write_text('epochs: 3\ncrop_pct: 0.7\n')
-    arguments, config, _ = shown('--config', recipe, '--resume', save(tmp_path / 'last.pth.tar', crop_pct=0.9))
+    arguments, config = shown('--config', recipe, '--resume', save(tmp_path / 'last.pth.tar', crop_pct=0.9))
     assert parsed(arguments)['--model'] == ['abn'] and config == dict(epochs=3, crop_pct=0.7)
     assert '--crop-pct' not in parsed(arguments)
 

@@ -5,18 +5,13 @@ import argparse
 import pytest
 
 from timm_abn.training.errors import TrainingError
-from timm_abn.training.map_settings import (
-    MAP_KEYS,
-    MapLossSettings,
-    add_map_arguments,
-    freeze_backbone_arguments,
-    hard_attention_arguments,
-    read_map_loss,
-)
+from timm_abn.training.map_settings import MapLossSettings, add_map_arguments, read_map_loss, take_hard_attention
+
+KEYS = ('map_loss', 'map_loss_weights', 'map_background', 'hard_attention')
 
 
 def settings(model='abn_resnet50', model_kwargs=None, **said):
-    return argparse.Namespace(model=model, model_kwargs=model_kwargs or {}, **{**MAP_KEYS, **said})
+    return argparse.Namespace(model=model, model_kwargs=model_kwargs or {}, **{**dict.fromkeys(KEYS), **said})
 
 
 def weights(**changed):
@@ -50,40 +45,24 @@ def test_a_model_at_an_address_is_known_once_it_is_built():
 def test_flags_are_the_keys_of_recipes():
     parser = argparse.ArgumentParser()
     add_map_arguments(parser)
-    assert vars(parser.parse_args([])) == MAP_KEYS
-    args = [
-        '--map-loss',
-        'masked',
-        '--map-loss-weights',
-        'area=1',
-        '--map-background',
-        'mean',
-        '--hard-attention',
-        '.3',
-        '--freeze-backbone',
-    ]
-    said = vars(parser.parse_args(args))
-    expected = dict(map_loss='masked', map_loss_weights=['area=1'], map_background='mean', hard_attention=0.3)
-    assert said == dict(expected, freeze_backbone=True)
-
-
-def test_a_frozen_backbone_is_explained():
-    found = settings(freeze_backbone=True, model_kwargs=dict(pretrained_backbone=True), **NO_WEIGHTS)
-    flags = freeze_backbone_arguments(found)
-    assert flags == ['--model-kwargs', 'pretrained_backbone=True', "insertion='explaining'"]
-    assert read_map_loss(found) == MapLossSettings(weights(area=0.0, complement=0.3), 'mixed', explains=True)
-    assert freeze_backbone_arguments(settings()) == []
-    assert freeze_backbone_arguments(settings(freeze_backbone=True, **{**NO_WEIGHTS, 'resume': 'last.pth.tar'}))
-
-
-NO_WEIGHTS = dict(pretrained=False, pretrained_path=None, initial_checkpoint='', resume='')
+    assert vars(parser.parse_args([])) == dict.fromkeys(KEYS)
+    flags = '--map-loss masked --map-loss-weights area=1 --map-background mean --hard-attention .3'
+    assert list(vars(parser.parse_args(flags.split())).values()) == ['masked', ['area=1'], 'mean', 0.3]
 
 
 def test_hard_attention_joins_the_arguments_of_the_model():
     found = settings(hard_attention=0.3, model_kwargs=dict(split='layer2', block_args=[1, 2]))
-    expected = ["split='layer2'", 'block_args=[1, 2]', "mechanism='product'", 'hard_attention=0.3']
-    assert hard_attention_arguments(found) == ['--model-kwargs', *expected]
-    assert hard_attention_arguments(settings()) == []
+    take_hard_attention(found)
+    assert found.model_kwargs == dict(split='layer2', block_args=[1, 2], mechanism='product', hard_attention=0.3)
+    take_hard_attention(without := settings())
+    assert without.model_kwargs == {}
+
+
+def test_arguments_of_the_model_are_passed_once(shown):
+    arguments, _ = shown('--model', 'abn_resnet18', '--hard-attention', '.3', '--model-kwargs', 'split=layer2')
+    last = len(arguments) - arguments[::-1].index('--model-kwargs')
+    assert arguments.count('--model-kwargs') == 2  # what was said, and, after it, what holds
+    assert arguments[last:] == ["split='layer2'", "mechanism='product'", 'hard_attention=0.3']
 
 
 @pytest.mark.parametrize(
@@ -104,12 +83,6 @@ def test_hard_attention_joins_the_arguments_of_the_model():
             '--map-loss is for Attention Branch Networks, got --model resnet50',
         ),
         (dict(hard_attention=0.3, model='resnet50'), '--hard-attention is for Attention Branch Networks'),
-        (dict(freeze_backbone=True, model='resnet50'), '--freeze-backbone is for Attention Branch Networks'),
-        (dict(freeze_backbone=True), '--freeze-backbone explains a trained backbone: pass --model-kwargs'),
-        (
-            dict(freeze_backbone=True, model_kwargs=dict(init='neutral')),
-            "--freeze-backbone needs insertion='explaining', got 'neutral'",
-        ),
         (
             dict(hard_attention=0.3, model_kwargs=dict(mechanism='residual')),
             "--hard-attention needs mechanism='product', got 'residual'",
@@ -118,9 +91,8 @@ def test_hard_attention_joins_the_arguments_of_the_model():
 )
 def test_what_is_refused(said, message):
     with pytest.raises(TrainingError) as raised:
-        found = settings(**NO_WEIGHTS, **said)
-        freeze_backbone_arguments(found)
-        hard_attention_arguments(found)
+        found = settings(**said)
+        take_hard_attention(found)
         read_map_loss(found)
     assert message in str(raised.value) and '\n' not in str(raised.value)
 
@@ -129,9 +101,9 @@ def test_what_weights_bring_along_is_recorded(shown):
     """A checkpoint then says it, whatever name it is loaded under."""
     name = 'abn_resnet20_cifar.fashion_mnist_faithful'
     for flags in (['--model', name, '--pretrained'], ['--model', name]):
-        arguments, _, _ = shown(*flags)
+        arguments, _ = shown(*flags)
         assert arguments[arguments.index('--model-kwargs') + 1 :] == ["mechanism='product'", 'hard_attention=0.3']
-        arguments, _, _ = shown(*flags, '--model-kwargs', 'hard_attention=0.5')
+        arguments, _ = shown(*flags, '--model-kwargs', 'hard_attention=0.5')
         last = len(arguments) - arguments[::-1].index('--model-kwargs')
         assert sorted(arguments[last:]) == ['hard_attention=0.5', "mechanism='product'"]
     for flags in (['--model', 'abn_resnet20_cifar'], ['--model', 'abn_resnet20_cifar.fashion_mnist', '--pretrained']):

@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 from timm_abn.training.errors import TrainingError
-from timm_abn.training.mask_settings import MASK_KEYS, MaskSettings, add_mask_arguments, read_mask_settings
+from timm_abn.training.mask_settings import MaskSettings, add_mask_arguments, read_mask_settings
 
+KEYS = tuple(f'attention_mask_{name}' for name in ('dir', 'loss', 'weight', 'share'))
 OTHERS = dict(aa=None, mixup=0.0, cutmix=0.0, cutmix_minmax=None, aug_splits=0, train_img_sizes=None, dataset='')
 
 
 def settings(model='abn_resnet50', model_kwargs=None, **said):
-    return argparse.Namespace(model=model, model_kwargs=model_kwargs or {}, **{**MASK_KEYS, **OTHERS, **said})
+    return argparse.Namespace(model=model, model_kwargs=model_kwargs or {}, **{**dict.fromkeys(KEYS), **OTHERS, **said})
 
 
 def test_none_by_default():
@@ -37,7 +38,7 @@ def test_settings(said, expected):
 def test_flags_are_the_keys_of_recipes():
     parser = argparse.ArgumentParser()
     add_mask_arguments(parser)
-    assert vars(parser.parse_args([])) == MASK_KEYS
+    assert vars(parser.parse_args([])) == dict.fromkeys(KEYS)
     flags = '--attention-mask-dir x --attention-mask-loss energy --attention-mask-weight 3 --attention-mask-share .5'
     assert list(vars(parser.parse_args(flags.split())).values()) == ['x', 'energy', 3.0, 0.5]
 

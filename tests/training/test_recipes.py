@@ -63,18 +63,18 @@ def test_the_launcher_hands_those_settings_on(shown, monkeypatch, name):
     expected = dict(FILES_OF_E1FBAFF[name]['settings'])
     crop_mode = expected.pop('crop_mode', None)  # of ours
     for flags in (['--recipe', recipe], ['--config', find_recipe(recipe)]):
-        arguments, config, _ = shown(*flags, '--model', model, slow=False)
+        arguments, config = shown(*flags, '--model', model)
         assert config == expected and crops.pop() == crop_mode
         assert ('--model' in arguments[2:]) == (expected['model'] != model)
 
 
 def test_what_the_command_line_says_goes_before_the_recipe(shown):
-    arguments, config, _ = shown('--recipe', 'cifar100', '--model', 'abn_wrn28_4_cifar', '--lr', '0.3')
+    arguments, config = shown('--recipe', 'cifar100', '--model', 'abn_wrn28_4_cifar', '--lr', '0.3')
     assert config['model'] == 'abn_wrn28_4_cifar' and config['weight_decay'] == 5e-4
     assert 'by_model' not in config and arguments[arguments.index('--lr') + 1] == '0.3'
-    arguments, config, _ = shown('--recipe', 'cifar10', '--model', 'abn_resnet20_cifar')
+    arguments, config = shown('--recipe', 'cifar10', '--model', 'abn_resnet20_cifar')
     assert config['model'] == arguments[-1] == 'abn_resnet20_cifar.untrained' and arguments[-2] == '--model'
-    arguments, config, _ = shown('--recipe', 'svhn', '--lr', '0.3')
+    arguments, config = shown('--recipe', 'svhn', '--lr', '0.3')
     assert config['model'] == 'abn_resnet110_cifar' and '--model' not in arguments
 
 

@@ -152,8 +152,8 @@ def test_masks_of_another_data_set_are_one_line(launch, marked, tmp_path, capfd)
 
 
 FLAGS = {
-    'bfloat16': ['--amp', '--amp-dtype', 'bfloat16', '--force-amp'],
-    'float16': ['--amp', '--force-amp'],
+    'bfloat16': ['--amp', '--amp-dtype', 'bfloat16'],
+    'float16': ['--amp'],
     'accumulation': ['--grad-accum-steps', '3'],
     'binary cross entropy': ['--bce-loss'],
     'channels last': ['--channels-last'],

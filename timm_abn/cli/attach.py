@@ -3,27 +3,24 @@
 examples:
   timm-abn attach --backbone resnet18 --backbone-checkpoint plain/model_best.pth.tar --data-dir photos --out attached
   timm-abn attach --backbone convnext_tiny --pretrained --data-dir photos --unlabelled --out attached
-  timm-abn attach --backbone convnext_tiny --pretrained --data-dir photos --train-backbone --out attached
   timm-abn explain photos --model abn --checkpoint attached/last.pth.tar
 
-By default the model stays as it is, to the last bit of its predictions: the map explains, and does not gate. It is
-trained to be faithful to that model: from the places where the map is greatest (how many is drawn for each photo), the
+The model stays as it is, to the last bit of its predictions: the map explains, and does not gate. It is trained to be
+faithful to that model: from the places where the map is greatest (how many is drawn for each photo), the
 model must predict what it predicts from the whole photo, and from the rest it must not. The labels (the folders that
 photos lie in) train the attention branch's own prediction; with --unlabelled the predictions of the model take their
 place.
-
-With --train-backbone the map gates. The network begins with the predictions of the model and is trained further on the
-labels of the photos; if their classes are not those of the model, the classifier is a new one.
 
 The folder has sub-folders train and validation, each with one folder per class, as timm's scripts expect; or just one
 folder per class, of which a fifth is held out, always the same one. A checkpoint of timm's training script records
 which arguments its model had, and how images are prepared.
 
-After each epoch OUT holds last.pth.tar (with --train-backbone also model_best.pth.tar), summary.csv, and a sheet of
-overlays of the same few held-out photos. eval_kept is the share of held-out photos for which the model predicts the
-same from the half of the photo where the map is greatest (with --train-backbone: from what the map keeps);
-eval_removed, from everything else: low is good. After an interruption the last epoch can be used; --resume with the
-same arguments continues, and ends with the weights of an uninterrupted run.
+After each epoch OUT holds last.pth.tar, summary.csv, and a sheet of overlays of the same few held-out photos. eval_kept
+is the share of held-out photos for which the model predicts the same from the half of the photo where the map is
+greatest; eval_removed, from everything else: low is good. After an interruption the last epoch can be used; --resume
+with the same arguments continues, and ends with the weights of an uninterrupted run.
+
+To train a network whose map gates on photos of your own: timm-abn-train --recipe finetune.
 """
 
 import argparse
@@ -50,19 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     weights.add_argument('--pretrained', action='store_true', help="timm's pretrained weights of it")
     parser.add_argument('--data-dir', type=Path, required=True, metavar='FOLDER', help='folder of the photos')
     parser.add_argument('--unlabelled', action='store_true', help='the folders of the photos are not their classes')
-    parser.add_argument(
-        '--train-backbone', action='store_true', help='train the whole network (default: the map alone)'
-    )
     parser.add_argument('--out', type=Path, required=True, metavar='FOLDER', help='where to write')
     parser.add_argument('--resume', action='store_true', help='continue after the last epoch in --out')
     parser.add_argument('--epochs', type=positive, default=10, metavar='N', help='(default: 10)')
     parser.add_argument('--batch-size', type=positive, default=32, metavar='B', help='photos per step (default: 32)')
-    parser.add_argument(
-        '--lr',
-        type=positive_number,
-        default=1e-3,
-        help='of the branch; of the backbone a tenth of it, or half where its classifier is a new one (default: 0.001)',
-    )
+    parser.add_argument('--lr', type=positive_number, default=1e-3, help='learning rate (default: 0.001)')
     parser.add_argument('--seed', type=whole, default=0, help='of order, flips and backgrounds (default: 0)')
     parser.add_argument('--workers', type=whole, default=0, metavar='N', help='processes that read photos (default: 0)')
     parser.add_argument('--device', help='where to compute (default: cuda where torch finds it, else cpu)')
@@ -71,8 +60,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Raise CommandError if arguments contradict each other, or a file is not there."""
-    if args.unlabelled and args.train_backbone:
-        raise CommandError('--train-backbone needs labels to train on; leave out --unlabelled')
     if not args.data_dir.is_dir():
         raise CommandError(f'there is no folder {args.data_dir}')
     if args.backbone_checkpoint and not args.backbone_checkpoint.is_file():
@@ -97,19 +84,12 @@ def run(args: argparse.Namespace) -> int:
     place = choose_device(args.device, 'attach')
     photos = find_photos(args.data_dir, labelled=not args.unlabelled)
     torch.manual_seed(args.seed)
-    attached = attach(
-        args.backbone,
-        args.backbone_checkpoint,
-        args.pretrained,
-        insertion='neutral' if args.train_backbone else 'explaining',
-        num_classes=len(photos.classes) if args.train_backbone else None,
-        model_kwargs=args.model_kwargs,
-    )
+    attached = attach(args.backbone, args.backbone_checkpoint, args.pretrained, args.model_kwargs)
     num_classes = attached.model.num_classes
     if photos.classes and num_classes != len(photos.classes):
         raise CommandError(
             f'{args.backbone} has {num_classes} classes, {args.data_dir} has {len(photos.classes)}: pass --unlabelled, '
-            'or a checkpoint that was fine-tuned on these, or --train-backbone'
+            'or a checkpoint that was fine-tuned on these'
         )
     print(
         f'{len(photos.training)} photos to train on, {len(photos.validation)} held out; {attached.model.extra_repr()}'

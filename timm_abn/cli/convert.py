@@ -21,6 +21,11 @@ from ..staging import check_new_folder
 
 __all__ = ['add_arguments', 'run']
 
+_CARD = """\
+Attention Branch Network, converted with `timm-abn convert` from a checkpoint of the code that the authors of the paper
+published at https://github.com/machine-perception-robotics-group/attention_branch_network. That repository names no
+licence: ask its authors before you publish weights that they have trained."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
@@ -38,10 +43,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    from ..publish.checkpoints import convert_checkpoint
+    import timm
+    import torch
+    from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+    from ..hub.state_dicts import CheckpointError
+    from ..models.official_checkpoints import convert_official_checkpoint
+    from ..models.training_checkpoints import read_checkpoint_file
+    from ..publish.checkpoints import recorded_facts
+    from ..publish.folder import save_hub_folder
+    from ..publish.model_card import model_card
+    from ..publish.model_facts import facts_of
 
     check_new_folder(args.out)
-    facts = convert_checkpoint(args.checkpoint, args.out, args.model, args.mechanism)
-    for fact, value in (*facts, ('Written to', args.out)):
+    checkpoint = read_checkpoint_file(args.checkpoint)
+    try:
+        name, model_args, state_dict = convert_official_checkpoint(checkpoint, args.model)
+    except ValueError as error:
+        raise CheckpointError(f'{args.checkpoint}: {error}') from None
+    if args.mechanism and not model_args.get('multi_task'):
+        raise CheckpointError(f'{args.checkpoint} is not of a multi-task network: --mechanism is always residual')
+    if args.mechanism:
+        model_args['mechanism'] = args.mechanism
+    model = timm.create_model(name, device=torch.device('meta'), **model_args)
+    facts = recorded_facts(checkpoint)
+    card = model_card(
+        facts_of(model), name, _CARD, license='unknown', address=f'local-dir:{args.out}', more_facts=facts
+    )
+    model.load_state_dict(state_dict, assign=True)
+    # how the authors' code prepares images of ImageNet; for CIFAR the models here say the same
+    images = dict(input_size=(3, 224, 224), interpolation='bilinear', crop_pct=0.875)
+    images.update(mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD)
+    save_hub_folder(model, args.out, card, None if name.endswith('_cifar') else images, dict(license='unknown'))
+    for fact, value in (('Model', name), ('Classes', model_args.get('num_classes')), *facts, ('Written to', args.out)):
         print(f'{fact}: {value}')
     return 0

@@ -105,7 +105,7 @@ def check_editable(model: Any, task: int | None = None) -> None:
             f'{type(model).__name__} has no attention map that its prediction could follow: only Attention Branch '
             'Networks do.'
         )
-    kind = model.config['attention_map']
+    kind = model.config.attention_map
     if kind != 'sigmoid':
         raise TimmAbnError(
             f"maps are painted in [0, 1], black to white; those of the kind {kind!r} have other bounds than 'sigmoid'."

@@ -1,12 +1,13 @@
 """Comparing the weights of a file with those of a model."""
 
+import hashlib
 from collections.abc import Mapping
 
 import torch
 
 from .config import HubError
 
-__all__ = ['CheckpointError', 'check_state_dict', 'list_some']
+__all__ = ['CheckpointError', 'check_state_dict', 'fingerprint_of', 'list_some']
 
 
 class CheckpointError(HubError):
@@ -53,6 +54,15 @@ def check_state_dict(
             f'{origin}{origin and ": "}the checkpoint is not one of {model_name}: keys {"; ".join(problems)}.',
             num_differences=sum(map(len, found.values())),
         )
+
+
+def fingerprint_of(state_dict: Mapping[str, torch.Tensor]) -> str:
+    """Return the SHA-256 of the names and values of weights, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name, tensor in state_dict.items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def list_some(names: list[str], most: int = 3) -> str:

@@ -76,10 +76,10 @@ def create_network(
         return network_class or _class_for(kwargs)
 
     model: Any = build_model(choose, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, **kwargs)
-    if chosen and isinstance(model, SplitNetwork):
-        update_model_args(model, **chosen)
-    if data_config and isinstance(model, SplitNetwork):
-        model.pretrained_cfg = dict(model.pretrained_cfg, **data_config)
+    if isinstance(model, SplitNetwork):  # and no extractor of features
+        network: Any = model
+        update_model_args(network, **chosen)
+        network.pretrained_cfg = dict(network.pretrained_cfg, **data_config)
     return model
 
 

@@ -5,16 +5,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import timm
-from timm.models import get_pretrained_cfg
+import torch
+from timm.models import PretrainedCfg, get_pretrained_cfg
 
 from ..errors import TimmAbnError, suggest
-from ..networks.network import AttentionBranchNet
+from ..hub.state_dicts import CheckpointError, fingerprint_of
+from ..networks.attached import AttachedNet
 from .creating import ModelError, create_model
 from .training_checkpoints import OF_BACKBONE, read_checkpoint, recorded_of_backbone
 
-__all__ = ['AttachedModel', 'attach']
+__all__ = ['MODEL', 'AttachedModel', 'attach', 'with_backbone', 'without_backbone']
 
-MODEL = 'abn'
+MODEL = 'attached'
+
+HALVES = ('feature_extractor.', 'perception_branch.')
 
 
 class AttachedModel(NamedTuple):
@@ -22,35 +26,33 @@ class AttachedModel(NamedTuple):
 
     Attributes:
         model: The network, in training mode.
-        arguments: What ``timm.create_model('abn', ...)`` is to be called with, without weights.
+        arguments: What ``timm.create_model('attached', ...)`` is to be called with, without weights.
         origin: Where the weights come from, as text.
-        has_new_classifier: Whether the classifier is a new one, since the weights have another number of classes.
     """
 
-    model: AttentionBranchNet
+    model: AttachedNet
     arguments: dict[str, Any]
     origin: str
-    has_new_classifier: bool = False
+
+    @property
+    def is_of_timm(self) -> bool:
+        """Whether timm has the backbone's weights, by the name and tag that ``arguments`` hold."""
+        return bool(self.arguments.get('pretrained_backbone'))
 
 
 def attach(
     backbone: str,
     checkpoint: Path | None = None,
     pretrained: bool = False,
-    insertion: str = 'explaining',
-    num_classes: int | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
 ) -> AttachedModel:
-    """Attach an attention branch to a model of timm.
+    """Attach an attention branch to a model of timm, which stays as it is: the map explains it, and does not gate.
 
     Args:
         backbone: Name of the model.
         checkpoint: Its weights: what timm's training script wrote, whose recorded arguments and preparation of images
             are taken over, or weights alone.
         pretrained: Whether to take timm's weights.
-        insertion: 'explaining': the map explains the model, which stays as it is; or 'neutral': the map gates, the
-            network begins with the predictions of the model, and can be trained on.
-        num_classes: Number of classes, where it is not that of the weights; the classifier is a new one then.
         model_kwargs: Other arguments of the network and the backbone, which come before recorded ones.
 
     Raises:
@@ -62,25 +64,56 @@ def attach(
         raise ModelError(f'{backbone} is an Attention Branch Network already; pass its backbone.')
     if (checkpoint is None) != pretrained:
         raise TimmAbnError('weights come either from a checkpoint of the backbone, or are those that timm has of it.')
-    arguments: dict[str, Any] = {}
-    if checkpoint is not None:
-        read_checkpoint(checkpoint)  # says what is wrong with a file that is no checkpoint
-        arguments.update(recorded_of_backbone(backbone, checkpoint)[0])
-    else:
+    if checkpoint is None:
         cfg = _weights_of(backbone)
-        arguments.update(num_classes=cfg.num_classes)
-    of_weights = arguments.get('num_classes')
-    arguments.update(model_kwargs or {}, backbone=backbone, insertion=insertion)
-    if num_classes is not None:
-        arguments['num_classes'] = num_classes
+        backbone = f'{cfg.architecture}.{cfg.tag}' if cfg.tag else backbone
+        arguments: dict[str, Any] = dict(num_classes=cfg.num_classes, pretrained_backbone=True)
+    else:
+        read_checkpoint(checkpoint)  # says what is wrong with a file that is no checkpoint
+        arguments = dict(recorded_of_backbone(backbone, checkpoint)[0])
+    arguments.update(model_kwargs or {}, backbone=backbone)
     weights = pretrained if checkpoint is None else str(checkpoint)
-    model: Any = create_model(MODEL, dict(arguments, pretrained_backbone=weights))
+    model = create_model(MODEL, dict(arguments, pretrained_backbone=weights))
+    assert isinstance(model, AttachedNet)
     origin = 'pretrained weights' if checkpoint is None else 'weights of a file'
-    has_new_classifier = None not in (num_classes, of_weights) and num_classes != of_weights
-    return AttachedModel(model, arguments, origin + OF_BACKBONE, has_new_classifier)
+    return AttachedModel(model, arguments, origin + OF_BACKBONE)
 
 
-def _weights_of(backbone: str) -> Any:
+def without_backbone(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return what is trained of an attached network: the weights of its branch, and what its gate records."""
+    return {name: tensor for name, tensor in state_dict.items() if not name.startswith(HALVES)}
+
+
+def with_backbone(
+    weights: Mapping[str, torch.Tensor],
+    model: AttachedNet,
+    fingerprint: object,
+    path: Path,
+) -> dict[str, torch.Tensor]:
+    """Return the weights of an attached network, with those of its backbone if they lack them.
+
+    Args:
+        weights: Those of a checkpoint.
+        model: The network, whose backbone has timm's weights.
+        fingerprint: That of the backbone that the branch was trained for.
+        path: The checkpoint, for messages.
+
+    Raises:
+        CheckpointError: The branch was trained for other weights of the backbone.
+    """
+    if any(name.startswith(HALVES) for name in weights):
+        return dict(weights)
+    halves = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(HALVES)}
+    found = fingerprint_of(halves)
+    if fingerprint != found:
+        raise CheckpointError(
+            f'{path} was trained for other weights of {model.config.backbone}: their SHA-256 begins with '
+            f'{str(fingerprint)[:12]}, that of the weights here with {found[:12]}.'
+        )
+    return {**weights, **halves}
+
+
+def _weights_of(backbone: str) -> PretrainedCfg:
     try:
         cfg = get_pretrained_cfg(backbone)
     except RuntimeError as error:  # no such tag

@@ -10,8 +10,10 @@ import torch.nn as nn
 from ..errors import suggest
 from ..hub.published import no_weights
 from ..hub.state_dicts import check_state_dict
+from ..networks.attached import AttachedNet
 from ..networks.class_activation_mapping import ClassActivationMapping
 from ..networks.split_network import SplitNetwork
+from .attaching import with_backbone
 from .creating import ModelError, create_model
 from .training_checkpoints import (
     OWN_MODULES,
@@ -112,6 +114,8 @@ def _load_checkpoint(name: str, path: Path, model_kwargs: Mapping[str, Any]) -> 
     settings = training_settings(metadata)
     check_model_of(settings, name, path)
     model: Any = create_model(name, model_arguments(name, settings, model_kwargs, weights, path))
+    if isinstance(model, AttachedNet):
+        weights = with_backbone(weights, model, settings.get('backbone_sha256'), path)
     check_state_dict(weights, model.state_dict(), name, path)
     model.load_state_dict(weights)
     if settings:

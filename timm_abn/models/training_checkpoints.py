@@ -116,9 +116,12 @@ def model_arguments(
     input_size = settings.get('input_size')
     if isinstance(input_size, (list, tuple)) and input_size:  # else data_config_of says what is wrong
         arguments['in_chans'] = input_size[0]
-    arguments.pop('pretrained_backbone', None)  # the checkpoint has the weights that came of it
+    # the checkpoint has the weights that came of it, or says by their SHA-256 which of timm's they were
+    is_of_timm = arguments.pop('pretrained_backbone', None) is True and 'backbone_sha256' in settings
     arguments = {key: value for key, value in arguments.items() if value is not None}
     check_entries({}, arguments, str(path))
+    if is_of_timm:
+        arguments['pretrained_backbone'] = True
     if is_model_in_modules(name, OWN_MODULES):
         gate, init = recorded_gate(weights)
         arguments.setdefault('gate', gate)

@@ -1,4 +1,4 @@
-"""Folders for the Hub, made from checkpoints of timm's training script or of the authors' code."""
+"""Folders for the Hub, made from checkpoints of timm's training script."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,13 +6,11 @@ from typing import Any
 
 import timm
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..data.class_names import read_class_names
 from ..hub.building import build_without_memory
 from ..hub.config import check_entries
 from ..hub.state_dicts import CheckpointError, check_state_dict
-from ..models.authors_checkpoints import convert_official_checkpoint, find_official_model, official_model_args
 from ..models.loading import EXPLAINING
 from ..models.training_checkpoints import (
     class_names_of,
@@ -20,7 +18,6 @@ from ..models.training_checkpoints import (
     model_arguments,
     origin_of,
     read_checkpoint,
-    read_checkpoint_file,
     training_settings,
 )
 from .folder import save_hub_folder
@@ -29,14 +26,9 @@ from .model_facts import facts_of
 from .results import MEASURED_RESULTS
 from .scores import score_tables
 
-__all__ = ['convert_checkpoint', 'recorded_facts', 'save_checkpoint_folder']
+__all__ = ['recorded_facts', 'save_checkpoint_folder']
 
 _TRAINED = 'Attention Branch Network, trained with `timm-abn`: it explains its predictions by attention maps.'
-_CONVERTED = """\
-Attention Branch Network, converted with `timm-abn convert` from a checkpoint of the code that the authors of the paper
-published at https://github.com/machine-perception-robotics-group/attention_branch_network. That repository names no
-licence: ask its authors before you publish weights that they have trained."""
-
 _NAMES_IN_CARD = 20  # the others stand in config.json
 
 # timm's name of a data set -> the Hub's
@@ -47,15 +39,6 @@ _DATASETS = {
     'torch/imagenet': 'ILSVRC/imagenet-1k',
     'torch/svhn': 'ufldl-stanford/svhn',
 }
-
-# how the authors' code prepares images of ImageNet; for CIFAR the models here say the same
-_IMAGENET_PREPROCESSING = dict(
-    input_size=(3, 224, 224),
-    interpolation='bilinear',
-    crop_pct=0.875,
-    mean=IMAGENET_DEFAULT_MEAN,
-    std=IMAGENET_DEFAULT_STD,
-)
 
 
 def save_checkpoint_folder(
@@ -145,49 +128,6 @@ def _is_shipped(name: str, weights: Mapping[str, torch.Tensor]) -> bool:
         return False
     shipped = timm.create_model(name, pretrained=True).state_dict()
     return all(key in weights and torch.equal(tensor, weights[key]) for key, tensor in shipped.items())
-
-
-def convert_checkpoint(
-    path: Path,
-    folder: str | Path,
-    name: str | None = None,
-    mechanism: str | None = None,
-) -> list[tuple[str, Any]]:
-    """Write the folder of a checkpoint of the authors' code: see ``save_hub_folder``.
-
-    Args:
-        path: What the authors' training script wrote.
-        folder: A new folder.
-        name: Name of the model; by default it is found from the names and shapes in the checkpoint.
-        mechanism: Mechanism of a multi-task network, which the checkpoint does not tell.
-
-    Returns:
-        What is known about the weights, as names and values.
-
-    Raises:
-        FileExistsError: ``folder`` exists and is not an empty folder.
-        TimmAbnError: The checkpoint is damaged, or not one of the model, or there is no such model.
-    """
-    checkpoint = read_checkpoint_file(path)
-    try:
-        name = name or find_official_model(checkpoint)
-        state_dict = convert_official_checkpoint(checkpoint, name)
-        model_args = official_model_args(checkpoint)
-    except ValueError as error:
-        raise CheckpointError(f'{path}: {error}') from None
-    if mechanism and not model_args.get('multi_task'):
-        raise CheckpointError(f'{path} is not of a multi-task network: --mechanism is always residual')
-    if mechanism:
-        model_args['mechanism'] = mechanism
-    model: Any = timm.create_model(name, device=torch.device('meta'), **model_args)
-    facts = recorded_facts(checkpoint)
-    card = model_card(
-        facts_of(model), name, _CONVERTED, license='unknown', address=f'local-dir:{folder}', more_facts=facts
-    )
-    model.load_state_dict(state_dict, assign=True)
-    preprocessing = None if name.endswith('_cifar') else _IMAGENET_PREPROCESSING
-    save_hub_folder(model, folder, card, preprocessing, dict(license='unknown'))
-    return [('Model', name), ('Classes', model.num_classes), *facts]
 
 
 def recorded_facts(checkpoint: Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> list[Row]:

@@ -76,13 +76,14 @@ def facts_of(model: nn.Module, input_size: Sequence[int] | None = None) -> Model
     )
     if not isinstance(network, SplitNetwork):
         return facts
+    config = network.config
     return dataclasses.replace(
         facts,
-        backbone=network.config.backbone,
-        split=network.split,
+        backbone=config.backbone,
+        split=str(config.split),
         attention_stage=network.attention_branch.stage.source,
-        attention_map=network.config.attention_map,
-        mechanism=network.config.mechanism,
-        gate=network.config.gate,
+        attention_map=config.attention_map,
+        mechanism=config.mechanism,
+        gate=str(config.gate),
         is_multi_task=isinstance(network, MultiTaskAttentionBranchNet),
     )

@@ -1,22 +1,20 @@
 """Training an attached attention branch on your own photos, as ``timm-abn attach`` does.
 
-Where the map only explains, both halves of the model are frozen, and the loss asks that the map says what their
-prediction stands on; else the network is trained on, with maps that it depends on.
+The model is frozen; the loss asks that the map says what its prediction stands on.
 """
 
 import argparse
 import csv
-import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn as nn
 from huggingface_hub.utils import tqdm
-from timm.data import create_transform, resolve_model_data_config
+from PIL import Image
 from timm.optim import param_groups_weight_decay
 from timm.utils import random_seed
 from torch.utils.data import DataLoader
@@ -24,37 +22,32 @@ from torch.utils.data import DataLoader
 from ..data.images import Preprocessing
 from ..data.photos import Photos, PhotosDataset
 from ..explain.sheets import draw_overlay_sheet, input_picture
-from ..hub.state_dicts import CheckpointError
-from ..models.attaching import MODEL, AttachedModel
+from ..hub.state_dicts import CheckpointError, fingerprint_of
+from ..models.attaching import HALVES, MODEL, AttachedModel, with_backbone, without_backbone
 from ..models.training_checkpoints import read_checkpoint_file
-from ..networks.map_training import complement_of, greatest_half, mask_images
-from ..networks.network import AttentionBranchNet
 from ..staging import staged_files
 from .errors import TrainingError
-from .loss import ExplainingMapLoss, FaithfulMapLoss
+from .faithful import AttachedTraining, complement_of, greatest_half, mask_images
+from .loss import ExplainingMapLoss
 
-__all__ = ['BEST', 'LAST', 'SUMMARY', 'AttachSettings', 'train_attached']
+__all__ = ['LAST', 'SUMMARY', 'AttachSettings', 'train_attached']
 
-LAST, BEST, SUMMARY = 'last.pth.tar', 'model_best.pth.tar', 'summary.csv'
+LAST, SUMMARY = 'last.pth.tar', 'summary.csv'
 WEIGHT_DECAY = 0.05
-BACKBONE_LR = 0.1  # of that of the branch, where a trained model is trained on
-BACKBONE_LR_OF_NEW_CLASSES = 0.5  # and where its classifier is a new one, so that its features have more to learn
-SCALE_LR = 10.0  # of that of the branch, for the scale of a map that starts flat
 WARMUP = 0.05  # of all steps
 MOST_SHOWN = 8  # photos of a sheet
 
-Row = dict[str, Any]
+Row = dict[str, float]
 
 
-@dataclasses.dataclass(frozen=True)
-class AttachSettings:
+class AttachSettings(NamedTuple):
     """How an attached branch is trained.
 
     Attributes:
         epochs: Number of epochs.
         batch_size: Photos per step.
-        lr: Greatest learning rate of the branch, after the warm-up; falls to 0 along a cosine.
-        seed: Of order, flips, crops and backgrounds.
+        lr: Greatest learning rate, after the warm-up; falls to 0 along a cosine.
+        seed: Of order, flips and backgrounds.
         workers: Processes that read photos; 0 for none beside this one.
     """
 
@@ -74,19 +67,10 @@ def train_attached(
     names: Sequence[str],
     resume: bool = False,
 ) -> list[Row]:
-    """Train, and leave checkpoints, a table and a sheet of overlays after each epoch; returns the rows of the table.
+    """Train, and leave a checkpoint, a table and a sheet of overlays after each epoch; returns the rows of the table.
 
     Each file is complete at every moment. A resumed run ends as an uninterrupted one: order, flips and backgrounds
-    depend on seed and epoch alone.
-
-    Args:
-        attached: The network, and how to build it again.
-        photos: To train on, and held out.
-        settings: How.
-        folder: Where to.
-        device: Where to compute.
-        names: Names of the classes, for the sheets.
-        resume: Whether to continue after the last epoch in ``folder``.
+    depend on seed and epoch alone. ``names`` are those of the classes, for the sheets.
 
     Raises:
         TrainingError: There are fewer photos than a batch has.
@@ -101,69 +85,56 @@ def train_attached(
     rows = run.resume(folder) if resume else []
     for epoch in range(len(rows), settings.epochs):
         start = time.monotonic()
-        row: Row = dict(epoch=epoch, **run.train_epoch(epoch), **run.evaluate())
+        row = dict(epoch=epoch, **run.train_epoch(epoch), **run.evaluate())
         rows.append(dict(row, seconds=round(time.monotonic() - start, 1)))
-        best = max(row_['eval_top1'] for row_ in rows) if run.trains_backbone else None
-        run.write(folder, epoch, rows, names, is_best=best is not None and rows[-1]['eval_top1'] == best)
+        run.write(folder, rows, names)
     return rows
 
 
 class _Run:
     """The state of a run."""
 
-    def __init__(
-        self,
-        attached: AttachedModel,
-        photos: Photos,
-        settings: AttachSettings,
-        device: torch.device,
-    ) -> None:
-        self.model: AttentionBranchNet = attached.model.to(device)
-        self.attached, self.settings, self.device = attached, settings, device
-        self.classes = photos.classes
-        self.trains_backbone = self.model.mechanism.insertion != 'explaining'
+    def __init__(self, attached: AttachedModel, photos: Photos, settings: AttachSettings, device: torch.device) -> None:
+        self.model, self.is_of_timm = attached.model.to(device), attached.is_of_timm
+        self.settings, self.device = settings, device
         self.preprocessing = Preprocessing(self.model)
         see = _Seen(self.preprocessing)
-        self.training = PhotosDataset(photos.training, self._augmentation() if self.trains_backbone else see)
-        self.validation = PhotosDataset(photos.validation, see)
-        loss = FaithfulMapLoss if self.trains_backbone else ExplainingMapLoss
-        self.criterion: FaithfulMapLoss = loss(nn.CrossEntropyLoss())
-        self.terms = tuple(name for name in self.criterion.weighted_terms() if name != 'perception')
-        self.model.train_maps(complement=bool(self.criterion.weights['complement']))
-        self.optimizer = torch.optim.AdamW(self._parameter_groups(), lr=settings.lr)
+        self.training, self.validation = PhotosDataset(photos.training, see), PhotosDataset(photos.validation, see)
+        self.recorded = self._recorded(attached, photos.classes)
+        self.criterion = ExplainingMapLoss(nn.CrossEntropyLoss())
+        self.terms = tuple(self.criterion.weighted_terms())
+        self.trainable = AttachedTraining(self.model)
+        groups = param_groups_weight_decay(self.model.attention_branch, WEIGHT_DECAY)
+        self.optimizer = torch.optim.AdamW(groups, lr=settings.lr)
         self.steps = len(photos.training) // settings.batch_size
 
-    def _augmentation(self) -> Callable:
-        config = resolve_model_data_config(self.model)
-        kept = ('input_size', 'interpolation', 'mean', 'std')
-        return create_transform(
-            **{key: config[key] for key in kept}, is_training=True, scale=(0.5, 1.0), color_jitter=0.0
+    def _recorded(self, attached: AttachedModel, classes: Sequence[str]) -> dict[str, Any]:
+        """Return what the checkpoint says of the network and its images, with the names of timm's training script."""
+        config = {key: value for key, value in self.preprocessing.config.items() if key in _DATA_KEYS}
+        own = {key: value for key, value in attached.arguments.items() if key not in ('num_classes', 'in_chans')}
+        return dict(
+            model=MODEL,
+            model_kwargs=own,
+            num_classes=self.model.num_classes,
+            in_chans=self.model.in_chans,
+            label_names=list(classes) or None,
+            origin=attached.origin,
+            **(dict(backbone_sha256=self._fingerprint()) if attached.is_of_timm else {}),
+            eval_metric='share of predictions that the map keeps',
+            **{key: list(value) if isinstance(value, tuple) else value for key, value in config.items()},
         )
 
-    def _parameter_groups(self) -> list[dict[str, Any]]:
-        branch = self.model.attention_branch
-        groups = [dict(group, share=1.0) for group in param_groups_weight_decay(branch, WEIGHT_DECAY)]
-        if branch.starts_flat:  # its scale has the longest way to go, from 0
-            for group in groups:
-                group['params'] = [weight for weight in group['params'] if weight is not branch.map_norm.weight]
-            groups.append(dict(params=[branch.map_norm.weight], weight_decay=0.0, share=SCALE_LR))
-        if self.trains_backbone:
-            share = BACKBONE_LR_OF_NEW_CLASSES if self.attached.has_new_classifier else BACKBONE_LR
-            for half in (self.model.feature_extractor, self.model.perception_branch):
-                groups += [dict(group, share=share) for group in param_groups_weight_decay(half, WEIGHT_DECAY)]
-        return groups
+    def _fingerprint(self) -> str:
+        weights = self.model.state_dict()
+        return fingerprint_of({name: tensor for name, tensor in weights.items() if name.startswith(HALVES)})
 
     def train_epoch(self, epoch: int) -> Row:
         """Train for an epoch, and return the means of the losses."""
         settings = self.settings
-        random_seed(settings.seed * 10_000 + epoch)  # timm's crops are drawn by Python's generator
-        self.model.train()
+        random_seed(settings.seed * 10_000 + epoch)
+        self.trainable.train()
         loader = DataLoader(
-            self.training,
-            settings.batch_size,
-            shuffle=True,
-            drop_last=True,
-            num_workers=settings.workers,
+            self.training, settings.batch_size, shuffle=True, drop_last=True, num_workers=settings.workers
         )
         sums = dict.fromkeys(('train_loss', *(f'train_{name}' for name in self.terms)), 0.0)
         bar = tqdm(loader, f'epoch {epoch + 1}/{settings.epochs}', unit='batch')
@@ -182,14 +153,13 @@ class _Run:
     def _set_lr(self, step: int) -> None:
         total = self.steps * self.settings.epochs
         warmup = max(round(WARMUP * total), 1)
-        share = min((step + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * step / total))
         for group in self.optimizer.param_groups:
-            group['lr'] = self.settings.lr * share * group['share']
+            group['lr'] = self.settings.lr * min((step + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * step / total))
 
-    def _step(self, images: torch.Tensor, labels: torch.Tensor | None) -> dict[str, float]:
+    def _step(self, images: torch.Tensor, labels: torch.Tensor | None) -> Row:
         terms: dict[str, torch.Tensor] = {}
         self.criterion.watch = lambda found, _: terms.update(found)
-        loss = self.criterion(self.model(images), labels)
+        loss = self.criterion(self.trainable(images), labels)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -199,67 +169,51 @@ class _Run:
     def evaluate(self) -> Row:
         """Return what the held-out photos say."""
         self.model.eval()
-        sums: dict[str, float] = {}
+        sums: Row = {}
         for images, labels in DataLoader(self.validation, self.settings.batch_size, num_workers=self.settings.workers):
             images = images.to(self.device)
             explanation = self.model.explain(images)
-            maps, predicted = explanation.attention_map, explanation.logits.argmax(dim=1)
-            found: dict[str, float] = {}
-            if self.trains_backbone:
-                found['eval_area'] = maps.mean(dim=(1, 2, 3)).sum().item()
-            kept = maps if self.trains_backbone else greatest_half(maps)
+            predicted, kept = explanation.logits.argmax(dim=1), greatest_half(explanation.attention_map)
+            found: Row = {}
             for name, shown in (('eval_kept', kept), ('eval_removed', complement_of(kept, False))):
                 answers = self.model(mask_images(images, shown, 'blur')).argmax(dim=1)
                 found[name] = (answers == predicted).sum().item()
             if bool((labels >= 0).all()):
+                assert explanation.attention_logits is not None
                 found['eval_top1'] = (predicted.cpu() == labels).sum().item()
-                attention: Any = explanation.attention_logits
-                found['eval_attention_top1'] = (attention.argmax(dim=1).cpu() == labels).sum().item()
+                found['eval_attention_top1'] = (explanation.attention_logits.argmax(dim=1).cpu() == labels).sum().item()
             sums = {name: sums.get(name, 0.0) + value for name, value in found.items()}
         return {name: round(value / len(self.validation), 5) for name, value in sums.items()}
 
-    def write(self, folder: Path, epoch: int, rows: Sequence[Row], names: Sequence[str], is_best: bool) -> None:
+    def write(self, folder: Path, rows: Sequence[Row], names: Sequence[str]) -> None:
         """Write the checkpoint of an epoch, the table, and a sheet."""
         checkpoint = dict(
-            epoch=epoch,
-            arch=MODEL,
-            state_dict=self.model.state_dict(),
+            state_dict=self.saved_weights(),
+            args=argparse.Namespace(**self.recorded),
+            epoch=len(rows) - 1,
+            metric=100 * rows[-1]['eval_kept'],
+            # what --resume needs
             optimizer=self.optimizer.state_dict(),
-            version=2,
-            args=self._recorded(),
-            metric=100 * rows[-1]['eval_top1' if self.trains_backbone else 'eval_kept'],
+            run=self._what_must_be_the_same(),
             rows=list(rows),
         )
-        sheet = self._sheet(epoch, names)
+        sheet = self._sheet(len(rows), names)
         with staged_files(folder / 'sheets') as staging:
-            sheet.save(staging / f'epoch-{epoch + 1:03}.png')
+            sheet.save(staging / f'epoch-{len(rows):03}.png')
         with staged_files(folder) as staging:
-            for name in (LAST, *([BEST] if is_best else [])):
-                torch.save(checkpoint, staging / name)
+            torch.save(checkpoint, staging / LAST)
             with (staging / SUMMARY).open('w', newline='', encoding='utf-8') as file:
                 writer = csv.DictWriter(file, list(rows[0]))
                 writer.writeheader()
                 writer.writerows(rows)
 
-    def _recorded(self) -> argparse.Namespace:
-        """Return what the checkpoint says of the network and its images, with the names of timm's training script."""
-        own = {key: value for key, value in self.attached.arguments.items() if key not in ('num_classes', 'in_chans')}
-        config = {key: value for key, value in self.preprocessing.config.items() if key in _DATA_KEYS}
-        return argparse.Namespace(
-            model=MODEL,
-            model_kwargs=own,
-            num_classes=self.model.num_classes,
-            in_chans=self.model.in_chans,
-            label_names=self.classes or None,
-            origin=self.attached.origin,
-            num_photos=len(self.training),
-            eval_metric='top1' if self.trains_backbone else 'share of predictions that the map keeps',
-            **{key: list(value) if isinstance(value, tuple) else value for key, value in config.items()},
-            **dataclasses.asdict(self.settings),
-        )
+    def saved_weights(self) -> dict[str, torch.Tensor]:
+        """Return the weights of the network; of a backbone that timm has, the fingerprint is recorded instead."""
+        weights = self.model.state_dict()
+        return without_backbone(weights) if self.is_of_timm else weights
 
     @torch.no_grad()
-    def _sheet(self, epoch: int, names: Sequence[str]) -> Any:
+    def _sheet(self, epoch: int, names: Sequence[str]) -> Image.Image:
         """Return the same few held-out photos as after every epoch, with their maps."""
         stride = max(len(self.validation) // MOST_SHOWN, 1)
         shown = range(0, len(self.validation), stride)[:MOST_SHOWN]
@@ -271,26 +225,31 @@ class _Run:
             f'{names[index]} {probability:.2f}'
             for index, probability in zip(classes[:, 0].tolist(), probabilities[:, 0].tolist())
         ]
-        says = 'the map explains, and does not gate' if not explanation.map_gates else 'the map gates'
         return draw_overlay_sheet(
             [input_picture(image, mean, std) for image in images],
             explanation.attention_map.cpu(),
             captions,
-            f'epoch {epoch + 1}: {says}',
+            f'epoch {epoch}: the map explains, and does not gate',
         )
+
+    def _what_must_be_the_same(self) -> dict[str, Any]:
+        """Return what a resumed run shares with the one before; only the number of its workers may differ."""
+        settings = {key: value for key, value in self.settings._asdict().items() if key != 'workers'}
+        return {**self.recorded, **settings, 'num_photos': len(self.training)}
 
     def resume(self, folder: Path) -> list[Row]:
         """Restore the last epoch of a folder, and return the rows of its table."""
         path = folder / LAST
-        checkpoint: Mapping[str, Any] = read_checkpoint_file(path)
-        settings = checkpoint.get('args')
-        recorded = vars(settings) if isinstance(settings, argparse.Namespace) else {}
-        now = vars(self._recorded())
-        differing = [key for key in now if key in recorded and recorded[key] != now[key] and key != 'workers']
-        if 'rows' not in checkpoint or differing:
-            what = f'with {differing[0]}={recorded[differing[0]]!r}' if differing else 'of another kind'
+        checkpoint = read_checkpoint_file(path)
+        then, now = checkpoint.get('run'), self._what_must_be_the_same()
+        if not isinstance(then, Mapping):
+            what = 'of another kind'
+        else:
+            what = ', '.join(f'with {key}={then.get(key)!r}' for key in now if then.get(key) != now[key])
+        if what:
             raise CheckpointError(f'{path} is of a run {what}: resume with the same arguments, or choose a new folder.')
-        self.model.load_state_dict(checkpoint['state_dict'])
+        fingerprint = self.recorded.get('backbone_sha256')
+        self.model.load_state_dict(with_backbone(checkpoint['state_dict'], self.model, fingerprint, path))
         self.optimizer.load_state_dict(checkpoint['optimizer'])
         return list(checkpoint['rows'])
 
@@ -304,6 +263,5 @@ class _Seen:
     def __init__(self, preprocessing: Preprocessing) -> None:
         self.preprocessing = preprocessing
 
-    def __call__(self, image: Any) -> torch.Tensor:
-        x, _ = self.preprocessing(image)
-        return x
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        return self.preprocessing(image)[0]

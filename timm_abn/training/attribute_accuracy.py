@@ -28,11 +28,7 @@ class AttributeEvaluator(MultiLabelClassificationEvaluator):
     metric_names = (*MultiLabelClassificationEvaluator.metric_names, 'accuracy')  # type: ignore[assignment]
 
     def compute(self, distributed: bool = False) -> dict[str, float]:
-        """Return the metrics.
-
-        Args:
-            distributed: Over all processes.
-        """
+        """Return the metrics, over all processes if distributed."""
         metrics: dict[str, Any] = super().compute(distributed)
         totals = torch.zeros(2, dtype=torch.float64)  # sum of the accuracies of images, and their number
         for logits, targets in zip(self.outputs, self.targets):

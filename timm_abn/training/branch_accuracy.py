@@ -27,15 +27,12 @@ _logger = logging.getLogger(__name__)
 class BothBranches(nn.Module):
     """A model under evaluation: returns logits, and hands the attention logits to the metrics of the validation.
 
-    Both come from one forward pass. A compiled model is evaluated without its compiled forward, which does not compute
+    ``module`` may be in wrappers that timm's ``unwrap_model`` removes (DDP, EMA, ``torch.compile``). Both come from one
+    forward pass. A compiled model is evaluated without its compiled forward, which does not compute
     the attention logits.
     """
 
     def __init__(self, module: nn.Module) -> None:
-        """
-        Args:
-            module: An ABN, as it is or in wrappers (DDP, EMA, ``torch.compile``) that timm's ``unwrap_model`` removes.
-        """
         super().__init__()
         self.module = module  # the name that unwrap_model looks for, so that checkpoints hold the model's own names
 
@@ -46,11 +43,7 @@ class BothBranches(nn.Module):
         return super().train(mode)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return logits (B, K).
-
-        Args:
-            x: Images, shape (B, in_chans, H, W).
-        """
+        """Return logits (B, K) of images (B, in_chans, H, W)."""
         if self.training:
             return self.module(x)
         explanation = unwrap_model(self.module).explain(x)
@@ -59,14 +52,12 @@ class BothBranches(nn.Module):
 
 
 class BranchEvaluator:
-    """Two of timm's evaluators, one per branch, with the interface of a single one."""
+    """Two of timm's evaluators, one per branch, with the interface of a single one.
+
+    Metrics of the second get the prefix ``attention_``.
+    """
 
     def __init__(self, perception: Any, attention: Any) -> None:
-        """
-        Args:
-            perception: Evaluator of the logits.
-            attention: Evaluator of the attention logits, whose metrics get the prefix ``attention_``.
-        """
         self.perception = perception
         self.attention = attention
 
@@ -79,12 +70,7 @@ class BranchEvaluator:
         self.attention.reset()
 
     def update(self, output: torch.Tensor, target: torch.Tensor) -> None:
-        """Add a batch.
-
-        Args:
-            output: Logits, shape (B, K).
-            target: Classes (B,), or probabilities (B, K).
-        """
+        """Add a batch of logits (B, K), and classes (B,) or probabilities (B, K)."""
         self.perception.update(output, target)
         attention_logits = _validation.take(len(output))
         if attention_logits is not None:
@@ -95,11 +81,7 @@ class BranchEvaluator:
         return self._together(self.perception.summary(), self.attention.summary())
 
     def compute(self, distributed: bool = False) -> dict[str, float]:
-        """Return the metrics.
-
-        Args:
-            distributed: Sum over processes.
-        """
+        """Return the metrics, over all processes if distributed."""
         return self._together(self.perception.compute(distributed), self.attention.compute(distributed))
 
     def _together(self, perception: dict[str, float], attention: dict[str, float]) -> dict[str, float]:

@@ -15,7 +15,6 @@ from typing import Any
 
 import timm
 import timm.data
-import torch
 import torch.nn as nn
 import yaml
 
@@ -24,34 +23,24 @@ from ..data.datasets import dataset_creator
 from ..errors import TimmAbnError, suggest
 from ..hub.published import ARGUMENTS_OF_WEIGHTS, no_weights
 from ..models.training_checkpoints import origin_of
-from .atomic_saver import make_saver_atomic
 from .data.loader import extend_timm_loader
 from .data.transforms import CROP_MODES, extend_timm_transforms
 from .devices import choose_device, choose_memory_format
 from .errors import TrainingError
 from .folder_classes import take_classes
 from .from_checkpoint import arguments_of_checkpoint
-from .map_settings import (
-    MAP_KEYS,
-    add_map_arguments,
-    freeze_backbone_arguments,
-    hard_attention_arguments,
-    model_kwargs_flags,
-    read_map_loss,
-)
-from .mask_settings import MASK_KEYS, add_mask_arguments, read_mask_settings
+from .map_settings import add_map_arguments, read_map_loss, take_hard_attention
+from .mask_settings import add_mask_arguments, read_mask_settings
 from .models import check_model
-from .precision import cpu_is_fast_in
 from .recipes import find_recipe, read_settings, recipe_names, settings_for
 from .replacing import replace
-from .run_record import record_in_checkpoints
-from .run_settings import read_run_settings
+from .run_settings import model_kwargs_flags, read_run_settings
+from .saver import extend_timm_saver
 from .scripts import SCRIPTS, check_version, find_scripts, knows_multi_label, run_script
 from .task import extend_timm_tasks
 
 __all__ = ['main', 'run', 'train', 'validate']
 
-_CROPS = ', '.join(CROP_MODES)
 _VALIDATION_CROPS = ('center', 'squash', 'border')
 
 
@@ -76,50 +65,48 @@ def run() -> int:
 
 
 def main(name: str, arguments: Sequence[str]) -> int:
-    """Run a script of timm for ABNs.
+    """Run a script of timm, such as 'train.py', for ABNs, with timm's flags and ours.
 
-    Args:
-        name: File name of the script.
-        arguments: Command line, with timm's flags and ours.
-
-    Returns:
-        Exit code: 2 if something that was asked for cannot hold; the message is one line.
+    Returns the exit code: 2 if something that was asked for cannot hold; the message is one line.
     """
     _hide_own_folder()
-    trains = name == 'train.py'
     try:
-        own, for_timm = _own_arguments(name, arguments)
-        extend_timm_tasks()
-        scripts = find_scripts(own.timm_scripts)
-        remark = check_version(scripts, needs_tasks=trains)
-        _say(name, remark)
-        with tempfile.TemporaryDirectory() as scratch:
-            config = _read_config(own, for_timm) if trains else {}
-            settings = read_run_settings(own, _OWN_KEYS, config, for_timm)
-            of_checkpoint = arguments_of_checkpoint(name, settings)
-            of_device = choose_device(name, settings)
-            for_timm = [*for_timm, *of_checkpoint, *of_device, *take_classes(name, settings)]
-            if _amp_would_be_slow(settings, own.force_amp):
-                for_timm = [argument for argument in for_timm if argument != '--amp']
-                config = {key: value for key, value in config.items() if key != 'amp'}
-                _say(name, _WITHOUT_AMP.format(dtype=settings.amp_dtype))
-            of_model = [*hard_attention_arguments(settings), *freeze_backbone_arguments(settings)]
-            of_model += _arguments_of_weights(settings)
-            for_timm = [*for_timm, *choose_memory_format(name, settings, _check_model(settings)), *of_model]
-            if name in ('train.py', 'validate.py'):
-                _check_multi_label(settings, scripts / name)
-            if trains:
-                for_timm = [*for_timm, *_config_for_timm(config, for_timm, Path(scratch))]
-                _prepare_training(settings)
-            _check_weights(name, settings)
-            replace(timm.data, 'create_dataset', partial(dataset_creator, class_names=settings.class_names))
-            extend_timm_transforms()
-            _say(name, 'torch finds no GPU here: this runs on the CPU.' if of_device else None)
-            run_script(scripts, name, for_timm)
+        _run(name, arguments)
     except TimmAbnError as error:
         _say(name, f'error: {error}', every_process=isinstance(error, BrokenImageError))  # which one alone meets
         return 2
     return 0
+
+
+def _run(name: str, arguments: Sequence[str]) -> None:
+    trains = name == 'train.py'
+    own, for_timm = _own_arguments(name, arguments)
+    extend_timm_tasks()
+    scripts = find_scripts(own.timm_scripts)
+    _say(name, check_version(scripts, needs_tasks=trains))
+    config = _read_config(own, for_timm) if trains else {}
+    settings = read_run_settings(own, config, for_timm)
+    said_of_model = dict(settings.model_kwargs)
+    for_timm += arguments_of_checkpoint(name, settings)
+    of_device = choose_device(name, settings)
+    for_timm += [*of_device, *take_classes(name, settings)]
+    if trains:
+        take_hard_attention(settings)
+    # explicitly, so that the checkpoint records what the model has because of its weights
+    settings.model_kwargs = {**ARGUMENTS_OF_WEIGHTS.get(settings.model, {}), **settings.model_kwargs}
+    for_timm += choose_memory_format(name, settings, _check_model(settings))
+    if settings.model_kwargs != said_of_model:
+        for_timm += model_kwargs_flags(settings)
+    if name in ('train.py', 'validate.py'):
+        _check_multi_label(settings, scripts / name)
+    if trains:
+        _prepare_training(settings)
+    _check_weights(name, settings)
+    replace(timm.data, 'create_dataset', partial(dataset_creator, class_names=settings.class_names))
+    extend_timm_transforms()
+    _say(name, 'torch finds no GPU here: this runs on the CPU.' if of_device else None)
+    with tempfile.TemporaryDirectory() as scratch:
+        run_script(scripts, name, [*for_timm, *_config_for_timm(config, vars(own), for_timm, Path(scratch))])
 
 
 def _say(name: str, text: str | None, every_process: bool = False) -> None:
@@ -153,11 +140,6 @@ def _own_arguments(name: str, arguments: Sequence[str]) -> tuple[argparse.Namesp
         help="checkout of timm's repository, or 'download' to fetch the scripts of the installed timm once "
         '(default: $TIMM_SCRIPTS)',
     )
-    parser.add_argument(
-        '--force-amp',
-        action='store_true',
-        help='keep --amp on CPUs that are slower with it (default: left out)',
-    )
     if trains:
         parser.add_argument(
             '--attention-loss-weight', type=float, metavar='W', help='weight of the attention loss (default: 1)'
@@ -175,10 +157,9 @@ def _own_arguments(name: str, arguments: Sequence[str]) -> tuple[argparse.Namesp
         parser.add_argument('-c', '--config', default='', help=argparse.SUPPRESS)
     if any(flag in arguments for flag in ('-h', '--help')):
         parser.print_help()
-        crops = (
-            f' --train-crop-mode also takes {_CROPS}; --dataset also torch/svhn, compcars and celeba.' if trains else ''
-        )
-        print(f'\n{name} of timm follows, whose flags all work.{crops}\n', flush=True)
+        crops = ', '.join(CROP_MODES)
+        also = f' --train-crop-mode also takes {crops}; --dataset also torch/svhn, compcars and celeba.'
+        print(f'\n{name} of timm follows, whose flags all work.{also if trains else ""}\n', flush=True)
     return parser.parse_known_args(arguments)
 
 
@@ -198,38 +179,16 @@ def _said_model(for_timm: Sequence[str]) -> str | None:
     return parser.parse_known_args(list(for_timm))[0].model
 
 
-# and their defaults
-_OWN_KEYS: dict[str, Any] = dict(attention_loss_weight=1.0, crop_mode=None, **MAP_KEYS, **MASK_KEYS)
-
-_WITHOUT_AMP = 'this CPU computes in {dtype} slower than in float32: --amp is left out (--force-amp keeps it).'
-
-
-def _amp_would_be_slow(settings: argparse.Namespace, force: bool) -> bool:
-    if not settings.amp or force or not str(settings.device).startswith('cpu'):
-        return False
-    dtype = torch.bfloat16 if settings.amp_dtype == 'bfloat16' else torch.float16
-    return not cpu_is_fast_in(dtype)
-
-
-def _config_for_timm(config: dict[str, Any], for_timm: Sequence[str], scratch: Path) -> list[str]:
+def _config_for_timm(config: dict[str, Any], own: dict[str, Any], for_timm: Sequence[str], scratch: Path) -> list[str]:
     """Return the arguments that give timm's script the config, without the keys that it does not know."""
     if not config:
         return []
     path = scratch / 'config.yaml'
-    path.write_text(yaml.safe_dump({key: value for key, value in config.items() if key not in _OWN_KEYS}))
+    path.write_text(yaml.safe_dump({key: value for key, value in config.items() if key not in own}))
     # where a recipe has another tag of the model that was asked for, the last word on the command line holds
     model = config.get('model', '')
     other_tag = model and _said_model(for_timm) not in (None, model)
     return ['--config', str(path), *(['--model', model] if other_tag else [])]
-
-
-def _arguments_of_weights(settings: argparse.Namespace) -> list[str]:
-    """Pass explicitly what the model has because of its weights, so that the checkpoint records it."""
-    found = ARGUMENTS_OF_WEIGHTS.get(settings.model, {})
-    if found.keys() <= settings.model_kwargs.keys():
-        return []
-    settings.model_kwargs = {**found, **settings.model_kwargs}
-    return model_kwargs_flags(settings)
 
 
 def _check_model(settings: argparse.Namespace) -> nn.Module | None:
@@ -266,18 +225,16 @@ def _check_multi_label(settings: argparse.Namespace, script: Path) -> None:
 
 def _prepare_training(settings: argparse.Namespace) -> None:
     _check_settings(settings)
-    mask_settings = read_mask_settings(settings)
+    masks = read_mask_settings(settings)
     origin = origin_of(vars(settings))
     came = f'the weights of {settings.trained_checkpoint}' if settings.trained_checkpoint else origin
-    extend_timm_tasks(settings.attention_loss_weight, read_map_loss(settings), mask_settings, came)
-    extend_timm_loader(settings.seed, settings.crop_mode, mask_settings)
-    make_saver_atomic()
-    record_in_checkpoints(
-        dict(
-            label_names=settings.class_names,
-            crop_mode=settings.crop_mode,
-            origin=origin_of(settings.recorded) if settings.resume else origin,
-        )
+    weight = 1.0 if settings.attention_loss_weight is None else settings.attention_loss_weight
+    extend_timm_tasks(weight, read_map_loss(settings), masks, came)
+    extend_timm_loader(settings.seed, settings.crop_mode, masks)
+    extend_timm_saver(
+        label_names=settings.class_names,
+        crop_mode=settings.crop_mode,
+        origin=origin_of(settings.recorded) if settings.resume else origin,
     )
 
 

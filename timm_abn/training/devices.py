@@ -16,10 +16,6 @@ _WITH_A_DEVICE = ('train.py', 'validate.py', 'benchmark.py', 'inference.py')
 def choose_device(script: str, settings: argparse.Namespace) -> list[str]:
     """Return the flags that choose the CPU where timm's default, a GPU, is not there.
 
-    Args:
-        script: File name of timm's script.
-        settings: Settings of the run, which are completed.
-
     Raises:
         TrainingError: A GPU was asked for.
     """
@@ -35,12 +31,8 @@ def choose_memory_format(script: str, settings: argparse.Namespace, model: nn.Mo
     """Return the flags that lay out images channels last on the CPU, where that is faster.
 
     It was measured once, a forward and a backward pass on one core: of a network of convolutions it is 1.02 (ConvNeXt)
-    to 1.33 times (EfficientNet-Lite0) as fast, of a ViT 0.94, of a multi-task network 0.87 times.
-
-    Args:
-        script: File name of timm's script.
-        settings: Settings of the run; what a resumed run had, it keeps, so that it ends with the same weights.
-        model: The network, on the meta device, if it is one of this package.
+    to 1.33 times (EfficientNet-Lite0) as fast, of a ViT 0.94, of a multi-task network 0.87 times. What a
+    resumed run had, it keeps, so that it ends with the same weights. The model is None where it is not one of ours.
     """
     if script not in ('train.py', 'validate.py') or not str(settings.device).startswith('cpu'):
         return []

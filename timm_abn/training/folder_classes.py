@@ -4,7 +4,6 @@ import argparse
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from timm.data.readers.class_map import load_class_map
 from timm.data.readers.img_extensions import get_img_extensions
@@ -22,9 +21,7 @@ __all__ = ['take_classes']
 def take_classes(script: str, settings: argparse.Namespace) -> list[str]:
     """Return the flags that give a script the classes of its folder of images.
 
-    Args:
-        script: File name of timm's script.
-        settings: Settings of the run; ``class_names`` will hold the names in their order, if a folder has some.
+    ``settings.class_names`` will hold the names in their order, if the folder has some.
 
     Raises:
         TrainingError: The folder contradicts the arguments, the checkpoint, or itself.
@@ -56,7 +53,7 @@ def take_classes(script: str, settings: argparse.Namespace) -> list[str]:
 
 def _mapped(settings: argparse.Namespace) -> list[str]:
     try:
-        indices: Mapping[str, Any] = load_class_map(settings.class_map, settings.data_dir)
+        indices: Mapping[str, int] = load_class_map(settings.class_map, settings.data_dir)
     except Exception as error:  # as many kinds as there are formats
         raise TrainingError(f'--class-map {settings.class_map} cannot be read: {one_line(error)}.') from error
     by_index = {index: str(name) for name, index in indices.items()}
@@ -79,7 +76,9 @@ def _folders(root: str, settings: argparse.Namespace) -> list[str]:
 
 def _check_training(root: str, found: Sequence[str], settings: argparse.Namespace) -> None:
     if not found:
-        return _no_images(root)
+        raise TrainingError(
+            f'image folder: expected a folder for each split, and in it a folder for each class in {root}.'
+        )
     if len(found) == 1:
         raise TrainingError(f'{root} has one class, {found[0]!r}: there is nothing to tell apart.')
     if settings.num_classes in (None, len(found)):
@@ -93,10 +92,6 @@ def _check_training(root: str, found: Sequence[str], settings: argparse.Namespac
             f'{settings.num_classes}{other_classes(settings)}.'
         )
     return None
-
-
-def _no_images(root: str) -> None:
-    raise TrainingError(f'image folder: expected a folder for each split, and in it a folder for each class in {root}.')
 
 
 def _check_validation(settings: argparse.Namespace) -> None:
@@ -120,7 +115,7 @@ def _recorded_names(settings: argparse.Namespace, num_classes: int | None) -> li
     return class_names_of(settings.recorded, num_classes, settings.trained_checkpoint)
 
 
-def _check_subset(root: str, settings: argparse.Namespace, names: Sequence[str], source: Any) -> None:
+def _check_subset(root: str, settings: argparse.Namespace, names: Sequence[str], source: str | Path) -> None:
     """Refuse images of classes that nothing was trained on, which timm would count as others."""
     strange = [name for name in _folders(root, settings) if name not in names]
     if strange:

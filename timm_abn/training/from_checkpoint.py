@@ -16,11 +16,8 @@ from ..models.training_checkpoints import (
     model_arguments,
     read_checkpoint,
     training_settings,
-    weights_as_asked,
 )
-from ..networks.network import AttentionBranchNet
 from .errors import TrainingError
-from .map_settings import model_kwargs_flags
 from .models import check_model
 from .run_settings import flags_of
 
@@ -36,12 +33,8 @@ _JAX = ('.npz', '.npy')  # which only the models that know them can read
 def arguments_of_checkpoint(script: str, settings: argparse.Namespace) -> list[str]:
     """Return the flags that describe the model of a checkpoint, and how its images were prepared.
 
-    Arguments that were given come first.
-
-    Args:
-        script: File name of timm's script.
-        settings: Settings of the run, which are completed; ``recorded`` will hold those of the checkpoint, and
-            ``trained_checkpoint`` its path, if there is one.
+    Arguments that were given come first. The settings are completed: by the arguments of the model, ``recorded`` for
+    what the checkpoint says, and ``trained_checkpoint`` for its path, if there is one.
 
     Raises:
         TimmAbnError: There is no such checkpoint, it is damaged, or of another model than was asked for.
@@ -60,16 +53,11 @@ def arguments_of_checkpoint(script: str, settings: argparse.Namespace) -> list[s
     arguments = _take_arguments(settings, weights, path)
     model = _build(settings.model, arguments)
     if model is not None and not (settings.split_bn or recorded.get('split_bn')):  # which adds batch norms later
-        if isinstance(model, AttentionBranchNet):
-            weights = weights_as_asked(model, weights, settings.model_kwargs)
         check_state_dict(weights, model.state_dict(), settings.model, path)
     settings.model_kwargs = {key: value for key, value in arguments.items() if key not in _OWN_FLAGS}
     own_flags = {flag: arguments[key] for key, flag in _OWN_FLAGS.items() if key in arguments}
     settings.num_classes, settings.in_chans = own_flags.get('num_classes'), own_flags.get('in_chans')
-    return [
-        *flags_of(dict(model=settings.model, **own_flags, **_of_images(script, settings, model))),
-        *(model_kwargs_flags(settings) if settings.model_kwargs else []),
-    ]
+    return flags_of(dict(model=settings.model, **own_flags, **_of_images(script, settings, model)))
 
 
 _OWN_FLAGS = dict(num_classes='num_classes', in_chans='in_chans', global_pool='gp')  # of arguments of a model
@@ -83,11 +71,7 @@ def _take_name(settings: argparse.Namespace, recorded: str | None, path: Path) -
     check_model_of(dict(model=recorded), settings.model, path)
 
 
-def _take_arguments(
-    settings: argparse.Namespace,
-    weights: Mapping[str, torch.Tensor],
-    path: Path,
-) -> dict[str, Any]:
+def _take_arguments(settings: argparse.Namespace, weights: Mapping[str, torch.Tensor], path: Path) -> dict[str, Any]:
     found = model_arguments(settings.model, settings.recorded, {}, weights, path).get('num_classes')
     said = settings.num_classes
     if said is not None and found not in (None, said):
@@ -99,11 +83,7 @@ def _take_arguments(
 
 
 def other_classes(settings: argparse.Namespace) -> str:
-    """Return how to train a checkpoint on other classes than its own, as the end of a sentence.
-
-    Args:
-        settings: Settings of the run.
-    """
+    """Return how to train a checkpoint on other classes than its own, as the end of a sentence."""
     if not settings.initial_checkpoint:
         return ''
     return f'; --pretrained --pretrained-path {settings.initial_checkpoint} starts from it with new classifiers'

@@ -1,26 +1,38 @@
 """Training losses of an ABN, for any loop: L_attention + L_perception (paper, Eq. 3), and one for faithful maps.
 
-With PyTorch, Lightning or Accelerate the first is two lines, and the second three::
+With PyTorch, Lightning or Accelerate each is two lines::
 
     criterion = AttentionBranchLoss(nn.CrossEntropyLoss())
     loss = criterion(model(images), targets)
 
-    model.train_maps()
     criterion = FaithfulMapLoss(nn.CrossEntropyLoss())
-    loss = criterion(model(images), targets)
+    loss = criterion(FaithfulTraining(model)(images), targets)
 """
 
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
 from .errors import TrainingError
+from .faithful import TrainingOutput
 
-__all__ = ['AttentionBranchLoss', 'ExplainingMapLoss', 'FaithfulMapLoss', 'check_weight', 'own_prediction']
+Output = torch.Tensor | tuple[torch.Tensor, ...] | TrainingOutput
+
+__all__ = ['AttentionBranchLoss', 'ExplainingMapLoss', 'FaithfulMapLoss', 'check_weight']
+
+
+# term of the map -> what it is a function of
+_SEEN = dict(
+    masked='masked_logits',
+    area='attention_map',
+    smoothness='attention_map',
+    consistency='flipped_map',
+    complement='complement_logits',
+)
 
 
 class AttentionBranchLoss(nn.Module):
@@ -57,11 +69,7 @@ class AttentionBranchLoss(nn.Module):
         if self.watch is not None:
             self.watch({name: term.detach() for name, term in terms.items()}, batch_size)
 
-    def forward(
-        self,
-        output: torch.Tensor | tuple[torch.Tensor, torch.Tensor],
-        target: torch.Tensor,
-    ) -> torch.Tensor:
+    def forward(self, output: Output, target: torch.Tensor) -> torch.Tensor:
         """Return the loss.
 
         Args:
@@ -91,11 +99,11 @@ class FaithfulMapLoss(AttentionBranchLoss):
     The third term asks that the network predicts as well from what its map keeps, the fourth that this is little; they
     belong together (hard attention keeps a share that is given, and needs no fourth). The last asks that where the map
     is not all classes are as likely (of attributes: that each is as likely as not), so that the prediction depends on
-    the map. The network must be told to return what is needed: ``model.train_maps()``. Of several tasks, the map of one
-    an image is used, drawn anew each time, and the criterion gets its logits alone, (B, 1).
+    the map. The network is wrapped in ``FaithfulTraining``, which returns what is needed. Of several tasks, the map of
+    one an image is used, drawn anew each time, and the criterion gets its logits alone, (B, 1).
     """
 
-    TERMS: ClassVar[tuple[str, ...]] = ('masked', 'area', 'smoothness', 'consistency', 'complement')
+    TERMS: ClassVar[tuple[str, ...]] = tuple(_SEEN)
 
     def __init__(
         self,
@@ -131,7 +139,7 @@ class FaithfulMapLoss(AttentionBranchLoss):
         for name, weight in self.weights.items():
             check_weight(weight, f'weight {name!r} of the map loss')
 
-    def forward(self, output: Any, target: torch.Tensor) -> torch.Tensor:
+    def forward(self, output: Output, target: torch.Tensor) -> torch.Tensor:
         """Return the loss.
 
         Args:
@@ -143,40 +151,36 @@ class FaithfulMapLoss(AttentionBranchLoss):
         """
         if isinstance(output, torch.Tensor):
             return self.criterion(output, target)
-        loss = super().forward(output[:2], target)
+        loss = super().forward(output, target)
         terms = self.map_terms(output, target)
-        self._show(len(output.logits), **terms)
+        self._show(len(output[0]), **terms)
         return loss + sum(self.weights[name] * value for name, value in terms.items())
 
     def weighted_terms(self) -> dict[str, float]:  # noqa: D102
         return {**super().weighted_terms(), **{name: weight for name, weight in self.weights.items() if weight}}
 
-    def map_terms(self, output: Any, target: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return the terms of the map, those whose weight is not 0, before they are weighted.
-
-        Args:
-            output: A ``TrainingOutput``.
-            target: See ``AttentionBranchLoss``.
-        """
-        wanted = {name for name, weight in self.weights.items() if weight}
-        needed = {'masked': 'masked_logits', 'consistency': 'flipped_map', 'complement': 'complement_logits'}
-        missing = [name for name in wanted if getattr(output, needed.get(name, 'attention_map'), None) is None]
+    def map_terms(self, output: Output, target: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the terms of the map, those whose weight is not 0, before they are weighted."""
+        wanted = [name for name, weight in self.weights.items() if weight]
+        missing = [name for name in wanted if getattr(output, _SEEN[name], None) is None]
         if missing:
             raise TrainingError(
-                f'the {missing[0]} term needs more than the network returns: call its train_maps() first.'
+                f'the {missing[0]} term needs more than the network returns: wrap it in FaithfulTraining.'
             )
+        seen: dict[str, torch.Tensor] = {name: getattr(output, _SEEN[name]) for name in wanted}
         terms: dict[str, torch.Tensor] = {}
-        if 'masked' in wanted:
-            terms['masked'] = self.criterion(output.masked_logits, _of_task(target, output.tasks))
-        if 'complement' in wanted:
-            terms['complement'] = self._complement(output.complement_logits, _of_task(target, output.tasks))
-        maps = output.attention_map.float() if wanted - {'masked', 'complement'} else output.attention_map
-        if 'area' in wanted:
-            terms['area'] = maps.mean()
-        if 'smoothness' in wanted:
-            terms['smoothness'] = sum(maps.diff(dim=dim).abs().mean() for dim in (2, 3) if maps.shape[dim] > 1)
-        if 'consistency' in wanted:
-            terms['consistency'] = (maps - output.flipped_map.float()).square().mean()
+        if 'masked' in seen:
+            terms['masked'] = self.criterion(seen['masked'], _of_task(target, output))
+        if 'complement' in seen:
+            terms['complement'] = self._complement(seen['complement'], _of_task(target, output))
+        if 'area' in seen:
+            terms['area'] = seen['area'].float().mean()
+        if 'smoothness' in seen:
+            maps = seen['smoothness'].float()
+            steps = [maps.diff(dim=dim).abs().mean() for dim in (2, 3) if maps.shape[dim] > 1]
+            terms['smoothness'] = torch.stack(steps).sum() if steps else maps.new_zeros(())
+        if 'consistency' in seen:
+            terms['consistency'] = (output[2].float() - seen['consistency'].float()).square().mean()
         return terms
 
     def _complement(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -188,57 +192,51 @@ class FaithfulMapLoss(AttentionBranchLoss):
 
 
 class ExplainingMapLoss(FaithfulMapLoss):
-    """The loss of a map that is to be true of a backbone that stays as it is (``insertion='explaining'``).
+    """The loss of a map that is to be true of a model that stays as it is, as ``timm-abn attach`` trains it.
 
-        L = w_a L_attention + the terms of ``FaithfulMapLoss``, with the backbone's own prediction as the target
+        L = w_a L_attention + the terms of ``FaithfulMapLoss``, with the model's own prediction as the target
 
-    The prediction from what the map keeps is compared with the class that the backbone predicts, right or wrong: the
-    map is to say what that stands on. How much it keeps is drawn each time (see ``AttentionBranchNet.train_maps``), so
-    that no term must ask for little: ``area`` is 0. From the rest of the image that class must not be told:
-    ``complement`` is -log(1 - its probability). Labels teach the attention branch's own prediction alone; where there
-    are none, the backbone teaches that, too. The backbone's own loss is left out, since nothing could lower it. The
-    network must be told to return what is needed: ``model.train_maps(complement=True)``.
+    The prediction from what the map keeps is compared with the class that the model predicts, right or wrong: the map
+    is to say what that stands on. How much it keeps is drawn each time, so that no term must ask for little: ``area``
+    is 0. From the rest of the image that class must not be told: ``complement`` is -log(1 - its probability). Labels
+    teach the attention branch's own prediction alone; where there are none, the model teaches that, too. The model's
+    own loss is left out, since nothing could lower it.
     """
-
-    DEFAULTS: ClassVar[dict[str, float]] = dict(masked=1.0, area=0.0, smoothness=0.0, consistency=0.0, complement=0.3)
 
     def __init__(
         self,
         criterion: Callable[..., torch.Tensor],
         attention_loss_weight: float = 1.0,
-        multi_label: bool = False,
-        **weights: float,
+        masked: float = 1.0,
+        complement: float = 0.3,
     ) -> None:
         """
         Args:
-            criterion: See ``FaithfulMapLoss``.
+            criterion: Loss of logits and classes (B,).
             attention_loss_weight: Weight of the attention branch's loss.
-            multi_label: Whether labels are several attributes per image, and not its class.
-            **weights: Weights of terms, in the place of ``DEFAULTS``.
+            masked: Weight of the loss of the masked image.
+            complement: Weight of -log(1 - the probability of the predicted class where the map is not).
 
         Raises:
             TrainingError: A weight is negative or not finite.
         """
-        super().__init__(criterion, attention_loss_weight, multi_label=multi_label, **{**self.DEFAULTS, **weights})
+        super().__init__(criterion, attention_loss_weight, masked, area=0.0, complement=complement)
 
-    def forward(self, output: Any, target: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, output: Output, target: torch.Tensor | None = None) -> torch.Tensor:
         """Return the loss.
 
         Args:
-            output: A ``TrainingOutput``; in evaluation mode logits, of shape (B, K).
-            target: What the criterion wants; None where there are no labels.
+            output: What the network returned in training.
+            target: Classes (B,); None where there are no labels.
 
         Raises:
             TrainingError: The network does not return what is needed.
         """
-        if isinstance(output, torch.Tensor):
-            return self.criterion(output, target)
-        predicted = own_prediction(output.logits, self.multi_label)
-        if target is not None and target.ndim > predicted.ndim:  # probabilities, as of mixup
-            predicted = F.one_hot(predicted, target.shape[1]).to(target.dtype)
-        attention_loss = self.criterion(output[1], predicted if target is None else target)
+        logits, attention_logits = output[:2]
+        predicted = logits.detach().argmax(dim=1)
+        attention_loss = self.criterion(attention_logits, predicted if target is None else target)
         terms = self.map_terms(output, predicted)
-        self._show(len(output.logits), attention=attention_loss, **terms)
+        self._show(len(logits), attention=attention_loss, **terms)
         loss = self.attention_loss_weight * attention_loss
         return loss + sum(self.weights[name] * value for name, value in terms.items())
 
@@ -247,24 +245,12 @@ class ExplainingMapLoss(FaithfulMapLoss):
 
     def _complement(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         logits = logits.float()
-        if self.multi_label:
-            return F.binary_cross_entropy_with_logits(logits, 1 - target.float())
-        predicted = F.one_hot(target, logits.shape[1]) if target.ndim == 1 else target
-        others = logits.masked_fill(predicted.bool(), -math.inf).logsumexp(dim=1)
+        others = logits.masked_fill(F.one_hot(target, logits.shape[1]).bool(), -math.inf).logsumexp(dim=1)
         return (logits.logsumexp(dim=1) - others).mean()  # -log(1 - p), which does not overflow where p is 1
 
 
-def own_prediction(logits: torch.Tensor, multi_label: bool = False) -> torch.Tensor:
-    """Return what logits predict, as a target: classes (B,), or of attributes a 1 for each that is likelier than not.
-
-    Args:
-        logits: Shape (B, K).
-        multi_label: Whether the classes do not exclude each other.
-    """
-    return (logits.detach() > 0).to(logits.dtype) if multi_label else logits.detach().argmax(dim=1)
-
-
-def _of_task(target: torch.Tensor, tasks: torch.Tensor | None) -> torch.Tensor:
+def _of_task(target: torch.Tensor, output: Output) -> torch.Tensor:
+    tasks = getattr(output, 'tasks', None)
     return target if tasks is None else target.gather(1, tasks[:, None])
 
 

@@ -2,27 +2,15 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from ..networks.map_training import BACKGROUNDS
 from .errors import TrainingError
-from .loss import ExplainingMapLoss, FaithfulMapLoss
+from .faithful import BACKGROUNDS
+from .loss import FaithfulMapLoss
 
-__all__ = [
-    'MAP_KEYS',
-    'MapLossSettings',
-    'add_map_arguments',
-    'freeze_backbone_arguments',
-    'hard_attention_arguments',
-    'may_be_abn',
-    'model_kwargs_flags',
-    'read_map_loss',
-]
+__all__ = ['MapLossSettings', 'add_map_arguments', 'may_be_abn', 'read_map_loss', 'take_hard_attention']
 
 MAP_LOSSES = ('masked',)
-MAP_KEYS: dict[str, Any] = dict(
-    map_loss=None, map_loss_weights=None, map_background=None, hard_attention=None, freeze_backbone=None
-)
 
 
 class MapLossSettings(NamedTuple):
@@ -30,21 +18,15 @@ class MapLossSettings(NamedTuple):
 
     Attributes:
         weights: Weights of the terms of ``FaithfulMapLoss``, by name.
-        background: What takes the place of what a map does not keep (see ``AttentionBranchNet.train_maps``).
-        explains: Whether maps are to be true of a backbone that stays as it is (see ``ExplainingMapLoss``).
+        background: What takes the place of what a map does not keep (see ``FaithfulTraining``).
     """
 
     weights: Mapping[str, float]
     background: str = 'mixed'
-    explains: bool = False
 
 
 def add_map_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags to a parser; without them, a recipe's settings hold.
-
-    Args:
-        parser: That of the launcher's own flags.
-    """
+    """Add the flags to a parser; without them, a recipe's settings hold."""
     parser.add_argument(
         '--map-loss',
         choices=MAP_LOSSES,
@@ -56,20 +38,12 @@ def add_map_arguments(parser: argparse.ArgumentParser) -> None:
         nargs='+',
         metavar='TERM=W',
         help='weights of its terms (default: masked=1 area=0.5 smoothness=0 consistency=0 complement=0; area=0 where '
-        'attention is hard; with --freeze-backbone area=0 complement=0.3); complement asks that nothing can be '
-        'told from where the map is not',
+        'attention is hard); complement asks that nothing can be told from where the map is not',
     )
     parser.add_argument(
         '--map-background',
         choices=BACKGROUNDS,
         help='what takes the place of what the map does not keep (default: mixed)',
-    )
-    parser.add_argument(
-        '--freeze-backbone',
-        action='store_const',
-        const=True,
-        help='leave a trained backbone (--model-kwargs pretrained_backbone=F) as it is, and train a map to explain it, '
-        'by --map-loss masked with its own predictions as targets (default: all is trained)',
     )
     parser.add_argument(
         '--hard-attention',
@@ -79,75 +53,29 @@ def add_map_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def freeze_backbone_arguments(settings: argparse.Namespace) -> list[str]:
-    """Return the flags that let timm's script build a network whose map explains a backbone that stays as it is.
-
-    Args:
-        settings: Settings of the run, whose ``model_kwargs`` get it, too, and whose ``map_loss`` is set.
-
-    Raises:
-        TrainingError: The model has no such map, or there are no weights to explain.
-    """
-    if not settings.freeze_backbone:
-        return []
-    if not may_be_abn(settings.model):
-        raise TrainingError(f'--freeze-backbone is for Attention Branch Networks, got --model {settings.model}.')
-    insertion = settings.model_kwargs.setdefault('insertion', 'explaining')
-    if insertion != 'explaining':
-        raise TrainingError(f"--freeze-backbone needs insertion='explaining', got {insertion!r}.")
-    weights = ('pretrained', 'pretrained_path', 'initial_checkpoint', 'resume')
-    if not settings.model_kwargs.get('pretrained_backbone') and not any(getattr(settings, name) for name in weights):
-        raise TrainingError(
-            '--freeze-backbone explains a trained backbone: pass --model-kwargs pretrained_backbone=True, or the name '
-            'of a checkpoint of the backbone there.'
-        )
-    settings.map_loss = settings.map_loss or 'masked'
-    return model_kwargs_flags(settings)
-
-
 def may_be_abn(name: str) -> bool:
-    """Return whether a model may be an Attention Branch Network; of an address that is known once it is built.
-
-    Args:
-        name: Name of the model, or its address.
-    """
+    """Return whether a model may be an Attention Branch Network; of an address that is known once it is built."""
     return ':' in name or name.startswith('abn')
 
 
-def hard_attention_arguments(settings: argparse.Namespace) -> list[str]:
-    """Return the flags that let timm's script build a network with the hard attention that was asked for.
-
-    Args:
-        settings: Settings of the run, whose ``model_kwargs`` get it, too.
+def take_hard_attention(settings: argparse.Namespace) -> None:
+    """Put the hard attention that was asked for among the arguments of the model.
 
     Raises:
         TrainingError: The model has none.
     """
     if settings.hard_attention is None:
-        return []
+        return
     if not may_be_abn(settings.model):
         raise TrainingError(f'--hard-attention is for Attention Branch Networks, got --model {settings.model}.')
     mechanism = settings.model_kwargs.setdefault('mechanism', 'product')
     if mechanism != 'product':
         raise TrainingError(f"--hard-attention needs mechanism='product', got {mechanism!r}: Eq. 2 hides nothing.")
     settings.model_kwargs['hard_attention'] = settings.hard_attention
-    return model_kwargs_flags(settings)
-
-
-def model_kwargs_flags(settings: argparse.Namespace) -> list[str]:
-    """Return the flags that give timm's script the arguments of the model.
-
-    Args:
-        settings: Settings of the run.
-    """
-    return ['--model-kwargs', *(f'{key}={value!r}' for key, value in settings.model_kwargs.items())]
 
 
 def read_map_loss(settings: argparse.Namespace) -> MapLossSettings | None:
     """Return how maps are to be trained; None for the loss of the paper.
-
-    Args:
-        settings: Settings of the run.
 
     Raises:
         TrainingError: Something else than a map loss was asked for, or its settings make no sense.
@@ -165,26 +93,21 @@ def read_map_loss(settings: argparse.Namespace) -> MapLossSettings | None:
     if background not in BACKGROUNDS:
         raise TrainingError(f'map_background must be one of {", ".join(BACKGROUNDS)}, got {background!r}.')
     is_hard = settings.model_kwargs.get('hard_attention', 1) != 1
-    explains = bool(settings.freeze_backbone)
     defaults = dict(masked=1.0, area=0.0 if is_hard else 0.5, smoothness=0.0, consistency=0.0, complement=0.0)
-    weights = {**(ExplainingMapLoss.DEFAULTS if explains else defaults), **_weights(settings.map_loss_weights)}
-    return MapLossSettings(weights, background, explains)
+    return MapLossSettings({**defaults, **_weights(settings.map_loss_weights or [])}, background)
 
 
-def _weights(said: Any) -> dict[str, float]:
-    if isinstance(said, Mapping):  # of a recipe
+def _weights(said: Mapping[str, float] | Sequence[str]) -> dict[str, float]:
+    """Return the weights that a recipe or the command line gives."""
+    if isinstance(said, Mapping):
         weights = dict(said)
     else:
-        weights = _pairs(said or [])
+        pairs = [pair.partition('=') for pair in said]
+        try:
+            weights = {name: float(weight) for name, _, weight in pairs}
+        except ValueError as error:
+            raise TrainingError('--map-loss-weights must be followed by TERM=WEIGHT, such as area=0.5.') from error
     for name in weights:
         if name not in FaithfulMapLoss.TERMS:
             raise TrainingError(f'--map-loss-weights has no {name!r}; its terms: {", ".join(FaithfulMapLoss.TERMS)}.')
     return weights
-
-
-def _pairs(said: Sequence[str]) -> dict[str, float]:
-    pairs = [pair.partition('=') for pair in said]
-    try:
-        return {name: float(weight) for name, _, weight in pairs}
-    except ValueError as error:
-        raise TrainingError('--map-loss-weights must be followed by TERM=WEIGHT, such as area=0.5.') from error

@@ -12,10 +12,9 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from .errors import TrainingError
-from .loss import AttentionBranchLoss, check_weight
-from .packed_targets import unpack_target
+from .loss import AttentionBranchLoss, Output, check_weight
 
-__all__ = ['MASK_LOSSES', 'AttentionMaskLoss', 'MaskedTargetLoss']
+__all__ = ['MASK_LOSSES', 'AttentionMaskLoss', 'MaskedTargetLoss', 'label_and_masks', 'target_with_masks']
 
 MASK_LOSSES = ('bce', 'energy', 'l1')
 
@@ -32,7 +31,7 @@ class AttentionMaskLoss(nn.Module):
 
     With the loss of both branches, or ``FaithfulMapLoss``, in your own loop:
 
-        model.train_maps(None)  # the network returns its map as well; no second forward pass
+        model = FaithfulTraining(network, background=None)  # returns the map as well; no second forward pass
         output = model(images)
         loss = criterion(output, targets) + AttentionMaskLoss('bce')(output.attention_map, masks)
     """
@@ -53,10 +52,7 @@ class AttentionMaskLoss(nn.Module):
         self.kind = kind
 
     def forward(
-        self,
-        attention_map: torch.Tensor,
-        masks: torch.Tensor,
-        present: torch.Tensor | None = None,
+        self, attention_map: torch.Tensor, masks: torch.Tensor, present: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Return the mean over the masks that there are; exactly 0, with gradients of 0, if there is none.
 
@@ -74,10 +70,7 @@ class AttentionMaskLoss(nn.Module):
         return distances.sum() / counted.sum().clamp(min=1)
 
     def distances(
-        self,
-        attention_map: torch.Tensor,
-        masks: torch.Tensor,
-        present: torch.Tensor | None = None,
+        self, attention_map: torch.Tensor, masks: torch.Tensor, present: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the distance of each map, 0 where there is no mask, and which were counted; both of shape (B, T).
 
@@ -140,19 +133,47 @@ def _check(attention_map: torch.Tensor, masks: torch.Tensor, present: torch.Tens
         )
 
 
-class MaskedTargetLoss(AttentionBranchLoss):
-    """The loss of both branches, and that of the masks which targets bring along (``packed_targets.py``).
+def target_with_masks(label: Any, masks: torch.Tensor) -> torch.Tensor:
+    """Return one tensor for timm's loaders and training loop: a plane that begins with the label, and the masks.
 
-    The network must return its map: ``model.train_maps(None)``. In a run of several processes the mean is over the
-    masks of all of them, so that gradients are those of one process with the whole batch.
+    Args:
+        label: Class, or what is true of K attributes, shape (K,).
+        masks: Shape (T, H, W), in [0, 1]; one that is 0 everywhere is missing.
+
+    Returns:
+        Shape (1 + T, H, W), float32, which holds every class up to 2^24.
+
+    Raises:
+        TrainingError: There are more attributes than pixels.
+    """
+    numbers = torch.as_tensor(label, dtype=torch.float32).reshape(-1)
+    plane = torch.zeros(masks.shape[1:].numel())
+    if len(numbers) > len(plane):
+        raise TrainingError(f'{len(numbers)} attributes need masks of as many pixels, got {tuple(masks.shape[1:])}.')
+    plane[: len(numbers)] = numbers
+    return torch.cat([plane.view(1, *masks.shape[1:]), masks.float()])
+
+
+def label_and_masks(target: torch.Tensor, num_labels: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the labels of a batch, (B,) int64 or (B, K) float32, and its masks, (B, T, H, W).
+
+    Args:
+        target: Stacked results of ``target_with_masks``.
+        num_labels: Number of attributes (K); None for a class.
+    """
+    numbers, masks = target[:, 0].flatten(1), target[:, 1:]
+    return (numbers[:, 0].long() if num_labels is None else numbers[:, :num_labels]), masks
+
+
+class MaskedTargetLoss(AttentionBranchLoss):
+    """The loss of both branches, and that of the masks which targets bring along (``target_with_masks``).
+
+    The network must return its map: ``FaithfulTraining(network, background=None)``. In a run of several processes the
+    mean is over the masks of all of them, so that gradients are those of one process with the whole batch.
     """
 
     def __init__(
-        self,
-        branch_loss: AttentionBranchLoss,
-        kind: str = 'bce',
-        weight: float = 1.0,
-        multi_label: bool = False,
+        self, branch_loss: AttentionBranchLoss, kind: str = 'bce', weight: float = 1.0, multi_label: bool = False
     ) -> None:
         """
         Args:
@@ -171,25 +192,27 @@ class MaskedTargetLoss(AttentionBranchLoss):
         self.weight = weight
         self.multi_label = multi_label
 
-    def forward(self, output: Any, target: torch.Tensor) -> torch.Tensor:
+    def forward(self, output: Output, target: torch.Tensor) -> torch.Tensor:
         """Return the loss.
 
         Args:
             output: A ``TrainingOutput``.
-            target: Labels and masks, as ``pack_target`` made and a loader stacked them.
+            target: Labels and masks, as ``target_with_masks`` made and a loader stacked them.
 
         Raises:
             TrainingError: They have another number of masks than the network has maps.
         """
-        maps = output.attention_map
-        num_labels = output.logits.shape[1] if self.multi_label else None
-        labels, masks = unpack_target(target, maps.shape[1], num_labels)
-        present = masks.flatten(2).amax(dim=2) > 0
-        distances, counted = self.mask_loss.distances(maps, masks.to(torch.float32) / 255, present)
-        count = _mean_count(counted)
+        logits, _, maps = output[:3]
+        labels, masks = label_and_masks(target, logits.shape[1] if self.multi_label else None)
+        if masks.shape[1] != maps.shape[1]:
+            raise TrainingError(
+                f'the network has {maps.shape[1]} attention maps, but the data {masks.shape[1]} masks per image.'
+            )
+        distances, counted = self.mask_loss.distances(maps, masks, masks.flatten(2).amax(dim=2) > 0)
+        mask_loss = distances.sum() / _mean_count(counted)
         self.branch_loss.watch = self.watch
-        loss = self.branch_loss(output, labels) + self.weight * distances.sum() / count
-        self._show(len(output.logits), masks=distances.sum() / count)
+        loss = self.branch_loss(output, labels) + self.weight * mask_loss
+        self._show(len(logits), masks=mask_loss)
         return loss
 
     def weighted_terms(self) -> dict[str, float]:  # noqa: D102

@@ -2,18 +2,14 @@
 
 import argparse
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .errors import TrainingError
 from .loss import check_weight
 from .map_settings import may_be_abn
 from .mask_loss import MASK_LOSSES
 
-__all__ = ['MASK_KEYS', 'MaskSettings', 'add_mask_arguments', 'read_mask_settings']
-
-MASK_KEYS: dict[str, Any] = dict(
-    attention_mask_dir=None, attention_mask_loss=None, attention_mask_weight=None, attention_mask_share=None
-)
+__all__ = ['MaskSettings', 'add_mask_arguments', 'read_mask_settings']
 
 # settings of timm under which a mask would not be where the object is, and why
 _REFUSED = {
@@ -45,11 +41,7 @@ class MaskSettings(NamedTuple):
 
 
 def add_mask_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags to a parser; without them, a recipe's settings hold.
-
-    Args:
-        parser: That of the launcher's own flags.
-    """
+    """Add the flags to a parser; without them, a recipe's settings hold."""
     parser.add_argument(
         '--attention-mask-dir',
         metavar='DIR|JSON',
@@ -71,35 +63,20 @@ def add_mask_arguments(parser: argparse.ArgumentParser) -> None:
 def read_mask_settings(settings: argparse.Namespace) -> MaskSettings | None:
     """Return how maps are to be trained with masks; None if there are none.
 
-    Args:
-        settings: Settings of the run.
-
     Raises:
         TrainingError: There are no such masks, their settings make no sense, or they do not go with the others.
     """
+    values = {name: getattr(settings, f'attention_mask_{name}') for name in ('loss', 'weight', 'share')}
+    given = {name: value for name, value in values.items() if value is not None}
     if settings.attention_mask_dir is None:
-        for key in MASK_KEYS:
-            if getattr(settings, key) is not None:
-                raise TrainingError(f'{_flag(key)} says how --attention-mask-dir works: pass that, too.')
+        for name in given:
+            raise TrainingError(f'--attention-mask-{name} says how --attention-mask-dir works: pass that, too.')
         return None
-    found = MaskSettings(
-        Path(str(settings.attention_mask_dir)),
-        **{
-            name: getattr(settings, key)
-            for name, key in dict(
-                loss='attention_mask_loss', weight='attention_mask_weight', share='attention_mask_share'
-            ).items()
-            if getattr(settings, key) is not None
-        },
-        multi_task=bool(settings.model_kwargs.get('multi_task')),
-    )
+    multi_task = bool(settings.model_kwargs.get('multi_task'))
+    found = MaskSettings(Path(str(settings.attention_mask_dir)), **given, multi_task=multi_task)
     _check_values(found)
     _check_run(settings)
     return found
-
-
-def _flag(key: str) -> str:
-    return f'--{key.replace("_", "-")}'
 
 
 def _check_values(found: MaskSettings) -> None:
@@ -126,7 +103,7 @@ def _check_run(settings: argparse.Namespace) -> None:
         )
     for key, reason in _REFUSED.items():
         if getattr(settings, key):
-            raise TrainingError(f'{_flag(key)} {reason}: leave it out, or --attention-mask-dir.')
+            raise TrainingError(f'--{key.replace("_", "-")} {reason}: leave it out, or --attention-mask-dir.')
     dataset = settings.dataset.lower()
     if dataset == 'compcars':
         raise TrainingError('--dataset compcars cuts images to the car, which masks do not follow.')

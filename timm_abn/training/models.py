@@ -18,9 +18,7 @@ __all__ = ['check_model']
 def check_model(name: str, arguments: Mapping[str, Any]) -> nn.Module | None:
     """Check that a model can be created, by creating it without memory, and return it; None if torch cannot do that.
 
-    Args:
-        name: Name of the model.
-        arguments: Arguments of ``timm.create_model``. Weights of a backbone are not looked at.
+    Weights of a backbone are not looked at.
 
     Raises:
         TrainingError: There is no such model.

@@ -26,9 +26,6 @@ def recipe_names() -> list[str]:
 def find_recipe(name: str) -> Path:
     """Return the file of a recipe.
 
-    Args:
-        name: Its name, such as 'cifar100'.
-
     Raises:
         TrainingError: There is no such recipe.
     """
@@ -41,9 +38,6 @@ def find_recipe(name: str) -> Path:
 
 def read_settings(path: Path) -> dict[str, Any]:
     """Read a file of settings, as timm's ``--config`` takes it, or a recipe.
-
-    Args:
-        path: The file.
 
     Raises:
         TrainingError: It is not there, or holds something else.
@@ -66,10 +60,6 @@ def settings_for(settings: dict[str, Any], model: str | None) -> dict[str, Any]:
     """Return settings with what differs for a model, which of several patterns that fit the last one says.
 
     Patterns are of names without a tag. A tag that was asked for stays.
-
-    Args:
-        settings: What ``read_settings`` returned.
-        model: Name of the model; that of the settings if None.
     """
     chosen = {key: value for key, value in settings.items() if key != _BY_MODEL}
     if model is not None:

@@ -8,13 +8,7 @@ __all__ = ['replace']
 
 
 def replace(owner: Any, name: str, build: Callable[[Callable], Callable]) -> None:
-    """Replace a function of timm by ``build`` of it; a second call replaces the first replacement.
-
-    Args:
-        owner: Module that holds the function, under which timm's scripts look it up.
-        name: Name of the function.
-        build: Makes the replacement from timm's function.
-    """
+    """Replace a function of timm by ``build`` of it; a second call replaces the first replacement."""
     function = getattr(owner, name)
     function_of_timm = getattr(function, 'of_timm', function)
     replacement = functools.wraps(function_of_timm)(build(function_of_timm))

@@ -35,11 +35,9 @@ _FIRST_WITH_BRANCH_ACCURACY = '1.0.27'  # validates what the task hands out, not
 
 
 def find_scripts(folder: str | None = None) -> Path:
-    """Return the folder that holds timm's scripts.
+    """Return the folder that holds timm's scripts: the given one, or 'download' to fetch those of the installed timm.
 
-    Args:
-        folder: Where the user says that they are; 'download' to fetch those of the installed timm into a cache. If not
-            given, looked for in ``$TIMM_SCRIPTS``, beside an editable install of timm, and in the cache.
+    Else it is looked for in ``$TIMM_SCRIPTS``, beside an editable install of timm, and in the cache.
 
     Raises:
         TrainingError: They are not there, or could not be downloaded.
@@ -68,9 +66,7 @@ def find_scripts(folder: str | None = None) -> Path:
 def check_version(folder: Path, needs_tasks: bool) -> str | None:
     """Return a remark about the version of the scripts, or None if they are those of the installed timm.
 
-    Args:
-        folder: Folder of the scripts.
-        needs_tasks: Whether the script trains, which only those with ``timm.task`` can for an ABN.
+    A script that trains needs ``timm.task``.
 
     Raises:
         TrainingError: The scripts do not go with the installed timm.
@@ -103,11 +99,6 @@ def knows_multi_label(script: Path) -> bool:
 
 def run_script(folder: Path, name: str, arguments: list[str]) -> None:
     """Run a script as if Python had been started with it.
-
-    Args:
-        folder: Folder of the scripts.
-        name: File name of the script.
-        arguments: Its command line.
 
     Raises:
         TrainingError: There is no such script, a package that it needs is not installed, or images are broken.

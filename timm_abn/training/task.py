@@ -6,30 +6,44 @@ Models that are not Attention Branch Networks train as before.
 import functools
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import timm.task
 import torch
 import torch.nn as nn
 from timm.utils import unwrap_model
 
-from ..errors import TimmAbnError
 from ..models.training_checkpoints import OF_BACKBONE
 from ..networks.multi_task import MultiTaskAttentionBranchNet
 from ..networks.network import AttentionBranchNet
 from .attribute_accuracy import AttributeEvaluator
 from .branch_accuracy import BothBranches, BranchEvaluator, extend_timm_metrics
 from .errors import TrainingError
-from .loss import AttentionBranchLoss, ExplainingMapLoss, FaithfulMapLoss
+from .faithful import FaithfulTraining
+from .loss import AttentionBranchLoss, FaithfulMapLoss
 from .map_settings import MapLossSettings
-from .mask_loss import MaskedTargetLoss
+from .mask_loss import MaskedTargetLoss, label_and_masks
 from .mask_settings import MaskSettings
-from .packed_targets import is_packed, unpack_target
 from .term_log import describe_terms, term_log
 
 __all__ = ['extend_timm_tasks']
 
 _logger = logging.getLogger(__name__)
+
+
+class _AbnSettings(NamedTuple):
+    """What the classes of timm's tasks are told of ABNs."""
+
+    attention_loss_weight: float
+    map_loss: MapLossSettings | None
+    masks: MaskSettings | None
+    origin: str
+
+    def loss(self, criterion: Callable[..., torch.Tensor], multi_label: bool) -> AttentionBranchLoss:
+        if self.map_loss is None:
+            return AttentionBranchLoss(criterion, self.attention_loss_weight)
+        weights = self.map_loss.weights
+        return FaithfulMapLoss(criterion, self.attention_loss_weight, **weights, multi_label=multi_label)
 
 
 def extend_timm_tasks(
@@ -45,34 +59,20 @@ def extend_timm_tasks(
     Args:
         attention_loss_weight: Weight of the attention branch's loss.
         map_loss: Train maps to be faithful, too.
-        mask_settings: Train maps with the human masks that targets then carry (``data/masked.py``), too.
+        mask_settings: Train maps with the human masks that targets then carry (``target_with_masks``), too.
         origin: Where the weights come from, as text for the log; left out if nothing is known.
 
     Raises:
         TrainingError: A weight is negative or not finite.
     """
-    _loss_of(nn.Identity(), attention_loss_weight, map_loss)
+    settings = _AbnSettings(attention_loss_weight, map_loss, mask_settings, origin)
+    settings.loss(nn.Identity(), multi_label=False)  # checks the weights
     for task_class, overrides in _OVERRIDES.items():
-        if 'attention_loss_weight' not in vars(task_class):
+        if 'of_abn' not in vars(task_class):
             for name, override in overrides.items():
                 setattr(task_class, name, functools.partialmethod(override, getattr(task_class, name)))
-        setattr(task_class, 'attention_loss_weight', attention_loss_weight)  # noqa: B010  attributes of ours
-        setattr(task_class, 'map_loss', map_loss)  # noqa: B010
-        setattr(task_class, 'mask_settings', mask_settings)  # noqa: B010
-        setattr(task_class, 'origin', origin)  # noqa: B010
+        setattr(task_class, 'of_abn', settings)  # noqa: B010  an attribute of ours
     extend_timm_metrics()
-
-
-def _loss_of(
-    criterion: Callable,
-    attention_loss_weight: float,
-    map_loss: MapLossSettings | None,
-    multi_label: bool = False,
-) -> AttentionBranchLoss:
-    if map_loss is None:
-        return AttentionBranchLoss(criterion, attention_loss_weight)
-    loss = ExplainingMapLoss if map_loss.explains else FaithfulMapLoss
-    return loss(criterion, attention_loss_weight, **map_loss.weights, multi_label=multi_label)
 
 
 # Overrides of timm's methods; each gets timm's own as its first argument after self. Patched in the class, because
@@ -82,39 +82,38 @@ def _loss_of(
 def _init(self: Any, timm_init: Callable, *args: Any, **kwargs: Any) -> None:
     timm_init(self, *args, **kwargs)
     term_log.begin({})
-    model = self.get_trainable_module()
-    if _is_scripted_abn(model):
+    settings: _AbnSettings = self.of_abn
+    model, multi_label = unwrap_model(self.get_trainable_module()), getattr(self, 'multi_label', False)
+    if _is_scripted_abn(self.get_trainable_module()):
         raise TrainingError(
             '--torchscript cannot train an Attention Branch Network: scripted, it has no attention logits. '
             'Leave it out, or use --torchcompile.'
         )
-    if isinstance(unwrap_model(model), MultiTaskAttentionBranchNet) and not getattr(self, 'multi_label', False):
+    if isinstance(model, MultiTaskAttentionBranchNet) and not multi_label:
         raise TrainingError('multi_task=True answers several questions an image: it needs --task multilabel.')
-    if _is_abn(model):
-        multi_label = getattr(self, 'multi_label', False)
-        self.criterion = _loss_of(self.criterion, self.attention_loss_weight, self.map_loss, multi_label)
-        if self.map_loss is not None:
-            _train_maps(unwrap_model(model), self.criterion.weights, self.map_loss.background)
-        if self.mask_settings is not None:
-            _train_with_masks(self, unwrap_model(model), self.mask_settings)
-        self.criterion.watch = term_log.watch
-        term_log.begin(self.criterion.weighted_terms())
+    if not isinstance(model, AttentionBranchNet):
+        if settings.map_loss is not None or settings.masks is not None:
+            raise TrainingError(f'{type(model).__name__} is not an Attention Branch Network: no map to train.')
         if self.verbose:
-            _logger.info(_describe(unwrap_model(model), term_log.weights, self.origin))
-    elif self.map_loss is not None or self.mask_settings is not None:
-        raise TrainingError(
-            f'{type(unwrap_model(model)).__name__} is not an Attention Branch Network: no map to train.'
-        )
-    elif self.verbose:
-        _logger.info(f'{type(unwrap_model(model)).__name__} is not an Attention Branch Network: it trains as in timm.')
+            _logger.info(f'{type(model).__name__} is not an Attention Branch Network: it trains as in timm.')
+        return
+    self.criterion = settings.loss(self.criterion, multi_label)
+    if settings.map_loss is not None or settings.masks is not None:
+        self.trainable_module = _faithful(self.trainable_module, settings.map_loss)
+    if settings.masks is not None:
+        self.criterion = _with_masks(self.criterion, model, settings.masks, multi_label)
+    self.criterion.watch = term_log.watch
+    term_log.begin(self.criterion.weighted_terms())
+    if self.verbose:
+        _logger.info(_describe(model, term_log.weights, settings.origin))
 
 
 def _describe(model: AttentionBranchNet, weights: Mapping[str, float], origin: str) -> str:
-    config = model.config
-    came = f' It begins with {origin}{_of_stage(config["attention_stage"], origin)}.' if origin else ''
+    config, stage = model.config, model.attention_branch.stage.source
+    came = f' It begins with {origin}{_of_stage(stage, origin)}.' if origin else ''
     return (
-        f'Attention Branch Network over {config["backbone"]}, cut after {config["split"]}; attention stage: '
-        f'{config["attention_stage"]}; {config["mechanism"]} mechanism, gate {config["gate"]}.{came} '
+        f'Attention Branch Network over {config.backbone}, cut after {config.split}; attention stage: {stage}; '
+        f'{config.mechanism} mechanism, gate {config.gate}.{came} '
         f'Loss: {describe_terms(weights)}.'
     )
 
@@ -128,26 +127,26 @@ def _of_stage(stage: str, origin: str) -> str:
     return '; the attention stage has a copy of them, the rest of the branch is random'
 
 
-def _train_maps(model: AttentionBranchNet, weights: Mapping[str, float], background: str) -> None:
-    masks_images = weights['masked'] or (weights['complement'] and model.mechanism.insertion == 'explaining')
-    try:
-        model.train_maps(
-            background if masks_images else None,
-            flips=bool(weights['consistency']),
-            complement=bool(weights['complement']),
-        )
-    except TimmAbnError as error:
-        raise TrainingError(str(error)) from error
+def _faithful(model: AttentionBranchNet, map_loss: MapLossSettings | None) -> FaithfulTraining:
+    """Return a wrapper that returns what the losses of maps need: with masks alone, the map as well."""
+    if map_loss is None:
+        return FaithfulTraining(model, background=None)
+    weights = map_loss.weights
+    return FaithfulTraining(
+        model,
+        map_loss.background if weights['masked'] else None,
+        flips=bool(weights['consistency']),
+        complement=bool(weights.get('complement')),
+    )
 
 
-def _train_with_masks(task: Any, model: AttentionBranchNet, settings: MaskSettings) -> None:
-    map_type = model.attention_branch.attention_map_type
-    if map_type != 'sigmoid':
-        raise TrainingError(f"masks are for maps in [0, 1]: attention_map='sigmoid', not {map_type!r}.")
-    if model.map_training is None:
-        model.train_maps(None)
-    multi_label = getattr(task, 'multi_label', False)
-    task.criterion = MaskedTargetLoss(task.criterion, settings.loss, settings.weight, multi_label)
+def _with_masks(
+    branch_loss: AttentionBranchLoss, model: AttentionBranchNet, settings: MaskSettings, multi_label: bool
+) -> MaskedTargetLoss:
+    kind = model.config.attention_map
+    if kind != 'sigmoid':
+        raise TrainingError(f"masks are for maps in [0, 1]: attention_map='sigmoid', not {kind!r}.")
+    return MaskedTargetLoss(branch_loss, settings.loss, settings.weight, multi_label)
 
 
 def _forward(self: Any, timm_forward: Callable, input: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -158,33 +157,23 @@ def _forward(self: Any, timm_forward: Callable, input: torch.Tensor, target: tor
 
 
 def _multi_label_forward(
-    self: Any,
-    timm_forward: Callable,
-    input: torch.Tensor,
-    target: torch.Tensor,
+    self: Any, timm_forward: Callable, input: torch.Tensor, target: torch.Tensor
 ) -> dict[str, torch.Tensor]:
     model = unwrap_model(self.get_trainable_module())
-    if isinstance(model, AttentionBranchNet) and is_packed(target):
-        labels, _ = unpack_target(target, model.attention_branch.num_maps, model.num_classes)
-        _check_targets(labels, len(input), model.num_classes)
-        # that of the class above, without timm's check of its own, which is of labels alone
+    if not isinstance(model, AttentionBranchNet):
+        return timm_forward(self, input, target)
+    has_masks = target.ndim == 4
+    labels = label_and_masks(target, model.num_classes)[0] if has_masks else target
+    _check_targets(labels, len(input), model.num_classes)
+    if has_masks:  # without timm's own check, which is of labels alone
         return timm.task.ClassificationTask.forward(self, input, target)
-    if isinstance(model, AttentionBranchNet):
-        _check_targets(target, len(input), model.num_classes)
     return timm_forward(self, input, target)
 
 
 def _check_targets(target: torch.Tensor, batch_size: int, num_classes: int) -> None:
-    """Refuse targets that are not one number in [0, 1] for each attribute.
+    """Refuse targets that are not one number in [0, 1] for each attribute, shape (B, T).
 
-    Args:
-        target: What is true, shape (B, T).
-        batch_size: Number of images (B).
-        num_classes: Number of attributes of the model (T).
-
-    Raises:
-        TrainingError: The shape is another, or a value is not in [0, 1]; values are looked at on the CPU only, where it
-            does not hold up the device.
+    Values are looked at on the CPU only, where it does not hold up the device.
     """
     if target.shape != (batch_size, num_classes):
         raise TrainingError(
@@ -197,10 +186,7 @@ def _check_targets(target: torch.Tensor, batch_size: int, num_classes: int) -> N
 
 
 def _distillation_forward(
-    self: Any,
-    timm_forward: Callable,
-    input: torch.Tensor,
-    target: torch.Tensor,
+    self: Any, timm_forward: Callable, input: torch.Tensor, target: torch.Tensor
 ) -> dict[str, torch.Tensor]:
     """Distil the teacher into the perception branch; the task's own loss is that of both branches."""
     if not isinstance(self.criterion, AttentionBranchLoss):
@@ -233,20 +219,14 @@ def _refuse_abn(self: Any, timm_init: Callable, student_model: nn.Module, *args:
 
 
 def _prepare_distributed(
-    self: Any,
-    timm_prepare: Callable,
-    device_ids: list[Any] | None = None,
-    **ddp_kwargs: Any,
-) -> Any:
+    self: Any, timm_prepare: Callable, device_ids: list[Any] | None = None, **ddp_kwargs: Any
+) -> timm.task.TrainingTask:
     # DistributedDataParallel takes no device ids on the CPU, where timm's script passes them all the same
     return timm_prepare(self, device_ids=None if self.device.type == 'cpu' else device_ids, **ddp_kwargs)
 
 
 def _get_eval_model(
-    self: Any,
-    timm_get: Callable,
-    module: nn.Module | None = None,
-    ema: bool = False,
+    self: Any, timm_get: Callable, module: nn.Module | None = None, ema: bool = False
 ) -> nn.Module | None:
     eval_model = timm_get(self, module, ema=ema)
     return BothBranches(eval_model) if _is_abn(eval_model) else eval_model
@@ -276,27 +256,19 @@ def _attribute_evaluator(task: Any, **kwargs: Any) -> AttributeEvaluator:
     return AttributeEvaluator(device=task.device, threshold=task.threshold, **kwargs)
 
 
+_OF_ABN: dict[str, Callable] = dict(
+    __init__=_init,
+    prepare_distributed=_prepare_distributed,
+    get_eval_model=_get_eval_model,
+    create_evaluator=_create_evaluator,
+    get_checkpoint_state=_get_checkpoint_state,
+)
 _OVERRIDES: dict[type[nn.Module], dict[str, Callable]] = {
-    timm.task.ClassificationTask: dict(
-        __init__=_init,
-        forward=_forward,
-        prepare_distributed=_prepare_distributed,
-        get_eval_model=_get_eval_model,
-        create_evaluator=_create_evaluator,
-        get_checkpoint_state=_get_checkpoint_state,
+    timm.task.ClassificationTask: dict(_OF_ABN, forward=_forward),
+    timm.task.MultiLabelClassificationTask: dict(  # the rest is that of the class above, which it derives from
+        forward=_multi_label_forward, create_evaluator=_create_multi_label_evaluator
     ),
-    timm.task.MultiLabelClassificationTask: dict(
-        forward=_multi_label_forward,  # the rest is that of the class above, which it derives from
-        create_evaluator=_create_multi_label_evaluator,
-    ),
-    timm.task.LogitDistillationTask: dict(
-        __init__=_init,
-        forward=_distillation_forward,
-        prepare_distributed=_prepare_distributed,
-        get_eval_model=_get_eval_model,
-        create_evaluator=_create_evaluator,
-        get_checkpoint_state=_get_checkpoint_state,
-    ),
+    timm.task.LogitDistillationTask: dict(_OF_ABN, forward=_distillation_forward),
     timm.task.FeatureDistillationTask: dict(__init__=_refuse_abn),
     timm.task.TokenDistillationTask: dict(__init__=_refuse_abn),
 }

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
@@ -18,22 +17,13 @@ class TermLog:
         self.begin({})
 
     def begin(self, weights: Mapping[str, float]) -> None:
-        """Start over, without any batch.
-
-        Args:
-            weights: Names of the terms, and how they are weighted; others are not counted.
-        """
+        """Start over, without any batch; only terms that have a weight are counted."""
         self.weights = dict(weights)
         self.sums: dict[str, torch.Tensor] = {}
         self.num_samples: dict[str, int] = {}
 
     def watch(self, terms: Mapping[str, torch.Tensor], batch_size: int) -> None:
-        """Count the terms of a batch.
-
-        Args:
-            terms: Their values, before they are weighted.
-            batch_size: Images in the batch.
-        """
+        """Count the terms of a batch, before they are weighted."""
         for name, term in terms.items():
             if name in self.weights:  # kept where it was computed, so that no device has to wait
                 self.sums[name] = self.sums.get(name, 0) + term.float() * batch_size
@@ -45,13 +35,8 @@ class TermLog:
         self.begin(self.weights)
         return means
 
-    def add_to(self, epoch: int, train_metrics: Any) -> None:
-        """Log the means of an epoch, and add them to its metrics.
-
-        Args:
-            epoch: Its number.
-            train_metrics: The metrics, a dictionary.
-        """
+    def add_to(self, epoch: int, train_metrics: dict[str, float]) -> None:
+        """Log the means of an epoch, and add them to its metrics."""
         weights, means = self.weights, self.take()
         if not means:
             return
@@ -62,11 +47,7 @@ class TermLog:
 
 
 def describe_terms(weights: Mapping[str, float]) -> str:
-    """Return a loss in words, as the sum of its terms.
-
-    Args:
-        weights: Names of the terms, and how they are weighted.
-    """
+    """Return a loss in words, as the sum of its terms."""
     return ' + '.join(_times(weight) + name for name, weight in weights.items())
 
 

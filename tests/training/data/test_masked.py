@@ -16,8 +16,8 @@ from timm_abn.training.data.loader import extend_timm_loader
 from timm_abn.training.data.masked import BrokenMaskError, MaskedDataset, choose
 from timm_abn.training.data.transforms import extend_timm_transforms
 from timm_abn.training.errors import TrainingError
+from timm_abn.training.mask_loss import label_and_masks
 from timm_abn.training.mask_settings import MaskSettings
-from timm_abn.training.packed_targets import unpack_target
 
 SIZE = (36, 40)
 
@@ -104,7 +104,7 @@ def epoch_of(dataset, settings, workers=0, prefetcher=True, mode='rrc', **option
 @pytest.mark.parametrize('prefetcher', [True, False])
 def test_masks_are_where_the_images_show_them(images, masks, workers, prefetcher):
     inputs, targets = epoch_of(images, MaskSettings(masks), workers, prefetcher, scale=(0.3, 1.0))
-    labels, found = unpack_target(targets, 1)
+    labels, found = label_and_masks(targets)
     numbers = (inputs[:, 2].amax(dim=(1, 2)) * 255 / 50).round().long()
     assert sorted(numbers.tolist()) == [0, 1, 2, 3]
     assert torch.equal(labels, numbers % 2)
@@ -112,15 +112,15 @@ def test_masks_are_where_the_images_show_them(images, masks, workers, prefetcher
         if number == 3:
             assert not mask.any()  # it has none
         else:
-            torch.testing.assert_close(mask / 255, image[0], rtol=0, atol=1e-6)
-            assert mask.max() == 255
+            torch.testing.assert_close(mask, image[0], rtol=0, atol=1e-6)
+            assert mask.max() == 1
 
 
 def test_images_and_labels_are_those_without_masks(images, masks, tmp_path):
     with_masks, targets = epoch_of(images, MaskSettings(masks), color_jitter=0.4, re_prob=0.5)
     dataset = timm.data.create_dataset('', root=str(tmp_path / 'images'), split='train')
     inputs, labels = epoch_of(dataset, None, color_jitter=0.4, re_prob=0.5)
-    assert torch.equal(with_masks, inputs) and torch.equal(unpack_target(targets, 1)[0], labels)
+    assert torch.equal(with_masks, inputs) and torch.equal(label_and_masks(targets)[0], labels)
 
 
 @pytest.mark.parametrize('names', ['class{}/{}.png', 'COCO_{1}.png'])
@@ -133,9 +133,9 @@ def test_png_and_coco_give_equal_masks(images, masks, tmp_path, names):
     assert torch.equal(epoch_of(dataset, MaskSettings(file), mode='rkrr')[1], expected)
 
 
-def masks_of(dataset, index, num_maps=1, num_labels=None):
+def masks_of(dataset, index):
     dataset.transform = timm.data.create_transform((3, 40, 36), is_training=True, no_aug=True, use_prefetcher=True)
-    return unpack_target(dataset[index][1][None], num_maps, num_labels)[1][0].numpy()
+    return 255 * label_and_masks(dataset[index][1][None])[1][0].numpy()
 
 
 def test_objects_of_the_class_of_the_image(images, tmp_path):
@@ -175,22 +175,22 @@ def test_a_mask_an_attribute(celeba, tmp_path, kind):
     dataset = MaskedDataset(data, MaskSettings(path, multi_task=True))
     assert dataset.used == {'000001.jpg', '000005.jpg'} and dataset.attributes == ATTRIBUTES
     dataset.transform = timm.data.create_transform((3, 109, 89), is_training=True, train_crop_mode='squash', hflip=0)
-    found = [unpack_target(dataset[index][1][None], 3, 3) for index in range(3)]
+    found = [label_and_masks(dataset[index][1][None], 3) for index in range(3)]
     assert [masks.flatten(2).any(dim=2).int()[0].tolist() for _, masks in found] == [[0, 0, 1], [0, 0, 0], [1, 0, 0]]
     assert torch.equal(torch.cat([labels for labels, _ in found]), data.targets)
     left, top, right, bottom = (number // 2 for number in box)
     mask = found[0][1][0, 2]
-    assert (mask[top + 2 : bottom - 2, left + 2 : right - 2] == 255).all()
-    assert mask.float().mean() / 255 == pytest.approx((right - left) * (bottom - top) / mask.numel(), rel=0.01)
+    assert (mask[top + 2 : bottom - 2, left + 2 : right - 2] == 1).all()
+    assert mask.mean() == pytest.approx((right - left) * (bottom - top) / mask.numel(), rel=0.01)
 
 
 def test_masks_out_of_sight_are_missing(images, masks):
     dataset = MaskedDataset(images, MaskSettings(masks))
     dataset.transform = timm.data.create_transform((3, 4, 4), is_training=True, scale=(0.01, 0.02), hflip=0)
     torch.manual_seed(0)
-    found = torch.cat([unpack_target(dataset[0][1][None], 1)[1] for _ in range(60)]).flatten(1)
+    found = torch.cat([label_and_masks(dataset[0][1][None])[1] for _ in range(60)]).flatten(1)
     greatest = found.amax(dim=1)
-    assert (greatest == 0).any() and (greatest > 127).any() and not ((greatest > 0) & (greatest < 128)).any()
+    assert (greatest == 0).any() and (greatest > 0.5).any() and not ((greatest > 0) & (greatest <= 0.5)).any()
 
 
 def test_an_image_that_is_broken_gives_its_place_and_its_mask_away(images, masks, tmp_path):
@@ -226,7 +226,7 @@ def test_goes_to_workers_that_are_started_anew(images, masks):
     dataset = MaskedDataset(images, MaskSettings(masks))
     expected = masks_of(dataset, 0)
     copy = pickle.loads(pickle.dumps(dataset))
-    assert np.array_equal(unpack_target(copy[0][1][None], 1)[1][0].numpy(), expected) and len(copy) == 4
+    assert np.array_equal(255 * label_and_masks(copy[0][1][None])[1][0].numpy(), expected) and len(copy) == 4
 
 
 @pytest.mark.parametrize(
@@ -241,10 +241,7 @@ def test_goes_to_workers_that_are_started_anew(images, masks):
             'has no mask of any of 4 training images: expected images in it to be called as those, such as class0/0',
         ),
         (lambda path: (path / 'masks').write_text('{}'), 'is not of the form of COCO: expected images'),
-        (
-            lambda path: (path / 'masks').symlink_to(path / 'images' / 'train'),
-            'lies among the training images in',
-        ),
+        (lambda path: (path / 'masks').symlink_to(path / 'images' / 'train'), 'lies among the training images in'),
     ],
 )
 def test_masks_of_no_image_are_one_line(images, tmp_path, make, message):

@@ -213,8 +213,6 @@ def _reliance(
     """Return what replacements of the map change for each image: replacement -> effect -> values."""
     if not isinstance(model, AttentionBranchNet) or model.attention_branch is None:
         return {}
-    if model.mechanism.insertion == 'explaining':  # maps that are given would gate, and its own does not
-        return {}
     # of several tasks an image may be there once for each
     indices: dict[str, int] = {}
     for index, sample in enumerate(samples):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ...errors import TimmAbnError
+from ...networks.attached import AttachedNet
 from .checks import check_evaluation_mode, check_images, check_positive
 from .predictions import probability_function
 
@@ -167,8 +168,8 @@ def replacement_effects(
     """
     if getattr(model, 'attention_branch', None) is None or not model.num_classes:
         raise TimmAbnError('reliance() needs an Attention Branch Network with its branch and a classifier.')
-    if model.mechanism.insertion == 'explaining':
-        raise TimmAbnError("reliance() needs a map that gates; with insertion='explaining' no prediction relies on it.")
+    if isinstance(model, AttachedNet):
+        raise TimmAbnError('reliance() needs a map that gates; no prediction of an attached network relies on its map.')
     check_evaluation_mode(model)
     check_images(images)
     check_positive('batch_size', batch_size)
@@ -177,7 +178,7 @@ def replacement_effects(
     if labels is not None and tuple(labels.shape) != expected:
         raise TimmAbnError(f'labels must have shape {expected}, got {tuple(labels.shape)}.')
     batch_size = max(batch_size // maps.shape[1], 1)
-    is_sigmoid = model.attention_branch.attention_map_type == 'sigmoid'
+    is_sigmoid = model.config.attention_map == 'sigmoid'
     own = _Answers.of(model, images, maps, batch_size)
     flat = _Answers.of(model, images, torch.full_like(maps, FLAT), batch_size)
     effects = {}
@@ -188,7 +189,7 @@ def replacement_effects(
 
 
 def _is_multi_task(model: Any) -> bool:
-    return model.attention_branch.outputs_per_class > 1
+    return model.config.multi_task
 
 
 def _replacements(maps: torch.Tensor, is_sigmoid: bool, seed: int) -> dict[str, torch.Tensor]:

@@ -54,7 +54,8 @@ class Gemma4VitClassifierExtractor(Half, Gemma4VitClassifier):
 
     def forward(self, x: torch.Tensor) -> Features:
         """See ``Gemma4VitExtractor``."""
-        return self.forward_features(x)
+        crossing: Any = self.forward_features(x)
+        return crossing
 
 
 class _Embedded(nn.Module):

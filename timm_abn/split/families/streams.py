@@ -143,13 +143,13 @@ class _SecondOfEfficientViM:
 
     def forward_features(self, x: Features) -> list[torch.Tensor]:
         """Return the states of all stages, and the flattened output of the last."""
-        x, states = x.x, list(x.side_inputs)
+        features, states = x.x, list(x.side_inputs)
         for stage in self.stages:
             if not is_passed(stage):
-                _, x, state = stage(x)
+                _, features, state = stage(features)
                 states.append(state)
         states = [norm(state.transpose(1, 2)).transpose(1, 2) for state, norm in zip(states, self.norm)]
-        return [*states, self.norm[-1](x).flatten(2)]
+        return [*states, self.norm[-1](features).flatten(2)]
 
 
 class EfficientViMExtractor(_FirstOfEfficientViM, Half, EfficientViM):

@@ -17,19 +17,11 @@ from .reproducible import EpochSampler, SeededDataset
 __all__ = ['extend_timm_loader']
 
 
-def extend_timm_loader(
-    seed: int,
-    crop_mode: str | None = None,
-    mask_settings: MaskSettings | None = None,
-) -> None:
-    """Extend ``timm.data.create_loader``.
+def extend_timm_loader(seed: int, crop_mode: str | None = None, mask_settings: MaskSettings | None = None) -> None:
+    """Extend ``timm.data.create_loader`` by a seed of each epoch, the crop of validation images, and human masks.
 
-    Data that is streamed, repeated augmentation and timm's multi-epochs loader stay as they are in timm.
-
-    Args:
-        seed: Seed of the order and of the augmentation of training data, epoch by epoch.
-        crop_mode: Crop of validation images, for which timm's ``train.py`` has no flag; the model's if None.
-        mask_settings: Let targets of training data carry human masks (``packed_targets.py``).
+    timm's ``train.py`` has no flag for that crop. Data that is streamed, repeated augmentation and timm's multi-epochs
+    loader stay as they are in timm.
     """
 
     def build(timm_create: Callable) -> Callable:

@@ -16,8 +16,8 @@ from ...data.celeba import BrokenImageError, CelebA
 from ...data.masks import PngMasks, read_masks
 from ...errors import TimmAbnError
 from ..errors import TrainingError
+from ..mask_loss import target_with_masks
 from ..mask_settings import MaskSettings
-from ..packed_targets import pack_target
 from .paired_transform import PairedTransform
 
 __all__ = ['BrokenMaskError', 'MaskedDataset', 'choose']
@@ -30,11 +30,11 @@ class BrokenMaskError(BrokenImageError):
 
 
 class MaskedDataset(Dataset):
-    """A data set whose targets carry the masks of the image (``packed_targets.py``), moved as the image is.
+    """A data set whose targets carry the masks of the image (``target_with_masks``), moved as the image is.
 
     A network with one map gets one mask: of objects of the image's class where masks know of classes, else of all. A
     multi-task network gets one for each attribute. A mask is missing where nothing was drawn, or where nothing of it is
-    in sight after the crop.
+    in sight after the crop. The data set is timm's ``ImageDataset`` of a folder, or ``CelebA``.
 
     Attributes:
         names: Names of the images, relative to the folder of the data set.
@@ -43,11 +43,6 @@ class MaskedDataset(Dataset):
 
     def __init__(self, dataset: Any, settings: MaskSettings, seed: int = 0) -> None:
         """
-        Args:
-            dataset: timm's ``ImageDataset`` of a folder, or ``CelebA``.
-            settings: Where the masks are, and how many are used.
-            seed: Which ones, if not all are.
-
         Raises:
             TrainingError: The masks cannot be read, lie among the images, or are of none of them.
         """
@@ -105,18 +100,18 @@ class MaskedDataset(Dataset):
     def __getitem__(self, index: int) -> Any:
         self._index = index
         (image, masks), label = self.dataset[index]
-        return image, pack_target(label, masks)
+        return image, target_with_masks(label, masks)
 
     def _transform(self, image: Image.Image) -> tuple[Any, torch.Tensor]:
         """Return what became of an image, and its masks, of shape (T, H, W)."""
         index, label = (self._index, None) if self.reader is None else self.reader.last
         found = self._find(PurePath(self.names[index]), label, image.size) if self.names[index] in self.used else {}
         moved_image, moved = self.paired(image, list(found.values()))
-        masks = torch.zeros(len(self.attributes) or 1, *moved_image.shape[-2:], dtype=torch.uint8)
+        masks = torch.zeros(len(self.attributes) or 1, *moved_image.shape[-2:])
         for number, mask in zip(found, moved):
             values = np.array(mask)
             if values.max() > 127:  # else no pixel of it is left
-                masks[number] = torch.from_numpy(values)
+                masks[number] = torch.from_numpy(values) / 255
         return moved_image, masks
 
     def _find(self, name: PurePath, label: Any, size: tuple[int, int]) -> dict[int, Image.Image]:
@@ -165,10 +160,7 @@ class _NotingReader:
 def choose(names: Sequence[str], share: float, seed: int) -> set[str]:
     """Return a share of names that depends on nothing but names and seed; a smaller share is part of a greater one.
 
-    Args:
-        names: Names, in any order.
-        share: Above 0 and at most 1; rounded to whole names, and at least one.
-        seed: Which ones.
+    Above 0 and at most 1, it is rounded to whole names, and at least one.
     """
     by_chance = sorted(names, key=lambda name: hashlib.sha256(f'{seed}/{name}'.encode()).digest())
     return set(by_chance[: max(round(share * len(names)), 1)])

@@ -41,13 +41,10 @@ _COLOURING = (
 
 
 class PairedTransform:
-    """Applies a transform to an image and its masks."""
+    """Applies a training transform of timm's ``create_transform`` to an image and its masks (mode 'L')."""
 
     def __init__(self, transform: Any) -> None:
         """
-        Args:
-            transform: Made by timm's ``create_transform`` for training.
-
         Raises:
             TrainingError: It has a step of which it is not known what it would do to a mask.
         """
@@ -58,12 +55,7 @@ class PairedTransform:
                 raise TrainingError(f'masks cannot follow the transform {type(step).__name__} of the training images.')
 
     def __call__(self, image: Image.Image, masks: Sequence[Image.Image]) -> tuple[Any, list[Image.Image]]:
-        """Return what became of an image, and of its masks.
-
-        Args:
-            image: As it was read.
-            masks: Mode 'L', in the size of the image.
-        """
+        """Return what became of an image, and of its masks."""
         moved = list(masks)
         for step in self.steps:
             if not masks or not isinstance(step, _MOVING):

@@ -19,12 +19,6 @@ class SeededDataset(Dataset):
     """Seeds the random number generators of its process before it reads an image."""
 
     def __init__(self, dataset: Any, seed: int, rank: int = 0) -> None:
-        """
-        Args:
-            dataset: Data set with a ``transform``.
-            seed: Seed of the training run.
-            rank: Number of this process among those of a distributed run.
-        """
         self.dataset = dataset
         self.seed = seed
         self.rank = rank
@@ -57,18 +51,13 @@ class SeededDataset(Dataset):
         return self.dataset[index]
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch that comes next; timm's script calls this.
-
-        Args:
-            epoch: Number of the epoch, from 0.
-        """
+        """Set the epoch that comes next; timm's script calls this."""
         self.announced = epoch
 
     def begin_epoch(self, epoch: int | None) -> int:
-        """Begin an epoch, and seed this process for it. Returns its number.
+        """Begin an epoch, by default the announced one or that after the last, and seed this process for it.
 
-        Args:
-            epoch: Its number, if known; else the announced one, else the one after the last.
+        Returns its number.
         """
         if epoch is None:
             epoch = int(self.epoch) + 1 if self.announced is None else self.announced
@@ -85,11 +74,6 @@ class EpochSampler(Sampler):
     """Lets each pass over a sampler begin an epoch of a ``SeededDataset``."""
 
     def __init__(self, sampler: Sampler, dataset: SeededDataset) -> None:
-        """
-        Args:
-            sampler: Sampler of the training loader.
-            dataset: Data set that it samples.
-        """
         self.sampler = sampler
         self.dataset = dataset
 
@@ -103,11 +87,7 @@ class EpochSampler(Sampler):
         return len(self.sampler)  # type: ignore[arg-type]
 
     def set_epoch(self, epoch: int) -> None:
-        """Pass the number of the epoch on.
-
-        Args:
-            epoch: Number of the epoch, from 0.
-        """
+        """Pass the number of the epoch on."""
         if hasattr(self.sampler, 'set_epoch'):
             self.sampler.set_epoch(epoch)
 

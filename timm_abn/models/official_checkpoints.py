@@ -1,4 +1,4 @@
-"""Converting the authors' checkpoints.
+"""Converting the authors' official checkpoints.
 
 Their repository: https://github.com/machine-perception-robotics-group/attention_branch_network. Multi-task networks
 (CelebA) come from a repository of their own, in two forms: with two outputs per task, as in the paper, or with one.
@@ -6,7 +6,7 @@ Their repository: https://github.com/machine-perception-robotics-group/attention
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -20,13 +20,7 @@ from .cifar_backbones import CifarResNet
 from .cifar_densenet import CifarDenseNet
 from .cifar_wide_resnet import CifarWideResNet
 
-__all__ = [
-    'CheckpointError',
-    'check_state_dict',
-    'convert_official_checkpoint',
-    'find_official_model',
-    'official_model_args',
-]
+__all__ = ['ConvertedCheckpoint', 'convert_official_checkpoint']
 
 Renames = tuple[tuple[str, str | Callable[[re.Match], str]], ...]
 
@@ -101,25 +95,60 @@ _CANDIDATES: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 
-def convert_official_checkpoint(checkpoint: Mapping[str, Any], model_name: str) -> dict[str, torch.Tensor]:
-    """Convert a checkpoint of the authors' code to the names of a model of this package.
+class ConvertedCheckpoint(NamedTuple):
+    """What ``timm.create_model(model_name, **model_args)`` loads strictly.
+
+    The arguments are the number of classes, and the kind of attention map where it is not the sigmoid. Multi-task
+    networks get the mechanism that the authors' code has by default, 'product': the checkpoint does not tell.
+    """
+
+    model_name: str
+    model_args: dict[str, Any]
+    state_dict: dict[str, torch.Tensor]
+
+
+def convert_official_checkpoint(checkpoint: Mapping[str, Any], model_name: str | None = None) -> ConvertedCheckpoint:
+    """Convert a checkpoint of the authors' code.
 
     Args:
         checkpoint: The authors' ``state_dict``, or the whole checkpoint around it. Names may begin with ``module.``;
             ``num_batches_tracked`` may be missing.
-        model_name: Name of the model here, for example 'abn_resnet152'.
-
-    Returns:
-        A state dict that ``timm.create_model(model_name, **official_model_args(checkpoint))`` loads strictly.
+        model_name: Name of the model here, for example 'abn_resnet152'; None to find it.
 
     Raises:
-        CheckpointError: The checkpoint is not one of this architecture.
+        CheckpointError: The checkpoint is not one of this architecture, or of none; the message names the likeliest,
+            and the first keys that differ.
         ValueError: There is no such model, or it is not an Attention Branch Network.
     """
     state_dict = _state_dict_of(checkpoint)
-    model = _meta_model(model_name, official_model_args(state_dict))
-    state_dict = _with_one_classifier(state_dict)
-    expected = model.state_dict()
+    if model_name is not None:
+        return _convert(state_dict, model_name)
+    candidates = next((models for key, models in _CANDIDATES if any(re.match(key, name) for name in state_dict)), ())
+    errors = []
+    for name in candidates:
+        try:
+            return _convert(state_dict, name)
+        except CheckpointError as error:
+            errors.append(error)
+    if not errors:
+        raise CheckpointError(
+            "the checkpoint is not one of the authors' code: it has none of the names att_layer3, att_layer4, "
+            f'att_block3, att_dense3, stage_att, layer4_att, but {list_some(list(state_dict))}.'
+        )
+    raise min(errors, key=lambda error: error.num_differences)
+
+
+def _convert(state_dict: dict[str, torch.Tensor], model_name: str) -> ConvertedCheckpoint:
+    if not timm.is_model(model_name):
+        hint = suggest(model_name, timm.list_models('abn_*'), otherwise="see timm.list_models('abn_*').")
+        raise TimmAbnError(f'unknown model {model_name!r}: {hint}')
+    if not model_name.startswith('abn'):
+        raise TimmAbnError(f'{model_name!r} is not an Attention Branch Network; their names begin with abn_.')
+    model_args = _model_args_of(state_dict)
+    with torch.device('meta'):
+        model = timm.create_model(model_name, device=torch.device('meta'), **model_args)
+    assert isinstance(model, AttentionBranchNet)
+    state_dict, expected = _with_one_classifier(state_dict), model.state_dict()
     if 'attention_branch.norm.weight' not in expected:
         # the authors' ResNeXt makes this norm but never uses it
         state_dict = {name: tensor for name, tensor in state_dict.items() if not name.startswith('bn_att.')}
@@ -131,82 +160,31 @@ def convert_official_checkpoint(checkpoint: Mapping[str, Any], model_name: str) 
         if name in converted and tuple(tensor.shape) == (*converted[name].shape, 1, 1):
             converted[name] = converted[name].reshape(tensor.shape)  # a linear layer there, a 1x1 convolution here
     check_state_dict(converted, expected, model_name)
-    return {name: converted[name] for name in expected}
+    return ConvertedCheckpoint(model_name, model_args, {name: converted[name] for name in expected})
 
 
-def official_model_args(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of ``timm.create_model`` that a checkpoint of the authors' code asks for.
-
-    Args:
-        checkpoint: See ``convert_official_checkpoint``.
-
-    Returns:
-        The number of classes, and the kind of attention map where it is not the sigmoid. Multi-task networks get the
-        mechanism that the authors' code has by default, 'product': the checkpoint does not tell.
-    """
-    state_dict = _state_dict_of(checkpoint)
-    model_args: dict[str, Any] = {}
+def _model_args_of(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     if 'conv_att.weight' in state_dict:
-        num_tasks = state_dict['conv_att.weight'].shape[0]
+        num_tasks = len(state_dict['conv_att.weight'])
         return dict(num_classes=num_tasks, multi_task=True, attention_map='raw', mechanism='product')
+    model_args: dict[str, Any] = {}
     if 'att_conv.weight' in state_dict:
-        model_args['num_classes'] = state_dict['att_conv.weight'].shape[0]
+        model_args['num_classes'] = len(state_dict['att_conv.weight'])
     if 'att_layer4.0.fc1.weight' in state_dict and 'att_conv3.weight' not in state_dict:
         model_args['attention_map'] = 'sum_log'
     return model_args
 
 
-def find_official_model(checkpoint: Mapping[str, Any]) -> str:
-    """Return the name of the model that a checkpoint of the authors' code belongs to.
-
-    Args:
-        checkpoint: See ``convert_official_checkpoint``.
-
-    Raises:
-        CheckpointError: It belongs to none; the message names the likeliest, and the first keys that differ.
-    """
-    state_dict = _state_dict_of(checkpoint)
-    candidates = next((models for key, models in _CANDIDATES if any(re.match(key, name) for name in state_dict)), ())
-    errors = []
-    for model_name in candidates:
-        try:
-            convert_official_checkpoint(state_dict, model_name)
-            return model_name
-        except CheckpointError as error:
-            errors.append(error)
-    if not errors:
-        raise CheckpointError(
-            "the checkpoint is not one of the authors' code: it has none of the names att_layer3, att_layer4, "
-            f'att_block3, att_dense3, stage_att, layer4_att, but {list_some(list(state_dict))}.'
-        )
-    raise min(errors, key=lambda error: error.num_differences)
-
-
-def _meta_model(model_name: str, model_args: Mapping[str, Any]) -> AttentionBranchNet:
-    if not timm.is_model(model_name):
-        hint = suggest(model_name, timm.list_models('abn_*'), otherwise="see timm.list_models('abn_*').")
-        raise TimmAbnError(f'unknown model {model_name!r}: {hint}')
-    if not model_name.startswith('abn'):
-        raise TimmAbnError(f'{model_name!r} is not an Attention Branch Network; their names begin with abn_.')
-    with torch.device('meta'):
-        model = timm.create_model(model_name, device=torch.device('meta'), **model_args)
-    assert isinstance(model, AttentionBranchNet)
-    return model
-
-
 def _state_dict_of(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    around = next((name for name in ('state_dict', 'model_state_dict') if name in checkpoint), None)
-    inner = checkpoint if around is None else checkpoint[around]
+    inner = checkpoint.get('state_dict', checkpoint.get('model_state_dict', checkpoint))
     if not isinstance(inner, Mapping):
-        raise CheckpointError(f'{around!r} of the checkpoint must be a mapping, got a {type(inner).__name__}.')
+        raise CheckpointError(f'the weights of the checkpoint must be a mapping, got a {type(inner).__name__}.')
     state_dict = {re.sub(r'^module\.', '', str(name)): tensor for name, tensor in inner.items()}
     strangers = [name for name, tensor in state_dict.items() if not isinstance(tensor, torch.Tensor)]
-    if strangers or not state_dict:
-        raise CheckpointError(
-            f'expected a state dict of tensors, got {list_some(strangers)} of other types.'
-            if strangers
-            else 'the checkpoint holds no tensors.'
-        )
+    if strangers:
+        raise CheckpointError(f'expected a state dict of tensors, got {list_some(strangers)} of other types.')
+    if not state_dict:
+        raise CheckpointError('the checkpoint holds no tensors.')
     return state_dict
 
 
@@ -218,25 +196,22 @@ def _with_one_classifier(state_dict: dict[str, torch.Tensor]) -> dict[str, torch
 
     The form with one output per task is that with two outputs whose first is always zero.
     """
-    tasks: dict[str, dict[int, torch.Tensor]] = {}
-    others = {}
-    for name, tensor in state_dict.items():
-        match = _TASK_CLASSIFIER.fullmatch(name)
-        if match is None:
-            others[name] = tensor
-        else:
-            tasks.setdefault(match['kind'], {})[int(match['task'])] = tensor
-    num_outputs = {len(tensor) if tensor.ndim else 0 for rows in tasks.values() for tensor in rows.values()}
-    for kind, rows in tasks.items():
+    matches = {name: match for name in state_dict if (match := _TASK_CLASSIFIER.fullmatch(name))}
+    others = {name: tensor for name, tensor in state_dict.items() if name not in matches}
+    for kind in ('weight', 'bias'):
+        rows = {int(match['task']): state_dict[name] for name, match in matches.items() if match['kind'] == kind}
+        if not rows:
+            continue
         shapes = {tuple(tensor.shape) for tensor in rows.values()}
-        if sorted(rows) != list(range(len(rows))) or len(shapes) > 1 or num_outputs not in ({1}, {2}):
+        num_outputs = {shape[:1] for shape in shapes}
+        if sorted(rows) != list(range(len(rows))) or len(shapes) > 1 or num_outputs not in ({(1,)}, {(2,)}):
             found = f'tasks {list_some([str(task) for task in sorted(rows)])} of shapes {sorted(shapes)}'
             raise CheckpointError(
                 f'the checkpoint must hold output_per.0.{kind}, output_per.1.{kind} ..., all of one or all of two '
                 f'outputs, got those of {found}.'
             )
         stacked = torch.stack([rows[task] for task in range(len(rows))])
-        if num_outputs == {1}:
+        if num_outputs == {(1,)}:
             stacked = torch.cat([torch.zeros_like(stacked), stacked], dim=1)
         others[f'fc.{kind}'] = stacked.flatten(0, 1)
     return others

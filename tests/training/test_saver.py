@@ -9,14 +9,14 @@ import torch
 from timm.utils import CheckpointSaver
 
 import timm_abn.task  # noqa: F401  extends timm's tasks
-from timm_abn.training.atomic_saver import make_saver_atomic
+from timm_abn.training.saver import extend_timm_saver
 
 
 @pytest.fixture
 def saver(tmp_path, monkeypatch):
-    for name in ('_replace', '_duplicate'):  # put back afterwards
+    for name in ('_replace', '_duplicate', '__init__'):  # put back afterwards
         monkeypatch.setattr(CheckpointSaver, name, getattr(CheckpointSaver, name))
-    make_saver_atomic()
+    extend_timm_saver()
     model = timm.create_model('abn', backbone='test_resnet', num_classes=2)
     task = timm.task.ClassificationTask(model, verbose=False)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

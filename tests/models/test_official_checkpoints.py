@@ -6,13 +6,8 @@ import torch
 from golden_fill import fill_state_dict, load_golden
 from tiers import fast_and_slow
 
-from timm_abn.models.authors_checkpoints import (
-    CheckpointError,
-    check_state_dict,
-    convert_official_checkpoint,
-    find_official_model,
-    official_model_args,
-)
+from timm_abn.hub.state_dicts import CheckpointError, check_state_dict
+from timm_abn.models.official_checkpoints import convert_official_checkpoint
 
 
 def official(name, num_classes=None):
@@ -38,11 +33,12 @@ def official(name, num_classes=None):
 )
 def test_finds_the_model_and_its_arguments(golden_name, model_name, attention_map):
     state_dict = official(golden_name, num_classes=7)
-    assert find_official_model(state_dict) == model_name
-    model_args = official_model_args(state_dict)
+    converted = convert_official_checkpoint(state_dict)
+    assert converted.model_name == model_name
+    model_args = converted.model_args
     assert model_args.get('attention_map', 'sigmoid') == attention_map
     model = timm.create_model(model_name, device=torch.device('meta'), **model_args)
-    model.load_state_dict(convert_official_checkpoint(state_dict, model_name), assign=True)
+    model.load_state_dict(converted.state_dict, assign=True)
     assert model.num_classes == 7
     assert model.config.attention_map == attention_map
 
@@ -73,18 +69,18 @@ def official_names(state_dict):
 def test_models_without_golden_file(model_name):
     expected = timm.create_model(model_name, num_classes=3, device=torch.device('meta')).state_dict()
     theirs = {theirs: torch.empty_like(expected[ours]) for ours, theirs in official_names(expected)}
-    converted = convert_official_checkpoint(theirs, model_name)
+    converted = convert_official_checkpoint(theirs, model_name).state_dict
     assert list(converted) == list(expected)
     assert all(converted[name] is theirs[their_name] for name, their_name in official_names(expected))
-    assert find_official_model(theirs) == model_name
+    assert convert_official_checkpoint(theirs).model_name == model_name
 
 
 def test_takes_the_whole_file_of_older_versions():
     state_dict = fill_state_dict(load_golden('cifar100_resnet20')['state_dict'])
     older = {f'module.{name}': tensor for name, tensor in state_dict.items() if 'num_batches' not in name}
     checkpoint = dict(epoch=3, state_dict=older, acc=torch.tensor(1.0), best_acc=torch.tensor(2.0), optimizer={})
-    converted = convert_official_checkpoint(checkpoint, 'abn_resnet20_cifar')
-    expected = convert_official_checkpoint(state_dict, 'abn_resnet20_cifar')
+    converted = convert_official_checkpoint(checkpoint, 'abn_resnet20_cifar').state_dict
+    expected = convert_official_checkpoint(state_dict, 'abn_resnet20_cifar').state_dict
     assert list(converted) == list(expected)
     assert all(torch.equal(converted[name], expected[name]) for name in expected)
 
@@ -93,8 +89,8 @@ def test_norm_that_the_authors_resnext_never_uses_is_left_out():
     state_dict = official('cifar100_resnext29_8x64d', num_classes=3)
     without = {name: tensor for name, tensor in state_dict.items() if not name.startswith('bn_att.')}
     assert len(without) == len(state_dict) - 5
-    converted = convert_official_checkpoint(without, 'abn_resnext29_8x64d_cifar')
-    assert list(converted) == list(convert_official_checkpoint(state_dict, 'abn_resnext29_8x64d_cifar'))
+    converted = convert_official_checkpoint(without).state_dict
+    assert list(converted) == list(convert_official_checkpoint(state_dict).state_dict)
 
 
 @pytest.mark.parametrize(
@@ -121,10 +117,10 @@ def test_another_architecture_is_refused():
     with pytest.raises(CheckpointError, match=r'not one of abn_resnet32_cifar: keys \d+ missing \(feature_extractor'):
         convert_official_checkpoint(official('cifar100_resnet20'), 'abn_resnet32_cifar')
     with pytest.raises(CheckpointError, match='none of the names .* but conv1.weight, fc.weight'):
-        find_official_model({'conv1.weight': torch.zeros(1), 'fc.weight': torch.zeros(1)})
+        convert_official_checkpoint({'conv1.weight': torch.zeros(1), 'fc.weight': torch.zeros(1)})
     shallow = {name: tensor for name, tensor in official('cifar100_resnet20').items() if '.2.' not in name}
     with pytest.raises(CheckpointError, match='not one of abn_resnet20_cifar'):  # the nearest of five
-        find_official_model(shallow)
+        convert_official_checkpoint(shallow)
 
 
 @pytest.mark.parametrize(

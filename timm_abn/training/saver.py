@@ -1,0 +1,51 @@
+"""Checkpoints of timm's script: always whole (old or new, never missing or half-written), with entries of ours."""
+
+import argparse
+import os
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+from timm.utils import CheckpointSaver
+
+from .replacing import replace
+
+__all__ = ['extend_timm_saver']
+
+
+def extend_timm_saver(**entries: Any) -> None:
+    """Let ``timm.utils.CheckpointSaver`` put files in place by renaming only, and record entries among the arguments.
+
+    timm removes the old file before it renames or links the new one, and copies where it cannot link. Entries are plain
+    values, those that are None are left out; a second call replaces them.
+    """
+    CheckpointSaver._replace = _replace  # type: ignore[method-assign]
+    CheckpointSaver._duplicate = _duplicate  # type: ignore[method-assign]
+    known = {key: value for key, value in entries.items() if value is not None}
+
+    def build(timm_init: Callable) -> Callable:
+        def __init__(self: CheckpointSaver, *args: Any, **kwargs: Any) -> None:
+            timm_init(self, *args, **kwargs)
+            if self.args is not None:
+                self.args = argparse.Namespace(**{**vars(self.args), **known})
+
+        return __init__
+
+    replace(CheckpointSaver, '__init__', build)
+
+
+def _replace(self: CheckpointSaver, src: str, dst: str) -> None:
+    os.replace(src, dst)
+
+
+def _duplicate(self: CheckpointSaver, src: str, dst: str) -> None:
+    partial = f'{dst}.partial'
+    if os.path.exists(partial):
+        os.remove(partial)
+    try:
+        os.link(src, partial)
+    except (OSError, NotImplementedError):  # a file system without links
+        shutil.copy2(src, partial)
+    os.replace(partial, dst)
+    if os.path.exists(partial):  # renaming a link to the same file does nothing
+        os.remove(partial)
