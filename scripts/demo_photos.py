@@ -61,7 +61,7 @@ def main() -> int:
         draw([compared[index] for index in SHOWN], model, images[list(SHOWN)], [names[index] for index in SHOWN]).save(
             folder / SHEET, optimize=True
         )
-    print(f'\nThe sheet is {args.out / SHEET}. Photos of your own: timm-abn explain PHOTOS --model abn \\')
+    print(f'\nThe sheet is {args.out / SHEET}. Photos of your own: timm-abn explain PHOTOS --model attached \\')
     print(f'    --checkpoint {args.out / "attached" / LAST}')
     return 0
 

@@ -54,8 +54,8 @@ def rows(out):
 @pytest.mark.parametrize('labels', ['labelled', 'unlabelled'])
 def test_the_model_stays_as_it_is_and_is_explained(photos, capsys, labels):
     assert attach(*([] if labels == 'labelled' else ['--unlabelled'])) == 0
-    assert "insertion='explaining'" in capsys.readouterr().out
-    model = load_model('abn', f'out/{LAST}')
+    assert 'the map explains, and does not gate' in capsys.readouterr().out
+    model = load_model('attached', f'out/{LAST}')
     images = torch.randn(4, 3, 16, 16)
     explanation = model.explain(images)
     assert torch.equal(explanation.logits, plain()(images)) and torch.equal(model(images), explanation.logits)
@@ -67,7 +67,7 @@ def test_the_model_stays_as_it_is_and_is_explained(photos, capsys, labels):
     for epoch in (1, 2):
         with Image.open(f'out/sheets/epoch-00{epoch}.png') as sheet:
             assert sheet.width > 4 * 208
-    assert main(['explain', 'photos', '--model', 'abn', '--checkpoint', f'out/{LAST}', '--out', 'shown']) == 0
+    assert main(['explain', 'photos', '--model', 'attached', '--checkpoint', f'out/{LAST}', '--out', 'shown']) == 0
     published = ['publish', f'out/{LAST}', '--repo', 'me/attached', '--dry-run', '--out', 'hub']
     assert main(published) == 0
     again = timm.create_model('local-dir:hub', pretrained=True).eval()
@@ -86,12 +86,12 @@ def test_a_resumed_run_ends_as_the_run_would_have(photos, monkeypatch, capsys):
     evaluate = timm_abn.training.attaching._Run.evaluate
     monkeypatch.setattr(timm_abn.training.attaching._Run, 'evaluate', evaluate_once)
     assert attach(out='stopped', epochs=2) == 130
-    assert load_model('abn', f'stopped/{LAST}') and len(rows('stopped')) == 1
+    assert load_model('attached', f'stopped/{LAST}') and len(rows('stopped')) == 1
     monkeypatch.setattr(timm_abn.training.attaching._Run, 'evaluate', evaluate)
     folder = photos.parent
     where = dict(out=str(folder / 'stopped'), data=str(photos), checkpoint=str(folder / 'plain.pth.tar'))
     assert attach('--resume', **where) == 0
-    first, second = (load_model('abn', folder / name / LAST).state_dict() for name in ('out', 'stopped'))
+    first, second = (load_model('attached', folder / name / LAST).state_dict() for name in ('out', 'stopped'))
     assert all(torch.equal(first[name], tensor) for name, tensor in second.items())
     assert attach('--resume', '--lr', '0.1', **where) == 2
     assert f'{where["out"]}/{LAST} is of a run with lr=0.001: resume with the same' in capsys.readouterr().err
@@ -99,7 +99,7 @@ def test_a_resumed_run_ends_as_the_run_would_have(photos, monkeypatch, capsys):
 
 def test_a_frozen_backbone_has_the_losses_of_the_map_alone(photos):
     assert attach(epochs=1) == 0
-    before, after = plain().state_dict(), load_model('abn', f'out/{LAST}').state_dict()
+    before, after = plain().state_dict(), load_model('attached', f'out/{LAST}').state_dict()
     halves = {name: tensor for name, tensor in after.items() if name.startswith(('feature_extractor', 'perception'))}
     assert halves and all(torch.equal(before[name.partition('.')[2]], tensor) for name, tensor in halves.items())
 

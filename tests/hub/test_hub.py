@@ -14,7 +14,7 @@ import torch
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 from PIL import Image
 from safetensors.torch import load_file, save
-from timm_abn.config.split import cut
+from timm_abn.split import cut
 from tiny_models import TINY_BACKBONES, tiny_abn, tiny_images
 
 import timm_abn  # noqa: F401  registers the models

@@ -9,9 +9,9 @@ import timm
 import torch
 import torch.nn as nn
 from tiers import fast_and_slow
-from timm_abn.config.split import cut_backbone, family_of, split_backbone
-from timm_abn.config.split.adapters import _ADAPTERS
-from timm_abn.config.split.halves import join_halves
+from timm_abn.split import cut_backbone, family_of, split_backbone
+from timm_abn.split.adapters import _ADAPTERS
+from timm_abn.split.halves import join_halves
 from timm_families import SMALLEST
 
 import timm_abn

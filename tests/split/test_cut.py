@@ -9,9 +9,9 @@ import timm
 import torch
 import torch.nn as nn
 from tiers import fast_and_slow
-from timm_abn.config.split import Adapter, cut, register_adapter
-from timm_abn.config.split.cut import SplitError, cut_backbone, split_backbone
-from timm_abn.config.split.halves import join_halves
+from timm_abn.split import Adapter, cut, register_adapter
+from timm_abn.split.cut import SplitError, cut_backbone, split_backbone
+from timm_abn.split.halves import join_halves
 from timm_families import SMALLEST, small_image_size
 
 import timm_abn

@@ -275,7 +275,7 @@ def test_several_attributes_need_the_task_for_them(launch, capfd, flags):
 @pytest.mark.parametrize(
     'model, kwargs, message',
     [
-        ('abn_resnet50', 'task_chunk_size=0 multi_task=True', 'task_chunk_size must be a whole number of 1 or more'),
+        ('abn_resnet50', 'task_chunk_size=0 multi_task=True', 'task_chunk_size must be a whole number from 1 to'),
         ('abn_resnet50', 'attention_map=x', "attention_map must be one of 'sigmoid'"),
         ('abn_resnet50', 'mechanism=x', "mechanism must be one of 'residual'"),
         ('abn_resnet50', 'multi_task=yes', "multi_task must be True or False, got 'yes'"),

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from timm.utils import unwrap_model
 from tiny_models import tiny_abn, tiny_images
 
+from timm_abn import TimmAbnError
 from timm_abn.training.errors import TrainingError
 from timm_abn.training.faithful import (
     AttachedTraining,
@@ -203,7 +204,7 @@ def test_the_network_is_what_is_saved_and_copies_keep_the_wrapper():
     ],
 )
 def test_what_is_refused(kwargs, background, message):
-    with pytest.raises(TrainingError, match=message):
+    with pytest.raises(TimmAbnError, match=message):
         FaithfulTraining(tiny_abn('test_resnet', **kwargs), background)
 
 

@@ -214,7 +214,7 @@ def test_several_attributes_each_with_a_mask():
     model = tiny_abn('test_resnet', num_classes=3, multi_task=True).train()
     extend_timm_tasks(1.0, None, MaskSettings('', 'l1', 2.0))
     task = timm.task.MultiLabelClassificationTask(model)
-    logits, attention_logits, maps = model(images)[:3]
+    logits, attention_logits, maps = FaithfulTraining(model, None)(images)[:3]
     pooled = F.adaptive_avg_pool2d(masks, maps.shape[2:])
     distances = (maps - pooled).abs().mean(dim=(2, 3))
     there = [(0, 0), (0, 2), (1, 0), (1, 1), (1, 2), (2, 1), (3, 0), (3, 1), (3, 2)]
@@ -235,7 +235,7 @@ def test_distillation_with_masks():
     task = timm.task.LogitDistillationTask(model, teacher, nn.CrossEntropyLoss())
     result = task(images, packed(labels, random_masks()))
     criterion = nn.CrossEntropyLoss()
-    output = model(images)
+    output = FaithfulTraining(model, None)(images)
     term = AttentionMaskLoss('energy')(output.attention_map, random_masks())
     expected = criterion(output.logits, labels) + criterion(output.attention_logits, labels) + term
     torch.testing.assert_close(result['task_loss'], expected)

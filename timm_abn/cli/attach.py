@@ -3,7 +3,7 @@
 examples:
   timm-abn attach --backbone resnet18 --backbone-checkpoint plain/model_best.pth.tar --data-dir photos --out attached
   timm-abn attach --backbone convnext_tiny --pretrained --data-dir photos --unlabelled --out attached
-  timm-abn explain photos --model abn --checkpoint attached/last.pth.tar
+  timm-abn explain photos --model attached --checkpoint attached/last.pth.tar
 
 The model stays as it is, to the last bit of its predictions: the map explains, and does not gate. It is trained to be
 faithful to that model: from the places where the map is greatest (how many is drawn for each photo), the
@@ -105,5 +105,5 @@ def run(args: argparse.Namespace) -> int:
     except torch.OutOfMemoryError:
         raise CommandError(f'out of memory on {place}; try a smaller --batch-size') from None
     print(format_table(list(rows[0]), [[str(value) for value in row.values()] for row in rows]))
-    print(f'\nExplain photos: timm-abn explain {args.data_dir} --model abn --checkpoint {args.out / LAST}')
+    print(f'\nExplain photos: timm-abn explain {args.data_dir} --model attached --checkpoint {args.out / LAST}')
     return 0

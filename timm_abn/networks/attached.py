@@ -74,6 +74,10 @@ class AttachedNet(SplitNetwork):
         self.perception_branch.eval()
         return self
 
+    def extra_repr(self) -> str:
+        """Return what the network was built from."""
+        return f'{super().extra_repr()} (the map explains, and does not gate)'
+
     def forward(
         self,
         x: torch.Tensor,

@@ -91,7 +91,7 @@ class FaithfulTraining(nn.Module):
             complement: Whether the prediction from where the map is not is wanted.
 
         Raises:
-            TrainingError: There is no such background, maps are not in [0, 1], or the mechanism hides nothing.
+            TimmAbnError: There is no such background, maps are not in [0, 1], or the mechanism hides nothing.
         """
         super().__init__()
         if background is not None:
@@ -187,7 +187,7 @@ class AttachedTraining(FaithfulTraining):
             complement: See ``FaithfulTraining``.
 
         Raises:
-            TrainingError: There is no such background.
+            TimmAbnError: There is no such background.
         """
         super().__init__(network, background, complement=complement)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn as nn
-from timm_abn.config.split import cut_backbone
+from timm_abn.split import cut_backbone
 from tiny_models import tiny_abn, tiny_backbone, tiny_images
 
 from timm_abn.explain.methods import create_explainer
