@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 import timm_abn
-from timm_abn.cli import main
 from timm_abn.data.images import Preprocessing, read_image
 from timm_abn.data.sources import find_sources
 from timm_abn.explain.files import task_stems
+from timm_abn_cli import main
 
 MODEL = 'abn_resnet20_cifar.fashion_mnist'
 REPOSITORY = Path(__file__).parents[2]
@@ -358,8 +358,8 @@ def test_as_a_process(checkpoint, photos):
     # in a process of its own: exit code, streams, and what importing the package does not import
     code = (
         'import sys, timm_abn\n'
-        'assert not {"timm_abn.cli", "timm_abn.images", "timm_abn.data.images", "PIL.ImageCms"} & set(sys.modules)\n'
-        'from timm_abn.cli import main\n'
+        'assert not {"timm_abn_cli", "timm_abn.images", "timm_abn.data.images", "PIL.ImageCms"} & set(sys.modules)\n'
+        'from timm_abn_cli import main\n'
         'sys.exit(main())'
     )
     Path('folder/bad.png').write_bytes(b'')

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from tiny_models import tiny_backbone
 
-from timm_abn.cli import main
 from timm_abn.data.images import Preprocessing, read_image
 from timm_abn.explain.methods import create_explainer
 from timm_abn.explain.metrics import deletion
+from timm_abn_cli import main
 
 MODEL = 'abn_resnet20_cifar.fashion_mnist'
 

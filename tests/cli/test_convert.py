@@ -9,8 +9,8 @@ from golden_fill import fill_input, fill_state_dict, load_golden
 from huggingface_hub import ModelCard
 from payload import Payload
 
-from timm_abn.cli import main
 from timm_abn.models.authors_checkpoints import CheckpointError, convert_official_checkpoint
+from timm_abn_cli import main
 
 
 @pytest.fixture

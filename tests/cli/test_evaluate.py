@@ -16,12 +16,12 @@ import timm
 import torch
 from PIL import Image
 
-from timm_abn.cli import main
+from timm_abn_cli import main
 
 MODEL = 'abn_resnet20_cifar.fashion_mnist'
 ROOT = Path(__file__).parents[2]
 FAST = ('--steps', '7', '--batch-size', '4')
-CODE = 'import sys; from timm_abn.cli import main; sys.exit(main())'
+CODE = 'import sys; from timm_abn_cli import main; sys.exit(main())'
 
 
 @pytest.fixture

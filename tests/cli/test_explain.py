@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 
-from timm_abn.cli import main
+from timm_abn_cli import main
 
 ROOT = Path(__file__).parents[2]
 MODEL = 'abn_resnet20_cifar'
@@ -129,7 +129,7 @@ def test_wrong_arguments(images, capsys, args, message):
 
 TWO = """
 import os, sys
-from timm_abn.cli import main
+from timm_abn_cli import main
 code = main(['explain', 'data', '--model', 'abn_resnet20_cifar', '--checkpoint', 'model.safetensors', *sys.argv[1:]])
 assert code == (0 if int(os.environ['RANK']) else 1)  # a picture cannot be read
 """

@@ -10,8 +10,8 @@ import torch
 from own_scripts import load_script
 from tiers import fast_and_slow
 
-from timm_abn.cli import main
-from timm_abn.cli.list_models import FACTS, summarize
+from timm_abn_cli import main
+from timm_abn_cli.list_models import FACTS, summarize
 
 ROOT = Path(__file__).parents[2]
 LISTED = json.loads(FACTS.read_text(encoding='utf-8'))

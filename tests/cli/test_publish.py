@@ -13,8 +13,8 @@ from payload import Payload
 from safetensors.torch import save_file
 from tiny_models import tiny_abn, tiny_images
 
-from timm_abn.cli import main
 from timm_abn.models.training_checkpoints import origin_of
+from timm_abn_cli import main
 
 
 def settings(**kwargs):

@@ -10,7 +10,7 @@ import safetensors.torch
 from PIL import Image
 from tiny_models import tiny_abn, tiny_backbone
 
-from timm_abn.cli import main
+from timm_abn_cli import main
 
 MODEL = 'abn_resnet20_cifar.fashion_mnist'
 NEEDS = ('matplotlib', 'sklearn')

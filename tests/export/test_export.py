@@ -10,10 +10,10 @@ import timm
 import torch
 from tiny_models import tiny_abn, tiny_images
 
-from timm_abn.cli import main
 from timm_abn.export.errors import ExportError
 from timm_abn.export.graph import export_metadata, export_network, largest_difference
 from timm_abn.export.writing import write_graph
+from timm_abn_cli import main
 
 MODEL = 'abn_resnet20_cifar.fashion_mnist'
 
@@ -40,7 +40,7 @@ def in_this_process(monkeypatch):
         assert function == 'timm_abn.export.writing:write_graph'
         return write_graph(**arguments, say=say)
 
-    monkeypatch.setattr('timm_abn.cli.export.run_limited', run)
+    monkeypatch.setattr('timm_abn_cli.export.run_limited', run)
 
 
 def run_onnx(onnxruntime, file, images):

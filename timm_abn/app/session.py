@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from ..data.images import Box, draw_overlay
-from ..maps.choices import DIVERGING_COLORMAP
+from ..maps.colormaps import DIVERGING_COLORMAP
 from ..maps.explanation import Explanation
 from ..maps.operations import centre_maps, normalize_maps
 from .models import ServedModel

@@ -1,5 +1,6 @@
 """From the name of a model to a file: load, trace, convert, compare, announcing each phase."""
 
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import torch.nn as nn
 
 from ..data.class_names import class_names, read_class_names
 from ..models.loading import load_model
+from .errors import ExportError
 from .graph import (
     ExportedNetwork,
     dynamic_forms,
@@ -19,7 +21,15 @@ from .graph import (
     onnx_runner,
 )
 
-__all__ = ['write_graph']
+__all__ = ['check_onnx_packages', 'write_graph']
+
+
+def check_onnx_packages() -> None:
+    """Raise ExportError unless the packages that ONNX needs besides PyTorch are installed."""
+    packages = ('onnx', 'onnxscript', 'onnxruntime')
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ExportError(f'ONNX needs {" and ".join(missing)}: pip install {" ".join(packages)}')
 
 
 def write_graph(

@@ -7,8 +7,8 @@ from typing import Any
 import yaml
 from huggingface_hub import ModelCard
 
-from ..console.table import markdown_table
 from ..errors import one_line
+from .markdown import markdown_table
 from .model_facts import ModelFacts
 from .results import MEASURED_RESULTS, REPORTED_RESULTS
 

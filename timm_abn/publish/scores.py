@@ -7,10 +7,10 @@ from typing import Any
 
 import torch.nn as nn
 
-from ..console.table import markdown_table
 from ..errors import TimmAbnError
 from ..explain.evaluation import weights_fingerprint
-from ..explain.evaluation.report import REPLACEMENTS, TITLES
+from ..explain.evaluation.results import REPLACEMENTS, TITLES
+from .markdown import markdown_table
 
 __all__ = ['score_tables']
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import timm_abn
-import timm_abn_console
+import timm_abn_cli
 
 SAMPLES = Path(timm_abn.__file__).parent / 'samples'
 MODEL = 'abn_resnet20_cifar.fashion_mnist'
@@ -17,9 +17,9 @@ HEAVY = ('PIL', 'huggingface_hub', 'numpy', 'timm', 'torch', 'torchvision')
 def run(*args, after=''):
     """Run the command, and then other code in the same process."""
     code = (
-        'import sys, timm_abn_console\n'
+        'import sys, timm_abn_cli\n'
         'try:\n'
-        '    code = timm_abn_console.main()\n'
+        '    code = timm_abn_cli.entry_point()\n'
         'except SystemExit as exit:\n'
         '    code = exit.code\n'
         f'{after}\n'
@@ -66,9 +66,9 @@ def test_what_needs_no_model_imports_neither_torch_nor_timm(args, code, said):
 def test_what_needs_a_model_imports_the_package_itself(tmp_path):
     sample = next(SAMPLES.glob('9_*.png'))
     after = (
-        'import timm, timm_abn, timm_abn.cli\n'
+        'import timm, timm_abn, timm_abn_cli\n'
         'assert timm_abn is sys.modules["timm_abn"] and set(timm_abn.__all__) <= set(dir(timm_abn))\n'
-        'assert timm_abn.TimmAbnError is timm_abn.cli.TimmAbnError\n'
+        'assert timm_abn.TimmAbnError is timm_abn_cli.TimmAbnError\n'
         'assert timm.is_model("abn_resnet50")'
     )
     done = run('explain', sample, '--model', MODEL, '--top-k', '1', '--out', tmp_path, after=after)
@@ -78,6 +78,6 @@ def test_what_needs_a_model_imports_the_package_itself(tmp_path):
 
 def test_where_the_package_is_imported_already(monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', ['timm-abn', 'list', 'abn_resnet18'])
-    assert timm_abn_console.main() == 0
+    assert timm_abn_cli.entry_point() == 0
     assert 'abn_resnet18' in capsys.readouterr().out
     assert sys.modules['timm_abn'] is timm_abn

@@ -16,15 +16,15 @@ tensors and plain values are read from them; no code in them is run.
 import argparse
 from pathlib import Path
 
-from ..networks.choices import MECHANISMS
-from ..staging import check_new_folder
+from .argument_types import existing_file
+from .choices import MECHANISMS
 
 __all__ = ['add_arguments', 'run']
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
-    parser.add_argument('checkpoint', type=Path, help="the authors' file, such as model_best.pth.tar")
+    parser.add_argument('checkpoint', type=existing_file, help="the authors' file, such as model_best.pth.tar")
     parser.add_argument(
         '--model', metavar='NAME', help='name of the model, see timm-abn list (default: found from the file)'
     )
@@ -38,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    from ..publish.checkpoints import convert_checkpoint
+    from timm_abn.publish.checkpoints import convert_checkpoint
+    from timm_abn.staging import check_new_folder
 
     check_new_folder(args.out)
     facts = convert_checkpoint(args.checkpoint, args.out, args.model, args.mechanism)

@@ -17,13 +17,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..console.table import format_table
 from .errors import CommandError
+from .table import format_table
 
 __all__ = ['add_arguments', 'run', 'summarize']
 
 # written by scripts/make_model_facts.py: to build all models takes longer than anybody waits for a list
-FACTS = Path(__file__).parents[1] / 'publish' / 'model_facts.json'
+FACTS = Path(__file__).parents[1] / 'timm_abn' / 'publish' / 'model_facts.json'
 
 HEADER = (
     'model',
@@ -56,12 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def summarize(name: str, facts: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the cells of a model's row.
-
-    Args:
-        name: Name of a registered ABN.
-        facts: What ``model_facts.json`` says about it.
-    """
+    """Return the cells of a model's row, from what ``model_facts.json`` says about it."""
     reported = [f'{dataset} {percent:.2f}' for dataset, percent in facts['reported_errors']]
     return (
         name,
