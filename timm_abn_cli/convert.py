@@ -16,7 +16,6 @@ tensors and plain values are read from them; no code in them is run.
 import argparse
 from pathlib import Path
 
-from .argument_types import existing_file
 from .choices import MECHANISMS
 
 __all__ = ['add_arguments', 'run']
@@ -24,7 +23,7 @@ __all__ = ['add_arguments', 'run']
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
-    parser.add_argument('checkpoint', type=existing_file, help="the authors' file, such as model_best.pth.tar")
+    parser.add_argument('checkpoint', type=Path, help="the authors' file, such as model_best.pth.tar")
     parser.add_argument(
         '--model', metavar='NAME', help='name of the model, see timm-abn list (default: found from the file)'
     )

@@ -8,24 +8,28 @@ import pytest
 
 import timm_abn
 import timm_abn_cli
+from timm_abn.explain.methods import EXPLAINERS
+from timm_abn.explain.metrics import BASELINES
+from timm_abn.maps.colormaps import SEQUENTIAL_COLORMAPS
+from timm_abn.maps.operations import INTERPOLATIONS
+from timm_abn.networks.choices import MECHANISMS
+from timm_abn_cli import choices
 
 SAMPLES = Path(timm_abn.__file__).parent / 'samples'
 MODEL = 'abn_resnet20_cifar.fashion_mnist'
-HEAVY = ('PIL', 'huggingface_hub', 'numpy', 'timm', 'torch', 'torchvision')
+HEAVY = ('PIL', 'huggingface_hub', 'numpy', 'timm', 'timm_abn', 'torch', 'torchvision')
 
 
-def run(*args, after=''):
-    """Run the command, and then other code in the same process."""
-    code = (
-        'import sys, timm_abn_cli\n'
-        'try:\n'
-        '    code = timm_abn_cli.entry_point()\n'
-        'except SystemExit as exit:\n'
-        '    code = exit.code\n'
-        f'{after}\n'
-        'sys.exit(code)'
-    )
-    return subprocess.run([sys.executable, '-c', code, *map(str, args)], capture_output=True, text=True)
+# runs the command, and then says what it has imported
+CODE = f"""
+import sys, timm_abn_cli
+try:
+    code = timm_abn_cli.entry_point()
+except SystemExit as exit:
+    code = exit.code
+print([name for name in {HEAVY} if name in sys.modules])
+sys.exit(code)
+"""
 
 
 @pytest.mark.parametrize(
@@ -34,7 +38,6 @@ def run(*args, after=''):
         (['--help'], 0, 'list the Attention'),
         (['--version'], 0, f'timm-abn {timm_abn.__version__}'),
         (['app', '--help'], 0, 'timm-abn app'),
-        (['benchmark', '--help'], 0, 'timm-abn benchmark'),
         (['compare', '--help'], 0, 'recipro_cam'),
         (['convert', '--help'], 0, 'timm-abn convert'),
         (['explain', '--help'], 0, '--interpolation {bilinear,bicubic}'),
@@ -43,41 +46,41 @@ def run(*args, after=''):
         (['tsne', '--help'], 0, 'timm-abn tsne'),
         (['list'], 0, 'abn_resnet152'),
         ([], 2, 'required: command'),
-        (['benchmark', '--model', 'x', '--modes', 'fast'], 2, "no mode is called 'fast'"),
         (['list', 'resnet*'], 2, "no model matches 'resnet*'"),
         (['compare', 'missing.jpg', '--model', MODEL], 2, 'there is no file or folder missing.jpg'),
-        (['compare', 'x', '--model', MODEL, '--methods', 'y'], 2, "invalid choice: 'y'"),
-        (['convert', 'x', '--mechanism', 'y'], 2, "invalid choice: 'y'"),
-        (['edit', 'missing.jpg', '--mask', 'x.png', '--model', MODEL], 2, 'there is no file or folder missing.jpg'),
-        (['explain', 'x.jpg', '--model', MODEL, '--colormap', 'jet'], 2, "invalid choice: 'jet'"),
+        (['compare', '.', '--model', MODEL, '--methods', 'y'], 2, "invalid choice: 'y'"),
+        (['convert', __file__, '--mechanism', 'y'], 2, "invalid choice: 'y'"),
+        (['explain', '.', '--model', MODEL, '--colormap', 'jet'], 2, "invalid choice: 'jet'"),
         (['explain', 'missing.jpg', '--model', MODEL, '--device', 'warp'], 2, 'there is no file or folder missing.jpg'),
         (['export', 'onnx', '--model', MODEL, '--out', 'x.pt2'], 2, '--out must end in .onnx'),
-        (['publish', 'x', '--repo', 'a/b', '--model-kwargs', 'x'], 2, 'must be KEY=VALUE'),
+        (['publish', '.', '--repo', 'a/b', '--model-kwargs', 'x'], 2, 'must be KEY=VALUE'),
     ],
 )
-def test_what_needs_no_model_imports_neither_torch_nor_timm(args, code, said):
-    done = run(*args, after=f'print([name for name in {HEAVY} if name in sys.modules])')
+def test_what_needs_no_model_imports_no_library(args, code, said):
+    done = subprocess.run([sys.executable, '-c', CODE, *args], capture_output=True, text=True)
     assert done.returncode == code, done.stderr
     assert said.casefold() in (done.stdout + done.stderr).casefold()
     assert done.stdout.splitlines()[-1] == '[]'
     assert done.stderr.count('\n') == (1 if code else 0)
 
 
-def test_what_needs_a_model_imports_the_package_itself(tmp_path):
+def test_what_needs_a_model(tmp_path):
     sample = next(SAMPLES.glob('9_*.png'))
-    after = (
-        'import timm, timm_abn, timm_abn_cli\n'
-        'assert timm_abn is sys.modules["timm_abn"] and set(timm_abn.__all__) <= set(dir(timm_abn))\n'
-        'assert timm_abn.TimmAbnError is timm_abn_cli.TimmAbnError\n'
-        'assert timm.is_model("abn_resnet50")'
-    )
-    done = run('explain', sample, '--model', MODEL, '--top-k', '1', '--out', tmp_path, after=after)
+    command = [sys.executable, '-m', 'timm_abn', 'explain', sample, '--model', MODEL, '--top-k', '1', '--out', tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, '')
     assert 'ankle boot' in done.stdout and [path.name for path in tmp_path.iterdir()] == [f'{sample.stem}.overlay.png']
 
 
-def test_where_the_package_is_imported_already(monkeypatch, capsys):
-    monkeypatch.setattr(sys, 'argv', ['timm-abn', 'list', 'abn_resnet18'])
-    assert timm_abn_cli.entry_point() == 0
-    assert 'abn_resnet18' in capsys.readouterr().out
-    assert sys.modules['timm_abn'] is timm_abn
+def test_what_is_offered_is_what_the_library_has():
+    assert choices.BASELINES == BASELINES
+    assert choices.COLORMAPS == tuple(SEQUENTIAL_COLORMAPS)
+    assert choices.INTERPOLATIONS == INTERPOLATIONS
+    assert choices.MECHANISMS == MECHANISMS
+    assert choices.METHODS == tuple(EXPLAINERS)
+
+
+def test_errors_of_programming_are_not_told_as_errors_of_the_user(monkeypatch):
+    monkeypatch.setattr(timm_abn_cli.list_models, 'summarize', lambda *_: int('x'))
+    with pytest.raises(ValueError, match='invalid literal'):
+        timm_abn_cli.main(['list'])

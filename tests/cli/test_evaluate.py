@@ -116,7 +116,7 @@ def test_masks_and_baseline(photos, capsys):
         (['--methods', 'attention', 'attention'], '--methods must be different ones, got attention attention'),
         (['--methods', 'rollout'], "'rollout' needs"),
         (['--methods', 'gradcam'], "argument --methods: invalid choice: 'gradcam'"),
-        (['--masks', 'nowhere'], 'there is no folder or file nowhere (--masks)'),
+        (['--masks', 'nowhere'], 'argument --masks: there is no file or folder nowhere'),
         (['--baseline-checkpoint', 'x.pth'], '--baseline-checkpoint needs --baseline'),
         (['--baseline', 'resnet5'], 'resnet5 is no model; did you mean resnet50'),
         (['--steps', '0'], 'argument --steps: must be a whole number of 1 or more'),

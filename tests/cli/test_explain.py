@@ -108,7 +108,7 @@ def test_tasks_have_names_but_no_labels(images, capsys):
         (['--show', 'contrast', '--colormap', 'magma'], 'has its own; leave out --colormap'),
         (['--label-names', 'none.txt'], 'there is no file none.txt'),
         (['--label-names', 'two.txt'], 'two.txt has 2 lines for 3 classes'),
-        (['--csv', 'data'], 'data is a folder; --csv names a file'),
+        (['--csv', 'data'], 'data is a folder, not a file to write'),
         (['--csv', 'names.txt/out.csv'], 'names.txt is a file, not a folder to write into'),
         (
             ['--label-names', 'names.txt', '--show', 'class', '--class', 'beee'],

@@ -249,7 +249,7 @@ def test_bad_arguments(options, message, trained, hub, tmp_path, monkeypatch, ca
 
 def test_bad_folders(trained, hub, logged_in, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert 'there is no folder or checkpoint none' in error_of(capsys, 'none')
+    assert 'there is no file or folder none' in error_of(capsys, 'none')
     assert 'holds no config.json' in error_of(capsys, '.')
     assert publish(trained[2], '--dry-run') == 0
     assert 'leave them out' in error_of(capsys, 'tiny', '--license', 'mit')
