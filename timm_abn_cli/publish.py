@@ -65,22 +65,27 @@ def run(args: argparse.Namespace) -> int:
             '--scores and --license would say: leave them out'
         )
 
-    from timm_abn.publish.folder import check_repository_name, publish_folder, space_address
-    from timm_abn.staging import check_new_folder
+    from huggingface_hub import constants
+
+    from timm_abn.publish.folder import check_repository_name, publish_folder
+    from timm_abn.staging import staged_folder
 
     check_repository_name(args.repo)
     address = f'hf-hub:{args.repo}' + (f'@{args.revision}' if args.revision else '')
     if args.dry_run:
         out = args.out or Path(args.repo.rpartition('/')[2])
-        check_new_folder(out)
-        _write_folder(args, out, address)
+        with staged_folder(out) as folder:
+            _write_folder(args, folder, address)
         print(f'Written to: {out}\nNothing was published.')
         return 0
     with tempfile.TemporaryDirectory(prefix='timm-abn-') as scratch:
-        _write_folder(args, Path(scratch) / 'publish', address)
-        commit = publish_folder(Path(scratch) / 'publish', args.repo, args.private, args.revision, args.space)
-    use = f'Open it: {space_address(args.repo)}' if args.space else ''
-    print(f'Published: {commit}\n' + (use or f'Load it: timm.create_model({address!r}, pretrained=True)'))
+        _write_folder(args, Path(scratch), address)
+        commit = publish_folder(scratch, args.repo, args.private, args.revision, args.space)
+    print(f'Published: {commit}')
+    if args.space:
+        print(f'Open it: {constants.ENDPOINT}/spaces/{args.repo}')
+    else:
+        print(f'Load it: timm.create_model({address!r}, pretrained=True)')
     return 0
 
 
@@ -89,23 +94,21 @@ def _write_folder(args: argparse.Namespace, folder: Path, address: str) -> None:
     from timm_abn.publish.checkpoints import save_checkpoint_folder
     from timm_abn.publish.folder import copy_hub_folder
     from timm_abn.publish.space import make_space
-    from timm_abn.staging import staged_folder
 
     title = args.repo.rpartition('/')[2]
-    with staged_folder(folder) as staging:
-        if args.source.is_dir():
-            copy_hub_folder(args.source, staging, address)
-        else:
-            save_checkpoint_folder(
-                args.source,
-                staging,
-                title,
-                address,
-                args.model,
-                args.model_kwargs,
-                args.label_names,
-                args.license,
-                args.scores,
-            )
-        if args.space:
-            make_space(staging, title)
+    if args.source.is_dir():
+        copy_hub_folder(args.source, folder, address)
+    else:
+        save_checkpoint_folder(
+            args.source,
+            folder,
+            title,
+            address,
+            args.model,
+            args.model_kwargs,
+            args.label_names,
+            args.license,
+            args.scores,
+        )
+    if args.space:
+        make_space(folder, title)

@@ -23,6 +23,7 @@ from ..models.training_checkpoints import (
     read_checkpoint_file,
     training_settings,
 )
+from ..staging import staged_folder
 from .folder import save_hub_folder
 from .model_card import Row, model_card, result_table
 from .model_facts import facts_of
@@ -69,21 +70,13 @@ def save_checkpoint_folder(
     license: str = 'unknown',
     scores: Path | None = None,
 ) -> None:
-    """Write the folder of a checkpoint: see ``save_hub_folder``.
+    """Write what ``save_hub_folder`` writes of a checkpoint of timm's training script, or of weights alone.
 
-    Args:
-        path: What timm's training script wrote, or weights alone.
-        folder: A new folder.
-        title: Name of the weights, for the card.
-        address: What to pass to ``timm.create_model`` where the folder will lie.
-        name: Name of the model; that which is recorded in the checkpoint by default.
-        model_kwargs: Arguments of the model, which come before those of the checkpoint.
-        label_names: File with the names of the classes, one per line; by default those that the checkpoint records.
-        license: Licence of the weights, as the Hub spells it.
-        scores: The ``summary.json`` that ``timm-abn evaluate`` wrote of these weights.
+    ``title`` and ``address`` (for ``timm.create_model``) are of the place where the folder will lie. What the
+    checkpoint records of its model, its arguments and its classes holds where nothing else is given. ``scores`` is the
+    ``summary.json`` that ``timm-abn evaluate`` wrote of these weights.
 
     Raises:
-        FileExistsError: ``folder`` exists and is not an empty folder.
         TimmAbnError: The checkpoint is damaged, or not one of the model, or there is no such model; or the scores are
             of other weights.
     """
@@ -153,13 +146,10 @@ def convert_checkpoint(
     name: str | None = None,
     mechanism: str | None = None,
 ) -> list[tuple[str, Any]]:
-    """Write the folder of a checkpoint of the authors' code: see ``save_hub_folder``.
+    """Write a new folder of a checkpoint of the authors' code, whole or not at all: see ``save_hub_folder``.
 
-    Args:
-        path: What the authors' training script wrote.
-        folder: A new folder.
-        name: Name of the model; by default it is found from the names and shapes in the checkpoint.
-        mechanism: Mechanism of a multi-task network, which the checkpoint does not tell.
+    The model is found from the names and shapes in the checkpoint, unless ``name`` says it. The ``mechanism`` of a
+    multi-task network is what a checkpoint does not tell.
 
     Returns:
         What is known about the weights, as names and values.
@@ -186,20 +176,19 @@ def convert_checkpoint(
     )
     model.load_state_dict(state_dict, assign=True)
     preprocessing = None if name.endswith('_cifar') else _IMAGENET_PREPROCESSING
-    save_hub_folder(model, folder, card, preprocessing, dict(license='unknown'))
+    with staged_folder(folder) as staging:
+        save_hub_folder(model, staging, card, preprocessing, dict(license='unknown'))
     return [('Model', name), ('Classes', model.num_classes), *facts]
 
 
 def recorded_facts(checkpoint: Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> list[Row]:
     """Return what a training script wrote beside the weights, as names and values.
 
-    Args:
-        checkpoint: The whole checkpoint; older ones hold tensors where newer ones hold numbers.
-        settings: Settings of timm's training script, if it was that one; else it was the authors'.
+    Without ``settings`` of timm's script it was the authors' script.
     """
 
-    def number(key: str) -> Any:
-        value = checkpoint.get(key)
+    def number(key: str) -> float | None:
+        value = checkpoint.get(key)  # older checkpoints hold tensors where newer ones hold numbers
         value = value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
         return value if isinstance(value, (int, float)) else None
 
