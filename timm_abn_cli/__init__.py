@@ -9,8 +9,7 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from . import app, attach, compare, convert, evaluate, explain, export, list_models, publish, tsne
 from .errors import CommandError
@@ -39,15 +38,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Version(argparse.Action):
-    """Prints the version; to look it up takes longer than all parsing, so it is done on demand."""
+    """Prints the version; to look it up takes as long as all parsing, so it is done on demand."""
 
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: str | Sequence[Any] | None,
-        option_string: str | None = None,
-    ) -> NoReturn:
+    def __call__(self, *_: object, **__: object) -> NoReturn:
         from importlib.metadata import version
 
         print(f'timm-abn {version("timm-abn")}')

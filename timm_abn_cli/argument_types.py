@@ -11,20 +11,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-__all__ = [
-    'KeyValues',
-    'device',
-    'existing',
-    'existing_file',
-    'existing_folder',
-    'output_file',
-    'positive',
-    'positive_number',
-    'share',
-    'whole',
-    'zero_or_more',
-]
-
 
 class KeyValues(argparse.Action):
     """Action for KEY=VALUE arguments, which parses them like timm's ``ParseKwargs``, and reports what is wrong.

@@ -13,22 +13,6 @@ from .errors import CommandError
 if TYPE_CHECKING:
     import torch
 
-__all__ = [
-    'add_building_arguments',
-    'add_computing_arguments',
-    'add_csv_argument',
-    'add_data_arguments',
-    'add_images_argument',
-    'add_label_names_argument',
-    'add_methods_argument',
-    'add_model_arguments',
-    'add_model_kwargs',
-    'add_out_argument',
-    'choose_device',
-    'given_data',
-    'given_model_kwargs',
-]
-
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments that say which model to load."""
