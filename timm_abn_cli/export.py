@@ -62,12 +62,13 @@ def run(args: argparse.Namespace) -> int:
     if args.out.suffix != ENDINGS[args.format]:
         raise CommandError(f'--out must end in {ENDINGS[args.format]} for {args.format}, got {args.out}')
     model_kwargs = given_model_kwargs(args)
-    started = time.monotonic()
 
     from timm_abn.export.errors import ExportError
     from timm_abn.export.limited import OutOfTime, run_limited
     from timm_abn.export.writing import check_onnx_packages, write_graph
     from timm_abn.staging import staged_files
+
+    started = time.monotonic()
 
     def say(phase: str) -> None:
         print(f'{time.monotonic() - started:6.1f} s  {phase}', file=sys.stderr, flush=True)

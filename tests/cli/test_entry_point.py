@@ -1,5 +1,6 @@
 """The entry point of the command, in processes of its own: what it answers without torch, and what it does with it."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,8 @@ from timm_abn.maps.operations import INTERPOLATIONS
 from timm_abn.networks.choices import MECHANISMS
 from timm_abn_cli import choices
 
-SAMPLES = Path(timm_abn.__file__).parent / 'samples'
+ROOT = Path(__file__).parents[2]
+SAMPLES = ROOT / 'timm_abn' / 'samples'
 MODEL = 'abn_resnet20_cifar.fashion_mnist'
 HEAVY = ('PIL', 'huggingface_hub', 'numpy', 'timm', 'timm_abn', 'torch', 'torchvision')
 
@@ -37,19 +39,15 @@ sys.exit(code)
     [
         (['--help'], 0, 'list the Attention'),
         (['--version'], 0, f'timm-abn {timm_abn.__version__}'),
-        (['app', '--help'], 0, 'timm-abn app'),
+        *(([name, '--help'], 0, f'usage: timm-abn {name}') for name in timm_abn_cli.COMMANDS),
         (['compare', '--help'], 0, 'recipro_cam'),
-        (['convert', '--help'], 0, 'timm-abn convert'),
         (['explain', '--help'], 0, '--interpolation {bilinear,bicubic}'),
-        (['export', '--help'], 0, 'timm-abn export'),
-        (['publish', '--help'], 0, 'timm-abn publish'),
-        (['tsne', '--help'], 0, 'timm-abn tsne'),
         (['list'], 0, 'abn_resnet152'),
-        ([], 2, 'required: command'),
+        ([], 2, 'required: command; see timm-abn --help'),
+        (['nonsense'], 2, "invalid choice: 'nonsense'"),
         (['list', 'resnet*'], 2, "no model matches 'resnet*'"),
-        (['compare', 'missing.jpg', '--model', MODEL], 2, 'there is no file or folder missing.jpg'),
         (['compare', '.', '--model', MODEL, '--methods', 'y'], 2, "invalid choice: 'y'"),
-        (['convert', __file__, '--mechanism', 'y'], 2, "invalid choice: 'y'"),
+        (['convert', 'x', '--mechanism', 'y'], 2, "invalid choice: 'y'"),
         (['explain', '.', '--model', MODEL, '--colormap', 'jet'], 2, "invalid choice: 'jet'"),
         (['explain', 'missing.jpg', '--model', MODEL, '--device', 'warp'], 2, 'there is no file or folder missing.jpg'),
         (['export', 'onnx', '--model', MODEL, '--out', 'x.pt2'], 2, '--out must end in .onnx'),
@@ -64,12 +62,30 @@ def test_what_needs_no_model_imports_no_library(args, code, said):
     assert done.stderr.count('\n') == (1 if code else 0)
 
 
+@pytest.mark.parametrize('name', timm_abn_cli.COMMANDS)
+def test_help_has_examples(name):
+    (subparsers,) = timm_abn_cli.create_parser()._subparsers._group_actions
+    assert f'  timm-abn {name}' in subparsers.choices[name].format_help().partition('examples:')[2]
+
+
 def test_what_needs_a_model(tmp_path):
-    sample = next(SAMPLES.glob('9_*.png'))
-    command = [sys.executable, '-m', 'timm_abn', 'explain', sample, '--model', MODEL, '--top-k', '1', '--out', tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, '')
-    assert 'ankle boot' in done.stdout and [path.name for path in tmp_path.iterdir()] == [f'{sample.stem}.overlay.png']
+    (sample,) = SAMPLES.glob('9_*_00000.png')
+    folder = tmp_path / 'folder'
+    folder.mkdir()
+    (folder / sample.name).write_bytes(sample.read_bytes())
+    (folder / 'bad.png').write_bytes(b'')
+    command = ['explain', 'folder', '--model', MODEL, '--top-k', '1', '--out', 'out']
+    done = subprocess.run(
+        [sys.executable, '-m', 'timm_abn', *command],
+        cwd=tmp_path,
+        env=dict(os.environ, PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr == 'timm-abn: error: folder/bad.png is not an image that Pillow can read\n'
+    assert 'ankle boot' in done.stdout and f'out/{sample.stem}.overlay.png' in done.stdout
+    assert [path.name for path in (tmp_path / 'out').iterdir()] == [f'{sample.stem}.overlay.png']
 
 
 def test_what_is_offered_is_what_the_library_has():
