@@ -16,7 +16,7 @@ import timm
 import torch
 
 import timm_abn
-from timm_abn.console.argument_types import positive
+from timm_abn_cli.argument_types import positive
 
 FIRST = 500  # images after which nothing should grow
 

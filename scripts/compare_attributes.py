@@ -21,7 +21,6 @@ import yaml
 from huggingface_hub.utils import tqdm
 
 from timm_abn import TimmAbnError
-from timm_abn.console.argument_types import device, positive, whole
 from timm_abn.data.celeba import CelebA
 from timm_abn.errors import one_line
 from timm_abn.hub.state_dicts import CheckpointError, check_state_dict
@@ -31,6 +30,7 @@ from timm_abn.networks.network import AttentionBranchNet
 from timm_abn.staging import check_output_folder, staged_files
 from timm_abn.training.attribute_accuracy import attribute_accuracy
 from timm_abn.training.errors import TrainingError
+from timm_abn_cli.argument_types import device, positive, whole
 
 CHECKPOINT = 'last.pth.tar'
 

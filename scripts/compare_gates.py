@@ -45,10 +45,11 @@ from torch.utils.data import TensorDataset
 from train_multi_attribute import MEAN, STD, evaluate, fit, load, load_segmentation, normalize
 
 import timm_abn.task  # noqa: F401  registers the models, and teaches timm's tasks the loss of ABNs
-from timm_abn.console.table import format_table, markdown_table
 from timm_abn.explain.statistics import Interval
+from timm_abn.publish.markdown import markdown_table
 from timm_abn.staging import staged_files
 from timm_abn.training.errors import TrainingError
+from timm_abn_cli.table import format_table
 
 SEEDS = (0, 1, 2)
 FASHION_MNIST, SCENES = 'Fashion-MNIST', 'scenes'

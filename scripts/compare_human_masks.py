@@ -28,14 +28,15 @@ from compare_fashion_mnist import Contestant, add_training_arguments, experiment
 from huggingface_hub.utils import tqdm
 
 import timm_abn
-from timm_abn.console.table import format_table, markdown_table
 from timm_abn.errors import TimmAbnError
 from timm_abn.explain.methods import create_explainer
 from timm_abn.explain.metrics import energy, pointing_game
 from timm_abn.explain.statistics import Interval, bootstrap_mean
 from timm_abn.models.loading import load_classifier
 from timm_abn.networks.network import AttentionBranchNet
+from timm_abn.publish.markdown import markdown_table
 from timm_abn.staging import staged_files
+from timm_abn_cli.table import format_table
 
 RECIPE = 'biased_scenes'
 CUT = 'layer1'  # of the recipe

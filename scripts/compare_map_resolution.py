@@ -48,13 +48,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from train_multi_attribute import SIZE, evaluate, fit, load, load_segmentation, normalize
 
 import timm_abn  # noqa: F401  registers the models
-from timm_abn.console.argument_types import positive, positive_number, zero_or_more
-from timm_abn.console.table import format_table, markdown_table
 from timm_abn.explain.metrics import energy, iou, pointing_game
 from timm_abn.networks.attention_stage import AttentionStage
+from timm_abn.publish.markdown import markdown_table
 from timm_abn.staging import check_output_folder, staged_files
 from timm_abn.training.errors import TrainingError
 from timm_abn.training.task import extend_timm_tasks
+from timm_abn_cli.argument_types import positive, positive_number, zero_or_more
+from timm_abn_cli.table import format_table
 
 BACKBONES: dict[str, dict[str, Any]] = {
     'test_resnet': dict(backbone='test_resnet'),

@@ -29,12 +29,13 @@ from explain_position_bias import LEVELS
 from torchvision.datasets import FashionMNIST
 
 import timm_abn  # noqa: F401  registers the models
-from timm_abn.console.table import format_table, markdown_table
 from timm_abn.errors import one_line
 from timm_abn.explain.metrics import position_bias
 from timm_abn.networks.choices import PADDING_MODES
+from timm_abn.publish.markdown import markdown_table
 from timm_abn.staging import staged_files
 from timm_abn.task import AttentionBranchLoss
+from timm_abn_cli.table import format_table
 
 MODEL = 'abn_resnet20_cifar'
 MEAN, STD = 0.2860, 0.3530

@@ -12,11 +12,11 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 import timm_abn
-from timm_abn.console.table import format_table
 from timm_abn.data.images import Preprocessing, draw_overlay, read_image
 from timm_abn.maps.colormaps import colormap_table
 from timm_abn.maps.operations import normalize_maps
 from timm_abn.staging import staged_files
+from timm_abn_cli.table import format_table
 
 MODEL = 'abn_resnet20_cifar.fashion_mnist_faithful'
 SAMPLES = Path(timm_abn.__file__).parent / 'samples'

@@ -25,8 +25,6 @@ from PIL import Image
 from score_photos import MODEL, draw_comparisons, explainers_of, load_model, load_photos, package_folder
 
 import timm_abn
-from timm_abn.console.argument_types import positive, whole
-from timm_abn.console.table import format_table
 from timm_abn.data.images import Preprocessing, read_image
 from timm_abn.data.photos import find_photos
 from timm_abn.data.sources import find_sources
@@ -36,6 +34,8 @@ from timm_abn.explain.statistics import bootstrap_mean
 from timm_abn.models.attaching import AttachedModel, attach
 from timm_abn.staging import check_new_folder, staged_files
 from timm_abn.training.attaching import LAST, AttachSettings, train_attached
+from timm_abn_cli.argument_types import positive, whole
+from timm_abn_cli.table import format_table
 
 OF_SCIKIT_IMAGE = ('astronaut', 'camera', 'chelsea', 'coffee', 'coins', 'grass', 'gravel', 'motorcycle_left', 'rocket')
 COMPARED = ('attached attention map', 'Grad-CAM at the cut', 'Grad-CAM at the last stage')

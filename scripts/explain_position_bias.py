@@ -20,10 +20,10 @@ import torch
 import torch.nn as nn
 
 import timm_abn
-from timm_abn.console.argument_types import positive
-from timm_abn.console.table import format_table
 from timm_abn.errors import TimmAbnError
 from timm_abn.explain.metrics import position_bias
+from timm_abn_cli.argument_types import positive
+from timm_abn_cli.table import format_table
 
 MODEL = 'abn_resnet20_cifar.fashion_mnist'
 LEVELS = (-1.0, -0.5, 0.0, 0.5, 1.0)  # of constant images, in standard deviations of the data

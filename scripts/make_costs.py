@@ -17,8 +17,8 @@ from huggingface_hub.utils import tqdm
 import timm_abn  # noqa: F401  registers the models
 from timm_abn.benchmark.measuring import Case, measure
 from timm_abn.benchmark.modes import Mode
-from timm_abn.console.table import markdown_table
 from timm_abn.models.loading import untrained_model
+from timm_abn.publish.markdown import markdown_table
 from timm_abn.staging import staged_files
 
 TARGET = Path(__file__).resolve().parents[1] / 'docs' / 'costs.md'

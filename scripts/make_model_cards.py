@@ -10,7 +10,7 @@ import timm
 from timm.models import get_pretrained_cfg
 
 import timm_abn  # noqa: F401  registers the models
-from timm_abn.console.table import markdown_table
+from timm_abn.publish.markdown import markdown_table
 from timm_abn.publish.model_card import CITATION, LIMITS, usage
 from timm_abn.publish.model_facts import model_facts
 from timm_abn.publish.results import COMPARISONS, MEASURED_RESULTS, REPORTED_RESULTS, Comparison

@@ -23,10 +23,10 @@ from huggingface_hub.utils import tqdm
 from PIL import Image
 from torchvision.datasets import FashionMNIST
 
-from timm_abn.console.argument_types import positive, whole
 from timm_abn.errors import one_line
 from timm_abn.staging import check_new_folder, staged_folder
 from timm_abn.training.errors import TrainingError
+from timm_abn_cli.argument_types import positive, whole
 
 SIZE = 64
 ITEMS = (2, 4)

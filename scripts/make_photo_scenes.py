@@ -22,10 +22,10 @@ from pathlib import Path
 from huggingface_hub.utils import tqdm
 from PIL import Image
 
-from timm_abn.console.argument_types import positive, whole
 from timm_abn.data.images import read_image
 from timm_abn.errors import TimmAbnError
 from timm_abn.staging import check_new_folder, staged_folder
+from timm_abn_cli.argument_types import positive, whole
 
 STAMPS = Path('/usr/share/tuxpaint/stamps')
 KINDS = ('animals', 'clothes', 'food', 'hobbies', 'household', 'plants', 'sports', 'vehicles')

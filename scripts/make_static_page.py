@@ -25,7 +25,7 @@ from typing import Any
 from timm_abn import TimmAbnError, load_model
 from timm_abn.data.sources import Source, find_sources
 from timm_abn.export.graph import export_metadata, export_network
-from timm_abn.export.packages import check_onnx_packages
+from timm_abn.export.writing import check_onnx_packages
 from timm_abn.maps.colormaps import colormap_table
 from timm_abn.staging import check_new_folder, staged_folder
 

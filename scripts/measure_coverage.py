@@ -30,9 +30,9 @@ from timm.models import get_model_input_config
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import timm_abn
-from timm_abn.console.argument_types import positive, whole
 from timm_abn.errors import TimmAbnError, one_line
 from timm_abn.staging import staged_files
+from timm_abn_cli.argument_types import positive, whole
 
 ROOT = Path(__file__).parents[1]
 TABLE = ROOT / 'docs' / 'coverage.csv'

@@ -36,9 +36,9 @@ import torch.nn as nn
 from timm.models import get_model_input_config
 
 import timm_abn  # noqa: F401  registers the models
-from timm_abn.console.argument_types import positive, whole
 from timm_abn.errors import one_line
 from timm_abn.networks.choices import GATES
+from timm_abn_cli.argument_types import positive, whole
 
 LAYER_SCALE = 0.3
 _LAYER_SCALE = re.compile(r'(^|\.)(gamma\w*|layer_scale\w*|ls\d?)(\.|$)')

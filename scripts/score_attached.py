@@ -45,8 +45,6 @@ from timm.data import create_transform
 from timm.utils import random_seed
 from torch.utils.data import DataLoader
 
-from timm_abn.console.argument_types import positive, whole
-from timm_abn.console.table import format_table, markdown_table
 from timm_abn.data.images import Preprocessing, read_image
 from timm_abn.data.photos import Photos, PhotosDataset
 from timm_abn.errors import TimmAbnError
@@ -56,9 +54,12 @@ from timm_abn.explain.metrics import deletion, insertion, reliance
 from timm_abn.explain.statistics import bootstrap_mean
 from timm_abn.models.attaching import AttachedModel
 from timm_abn.networks.network import AttentionBranchNet
+from timm_abn.publish.markdown import markdown_table
 from timm_abn.staging import check_output_folder, staged_files
 from timm_abn.training.attaching import AttachSettings, train_attached
-from timm_abn.training.loss import AttentionBranchLoss, FaithfulMapLoss
+from timm_abn.training.loss import AttentionBranchLoss
+from timm_abn_cli.argument_types import positive, whole
+from timm_abn_cli.table import format_table
 
 HELD_OUT = 0.25
 CLASSES = ('functional', 'defective')

@@ -32,8 +32,6 @@ from huggingface_hub.utils import tqdm
 from PIL import Image
 
 import timm_abn
-from timm_abn.console.argument_types import positive, whole, zero_or_more
-from timm_abn.console.table import format_table
 from timm_abn.data.images import Preprocessing, read_image
 from timm_abn.errors import TimmAbnError
 from timm_abn.explain.comparison import Comparison
@@ -49,6 +47,8 @@ from timm_abn.explain.metrics import (
 from timm_abn.explain.sheets import draw_sheet, input_picture
 from timm_abn.explain.statistics import Interval, bootstrap_mean
 from timm_abn.staging import check_output_folder, staged_files
+from timm_abn_cli.argument_types import positive, whole, zero_or_more
+from timm_abn_cli.table import format_table
 
 MODEL = 'tf_efficientnet_lite0'
 # chosen before scores were looked at; at the cut Recipro-CAM takes minutes a mosaic without a GPU

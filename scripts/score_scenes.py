@@ -34,15 +34,16 @@ from huggingface_hub.utils import tqdm
 from PIL import Image
 
 import timm_abn
-from timm_abn.console.argument_types import positive
-from timm_abn.console.table import format_table, markdown_table
 from timm_abn.data.celeba import CelebA
 from timm_abn.data.images import Preprocessing, image_errors, read_image
 from timm_abn.errors import TimmAbnError
 from timm_abn.explain.methods import create_explainer
 from timm_abn.explain.metrics import chance_corrected_energy, deletion, energy, iou, pointing_game
 from timm_abn.explain.statistics import Interval, bootstrap_mean
+from timm_abn.publish.markdown import markdown_table
 from timm_abn.staging import check_output_folder, staged_files
+from timm_abn_cli.argument_types import positive
+from timm_abn_cli.table import format_table
 
 METHODS = ('attention', 'grad_cam', 'centre', 'random')
 FIRST = METHODS[0]

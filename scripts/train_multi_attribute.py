@@ -36,7 +36,6 @@ from timm.optim import create_optimizer_v2
 from timm.task import MultiLabelClassificationTask
 from torch.utils.data import TensorDataset
 
-from timm_abn.console.argument_types import positive, positive_number, share, whole, zero_or_more
 from timm_abn.data.celeba import CelebA
 from timm_abn.data.images import ImageError, image_errors
 from timm_abn.errors import TimmAbnError
@@ -50,6 +49,7 @@ from timm_abn.training.map_settings import add_map_arguments, read_map_loss, tak
 from timm_abn.training.mask_loss import target_with_masks
 from timm_abn.training.mask_settings import MaskSettings
 from timm_abn.training.task import extend_timm_tasks
+from timm_abn_cli.argument_types import positive, positive_number, share, whole, zero_or_more
 
 BACKBONE = 'test_resnet'  # a tiny ResNet: the cut after layer1 gives maps of 16x16 for scenes of 64x64
 SPLIT = 'layer1'

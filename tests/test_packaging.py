@@ -57,8 +57,8 @@ def test_wheel_holds_weights_samples_and_types(distributions):
     assert {'timm_abn/training/recipes/cifar100.yaml', *(f'timm_abn/publish/{name}' for name in data)} < set(names)
     assert sum(name.startswith('timm_abn/samples/') and name.endswith('.png') for name in names) >= 10
     assert any(name.endswith('licenses/LICENSE') for name in names)
-    assert {'timm_abn_console.py', 'timm_abn/publish/model_facts.json'} <= set(names)
-    assert all(name.startswith(('timm_abn/', 'timm_abn-')) or name == 'timm_abn_console.py' for name in names)
+    assert {'timm_abn_cli/__init__.py', 'timm_abn/publish/model_facts.json'} <= set(names)
+    assert all(name.startswith(('timm_abn/', 'timm_abn_cli/', 'timm_abn-')) for name in names)
     assert distributions[0].stat().st_size < 5 * 2**20
 
 
@@ -70,7 +70,7 @@ def test_sdist_holds_the_tests_and_nothing_that_was_made(distributions):
         'CHANGELOG.md',
         'tests/split/test_cut.py',
         'pyproject.toml',
-        'timm_abn_console.py',
+        'timm_abn_cli/__init__.py',
     } <= set(names)
     assert not any(name.startswith(('.venv', 'outputs', 'data', '.conformance')) for name in names)
 
@@ -117,7 +117,7 @@ def test_editable_install_finds_the_entry_point(tmp_path):
     with zipfile.ZipFile(next(tmp_path.glob('*.whl'))) as wheel:
         folders = [wheel.read(name).decode().split() for name in wheel.namelist() if name.endswith('.pth')]
         scripts = [wheel.read(name).decode() for name in wheel.namelist() if name.endswith('entry_points.txt')]
-    assert folders == [[str(ROOT)]] and 'timm-abn = timm_abn_console:main' in scripts[0]
+    assert folders == [[str(ROOT)]] and 'timm-abn = timm_abn_cli:entry_point' in scripts[0]
 
 
 def test_importing_costs_little_more_than_importing_timm(tmp_path):
@@ -125,4 +125,4 @@ def test_importing_costs_little_more_than_importing_timm(tmp_path):
     code = 'import json, sys, timm; a = set(sys.modules); import timm_abn; print(json.dumps([*(set(sys.modules) - a)]))'
     added = json.loads(subprocess.run([sys.executable, '-c', code], check=True, capture_output=True, text=True).stdout)
     assert not [name for name in added if name.split('.')[0] != 'timm_abn'], added
-    assert not [name for name in added if name.startswith('timm_abn.cli')]
+    assert 'timm_abn.data.images' not in added

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from timm_abn.cli import main
+from timm_abn_cli import main
 
 
 @pytest.mark.parametrize(

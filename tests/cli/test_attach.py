@@ -11,9 +11,9 @@ from PIL import Image
 
 import timm_abn.training.attaching
 from timm_abn import load_model
-from timm_abn.cli import main
 from timm_abn.data.photos import find_photos
 from timm_abn.training.attaching import LAST
+from timm_abn_cli import main
 
 BACKBONE = 'resnet20_cifar'
 

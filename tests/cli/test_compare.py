@@ -8,13 +8,14 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from command_line import refusal
 from PIL import Image
 from tiny_models import tiny_backbone
 
-from timm_abn.cli import main
 from timm_abn.data.images import Preprocessing, read_image
 from timm_abn.explain.methods import create_explainer
 from timm_abn.explain.metrics import deletion
+from timm_abn_cli import main
 
 MODEL = 'abn_resnet20_cifar.fashion_mnist'
 
@@ -31,13 +32,6 @@ def photos(tmp_path, monkeypatch):
 
 def compare(*args, model=MODEL):
     return main(['compare', *args, '--model', model, '--steps', '2'])
-
-
-def error_of(capsys):
-    captured = capsys.readouterr()
-    assert captured.err.count('\n') == 1 and captured.err.startswith('timm-abn: error: '), captured.err
-    assert captured.out == ''
-    return captured.err.strip()
 
 
 def rows_of(path):
@@ -93,9 +87,9 @@ def test_a_backbone_without_an_attention_branch(photos, capsys):
     assert compare(*plain, '--csv', 'scores.csv', model='test_resnet') == 0
     assert [row['method'] for row in rows_of('scores.csv')] == ['grad_cam', 'recipro_cam']
     capsys.readouterr()
-    assert compare(*plain, '--methods', 'cam', 'attention', '--out', 'refused', model='test_resnet') == 2
-    assert error_of(capsys).startswith(
-        "timm-abn: error: 'attention' needs an Attention Branch Network, got ResNet; methods that apply: cam, grad_cam"
+    options = ['--model', 'test_resnet', '--methods', 'cam', 'attention', '--out', 'refused']
+    assert refusal(capsys, 'compare', *plain, *options).startswith(
+        "'attention' needs an Attention Branch Network, got ResNet; methods that apply: cam, grad_cam"
     )
     assert not Path('refused').exists()
 
@@ -118,8 +112,8 @@ def test_images_that_cannot_be_read(photos, capsys):
     Path('folder/bad.png').write_text('no image')
     assert compare('folder', '--methods', 'centre') == 1
     assert 'folder/bad.png is not an image' in capsys.readouterr().err
-    assert compare('folder/bad.png', '--methods', 'centre', '--out', 'none') == 2
-    assert 'folder/bad.png is not an image' in error_of(capsys)
+    command = ['compare', 'folder/bad.png', '--model', MODEL, '--methods', 'centre', '--out', 'none']
+    assert 'folder/bad.png is not an image' in refusal(capsys, *command)
     assert not Path('none').exists()
 
 
@@ -141,6 +135,5 @@ def test_images_that_cannot_be_read(photos, capsys):
     ],
 )
 def test_what_is_refused(photos, capsys, args, message):
-    assert main(['compare', '--model', MODEL, *args]) == 2
-    assert message in error_of(capsys)
+    assert message in refusal(capsys, 'compare', '--model', MODEL, *args)
     assert not Path('outputs').exists()

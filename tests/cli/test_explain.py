@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 
-from timm_abn.cli import main
+from timm_abn_cli import main
 
 ROOT = Path(__file__).parents[2]
 MODEL = 'abn_resnet20_cifar'
@@ -108,7 +108,7 @@ def test_tasks_have_names_but_no_labels(images, capsys):
         (['--show', 'contrast', '--colormap', 'magma'], 'has its own; leave out --colormap'),
         (['--label-names', 'none.txt'], 'there is no file none.txt'),
         (['--label-names', 'two.txt'], 'two.txt has 2 lines for 3 classes'),
-        (['--csv', 'data'], 'data is a folder; --csv names a file'),
+        (['--csv', 'data'], 'data is a folder, not a file to write'),
         (['--csv', 'names.txt/out.csv'], 'names.txt is a file, not a folder to write into'),
         (
             ['--label-names', 'names.txt', '--show', 'class', '--class', 'beee'],
@@ -129,7 +129,7 @@ def test_wrong_arguments(images, capsys, args, message):
 
 TWO = """
 import os, sys
-from timm_abn.cli import main
+from timm_abn_cli import main
 code = main(['explain', 'data', '--model', 'abn_resnet20_cifar', '--checkpoint', 'model.safetensors', *sys.argv[1:]])
 assert code == (0 if int(os.environ['RANK']) else 1)  # a picture cannot be read
 """

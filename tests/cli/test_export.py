@@ -9,7 +9,7 @@ import sys
 import pytest
 
 MODEL = 'abn_resnet20_cifar.fashion_mnist'
-CODE = 'import sys, timm_abn_console\nif __name__ == "__main__":\n    sys.exit(timm_abn_console.main())\n'
+CODE = 'import sys, timm_abn_cli\nif __name__ == "__main__":\n    sys.exit(timm_abn_cli.entry_point())\n'
 
 
 @pytest.fixture

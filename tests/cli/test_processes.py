@@ -3,7 +3,7 @@ import socket
 import pytest
 import torch.distributed as dist
 
-from timm_abn.cli.processes import process_group
+from timm_abn_cli.processes import process_group
 
 needs_gloo = pytest.mark.skipif(
     not dist.is_available() or not dist.is_gloo_available(), reason='PyTorch is built without gloo'

@@ -8,13 +8,14 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from command_line import refusal
 from huggingface_hub import ModelCard, RepoCard
 from payload import Payload
 from safetensors.torch import save_file
 from tiny_models import tiny_abn, tiny_images
 
-from timm_abn.cli import main
 from timm_abn.models.training_checkpoints import origin_of
+from timm_abn_cli import main
 
 
 def settings(**kwargs):
@@ -60,11 +61,8 @@ def publish(path, *options, repo='me/tiny'):
     return main(['publish', str(path), '--repo', repo, *map(str, options)])
 
 
-def error_of(capsys, path, *options, **kwargs):
-    assert publish(path, *options, **kwargs) == 2
-    error = capsys.readouterr().err
-    assert error.startswith('timm-abn: error: ') and error.count('\n') == 1
-    return error
+def error_of(capsys, path, *options, repo='me/tiny'):
+    return refusal(capsys, 'publish', path, '--repo', repo, *options)
 
 
 def assert_same(loaded, model):
@@ -134,9 +132,8 @@ def test_the_card_is_of_this_model(trained, tmp_path, monkeypatch, capsys):
     assert gmacs[1024] == pytest.approx(16 * gmacs[256], rel=0.1)
     (tmp_path / 'labels.txt').write_text('v\nw\nx\ny\nz\n')
     assert publish(path, '--dry-run', '--out', tmp_path / 'named', '--label-names', tmp_path / 'labels.txt') == 0
-    assert json.loads((tmp_path / 'named' / 'config.json').read_text())['pretrained_cfg']['label_names'] == list(
-        'vwxyz'
-    )
+    config = json.loads((tmp_path / 'named' / 'config.json').read_text())['pretrained_cfg']
+    assert config['label_names'] == list('vwxyz')
 
 
 @pytest.mark.parametrize(
@@ -162,11 +159,8 @@ def test_dry_run_writes_a_folder_that_can_be_published(trained, hub, logged_in, 
     monkeypatch.chdir(tmp_path)
     assert publish(path, '--dry-run') == 0
     assert 'Written to: tiny\nNothing was published.\n' in capsys.readouterr().out
-    assert sorted(file.name for file in (tmp_path / 'tiny').iterdir()) == [
-        'README.md',
-        'config.json',
-        'model.safetensors',
-    ]
+    names = ['README.md', 'config.json', 'model.safetensors']
+    assert sorted(file.name for file in (tmp_path / 'tiny').iterdir()) == names
     assert not hub.requests
     assert_same(timm.create_model('local-dir:tiny', pretrained=True), model)
     assert publish(path, '--dry-run', '--out', 'other') == 0
@@ -209,10 +203,7 @@ def test_results_are_those_of_the_weights(tmp_path):
         (dict(args=argparse.Namespace(model='abn_resnet19', model_kwargs={})), 'abn_resnet19'),
         (dict(args=argparse.Namespace(model='resnet18', model_kwargs={})), 'is not an Attention Branch Network'),
         (dict(args=argparse.Namespace(model='abn_resnet20_cifar', num_classes=5)), 'not one of abn_resnet20_cifar'),
-        (
-            dict(args=argparse.Namespace(model='abn', model_kwargs=dict(checkpoint_path='/etc/passwd'))),
-            'checkpoint_path',
-        ),
+        (dict(args=argparse.Namespace(model='abn', model_kwargs=dict(checkpoint_path='/x'))), 'checkpoint_path'),
         (dict(args=None), 'does not say what model it is of'),
         (dict(state_dict_ema=None, state_dict={}), 'holds nothing'),
         (dict(state_dict_ema=dict(a=1)), 'is no checkpoint of a model: it holds a'),
@@ -249,7 +240,7 @@ def test_bad_arguments(options, message, trained, hub, tmp_path, monkeypatch, ca
 
 def test_bad_folders(trained, hub, logged_in, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert 'there is no folder or checkpoint none' in error_of(capsys, 'none')
+    assert 'there is no file or folder none' in error_of(capsys, 'none')
     assert 'holds no config.json' in error_of(capsys, '.')
     assert publish(trained[2], '--dry-run') == 0
     assert 'leave them out' in error_of(capsys, 'tiny', '--license', 'mit')
@@ -281,16 +272,8 @@ def test_weights_alone_tell_that_classes_are_tasks(tmp_path, capsys):
 def test_weights_alone_tell_the_classes_of_a_cam_baseline(tmp_path):
     model = timm.create_model('cam_resnet110_cifar', num_blocks=1, num_classes=6)
     safetensors.torch.save_file(model.state_dict(), tmp_path / 'cam.safetensors')
-    options = [
-        '--model',
-        'cam_resnet110_cifar',
-        '--model-kwargs',
-        'num_blocks=1',
-        '--dry-run',
-        '--out',
-        tmp_path / 'out',
-    ]
-    assert publish(tmp_path / 'cam.safetensors', *options) == 0
+    options = ['--model', 'cam_resnet110_cifar', '--model-kwargs', 'num_blocks=1', '--dry-run']
+    assert publish(tmp_path / 'cam.safetensors', *options, '--out', tmp_path / 'out') == 0
     loaded = timm.create_model(f'local-dir:{tmp_path / "out"}', pretrained=True)
     assert loaded.num_classes == 6
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in loaded.state_dict().items())

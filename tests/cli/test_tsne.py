@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.torch
+from command_line import refusal
 from PIL import Image
 from tiny_models import tiny_abn, tiny_backbone
 
-from timm_abn.cli import main
+from timm_abn_cli import main
 
 MODEL = 'abn_resnet20_cifar.fashion_mnist'
 NEEDS = ('matplotlib', 'sklearn')
@@ -28,14 +29,12 @@ def photos(tmp_path, monkeypatch):
     return tmp_path
 
 
-def tsne(*args, model=MODEL):
-    return main(['tsne', '--model', model, *args])
+def tsne(*args):
+    return main(['tsne', '--model', MODEL, *args])
 
 
-def error_of(capsys):
-    captured = capsys.readouterr()
-    assert captured.err.count('\n') == 1 and captured.err.startswith('timm-abn: error: '), captured.err
-    return captured.err.strip()
+def refused(capsys, *args, model=MODEL):
+    return refusal(capsys, 'tsne', '--model', model, *args)
 
 
 @installed
@@ -91,26 +90,23 @@ def test_images_without_classes(photos, capsys):
     ],
 )
 def test_what_is_refused(photos, capsys, args, message):
-    assert tsne(*args) == 2
-    assert message in error_of(capsys)
+    assert message in refused(capsys, *args)
     assert not Path('outputs').exists()
 
 
 @installed
 def test_models_without_both_kinds_of_features(photos, capsys):
     safetensors.torch.save_file(tiny_backbone('test_resnet').state_dict(), 'plain.safetensors')
-    assert tsne('--data-dir', 'data', '--checkpoint', 'plain.safetensors', model='test_resnet') == 2
-    expected = 'only an Attention Branch Network has features before and after attention, the model is a ResNet'
-    assert error_of(capsys) == f'timm-abn: error: {expected}'
+    said = refused(capsys, '--data-dir', 'data', '--checkpoint', 'plain.safetensors', model='test_resnet')
+    assert said == 'only an Attention Branch Network has features before and after attention, the model is a ResNet'
     safetensors.torch.save_file(tiny_abn('test_resnet', multi_task=True).state_dict(), 'tasks.safetensors')
     kwargs = ['--checkpoint', 'tasks.safetensors', '--model-kwargs', 'backbone=test_resnet']
-    assert tsne('--data-dir', 'data', *kwargs, model='abn') == 2
-    assert 'for each of its 5 tasks; only networks with one attention map can be drawn' in error_of(capsys)
+    said = refused(capsys, '--data-dir', 'data', *kwargs, model='abn')
+    assert 'for each of its 5 tasks; only networks with one attention map can be drawn' in said
 
 
 @pytest.mark.parametrize('missing', [('matplotlib',), ('sklearn',), NEEDS])
 def test_missing_packages(photos, capsys, monkeypatch, missing):
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None if name in missing else object())
-    assert tsne('--data-dir', 'data') == 2
     names = ' and '.join({'sklearn': 'scikit-learn'}.get(name, name) for name in missing)
-    assert error_of(capsys) == f"timm-abn: error: this needs {names}: pip install 'timm-abn[plot]'"
+    assert refused(capsys, '--data-dir', 'data') == f"this needs {names}: pip install 'timm-abn[plot]'"

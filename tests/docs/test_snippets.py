@@ -8,9 +8,9 @@ import pytest
 from own_scripts import load_script
 from timm_scripts import ROOT, STAND_IN
 
-from timm_abn.cli import create_parser
 from timm_abn.training.command import _own_arguments
 from timm_abn.training.recipes import find_recipe
+from timm_abn_cli import create_parser
 
 PAGES = [ROOT / 'README.md', *sorted(ROOT.glob('docs/**/*.md'))]
 SLOW = ('docs/tutorials/publish_and_export.md', 'docs/tutorials/scores.md', 'docs/tutorials/train.md')

@@ -35,36 +35,29 @@ def die(say):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.fixture
-def here(monkeypatch):
-    """Let the child process import this module, and return how its functions are named."""
-    monkeypatch.syspath_prepend(__file__.rpartition('/')[0])
-    return 'test_limited:{}'.format
-
-
-def test_result_and_phases(here):
+def test_result_and_phases():
     said = []
-    assert run_limited(here('add'), dict(first=1, second=2), 120, said.append) == 3
+    assert run_limited(add, dict(first=1, second=2), 120, said.append) == 3
     assert said == ['adding'] and not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize('seconds', [0.1, pytest.param(30, marks=pytest.mark.slow)])
-def test_time_is_kept(here, seconds):
+def test_time_is_kept(seconds):
     said = ['starting']
     start = time.monotonic()
     with pytest.raises(OutOfTime) as raised:
-        run_limited(here('sleep'), dict(seconds=300), seconds, said.append)
+        run_limited(sleep, dict(seconds=300), seconds, said.append)
     assert time.monotonic() - start < seconds + 60
     assert str(raised.value) == said[-1] and not multiprocessing.active_children()
 
 
 @pytest.mark.slow
-def test_interrupted(here):
+def test_interrupted():
     def interrupt(phase):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_limited(here('sleep'), dict(seconds=300), 120, interrupt)
+        run_limited(sleep, dict(seconds=300), 120, interrupt)
     assert not multiprocessing.active_children()
 
 
@@ -75,12 +68,12 @@ def test_interrupted(here):
         pytest.param(FileNotFoundError(2, 'No such file', 'x'), FileNotFoundError, marks=pytest.mark.slow),
     ],
 )
-def test_errors_come_through(here, error, raised):
+def test_errors_come_through(error, raised):
     with pytest.raises(raised, match=str(error).replace('[', r'\[')):
-        run_limited(here('fail'), dict(error=error), 120, print)
+        run_limited(fail, dict(error=error), 120, print)
 
 
 @pytest.mark.slow
-def test_death_is_told(here):
+def test_death_is_told():
     with pytest.raises(ExportError, match=r'died while dying \(exit code -9\)'):
-        run_limited(here('die'), {}, 120, print)
+        run_limited(die, {}, 120, print)

@@ -17,7 +17,7 @@ PATIENCE = 600  # seconds: a machine may be busy with other things
 @contextlib.contextmanager
 def running_command(*args, folder):
     """Run ``timm-abn app`` in an empty folder, and yield the process and the address of its page."""
-    code = 'import sys, timm_abn_console; sys.exit(timm_abn_console.main())'
+    code = 'import sys, timm_abn_cli; sys.exit(timm_abn_cli.entry_point())'
     environment = dict(os.environ, HOME=str(folder / 'home'), TMPDIR=str(folder / 'tmp'), HF_HUB_OFFLINE='1')
     for name in ('home', 'tmp', 'here'):
         (folder / name).mkdir(exist_ok=True)

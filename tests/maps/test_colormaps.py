@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from timm_abn.maps.choices import DIVERGING_COLORMAP, SEQUENTIAL_COLORMAPS
-from timm_abn.maps.colormaps import COLORMAPS, colormap_table
+from timm_abn.maps.colormaps import COLORMAPS, DIVERGING_COLORMAP, SEQUENTIAL_COLORMAPS, colormap_table
 
 
 @pytest.mark.parametrize('name', COLORMAPS)

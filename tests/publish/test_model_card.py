@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 import timm_abn  # noqa: F401  registers the models
-from timm_abn.console.table import markdown_table
+from timm_abn.publish.markdown import markdown_table
 from timm_abn.publish.model_card import CITATION, LIMITS, fact_rows, model_card, readdress, result_table, usage
 from timm_abn.publish.model_facts import facts_of, model_facts
 from timm_abn.publish.results import REPORTED_RESULTS

@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from tiny_models import tiny_abn
 
 from timm_abn import Sample, TimmAbnError, evaluate
-from timm_abn.cli import main
 from timm_abn.publish.scores import score_tables
+from timm_abn_cli import main
 
 
 @pytest.fixture(scope='module')

@@ -9,12 +9,12 @@ import timm
 import torch
 import torch.nn as nn
 from tiers import fast_and_slow
-from timm_abn.split import cut_backbone, family_of, split_backbone
-from timm_abn.split.adapters import _ADAPTERS
-from timm_abn.split.halves import join_halves
 from timm_families import SMALLEST
 
 import timm_abn
+from timm_abn.split import cut_backbone, family_of, split_backbone
+from timm_abn.split.adapters import _ADAPTERS
+from timm_abn.split.halves import join_halves
 
 # of each way in which something passes beside the features, or halves compute otherwise
 ADAPTED = {

@@ -8,10 +8,10 @@ import torch
 from timm_scripts import MODEL, SMALL
 
 import timm_abn
-from timm_abn.cli import main as timm_abn_main
 from timm_abn.data.datasets import dataset_creator
 from timm_abn.training.data.loader import extend_timm_loader
 from timm_abn.training.errors import TrainingError
+from timm_abn_cli import main as timm_abn_main
 
 RUN = [*MODEL, *SMALL[: SMALL.index('--num-classes')], *SMALL[SMALL.index('--num-classes') + 2 :]]
 

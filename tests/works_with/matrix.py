@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from timm_abn.console.table import markdown_table
+from timm_abn.publish.markdown import markdown_table
 
 from . import copies, graphs, parallel, sizes, training
 from .subjects import BACKBONES, Subject, why_not_split

@@ -15,19 +15,11 @@ STEPS = 16  # as few as show the shape: each is two forward passes
 
 @dataclasses.dataclass(frozen=True)
 class Curves:
-    """The probability of a class while pixels are taken from a photo, or given back to it, in the order of a map.
+    """The probability of a class while pixels are taken from a photo, or given back to it, in the order of a map."""
 
-    Attributes:
-        fractions: Of the pixels, from 0 to 1.
-        deletion: Probability while they are replaced by the mean colour; lower is better.
-        insertion: Probability while they replace a blurred photo; higher is better.
-        deletion_area: Area under ``deletion``.
-        insertion_area: Area under ``insertion``.
-    """
-
-    fractions: list[float]
-    deletion: list[float]
-    insertion: list[float]
+    fractions: list[float]  # of the pixels, from 0 to 1
+    deletion: list[float]  # while they are replaced by the mean colour; lower is better
+    insertion: list[float]  # while they replace a blurred photo; higher is better
     deletion_area: float
     insertion_area: float
 
@@ -39,14 +31,9 @@ def curves_of(
     target: int | None = None,
     steps: int = STEPS,
 ) -> Curves | None:
-    """Return the curves of a map, or None if it is flat, so that its order of pixels means nothing.
+    """Return the curves of a map of shape (1, 1, h, w), or None if it is flat, so that its order means nothing.
 
-    Args:
-        session: The session.
-        served: Its model.
-        values: The map, shape (1, 1, h, w).
-        target: The class, or task, whose probability it is; the most probable by default.
-        steps: In how many steps all pixels are replaced.
+    The probability is that of the class, or task, ``target``, or of the most probable one.
     """
     if not bool(usable_maps(values.float())):
         return None

@@ -23,22 +23,12 @@ METHODS = ('grad_cam', 'recipro_cam', 'class_map', 'rollout')  # of those that a
 
 
 class ServedModel:
-    """A model whose map can be painted on, and what a page needs of it.
-
-    Attributes:
-        model: An ABN, in evaluation mode, on the CPU or a GPU.
-        class_names: Names of its classes, or tasks.
-        preprocessing: Its own.
-        has_tasks: Whether it has a map per task.
-    """
+    """An ABN in evaluation mode whose map can be painted on, and what a page needs of it."""
 
     def __init__(self, model: Any) -> None:
         """
-        Args:
-            model: The model.
-
         Raises:
-            TimmAbnError: Its prediction follows no map, or maps that are not in [0, 1].
+            TimmAbnError: The prediction of ``model`` follows no map, or maps that are not in [0, 1].
         """
         self.has_tasks = isinstance(model, MultiTaskAttentionBranchNet)
         check_editable(model, 0 if self.has_tasks else None)
@@ -67,12 +57,7 @@ class OfferedModels:
         device: torch.device | None = None,
         **model_kwargs: Any,
     ) -> None:
-        """
-        Args:
-            names: See ``load_model``.
-            checkpoint: Weights of the one model that is named.
-            device: Where to compute.
-            **model_kwargs: See ``load_model``.
+        """For ``checkpoint`` and ``model_kwargs``, which are of the one model that is named, see ``load_model``.
 
         Raises:
             TimmAbnError: No model, or weights for several are given.
@@ -88,9 +73,6 @@ class OfferedModels:
 
     def load(self, name: str) -> ServedModel:
         """Return a model that is offered.
-
-        Args:
-            name: Its name.
 
         Raises:
             TimmAbnError: It is not offered, cannot be loaded, or has no map that could be painted on.

@@ -12,11 +12,11 @@ from PIL import Image
 
 from ..errors import TimmAbnError, one_line
 from .curves import Curves, curves_of
-from .layout import KEEPS, Parts, lay_out, sample_paths
+from .layout import KEEPS, Parts, sample_paths
 from .models import OfferedModels, ServedModel
 from .painting import draw_edited_map, is_empty, merge_layers, paint, write_files
 from .photos import read_photo
-from .session import Session, draw_map, map_of, method_map, method_overlay, open_session, top_classes
+from .session import Session, draw_map, map_of, method_map, open_session, top_classes
 from .tables import message, probability_table
 
 __all__ = ['build_page']
@@ -36,7 +36,7 @@ def build_page(offered: OfferedModels) -> gr.Blocks:
     """
     offered.load(offered.names[0]).explainers  # noqa: B018  so that the first visitor need not wait
     with gr.Blocks(title='timm-abn', analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
-        _Page(offered, lay_out(offered.names))
+        _Page(offered, Parts(offered.names))
     return blocks
 
 
@@ -169,8 +169,8 @@ class _Page:
         said = {self.parts.message: gr.skip()}  # what was said of an upload stays
         if session is None or method is None:
             return said
-        drawn = method_overlay(session, self.offered.load(model), method, _target(target))
-        return {**said, self.parts.beside: drawn}
+        values = method_map(session, self.offered.load(model), method, _target(target))
+        return {**said, self.parts.beside: draw_map(session, values)}
 
     @_reported
     def draw_curves(self, session: Session | None, model: str, target: int, method: str | None) -> dict[Any, Any]:

@@ -19,10 +19,8 @@ __all__ = ['draw_edited_map', 'is_empty', 'mask_of', 'merge_layers', 'paint', 'w
 def merge_layers(layers: Sequence[Image.Image | None], session: Session, keeps: bool) -> Image.Image:
     """Return strokes as one painting of mode 'LA', in the size in which the photo is shown.
 
-    Args:
-        layers: RGBA, the lowest first, in the proportions of the photo; None is empty.
-        session: The session.
-        keeps: Whether the model's own map stays where nothing is painted; else it is black there.
+    ``layers`` are RGBA, the lowest first, in the proportions of the photo; None is empty. ``keeps`` says whether the
+    model's own map stays where nothing is painted; else it is black there.
     """
     merged = Image.new('RGBA', session.shown.size, (0, 0, 0, 0 if keeps else 255))
     for layer in layers:
@@ -32,34 +30,18 @@ def merge_layers(layers: Sequence[Image.Image | None], session: Session, keeps: 
 
 
 def is_empty(painting: Image.Image) -> bool:
-    """Return whether nothing was painted, so that the model's own map stays.
-
-    Args:
-        painting: See ``merge_layers``.
-    """
+    """Return whether nothing was painted, so that the model's own map stays."""
     return painting.getchannel('A').getextrema() == (0, 0)
 
 
 def paint(session: Session, served: ServedModel, painting: Image.Image, target: int | None = None) -> Edit:
-    """Return what the model predicts with the painted map; of several tasks with that of the chosen one.
-
-    Args:
-        session: The session.
-        served: Its model.
-        painting: See ``merge_layers``.
-        target: The task; the most probable by default.
-    """
+    """Return what the model predicts with the painted map; of several tasks with that of ``target``."""
     task = target_of(session, target) if served.has_tasks else None
     return edit_prediction(served.model, session.x, painting, session.shown_box, task, session.explanation)
 
 
 def draw_edited_map(session: Session, edit: Edit) -> Image.Image:
-    """Return the photo with the edited map, in colours that span the range of both maps.
-
-    Args:
-        session: The session.
-        edit: The edit.
-    """
+    """Return the photo with the edited map, in colours that span the range of both maps."""
     both = torch.cat([edit.predicted_map.flatten(), edit.edited_map.flatten()])
     return draw_map(session, edit.edited_map, (both.min().item(), both.max().item()))
 
@@ -69,11 +51,6 @@ def mask_of(session: Session, edit: Edit, painting: Image.Image) -> Image.Image:
 
     That is what ``timm-abn-train --attention-mask-dir`` reads. Strokes have their own edges, which are finer than the
     places of the map.
-
-    Args:
-        session: The session.
-        edit: The edit.
-        painting: What it was made of.
     """
     light, opacity = (np.asarray(band, dtype=np.float32) / 255 for band in painting.resize(session.size).split())
     own = place_map(edit.predicted_map.float().cpu(), session.box, session.size, 'bilinear').numpy()
@@ -90,17 +67,7 @@ def write_files(
     kind: str,
     target: int | None = None,
 ) -> list[Path]:
-    """Write the overlay, both maps and the mask, and return their paths.
-
-    Args:
-        session: The session.
-        served: Its model.
-        edit: What was painted.
-        painting: Out of what it was made.
-        folder: Where to, a folder of this visitor.
-        kind: The map of the overlay, one of ``timm_abn.app.session.MAPS``.
-        target: The class, or task, that it is of.
-    """
+    """Write the overlay of a map (``kind`` of ``MAPS``, for ``target``), both maps and the mask; return their paths."""
     stem = Path(session.photo.name).stem
     shown = map_of(session, served, kind, target).float().cpu()
     names = [f'{stem}.overlay.png', f'{stem}.map.npy', f'{stem}.painted.npy', f'{stem}.png']

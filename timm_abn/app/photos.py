@@ -17,14 +17,9 @@ SHOWN = 512  # pixels of the longer side: enough to paint on, and little to send
 
 @dataclasses.dataclass(frozen=True)
 class Photo:
-    """A photo, as it was uploaded: its pixels are decoded when they are needed, since they take up to 150 MB.
+    """A photo, as it was uploaded: its pixels are decoded when they are needed, since they take up to 150 MB."""
 
-    Attributes:
-        name: Name of the file, without a folder.
-        content: Of the file.
-    """
-
-    name: str
+    name: str  # of the file, without a folder
     content: bytes
 
     def pixels(self) -> Image.Image:
@@ -34,9 +29,6 @@ class Photo:
 
 def read_photo(path: str | Path) -> tuple[Photo, Image.Image]:
     """Return a file that was uploaded, and its pixels, if it is an image that is not too large.
-
-    Args:
-        path: The file.
 
     Raises:
         ImageError: It is too large, no image, or broken. The message is one line, which names the file without its
@@ -61,23 +53,13 @@ def read_photo(path: str | Path) -> tuple[Photo, Image.Image]:
 
 
 def shown_size(size: tuple[int, int]) -> tuple[int, int]:
-    """Return the width and height in which a photo is shown: small ones are enlarged, large ones reduced.
-
-    Args:
-        size: Width and height of the photo.
-    """
+    """Return the width and height in which a photo is shown: small ones are enlarged, large ones reduced."""
     factor = SHOWN / max(size)
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
 def to_shown_box(box: Box, size: tuple[int, int], shown: tuple[int, int]) -> Box:
-    """Return a box of a photo in the pixels in which it is shown.
-
-    Args:
-        box: In pixels of the photo.
-        size: Width and height of the photo.
-        shown: Those in which it is shown.
-    """
+    """Return a box of a photo of width and height ``size`` in the pixels in which it is shown."""
     across, down = shown[0] / size[0], shown[1] / size[1]
     left, top = round(box[0] * across), round(box[1] * down)
     return left, top, max(round(box[2] * across), left + 1), max(round(box[3] * down), top + 1)

@@ -63,14 +63,7 @@ def running_page(
 
 
 def serve_folder(folder: Path) -> None:
-    """Serve the model of a folder until the process ends: what ``app.py`` of a Space does.
-
-    Args:
-        folder: What ``timm-abn publish --space`` wrote.
-
-    Raises:
-        TimmAbnError: See ``running_page``.
-    """
+    """Serve the model of a folder until the process ends: what ``app.py`` of a Space does."""
     with running_page(OfferedModels([f'local-dir:{folder.resolve()}']), host=None, own_frame=False) as address:
         print(f'The page is at {address}', flush=True)
         threading.Event().wait()

@@ -9,12 +9,7 @@ __all__ = ['message', 'probability_table']
 
 
 def message(text: str, is_problem: bool = False) -> str:
-    """Return one line of text.
-
-    Args:
-        text: The text, not escaped.
-        is_problem: Whether something went wrong.
-    """
+    """Return one line of text, which is not escaped yet."""
     kind = 'problem' if is_problem else 'note'
     return f'<p class="message {kind}" role="status">{html.escape(text)}</p>' if text else ''
 
@@ -25,14 +20,7 @@ def probability_table(
     before: torch.Tensor,
     after: torch.Tensor | None = None,
 ) -> str:
-    """Return a table of classes, their probabilities as bars, and the change that painting made.
-
-    Args:
-        class_names: Names of all classes.
-        classes: Those to list.
-        before: Probabilities with the model's own map, shape (K,).
-        after: Those with the painted map.
-    """
+    """Return a table of ``classes``, their probabilities (K,) as bars, and the change that painting made."""
     rows = []
     for index in classes:
         first = before[index].item()

@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from ..data.images import MOST_PIXELS, Box, ImageError, Preprocessing, draw_overlay, place_map, read_image
 from ..data.sources import Source
-from ..maps.choices import DIVERGING_COLORMAP
+from ..maps.colormaps import DIVERGING_COLORMAP
 from ..maps.operations import centre_maps, normalize_maps
 from ..staging import staged_files
 

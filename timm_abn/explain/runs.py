@@ -18,7 +18,7 @@ from huggingface_hub.utils import tqdm
 from ..data.images import Preprocessing
 from ..data.sources import Source
 from ..errors import TimmAbnError
-from ..maps.choices import DIVERGING_COLORMAP
+from ..maps.colormaps import DIVERGING_COLORMAP
 from ..maps.explanation import Explanation, MultiTaskExplanation
 from ..networks.network import AttentionBranchNet
 from .files import Drawing, Prepared, overlay_paths, prepared_batches, range_of, task_stems, write_maps

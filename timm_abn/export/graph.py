@@ -21,23 +21,14 @@ from ..explain.methods.evaluation_copy import evaluation_copy
 from ..networks.config import check_choice
 from .errors import ExportError
 
-__all__ = [
-    'TOLERANCE',
-    'ExportedNetwork',
-    'dynamic_forms',
-    'export_metadata',
-    'export_network',
-    'image_shape',
-    'largest_difference',
-    'onnx_runner',
-]
+__all__ = ['DYNAMIC_FORMS', 'ExportedNetwork', 'export_metadata', 'export_network', 'largest_difference', 'onnx_runner']
 
 OUTPUTS = ('logits', 'attention_map')
 TOLERANCE = 1e-4  # largest difference of an output, relative to its greatest value where that is above 1
 
 _BATCH, _SIZE = {0: 'batch'}, {2: 'height', 3: 'width'}
 # what is asked for -> the axes of images that may have any length, and what is traced where that cannot be
-_FORMS: dict[str, tuple[dict[int, str], ...]] = {
+DYNAMIC_FORMS: dict[str, tuple[dict[int, str], ...]] = {
     '': ({},),
     'batch': (_BATCH,),
     'size': (_SIZE, {}),
@@ -65,20 +56,11 @@ class ExportedNetwork:
     multiple: int = 1
 
     def save(self, file: str | Path, metadata: Mapping[str, Any]) -> None:
-        """Write what ``torch.export.load`` reads.
-
-        Args:
-            file: The file, which ends in ``.pt2``.
-            metadata: Stored in the archive as ``metadata.json``.
-        """
+        """Write what ``torch.export.load`` reads, with the metadata as ``metadata.json`` in the archive."""
         torch.export.save(self.program, file, extra_files={'metadata.json': json.dumps(metadata)})
 
     def save_onnx(self, file: str | Path, metadata: Mapping[str, Any]) -> None:
-        """Write an ONNX graph with the input ``images``.
-
-        Args:
-            file: The file.
-            metadata: Stored in the graph's metadata, each value as JSON.
+        """Write an ONNX graph with the input ``images``, and the metadata in its own, each value as JSON.
 
         Raises:
             ExportError: Part of the network cannot be expressed in ONNX.
@@ -121,15 +103,6 @@ class _Explaining(nn.Module):
         return {name: getattr(explanation, name) for name in OUTPUTS}
 
 
-def dynamic_forms(dynamic: str) -> tuple[Mapping[int, str], ...]:
-    """Return the axes of images that may have any length, by number, and then those if that cannot be traced.
-
-    Args:
-        dynamic: 'batch', 'size', 'all' for both, or '' for none.
-    """
-    return _FORMS[dynamic]
-
-
 def export_network(model: nn.Module, dynamic: str = '') -> ExportedNetwork:
     """Return a network as a graph, for batches of one image of the network's own size.
 
@@ -141,8 +114,8 @@ def export_network(model: nn.Module, dynamic: str = '') -> ExportedNetwork:
     Raises:
         ExportError: PyTorch cannot trace the network.
     """
-    check_choice('dynamic', dynamic, tuple(_FORMS))
-    *tried, last = dynamic_forms(dynamic)
+    check_choice('dynamic', dynamic, tuple(DYNAMIC_FORMS))
+    *tried, last = DYNAMIC_FORMS[dynamic]
     for dynamic_axes in tried:
         with contextlib.suppress(ExportError):  # a backbone of one image size
             return _export(model, dynamic_axes)
@@ -186,7 +159,7 @@ def _with_plain_attention(model: nn.Module) -> nn.Module:
 
 def _trial_images(model: nn.Module, dynamic_axes: Mapping[int, str]) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    channels, height, width = image_shape(model)
+    channels, height, width = get_model_input_config(model)['input_size']
     shapes = [(2 if 0 in dynamic_axes else 1, channels, height, width)]  # what is traced with length 1 is fixed to it
     if 0 in dynamic_axes:
         shapes += [(length, channels, height, width) for length in (1, 3)]
@@ -197,23 +170,9 @@ def _trial_images(model: nn.Module, dynamic_axes: Mapping[int, str]) -> list[tor
     return [torch.randn(shape, generator=generator) for shape in shapes]
 
 
-def image_shape(model: nn.Module) -> tuple[int, int, int]:
-    """Return channels, height and width of the images of a network.
-
-    Args:
-        model: The network.
-    """
-    return get_model_input_config(model)['input_size']
-
-
 @torch.no_grad()
 def largest_difference(model: nn.Module, run: Runner, trials: list[torch.Tensor]) -> float:
-    """Return the largest difference of outputs from those of the network, as a share of the greatest where above 1.
-
-    Args:
-        model: The network.
-        run: What was exported: a function from images to outputs by name.
-        trials: Images to compare on.
+    """Return the largest difference of exported outputs from the network's, as a share of the greatest where above 1.
 
     Raises:
         ExportError: The difference is greater than ``TOLERANCE``.
@@ -234,11 +193,7 @@ def largest_difference(model: nn.Module, run: Runner, trials: list[torch.Tensor]
 
 
 def onnx_runner(file: str | Path) -> Runner:
-    """Return a function that runs an exported ONNX graph with onnxruntime.
-
-    Args:
-        file: The graph.
-    """
+    """Return a function that runs an exported ONNX graph with onnxruntime."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(file), providers=['CPUExecutionProvider'])
@@ -251,12 +206,7 @@ def onnx_runner(file: str | Path) -> Runner:
 
 
 def export_metadata(model: nn.Module, name: str) -> dict[str, Any]:
-    """Return what users of the graph need to know: how images are prepared, what the classes are called.
-
-    Args:
-        model: The network.
-        name: Its name.
-    """
+    """Return what users of the graph need to know: how images are prepared, what the classes are called."""
     metadata: dict[str, Any] = dict(model=name)
     with contextlib.suppress(ValueError):  # neither 1 nor 3 channels, for which nothing is known
         metadata.update(Preprocessing(model).config)

@@ -1,10 +1,8 @@
 """Work with a time limit: it runs in a process of its own, which is stopped when the time is up.
 
-Work inside PyTorch cannot be stopped otherwise: it checks no flag, and swallows exceptions. This module does not import
-torch, so that the process that waits spends neither time nor memory on it.
+Work inside PyTorch cannot be stopped otherwise: it checks no flag, and swallows exceptions.
 """
 
-import importlib
 import multiprocessing
 import os
 import signal
@@ -12,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -21,16 +19,20 @@ from .errors import ExportError
 
 __all__ = ['OutOfTime', 'run_limited']
 
+Result = TypeVar('Result')
+
 
 class OutOfTime(ExportError):
     """The work was stopped; the message names the phase it was in."""
 
 
-def run_limited(function: str, arguments: Mapping[str, Any], seconds: float, say: Callable[[str], None]) -> Any:
+def run_limited(
+    function: Callable[..., Result], arguments: Mapping[str, Any], seconds: float, say: Callable[[str], None]
+) -> Result:
     """Run a function in a new process, which ends with this call in any case, and return its result.
 
     Args:
-        function: Its place: 'package.module:name'. It gets ``say`` besides its arguments, and reports its phases to it.
+        function: One of a module. It gets ``say`` besides its arguments, and reports its phases to it.
         arguments: Its arguments by name; these, and its result, can be pickled.
         seconds: How long it may take.
         say: Called with each phase.
@@ -66,16 +68,13 @@ def run_limited(function: str, arguments: Mapping[str, Any], seconds: float, say
         receiver.close()
 
 
-def _work(sender: Connection, function: str, arguments: Mapping[str, Any]) -> None:
+def _work(sender: Connection, function: Callable[..., object], arguments: Mapping[str, Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both processes; the other one ends this one
     # its lock between processes, of which there are none, would be reported as leaked if this one is killed
     tqdm.set_lock(threading.RLock())
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    module, _, name = function.partition(':')
     try:
-        result = getattr(importlib.import_module(module), name)(
-            **arguments, say=lambda text: sender.send(('say', text))
-        )
+        result = function(**arguments, say=lambda text: sender.send(('say', text)))
     except TimmAbnError as error:
         sender.send(('error', ExportError(str(error))))
     except OSError as error:

@@ -1,25 +1,35 @@
 """From the name of a model to a file: load, trace, convert, compare, announcing each phase."""
 
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn as nn
+from timm.models import get_model_input_config
 
 from ..data.class_names import class_names, read_class_names
 from ..models.loading import load_model
+from .errors import ExportError
 from .graph import (
+    DYNAMIC_FORMS,
     ExportedNetwork,
-    dynamic_forms,
     export_metadata,
     export_network,
-    image_shape,
     largest_difference,
     onnx_runner,
 )
 
-__all__ = ['write_graph']
+__all__ = ['check_onnx_packages', 'write_graph']
+
+
+def check_onnx_packages() -> None:
+    """Raise ExportError unless the packages that ONNX needs besides PyTorch are installed."""
+    packages = ('onnx', 'onnxscript', 'onnxruntime')
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ExportError(f'ONNX needs {" and ".join(missing)}: pip install {" ".join(packages)}')
 
 
 def write_graph(
@@ -32,17 +42,10 @@ def write_graph(
     file: Path,
     say: Callable[[str], None],
 ) -> dict[str, str]:
-    """Load a model, write its graph, and return facts about it, by name.
+    """Load a model (``load_model``), write its graph (``export_network``), and return facts about it, by name.
 
-    Args:
-        model: See ``load_model``.
-        checkpoint: See ``load_model``.
-        model_kwargs: See ``load_model``.
-        file_format: 'onnx' or 'torch-export'.
-        dynamic: See ``export_network``.
-        label_names: File of the names of its classes, one per line; None for those that it has.
-        file: What to write.
-        say: Called at the beginning of each phase.
+    ``file_format`` is 'onnx' or 'torch-export'; ``label_names`` names the classes, one per line, where the model's own
+    names are not meant. ``say`` is called at the beginning of each phase.
 
     Raises:
         TimmAbnError: The model cannot be loaded or exported; the message is one line.
@@ -53,7 +56,7 @@ def write_graph(
         names = read_class_names(label_names, network.num_classes)
         network.pretrained_cfg = dict(network.pretrained_cfg, label_names=names)
     metadata = export_metadata(network, model)
-    say(f'tracing images of {" or ".join(_shape(network, axes) for axes in dynamic_forms(dynamic))}')
+    say(f'tracing images of {" or ".join(_shape(network, axes) for axes in DYNAMIC_FORMS[dynamic])}')
     exported = export_network(network, dynamic)
     say(f'converting, to {file_format}')
     if file_format == 'onnx':
@@ -86,5 +89,5 @@ def _describe_images(network: nn.Module, exported: ExportedNetwork, dynamic: str
 
 
 def _shape(network: nn.Module, dynamic_axes: Mapping[int, str]) -> str:
-    lengths = (1, *image_shape(network))
+    lengths = (1, *get_model_input_config(network)['input_size'])
     return ' x '.join(dynamic_axes.get(axis, str(length)) for axis, length in enumerate(lengths))

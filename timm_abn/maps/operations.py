@@ -4,10 +4,11 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import TimmAbnError
-from .choices import DIVERGING_COLORMAP, INTERPOLATIONS
-from .colormaps import colormap_table
+from .colormaps import DIVERGING_COLORMAP, colormap_table
 
 __all__ = ['INTERPOLATIONS', 'blend_maps', 'centre_maps', 'normalize_maps', 'overlay_maps', 'upsample_maps']
+
+INTERPOLATIONS = ('bilinear', 'bicubic')
 
 
 def upsample_maps(maps: torch.Tensor, size: tuple[int, int], interpolation: str = 'bilinear') -> torch.Tensor:

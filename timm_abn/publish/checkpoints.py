@@ -52,21 +52,13 @@ def save_checkpoint_folder(
     license: str = 'unknown',
     scores: Path | None = None,
 ) -> None:
-    """Write the folder of a checkpoint: see ``save_hub_folder``.
+    """Write what ``save_hub_folder`` writes of a checkpoint of timm's training script, or of weights alone.
 
-    Args:
-        path: What timm's training script wrote, or weights alone.
-        folder: A new folder.
-        title: Name of the weights, for the card.
-        address: What to pass to ``timm.create_model`` where the folder will lie.
-        name: Name of the model; that which is recorded in the checkpoint by default.
-        model_kwargs: Arguments of the model, which come before those of the checkpoint.
-        label_names: File with the names of the classes, one per line; by default those that the checkpoint records.
-        license: Licence of the weights, as the Hub spells it.
-        scores: The ``summary.json`` that ``timm-abn evaluate`` wrote of these weights.
+    ``title`` and ``address`` (for ``timm.create_model``) are of the place where the folder will lie. What the
+    checkpoint records of its model, its arguments and its classes holds where nothing else is given. ``scores`` is the
+    ``summary.json`` that ``timm-abn evaluate`` wrote of these weights.
 
     Raises:
-        FileExistsError: ``folder`` exists and is not an empty folder.
         TimmAbnError: The checkpoint is damaged, or not one of the model, or there is no such model; or the scores are
             of other weights.
     """
@@ -133,13 +125,11 @@ def _is_shipped(name: str, weights: Mapping[str, torch.Tensor]) -> bool:
 def recorded_facts(checkpoint: Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> list[Row]:
     """Return what a training script wrote beside the weights, as names and values.
 
-    Args:
-        checkpoint: The whole checkpoint; older ones hold tensors where newer ones hold numbers.
-        settings: Settings of timm's training script, if it was that one; else it was the authors'.
+    Without ``settings`` of timm's script it was the authors' script.
     """
 
-    def number(key: str) -> Any:
-        value = checkpoint.get(key)
+    def number(key: str) -> float | None:
+        value = checkpoint.get(key)  # older checkpoints hold tensors where newer ones hold numbers
         value = value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
         return value if isinstance(value, (int, float)) else None
 

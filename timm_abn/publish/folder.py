@@ -14,18 +14,9 @@ from timm.models import save_for_hf
 from ..hub.building import check_folder
 from ..hub.config import HubError, read_config
 from ..hub.download import CONFIG_NAME, WEIGHTS_NAME, one_line_errors
-from ..staging import staged_folder
 from .model_card import readdress
 
-__all__ = [
-    'CARD_NAME',
-    'SPACE_NAMES',
-    'check_repository_name',
-    'copy_hub_folder',
-    'publish_folder',
-    'save_hub_folder',
-    'space_address',
-]
+__all__ = ['CARD_NAME', 'SPACE_NAMES', 'check_repository_name', 'copy_hub_folder', 'publish_folder', 'save_hub_folder']
 
 CARD_NAME = 'README.md'
 SPACE_NAMES = ('app.py', 'requirements.txt')  # what a Space holds besides
@@ -39,52 +30,47 @@ def save_hub_folder(
     data_config: Mapping[str, Any] | None = None,
     pretrained_cfg: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write ``model.safetensors``, ``config.json`` and ``README.md``; all of them, or nothing at all.
+    """Write ``model.safetensors``, ``config.json`` and ``README.md`` into a folder, which is made where it is missing.
 
     ``timm.create_model('local-dir:<folder>', pretrained=True)`` loads the folder, and the Hub takes it as it is.
 
     Args:
         model: The model, as ``timm.create_model`` made it; arguments that it was made with are stored.
-        folder: A new folder.
+        folder: The folder.
         card: The model card.
         data_config: Preprocessing of the weights (``input_size``, ``crop_pct``, ``interpolation``, ``mean``, ``std``),
             where it is not that of the model's ``pretrained_cfg``.
         pretrained_cfg: Entries of the ``pretrained_cfg`` to store in place of the model's.
 
     Raises:
-        FileExistsError: ``folder`` exists and is not an empty folder.
         HubError: The model was made with arguments that could not be read back.
     """
-    with staged_folder(folder) as staging:
-        save_for_hf(
-            model,
-            str(staging),
-            model_config=dict(pretrained_cfg=dict(pretrained_cfg or {})),
-            data_config=dict(data_config) if data_config else None,
-            safe_serialization=True,
-        )
-        read_config(staging / CONFIG_NAME, 'what would be written')
-        # safetensors writes a file that nobody else may read
-        (staging / WEIGHTS_NAME).chmod((staging / CONFIG_NAME).stat().st_mode)
-        (staging / CARD_NAME).write_text(card, encoding='utf-8')
+    folder = Path(folder)
+    save_for_hf(
+        model,
+        str(folder),
+        model_config=dict(pretrained_cfg=dict(pretrained_cfg or {})),
+        data_config=dict(data_config) if data_config else None,
+        safe_serialization=True,
+    )
+    read_config(folder / CONFIG_NAME, 'what would be written')
+    # safetensors writes a file that nobody else may read
+    (folder / WEIGHTS_NAME).chmod((folder / CONFIG_NAME).stat().st_mode)
+    (folder / CARD_NAME).write_text(card, encoding='utf-8')
 
 
 def copy_hub_folder(source: str | Path, folder: str | Path, address: str) -> dict[str, Any]:
     """Copy what ``save_hub_folder`` wrote, checked, with a card that loads the weights from their new address.
 
-    Args:
-        source: The folder to copy; other files in it are left out.
-        folder: A new folder.
-        address: What to pass to ``timm.create_model``.
+    Other files of ``source`` are left out.
 
     Returns:
         What the ``config.json`` holds.
 
     Raises:
-        FileExistsError: ``folder`` exists and is not an empty folder.
-        HubError: A file is missing, is a link, or cannot be used.
+        HubError: A file is missing, is a link, or cannot be used; nothing is copied.
     """
-    source = Path(source)
+    source, folder = Path(source), Path(folder)
     for name in (CONFIG_NAME, WEIGHTS_NAME, CARD_NAME):
         path = source / name
         if path.is_symlink():  # it may lead to anything on this machine
@@ -101,10 +87,10 @@ def copy_hub_folder(source: str | Path, folder: str | Path, address: str) -> dic
         text = readdress(card.read_text(encoding='utf-8'), address)
     except ValueError as error:
         raise HubError(f'{card} is not the model card of an Attention Branch Network: {error}') from None
-    with staged_folder(folder) as staging:
-        for name in (CONFIG_NAME, WEIGHTS_NAME):
-            shutil.copyfile(source / name, staging / name)
-        (staging / CARD_NAME).write_text(text, encoding='utf-8')
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (CONFIG_NAME, WEIGHTS_NAME):
+        shutil.copyfile(source / name, folder / name)
+    (folder / CARD_NAME).write_text(text, encoding='utf-8')
     return config
 
 
@@ -125,12 +111,7 @@ def publish_folder(
 ) -> str:
     """Publish what ``save_hub_folder`` wrote, and ``make_space`` added, in one commit.
 
-    Args:
-        folder: The folder.
-        repository: USER/NAME; it is made if it does not exist.
-        private: Whether only its owner may see it.
-        revision: Branch to commit to; it is made if it does not exist. The main one by default.
-        space: Whether it becomes a Space, which runs, and not a model.
+    The repository, and the branch ``revision``, are made if they do not exist. A Space runs, and is not a model.
 
     Returns:
         Address of the commit.
@@ -163,12 +144,3 @@ def publish_folder(
             repo_type=repo_type,
         )
     return str(commit.commit_url)
-
-
-def space_address(repository: str) -> str:
-    """Return where a Space is to be seen.
-
-    Args:
-        repository: USER/NAME.
-    """
-    return f'{constants.ENDPOINT}/spaces/{repository}'

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 from huggingface_hub import ModelCard
 
-from ..console.table import markdown_table
 from ..errors import one_line
+from .markdown import markdown_table
 from .model_facts import ModelFacts
 from .results import MEASURED_RESULTS, REPORTED_RESULTS
 
@@ -28,21 +27,12 @@ LIMITS = _text('limits.md').rstrip()
 
 
 def usage(address: str, in_chans: int = 3) -> str:
-    """Return Python code that explains the image ``photo.jpg``.
-
-    Args:
-        address: What to pass to ``timm.create_model``.
-        in_chans: Channels of the model's images.
-    """
+    """Return Python code that explains the image ``photo.jpg`` by the model at an address of ``timm.create_model``."""
     return _text('usage.txt').format(address=address, mode='L' if in_chans == 1 else 'RGB')
 
 
 def fact_rows(facts: ModelFacts) -> list[Row]:
-    """Return the facts about a model as rows of a table: names and values.
-
-    Args:
-        facts: What ``model_facts`` returned.
-    """
+    """Return the facts about a model as rows of a table: names and values."""
     rows = [('Input', ' x '.join(map(str, facts.input_size)))]
     if facts.backbone:
         rows += [
@@ -61,11 +51,9 @@ def fact_rows(facts: ModelFacts) -> list[Row]:
 
 
 def result_table(name: str, reported: bool = True) -> str:
-    """Return a table of the results of a model; empty if there are none.
+    """Return a table of the results of a model, and of those that others report; empty if there are none.
 
-    Args:
-        name: Name of a registered model; with a tag, only results of those weights.
-        reported: Whether to list what others report, too.
+    Where ``name`` has a tag, only results of those weights are listed.
     """
     found = {'': REPORTED_RESULTS.get(name, ()) if reported else ()}
     found.update(
@@ -98,15 +86,8 @@ def model_card(
 ) -> str:
     """Return the text of a model card, with the front matter of the Hub.
 
-    Args:
-        facts: Facts about the model.
-        title: Name of the weights.
-        summary: What the weights are, and where they come from.
-        license: Licence of the weights, as the Hub spells it.
-        address: What to pass to ``timm.create_model``.
-        more_facts: Names and values to list besides.
-        datasets: What the weights were trained with, as the Hub calls it.
-        results: A table of results of these weights, if there are any.
+    ``title`` is the name of the weights, ``address`` what ``timm.create_model`` takes. The Hub has spellings of its own
+    for ``license`` and ``datasets``.
     """
     front_matter = dict(license=license, **(dict(datasets=list(datasets)) if datasets else {}))
     return _text('card.md').format(
@@ -122,20 +103,16 @@ def model_card(
 
 
 def readdress(card: str, address: str) -> str:
-    """Return a card whose code loads the weights from another place.
-
-    Args:
-        card: Text of a card that ``model_card`` wrote.
-        address: What to pass to ``timm.create_model``.
+    """Return a card that ``model_card`` wrote, with code that loads the weights from another place.
 
     Raises:
         ValueError: It is not such a card, or has no front matter of the Hub; the message is one line.
     """
     try:
-        data: Any = ModelCard(card, ignore_metadata_errors=False).data
+        data = ModelCard(card, ignore_metadata_errors=False).data.to_dict()
     except Exception as error:  # of the YAML parser, or of what reads its result
         raise ValueError(f'its front matter cannot be read: {one_line(error)}') from None
-    if data.library_name != 'timm' or not data.license:
+    if data.get('library_name') != 'timm' or not data.get('license'):
         raise ValueError('its front matter must say library_name: timm, and the license.')
     start, found, rest = card.partition("timm.create_model('")
     if not found:

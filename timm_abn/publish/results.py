@@ -11,23 +11,14 @@ __all__ = ['COMPARISONS', 'MEASURED_RESULTS', 'REPORTED_RESULTS', 'Comparison', 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """A number that was measured with this code, or that others report.
-
-    Attributes:
-        dataset: What was classified.
-        metric: 'top-1 error' or 'top-1 accuracy'.
-        percent: The number.
-        command: How to measure it again; empty if it is reported.
-        source: Where it is reported; empty if it was measured.
-        variant: How the model differs from the one of this name, if it does.
-    """
+    """A number that was measured with this code, or that others report."""
 
     dataset: str
-    metric: str
+    metric: str  # 'top-1 error' or 'top-1 accuracy'
     percent: float
-    command: str = ''
-    source: str = ''
-    variant: str = ''
+    command: str = ''  # how to measure it again; empty if it is reported
+    source: str = ''  # where it is reported; empty if it was measured
+    variant: str = ''  # how the model differs from the one of this name, if it does
 
     @property
     def origin(self) -> str:
@@ -37,19 +28,11 @@ class Result:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Models that were trained side by side with this code.
-
-    Attributes:
-        title: What was compared.
-        setup: What they have in common.
-        command: How to measure it again.
-        header: Names of the columns.
-        rows: One per model, as text.
-    """
+    """Models that were trained side by side with this code, as a table of one row per model."""
 
     title: str
-    setup: str
-    command: str
+    setup: str  # what they have in common
+    command: str  # how to measure it again
     header: list[str]
     rows: list[list[str]]
 

@@ -7,20 +7,16 @@ from typing import Any
 
 import torch.nn as nn
 
-from ..console.table import markdown_table
 from ..errors import TimmAbnError
 from ..explain.evaluation import weights_fingerprint
-from ..explain.evaluation.report import REPLACEMENTS, TITLES
+from ..explain.evaluation.results import REPLACEMENTS, TITLES
+from .markdown import markdown_table
 
 __all__ = ['score_tables']
 
 
 def score_tables(path: Path, model: nn.Module) -> str:
-    """Return the scores of a model's explanations, and its reliance on its map, as tables of Markdown.
-
-    Args:
-        path: ``summary.json`` of an evaluation.
-        model: The model.
+    """Return the scores of a model's explanations, and its reliance on its map, from ``summary.json`` as Markdown.
 
     Raises:
         TimmAbnError: It is no such file, or of other weights.
@@ -44,7 +40,7 @@ def score_tables(path: Path, model: nn.Module) -> str:
         raise TimmAbnError(f'{path} is not the summary.json of timm-abn evaluate: {found}.') from None
     if fingerprint != weights_fingerprint(model):
         raise TimmAbnError(f'{path} holds the scores of other weights; evaluate the ones that are published.')
-    sections: list[str] = [setup, markdown_table(['explanation', *(TITLES[name] for name in metrics)], rows)]
+    sections = [setup, markdown_table(['explanation', *(TITLES[name] for name in metrics)], rows)]
     if effects:
         header = ('map given instead of the predicted one', 'accuracy changes by', 'predictions changed')
         sections.append(markdown_table(header, effects))

@@ -16,12 +16,7 @@ _TEMPLATES = Path(__file__).parent / 'templates'
 
 
 def make_space(folder: Path, title: str) -> None:
-    """Make the folder of a model that of a Space: add ``app.py`` and ``requirements.txt``, and replace the card.
-
-    Args:
-        folder: What ``timm_abn.publish.folder.save_hub_folder`` wrote.
-        title: Name of the Space.
-    """
+    """Make the folder of a model that of a Space: add ``app.py`` and ``requirements.txt``, and replace the card."""
     license = ModelCard((folder / CARD_NAME).read_text(encoding='utf-8')).data.to_dict()['license']
     card = (_TEMPLATES / 'space.md').read_text(encoding='utf-8')
     front_matter = yaml.safe_dump(dict(license=license)).rstrip()

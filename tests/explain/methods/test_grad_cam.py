@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn as nn
 from tiers import fast_and_slow
-from timm_abn.split import cut_backbone
 from tiny_models import TINY_SPLITS, tiny_abn, tiny_backbone, tiny_images
 
 from timm_abn.explain.methods import create_explainer
+from timm_abn.split import cut_backbone
 
 TARGETS = torch.tensor([3, 0])
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 import torch.nn as nn
-from timm_abn.split import cut_backbone
 from tiny_models import tiny_abn, tiny_backbone, tiny_images
 
 from timm_abn.explain.methods import create_explainer
+from timm_abn.split import cut_backbone
 
 WINDOW = torch.tensor([[1 / 16, 1 / 8, 1 / 16], [1 / 8, 1 / 4, 1 / 8], [1 / 16, 1 / 8, 1 / 16]], dtype=torch.float64)
 TARGETS = torch.tensor([3, 0])

@@ -22,6 +22,8 @@ __all__ = [
     'FAITHFULNESS',
     'LOCALISATION',
     'NO_MASK',
+    'REPLACEMENTS',
+    'TITLES',
     'Evaluation',
     'join_evaluations',
     'put_together',
@@ -31,6 +33,24 @@ __all__ = [
 FAITHFULNESS = ('deletion', 'insertion')
 LOCALISATION = ('pointing_game', 'energy', 'chance_corrected_energy', 'iou')
 NO_MASK = 'no mask'
+
+# how tables call the metrics, and the maps that replace the predicted one
+TITLES = {
+    'deletion': 'deletion (low)',
+    'insertion': 'insertion (high)',
+    'pointing_game': 'pointing game',
+    'energy': 'energy',
+    'chance_corrected_energy': 'energy above chance',
+    'iou': 'best IoU',
+}
+REPLACEMENTS = {
+    'mean': 'its own mean, everywhere',
+    'other': 'that of another image',
+    'shuffled': 'shuffled in space',
+    'inverse': '1 - map',
+    'uniform': '0 instead of 0.5, everywhere',
+    'half': '0.5 in the left half, 0 in the right',
+}
 
 Row = dict[str, Any]
 

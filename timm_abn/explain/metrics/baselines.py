@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from timm.data import resolve_model_data_config
 
 from ...errors import TimmAbnError, suggest
-from ..choices import BASELINES
 
 __all__ = ['BASELINES', 'Baseline', 'gaussian_blur', 'make_baseline']
 
+BASELINES = ('mean', 'black', 'blur')
 BLUR_KERNEL_SIZE, BLUR_SIGMA = 11, 5.0  # Petsiuk et al., section 4.2 and their code
 
 Baseline = str | torch.Tensor

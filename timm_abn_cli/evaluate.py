@@ -30,21 +30,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..console.argument_types import positive
-from ..explain.choices import BASELINES
-from ..staging import check_output_folder
-from .data import add_data_arguments, given_data
+from .argument_types import existing, positive
+from .arguments import (
+    add_computing_arguments,
+    add_data_arguments,
+    add_methods_argument,
+    add_model_arguments,
+    add_out_argument,
+    choose_device,
+    given_data,
+    given_model_kwargs,
+)
+from .choices import BASELINES
 from .errors import CommandError
-from .methods import add_methods_argument
-from .models import add_model_arguments, given_model_kwargs
+from .processes import process_group
 
 if TYPE_CHECKING:
     import torch.nn as nn
 
-    from ..explain.evaluation import Evaluation
-    from ..explain.methods.explainer import Explainer
+    from timm_abn.explain.evaluation import Evaluation
+    from timm_abn.explain.methods.explainer import Explainer
 
-__all__ = ['add_arguments', 'check', 'run']
+__all__ = ['add_arguments', 'run']
 
 FLOORS = ('centre', 'random')  # what any explanation must beat; the same for a baseline
 CHOSEN = ('attention', 'class_map', 'grad_cam', 'recipro_cam', *FLOORS)
@@ -55,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     add_data_arguments(parser)
     add_methods_argument(parser, CHOSEN)
-    parser.add_argument('--masks', type=Path, metavar='FOLDER|JSON', help='where the objects of the images are')
+    parser.add_argument('--masks', type=existing, metavar='FOLDER|JSON', help='where the objects of the images are')
     parser.add_argument('--baseline', metavar='MODEL', help='another model, whose explanations are scored as well')
     parser.add_argument('--baseline-checkpoint', type=Path, metavar='FILE', help='weights of it')
     parser.add_argument('--steps', type=positive, default=224, help='of deletion and insertion (default: 224)')
@@ -64,34 +71,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f'--{metric}-baseline', choices=BASELINES, default=default, help=f'{text} (default: {default})'
         )
-    parser.add_argument('--batch-size', type=positive, default=32, metavar='B', help='images at once (default: 32)')
-    parser.add_argument(
-        '--out', type=Path, default=Path('outputs/evaluate'), metavar='FOLDER', help='(default: outputs/evaluate)'
-    )
-    parser.add_argument('--device', help='where to compute (default: cuda where torch finds it, else cpu)')
-
-
-def check(args: argparse.Namespace) -> None:
-    """Raise CommandError if arguments contradict each other, or name what is not there."""
-    if args.baseline_checkpoint and not args.baseline:
-        raise CommandError('--baseline-checkpoint needs --baseline: which model are these weights of?')
-    if args.methods and len(set(args.methods)) != len(args.methods):
-        raise CommandError(f'--methods must be different ones, got {" ".join(args.methods)}')
-    if args.masks and not args.masks.exists():
-        raise CommandError(f'there is no folder or file {args.masks} (--masks)')
-    check_output_folder(args.out)
+    add_out_argument(parser, 'outputs/evaluate')
+    add_computing_arguments(parser, batch_size=32)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    from ..data.class_names import class_names
-    from ..explain.evaluation.report import can_draw, draw_curves, report
-    from ..models.loading import load_classifier
-    from .devices import choose_device
-    from .processes import process_group
+    if args.baseline_checkpoint and not args.baseline:
+        raise CommandError('--baseline-checkpoint needs --baseline: which model are these weights of?')
+    if args.methods and len(set(args.methods)) != len(args.methods):
+        raise CommandError(f'--methods must be different ones, got {" ".join(args.methods)}')
 
+    from timm_abn.data.class_names import class_names
+    from timm_abn.models.loading import load_classifier
+    from timm_abn.staging import check_output_folder
+
+    from .evaluation_report import can_draw, draw_curves, report
+
+    check_output_folder(args.out)
     with process_group() as (rank, _):
-        place = choose_device(args.device, 'evaluate')
+        place = choose_device(args)
         model: Any = load_classifier(args.model, args.checkpoint, **given_model_kwargs(args)).to(place)
         evaluation = _evaluate(args, model)
         if rank:
@@ -108,9 +107,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _evaluate(args: argparse.Namespace, model: 'nn.Module') -> Any:
     """Return the evaluation of the model, joined with that of the baseline; None in processes other than the first."""
-    from ..explain.evaluation import join_evaluations
-    from ..explain.evaluation.results import write_evaluation
-    from ..explain.methods import applicable_explainers, create_explainers
+    from timm_abn.explain.evaluation import join_evaluations
+    from timm_abn.explain.evaluation.results import write_evaluation
+    from timm_abn.explain.methods import applicable_explainers, create_explainers
 
     methods = create_explainers(args.methods, model) if args.methods else applicable_explainers(CHOSEN, model)
     baseline = _load_baseline(args, model) if args.baseline else None  # what is wrong with it is told before long work
@@ -138,8 +137,8 @@ def _evaluate_model(
     """Return the evaluation of one model, and its settings."""
     import torch
 
-    from ..data.samples import load_samples
-    from ..explain.evaluation import evaluate, weights_fingerprint
+    from timm_abn.data.samples import load_samples
+    from timm_abn.explain.evaluation import evaluate, weights_fingerprint
 
     samples = load_samples(model, masks=args.masks, **given_data(args))
     settings: dict[str, Any] = dict(
@@ -159,7 +158,7 @@ def _evaluate_model(
 
 
 def _load_baseline(args: argparse.Namespace, model: Any) -> 'nn.Module':
-    from ..models.loading import load_classifier
+    from timm_abn.models.loading import load_classifier
 
     given = {} if args.baseline_checkpoint is None else dict(num_classes=model.num_classes)
     baseline: Any = load_classifier(args.baseline, args.baseline_checkpoint, **given)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from timm.utils import ParseKwargs
 
-from timm_abn.console.argument_types import KeyValues, device, positive, positive_number, share, whole, zero_or_more
+from timm_abn_cli.argument_types import KeyValues, device, positive, positive_number, share, whole, zero_or_more
 
 
 @pytest.mark.parametrize(

@@ -1,40 +1,22 @@
-"""What an evaluation found, as tables for people and as a picture of its curves."""
+"""What an evaluation found, as tables for people and as a picture of its curves; imports the library."""
 
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ...console.table import format_table
-from ...staging import staged_files
-from ..statistics import Interval
-from .results import FAITHFULNESS, Evaluation
+from timm_abn.explain.evaluation.results import FAITHFULNESS, REPLACEMENTS, TITLES, Evaluation
+from timm_abn.explain.statistics import Interval
+from timm_abn.staging import staged_files
+
+from .table import format_table
 
 __all__ = ['can_draw', 'draw_curves', 'report']
-
-TITLES = {
-    'deletion': 'deletion (low)',
-    'insertion': 'insertion (high)',
-    'pointing_game': 'pointing game',
-    'energy': 'energy',
-    'chance_corrected_energy': 'energy above chance',
-    'iou': 'best IoU',
-}
-REPLACEMENTS = {
-    'mean': 'its own mean, everywhere',
-    'other': 'that of another image',
-    'shuffled': 'shuffled in space',
-    'inverse': '1 - map',
-    'uniform': '0 instead of 0.5, everywhere',
-    'half': '0.5 in the left half, 0 in the right',
-}
 
 
 def report(evaluation: Evaluation, names: Sequence[str]) -> str:
     """Return tables of the scores, their differences to the first method, reliance, and what was wrong.
 
-    Args:
-        evaluation: What was found.
-        names: Names of the model's classes, or tasks.
+    ``names`` are those of the model's classes, or tasks.
     """
     first = next(iter(evaluation.scores), '')
     header = ['method', *(TITLES[name] for name in evaluation.metrics), 'position bias']
@@ -114,12 +96,7 @@ def can_draw() -> bool:
 
 
 def draw_curves(path: Path, evaluation: Evaluation) -> None:
-    """Write a picture of the mean deletion and insertion curves with the bands of their 95 % intervals.
-
-    Args:
-        path: A PNG file.
-        evaluation: What was found.
-    """
+    """Write a PNG file of the mean deletion and insertion curves with the bands of their 95 % intervals."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.4), layout='constrained')

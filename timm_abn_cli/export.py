@@ -18,17 +18,12 @@ metadata_props of the ONNX graph, metadata.json in the archive of torch.export.
 import argparse
 import sys
 import time
-from pathlib import Path
 
-from ..console.argument_types import positive_number
-from ..export.errors import ExportError
-from ..export.limited import OutOfTime, run_limited
-from ..export.packages import check_onnx_packages
-from ..staging import check_output_folder, staged_files
+from .argument_types import output_file, positive_number
+from .arguments import add_label_names_argument, add_model_arguments, given_model_kwargs
 from .errors import CommandError
-from .models import add_model_arguments, given_model_kwargs
 
-__all__ = ['add_arguments', 'check', 'run']
+__all__ = ['add_arguments', 'run']
 
 ENDINGS = {'onnx': '.onnx', 'torch-export': '.pt2'}
 # what is asked for -> what is simpler to trace
@@ -58,42 +53,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='SECONDS',
         help='stop after this time (default: 600)',
     )
-    parser.add_argument('--label-names', type=Path, metavar='FILE', help='names of the classes, one per line')
-    parser.add_argument('--out', type=Path, required=True, metavar='FILE', help='what to write (.onnx, .pt2)')
-
-
-def check(args: argparse.Namespace) -> None:
-    """Raise TimmAbnError for what cannot be exported whatever the model is, before the models are imported."""
-    if args.out.suffix != ENDINGS[args.format]:
-        raise CommandError(f'--out must end in {ENDINGS[args.format]} for {args.format}, got {args.out}')
-    if args.label_names and not args.label_names.is_file():
-        raise CommandError(f'there is no file {args.label_names}')
-    if args.out.is_dir():
-        raise CommandError(f'--out must be a file, {args.out} is a folder')
-    check_output_folder(args.out.parent)
-    if args.format == 'onnx':
-        check_onnx_packages()
+    add_label_names_argument(parser)
+    parser.add_argument('--out', type=output_file, required=True, metavar='FILE', help='what to write (.onnx, .pt2)')
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
+    if args.out.suffix != ENDINGS[args.format]:
+        raise CommandError(f'--out must end in {ENDINGS[args.format]} for {args.format}, got {args.out}')
+    model_kwargs = given_model_kwargs(args)
+
+    from timm_abn.export.errors import ExportError
+    from timm_abn.export.limited import OutOfTime, run_limited
+    from timm_abn.export.writing import check_onnx_packages, write_graph
+    from timm_abn.staging import staged_files
+
     started = time.monotonic()
 
     def say(phase: str) -> None:
         print(f'{time.monotonic() - started:6.1f} s  {phase}', file=sys.stderr, flush=True)
 
-    arguments = dict(
-        model=args.model,
-        checkpoint=args.checkpoint,
-        model_kwargs=given_model_kwargs(args),
-        file_format=args.format,
-        dynamic=args.dynamic,
-        label_names=args.label_names,
-    )
+    if args.format == 'onnx':
+        check_onnx_packages()
     try:
         with staged_files(args.out.parent) as staging:
-            work = dict(arguments, file=staging / args.out.name)
-            facts = run_limited('timm_abn.export.writing:write_graph', work, args.timeout, say)
+            arguments = dict(
+                model=args.model,
+                checkpoint=args.checkpoint,
+                model_kwargs=model_kwargs,
+                file_format=args.format,
+                dynamic=args.dynamic,
+                label_names=args.label_names,
+                file=staging / args.out.name,
+            )
+            facts = run_limited(write_graph, arguments, args.timeout, say)
     except OutOfTime as phase:
         simpler = f'simpler is {SIMPLER[args.dynamic]}, or' if args.dynamic else 'you may'
         raise CommandError(

@@ -18,12 +18,11 @@ import argparse
 import threading
 from pathlib import Path
 
-from ..console.argument_types import positive
-from .devices import choose_device
+from .argument_types import positive
+from .arguments import add_building_arguments, add_computing_arguments, choose_device, given_model_kwargs
 from .errors import CommandError
-from .models import add_building_arguments, given_model_kwargs
 
-__all__ = ['add_arguments', 'check', 'run']
+__all__ = ['add_arguments', 'run']
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,11 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--port', type=positive, metavar='P', help='port to listen on (default: the first free one from 7860 on)'
     )
-    parser.add_argument('--device', help='where to compute (default: cuda where torch finds it, else cpu)')
+    add_computing_arguments(parser)
 
 
-def check(args: argparse.Namespace) -> None:
-    """Raise CommandError if arguments contradict each other, before the models are imported."""
+def run(args: argparse.Namespace) -> int:
+    """Serve the page until the process is told to end."""
     given = args.checkpoint or args.num_classes or args.model_kwargs
     if given and len(args.model) != 1:
         raise CommandError(
@@ -58,16 +57,12 @@ def check(args: argparse.Namespace) -> None:
         )
     if args.port and args.port > 65535:
         raise CommandError(f'argument --port: ports are 1 to 65535, got {args.port}')
-
-
-def run(args: argparse.Namespace) -> int:
-    """Serve the page until the process is told to end."""
-    from ..app.models import OfferedModels, models_with_weights
-    from ..app.server import running_page
-
-    place = choose_device(args.device, 'app')
     kwargs = given_model_kwargs(args)
-    offered = OfferedModels(args.model or models_with_weights(), args.checkpoint, place, **kwargs)
+
+    from timm_abn.app.models import OfferedModels, models_with_weights
+    from timm_abn.app.server import running_page
+
+    offered = OfferedModels(args.model or models_with_weights(), args.checkpoint, choose_device(args), **kwargs)
     with running_page(offered, args.host, args.port) as address:
         print(f'The page is at {address} (Ctrl-C ends it)', flush=True)
         threading.Event().wait()

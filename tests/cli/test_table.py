@@ -1,4 +1,4 @@
-from timm_abn.console.table import format_table
+from timm_abn_cli.table import format_table
 
 
 def test_format_table():

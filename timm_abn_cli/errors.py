@@ -1,9 +1,7 @@
-"""The error of a command."""
-
-from ..errors import TimmAbnError
+"""The error of the command line."""
 
 __all__ = ['CommandError']
 
 
-class CommandError(TimmAbnError):
+class CommandError(Exception):
     """The input of the user cannot be used; the message says why, in one line."""

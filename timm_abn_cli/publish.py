@@ -22,26 +22,27 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from ..staging import check_new_folder
+from .argument_types import existing, existing_file
+from .arguments import add_label_names_argument, add_model_kwargs
 from .errors import CommandError
-from .models import add_model_kwargs
 
-__all__ = ['add_arguments', 'check', 'run']
+__all__ = ['add_arguments', 'run']
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
-    parser.add_argument('source', type=Path, metavar='FOLDER|CHECKPOINT', help='what to publish')
+    parser.add_argument('source', type=existing, metavar='FOLDER|CHECKPOINT', help='what to publish')
     parser.add_argument('--repo', required=True, metavar='USER/NAME', help='repository; made if it does not exist')
     parser.add_argument('--private', action='store_true', help='only you may see the repository')
     parser.add_argument('--revision', metavar='BRANCH', help='branch; made if it does not exist (default: main)')
     parser.add_argument('--model', metavar='NAME', help='model of a checkpoint that does not record it')
     add_model_kwargs(parser)
+    add_label_names_argument(parser)
     parser.add_argument(
-        '--label-names', type=Path, metavar='FILE', help='names of the classes of a checkpoint, one per line'
-    )
-    parser.add_argument(
-        '--scores', type=Path, metavar='FILE', help='summary.json of timm-abn evaluate, for the card of a checkpoint'
+        '--scores',
+        type=existing_file,
+        metavar='FILE',
+        help='summary.json of timm-abn evaluate, for the card of a checkpoint',
     )
     parser.add_argument(
         '--license', default='unknown', help='licence of the weights of a checkpoint, as the Hub spells it'
@@ -53,12 +54,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check(args: argparse.Namespace) -> None:
-    """Raise CommandError if arguments contradict each other, or the source is not there."""
+def run(args: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
     if args.out and not args.dry_run:
         raise CommandError('--out says where --dry-run writes; add it, or leave out --out')
-    if not args.source.exists():
-        raise CommandError(f'there is no folder or checkpoint {args.source}')
     given = args.model or args.model_kwargs or args.label_names or args.scores or args.license != 'unknown'
     if args.source.is_dir() and given:
         raise CommandError(
@@ -66,49 +65,50 @@ def check(args: argparse.Namespace) -> None:
             '--scores and --license would say: leave them out'
         )
 
+    from huggingface_hub import constants
 
-def run(args: argparse.Namespace) -> int:
-    """Run the command and return its exit code."""
-    from ..publish.folder import check_repository_name, publish_folder, space_address
+    from timm_abn.publish.folder import check_repository_name, publish_folder
+    from timm_abn.staging import staged_folder
 
     check_repository_name(args.repo)
     address = f'hf-hub:{args.repo}' + (f'@{args.revision}' if args.revision else '')
     if args.dry_run:
         out = args.out or Path(args.repo.rpartition('/')[2])
-        check_new_folder(out)
-        _write_folder(args, out, address)
+        with staged_folder(out) as folder:
+            _write_folder(args, folder, address)
         print(f'Written to: {out}\nNothing was published.')
         return 0
     with tempfile.TemporaryDirectory(prefix='timm-abn-') as scratch:
-        _write_folder(args, Path(scratch) / 'publish', address)
-        commit = publish_folder(Path(scratch) / 'publish', args.repo, args.private, args.revision, args.space)
-    use = f'Open it: {space_address(args.repo)}' if args.space else ''
-    print(f'Published: {commit}\n' + (use or f'Load it: timm.create_model({address!r}, pretrained=True)'))
+        _write_folder(args, Path(scratch), address)
+        commit = publish_folder(scratch, args.repo, args.private, args.revision, args.space)
+    print(f'Published: {commit}')
+    if args.space:
+        print(f'Open it: {constants.ENDPOINT}/spaces/{args.repo}')
+    else:
+        print(f'Load it: timm.create_model({address!r}, pretrained=True)')
     return 0
 
 
 def _write_folder(args: argparse.Namespace, folder: Path, address: str) -> None:
     """Write what will be published."""
-    from ..publish.checkpoints import save_checkpoint_folder
-    from ..publish.folder import copy_hub_folder
-    from ..publish.space import make_space
-    from ..staging import staged_folder
+    from timm_abn.publish.checkpoints import save_checkpoint_folder
+    from timm_abn.publish.folder import copy_hub_folder
+    from timm_abn.publish.space import make_space
 
     title = args.repo.rpartition('/')[2]
-    with staged_folder(folder) as staging:
-        if args.source.is_dir():
-            copy_hub_folder(args.source, staging, address)
-        else:
-            save_checkpoint_folder(
-                args.source,
-                staging,
-                title,
-                address,
-                args.model,
-                args.model_kwargs,
-                args.label_names,
-                args.license,
-                args.scores,
-            )
-        if args.space:
-            make_space(staging, title)
+    if args.source.is_dir():
+        copy_hub_folder(args.source, folder, address)
+    else:
+        save_checkpoint_folder(
+            args.source,
+            folder,
+            title,
+            address,
+            args.model,
+            args.model_kwargs,
+            args.label_names,
+            args.license,
+            args.scores,
+        )
+    if args.space:
+        make_space(folder, title)

@@ -17,26 +17,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..console.table import format_table
 from .errors import CommandError
+from .table import format_table
 
 __all__ = ['add_arguments', 'run', 'summarize']
 
 # written by scripts/make_model_facts.py: to build all models takes longer than anybody waits for a list
-FACTS = Path(__file__).parents[1] / 'publish' / 'model_facts.json'
-
-HEADER = (
-    'model',
-    'backbone',
-    'split',
-    'attention stage',
-    'gate',
-    'input',
-    'params (M)',
-    'GMACs',
-    'weights',
-    'reported error (%)',
-)
+FACTS = Path(__file__).parents[1] / 'timm_abn' / 'publish' / 'model_facts.json'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,27 +38,22 @@ def run(args: argparse.Namespace) -> int:
     if not names:
         raise CommandError(f'no model matches {args.pattern!r}; see timm-abn list')
     rows = [summarize(name, models[name]) for name in names]
-    print(format_table(HEADER, rows, right=('input', 'params (M)', 'GMACs')))
+    print(format_table(list(rows[0]), [list(row.values()) for row in rows], right=('input', 'params (M)', 'GMACs')))
     return 0
 
 
-def summarize(name: str, facts: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the cells of a model's row.
-
-    Args:
-        name: Name of a registered ABN.
-        facts: What ``model_facts.json`` says about it.
-    """
+def summarize(name: str, facts: Mapping[str, Any]) -> dict[str, str]:
+    """Return the row of a model, by column, from what ``model_facts.json`` says about it."""
     reported = [f'{dataset} {percent:.2f}' for dataset, percent in facts['reported_errors']]
-    return (
-        name,
-        facts['backbone'] + (' (or any)' if name == 'abn' else ''),
-        facts['split'],
-        facts['attention_stage'].partition(' of ')[0],
-        facts['gate'],
-        'x'.join(map(str, facts['input_size'])),
-        f'{facts["num_params"] / 1e6:.2f}',
-        f'{facts["num_macs"] / 1e9:.2f}',
-        ', '.join(facts['weights']) or '-',
-        ', '.join(reported) or '-',
-    )
+    return {
+        'model': name,
+        'backbone': facts['backbone'] + (' (or any)' if name == 'abn' else ''),
+        'split': facts['split'],
+        'attention stage': facts['attention_stage'].partition(' of ')[0],
+        'gate': facts['gate'],
+        'input': 'x'.join(map(str, facts['input_size'])),
+        'params (M)': f'{facts["num_params"] / 1e6:.2f}',
+        'GMACs': f'{facts["num_macs"] / 1e9:.2f}',
+        'weights': ', '.join(facts['weights']) or '-',
+        'reported error (%)': ', '.join(reported) or '-',
+    }

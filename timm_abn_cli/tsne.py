@@ -26,35 +26,30 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..console.argument_types import positive
-from ..console.table import format_table
-from ..explain.plot_packages import check_plot_packages
-from ..staging import check_output_folder, staged_files
-from .data import add_data_arguments, given_data
+from .arguments import (
+    add_computing_arguments,
+    add_data_arguments,
+    add_model_arguments,
+    add_out_argument,
+    choose_device,
+    given_data,
+    given_model_kwargs,
+)
 from .errors import CommandError
-from .models import add_model_arguments, given_model_kwargs
+from .table import format_table
 
 if TYPE_CHECKING:
-    from ..explain.projection import AttendedFeatures, Separation
+    from timm_abn.explain.projection import AttendedFeatures, Separation
 
-__all__ = ['add_arguments', 'check', 'run']
+__all__ = ['add_arguments', 'run']
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     add_model_arguments(parser)
     add_data_arguments(parser)
-    parser.add_argument(
-        '--out', type=Path, default=Path('outputs/tsne'), metavar='FOLDER', help='(default: outputs/tsne)'
-    )
-    parser.add_argument('--batch-size', type=positive, default=64, metavar='B', help='images at once (default: 64)')
-    parser.add_argument('--device', help='where to compute (default: cuda where torch finds it, else cpu)')
-
-
-def check(args: argparse.Namespace) -> None:
-    """See that the packages are there, and that results can be written, before the models are imported."""
-    check_plot_packages('matplotlib', 'sklearn')
-    check_output_folder(args.out)
+    add_out_argument(parser, 'outputs/tsne')
+    add_computing_arguments(parser, batch_size=64)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -62,14 +57,17 @@ def run(args: argparse.Namespace) -> int:
     import torch
     from huggingface_hub.utils import tqdm
 
-    from .. import class_names
-    from ..data.samples import load_samples
-    from ..explain.projection import aligned, attended_features, check_attention, project, separation
-    from ..explain.scatter_plots import draw_scatter_plots, write_figure
-    from ..models.loading import load_classifier
-    from .devices import choose_device
+    from timm_abn import class_names
+    from timm_abn.data.samples import load_samples
+    from timm_abn.explain.plot_packages import check_plot_packages
+    from timm_abn.explain.projection import aligned, attended_features, check_attention, project, separation
+    from timm_abn.explain.scatter_plots import draw_scatter_plots, write_figure
+    from timm_abn.models.loading import load_classifier
+    from timm_abn.staging import check_output_folder, staged_files
 
-    place = choose_device(args.device, 'tsne')
+    check_plot_packages('matplotlib', 'sklearn')
+    check_output_folder(args.out)
+    place = choose_device(args)
     model: Any = load_classifier(args.model, args.checkpoint, **given_model_kwargs(args)).to(place)
     check_attention(model)
     samples = tqdm(load_samples(model, **given_data(args)), desc='tsne', unit='image', disable=None)

@@ -43,29 +43,33 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..console.argument_types import positive
-from ..console.table import format_table
-from ..data.sources import find_sources
-from ..maps.choices import INTERPOLATIONS, SCALES, SEQUENTIAL_COLORMAPS, SHOWN_MAPS
-from ..staging import check_output_folder, staged_files
-from .devices import choose_device
+from .argument_types import positive
+from .arguments import (
+    add_computing_arguments,
+    add_csv_argument,
+    add_images_argument,
+    add_label_names_argument,
+    add_model_arguments,
+    add_out_argument,
+    choose_device,
+    given_model_kwargs,
+)
+from .choices import COLORMAPS, INTERPOLATIONS, SCALES, SHOWN_MAPS
 from .errors import CommandError
-from .models import add_model_arguments, given_model_kwargs
 from .processes import process_group
+from .table import format_table
 
 if TYPE_CHECKING:
-    from ..explain.runs import ExplainedImage, ExplainedImages
+    from timm_abn.explain.runs import ExplainedImage, ExplainedImages
 
-__all__ = ['add_arguments', 'check', 'run']
+__all__ = ['add_arguments', 'run']
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
-    parser.add_argument('images', nargs='+', type=Path, metavar='IMAGE', help='image file, or folder of images')
+    add_images_argument(parser)
     add_model_arguments(parser)
-    parser.add_argument(
-        '--out', type=Path, default=Path('outputs'), metavar='FOLDER', help='where to write overlays (default: outputs)'
-    )
+    add_out_argument(parser, 'outputs')
     parser.add_argument('--top-k', type=positive, default=5, metavar='K', help='classes per image (default: 5)')
     parser.add_argument(
         '--map',
@@ -80,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--colormap',
-        choices=tuple(SEQUENTIAL_COLORMAPS),
+        choices=COLORMAPS,
         help='(default: viridis; --show contrast has colours of its own)',
     )
     parser.add_argument(
@@ -98,35 +102,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='NAME',
         help='class of --show class or contrast, by name or index (default: the most probable one of each image)',
     )
-    parser.add_argument('--label-names', type=Path, metavar='FILE', help='names of the classes, one per line')
-    parser.add_argument(
-        '--csv', type=Path, metavar='FILE', help='also write the table there, a row per image and class'
-    )
-    parser.add_argument('--batch-size', type=positive, default=16, metavar='B', help='images at once (default: 16)')
-    parser.add_argument('--device', help='where to compute (default: cuda where torch finds it, else cpu)')
-
-
-def check(args: argparse.Namespace) -> None:
-    """Find the images, as ``args.sources``: a missing file is told before the models are imported.
-
-    Raises:
-        CommandError: Arguments contradict each other, or a file is not there, or cannot be written.
-    """
-    if args.shown_class is not None and args.show == 'attention':
-        raise CommandError('--class says whose map --show class or --show contrast draws; add one of them')
-    if args.colormap and args.show == 'contrast':
-        raise CommandError('--show contrast needs colours of two directions, and has its own; leave out --colormap')
-    if args.label_names and not args.label_names.is_file():
-        raise CommandError(f'there is no file {args.label_names}')
-    if args.csv and args.csv.is_dir():
-        raise CommandError(f'{args.csv} is a folder; --csv names a file')
-    if args.csv:
-        check_output_folder(args.csv.parent)
-    args.sources = find_sources(args.images)
+    add_label_names_argument(parser)
+    add_csv_argument(parser, 'image and class')
+    add_computing_arguments(parser, batch_size=16)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
+    if args.shown_class is not None and args.show == 'attention':
+        raise CommandError('--class says whose map --show class or --show contrast draws; add one of them')
+    if args.colormap and args.show == 'contrast':
+        raise CommandError('--show contrast needs colours of two directions, and has its own; leave out --colormap')
     with process_group() as (rank, _):
         return _run(args, rank)
 
@@ -134,30 +120,33 @@ def run(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace, rank: int) -> int:
     import torch
 
-    from .. import MultiTaskAttentionBranchNet, class_names, load_model
-    from ..data.class_names import find_class, read_class_names
-    from ..data.folder_labels import folder_labels
-    from ..explain.files import Drawing
-    from ..explain.runs import Selection, explain_files
+    from timm_abn import MultiTaskAttentionBranchNet, class_names, load_model
+    from timm_abn.data.class_names import find_class, read_class_names
+    from timm_abn.data.folder_labels import folder_labels
+    from timm_abn.data.sources import find_sources
+    from timm_abn.explain.files import Drawing
+    from timm_abn.explain.runs import Selection, explain_files
+    from timm_abn.staging import check_output_folder
 
-    place = choose_device(args.device, 'explain')
+    sources = find_sources(args.images)
+    if args.csv:
+        check_output_folder(args.csv.parent)
+    place = choose_device(args)
     model: Any = load_model(args.model, args.checkpoint, **given_model_kwargs(args)).to(place)
     names = read_class_names(args.label_names, model.num_classes) if args.label_names else class_names(model)
     shown_class = None if args.shown_class is None else find_class(args.shown_class, names)
     selection = Selection(args.show, shown_class, args.scale)
     drawing = Drawing(args.interpolation, args.colormap or 'viridis', args.map)
     try:
-        found = explain_files(
-            model, args.sources, args.out, names, selection, drawing, args.top_k, args.batch_size, place
-        )
+        found = explain_files(model, sources, args.out, names, selection, drawing, args.top_k, args.batch_size, place)
     except torch.OutOfMemoryError:
         raise CommandError(f'out of memory on {place}; try a smaller --batch-size') from None
     if rank:
         return 0
     # tasks do not exclude each other, and a folder names one class
     multi_task = isinstance(model, MultiTaskAttentionBranchNet)
-    labels = [] if multi_task else folder_labels(args.sources, names)
-    known = {source.path: label for source, label in zip(args.sources, labels) if label is not None}
+    labels = [] if multi_task else folder_labels(sources, names)
+    known = {source.path: label for source, label in zip(sources, labels) if label is not None}
     rows = [row for image in found.images for row in _rows(image, names, known.get(image.source.path))]
     if rows:
         _print_table(rows, with_labels=bool(known))
@@ -187,7 +176,7 @@ def _rows(image: 'ExplainedImage', names: Sequence[str], label: int | None) -> l
 
 def _print_table(rows: Sequence[Mapping[str, Any]], with_labels: bool) -> None:
     """Print the table; what an image or a map has once stands in its first row."""
-    from ..explain.files import format_range
+    from timm_abn.explain.files import format_range
 
     header = ['image', *(['label'] if with_labels else []), 'class', 'probability', 'map range', 'overlay']
     lines = []
@@ -206,7 +195,7 @@ def _print_table(rows: Sequence[Mapping[str, Any]], with_labels: bool) -> None:
 
 def _print_notes(found: 'ExplainedImages', known: Mapping[Path, int], scale: str) -> None:
     """Print what is said of all images together: the common range, how many were right, and what could not be read."""
-    from ..explain.files import format_range
+    from timm_abn.explain.files import format_range
 
     if scale == 'common' and found.value_range:
         print(f'range of all maps: {format_range(*found.value_range)}')
@@ -219,6 +208,8 @@ def _print_notes(found: 'ExplainedImages', known: Mapping[Path, int], scale: str
 
 
 def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    from timm_abn.staging import staged_files
+
     columns = ('image', 'label', 'class', 'probability', 'map_least', 'map_greatest', 'overlay')
     with staged_files(path.parent) as staging, (staging / path.name).open('w', newline='', encoding='utf-8') as file:
         writer = csv.DictWriter(file, columns)

@@ -27,14 +27,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..console.argument_types import positive, positive_number, whole
-from ..console.table import format_table
-from ..staging import check_new_folder, check_output_folder
-from .devices import choose_device
+from .argument_types import existing_file, existing_folder, positive, positive_number, whole
+from .arguments import add_computing_arguments, add_model_kwargs, choose_device
 from .errors import CommandError
-from .models import add_model_kwargs
+from .table import format_table
 
-__all__ = ['add_arguments', 'check', 'run']
+__all__ = ['add_arguments', 'run']
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,10 +40,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--backbone', required=True, metavar='NAME', help='name of the timm model')
     weights = parser.add_mutually_exclusive_group(required=True)
     weights.add_argument(
-        '--backbone-checkpoint', type=Path, metavar='FILE', help="weights of it, as timm's training script writes them"
+        '--backbone-checkpoint',
+        type=existing_file,
+        metavar='FILE',
+        help="weights of it, as timm's training script writes them",
     )
     weights.add_argument('--pretrained', action='store_true', help="timm's pretrained weights of it")
-    parser.add_argument('--data-dir', type=Path, required=True, metavar='FOLDER', help='folder of the photos')
+    parser.add_argument(
+        '--data-dir', type=existing_folder, required=True, metavar='FOLDER', help='folder of the photos'
+    )
     parser.add_argument('--unlabelled', action='store_true', help='the folders of the photos are not their classes')
     parser.add_argument('--out', type=Path, required=True, metavar='FOLDER', help='where to write')
     parser.add_argument('--resume', action='store_true', help='continue after the last epoch in --out')
@@ -54,34 +57,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--lr', type=positive_number, default=1e-3, help='learning rate (default: 0.001)')
     parser.add_argument('--seed', type=whole, default=0, help='of order, flips and backgrounds (default: 0)')
     parser.add_argument('--workers', type=whole, default=0, metavar='N', help='processes that read photos (default: 0)')
-    parser.add_argument('--device', help='where to compute (default: cuda where torch finds it, else cpu)')
+    add_computing_arguments(parser)
     add_model_kwargs(parser)
-
-
-def check(args: argparse.Namespace) -> None:
-    """Raise CommandError if arguments contradict each other, or a file is not there."""
-    if not args.data_dir.is_dir():
-        raise CommandError(f'there is no folder {args.data_dir}')
-    if args.backbone_checkpoint and not args.backbone_checkpoint.is_file():
-        raise CommandError(f'there is no file {args.backbone_checkpoint}')
-    if not args.resume:
-        check_new_folder(args.out)
-    else:
-        check_output_folder(args.out)
-        if not (args.out / 'last.pth.tar').is_file():
-            raise CommandError(f'there is no {args.out / "last.pth.tar"} to continue from; leave out --resume')
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
+    if args.resume and not (args.out / 'last.pth.tar').is_file():
+        raise CommandError(f'there is no {args.out / "last.pth.tar"} to continue from; leave out --resume')
+
     import torch
 
-    from .. import class_names
-    from ..data.photos import find_photos
-    from ..models.attaching import attach
-    from ..training.attaching import LAST, AttachSettings, train_attached
+    from timm_abn import class_names
+    from timm_abn.data.photos import find_photos
+    from timm_abn.models.attaching import attach
+    from timm_abn.staging import check_new_folder, check_output_folder
+    from timm_abn.training.attaching import LAST, AttachSettings, train_attached
 
-    place = choose_device(args.device, 'attach')
+    (check_output_folder if args.resume else check_new_folder)(args.out)
+    place = choose_device(args)
     photos = find_photos(args.data_dir, labelled=not args.unlabelled)
     torch.manual_seed(args.seed)
     attached = attach(args.backbone, args.backbone_checkpoint, args.pretrained, args.model_kwargs)

@@ -30,19 +30,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..console.argument_types import positive
-from ..console.table import format_table
-from ..data.sources import Source, find_sources
-from ..staging import check_output_folder, staged_files
-from .devices import choose_device
+from .argument_types import positive
+from .arguments import (
+    add_computing_arguments,
+    add_csv_argument,
+    add_images_argument,
+    add_methods_argument,
+    add_model_arguments,
+    add_out_argument,
+    choose_device,
+    given_model_kwargs,
+)
 from .errors import CommandError
-from .methods import add_methods_argument
-from .models import add_model_arguments, given_model_kwargs
+from .table import format_table
 
 if TYPE_CHECKING:
-    from ..explain.comparison import Comparison
+    from timm_abn.data.sources import Source
+    from timm_abn.explain.comparison import Comparison
 
-__all__ = ['add_arguments', 'check', 'run']
+__all__ = ['add_arguments', 'run']
 
 CHOSEN = ('attention', 'class_map', 'grad_cam', 'recipro_cam')
 COLUMNS = (
@@ -64,7 +70,7 @@ NUMBERS = ('probability', 'least', 'greatest', 'deletion', 'insertion')
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
-    parser.add_argument('images', nargs='+', type=Path, metavar='IMAGE', help='image file, or folder of images')
+    add_images_argument(parser)
     add_model_arguments(parser)
     add_methods_argument(parser, CHOSEN)
     parser.add_argument(
@@ -73,29 +79,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='NAME',
         help='name, or number, of the class or task to explain (default: the most probable one of each image)',
     )
-    parser.add_argument(
-        '--out',
-        type=Path,
-        default=Path('outputs/compare'),
-        metavar='FOLDER',
-        help='where to write sheets (default: outputs/compare)',
-    )
-    parser.add_argument('--csv', type=Path, metavar='FILE', help='also write the table, a row per image and method')
+    add_out_argument(parser, 'outputs/compare')
+    add_csv_argument(parser, 'image and method')
     parser.add_argument(
         '--steps', type=positive, default=32, metavar='S', help='steps of deletion and insertion (default: 32)'
     )
-    parser.add_argument('--batch-size', type=positive, default=16, metavar='B', help='images at once (default: 16)')
-    parser.add_argument('--device', help='where to compute (default: cuda where torch finds it, else cpu)')
-
-
-def check(args: argparse.Namespace) -> None:
-    """Find the images, as ``args.sources``, and see that results can be written, before the models are imported."""
-    args.sources = find_sources(args.images)
-    check_output_folder(args.out)
-    if args.csv is not None:
-        if args.csv.is_dir():
-            raise CommandError(f'argument --csv: {args.csv} is a folder, not a file to write')
-        check_output_folder(args.csv.parent)
+    add_computing_arguments(parser, batch_size=16)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -103,15 +92,21 @@ def run(args: argparse.Namespace) -> int:
     import torch
     from huggingface_hub.utils import tqdm
 
-    from .. import class_names
-    from ..data.class_names import find_class
-    from ..data.images import Preprocessing
-    from ..explain.comparison import compare_methods
-    from ..explain.files import prepared_batches
-    from ..explain.methods import applicable_explainers, create_explainers
-    from ..models.loading import load_classifier
+    from timm_abn import class_names
+    from timm_abn.data.class_names import find_class
+    from timm_abn.data.images import Preprocessing
+    from timm_abn.data.sources import find_sources
+    from timm_abn.explain.comparison import compare_methods
+    from timm_abn.explain.files import prepared_batches
+    from timm_abn.explain.methods import applicable_explainers, create_explainers
+    from timm_abn.models.loading import load_classifier
+    from timm_abn.staging import check_output_folder
 
-    place = choose_device(args.device, 'compare')
+    found_sources = find_sources(args.images)
+    check_output_folder(args.out)
+    if args.csv is not None:
+        check_output_folder(args.csv.parent)
+    place = choose_device(args)
     model: Any = load_classifier(args.model, args.checkpoint, **given_model_kwargs(args)).to(place)
     names = class_names(model)
     target = None if args.class_name is None else find_class(args.class_name, names)
@@ -121,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
     rows: list[dict[str, Any]] = []
     problems: list[tuple[Source, str]] = []
     # without a terminal there is no progress bar
-    sources = tqdm(args.sources, desc='compare', unit='image', disable=None if len(args.sources) > 1 else True)
+    sources = tqdm(found_sources, desc='compare', unit='image', disable=None if len(found_sources) > 1 else True)
     for batch in prepared_batches(sources, preprocessing, args.batch_size, problems):
         images = torch.stack([prepared.x for prepared in batch]).to(place)
         targets = None if target is None else [target] * len(images)
@@ -144,7 +139,8 @@ def run(args: argparse.Namespace) -> int:
 def _write_sheet(
     args: argparse.Namespace, prepared: Any, preprocessing: Any, comparison: 'Comparison', names: Sequence[str]
 ) -> Path:
-    from ..explain.sheets import draw_sheet, input_picture
+    from timm_abn.explain.sheets import draw_sheet, input_picture
+    from timm_abn.staging import staged_files
 
     config, name = preprocessing.config, prepared.source.name
     notes = [
@@ -196,6 +192,8 @@ def _number(name: str, value: float) -> str:
 
 
 def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    from timm_abn.staging import staged_files
+
     with staged_files(path.parent) as staging:
         with (staging / path.name).open('w', newline='', encoding='utf-8') as file:
             writer = csv.DictWriter(file, fieldnames=COLUMNS)

@@ -16,8 +16,8 @@ tensors and plain values are read from them; no code in them is run.
 import argparse
 from pathlib import Path
 
-from ..networks.choices import MECHANISMS
-from ..staging import check_new_folder
+from .argument_types import existing_file
+from .choices import MECHANISMS
 
 __all__ = ['add_arguments', 'run']
 
@@ -29,7 +29,7 @@ licence: ask its authors before you publish weights that they have trained."""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
-    parser.add_argument('checkpoint', type=Path, help="the authors' file, such as model_best.pth.tar")
+    parser.add_argument('checkpoint', type=existing_file, help="the authors' file, such as model_best.pth.tar")
     parser.add_argument(
         '--model', metavar='NAME', help='name of the model, see timm-abn list (default: found from the file)'
     )
@@ -47,13 +47,14 @@ def run(args: argparse.Namespace) -> int:
     import torch
     from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-    from ..hub.state_dicts import CheckpointError
-    from ..models.official_checkpoints import convert_official_checkpoint
-    from ..models.training_checkpoints import read_checkpoint_file
-    from ..publish.checkpoints import recorded_facts
-    from ..publish.folder import save_hub_folder
-    from ..publish.model_card import model_card
-    from ..publish.model_facts import facts_of
+    from timm_abn.hub.state_dicts import CheckpointError
+    from timm_abn.models.official_checkpoints import convert_official_checkpoint
+    from timm_abn.models.training_checkpoints import read_checkpoint_file
+    from timm_abn.publish.checkpoints import recorded_facts
+    from timm_abn.publish.folder import save_hub_folder
+    from timm_abn.publish.model_card import model_card
+    from timm_abn.publish.model_facts import facts_of
+    from timm_abn.staging import check_new_folder, staged_folder
 
     check_new_folder(args.out)
     checkpoint = read_checkpoint_file(args.checkpoint)
@@ -74,7 +75,8 @@ def run(args: argparse.Namespace) -> int:
     # how the authors' code prepares images of ImageNet; for CIFAR the models here say the same
     images = dict(input_size=(3, 224, 224), interpolation='bilinear', crop_pct=0.875)
     images.update(mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD)
-    save_hub_folder(model, args.out, card, None if name.endswith('_cifar') else images, dict(license='unknown'))
+    with staged_folder(args.out) as staging:
+        save_hub_folder(model, staging, card, None if name.endswith('_cifar') else images, dict(license='unknown'))
     for fact, value in (('Model', name), ('Classes', model_args.get('num_classes')), *facts, ('Written to', args.out)):
         print(f'{fact}: {value}')
     return 0

@@ -5,8 +5,8 @@ import torch
 from PIL import Image
 
 from timm_abn.explain.evaluation import Evaluation
-from timm_abn.explain.evaluation.report import draw_curves, report
 from timm_abn.explain.statistics import Interval
+from timm_abn_cli.evaluation_report import draw_curves, report
 
 NAMES = ['ant', 'bee', 'cat']
 

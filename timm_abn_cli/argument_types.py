@@ -4,12 +4,12 @@ import argparse
 import ast
 import math
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
-
-__all__ = ['KeyValues', 'device', 'positive', 'positive_number', 'share', 'whole', 'zero_or_more']
 
 
 class KeyValues(argparse.Action):
@@ -22,12 +22,12 @@ class KeyValues(argparse.Action):
         self,
         parser: argparse.ArgumentParser,
         namespace: argparse.Namespace,
-        values: Any,
+        values: str | Sequence[Any] | None,
         option_string: str | None = None,
     ) -> None:
         """Store the arguments as a dictionary."""
         arguments: dict[str, Any] = {}
-        for word in filter(None, values):
+        for word in filter(None, values or ()):
             if not re.match('[^=]+=', word):
                 raise argparse.ArgumentError(self, f'must be KEY=VALUE, got {word!r}')
             key, _, value = word.partition('=')
@@ -83,6 +83,38 @@ def device(text: str) -> 'torch.device':
         return torch.empty(0, device=text).device
     except (AssertionError, NotImplementedError, RuntimeError) as error:
         raise argparse.ArgumentTypeError(f'cannot compute on {text!r}: {str(error).splitlines()[0]}') from None
+
+
+def existing(text: str) -> Path:
+    """Parse the path of a file or folder."""
+    path = Path(text)
+    if not path.exists():
+        raise argparse.ArgumentTypeError(f'there is no file or folder {path}')
+    return path
+
+
+def existing_file(text: str) -> Path:
+    """Parse the path of a file."""
+    path = Path(text)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f'there is no file {path}')
+    return path
+
+
+def existing_folder(text: str) -> Path:
+    """Parse the path of a folder."""
+    path = Path(text)
+    if not path.is_dir():
+        raise argparse.ArgumentTypeError(f'there is no folder {path}')
+    return path
+
+
+def output_file(text: str) -> Path:
+    """Parse the path of a file to write."""
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f'{path} is a folder, not a file to write')
+    return path
 
 
 def _whole(text: str, least: int) -> int:

@@ -1,0 +1,99 @@
+"""The ``timm-abn`` command. Every subcommand is a module here, with ``add_arguments(parser)`` and ``run(args)``.
+
+It lies beside the library, since importing ``timm_abn``, or any module in it, imports torch and timm, which takes
+seconds: parsing must take no longer than Python itself. Modules here import the library, and what needs it, inside
+``run``, after whatever is wrong with the arguments alone.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from typing import NoReturn
+
+from . import app, attach, compare, convert, evaluate, explain, export, list_models, publish, tsne
+from .errors import CommandError
+
+__all__ = ['CommandError', 'create_parser', 'entry_point', 'main']
+
+COMMANDS = {
+    'app': app,
+    'attach': attach,
+    'compare': compare,
+    'convert': convert,
+    'evaluate': evaluate,
+    'explain': explain,
+    'export': export,
+    'list': list_models,
+    'publish': publish,
+    'tsne': tsne,
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports wrong arguments like every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        raise CommandError(f'{message}; see {self.prog} --help')
+
+
+class _Version(argparse.Action):
+    """Prints the version; to look it up takes as long as all parsing, so it is done on demand."""
+
+    def __call__(self, *_: object, **__: object) -> NoReturn:
+        from importlib.metadata import version
+
+        print(f'timm-abn {version("timm-abn")}')
+        sys.exit()
+
+
+def entry_point() -> int:
+    """Run the command line of the process; SIGTERM ends it like an error, so that what is half written is removed."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    return main()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return its exit code: 2 for wrong input, else what the subcommand says."""
+    try:
+        args = create_parser().parse_args(argv)
+        return args.run(args)
+    except CommandError as error:
+        return _fail(error)
+    except BrokenPipeError:  # the reader of the output, such as ``head``, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        return _fail(f'{error.filename}: {error.strerror}' if error.filename else error)
+    except ValueError as error:
+        from timm_abn import TimmAbnError
+
+        if not isinstance(error, TimmAbnError):
+            raise
+        return _fail(error)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _fail(message: object) -> int:
+    print(f'timm-abn: error: {str(message).rstrip(".")}', file=sys.stderr)
+    return 2
+
+
+def create_parser() -> argparse.ArgumentParser:
+    """Return the parser of all subcommands; ``run`` of what it parses is that of the chosen one."""
+    parser = _Parser(prog='timm-abn', description='Attention Branch Networks for timm: models that explain themselves.')
+    parser.add_argument('--version', action=_Version, nargs=0, help='show the version and exit')
+    subparsers = parser.add_subparsers(dest='command', metavar='command', required=True)
+    for name, module in COMMANDS.items():
+        summary, _, details = (module.__doc__ or '').partition('\n')
+        subparser = subparsers.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            epilog=details.strip(),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(subparser)
+        subparser.set_defaults(run=module.run)
+    return parser

@@ -1,0 +1,137 @@
+"""Arguments that several commands share, and what is made of them."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .argument_types import KeyValues, device, existing, existing_file, output_file, positive, whole
+from .choices import METHODS
+from .errors import CommandError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments that say which model to load."""
+    parser.add_argument('--model', required=True, help='name of the model, see timm-abn list; or hf-hub:OWNER/NAME')
+    parser.add_argument(
+        '--checkpoint',
+        type=Path,
+        metavar='FILE',
+        help='weights to load instead of the pretrained ones (.safetensors, .pth, .pth.tar)',
+    )
+    add_building_arguments(parser)
+
+
+def add_building_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments that a model is built with, those that ``given_model_kwargs`` returns."""
+    parser.add_argument(
+        '--num-classes', type=positive, metavar='K', help='number of classes (default: that of the weights)'
+    )
+    add_model_kwargs(parser)
+
+
+def add_model_kwargs(parser: argparse.ArgumentParser) -> None:
+    """Declare the argument for all other arguments of a model."""
+    parser.add_argument(
+        '--model-kwargs',
+        nargs='*',
+        default={},
+        action=KeyValues,
+        metavar='KEY=VALUE',
+        help='other arguments of the model, as in timm: backbone=convnext_tiny in_chans=1',
+    )
+
+
+def given_model_kwargs(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of the model that a command line gives.
+
+    Raises:
+        CommandError: One of them has an option of its own.
+    """
+    if 'checkpoint' in args.model_kwargs:
+        raise CommandError('argument --model-kwargs: checkpoint is no argument of a model; use --checkpoint')
+    return dict(args.model_kwargs, **({} if args.num_classes is None else dict(num_classes=args.num_classes)))
+
+
+def add_images_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare the images that a command is about, one by one or in folders."""
+    parser.add_argument('images', nargs='+', type=existing, metavar='IMAGE', help='image file, or folder of images')
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments that say which images of a data set to take, as in timm's scripts."""
+    parser.add_argument('--data-dir', type=Path, required=True, metavar='FOLDER', help='folder of the data')
+    parser.add_argument(
+        '--dataset',
+        default='',
+        metavar='NAME',
+        help="as in timm's scripts: torch/fashion_mnist, torch/svhn, compcars, ... (default: folders of images)",
+    )
+    parser.add_argument('--split', default='validation', help="as in timm's scripts (default: validation)")
+    parser.add_argument('--limit', type=positive, metavar='N', help='this many images, drawn at random (default: all)')
+    parser.add_argument('--seed', type=whole, default=0, help='of random draws (default: 0)')
+
+
+def given_data(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what ``load_samples`` is told by a command line with ``add_data_arguments``."""
+    return {name: getattr(args, name) for name in ('data_dir', 'dataset', 'split', 'limit', 'seed')}
+
+
+def add_methods_argument(parser: argparse.ArgumentParser, chosen: Sequence[str]) -> None:
+    """Declare which explanations a command makes; ``chosen`` are tried where none is named."""
+    parser.add_argument(
+        '--methods',
+        nargs='+',
+        choices=METHODS,
+        metavar='METHOD',
+        help=f'{", ".join(METHODS)} (default: those of {", ".join(chosen)} that apply to the model)',
+    )
+
+
+def add_label_names_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare the file that names the classes."""
+    parser.add_argument('--label-names', type=existing_file, metavar='FILE', help='names of the classes, one per line')
+
+
+def add_out_argument(parser: argparse.ArgumentParser, default: str) -> None:
+    """Declare the folder of the results."""
+    parser.add_argument(
+        '--out', type=Path, default=Path(default), metavar='FOLDER', help=f'where to write (default: {default})'
+    )
+
+
+def add_csv_argument(parser: argparse.ArgumentParser, rows: str) -> None:
+    """Declare a table that is written on demand, with a row for each of ``rows``."""
+    parser.add_argument('--csv', type=output_file, metavar='FILE', help=f'also write the table, a row per {rows}')
+
+
+def add_computing_arguments(parser: argparse.ArgumentParser, batch_size: int = 0) -> None:
+    """Declare where to compute, and how many images at once."""
+    if batch_size:
+        parser.add_argument(
+            '--batch-size',
+            type=positive,
+            default=batch_size,
+            metavar='B',
+            help=f'images at once (default: {batch_size})',
+        )
+    parser.add_argument('--device', help='where to compute (default: cuda where torch finds it, else cpu)')
+
+
+def choose_device(args: argparse.Namespace) -> 'torch.device':
+    """Return the device that is named, or a GPU where torch finds one, each process of torchrun its own.
+
+    Raises:
+        CommandError: There is no such device here.
+    """
+    import torch
+
+    found = f'cuda:{os.environ.get("LOCAL_RANK", 0)}' if torch.cuda.is_available() else 'cpu'
+    try:
+        return device(args.device or found)
+    except argparse.ArgumentTypeError as error:
+        raise CommandError(f'argument --device: {error}; see timm-abn {args.command} --help') from None
