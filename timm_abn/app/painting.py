@@ -50,7 +50,7 @@ def paint(session: Session, served: ServedModel, painting: Image.Image, target: 
         target: The task; the most probable by default.
     """
     task = target_of(session, target) if served.has_tasks else None
-    return edit_prediction(served.model, session.x, painting, session.shown_box, task, session.explanation)
+    return edit_prediction(served.model, session.explanation, session.x, painting, session.shown_box, task)
 
 
 def draw_edited_map(session: Session, edit: Edit) -> Image.Image:

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from ..errors import TimmAbnError
 from ..version import __version__
-from . import app, attach, benchmark, compare, convert, edit, evaluate, explain, export, list_models, publish, tsne
+from . import app, attach, benchmark, compare, convert, evaluate, explain, export, list_models, publish, tsne
 from .errors import CommandError
 
 __all__ = ['CommandError', 'main']
@@ -23,7 +23,6 @@ COMMANDS = {
     'benchmark': benchmark,
     'compare': compare,
     'convert': convert,
-    'edit': edit,
     'evaluate': evaluate,
     'explain': explain,
     'export': export,

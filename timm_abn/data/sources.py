@@ -9,29 +9,11 @@ from ..errors import TimmAbnError
 __all__ = ['IMAGE_EXTENSIONS', 'Source', 'find_sources']
 
 IMAGE_EXTENSIONS = (
-    '.avif',
-    '.bmp',
-    '.gif',
-    '.jfif',
-    '.jp2',
-    '.jpeg',
-    '.jpg',
-    '.pbm',
-    '.pgm',
-    '.png',
-    '.ppm',
-    '.tga',
-    '.tif',
-    '.tiff',
-    '.webp',
+    *('.avif', '.bmp', '.gif', '.jfif', '.jp2', '.jpeg', '.jpg', '.pbm', '.pgm', '.png', '.ppm', '.tga', '.tif'),
+    *('.tiff', '.webp'),
 )
-
-OUTPUT_ENDINGS = (
-    '.overlay.png',
-    '.map.png',
-    '.compare.png',
-    '.edit.png',
-)  # not to be explained when the output lies among the images
+# not to be explained when the output lies among the images
+OUTPUT_ENDINGS = ('.overlay.png', '.map.png', '.compare.png')
 
 
 @dataclasses.dataclass

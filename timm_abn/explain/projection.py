@@ -1,14 +1,15 @@
 """What attention does to features: before and after the mechanism, as points, and how well they separate classes."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub.utils import tqdm
 
-from ..data.samples import Sample
-from ..errors import TimmAbnError, one_line
+from ..data.samples import Sample, read_samples
+from ..errors import TimmAbnError
 from ..networks.network import AttentionBranchNet
 from .plot_packages import check_plot_packages
 from .statistics import Interval, bootstrap_mean
@@ -64,53 +65,47 @@ class Separation:
     difference: Interval
 
 
-def attended_features(
-    model: Any,
-    samples: Iterable[Callable[[], Sample]],
-    batch_size: int = 64,
-) -> AttendedFeatures:
+def attended_features(model: Any, samples: Sequence[Sample], batch_size: int = 64) -> AttendedFeatures:
     """Return the features of images before and after the attention map is applied (paper, Fig. 6).
 
     Args:
-        model: An ``AttentionBranchNet`` with one map, in evaluation mode, on the device to compute on.
-        samples: Functions that read one image each; an error that one raises is a problem of this image alone.
+        model: An ``AttentionBranchNet`` with one map that gates, in evaluation mode, on the device to compute on.
+        samples: The images; an error that one raises while it is read is a problem of this image alone.
         batch_size: Images at once.
 
     Raises:
-        TimmAbnError: The model has no attention branch, several maps, or is in training mode; or there are too few
-            images.
+        TimmAbnError: See ``check_attention``; or there are too few images.
     """
     check_attention(model)
-    first = next(model.parameters())
-    found = AttendedFeatures([], [], torch.empty(0), torch.empty(0), [])
+    names: list[str] = []
+    labels: list[int | None] = []
+    problems: list[str] = []
     parts: list[tuple[torch.Tensor, torch.Tensor]] = []
-    batch: list[Sample] = []
-    for sample in samples:
-        try:
-            batch.append(sample())
-        except Exception as error:  # of whatever reads the image: a problem of this image, which the others do not have
-            found.problems.append(one_line(error))
-        if len(batch) == batch_size:
-            parts.append(_pooled(model, batch, first))
-            _note(found, batch)
-    if batch:
-        parts.append(_pooled(model, batch, first))
-        _note(found, batch)
-    if len(found.names) < LEAST_IMAGES:
-        reason = f' ({found.problems[0]})' if found.problems else ''
-        raise TimmAbnError(
-            f'a picture of features needs {LEAST_IMAGES} images or more, got {len(found.names)}{reason}.'
-        )
+    with tqdm(total=len(samples), desc='tsne', unit='image', disable=None) as bar:
+        for indices in torch.arange(len(samples)).split(batch_size):
+            batch = read_samples(samples, indices.tolist(), problems)
+            if batch:
+                parts.append(_pooled(model, batch))
+            names += [sample.name for sample in batch]
+            labels += [sample.label for sample in batch]
+            bar.update(len(indices))
+    if len(names) < LEAST_IMAGES:
+        reason = f' ({problems[0]})' if problems else ''
+        raise TimmAbnError(f'a picture of features needs {LEAST_IMAGES} images or more, got {len(names)}{reason}.')
     before, after = (torch.cat(column) for column in zip(*parts))
-    return dataclasses.replace(found, before=before, after=after)
+    return AttendedFeatures(names, labels, before, after, problems)
 
 
 def check_attention(model: Any) -> None:
-    """Raise TimmAbnError unless a model has features before and after one attention map, and is in evaluation mode."""
+    """Raise TimmAbnError unless a model has features before and after one map that gates, in evaluation mode."""
     if not isinstance(model, AttentionBranchNet) or model.attention_branch is None:
         raise TimmAbnError(
             'only an Attention Branch Network has features before and after attention, the model is a '
             f'{type(model).__name__}.'
+        )
+    if model.mechanism.insertion == 'explaining':
+        raise TimmAbnError(
+            'the map of an attached network gates nothing: its features before and after attention are the same.'
         )
     if model.attention_branch.num_maps > 1:
         raise TimmAbnError(
@@ -121,15 +116,9 @@ def check_attention(model: Any) -> None:
         raise TimmAbnError('features need a model in evaluation mode; call model.eval() first.')
 
 
-def _note(found: AttendedFeatures, batch: list[Sample]) -> None:
-    found.names.extend(sample.name for sample in batch)
-    found.labels.extend(sample.label for sample in batch)
-    batch.clear()
-
-
 @torch.no_grad()
-def _pooled(model: Any, batch: Sequence[Sample], like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    images = torch.stack([sample.image for sample in batch]).to(like)
+def _pooled(model: Any, batch: Sequence[Sample]) -> tuple[torch.Tensor, torch.Tensor]:
+    images = torch.stack([sample.image for sample in batch]).to(next(model.parameters()))
     features, _ = model.extract(images)
     maps = model.layout.to_maps(features, images)
     attention_map = model.attention_branch.attention_map(model.attention_branch.forward_features(maps))

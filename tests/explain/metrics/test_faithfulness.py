@@ -17,8 +17,6 @@ from timm_abn.explain.metrics import (
     insertion,
     insertion_curve,
     make_baseline,
-    pixel_flipping,
-    pixel_flipping_curve,
     replaced_fractions,
 )
 from timm_abn.explain.metrics.replacement import pixel_ranks
@@ -163,7 +161,6 @@ def test_a_map_with_a_nan_has_no_score():
     images = ones.expand(3, -1, -1, -1)
     scores = deletion(Corner().eval(), images, maps, steps=4)
     assert scores.isnan().tolist() == [False, True, True] and scores[0] == 1 / 8
-    assert pixel_flipping(Corner().eval(), images, maps, patch_size=1).isnan().tolist() == [False, True, True]
 
 
 def test_baselines():
@@ -219,17 +216,3 @@ def test_refused_arguments(changes, message):
     with pytest.raises(TimmAbnError) as error:
         deletion(**arguments)
     assert str(error.value).startswith(message)
-
-
-def test_pixel_flipping_by_hand():
-    images, maps = torch.ones(1, 1, 3, 4), torch.zeros(1, 1, 3, 4)
-    maps[0, 0, 0, 3] = 8  # patches of 2 x 2, the lower ones 1 x 2: means 0, 2, 3, 0
-    maps[0, 0, 2, 0] = 6
-    curve = pixel_flipping_curve(Share().eval(), images, maps, targets=[1], patch_size=2)
-    torch.testing.assert_close(curve, torch.tensor([[12, 10, 6, 2, 0]]) / 12, atol=1e-6, rtol=0)
-    area = pixel_flipping(Share().eval(), images, maps, targets=[1], patch_size=2)
-    assert area.item() == pytest.approx((6 + 10 + 6 + 2) / 12 / 4, abs=1e-6)
-    torch.manual_seed(0)
-    images, maps = torch.rand(2, 1, 4, 4), torch.rand(2, 1, 4, 4)
-    flipped = pixel_flipping_curve(Share().eval(), images, maps, patch_size=1)
-    torch.testing.assert_close(flipped, deletion_curve(Share().eval(), images, maps, steps=16))

@@ -6,7 +6,15 @@ import torch
 
 from ...errors import TimmAbnError
 
-__all__ = ['check_evaluation_mode', 'check_images', 'check_maps', 'check_masks', 'check_positive', 'usable_maps']
+__all__ = [
+    'check_evaluation_mode',
+    'check_images',
+    'check_maps',
+    'check_masks',
+    'check_positive',
+    'map_problems',
+    'usable_maps',
+]
 
 
 def usable_maps(maps: torch.Tensor) -> torch.Tensor:
@@ -21,6 +29,15 @@ def usable_maps(maps: torch.Tensor) -> torch.Tensor:
     low, high = flattened.amin(dim=1), flattened.amax(dim=1)
     contrast = high - low > 1e-5 * torch.maximum(high.abs(), low.abs())
     return contrast & flattened.isfinite().all(dim=1)
+
+
+def map_problems(maps: torch.Tensor) -> list[str]:
+    """Return for each map why it says nothing, in a few words; '' for one that does."""
+    usable, finite = usable_maps(maps).tolist(), maps.flatten(1).isfinite().all(dim=1).tolist()
+    return [
+        '' if is_usable else 'flat map' if is_finite else 'NaN or infinity in the map'
+        for is_usable, is_finite in zip(usable, finite)
+    ]
 
 
 def check_positive(name: str, value: object) -> None:
