@@ -15,7 +15,7 @@ import timm_abn
 from timm_abn.cli import main
 from timm_abn.data.images import Preprocessing, read_image
 from timm_abn.data.sources import find_sources
-from timm_abn.explain.files import task_stems
+from timm_abn.explain.runs import task_stems
 
 MODEL = 'abn_resnet20_cifar.fashion_mnist'
 REPOSITORY = Path(__file__).parents[2]

@@ -127,33 +127,26 @@ def check(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    with process_group() as (rank, _):
-        return _run(args, rank)
-
-
-def _run(args: argparse.Namespace, rank: int) -> int:
     import torch
 
     from .. import MultiTaskAttentionBranchNet, class_names, load_model
     from ..data.class_names import find_class, read_class_names
     from ..data.folder_labels import folder_labels
     from ..explain.files import Drawing
-    from ..explain.runs import Selection, explain_files
+    from ..explain.runs import explain_files
 
-    place = choose_device(args.device, 'explain')
-    model: Any = load_model(args.model, args.checkpoint, **given_model_kwargs(args)).to(place)
-    names = read_class_names(args.label_names, model.num_classes) if args.label_names else class_names(model)
-    shown_class = None if args.shown_class is None else find_class(args.shown_class, names)
-    selection = Selection(args.show, shown_class, args.scale)
-    drawing = Drawing(args.interpolation, args.colormap or 'viridis', args.map)
-    try:
-        found = explain_files(
-            model, args.sources, args.out, names, selection, drawing, args.top_k, args.batch_size, place
-        )
-    except torch.OutOfMemoryError:
-        raise CommandError(f'out of memory on {place}; try a smaller --batch-size') from None
-    if rank:
-        return 0
+    with process_group() as (rank, _):
+        place = choose_device(args.device, 'explain')
+        model: Any = load_model(args.model, args.checkpoint, **given_model_kwargs(args)).to(place)
+        names = read_class_names(args.label_names, model.num_classes) if args.label_names else class_names(model)
+        shown_class = None if args.shown_class is None else find_class(args.shown_class, names)
+        drawing = Drawing(args.show, shown_class, args.scale, args.interpolation, args.colormap or 'viridis', args.map)
+        try:
+            found = explain_files(model, args.sources, args.out, names, drawing, args.top_k, args.batch_size, place)
+        except torch.OutOfMemoryError:
+            raise CommandError(f'out of memory on {place}; try a smaller --batch-size') from None
+        if rank:
+            return 0
     # tasks do not exclude each other, and a folder names one class
     multi_task = isinstance(model, MultiTaskAttentionBranchNet)
     labels = [] if multi_task else folder_labels(args.sources, names)

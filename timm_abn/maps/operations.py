@@ -1,5 +1,7 @@
 """Arithmetic on maps: to another size, to the range [0, 1], and over images in colour."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 
@@ -10,7 +12,7 @@ from .colormaps import colormap_table
 __all__ = ['INTERPOLATIONS', 'blend_maps', 'centre_maps', 'normalize_maps', 'overlay_maps', 'upsample_maps']
 
 
-def upsample_maps(maps: torch.Tensor, size: tuple[int, int], interpolation: str = 'bilinear') -> torch.Tensor:
+def upsample_maps(maps: torch.Tensor, size: Sequence[int], interpolation: str = 'bilinear') -> torch.Tensor:
     """Return maps at another size, shape (B, T, H, W), each in the range of its original, in float32 or float64.
 
     Pixels are areas, as in images (``align_corners=False``); where a map shrinks, it is averaged.
