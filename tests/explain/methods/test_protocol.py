@@ -227,26 +227,6 @@ def test_no_images_give_no_maps():
         assert_maps(explainer(images), images)
 
 
-def test_any_function_is_an_explainer():
-    model, images = MODELS['test_resnet'](), tiny_images(3)
-    seen = []
-
-    def brightest(model, images, targets):
-        seen.append((model, targets))
-        return images.requires_grad_().double().square().sum(dim=1, keepdim=True)
-
-    explainer = create_explainer(brightest, model)
-    for targets in (None, TARGETS):
-        maps = explainer(images.clone(), targets)
-        assert_maps(maps, images)
-        torch.testing.assert_close(maps, images.square().sum(dim=1, keepdim=True))
-    assert seen[0][0] is model and torch.equal(seen[0][1], model(images).argmax(dim=1))
-    assert torch.equal(seen[1][1], TARGETS)
-    with pytest.raises(timm_abn.TimmAbnError) as error:
-        create_explainer(lambda model, images, targets: images, model)(images)
-    assert str(error.value) == '<lambda> must return maps of shape (3, 1, h, w), got (3, 3, 64, 64).'
-
-
 @pytest.mark.parametrize(
     'name, options, message',
     [

@@ -1,8 +1,7 @@
 """Checks of arguments that all metrics share, and of which maps hold any information."""
 
-from typing import Any
-
 import torch
+import torch.nn as nn
 
 from ...errors import TimmAbnError
 
@@ -46,7 +45,7 @@ def check_positive(name: str, value: object) -> None:
         raise TimmAbnError(f'{name} must be a whole number of 1 or more, got {value!r}.')
 
 
-def check_evaluation_mode(model: Any) -> None:
+def check_evaluation_mode(model: nn.Module) -> None:
     """Raise TimmAbnError if the model is in training mode, where its outputs differ and its statistics change."""
     if getattr(model, 'training', False):
         raise TimmAbnError('metrics need a model in evaluation mode; call model.eval() first.')

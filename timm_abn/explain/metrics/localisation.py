@@ -14,11 +14,7 @@ __all__ = ['chance_corrected_energy', 'energy', 'iou', 'pointing_game', 'pointin
 
 
 def pointing_tolerance(size: tuple[int, ...]) -> float:
-    """Return the tolerance of the pointing game in pixels: Zhang's 15 at 224, ``15 * min(H, W) / 224`` elsewhere.
-
-    Args:
-        size: Height and width of the masks.
-    """
+    """Return the tolerance of the pointing game in pixels: Zhang's 15 at 224, ``15 * min(H, W) / 224`` elsewhere."""
     return 15 * min(size) / 224
 
 
@@ -122,8 +118,7 @@ def _aligned(maps: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, tor
     """Return maps and masks as rows of pixels, and which of them can be compared."""
     check_masks(maps, masks)
     masks = masks.to(maps.device)
-    height, width = masks.shape[2:]
-    pixels = upsample_maps(maps.detach(), (height, width)).flatten(1)
+    pixels = upsample_maps(maps.detach(), masks.shape[2:]).flatten(1)
     inside = masks.flatten(1)
     return pixels, inside, usable_maps(maps) & inside.any(dim=1)
 

@@ -5,9 +5,10 @@ No masks are needed, only images that a model classifies with confidence, so tha
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
+import torch.nn as nn
 
 from ...errors import TimmAbnError
 from ...maps.operations import upsample_maps
@@ -33,7 +34,7 @@ class Mosaics(NamedTuple):
 
 
 def make_mosaics(
-    model: Any,
+    model: nn.Module,
     images: torch.Tensor,
     labels: torch.Tensor,
     cells: int = 3,
