@@ -15,11 +15,7 @@ LEADING = 1.45  # from one line of text to the next, in sizes of the font
 
 
 def line_height(size: int) -> int:
-    """Return how far it is from one line of text to the next, in pixels.
-
-    Args:
-        size: Of the font.
-    """
+    """Return how far it is from one line of text of a size to the next, in pixels."""
     return round(LEADING * size)
 
 

@@ -14,16 +14,7 @@ from ..networks.network import AttentionBranchNet
 from .plot_packages import check_plot_packages
 from .statistics import Interval, bootstrap_mean
 
-__all__ = [
-    'NEIGHBOURS',
-    'AttendedFeatures',
-    'Separation',
-    'aligned',
-    'attended_features',
-    'check_attention',
-    'project',
-    'separation',
-]
+__all__ = ['AttendedFeatures', 'Separation', 'aligned', 'attended_features', 'check_attention', 'project', 'separation']
 
 NEIGHBOURS = 5
 LEAST_IMAGES = 4  # of fewer t-SNE makes nothing
@@ -52,26 +43,17 @@ class AttendedFeatures:
 
 @dataclasses.dataclass(frozen=True)
 class Separation:
-    """How well features separate the classes of images: means over images with their 95 % bootstrap intervals.
-
-    Attributes:
-        before: Of the features before attention.
-        after: Of those after.
-        difference: After less before, image by image.
-    """
+    """How well features separate the classes of images: means over images with their 95 % bootstrap intervals."""
 
     before: Interval
     after: Interval
-    difference: Interval
+    difference: Interval  # after less before, image by image
 
 
 def attended_features(model: Any, samples: Sequence[Sample], batch_size: int = 64) -> AttendedFeatures:
     """Return the features of images before and after the attention map is applied (paper, Fig. 6).
 
-    Args:
-        model: An ``AttentionBranchNet`` with one map that gates, in evaluation mode, on the device to compute on.
-        samples: The images; an error that one raises while it is read is a problem of this image alone.
-        batch_size: Images at once.
+    An image that cannot be read is a problem of this image alone.
 
     Raises:
         TimmAbnError: See ``check_attention``; or there are too few images.
@@ -128,13 +110,9 @@ def _pooled(model: Any, batch: Sequence[Sample]) -> tuple[torch.Tensor, torch.Te
 
 
 def project(features: torch.Tensor, seed: int = 0) -> np.ndarray:
-    """Return features as points in the plane, shape (N, 2), by t-SNE (van der Maaten & Hinton, JMLR 2008).
+    """Return features (N, C), N = 4 or more, as points in the plane, (N, 2), by t-SNE (van der Maaten & Hinton, 2008).
 
     Neither the distance between groups nor their size means anything; ``separation`` has numbers.
-
-    Args:
-        features: Shape (N, C), N = 4 or more.
-        seed: Of the optimisation.
 
     Raises:
         TimmAbnError: scikit-learn is not installed, or features are not finite.
@@ -153,13 +131,9 @@ def project(features: torch.Tensor, seed: int = 0) -> np.ndarray:
 
 
 def aligned(points: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Return points turned, and mirrored where that helps, so that they lie as those of a reference, shape (N, 2).
+    """Return points (N, 2) turned, and mirrored where that helps, so that they lie as those of a reference, (N, 2).
 
     The direction of a picture of t-SNE means nothing, and two pictures are easier to compare in the same one.
-
-    Args:
-        points: Shape (N, 2).
-        reference: Of the same images, shape (N, 2).
     """
     centred, other = points - points.mean(axis=0), reference - reference.mean(axis=0)
     u, _, v = np.linalg.svd(centred.T @ other)
@@ -182,14 +156,8 @@ def separation(features: AttendedFeatures, seed: int = 0) -> dict[str, Separatio
     - 'silhouette' (Rousseeuw 1987): from -1, nearer to another class than to the own, to 1.
     - '5-NN accuracy': is the class the most frequent one among the 5 nearest other images? Ties go to the nearest.
 
-    Both by Euclidean distance, over the images whose class is known.
-
-    Args:
-        features: At least two classes with two images.
-        seed: Of the bootstrap.
-
-    Returns:
-        Name -> before, after and difference; empty if classes are not known, or too few.
+    Both by Euclidean distance, over the images whose class is known; empty if these are of fewer than two classes, or
+    each of its own.
 
     Raises:
         TimmAbnError: scikit-learn is not installed.

@@ -42,9 +42,6 @@ def draw_scatter_plots(
         class_names: Names of the classes.
         separations: Scores to print above both (``timm_abn.explain.projection.separation``).
         title: What the figure is of.
-
-    Raises:
-        TimmAbnError: Matplotlib is not installed.
     """
     check_plot_packages('matplotlib')
     from matplotlib.figure import Figure
@@ -71,12 +68,7 @@ def draw_scatter_plots(
 
 
 def write_figure(figure: 'Figure', path: Path) -> None:
-    """Write a figure as PNG.
-
-    Args:
-        figure: A figure of Matplotlib.
-        path: The PNG file.
-    """
+    """Write a figure as PNG."""
     with warnings.catch_warnings():
         # names in scripts that Matplotlib's font does not have become boxes, which is no news on the console
         warnings.filterwarnings('ignore', message='Glyph')

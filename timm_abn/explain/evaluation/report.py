@@ -30,12 +30,7 @@ REPLACEMENTS = {
 
 
 def report(evaluation: Evaluation, names: Sequence[str]) -> str:
-    """Return tables of the scores, their differences to the first method, reliance, and what was wrong.
-
-    Args:
-        evaluation: What was found.
-        names: Names of the model's classes, or tasks.
-    """
+    """Return tables of the scores, their differences to the first method, reliance, and what was wrong."""
     first = next(iter(evaluation.scores), '')
     header = ['method', *(TITLES[name] for name in evaluation.metrics), 'position bias']
     scores = [
@@ -114,12 +109,7 @@ def can_draw() -> bool:
 
 
 def draw_curves(path: Path, evaluation: Evaluation) -> None:
-    """Write a picture of the mean deletion and insertion curves with the bands of their 95 % intervals.
-
-    Args:
-        path: A PNG file.
-        evaluation: What was found.
-    """
+    """Write a picture of the mean deletion and insertion curves with the bands of their 95 % intervals, as PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.4), layout='constrained')

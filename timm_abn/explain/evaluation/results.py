@@ -107,10 +107,7 @@ class _Moments:
 def put_together(parts: Sequence[Path], settings: dict[str, Any], num_classes: int) -> Evaluation:
     """Return what all batches say together; of their curves and maps only sums are kept in memory.
 
-    Args:
-        parts: Files of the batches, in their order.
-        settings: Those of the evaluation.
-        num_classes: Number of classes of the model; 0 if labels are no classes.
+    ``parts`` are the files of the batches, in their order; ``num_classes`` is 0 if labels are no classes.
     """
     seed, methods = settings['seed'], settings['methods']
     rows: list[Row] = []
@@ -212,13 +209,8 @@ def join_evaluations(evaluation: Evaluation, name: str, baseline: Evaluation) ->
 
     What is about the model rather than its explanations (accuracy, reliance, findings) stays that of the first.
 
-    Args:
-        evaluation: Of the model.
-        name: Name of the other model.
-        baseline: Of the other model, with as many samples in the same order.
-
     Raises:
-        TimmAbnError: The two are not of the same images.
+        TimmAbnError: The two are not of the same images, in the same order.
     """
     settings, metrics = evaluation.settings, baseline.metrics
     own = [row for row in evaluation.rows if row['method'] == settings['methods'][0]]
@@ -245,12 +237,7 @@ def join_evaluations(evaluation: Evaluation, name: str, baseline: Evaluation) ->
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
-    """Write ``scores.csv``, a row per image and method, and ``summary.json``: both or none.
-
-    Args:
-        folder: Where to; made if it does not exist.
-        evaluation: What was found.
-    """
+    """Write ``scores.csv``, a row per image and method, and ``summary.json``: both or none."""
     summary = dict(
         settings=evaluation.settings,
         versions=dict(timm_abn=__version__, timm=timm.__version__, torch=torch.__version__),

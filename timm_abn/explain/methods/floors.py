@@ -12,17 +12,11 @@ __all__ = ['CentreExplainer', 'RandomExplainer']
 
 
 class RandomExplainer(Explainer):
-    """Uniform in [0, 1), place by place; drawn anew for each image, always the same for the same image."""
+    """Uniform in [0, 1), place by place, at ``size``; drawn anew for each image, always the same for the same image."""
 
     name = 'random'
 
     def __init__(self, model: nn.Module, seed: int = 0, size: tuple[int, int] = (14, 14)) -> None:
-        """
-        Args:
-            model: Any model; it is not looked at.
-            seed: Of the draws.
-            size: Height and width of the maps.
-        """
         super().__init__(model)
         self._seed, self._size = seed, size
 
@@ -36,19 +30,14 @@ class RandomExplainer(Explainer):
 
 
 class CentreExplainer(Explainer):
-    """A Gaussian, the same for all images, of their size: ``exp(-d^2 / (2 sigma^2))``, 1 in the middle."""
+    """A Gaussian, the same for all images, of their size: ``exp(-d^2 / (2 sigma^2))``, 1 in the middle.
+
+    ``sigma`` is its standard deviation, in heights and in widths of the image.
+    """
 
     name = 'centre'
 
     def __init__(self, model: nn.Module, sigma: float = 0.25) -> None:
-        """
-        Args:
-            model: Any model; it is not looked at.
-            sigma: Standard deviation, in heights and in widths of the image.
-
-        Raises:
-            TimmAbnError: ``sigma`` is not positive.
-        """
         super().__init__(model)
         if not sigma > 0:
             raise TimmAbnError(f'sigma must be more than 0, got {sigma}.')

@@ -69,13 +69,7 @@ def gaussian_blur(images: torch.Tensor) -> torch.Tensor:
     """Return images under a Gaussian blur of kernel 11 and sigma 5, reflected at their borders.
 
     Rows, then columns, which is the same as one convolution with the outer product of the kernel and faster. (RISE's
-    code pads with zeros instead, which darkens the borders.)
-
-    Args:
-        images: Shape (B, C, H, W).
-
-    Raises:
-        TimmAbnError: The images are too small to be reflected.
+    code pads with zeros instead, which darkens the borders.) Images that are too small to be reflected are refused.
     """
     radius = BLUR_KERNEL_SIZE // 2
     channels, height, width = images.shape[1:]

@@ -17,12 +17,9 @@ __all__ = [
 
 
 def usable_maps(maps: torch.Tensor) -> torch.Tensor:
-    """Return which maps are neither flat nor hold a NaN or an infinity, shape (B,), bool.
+    """Return which maps (B, 1, h, w) are neither flat nor hold a NaN or an infinity, shape (B,), bool.
 
     A map is flat if its values differ by rounding alone, by less than 1e-5 of the largest, as in ``normalize_maps``.
-
-    Args:
-        maps: Shape (B, 1, h, w).
     """
     flattened = maps.flatten(1)
     low, high = flattened.amin(dim=1), flattened.amax(dim=1)

@@ -103,13 +103,7 @@ def _draw(
 
 
 def explain_mosaics(explainer: Explainer, mosaics: Mosaics, batch_size: int = 64) -> torch.Tensor:
-    """Return the map of each cell's class over the whole mosaic, shape (M, n * n, h, w).
-
-    Args:
-        explainer: Makes maps (B, 1, h, w) of images and targets.
-        mosaics: What ``make_mosaics`` returned.
-        batch_size: How many mosaics the explainer is given at once.
-    """
+    """Return the map of each cell's class over the whole mosaic, shape (M, n * n, h, w)."""
     check_positive('batch_size', batch_size)
     num_cells = mosaics.classes.shape[1]
     targets = mosaics.classes.flatten()

@@ -35,10 +35,7 @@ def resolve_targets(
 
     Args:
         probabilities: Of whole images, shape (B, K).
-        targets: A class or task for each image; by default the most probable.
-
-    Raises:
-        TimmAbnError: Targets are not one for each image, or not numbers of classes.
+        targets: A class or task for each image; by default the most probable. Others are refused by a TimmAbnError.
     """
     batch_size, classes = probabilities.shape
     if targets is None:

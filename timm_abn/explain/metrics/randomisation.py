@@ -38,9 +38,6 @@ def cascading_randomisation(
         similarity: Of the trained network's maps and those of the other, each (B, 1, h, w), to (B,).
         seed: Of the weights.
         batch_size: How many images pass the model, or are given to an explainer, at once.
-
-    Raises:
-        TimmAbnError: The model is in training mode, or an argument has no meaning or the wrong shape.
     """
     check_evaluation_mode(model)
     check_images(images)

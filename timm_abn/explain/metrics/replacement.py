@@ -41,14 +41,8 @@ def scores_of_replaced(
 ) -> torch.Tensor:
     """Return the probabilities of the targets for images of which some pixels are replaced, shape (B, len(counts)).
 
-    Args:
-        model: A classifier, in evaluation mode.
-        images: Normalised images, shape (B, C, H, W).
-        replacements: Where replaced pixels come from, in the same shape.
-        ranks: Shape (B, 1, H, W); pixels of a rank below the count are replaced.
-        counts: How many.
-        targets: Classes or tasks, shape (B,).
-        batch_size: How many images pass the model at once, whichever image they were made from.
+    Pixels of an image (B, C, H, W) whose rank (B, 1, H, W) is below the count come from ``replacements``, of its
+    shape. ``batch_size`` images pass the model at once, whichever image they were made from.
     """
     probabilities_of = probability_function(model)
     total = len(images) * len(counts)
