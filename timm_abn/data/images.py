@@ -21,10 +21,8 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from ..errors import TimmAbnError
 from ..maps.operations import blend_maps, upsample_maps
-from .sources import IMAGE_EXTENSIONS
 
 __all__ = [
-    'IMAGE_EXTENSIONS',
     'MOST_PIXELS',
     'Box',
     'ImageError',
@@ -69,14 +67,7 @@ def read_image(path: str | Path | BinaryIO) -> Image.Image:
 
 @contextlib.contextmanager
 def image_errors(path: str | Path | BinaryIO) -> Iterator[None]:
-    """Turn whatever goes wrong inside into an ``ImageError``.
-
-    Args:
-        path: File that is read inside, for the message.
-
-    Raises:
-        ImageError: There is no such file, or it is not an image, damaged, or larger than Pillow's limit.
-    """
+    """Turn whatever goes wrong inside, where the file ``path`` is read, into an ``ImageError``."""
     try:
         yield
     except Image.UnidentifiedImageError:
@@ -90,14 +81,11 @@ def image_errors(path: str | Path | BinaryIO) -> Iterator[None]:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image of any mode to RGB.
+    """Convert an image of any mode of Pillow to RGB.
 
     Transparent pixels become white. Grey levels beyond 8 bit are scaled, not clipped: 16-bit ones by 1/257. Integers of
     32 bit (mode I) count as 8 bit if none is above 255, and as 16 bit if none is above 65,535; floats (mode F) count as
     [0, 1] if none is outside, else as [0, 255]. Values outside of all that are stretched from least to greatest.
-
-    Args:
-        image: Image in any mode of Pillow.
     """
     if image.mode == 'F' or image.mode.startswith('I'):
         image = _to_8_bit(image)

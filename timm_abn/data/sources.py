@@ -32,10 +32,7 @@ class Source:
 
 
 def find_sources(paths: Iterable[Path]) -> list[Source]:
-    """Return the images among files and folders, each with an output name of its own.
-
-    Args:
-        paths: Files, which are taken whatever their name, and folders, of which the images are taken.
+    """Return the images among files, taken whatever their name, and in folders, each with an output name of its own.
 
     Raises:
         TimmAbnError: A path does not exist, or a folder holds no images.

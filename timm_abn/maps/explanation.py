@@ -62,7 +62,7 @@ class Explanation:
             k: How many; all if there are fewer.
 
         Raises:
-            ValueError: ``k`` is less than 1.
+            TimmAbnError: ``k`` is less than 1.
         """
         if k < 1:
             raise TimmAbnError(f'k must be 1 or more, got {k}.')
@@ -90,7 +90,7 @@ class Explanation:
             classes: Index of a class for each image, shape (B,); by default the most probable one.
 
         Raises:
-            ValueError: The model makes no class maps, or ``classes`` are not one valid index per image.
+            TimmAbnError: The model makes no class maps, or ``classes`` are not one valid index per image.
         """
         class_maps, (num_classes, height, width) = self._class_maps(), self._class_maps().shape[1:]
         classes = self.logits.argmax(dim=1) if classes is None else classes.to(class_maps.device)
@@ -112,8 +112,8 @@ class Explanation:
             classes: Index of a class for each image, shape (B,); by default the most probable one.
 
         Raises:
-            ValueError: The model makes no class maps, or that of one class alone, or answers tasks that do not exclude
-                each other; or ``classes`` are not one valid index per image.
+            TimmAbnError: The model makes no class maps, or that of one class alone, or answers tasks that do not
+                exclude each other; or ``classes`` are not one valid index per image.
         """
         class_maps, class_map = self._class_maps(), self.class_map(classes)
         others = class_maps.shape[1] - 1
@@ -137,7 +137,7 @@ class Explanation:
             interpolation: 'bilinear' or 'bicubic'.
 
         Raises:
-            ValueError: There is no such interpolation, or ``size`` is not positive.
+            TimmAbnError: There is no such interpolation, or ``size`` is not positive.
         """
         return upsample_maps(self.attention_map, size, interpolation)
 
@@ -164,7 +164,7 @@ class Explanation:
                 colours compare between images, and values outside [0, 1] are clamped.
 
         Raises:
-            ValueError: An argument has no meaning, or the wrong shape.
+            TimmAbnError: An argument has no meaning, or the wrong shape.
         """
         if maps is None and self.attention_map.shape[1] != 1:
             raise TimmAbnError(
@@ -201,7 +201,7 @@ class Explanation:
             Paths of the overlays.
 
         Raises:
-            ValueError: Names are not one per image, not different, or not names of files, or see ``overlay``.
+            TimmAbnError: Names are not one per image, not different, or not names of files, or see ``overlay``.
         """
         from safetensors.torch import save_file
         from torchvision.transforms.functional import to_pil_image
