@@ -26,6 +26,7 @@ takes its share: torchrun --nproc_per_node 2 --no-python timm-abn evaluate ...
 """
 
 import argparse
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,7 +86,7 @@ def check(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     from ..data.class_names import class_names
-    from ..explain.evaluation.report import can_draw, draw_curves, report
+    from ..explain.evaluation.report import draw_curves, report
     from ..models.loading import load_classifier
     from .devices import choose_device
     from .processes import process_group
@@ -96,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         evaluation = _evaluate(args, model)
         if evaluation is None:
             return 0
-        draws = can_draw()
+        draws = importlib.util.find_spec('matplotlib') is not None
         if draws:
             draw_curves(args.out / 'curves.png', evaluation)
     print(report(evaluation, class_names(model)))

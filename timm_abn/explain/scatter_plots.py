@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .lettering import shortened
 from .plot_packages import check_plot_packages
 from .projection import Separation
 
@@ -63,7 +64,7 @@ def draw_scatter_plots(
         axis.spines[:].set_color('#d8d8d8')
     _draw_legend(figure, labels, colors, class_names)
     if title:
-        figure.suptitle(_shortened(title, 110), fontsize=11, color='#555555', x=0.0135, ha='left', parse_math=False)
+        figure.suptitle(shortened(title, 110), fontsize=11, color='#555555', x=0.0135, ha='left', parse_math=False)
     return figure
 
 
@@ -89,7 +90,7 @@ def _draw_legend(
     def marker(color: Any) -> Any:
         return Line2D([], [], linestyle='', marker='o', markersize=7, color=color)
 
-    entries = [(marker(color), _shortened(class_names[label], LONGEST_NAME)) for label, color in colors.items()]
+    entries = [(marker(color), shortened(class_names[label], LONGEST_NAME)) for label, color in colors.items()]
     others = {label for label in labels if label is not None and label not in colors}
     unknown = sum(label is None for label in labels)
     grey: list[str] = [f'{len(others)} other classes'] * bool(others) + ['not known'] * bool(unknown)
@@ -98,10 +99,3 @@ def _draw_legend(
     legend = figure.legend(handles, texts, loc='outside right center', frameon=False, fontsize=10, handletextpad=0.2)
     for text in legend.get_texts():
         text.set_parse_math(False)
-
-
-def _shortened(text: str, most: int) -> str:
-    if len(text) <= most:
-        return text
-    kept = most - 1
-    return f'{text[: kept - kept // 2]}\u2026{text[len(text) - kept // 2 :]}'

@@ -76,11 +76,7 @@ class Explanation:
 
     @staticmethod
     def probabilities_of(logits: torch.Tensor) -> torch.Tensor:
-        """Return the probabilities that logits of such a model stand for, in float32: here the softmax.
-
-        Args:
-            logits: Shape (B, K).
-        """
+        """Return the probabilities that logits (B, K) of such a model stand for, in float32: here the softmax."""
         return logits.float().softmax(dim=1)
 
     def class_map(self, classes: torch.Tensor | None = None) -> torch.Tensor:
@@ -206,7 +202,7 @@ class Explanation:
         from safetensors.torch import save_file
         from torchvision.transforms.functional import to_pil_image
 
-        names = [str(index) for index in range(len(self))] if names is None else list(names)
+        names = [*map(str, range(len(self)))] if names is None else list(names)
         if len(names) != len(self) or len(set(names)) != len(names):
             raise TimmAbnError(f'names must be {len(self)} different ones, one per image, got {names}.')
         if any(Path(name).name != name for name in names):
@@ -238,22 +234,11 @@ class MultiTaskExplanation(Explanation):
 
     @staticmethod
     def probabilities_of(logits: torch.Tensor) -> torch.Tensor:
-        """Return the probabilities of a yes, of each task on its own: the sigmoid, in float32.
-
-        Args:
-            logits: Shape (B, T).
-        """
+        """Return the probabilities of a yes of each task on its own, the sigmoids of logits (B, T), in float32."""
         return logits.float().sigmoid()
 
     def contrast_map(self, classes: torch.Tensor | None = None) -> torch.Tensor:
-        """Raise an error: tasks do not exclude each other, and the map of a task is itself yes against no.
-
-        Args:
-            classes: Ignored.
-
-        Raises:
-            TimmAbnError: Always.
-        """
+        """Raise a TimmAbnError: tasks do not exclude each other, and the map of a task is itself yes against no."""
         raise TimmAbnError(
             'the tasks of a multi-task network do not exclude each other, so that there is no contrast between them; '
             'the class map of a task is itself yes against no.'

@@ -1,6 +1,5 @@
 """What an evaluation found, as tables for people and as a picture of its curves."""
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from ...staging import staged_files
 from ..statistics import Interval
 from .results import FAITHFULNESS, Evaluation
 
-__all__ = ['can_draw', 'draw_curves', 'report']
+__all__ = ['draw_curves', 'report']
 
 TITLES = {
     'deletion': 'deletion (low)',
@@ -101,11 +100,6 @@ def _remarks(evaluation: Evaluation, names: Sequence[str]) -> str:
         listed = ', '.join(missing[:5]) + (', ...' if len(missing) > 5 else '')
         remarks.append(f'{len(missing)} of {len(names)} classes without examples: {listed}')
     return '\n'.join(remarks)
-
-
-def can_draw() -> bool:
-    """Return whether the package is installed that draws curves: the extra ``plot``."""
-    return importlib.util.find_spec('matplotlib') is not None
 
 
 def draw_curves(path: Path, evaluation: Evaluation) -> None:
