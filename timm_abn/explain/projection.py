@@ -19,7 +19,6 @@ __all__ = ['AttendedFeatures', 'Separation', 'aligned', 'attended_features', 'ch
 NEIGHBOURS = 5
 LEAST_IMAGES = 4  # of fewer t-SNE makes nothing
 PERPLEXITY = 30.0
-_ROWS = 1024  # distances of so many images to all others at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,14 +181,12 @@ def separation(features: AttendedFeatures, seed: int = 0) -> dict[str, Separatio
 
 def _neighbours_agree(points: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Return for each image whether most of its nearest neighbours are of its class, shape (N,), float."""
-    neighbours = min(NEIGHBOURS, len(points) - 1)
+    from sklearn.neighbors import NearestNeighbors
+
+    count = min(NEIGHBOURS, len(points) - 1)
+    # without points that are asked for, those of each point itself are left out
+    nearest = torch.from_numpy(NearestNeighbors(n_neighbors=count).fit(points).kneighbors(return_distance=False))
     # of equal counts the class of the nearest wins, whose part is greater than that of all others together
-    weights = 1 + 1e-3 * 0.5 ** torch.arange(neighbours)
-    agreements = []
-    for rows in torch.arange(len(points)).split(_ROWS):
-        distances = torch.cdist(points[rows], points)
-        distances[torch.arange(len(rows)), rows] = float('inf')
-        nearest = labels[distances.topk(neighbours, largest=False).indices]
-        votes = torch.zeros(len(rows), int(labels.max()) + 1).scatter_add_(1, nearest, weights.expand(len(rows), -1))
-        agreements.append((votes.argmax(dim=1) == labels[rows]).float())
-    return torch.cat(agreements)
+    weights = (1 + 1e-3 * 0.5 ** torch.arange(count)).expand(len(points), -1)
+    votes = torch.zeros(len(points), int(labels.max()) + 1).scatter_add_(1, labels[nearest], weights)
+    return (votes.argmax(dim=1) == labels).float()

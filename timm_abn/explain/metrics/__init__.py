@@ -1,6 +1,6 @@
 """Metrics of explanations: tensors in, one number per image out, on the device of the images.
 
-- Faithfulness: ``deletion``, ``insertion``, and their curves.
+- Faithfulness: ``deletion``, ``insertion``; ``deletion_and_insertion_curves``.
 - Localisation: ``pointing_game``, ``energy``, ``chance_corrected_energy``, ``iou``; ``grid_pointing_game``.
 - Reliance of an ABN on its map: ``reliance``.
 - Doubt: ``position_bias``, ``cascading_randomisation``; how similar maps are: ``rank_correlation``, ``top_overlap``.
@@ -14,12 +14,10 @@ from .faithfulness import (
     area_under_curve,
     deletion,
     deletion_and_insertion_curves,
-    deletion_curve,
     insertion,
-    insertion_curve,
     replaced_fractions,
 )
-from .localisation import chance_corrected_energy, energy, iou, pointing_game, pointing_tolerance
+from .localisation import chance_corrected_energy, energy, iou, pointing_game
 from .mosaics import Mosaics, explain_mosaics, grid_pointing_game, make_mosaics
 from .position_bias import position_bias
 from .predictions import predict
@@ -38,19 +36,16 @@ __all__ = [
     'chance_corrected_energy',
     'deletion',
     'deletion_and_insertion_curves',
-    'deletion_curve',
     'energy',
     'explain_mosaics',
     'gaussian_blur',
     'grid_pointing_game',
     'insertion',
-    'insertion_curve',
     'iou',
     'make_baseline',
     'make_mosaics',
     'map_problems',
     'pointing_game',
-    'pointing_tolerance',
     'position_bias',
     'predict',
     'randomised_models',

@@ -21,15 +21,7 @@ from .checks import check_evaluation_mode, check_images, check_maps, check_posit
 from .predictions import Targets, predict, resolve_targets
 from .replacement import pixel_ranks, scores_of_replaced
 
-__all__ = [
-    'area_under_curve',
-    'deletion',
-    'deletion_and_insertion_curves',
-    'deletion_curve',
-    'insertion',
-    'insertion_curve',
-    'replaced_fractions',
-]
+__all__ = ['area_under_curve', 'deletion', 'deletion_and_insertion_curves', 'insertion', 'replaced_fractions']
 
 
 def deletion(
@@ -41,11 +33,25 @@ def deletion(
     baseline: Baseline = 'mean',
     batch_size: int = 64,
 ) -> torch.Tensor:
-    """Return the area under the deletion curve, shape (B,), in [0, 1]; lower is better.
+    """Return the area under the probability of the target while an image is replaced, shape (B,); lower is better.
 
-    Arguments and errors are those of ``deletion_curve``.
+    Args:
+        model: Any classifier, in evaluation mode, that takes images and returns logits (B, K). The probabilities are
+            the softmax of the logits, of a multi-task ABN their sigmoids.
+        images: Normalised images, shape (B, C, H, W).
+        maps: Shape (B, 1, h, w).
+        targets: A class, or task, for each image; by default the most probable of the whole image.
+        steps: In how many steps all pixels are replaced (S).
+        baseline: What replaces them: 'mean', 'black', 'blur' or a tensor (see ``make_baseline``).
+        batch_size: How many images pass the model at once, whichever image they were made from.
+
+    Returns:
+        In [0, 1]; NaN if the map holds a NaN or an infinity.
+
+    Raises:
+        TimmAbnError: The model is in training mode, or an argument has no meaning or the wrong shape.
     """
-    curves = deletion_curve(model, images, maps, targets, steps, baseline, batch_size)
+    (curves,) = _curves(model, images, maps, targets, steps, [(baseline, False)], batch_size)
     return area_under_curve(curves, replaced_fractions(steps, images.shape[2:]))
 
 
@@ -58,58 +64,12 @@ def insertion(
     baseline: Baseline = 'blur',
     batch_size: int = 64,
 ) -> torch.Tensor:
-    """Return the area under the insertion curve, shape (B,), in [0, 1]; higher is better.
+    """Return the area under the probability of the target while a baseline is replaced, shape (B,); higher is better.
 
-    Arguments and errors are those of ``deletion_curve``.
+    All else is that of ``deletion``.
     """
-    curves = insertion_curve(model, images, maps, targets, steps, baseline, batch_size)
+    (curves,) = _curves(model, images, maps, targets, steps, [(baseline, True)], batch_size)
     return area_under_curve(curves, replaced_fractions(steps, images.shape[2:]))
-
-
-def deletion_curve(
-    model: nn.Module,
-    images: torch.Tensor,
-    maps: torch.Tensor,
-    targets: Targets | None = None,
-    steps: int = 224,
-    baseline: Baseline = 'mean',
-    batch_size: int = 64,
-) -> torch.Tensor:
-    """Return the probability of the target while an image is replaced by its baseline, shape (B, steps + 1).
-
-    Args:
-        model: Any classifier, in evaluation mode, that takes images and returns logits (B, K). The probabilities are
-            the softmax of the logits, of a multi-task ABN their sigmoids.
-        images: Normalised images, shape (B, C, H, W).
-        maps: Shape (B, 1, h, w).
-        targets: A class, or task, for each image; by default the most probable of the whole image.
-        steps: In how many steps all pixels are replaced (S).
-        baseline: 'mean', 'black', 'blur' or a tensor (see ``make_baseline``).
-        batch_size: How many images pass the model at once, whichever image they were made from.
-
-    Returns:
-        Column k is the score after step k; a row is NaN if the map holds a NaN or an infinity.
-
-    Raises:
-        TimmAbnError: The model is in training mode, or an argument has no meaning or the wrong shape.
-    """
-    return _curves(model, images, maps, targets, steps, [(baseline, False)], batch_size)[0]
-
-
-def insertion_curve(
-    model: nn.Module,
-    images: torch.Tensor,
-    maps: torch.Tensor,
-    targets: Targets | None = None,
-    steps: int = 224,
-    baseline: Baseline = 'blur',
-    batch_size: int = 64,
-) -> torch.Tensor:
-    """Return the probability of the target while a baseline is replaced by its image, shape (B, steps + 1).
-
-    All else is that of ``deletion_curve``.
-    """
-    return _curves(model, images, maps, targets, steps, [(baseline, True)], batch_size)[0]
 
 
 def deletion_and_insertion_curves(
@@ -124,8 +84,8 @@ def deletion_and_insertion_curves(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return both curves, each of shape (B, steps + 1); the whole images are predicted, and pixels ranked, only once.
 
-    Pixels are replaced by ``deletion_baseline``, and replace ``insertion_baseline``; all else is that of
-    ``deletion_curve``.
+    Pixels are replaced by ``deletion_baseline``, and replace ``insertion_baseline``; all else is that of ``deletion``.
+    Column k is the probability after step k.
     """
     ways = [(deletion_baseline, False), (insertion_baseline, True)]
     deleted, inserted = _curves(model, images, maps, targets, steps, ways, batch_size)
