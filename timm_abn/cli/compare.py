@@ -40,7 +40,9 @@ from .methods import add_methods_argument
 from .models import add_model_arguments, given_model_kwargs
 
 if TYPE_CHECKING:
+    from ..data.images import Preprocessing
     from ..explain.comparison import Comparison
+    from ..explain.files import Prepared
 
 __all__ = ['add_arguments', 'check', 'run']
 
@@ -142,7 +144,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _write_sheet(
-    args: argparse.Namespace, prepared: Any, preprocessing: Any, comparison: 'Comparison', names: Sequence[str]
+    args: argparse.Namespace,
+    prepared: 'Prepared',
+    preprocessing: 'Preprocessing',
+    comparison: 'Comparison',
+    names: Sequence[str],
 ) -> Path:
     from ..explain.sheets import draw_sheet, input_picture
 

@@ -3,7 +3,6 @@
 import functools
 import unicodedata
 from collections.abc import Sequence
-from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -62,7 +61,7 @@ def shortened(text: str, most: int) -> str:
 
 
 @functools.cache
-def _font(size: int) -> Any:
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 

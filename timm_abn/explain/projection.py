@@ -2,10 +2,10 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
+import torch.nn as nn
 from huggingface_hub.utils import tqdm
 
 from ..data.samples import Sample, read_samples
@@ -49,7 +49,7 @@ class Separation:
     difference: Interval  # after less before, image by image
 
 
-def attended_features(model: Any, samples: Sequence[Sample], batch_size: int = 64) -> AttendedFeatures:
+def attended_features(model: AttentionBranchNet, samples: Sequence[Sample], batch_size: int = 64) -> AttendedFeatures:
     """Return the features of images before and after the attention map is applied (paper, Fig. 6).
 
     An image that cannot be read is a problem of this image alone.
@@ -77,7 +77,7 @@ def attended_features(model: Any, samples: Sequence[Sample], batch_size: int = 6
     return AttendedFeatures(names, labels, before, after, problems)
 
 
-def check_attention(model: Any) -> None:
+def check_attention(model: nn.Module) -> None:
     """Raise TimmAbnError unless a model has features before and after one map that gates, in evaluation mode."""
     if not isinstance(model, AttentionBranchNet) or model.attention_branch is None:
         raise TimmAbnError(
@@ -98,7 +98,7 @@ def check_attention(model: Any) -> None:
 
 
 @torch.no_grad()
-def _pooled(model: Any, batch: Sequence[Sample]) -> tuple[torch.Tensor, torch.Tensor]:
+def _pooled(model: AttentionBranchNet, batch: Sequence[Sample]) -> tuple[torch.Tensor, torch.Tensor]:
     images = torch.stack([sample.image for sample in batch]).to(next(model.parameters()))
     features, _ = model.extract(images)
     maps = model.layout.to_maps(features, images)

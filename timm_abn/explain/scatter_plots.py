@@ -4,7 +4,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -83,11 +83,11 @@ def _class_colors(labels: Sequence[int | None]) -> dict[int, str]:
 
 
 def _draw_legend(
-    figure: 'Figure', labels: Sequence[int | None], colors: Mapping[int, Any], class_names: Sequence[str]
+    figure: 'Figure', labels: Sequence[int | None], colors: Mapping[int, str], class_names: Sequence[str]
 ) -> None:
     from matplotlib.lines import Line2D
 
-    def marker(color: Any) -> Any:
+    def marker(color: str) -> Line2D:
         return Line2D([], [], linestyle='', marker='o', markersize=7, color=color)
 
     entries = [(marker(color), shortened(class_names[label], LONGEST_NAME)) for label, color in colors.items()]
