@@ -82,25 +82,25 @@ class Samples(Sequence[Sample]):
         if isinstance(index, slice):
             return [self[place] for place in range(len(self))[index]]
         known = self._images[index]
-        photo, label = self._read(known)
+        photo, label = (
+            self._item(known.place) if isinstance(known.place, int) else (read_image(known.place), known.label)
+        )
         x, box = self._preprocessing(photo)
-        mask = self._mask(known._replace(label=label), photo.size, box, x)
+        mask = None if self._masks is None else self._mask(self._masks, known, photo.size, box, x)
         return Sample(known.name, x, label, mask, known.target)
 
-    def _read(self, known: _Image) -> tuple[Image.Image, int | None]:
-        if isinstance(known.place, Path):
-            return read_image(known.place), known.label
-        image, label = self._items[known.place][:2]  # type: ignore[index]  # only images of data sets have such a place
+    def _item(self, place: int) -> tuple[Image.Image, int | None]:
+        image, label = self._items[place][:2]  # type: ignore[index]  # only images of data sets have such a place
         # answers to several tasks are no class
         is_class = not isinstance(label, (list, tuple)) and getattr(label, 'ndim', 0) == 0
         return to_rgb(image), int(label) if is_class else None
 
-    def _mask(self, known: _Image, size: tuple[int, int], box: Box, x: torch.Tensor) -> torch.Tensor | None:
+    def _mask(
+        self, masks: Masks, known: _Image, size: tuple[int, int], box: Box, x: torch.Tensor
+    ) -> torch.Tensor | None:
         """Return the mask of the task that is the target, else of the class where masks have classes, else of all."""
-        if self._masks is None:
-            return None
         name = next((self._class_names[i] for i in (known.target, known.label) if i is not None), None)
-        mask = self._masks.find(PurePath(known.name), name if name in self._masks.categories else None)
+        mask = masks.find(PurePath(known.name), name if name in masks.categories else None)
         if mask is None:
             return None
         if mask.size != size:

@@ -120,9 +120,7 @@ def test_targets_are_the_predicted_classes_by_default():
 
 
 def test_multi_task_scores_are_sigmoids():
-    model = tiny_multi_task()
-    images = tiny_images()
-    maps = torch.rand(2, 1, 4, 4)
+    model, images, maps = tiny_abn('test_resnet', multi_task=True), tiny_images(), torch.rand(2, 1, 4, 4)
     whole = model(images).sigmoid()
     curves, _ = deletion_and_insertion_curves(model, images, maps, steps=3)
     torch.testing.assert_close(curves[:, 0], whole.max(dim=1).values)
@@ -130,11 +128,6 @@ def test_multi_task_scores_are_sigmoids():
     torch.testing.assert_close(curves[:, 0], torch.stack([whole[0, 2], whole[1, 0]]))
     empty = model(torch.zeros_like(images)).sigmoid()
     torch.testing.assert_close(curves[:, -1], torch.stack([empty[0, 2], empty[1, 0]]))
-
-
-def tiny_multi_task():
-    torch.manual_seed(0)
-    return timm.create_model('abn', backbone='test_resnet', multi_task=True, num_classes=3).eval()
 
 
 def test_nothing_depends_on_the_batch_size_or_the_memory_format():
@@ -171,6 +164,9 @@ def test_baselines():
     assert torch.equal(make_baseline(other, model, images), other.expand(2, -1, -1, -1))
 
 
+SHAPE = 'baseline must have a shape that can be broadcast to that of the images'
+
+
 @pytest.mark.parametrize(
     'baseline, message',
     [
@@ -181,10 +177,7 @@ def test_baselines():
             "baseline 'black' needs a model with a pretrained_cfg, which tells its normalisation; pass a tensor.",
         ),
         ('blur', "baseline 'blur' needs images of more than 5 pixels in height and width, got 2 x 2."),
-        (
-            torch.zeros(3, 1, 2, 2),
-            'baseline must have a shape that can be broadcast to that of the images, (1, 1, 2, 2), got (3, 1, 2, 2).',
-        ),
+        (torch.zeros(3, 1, 2, 2), f'{SHAPE}, (1, 1, 2, 2), got (3, 1, 2, 2).'),
     ],
 )
 def test_refused_baselines(baseline, message):
@@ -198,10 +191,7 @@ def test_refused_baselines(baseline, message):
     [
         (dict(steps=0), 'steps must be a whole number of 1 or more, got 0.'),
         (dict(batch_size=2.0), 'batch_size must be a whole number of 1 or more, got 2.0.'),
-        (
-            dict(maps=torch.rand(1, 2, 2, 2)),
-            'maps must be floats of shape (1, 1, h, w), one per image, got (1, 2, 2, 2)',
-        ),
+        (dict(maps=torch.rand(1, 2, 2, 2)), 'maps must be floats of shape (1, 1, h, w), one per image, got (1, 2, 2, '),
         (dict(images=torch.ones(1, 2, 2)), 'images must be floats of shape (B, C, H, W), at least one, got (1, 2, 2)'),
         (dict(model=Corner().train()), 'metrics need a model in evaluation mode; call model.eval() first.'),
     ],

@@ -131,8 +131,7 @@ def put_together(parts: Sequence[Path], settings: dict[str, Any], num_classes: i
         given_targets |= facts['given_targets']
         for replacement, columns in facts['reliance'].items():
             for name, values in columns.items():
-                numbers = [math.nan if value is None else value for value in values]
-                reliance.setdefault(replacement, {}).setdefault(name, []).extend(numbers)
+                reliance.setdefault(replacement, {}).setdefault(name, []).extend(values)
     metrics = _complete(rows)
     by_method = {method: [row for row in rows if row['method'] == method] for method in methods}
     first = by_method[methods[0]]
@@ -171,7 +170,7 @@ def _complete(rows: Sequence[Row]) -> list[str]:
         if not problem and len(metrics) > len(FAITHFULNESS) and metrics[-1] not in row:
             problem = NO_MASK
         for name in metrics:
-            row[name] = math.nan if row.get(name) is None else row[name]
+            row.setdefault(name, math.nan)
         row['problem'] = problem
     return metrics
 

@@ -106,9 +106,8 @@ def evaluate(
             read = read_samples(samples, members, problems)
             tensors, facts = _evaluate_batch(model, read, methods, settings) if read else ({}, {'rows': []})
             with staged_files(parts[index].parent) as staging:
-                # JSON has no NaN
-                text = json.dumps(_without_nan({**facts, 'unreadable': problems}), allow_nan=False)
-                save_file(tensors, staging / parts[index].name, metadata={'facts': text})
+                facts['unreadable'] = problems
+                save_file(tensors, staging / parts[index].name, metadata={'facts': json.dumps(facts)})
         wait_for_all()
         if rank:
             return None
@@ -159,7 +158,6 @@ def _evaluate_batch(
     predicted = probabilities.argmax(dim=1).tolist()
     given = [own if sample.target is None else sample.target for own, sample in zip(predicted, samples)]
     targets, explained = resolve_targets(probabilities, given)
-    masks = _stacked_masks(samples, images)
     rows: list[dict[str, Any]] = []
     tensors: dict[str, torch.Tensor] = {}
     for method, explainer in methods.items():
@@ -171,7 +169,7 @@ def _evaluate_batch(
             )
         )
         tensors[f'{method}.maps'], tensors[f'{method}.curves'] = maps.cpu().contiguous(), curves.cpu().contiguous()
-        for index, scores in enumerate(_scores(maps, curves, masks, samples)):
+        for index, scores in enumerate(_scores(maps, curves, samples)):
             sample = samples[index]
             row = dict(image=sample.name, method=method, label=sample.label, predicted=predicted[index])
             rows.append({**row, 'target': given[index], 'probability': float(explained[index]), **scores})
@@ -180,27 +178,20 @@ def _evaluate_batch(
     return tensors, dict(rows=rows, reliance=reliance, given_targets=given_targets)
 
 
-def _stacked_masks(samples: Sequence[Sample], images: torch.Tensor) -> torch.Tensor | None:
-    """Return masks of all images, shape (B, 1, H, W), empty of those that have none; None if no image has one."""
-    if all(sample.mask is None for sample in samples):
-        return None
-    empty = torch.zeros(images.shape[2:], dtype=torch.bool)
-    masks = [empty if sample.mask is None else sample.mask for sample in samples]
-    return torch.stack(masks)[:, None].to(images.device)
-
-
-def _scores(
-    maps: torch.Tensor, curves: torch.Tensor, masks: torch.Tensor | None, samples: Sequence[Sample]
-) -> list[dict[str, Any]]:
+def _scores(maps: torch.Tensor, curves: torch.Tensor, samples: Sequence[Sample]) -> list[dict[str, Any]]:
     """Return the scores of each map of a batch, and what is wrong with it."""
-    fractions = replaced_fractions(curves.shape[2] - 1, samples[0].image.shape[1:])
+    size = samples[0].image.shape[1:]
+    fractions = replaced_fractions(curves.shape[2] - 1, size)
     columns = {name: area_under_curve(curve, fractions) for name, curve in zip(FAITHFULNESS, curves)}
-    if masks is not None:
+    has_masks = any(sample.mask is not None for sample in samples)
+    if has_masks:
+        empty = torch.zeros(size, dtype=torch.bool)
+        masks = torch.stack([empty if sample.mask is None else sample.mask for sample in samples])[:, None]
         for name, metric in zip(LOCALISATION, (pointing_game, energy, chance_corrected_energy, iou)):
             columns[name] = metric(maps, masks.to(maps.device))
     rows = []
     for index, (sample, problem) in enumerate(zip(samples, map_problems(maps))):
-        if not problem and masks is not None:
+        if not problem and has_masks:
             problem = NO_MASK if sample.mask is None else '' if sample.mask.any() else 'empty mask'
         rows.append({**{name: values[index].item() for name, values in columns.items()}, 'problem': problem})
     return rows
@@ -234,11 +225,3 @@ def _reliance(
             changes = columns.accuracy_change.masked_fill(labels < 0, math.nan)  # type: ignore[union-attr]
             found[replacement]['accuracy_change'] = changes.tolist()
     return found
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
