@@ -101,7 +101,7 @@ def score(contestant: Contestant, seed: int, args: argparse.Namespace) -> list[R
     classes = sorted(path.name for path in (args.data_dir / 'test').iterdir())  # as timm numbers them
     rows = []
     for first in tqdm(range(0, len(readers), BATCH_SIZE), desc=name):
-        samples = [read() for read in readers[first : first + BATCH_SIZE]]
+        samples = readers[first : first + BATCH_SIZE]
         images, objects = (torch.stack([getattr(sample, part) for sample in samples]) for part in ('image', 'mask'))
         objects = objects.unsqueeze(1)
         paths = [Path(sample.name) for sample in samples]

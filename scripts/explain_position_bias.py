@@ -50,7 +50,7 @@ def main() -> int:
     except TimmAbnError as error:
         print(f'{Path(__file__).name}: error: {error}', file=sys.stderr)
         return 2
-    images = torch.stack([sample().image for sample in samples])
+    images = torch.stack([sample.image for sample in samples])
     print(f'{MODEL}, {len(images)} test images\n{table([model], lambda copies: bias_of(copies[0], images))}\n')
     networks = []
     for seed in range(3):

@@ -45,8 +45,10 @@ from .errors import CommandError
 from .table import format_table
 
 if TYPE_CHECKING:
+    from timm_abn.data.images import Preprocessing
     from timm_abn.data.sources import Source
     from timm_abn.explain.comparison import Comparison
+    from timm_abn.explain.files import Prepared
 
 __all__ = ['add_arguments', 'run']
 
@@ -137,7 +139,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _write_sheet(
-    args: argparse.Namespace, prepared: Any, preprocessing: Any, comparison: 'Comparison', names: Sequence[str]
+    args: argparse.Namespace,
+    prepared: 'Prepared',
+    preprocessing: 'Preprocessing',
+    comparison: 'Comparison',
+    names: Sequence[str],
 ) -> Path:
     from timm_abn.explain.sheets import draw_sheet, input_picture
     from timm_abn.staging import staged_files

@@ -26,6 +26,7 @@ takes its share: torchrun --nproc_per_node 2 --no-python timm-abn evaluate ...
 """
 
 import argparse
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,16 +87,16 @@ def run(args: argparse.Namespace) -> int:
     from timm_abn.models.loading import load_classifier
     from timm_abn.staging import check_output_folder
 
-    from .evaluation_report import can_draw, draw_curves, report
+    from .evaluation_report import draw_curves, report
 
     check_output_folder(args.out)
-    with process_group() as (rank, _):
+    with process_group():
         place = choose_device(args)
         model: Any = load_classifier(args.model, args.checkpoint, **given_model_kwargs(args)).to(place)
         evaluation = _evaluate(args, model)
-        if rank:
+        if evaluation is None:
             return 0
-        draws = can_draw()
+        draws = importlib.util.find_spec('matplotlib') is not None
         if draws:
             draw_curves(args.out / 'curves.png', evaluation)
     print(report(evaluation, class_names(model)))
@@ -105,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _evaluate(args: argparse.Namespace, model: 'nn.Module') -> Any:
+def _evaluate(args: argparse.Namespace, model: 'nn.Module') -> 'Evaluation | None':
     """Return the evaluation of the model, joined with that of the baseline; None in processes other than the first."""
     from timm_abn.explain.evaluation import join_evaluations
     from timm_abn.explain.evaluation.results import write_evaluation
@@ -113,48 +114,37 @@ def _evaluate(args: argparse.Namespace, model: 'nn.Module') -> Any:
 
     methods = create_explainers(args.methods, model) if args.methods else applicable_explainers(CHOSEN, model)
     baseline = _load_baseline(args, model) if args.baseline else None  # what is wrong with it is told before long work
-    evaluation, settings = _evaluate_model(args, model, methods, args.out)
+    evaluation = _evaluate_model(args, model, methods, args.out)
     if evaluation is not None and not evaluation.rows:
         raise CommandError(f'no image can be scored: {next(iter(evaluation.problems), "there is none")}')
     if baseline is None:
         return evaluation
     others = applicable_explainers([name for name in methods if name not in FLOORS], baseline)
     others = others or create_explainers(['grad_cam'], baseline)
-    other, settings['baseline'] = _evaluate_model(args, baseline, others, args.out / 'baseline')
+    other = _evaluate_model(args, baseline, others, args.out / 'baseline')
     if evaluation is None or other is None:
         return None
-    joined = join_evaluations(evaluation, args.baseline, other, args.seed)
-    write_evaluation(args.out, joined, settings)
+    joined = join_evaluations(evaluation, args.baseline, other)
+    write_evaluation(args.out, joined)
     return joined
 
 
 def _evaluate_model(
-    args: argparse.Namespace,
-    model: 'nn.Module',
-    methods: Mapping[str, 'Explainer'],
-    folder: Path,
-) -> tuple['Evaluation | None', dict[str, Any]]:
-    """Return the evaluation of one model, and its settings."""
+    args: argparse.Namespace, model: 'nn.Module', methods: Mapping[str, 'Explainer'], folder: Path
+) -> 'Evaluation | None':
     import torch
 
     from timm_abn.data.samples import load_samples
-    from timm_abn.explain.evaluation import evaluate, weights_fingerprint
+    from timm_abn.explain.evaluation import evaluate
 
-    samples = load_samples(model, masks=args.masks, **given_data(args))
-    settings: dict[str, Any] = dict(
-        steps=args.steps,
-        deletion_baseline=args.deletion_baseline,
-        insertion_baseline=args.insertion_baseline,
-        batch_size=args.batch_size,
-        seed=args.seed,
-        data=', '.join(f'{name}={value}' for name, value in (*given_data(args).items(), ('masks', args.masks))),
-    )
+    data = given_data(args)
+    samples = load_samples(model, masks=args.masks, **data)
+    said = ', '.join(f'{name}={value}' for name, value in (*data.items(), ('masks', args.masks)))
+    baselines = args.deletion_baseline, args.insertion_baseline
     try:
-        evaluation = evaluate(model, samples, methods, folder, **settings)
+        return evaluate(model, samples, methods, folder, args.steps, *baselines, args.batch_size, args.seed, said)
     except torch.OutOfMemoryError:
         raise CommandError('out of memory; try a smaller --batch-size') from None
-    described = dict(settings, images=len(samples), methods=list(methods), weights=weights_fingerprint(model))
-    return evaluation, described
 
 
 def _load_baseline(args: argparse.Namespace, model: Any) -> 'nn.Module':

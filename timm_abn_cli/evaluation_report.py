@@ -1,16 +1,14 @@
 """What an evaluation found, as tables for people and as a picture of its curves; imports the library."""
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from timm_abn.explain.evaluation.results import FAITHFULNESS, REPLACEMENTS, TITLES, Evaluation
-from timm_abn.explain.statistics import Interval
 from timm_abn.staging import staged_files
 
 from .table import format_table
 
-__all__ = ['can_draw', 'draw_curves', 'report']
+__all__ = ['draw_curves', 'report']
 
 
 def report(evaluation: Evaluation, names: Sequence[str]) -> str:
@@ -20,11 +18,16 @@ def report(evaluation: Evaluation, names: Sequence[str]) -> str:
     """
     first = next(iter(evaluation.scores), '')
     header = ['method', *(TITLES[name] for name in evaluation.metrics), 'position bias']
-    scores = [
-        [method, *(str(row[name]) for name in evaluation.metrics), _share(evaluation.position_bias[method])]
-        for method, row in evaluation.scores.items()
-    ]
-    sections = [f'Scores: mean and 95 % interval of {_images(evaluation, first)}\n{format_table(header, scores)}']
+    scores = []
+    for method, row in evaluation.scores.items():
+        bias = evaluation.position_bias[method]
+        scores.append(
+            [method, *(str(row[name]) for name in evaluation.metrics), '-' if bias != bias else f'{bias:.2f}']
+        )
+    number = len({row['image'] for row in evaluation.rows if row['method'] == first})
+    accuracy = f', accuracy {evaluation.accuracy}' if evaluation.accuracy.number else ''
+    table = format_table(header, scores)
+    sections = [f'Scores: mean and 95 % interval of {number} images{accuracy}\n{table}']
     if evaluation.differences:
         rows = [[method, *map(str, row.values())] for method, row in evaluation.differences.items()]
         table = format_table(header[:-1], rows)
@@ -35,16 +38,6 @@ def report(evaluation: Evaluation, names: Sequence[str]) -> str:
         sections.append(_reliance_table(evaluation))
     sections.append(_remarks(evaluation, names))
     return '\n\n'.join(section for section in sections if section)
-
-
-def _images(evaluation: Evaluation, first: str) -> str:
-    number = len({row['image'] for row in evaluation.rows if row['method'] == first})
-    accuracy = f', accuracy {evaluation.accuracy}' if evaluation.accuracy.number else ''
-    return f'{number} images{accuracy}'
-
-
-def _share(value: float) -> str:
-    return '-' if value != value else f'{value:.2f}'
 
 
 def _target_table(evaluation: Evaluation, names: Sequence[str]) -> str:
@@ -66,18 +59,14 @@ def _reliance_table(evaluation: Evaluation) -> str:
         'probability_change': 'probabilities change by',
         'effect': 'pre-logits change by',
     }
-    shown = [name for name in columns if _has_values(evaluation, name)]
+    effects = evaluation.reliance.values()
+    shown = [name for name in columns if any(name in row and row[name].number for row in effects)]
     rows = [
         [REPLACEMENTS[replacement], *(str(row[name]) for name in shown)]
         for replacement, row in evaluation.reliance.items()
     ]
     table = format_table(['map given instead of the predicted one', *(columns[name] for name in shown)], rows)
     return f'Reliance: what the prediction loses when its map is replaced\n{table}'
-
-
-def _has_values(evaluation: Evaluation, name: str) -> bool:
-    nothing = Interval(0.0, 0.0, 0.0, 0)
-    return any(row.get(name, nothing).number for row in evaluation.reliance.values())
 
 
 def _remarks(evaluation: Evaluation, names: Sequence[str]) -> str:
@@ -88,11 +77,6 @@ def _remarks(evaluation: Evaluation, names: Sequence[str]) -> str:
         listed = ', '.join(missing[:5]) + (', ...' if len(missing) > 5 else '')
         remarks.append(f'{len(missing)} of {len(names)} classes without examples: {listed}')
     return '\n'.join(remarks)
-
-
-def can_draw() -> bool:
-    """Return whether the package is installed that draws curves: the extra ``plot``."""
-    return importlib.util.find_spec('matplotlib') is not None
 
 
 def draw_curves(path: Path, evaluation: Evaluation) -> None:

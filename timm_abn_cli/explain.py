@@ -113,11 +113,7 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError('--class says whose map --show class or --show contrast draws; add one of them')
     if args.colormap and args.show == 'contrast':
         raise CommandError('--show contrast needs colours of two directions, and has its own; leave out --colormap')
-    with process_group() as (rank, _):
-        return _run(args, rank)
 
-
-def _run(args: argparse.Namespace, rank: int) -> int:
     import torch
 
     from timm_abn import MultiTaskAttentionBranchNet, class_names, load_model
@@ -125,24 +121,24 @@ def _run(args: argparse.Namespace, rank: int) -> int:
     from timm_abn.data.folder_labels import folder_labels
     from timm_abn.data.sources import find_sources
     from timm_abn.explain.files import Drawing
-    from timm_abn.explain.runs import Selection, explain_files
+    from timm_abn.explain.runs import explain_files
     from timm_abn.staging import check_output_folder
 
-    sources = find_sources(args.images)
-    if args.csv:
-        check_output_folder(args.csv.parent)
-    place = choose_device(args)
-    model: Any = load_model(args.model, args.checkpoint, **given_model_kwargs(args)).to(place)
-    names = read_class_names(args.label_names, model.num_classes) if args.label_names else class_names(model)
-    shown_class = None if args.shown_class is None else find_class(args.shown_class, names)
-    selection = Selection(args.show, shown_class, args.scale)
-    drawing = Drawing(args.interpolation, args.colormap or 'viridis', args.map)
-    try:
-        found = explain_files(model, sources, args.out, names, selection, drawing, args.top_k, args.batch_size, place)
-    except torch.OutOfMemoryError:
-        raise CommandError(f'out of memory on {place}; try a smaller --batch-size') from None
-    if rank:
-        return 0
+    with process_group() as (rank, _):
+        sources = find_sources(args.images)
+        if args.csv:
+            check_output_folder(args.csv.parent)
+        place = choose_device(args)
+        model: Any = load_model(args.model, args.checkpoint, **given_model_kwargs(args)).to(place)
+        names = read_class_names(args.label_names, model.num_classes) if args.label_names else class_names(model)
+        shown_class = None if args.shown_class is None else find_class(args.shown_class, names)
+        drawing = Drawing(args.show, shown_class, args.scale, args.interpolation, args.colormap or 'viridis', args.map)
+        try:
+            found = explain_files(model, sources, args.out, names, drawing, args.top_k, args.batch_size, place)
+        except torch.OutOfMemoryError:
+            raise CommandError(f'out of memory on {place}; try a smaller --batch-size') from None
+        if rank:
+            return 0
     # tasks do not exclude each other, and a folder names one class
     multi_task = isinstance(model, MultiTaskAttentionBranchNet)
     labels = [] if multi_task else folder_labels(sources, names)

@@ -55,7 +55,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     import torch
-    from huggingface_hub.utils import tqdm
 
     from timm_abn import class_names
     from timm_abn.data.samples import load_samples
@@ -70,9 +69,8 @@ def run(args: argparse.Namespace) -> int:
     place = choose_device(args)
     model: Any = load_classifier(args.model, args.checkpoint, **given_model_kwargs(args)).to(place)
     check_attention(model)
-    samples = tqdm(load_samples(model, **given_data(args)), desc='tsne', unit='image', disable=None)
     try:
-        features = attended_features(model, samples, args.batch_size)
+        features = attended_features(model, load_samples(model, **given_data(args)), args.batch_size)
     except torch.OutOfMemoryError:
         raise CommandError(f'out of memory on {place}; try a smaller --batch-size') from None
     names = class_names(model)

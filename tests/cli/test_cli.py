@@ -14,7 +14,7 @@ from PIL import Image
 
 from timm_abn.data.images import Preprocessing, read_image
 from timm_abn.data.sources import find_sources
-from timm_abn.explain.files import task_stems
+from timm_abn.explain.runs import task_stems
 from timm_abn_cli import main
 
 MODEL = 'abn_resnet20_cifar.fashion_mnist'

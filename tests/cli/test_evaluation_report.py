@@ -30,6 +30,7 @@ def make_evaluation(**kwargs):
         findings=[],
         problems={},
         classes_without_examples=[],
+        settings={},
         curves={name: torch.linspace(1, 0, 9).expand(2, 3, 9) for name in ('attention', 'centre')},
     )
     return Evaluation(**{**fields, **kwargs})

@@ -12,6 +12,7 @@ from timm_abn.data.datasets import dataset_creator
 from timm_abn.data.errors import DataError
 from timm_abn.training.replacing import replace
 
+ATTR, PART = 'list_attr_celeba.txt', 'list_eval_partition.txt'
 TRAIN = [[0.0, 1.0, 0.0], [1.0, 1.0, 1.0], [0.0, 0.0, 1.0]]
 
 
@@ -65,7 +66,7 @@ def test_attributes_are_chosen_in_the_order_asked_for(create):
 
 
 def test_zero_may_stand_for_minus_one(celeba):
-    path = celeba / 'list_attr_celeba.txt'
+    path = celeba / ATTR
     path.write_text(path.read_text().replace('-1', '0'))
     assert CelebA(str(celeba), 'train').targets.tolist() == TRAIN
 
@@ -103,29 +104,19 @@ def edit(path, old, new):
 @pytest.mark.parametrize(
     'file, old, new, message',
     [
-        (
-            'list_attr_celeba.txt',
-            '-1  1 -1',
-            '-1  1',
-            'line 3 of list_attr_celeba.txt .* 3 attributes, got 2 attributes',
-        ),
-        ('list_attr_celeba.txt', '-1  1 -1', '-1  2 -1', "line 3 of list_attr_celeba.txt must say 1, or -1 .* got '2'"),
-        ('list_attr_celeba.txt', '000003', '000009', 'lacks 1 images of list_eval_partition.txt, the first is 000003'),
-        ('list_attr_celeba.txt', '000005.jpg -1 -1  1\n', '', 'says that it holds 5 images, but has 4'),
-        (
-            'list_attr_celeba.txt',
-            '5\n',
-            '\u00b24\n',
-            'must begin with the number of images, .* got .\u00b24 / Eyeglasses',
-        ),
-        ('list_attr_celeba.txt', '5\n', '5' * 5000 + '\n', 'must begin with the number of images'),
-        ('list_attr_celeba.txt', 'Male', 'Smiling', 'the second line of list_attr_celeba.txt names .* Smiling twice'),
-        ('list_attr_celeba.txt', '000005', '000001', 'line 7 of list_attr_celeba.txt names 000001.jpg for the second'),
-        ('list_eval_partition.txt', '000005', '000004', 'line 5 .* names 000004.jpg for the second time'),
-        ('list_eval_partition.txt', '000005.jpg 0', '\n000001.jpg 0', 'line 6 .* names 000001.jpg for the second time'),
-        ('list_attr_celeba.txt', '5\n', '', 'must begin with the number of images, and the names of the attributes'),
-        ('list_eval_partition.txt', '000003.jpg 0', '000003.jpg 3', "line 3 .* 0, 1 or 2, got '000003.jpg 3'"),
-        ('list_eval_partition.txt', '000003.jpg 0', '000003.jpg', "line 3 .* 0, 1 or 2, got '000003.jpg'"),
+        (ATTR, '-1  1 -1', '-1  1', 'line 3 of list_attr_celeba.txt .* 3 attributes, got 2 attributes'),
+        (ATTR, '-1  1 -1', '-1  2 -1', "line 3 of list_attr_celeba.txt must say 1, or -1 .* got '2'"),
+        (ATTR, '000003', '000009', 'lacks 1 images of list_eval_partition.txt, the first is 000003'),
+        (ATTR, '000005.jpg -1 -1  1\n', '', 'says that it holds 5 images, but has 4'),
+        (ATTR, '5\n', '\u00b24\n', 'must begin with the number of images, .* got .\u00b24 / Eyeglasses'),
+        (ATTR, '5\n', '5' * 5000 + '\n', 'must begin with the number of images'),
+        (ATTR, 'Male', 'Smiling', 'the second line of list_attr_celeba.txt names .* Smiling twice'),
+        (ATTR, '000005', '000001', 'line 7 of list_attr_celeba.txt names 000001.jpg for the second'),
+        (PART, '000005', '000004', 'line 5 .* names 000004.jpg for the second time'),
+        (PART, '000005.jpg 0', '\n000001.jpg 0', 'line 6 .* names 000001.jpg for the second time'),
+        (ATTR, '5\n', '', 'must begin with the number of images, and the names of the attributes'),
+        (PART, '000003.jpg 0', '000003.jpg 3', "line 3 .* 0, 1 or 2, got '000003.jpg 3'"),
+        (PART, '000003.jpg 0', '000003.jpg', "line 3 .* 0, 1 or 2, got '000003.jpg'"),
     ],
 )
 def test_broken_files_are_one_line(celeba, file, old, new, message):
@@ -142,17 +133,17 @@ def test_what_is_missing_is_named(celeba):
     assert len(CelebA(str(celeba), 'test')) == 1
     with pytest.raises(DataError, match="no split 'hold-out'; it has train, val, test"):
         CelebA(str(celeba), 'train+hold-out')
-    edit(celeba / 'list_eval_partition.txt', '000004.jpg 2', '000004.jpg 1')
+    edit(celeba / PART, '000004.jpg 2', '000004.jpg 1')
     with pytest.raises(DataError, match="names no image of the split 'test'"):
         CelebA(str(celeba), 'test')
-    for name in ('list_attr_celeba.txt', 'list_eval_partition.txt', 'img_align_celeba'):
+    for name in (ATTR, PART, 'img_align_celeba'):
         (celeba / name).rename(celeba / 'elsewhere')
         with pytest.raises(DataError, match=f'expected {name} in .*; --data-dir must hold list_attr_celeba.txt, '):
             CelebA(str(celeba), 'train')
         (celeba / 'elsewhere').rename(celeba / name)
 
 
-@pytest.mark.parametrize('file', ['list_attr_celeba.txt', 'list_eval_partition.txt'])
+@pytest.mark.parametrize('file', [ATTR, PART])
 def test_blank_lines_are_no_lines(celeba, file):
     edit(celeba / file, '000003.jpg', '\n000003.jpg')
     (celeba / file).write_text((celeba / file).read_text() + '\n  \n')
@@ -162,7 +153,7 @@ def test_blank_lines_are_no_lines(celeba, file):
         CelebA(str(celeba), 'train')
 
 
-@pytest.mark.parametrize('file', ['list_attr_celeba.txt', 'list_eval_partition.txt'])
+@pytest.mark.parametrize('file', [ATTR, PART])
 @pytest.mark.parametrize('content', ['5\n'.encode('utf-16'), bytes(range(256))], ids=['UTF-16', 'binary'])
 def test_files_that_are_not_text(celeba, file, content):
     (celeba / file).write_bytes(content)
@@ -175,7 +166,7 @@ def test_files_and_folders_in_the_place_of_each_other(celeba, tmp_path):
     (celeba / 'img_align_celeba').touch()
     with pytest.raises(DataError, match='img_align_celeba must be the folder of the images: Not a directory'):
         CelebA(str(celeba), 'train')
-    for file in ('list_attr_celeba.txt', 'list_eval_partition.txt'):
+    for file in (ATTR, PART):
         (celeba / file).unlink()
         (celeba / file).mkdir()
         with pytest.raises(DataError, match=f'{file} cannot be read: Is a directory'):

@@ -11,7 +11,7 @@ from tiny_models import tiny_abn
 
 from timm_abn import TimmAbnError
 from timm_abn.data.images import Preprocessing
-from timm_abn.data.samples import load_samples
+from timm_abn.data.samples import load_samples, read_samples
 
 
 @pytest.fixture(scope='module')
@@ -26,15 +26,11 @@ def photo(path, size=(80, 60), seed=0):
     return path
 
 
-def read(samples):
-    return [sample() for sample in samples]
-
-
 def test_folders_are_classes_and_splits(model, tmp_path):
     for folder in ('val/ant', 'val/bee', 'train/ant'):
         for number in range(2):
             photo(tmp_path / folder / f'{number}.png', seed=number)
-    samples = read(load_samples(model, tmp_path))
+    samples = load_samples(model, tmp_path)
     assert [(sample.name, sample.label) for sample in samples] == [
         ('ant/0.png', 0),
         ('ant/1.png', 0),
@@ -49,21 +45,24 @@ def test_folders_are_classes_and_splits(model, tmp_path):
 def test_limit_is_drawn_and_the_same_again(model, tmp_path):
     for number in range(20):
         photo(tmp_path / f'{number:02}.png', size=(8, 8))
-    names = [sample.name for sample in read(load_samples(model, tmp_path, limit=5))]
+    names = [sample.name for sample in load_samples(model, tmp_path, limit=5)]
     assert names == sorted(names) and len(set(names)) == 5 and names != [f'{number:02}.png' for number in range(5)]
-    assert names == [sample.name for sample in read(load_samples(model, tmp_path, limit=5))]
-    assert names != [sample.name for sample in read(load_samples(model, tmp_path, limit=5, seed=1))]
+    assert names == [sample.name for sample in load_samples(model, tmp_path, limit=5)]
+    assert names != [sample.name for sample in load_samples(model, tmp_path, limit=5, seed=1)]
     assert len(load_samples(model, tmp_path, limit=50)) == 20
-    assert all(sample.label is None for sample in read(load_samples(model, tmp_path)))
+    assert all(sample.label is None for sample in load_samples(model, tmp_path))
 
 
 def test_a_broken_image_is_a_problem_of_its_own(model, tmp_path):
     photo(tmp_path / '1.jpg')
     (tmp_path / '2.jpg').write_bytes((tmp_path / '1.jpg').read_bytes()[:300])
-    first, second = load_samples(model, tmp_path)
-    assert first().image.shape == (3, 160, 160)
+    samples = load_samples(model, tmp_path)
+    assert samples[0].image.shape == samples[:1][0].image.shape == (3, 160, 160)
     with pytest.raises(TimmAbnError, match='2.jpg'):
-        second()
+        samples[-1]
+    problems = []
+    assert [sample.name for sample in read_samples(samples, [1, 0], problems)] == ['1.jpg']
+    assert len(problems) == 1 and '2.jpg' in problems[0]
 
 
 def test_data_set_of_timm(model, tmp_path):
@@ -73,7 +72,7 @@ def test_data_set_of_timm(model, tmp_path):
     for name, values, head in (('images-idx3', images, [2051, 3, 28, 28]), ('labels-idx1', labels, [2049, 3])):
         for part in ('train', 't10k'):
             (raw / f'{part}-{name}-ubyte').write_bytes(np.array(head, dtype='>i4').tobytes() + values.tobytes())
-    samples = read(load_samples(model, tmp_path, 'torch/fashion_mnist', 'test'))
+    samples = load_samples(model, tmp_path, 'torch/fashion_mnist', 'test')
     assert [(sample.name, sample.label) for sample in samples] == [('000000', 1), ('000001', 0), ('000002', 1)]
     expected, _ = Preprocessing(model)(Image.fromarray(images[1]).convert('RGB'))
     assert torch.equal(samples[1].image, expected)
@@ -87,16 +86,15 @@ def test_mask_moves_with_the_image(model, tmp_path):
     values[10:30, 20:70] = 255
     Image.fromarray(values).convert('RGB').save(tmp_path / '1.bmp')
     Image.fromarray(values).save(tmp_path / '1.png')  # beside the image
-    (sample,) = read(load_samples(model, tmp_path, masks=tmp_path))
+    (sample,) = load_samples(model, tmp_path, masks=tmp_path)
     bright = sample.image.mean(dim=0) > sample.image.mean(dim=0).amax() / 2
     assert sample.mask.shape == (160, 160) and (sample.mask != bright).float().mean() < 0.02
     assert 0.2 < sample.mask.float().mean() < 0.5
     (tmp_path / 'masks').mkdir()
     Image.fromarray(values[:, :40]).save(tmp_path / 'masks' / '1.png')
     (tmp_path / '1.png').unlink()
-    (sample,) = load_samples(model, tmp_path, masks=tmp_path / 'masks')
     with pytest.raises(TimmAbnError, match='the mask of 1.bmp has 40 x 60 pixels, the image has 80 x 60'):
-        sample()
+        load_samples(model, tmp_path, masks=tmp_path / 'masks')[0]
 
 
 def test_masks_of_tasks(tmp_path):
@@ -112,14 +110,14 @@ def test_masks_of_tasks(tmp_path):
         annotations=[dict(id=0, image_id=i, category_id=kinds.index(kind), bbox=box) for i, kind, box in boxes],
     )
     (tmp_path / 'masks.json').write_text(json.dumps(content))
-    samples = read(load_samples(network, tmp_path / 'photos', masks=tmp_path / 'masks.json'))
+    samples = load_samples(network, tmp_path / 'photos', masks=tmp_path / 'masks.json')
     assert [(sample.name, sample.target) for sample in samples] == [('1.jpg', 2), ('1.jpg', 0), ('2.jpg', 0)]
     assert samples[0].mask.all() and 0 < samples[1].mask.float().mean() < 0.5
 
 
 def test_celeba_has_no_classes(model, tmp_path):
     write_celeba(tmp_path / 'celeba')
-    samples = read(load_samples(model, tmp_path / 'celeba', 'celeba', 'test'))
+    samples = load_samples(model, tmp_path / 'celeba', 'celeba', 'test')
     assert samples and all(sample.label is None for sample in samples)
 
 

@@ -10,7 +10,7 @@ from timm_abn import Explanation, MultiTaskExplanation, TimmAbnError
 from timm_abn.data.folder_labels import folder_labels
 from timm_abn.data.sources import find_sources
 from timm_abn.explain.files import Drawing
-from timm_abn.explain.runs import Selection, explain_files
+from timm_abn.explain.runs import explain_files
 from timm_abn.maps.colormaps import colormap_table
 
 NAMES = ['ant', 'bee', 'cat']
@@ -55,28 +55,26 @@ def assert_levels(folder, black, white, colormap='viridis'):
 
 @pytest.mark.parametrize('batch_size', [1, 2])
 @pytest.mark.parametrize(
-    ('selection', 'value_range', 'black', 'white'),
+    ('drawing', 'value_range', 'black', 'white'),
     [
-        (Selection(), None, (0, 255), (0, 255)),
-        (Selection(scale='absolute'), (0, 1), (51, 102), (76, 153)),  # 0.3 * 255 = 76.5, to the even one
-        (Selection(scale='common'), (0.2, 0.6), (0, 128), (64, 255)),  # 0.1 / 0.4 * 255 = 63.75
-        (Selection('class'), None, (255, 0), (255, 0)),
-        (Selection('class', 1, 'common'), (-1, 4), (204, 0), (153, 255)),  # (3, -1) and (2, 4), of 5
-        (Selection('contrast'), None, (255, 128), (255, 99)),  # 0.5 - 2 / 18 = 0.389
-        (Selection('contrast', scale='common'), (-9, 9), (184, 128), (255, 99)),  # 0.5 + 4 / 18 = 0.722
-        (Selection('contrast', 1), None, (99, 0), (128, 255)),  # 3 - 3.5 and -1 - 1.25; 2 - 2 and 4 - 1.5
+        (Drawing(), None, (0, 255), (0, 255)),
+        (Drawing(scale='absolute'), (0, 1), (51, 102), (76, 153)),  # 0.3 * 255 = 76.5, to the even one
+        (Drawing(scale='common'), (0.2, 0.6), (0, 128), (64, 255)),  # 0.1 / 0.4 * 255 = 63.75
+        (Drawing('class'), None, (255, 0), (255, 0)),
+        (Drawing('class', 1, 'common'), (-1, 4), (204, 0), (153, 255)),  # (3, -1) and (2, 4), of 5
+        (Drawing('contrast'), None, (255, 128), (255, 99)),  # 0.5 - 2 / 18 = 0.389
+        (Drawing('contrast', scale='common'), (-9, 9), (184, 128), (255, 99)),  # 0.5 + 4 / 18 = 0.722
+        (Drawing('contrast', 1), None, (99, 0), (128, 255)),  # 3 - 3.5 and -1 - 1.25; 2 - 2 and 4 - 1.5
     ],
 )
-def test_colours_of_a_selection(model, sources, tmp_path, selection, value_range, black, white, batch_size):
-    found = explain_files(model, sources, tmp_path, NAMES, selection, Drawing(), batch_size=batch_size)
+def test_colours_of_a_selection(model, sources, tmp_path, drawing, value_range, black, white, batch_size):
+    found = explain_files(model, sources, tmp_path, NAMES, drawing, batch_size=batch_size)
     assert found.value_range == (None if value_range is None else pytest.approx(value_range))
-    assert_levels(tmp_path, black, white, 'coolwarm' if selection.shown == 'contrast' else 'viridis')
+    assert_levels(tmp_path, black, white, 'coolwarm' if drawing.shown == 'contrast' else 'viridis')
 
 
 def test_what_is_told_of_an_image(model, sources, tmp_path):
-    found = explain_files(
-        model, sources, tmp_path, NAMES, Selection(scale='common'), Drawing(map_format='npy'), top_k=2
-    )
+    found = explain_files(model, sources, tmp_path, NAMES, Drawing(scale='common', map_format='npy'), top_k=2)
     assert [image.source for image in found.images] == sources and found.problems == []
     assert [image.classes for image in found.images] == [[2, 0], [0, 1]]
     # of the logits 1.5, 1, 3.25: e^3.25 / (e^1.5 + e^1 + e^3.25) = 25.790 / 32.990
@@ -90,7 +88,7 @@ def test_what_is_told_of_an_image(model, sources, tmp_path):
 
 
 def test_grey_maps_are_as_shown(model, sources, tmp_path):
-    explain_files(model, sources, tmp_path, NAMES, Selection(scale='absolute'), Drawing(map_format='png'))
+    explain_files(model, sources, tmp_path, NAMES, Drawing(scale='absolute', map_format='png'))
     with Image.open(tmp_path / 'white.map.png') as grey:
         assert np.asarray(grey)[0, [0, -1]].tolist() == [76, 153]
 
@@ -100,7 +98,7 @@ def test_a_common_range_leaves_out_what_is_not_finite(model, sources, tmp_path):
     maps[0, 0, 0, 0] = float('nan')
     logits = CLASS_MAPS.mean(dim=(2, 3))
     model.explain = lambda images: Explanation(logits, maps, logits, CLASS_MAPS)
-    found = explain_files(model, sources, tmp_path, NAMES, Selection(scale='common'), Drawing())
+    found = explain_files(model, sources, tmp_path, NAMES, Drawing(scale='common'))
     assert found.value_range == pytest.approx((0.3, 0.6))
 
 
@@ -112,37 +110,37 @@ def test_an_image_that_is_lost_before_it_is_drawn(model, sources, tmp_path):
         return explain(images)
 
     model.explain = and_lose_the_first
-    found = explain_files(model, sources, tmp_path / 'out', NAMES, Selection(scale='common'), Drawing())
+    found = explain_files(model, sources, tmp_path / 'out', NAMES, Drawing(scale='common'))
     assert [image.source for image in found.images] == sources[1:] and found.problems[0][0] is sources[0]
     assert [path.name for path in (tmp_path / 'out').iterdir()] == ['white.overlay.png']
 
 
 @pytest.mark.parametrize(
-    ('name', 'kwargs', 'selection', 'message'),
+    ('name', 'kwargs', 'drawing', 'message'),
     [
-        ('abn_resnet20_cifar', {}, Selection('class', scale='absolute'), 'class maps have no bounds.*--scale common'),
-        ('abn_resnet20_cifar', {}, Selection('contrast', scale='absolute'), 'contrast maps have no bounds'),
+        ('abn_resnet20_cifar', {}, Drawing('class', scale='absolute'), 'class maps have no bounds.*--scale common'),
+        ('abn_resnet20_cifar', {}, Drawing('contrast', scale='absolute'), 'contrast maps have no bounds'),
         (
             'abn_resnet20_cifar',
             dict(attention_map='sum_log'),
-            Selection(scale='absolute'),
+            Drawing(scale='absolute'),
             "kind 'sum_log' are not bounded.*--scale common",
         ),
         (
             'abn_resnet20_cifar',
             dict(multi_task=True, attention_map='raw'),
-            Selection(scale='absolute'),
+            Drawing(scale='absolute'),
             "kind 'raw' are not bounded.*--scale common",
         ),
-        ('abn_resnet20_cifar', dict(multi_task=True), Selection('contrast'), 'do not exclude each other'),
-        ('cam_resnet110_cifar', dict(num_blocks=1), Selection(scale='common'), '--show class draws the map itself$'),
-        ('cam_resnet110_cifar', dict(num_blocks=1), Selection(scale='absolute'), '--show class.*with --scale common'),
+        ('abn_resnet20_cifar', dict(multi_task=True), Drawing('contrast'), 'do not exclude each other'),
+        ('cam_resnet110_cifar', dict(num_blocks=1), Drawing(scale='common'), '--show class draws the map itself$'),
+        ('cam_resnet110_cifar', dict(num_blocks=1), Drawing(scale='absolute'), '--show class.*with --scale common'),
     ],
 )
-def test_maps_and_scales_that_a_model_has_not(sources, tmp_path, name, kwargs, selection, message):
+def test_maps_and_scales_that_a_model_has_not(sources, tmp_path, name, kwargs, drawing, message):
     model = timm.create_model(name, num_classes=3, **kwargs).eval()
     with pytest.raises(TimmAbnError, match=message) as error:
-        explain_files(model, sources, tmp_path / 'out', NAMES, selection, Drawing())
+        explain_files(model, sources, tmp_path / 'out', NAMES, drawing)
     assert '\n' not in str(error.value) and not (tmp_path / 'out').exists()
 
 
@@ -153,8 +151,8 @@ def test_class_maps_of_tasks(sources, tmp_path, class_index, files):
     model = timm.create_model('abn_resnet20_cifar', num_classes=3, multi_task=True).eval()
     logits = torch.tensor([[2.0, -1.0, 1.0]])
     model.explain = lambda images: MultiTaskExplanation(logits, CLASS_MAPS[:1].sigmoid(), logits, CLASS_MAPS[:1])
-    selection = Selection('class', class_index)
-    found = explain_files(model, sources[:1], tmp_path / 'out', NAMES, selection, Drawing(), top_k=2)
+    drawing = Drawing('class', class_index)
+    found = explain_files(model, sources[:1], tmp_path / 'out', NAMES, drawing, top_k=2)
     assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == files
     expected = [(1, 2), (0.5, 6)] if class_index is None else [(-1, 3)]
     assert found.images[0].ranges == expected
@@ -163,9 +161,9 @@ def test_class_maps_of_tasks(sources, tmp_path, class_index, files):
 def test_class_maps_of_a_cam_baseline(sources, tmp_path):
     torch.manual_seed(0)
     model = timm.create_model('cam_resnet110_cifar', num_blocks=1, num_classes=3).eval()
-    (image,) = explain_files(model, sources[:1], tmp_path, NAMES, Selection('class'), Drawing()).images
+    (image,) = explain_files(model, sources[:1], tmp_path, NAMES, Drawing('class')).images
     assert image.ranges[0] != (0, 1)
-    (image,) = explain_files(model, sources[:1], tmp_path, NAMES, Selection(), Drawing()).images
+    (image,) = explain_files(model, sources[:1], tmp_path, NAMES, Drawing()).images
     assert image.ranges[0] == (0, 1)
 
 

@@ -1,6 +1,5 @@
 """Scores of explanations on a model card: those of the evaluation, and of these weights alone."""
 
-import functools
 import json
 
 import pytest
@@ -18,9 +17,7 @@ def evaluated(tmp_path_factory):
     model, folder = tiny_abn('test_resnet'), tmp_path_factory.mktemp('evaluation')
     generator = torch.Generator().manual_seed(0)
     samples = [Sample(f'{index}', torch.randn(3, 32, 32, generator=generator), label=index) for index in range(4)]
-    evaluation = evaluate(
-        model, [functools.partial(lambda s: s, s) for s in samples], ['attention', 'centre'], folder, steps=4
-    )
+    evaluation = evaluate(model, samples, ['attention', 'centre'], folder, steps=4)
     return model, evaluation, folder / 'summary.json'
 
 

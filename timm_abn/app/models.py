@@ -31,7 +31,7 @@ class ServedModel:
             TimmAbnError: The prediction of ``model`` follows no map, or maps that are not in [0, 1].
         """
         self.has_tasks = isinstance(model, MultiTaskAttentionBranchNet)
-        check_editable(model, 0 if self.has_tasks else None)
+        check_editable(model)
         self.model: Any = model
         self.class_names: list[str] = class_names(model)
         self.preprocessing = Preprocessing(model)

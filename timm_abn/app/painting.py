@@ -37,7 +37,7 @@ def is_empty(painting: Image.Image) -> bool:
 def paint(session: Session, served: ServedModel, painting: Image.Image, target: int | None = None) -> Edit:
     """Return what the model predicts with the painted map; of several tasks with that of ``target``."""
     task = target_of(session, target) if served.has_tasks else None
-    return edit_prediction(served.model, session.x, painting, session.shown_box, task, session.explanation)
+    return edit_prediction(served.model, session.explanation, session.x, painting, session.shown_box, task)
 
 
 def draw_edited_map(session: Session, edit: Edit) -> Image.Image:

@@ -57,10 +57,6 @@ class CelebA(Dataset):
                 'multihot' list of zeros and ones. timm's name for it.
             target_transform: Makes the target of that, such as timm's ``MultiLabelTarget``. Without it, a target is a
                 float tensor (T,).
-
-        Raises:
-            DataError: Something is missing in the folder, or is not what it should be, or an argument has no
-                meaning; or ``target_transform`` expects another number of attributes.
         """
         self.root = Path(root)
         for name in _FILES:

@@ -13,13 +13,10 @@ __all__ = ['class_names', 'find_class', 'numbered_names', 'read_class_names']
 
 
 def class_names(model: nn.Module) -> list[str]:
-    """Return the names of a model's classes, or tasks, in their order.
+    """Return the names of the classes, or tasks, of a timm model, in their order.
 
     As in timm's scripts, names come with the model's configuration, else ImageNet's are taken where the number of
     classes is that of ImageNet; else names are numbers.
-
-    Args:
-        model: A timm model.
     """
     pretrained_cfg: Any = getattr(model, 'pretrained_cfg', {})
     num_classes: Any = model.num_classes
@@ -36,24 +33,12 @@ def class_names(model: nn.Module) -> list[str]:
 
 
 def numbered_names(num_classes: int) -> list[str]:
-    """Return the names of classes that have none: their numbers.
-
-    Args:
-        num_classes: How many there are.
-    """
+    """Return the names of classes that have none: their numbers."""
     return [f'class {index}' for index in range(num_classes)]
 
 
 def read_class_names(path: Path, num_classes: int) -> list[str]:
-    """Return the names of classes from a file that has one per line.
-
-    Args:
-        path: Text in UTF-8.
-        num_classes: How many there have to be.
-
-    Raises:
-        TimmAbnError: The file is not text in UTF-8, or has another number of lines.
-    """
+    """Return the names of classes from a text file in UTF-8, one per line; another number of lines is refused."""
     try:
         names = path.read_text(encoding='utf-8').splitlines()
     except UnicodeDecodeError:
@@ -64,11 +49,9 @@ def read_class_names(path: Path, num_classes: int) -> list[str]:
 
 
 def find_class(name_or_index: str, names: Sequence[str]) -> int:
-    """Return the index of a class, given its name or index.
+    """Return the index of a class, given its name, in small letters or capitals, or its index.
 
-    Args:
-        name_or_index: A name, in small letters or capitals, or an index.
-        names: Names of all classes; one of these comes before an index that looks the same.
+    A name comes before an index that looks the same.
 
     Raises:
         TimmAbnError: There is no such class, or there are several.

@@ -33,15 +33,10 @@ _TORCH_FOLDERS = {
 
 
 def svhn(root: str, split: str = 'train+extra', download: bool = False) -> Dataset:
-    """Return SVHN; several splits joined by '+' become one data set.
+    """Return SVHN, of the files that torchvision reads; several splits joined by '+' become one data set.
 
-    Args:
-        root: Folder of ``train_32x32.mat``, ``extra_32x32.mat`` and ``test_32x32.mat``.
-        split: 'train', 'extra' or 'test', or several of them, joined by '+'. Names for a validation split mean 'test'.
-        download: Download what is missing.
-
-    Raises:
-        DataError: scipy or a file is missing, a file is broken, or there is no such split.
+    Splits are 'train', 'extra' and 'test', which names for a validation split mean, too. A missing or broken file, or
+    scipy missing, is a DataError.
     """
     names = ['test' if name in _EVALUATION else name for name in split.split('+')]
     unknown = [name for name in names if name not in ('train', 'extra', 'test')]
@@ -70,22 +65,14 @@ class CompCars(Dataset):
     """Web-nature images of CompCars, cut to the car, labelled with model or maker.
 
     Yang et al., "A Large-Scale Car Dataset for Fine-Grained Categorization and Verification", CVPR 2015. Images lie in
-    ``image/<maker>/<model>/<year>/<name>.jpg``, their boxes in ``label/...txt``; a split file names them line by line.
+    ``image/<maker>/<model>/<year>/<name>.jpg``, their boxes in ``label/...txt``; a split file in
+    ``train_test_split/classification`` names them line by line. Names for a validation split mean 'test'. Classes are
+    the ids of ``train.txt`` in rising order.
     """
 
     TARGETS = ('model', 'maker')
 
     def __init__(self, root: str, split: str = 'train', target: str = 'model') -> None:
-        """
-        Args:
-            root: Folder of ``image``, ``label`` and ``train_test_split``.
-            split: Name of a file in ``train_test_split/classification``, without ``.txt``. Names for a validation split
-                mean 'test'.
-            target: 'model' or 'maker'. Classes are the ids of ``train.txt`` in rising order.
-
-        Raises:
-            DataError: Something is missing in the folder, or an argument has no meaning.
-        """
         if target not in self.TARGETS:
             raise DataError(f'--target-key of CompCars must be model or maker, got {target!r}.')
         self.root = Path(root)
@@ -152,10 +139,8 @@ class CompCars(Dataset):
 def dataset_creator(timm_create: Callable, class_names: Sequence[str] | None = None) -> Callable:
     """Return a function like ``timm.data.create_dataset`` that knows the data sets of this module, too.
 
-    Args:
-        timm_create: timm's function.
-        class_names: Names of the classes of folders of images, in their order, so that a split that lacks some of them
-            has the same labels as one that has all.
+    ``class_names`` are those of folders of images, in their order, so that a split that lacks some of them has the same
+    labels as one that has all.
     """
 
     def create_dataset(name: str, root: str | None = None, split: str = 'validation', **kwargs: Any) -> Any:

@@ -18,10 +18,6 @@ def folder_labels(sources: Sequence[Source], names: Sequence[str]) -> list[int |
     Only images that were found in a folder have one: the class that is called like the folder around the image, in
     small letters or capitals. Of a model whose classes have no names the folders are counted, sorted as timm's
     ``ImageFolder`` does, if they are as many as the classes, and no image lies outside of them.
-
-    Args:
-        sources: The images.
-        names: Names of the model's classes.
     """
     if list(names) == numbered_names(len(names)):
         return _by_number(sources, len(names))

@@ -20,11 +20,9 @@ from torchvision.transforms import CenterCrop
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from ..errors import TimmAbnError
-from ..maps.operations import overlay_maps, upsample_maps
-from .sources import IMAGE_EXTENSIONS
+from ..maps.operations import blend_maps, upsample_maps
 
 __all__ = [
-    'IMAGE_EXTENSIONS',
     'MOST_PIXELS',
     'Box',
     'ImageError',
@@ -69,14 +67,7 @@ def read_image(path: str | Path | BinaryIO) -> Image.Image:
 
 @contextlib.contextmanager
 def image_errors(path: str | Path | BinaryIO) -> Iterator[None]:
-    """Turn whatever goes wrong inside into an ``ImageError``.
-
-    Args:
-        path: File that is read inside, for the message.
-
-    Raises:
-        ImageError: There is no such file, or it is not an image, damaged, or larger than Pillow's limit.
-    """
+    """Turn whatever goes wrong inside, where the file ``path`` is read, into an ``ImageError``."""
     try:
         yield
     except Image.UnidentifiedImageError:
@@ -90,14 +81,11 @@ def image_errors(path: str | Path | BinaryIO) -> Iterator[None]:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image of any mode to RGB.
+    """Convert an image of any mode of Pillow to RGB.
 
     Transparent pixels become white. Grey levels beyond 8 bit are scaled, not clipped: 16-bit ones by 1/257. Integers of
     32 bit (mode I) count as 8 bit if none is above 255, and as 16 bit if none is above 65,535; floats (mode F) count as
     [0, 1] if none is outside, else as [0, 255]. Values outside of all that are stretched from least to greatest.
-
-    Args:
-        image: Image in any mode of Pillow.
     """
     if image.mode == 'F' or image.mode.startswith('I'):
         image = _to_8_bit(image)
@@ -182,22 +170,21 @@ class Preprocessing:
             raise ImageError(f'an image of {width} x {height} pixels is too long and thin to be resized for the model.')
         if self.channels == 1:
             image = image.convert('L')
-        left = top = 0.0  # of the box, in pixels of the original
-        across = down = 1.0  # pixels of the original to one of the present image
+        start, scale = [0.0, 0.0], [1.0, 1.0]  # of the box, in pixels of the original; and these to one of the present
         for step in self._geometry:
             before = image.size
             image = step(image)
-            if isinstance(step, (CenterCrop, CenterCropOrPad)):
-                left += across * _crop_offset(before[0], image.size[0])
-                top += down * _crop_offset(before[1], image.size[1])
-            else:
-                across *= before[0] / image.size[0]
-                down *= before[1] / image.size[1]
-        box = _rounded(left, left + across * image.size[0]), _rounded(top, top + down * image.size[1])
+            for axis in (0, 1):
+                if isinstance(step, (CenterCrop, CenterCropOrPad)):
+                    start[axis] += scale[axis] * _crop_offset(before[axis], image.size[axis])
+                else:
+                    scale[axis] *= before[axis] / image.size[axis]
+        left, top = map(round, start)
+        right, bottom = (round(first + pixels * size) for first, pixels, size in zip(start, scale, image.size))
         x: Any = image
         for step in self._to_tensor:
             x = step(x)
-        return x, (box[0][0], box[1][0], box[0][1], box[1][1])
+        return x, (left, top, max(right, left + 1), max(bottom, top + 1))
 
 
 def draw_overlay(
@@ -217,7 +204,7 @@ def draw_overlay(
         colormap: 'viridis', 'inferno' or 'magma'; for values of both signs 'coolwarm', whose middle is neutral.
     """
     seen = pil_to_tensor(image.crop(box))[None]  # black where the preprocessing added a border
-    drawn = overlay_maps(seen, attention_map, colormap=colormap, interpolation=interpolation, normalize=False)
+    drawn = blend_maps(seen, upsample_maps(attention_map, seen.shape[2:], interpolation), colormap=colormap)
     overlay = image.copy()
     overlay.paste(to_pil_image(drawn[0]), box[:2])  # what lies outside of the image is cut off
     return overlay
@@ -273,8 +260,3 @@ def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
 def _crop_offset(before: int, after: int) -> int:
     # the rounding of torchvision's and timm's centre crops
     return round((before - after) / 2) if before >= after else -((after - before) // 2)
-
-
-def _rounded(start: float, stop: float) -> tuple[int, int]:
-    first = round(start)
-    return first, max(round(stop), first + 1)

@@ -32,42 +32,25 @@ class Masks(abc.ABC):
 
     @abc.abstractmethod
     def find(self, name: PurePath, category: str | None = None) -> Image.Image | None:
-        """Return the mask of an image, of mode 'L' and in the size of the image, above 127 on the object.
+        """Return the mask of an image, mode 'L', in the size of the image, above 127 on the object; None without one.
 
-        Args:
-            name: Path of the image, relative to the folder that was given.
-            category: Only objects of this kind, one of ``categories``; all of them by default.
-
-        Returns:
-            None if there is no mask of this image.
-
-        Raises:
-            MaskError: The mask cannot be read.
+        ``name`` is the path of the image, relative to the folder that was given; only objects of ``category`` count,
+        all by default. A mask that cannot be read raises a MaskError.
         """
 
     @abc.abstractmethod
     def knows(self, name: PurePath, category: str | None = None) -> bool:
-        """Return whether an image has a mask that marks something, as far as is known without reading the mask.
-
-        Args:
-            name: See ``find``.
-            category: See ``find``.
-        """
+        """Return whether an image has a mask that marks something, as far as is known without reading the mask."""
 
 
 class PngMasks(Masks):
     """A folder of PNG files, called as the images: the mask of ``dogs/1.jpg`` is ``dogs/1.png``.
 
-    Pixels that are not 0 are the object. If the folder has sub-folders of the given categories, such as ``Smiling``,
-    the mask of each is ``Smiling/dogs/1.png``.
+    Pixels that are not 0 are the object. If the folder has sub-folders of the given categories (the tasks of a
+    multi-task network), such as ``Smiling``, the mask of each is ``Smiling/dogs/1.png``.
     """
 
     def __init__(self, folder: Path, categories: Sequence[str] = ()) -> None:
-        """
-        Args:
-            folder: The folder.
-            categories: Names that a sub-folder of masks may have: the tasks of a multi-task network.
-        """
         self.folder = folder
         self.categories = tuple(category for category in categories if (folder / category).is_dir())
 
@@ -98,17 +81,11 @@ def _read_mask(path: Path) -> np.ndarray:
 class CocoMasks(Masks):
     """Annotations in the form of COCO: polygons, run lengths that are not compressed, or boxes where there is neither.
 
-    Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014; https://cocodataset.org/#format-data.
+    Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014; https://cocodataset.org/#format-data. A file of
+    another form raises a MaskError.
     """
 
     def __init__(self, path: Path) -> None:
-        """
-        Args:
-            path: The JSON file.
-
-        Raises:
-            MaskError: It is not of that form.
-        """
         self.path = path
         try:
             content = json.loads(path.read_text(encoding='utf-8'))
@@ -203,15 +180,7 @@ def _from_run_lengths(segmentation: Mapping[str, Any], size: tuple[int, int]) ->
 
 
 def read_masks(path: Path, categories: Sequence[str] = ()) -> Masks:
-    """Return the masks of a folder of PNG files, or of a JSON file in the form of COCO.
-
-    Args:
-        path: The folder or file.
-        categories: See ``PngMasks``.
-
-    Raises:
-        MaskError: There is nothing of the kind.
-    """
+    """Return the masks of a folder of PNG files, or of a JSON file in the form of COCO; nothing else is taken."""
     if path.is_dir():
         return PngMasks(path, categories)
     if path.is_file():
@@ -222,10 +191,8 @@ def read_masks(path: Path, categories: Sequence[str] = ()) -> Masks:
 def place_mask(mask: Image.Image, box: Box, size: tuple[int, int]) -> np.ndarray:
     """Return what a model sees of a mask, shape (H, W), bool: False where the preprocessing adds a border.
 
-    Args:
-        mask: Mode 'L', in the size of the image.
-        box: Part of the image that the model sees (``Preprocessing``).
-        size: Height and width of the model's input.
+    The mask has the size of the image, ``box`` is the part of it that the model sees, ``size`` the height and width of
+    that.
     """
     seen = mask.crop(box).resize((size[1], size[0]), Image.Resampling.NEAREST)
     return np.asarray(seen) > 127

@@ -4,7 +4,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -21,28 +21,25 @@ HELD_OUT = 0.2  # share of the photos of each class, where there is no folder of
 _VALIDATION = ('validation', 'val', 'valid', 'test')
 
 
-class Photos(NamedTuple):
-    """Photos, by what they are for.
+Photo = tuple[Path, int | None]
 
-    Attributes:
-        training: Files to train on, with their classes; None where there are no labels.
-        validation: Files that are held out, likewise.
-        classes: Names of the classes in their order, which is that of timm's ``ImageFolder``; empty without labels.
+
+class Photos(NamedTuple):
+    """Photos to train on, and those that are held out: files with their classes, None where there are no labels.
+
+    Names of the classes are in their order, which is that of timm's ``ImageFolder``; none without labels.
     """
 
-    training: list[tuple[Path, int | None]]
-    validation: list[tuple[Path, int | None]]
+    training: list[Photo]
+    validation: list[Photo]
     classes: list[str]
 
 
 def find_photos(folder: Path, labelled: bool) -> Photos:
-    """Find the photos of a folder; of one without a sub-folder ``validation`` a fifth of each class is held out.
+    """Find the photos of a folder with sub-folders ``train`` and ``validation`` (or ``val``, ``test``).
 
-    The draw of these is always the same.
-
-    Args:
-        folder: With sub-folders ``train`` and ``validation`` (or ``val``, ``test``), or else photos as they are.
-        labelled: Whether the folders that photos lie in are their classes.
+    Of a folder without them a fifth of each class is held out; the draw is always the same. If ``labelled``, the
+    folders that photos lie in are their classes.
 
     Raises:
         DataError: There are no photos, only one to train on or to hold out, or of one class.
@@ -86,31 +83,26 @@ def _class_of(source: Source) -> str:
     return source.path.absolute().parent.name
 
 
-def _hold_out(photos: Sequence[tuple[Path, int | None]]) -> tuple[list[Any], list[Any]]:
-    of_classes: dict[int | None, list[tuple[Path, int | None]]] = defaultdict(list)
+def _hold_out(photos: Sequence[Photo]) -> tuple[list[Photo], list[Photo]]:
+    of_classes: dict[int | None, list[Photo]] = defaultdict(list)
     for photo in photos:
         of_classes[photo[1]].append(photo)
     drawn = {
-        path
+        photo
         for members in of_classes.values()
-        for path, _ in random.Random(0).sample(members, round(HELD_OUT * len(members)))
+        for photo in random.Random(0).sample(members, round(HELD_OUT * len(members)))
     }
-    return [photo for photo in photos if photo[0] not in drawn], [photo for photo in photos if photo[0] in drawn]
+    return [photo for photo in photos if photo not in drawn], [photo for photo in photos if photo in drawn]
 
 
 class PhotosDataset(Dataset):
-    """Photos as a model sees them, with their class, -1 where it is not known."""
+    """Photos as a model sees them (``transform``), shape (C, H, W), with their class, -1 where it is not known."""
 
     def __init__(
         self,
-        photos: Sequence[tuple[Path, int | None]],
+        photos: Sequence[Photo],
         transform: Callable[[Image.Image], torch.Tensor],
     ) -> None:
-        """
-        Args:
-            photos: Files and classes.
-            transform: From an RGB image to the model's input, shape (C, H, W).
-        """
         self.photos = photos
         self.transform = transform
 

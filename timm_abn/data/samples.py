@@ -1,15 +1,16 @@
 """Images to evaluate explanations on: from a folder, with or without classes and masks, or from a data set of timm."""
 
 import dataclasses
-import functools
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, NamedTuple, overload
 
 import timm.data
 import torch
+import torch.nn as nn
 from PIL import Image
+from torch.utils.data import Dataset
 
 from ..errors import TimmAbnError, one_line
 from ..timm_private import search_split
@@ -21,7 +22,7 @@ from .images import Box, Preprocessing, read_image, to_rgb
 from .masks import Masks, place_mask, read_masks
 from .sources import Source, find_sources
 
-__all__ = ['Sample', 'load_samples']
+__all__ = ['Sample', 'Samples', 'load_samples', 'read_samples']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,16 +44,81 @@ class Sample:
     target: int | None = None
 
 
+class _Image(NamedTuple):
+    """An image that has not been read: a file with its class, if known, or the index of an item of a data set."""
+
+    name: str
+    place: Path | int
+    label: int | None = None
+    target: int | None = None
+
+
+class Samples(Sequence[Sample]):
+    """Samples of a folder or data set; each is read and preprocessed when it is asked for, and not kept.
+
+    An image that cannot be read raises its error then, and leaves the others alone.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[_Image],
+        model: nn.Module,
+        items: Dataset | None = None,
+        masks: Masks | None = None,
+    ) -> None:
+        self._images, self._items, self._masks = images, items, masks
+        self._preprocessing, self._class_names = Preprocessing(model), class_names(model)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(len(self))[index]]
+        known = self._images[index]
+        photo, label = (
+            self._item(known.place) if isinstance(known.place, int) else (read_image(known.place), known.label)
+        )
+        x, box = self._preprocessing(photo)
+        mask = None if self._masks is None else self._mask(self._masks, known, photo.size, box, x)
+        return Sample(known.name, x, label, mask, known.target)
+
+    def _item(self, place: int) -> tuple[Image.Image, int | None]:
+        image, label = self._items[place][:2]  # type: ignore[index]  # only images of data sets have such a place
+        # answers to several tasks are no class
+        is_class = not isinstance(label, (list, tuple)) and getattr(label, 'ndim', 0) == 0
+        return to_rgb(image), int(label) if is_class else None
+
+    def _mask(
+        self, masks: Masks, known: _Image, size: tuple[int, int], box: Box, x: torch.Tensor
+    ) -> torch.Tensor | None:
+        """Return the mask of the task that is the target, else of the class where masks have classes, else of all."""
+        name = next((self._class_names[i] for i in (known.target, known.label) if i is not None), None)
+        mask = masks.find(PurePath(known.name), name if name in masks.categories else None)
+        if mask is None:
+            return None
+        if mask.size != size:
+            found, right = (' x '.join(map(str, pixels)) for pixels in (mask.size, size))
+            raise TimmAbnError(f'the mask of {known.name} has {found} pixels, the image has {right}.')
+        return torch.from_numpy(place_mask(mask, box, (x.shape[1], x.shape[2])))
+
+
 def load_samples(
-    model: Any,
+    model: nn.Module,
     data_dir: Path,
     dataset: str = '',
     split: str = 'validation',
     limit: int | None = None,
     masks: Path | None = None,
     seed: int = 0,
-) -> list[Callable[[], Sample]]:
-    """Return functions that read an image each, as ``timm_abn.evaluate`` takes them.
+) -> Samples:
+    """Return the images of a folder or data set as samples, which are read when they are asked for.
 
     Args:
         model: What the images are preprocessed for.
@@ -69,30 +135,40 @@ def load_samples(
     Raises:
         TimmAbnError: There is no such data set, or no image in it.
     """
-    preprocessing = Preprocessing(model)
-    names = class_names(model)
     if masks is not None and dataset:
         raise TimmAbnError(f'masks are found by the names of image files, which {dataset} does not have.')
-    images = _dataset_images(data_dir, dataset, split) if dataset else _folder_images(data_dir, split, names, masks)
+    names, items = class_names(model), None
+    if dataset:
+        items = _data_set(data_dir, dataset, split)
+        images = [_Image(f'{index:06}', index) for index in range(len(items))]
+    else:
+        images = _folder_images(data_dir, split, names, masks)
     if limit is not None and limit < len(images):
         images = [images[index] for index in sorted(random.Random(seed).sample(range(len(images)), limit))]
     if masks is None:
-        return [functools.partial(_read, image, preprocessing) for image in images]
+        return Samples(images, model, items)
     multi_task = getattr(getattr(model, 'attention_branch', None), 'num_maps', 1) > 1
-    return _with_masks(images, read_masks(masks, names if multi_task else ()), preprocessing, names, multi_task)
+    found = read_masks(masks, names if multi_task else ())
+    tasks = {name: names.index(name) for name in found.categories if multi_task and name in names}
+    if tasks:
+        images = [
+            image._replace(label=None, target=task)
+            for image in images
+            for name, task in tasks.items()
+            if _is_marked(found, image.name, name)
+        ]
+    return Samples(images, model, masks=found)
 
 
-class _Image:
-    """An image that has not been read.
-
-    Attributes:
-        name: Its path or number.
-        read: Reads it as RGB.
-        label: Its class, if that is known.
-    """
-
-    def __init__(self, name: str, read: Callable[[], Image.Image], label: int | None = None) -> None:
-        self.name, self.read, self.label = name, read, label
+def read_samples(samples: Sequence[Sample], indices: Sequence[int], problems: list[str]) -> list[Sample]:
+    """Read some of the samples; whatever is wrong with one is added to ``problems``, and concerns no other."""
+    read = []
+    for index in indices:
+        try:
+            read.append(samples[index])
+        except Exception as error:  # of whatever reads the image
+            problems.append(one_line(error))
+    return read
 
 
 def _folder_images(data_dir: Path, split: str, names: Sequence[str], masks: Path | None) -> list[_Image]:
@@ -100,9 +176,9 @@ def _folder_images(data_dir: Path, split: str, names: Sequence[str], masks: Path
         raise TimmAbnError(f'--data-dir {data_dir} is not a folder.')
     root = Path(search_split(str(data_dir), split))
     sources = _without_masks(find_sources([root]), root, masks)
+    labels = folder_labels(sources, names)
     return [
-        _Image(source.path.relative_to(root).as_posix(), functools.partial(read_image, source.path), label)
-        for source, label in zip(sources, folder_labels(sources, names))
+        _Image(source.path.relative_to(root).as_posix(), source.path, label) for source, label in zip(sources, labels)
     ]
 
 
@@ -116,10 +192,9 @@ def _without_masks(sources: list[Source], root: Path, masks: Path | None) -> lis
     return [s for s in sources if s.path.suffix.lower() != '.png' or s.path.with_suffix('') not in photos]
 
 
-def _dataset_images(data_dir: Path, dataset: str, split: str) -> list[_Image]:
+def _data_set(data_dir: Path, dataset: str, split: str) -> Any:
     if dataset.lower() == 'celeba':
-        # answers to all tasks, which are no class
-        return _items(CelebA(str(data_dir), split), labelled=False)
+        return CelebA(str(data_dir), split)
     try:
         items = dataset_creator(timm.data.create_dataset)(dataset, root=str(data_dir), split=split)
     except TimmAbnError:
@@ -128,81 +203,9 @@ def _dataset_images(data_dir: Path, dataset: str, split: str) -> list[_Image]:
         raise TimmAbnError(f'--dataset {dataset}, split {split}, cannot be read: {one_line(error)}.') from None
     if not hasattr(items, '__getitem__') or not hasattr(items, '__len__'):
         raise TimmAbnError(f'{dataset} can only be read from its beginning to its end; give a folder of images.')
-    return _items(items, labelled=True)
-
-
-def _items(items: Any, labelled: bool) -> list[_Image]:
-    return [_Item(items, index, labelled) for index in range(len(items))]
-
-
-class _Item(_Image):
-    """An image of a data set, whose class is only known once it is read."""
-
-    def __init__(self, items: Any, index: int, labelled: bool) -> None:
-        super().__init__(f'{index:06}', self._read)
-        self._items, self._index, self._labelled = items, index, labelled
-
-    def _read(self) -> Image.Image:
-        image, target = self._items[self._index][:2]
-        if self._labelled and not isinstance(target, (list, tuple)) and getattr(target, 'ndim', 0) == 0:
-            self.label = int(target)
-        return to_rgb(image)
-
-
-def _read(image: _Image, preprocessing: Preprocessing) -> Sample:
-    x, _ = preprocessing(image.read())
-    return Sample(image.name, x, image.label)
-
-
-def _with_masks(
-    images: Sequence[_Image],
-    masks: Masks,
-    preprocessing: Preprocessing,
-    names: Sequence[str],
-    multi_task: bool,
-) -> list[Callable[[], Sample]]:
-    tasks = {name: names.index(name) for name in masks.categories if name in names}
-    if not multi_task or not tasks:
-        return [functools.partial(_read_with_mask, image, masks, preprocessing, names) for image in images]
-    return [
-        functools.partial(_read_task, image, masks, preprocessing, name, task)
-        for image in images
-        for name, task in tasks.items()
-        if _is_marked(masks, image.name, name)
-    ]
+    return items
 
 
 def _is_marked(masks: Masks, name: str, category: str) -> bool:
     mask = masks.find(PurePath(name), category)
     return mask is not None and mask.getbbox() is not None
-
-
-def _read_with_mask(image: _Image, masks: Masks, preprocessing: Preprocessing, names: Sequence[str]) -> Sample:
-    original = image.read()
-    x, box = preprocessing(original)
-    label = image.label
-    category = names[label] if label is not None and names[label] in masks.categories else None
-    return Sample(image.name, x, label, _mask(masks, image.name, category, original, box, x))
-
-
-def _read_task(image: _Image, masks: Masks, preprocessing: Preprocessing, category: str, task: int) -> Sample:
-    original = image.read()
-    x, box = preprocessing(original)
-    return Sample(image.name, x, mask=_mask(masks, image.name, category, original, box, x), target=task)
-
-
-def _mask(
-    masks: Masks,
-    name: str,
-    category: str | None,
-    original: Image.Image,
-    box: Box,
-    x: torch.Tensor,
-) -> torch.Tensor | None:
-    mask = masks.find(PurePath(name), category)
-    if mask is None:
-        return None
-    if mask.size != original.size:
-        found, right = (' x '.join(map(str, size)) for size in (mask.size, original.size))
-        raise TimmAbnError(f'the mask of {name} has {found} pixels, the image has {right}.')
-    return torch.from_numpy(place_mask(mask, box, (x.shape[1], x.shape[2])))

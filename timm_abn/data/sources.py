@@ -9,29 +9,11 @@ from ..errors import TimmAbnError
 __all__ = ['IMAGE_EXTENSIONS', 'Source', 'find_sources']
 
 IMAGE_EXTENSIONS = (
-    '.avif',
-    '.bmp',
-    '.gif',
-    '.jfif',
-    '.jp2',
-    '.jpeg',
-    '.jpg',
-    '.pbm',
-    '.pgm',
-    '.png',
-    '.ppm',
-    '.tga',
-    '.tif',
-    '.tiff',
-    '.webp',
+    *('.avif', '.bmp', '.gif', '.jfif', '.jp2', '.jpeg', '.jpg', '.pbm', '.pgm', '.png', '.ppm', '.tga', '.tif'),
+    *('.tiff', '.webp'),
 )
-
-OUTPUT_ENDINGS = (
-    '.overlay.png',
-    '.map.png',
-    '.compare.png',
-    '.edit.png',
-)  # not to be explained when the output lies among the images
+# not to be explained when the output lies among the images
+OUTPUT_ENDINGS = ('.overlay.png', '.map.png', '.compare.png')
 
 
 @dataclasses.dataclass
@@ -50,10 +32,7 @@ class Source:
 
 
 def find_sources(paths: Iterable[Path]) -> list[Source]:
-    """Return the images among files and folders, each with an output name of its own.
-
-    Args:
-        paths: Files, which are taken whatever their name, and folders, of which the images are taken.
+    """Return the images among files, taken whatever their name, and in folders, each with an output name of its own.
 
     Raises:
         TimmAbnError: A path does not exist, or a folder holds no images.

@@ -1,12 +1,13 @@
 """Several explanations of one prediction side by side: their maps, and what the prediction says of each."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
+import torch.nn as nn
 
-from .metrics import area_under_curve, deletion_and_insertion_curves, predict, replaced_fractions, usable_maps
+from .metrics import area_under_curve, deletion_and_insertion_curves, map_problems, predict, replaced_fractions
 from .metrics.predictions import Explainer, Targets, resolve_targets
 
 __all__ = ['Comparison', 'MethodResult', 'compare_methods']
@@ -55,7 +56,7 @@ class Comparison:
 
 
 def compare_methods(
-    model: Any,
+    model: nn.Module,
     images: torch.Tensor,
     explainers: Mapping[str, Explainer],
     targets: Targets | None = None,
@@ -82,17 +83,17 @@ def compare_methods(
     probabilities = predict(model, images, batch_size)
     predicted, probability = resolve_targets(probabilities)
     explained, target_probability = resolve_targets(probabilities, targets)
-    columns = [
-        _results(name, model, images, explainer(images, explained).detach().float(), explained, steps, batch_size)
-        for name, explainer in explainers.items()
-    ]
+    columns = []
+    for name, explainer in explainers.items():
+        maps = explainer(images, explained).detach().float()
+        columns.append(_results(name, model, images, maps, explained, steps, batch_size))
     facts = zip(predicted.tolist(), probability.tolist(), explained.tolist(), target_probability.tolist())
     return [Comparison(*fact, results=tuple(column[index] for column in columns)) for index, fact in enumerate(facts)]
 
 
 def _results(
     name: str,
-    model: Any,
+    model: nn.Module,
     images: torch.Tensor,
     maps: torch.Tensor,
     targets: torch.Tensor,
@@ -101,16 +102,12 @@ def _results(
 ) -> list[MethodResult]:
     curves = deletion_and_insertion_curves(model, images, maps, targets, steps, batch_size=batch_size)
     fractions = replaced_fractions(steps, images.shape[2:])
-    usable, finite = usable_maps(maps), maps.flatten(1).isfinite().all(dim=1)
-    # a flat map has an order, that of the pixels, and scores that say nothing of the method
-    deletion, insertion = (
-        area_under_curve(curve, fractions).masked_fill(~usable, float('nan')).tolist() for curve in curves
-    )
+    areas = [area_under_curve(curve, fractions).tolist() for curve in curves]
     low, high = maps.flatten(1).amin(dim=1).tolist(), maps.flatten(1).amax(dim=1).tolist()
-    problems = [
-        '' if is_usable else 'flat map' if is_finite else 'NaN or infinity in the map'
-        for is_usable, is_finite in zip(usable.tolist(), finite.tolist())
-    ]
-    own = maps.cpu().split(1)
-    rows = zip(own, low, high, deletion, insertion, problems, strict=True)
-    return [MethodResult(name, *row) for row in rows]
+    # a flat map has an order, that of the pixels, and scores that say nothing of the method
+    results = []
+    for index, problem in enumerate(map_problems(maps)):
+        deletion, insertion = (math.nan, math.nan) if problem else (area[index] for area in areas)
+        one = maps[index : index + 1].cpu()
+        results.append(MethodResult(name, one, low[index], high[index], deletion, insertion, problem))
+    return results

@@ -1,9 +1,7 @@
-"""From files of images to files of overlays and maps, batch by batch."""
+"""Files of images in batches, as a model sees them, and the files of their maps."""
 
 import dataclasses
-import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +15,9 @@ from ..maps.colormaps import DIVERGING_COLORMAP
 from ..maps.operations import centre_maps, normalize_maps
 from ..staging import staged_files
 
-__all__ = [
-    'Drawing',
-    'Prepared',
-    'format_range',
-    'overlay_paths',
-    'prepared_batches',
-    'range_of',
-    'task_stems',
-    'write_maps',
-]
+__all__ = ['Drawing', 'Prepared', 'format_range', 'prepared_batches', 'range_of', 'write_maps']
+
+Range = tuple[float, float]
 
 
 @dataclasses.dataclass
@@ -48,20 +39,29 @@ class Prepared:
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """How maps are drawn and written.
+    """Which maps are drawn, and how.
 
     Attributes:
+        shown: 'attention'; 'class' for the map of one class; 'contrast' for that less the mean of the other classes'.
+        class_index: The class; None for the most probable one of each image, and of a multi-task network for its most
+            probable tasks.
+        scale: 'own' for the range of each map, 'common' for that of all maps, 'absolute' for that of a sigmoid, [0, 1].
         interpolation: 'bilinear' or 'bicubic'.
-        colormap: 'viridis', 'inferno' or 'magma'; 'coolwarm' for maps of both signs.
+        colormap: 'viridis', 'inferno' or 'magma'; contrasts have 'coolwarm' whatever it says.
         map_format: Of the map beside the overlay: 'npy' for its values, 'png' as shown, in grey; None for no such file.
-        value_range: Values that have the first and the last colour; None for the range of each map, which 'coolwarm'
-            takes to be symmetric around 0.
     """
 
+    shown: str = 'attention'
+    class_index: int | None = None
+    scale: str = 'own'
     interpolation: str = 'bilinear'
     colormap: str = 'viridis'
     map_format: str | None = None
-    value_range: tuple[float, float] | None = None
+
+    @property
+    def colors(self) -> str:
+        """The colour map that is drawn with."""
+        return DIVERGING_COLORMAP if self.shown == 'contrast' else self.colormap
 
 
 def prepared_batches(
@@ -70,13 +70,9 @@ def prepared_batches(
     batch_size: int,
     problems: list[tuple[Source, str]],
 ) -> Iterator[list[Prepared]]:
-    """Read images and yield them in batches.
+    """Read images and yield them in batches, smaller ones where large photos would fill the memory.
 
-    Args:
-        sources: The images.
-        preprocessing: That of the model.
-        batch_size: Images per batch; fewer where large photos would fill the memory.
-        problems: Images that cannot be used are added here, with the reason.
+    Images that cannot be used are added to ``problems``, with the reason.
     """
     batch: list[Prepared] = []
     pixels = 0
@@ -96,18 +92,13 @@ def prepared_batches(
         yield batch
 
 
-def overlay_paths(folder: Path, source: Source, endings: Iterable[str]) -> list[Path]:
-    """Return where the overlays of an image are written.
-
-    Args:
-        folder: Where to.
-        source: The image.
-        endings: What its maps are called after it.
-    """
-    return [folder / source.name.parent / f'{source.name.name}{ending}.overlay.png' for ending in endings]
-
-
-def write_maps(folder: Path, prepared: Prepared, maps: Mapping[str, torch.Tensor], drawing: Drawing) -> None:
+def write_maps(
+    folder: Path,
+    prepared: Prepared,
+    maps: Mapping[str, torch.Tensor],
+    drawing: Drawing,
+    value_range: Range | None = None,
+) -> None:
     """Write the overlays of an image, and the maps if asked for.
 
     Args:
@@ -115,72 +106,45 @@ def write_maps(folder: Path, prepared: Prepared, maps: Mapping[str, torch.Tensor
         prepared: The image.
         maps: What its files are called after the image -> a map, shape (1, 1, h, w).
         drawing: How.
+        value_range: Values that have the first and the last colour; None for the range of each map, which 'coolwarm'
+            takes to be symmetric around 0.
     """
     name = prepared.source.name
     with staged_files(folder / name.parent) as staging:
-        for ending, shown in maps.items():
-            _write_map(staging / f'{name.name}{ending}', prepared, shown, drawing)
+        for ending, values in maps.items():
+            _write_map(staging / f'{name.name}{ending}', prepared, values, drawing, value_range)
 
 
-def _write_map(path: Path, prepared: Prepared, values: torch.Tensor, drawing: Drawing) -> None:
-    shown = _in_colour_range(values, drawing)
-    overlay = draw_overlay(prepared.image, shown, prepared.box, drawing.interpolation, drawing.colormap)
+def _write_map(
+    path: Path, prepared: Prepared, values: torch.Tensor, drawing: Drawing, value_range: Range | None
+) -> None:
+    own = range_of(values)
+    if value_range is None and drawing.colors == DIVERGING_COLORMAP:
+        shown, limit = centre_maps(values), max(map(abs, own))
+        color_range = (-limit, limit)
+    else:
+        shown, color_range = normalize_maps(values, value_range), value_range or own
+    overlay = draw_overlay(prepared.image, shown, prepared.box, drawing.interpolation, drawing.colors)
     info = PngInfo()
-    info.add_text('timm-abn map range', format_range(*range_of(values)))
-    info.add_text('timm-abn colour range', format_range(*(drawing.value_range or _own_range(values, drawing))))
+    info.add_text('timm-abn map range', format_range(*own))
+    info.add_text('timm-abn colour range', format_range(*color_range))
     # a photo of 24 megapixels: four times faster than by default, and a quarter larger
     overlay.save(f'{path}.overlay.png', compress_level=1, pnginfo=info)
     if drawing.map_format is None:
         return
-    placed = place_map(
-        values if drawing.map_format == 'npy' else shown, prepared.box, prepared.image.size, drawing.interpolation
-    )
+    placed = values if drawing.map_format == 'npy' else shown
+    placed = place_map(placed, prepared.box, prepared.image.size, drawing.interpolation)
     if drawing.map_format == 'npy':
         np.save(f'{path}.map.npy', placed.numpy())
     else:
         Image.fromarray((placed * 255).round().byte().numpy()).save(f'{path}.map.png')
 
 
-def _in_colour_range(values: torch.Tensor, drawing: Drawing) -> torch.Tensor:
-    if drawing.value_range is None and drawing.colormap == DIVERGING_COLORMAP:
-        return centre_maps(values)
-    return normalize_maps(values, drawing.value_range)
-
-
-def _own_range(values: torch.Tensor, drawing: Drawing) -> tuple[float, float]:
-    least, greatest = range_of(values)
-    limit = max(abs(least), abs(greatest))
-    return (-limit, limit) if drawing.colormap == DIVERGING_COLORMAP else (least, greatest)
-
-
-def range_of(values: torch.Tensor) -> tuple[float, float]:
-    """Return the least and the greatest value of a map; NaN if it holds one.
-
-    Args:
-        values: Of any shape.
-    """
+def range_of(values: torch.Tensor) -> Range:
+    """Return the least and the greatest value of a map; NaN if it holds one."""
     return values.min().item(), values.max().item()
 
 
 def format_range(least: float, greatest: float) -> str:
-    """Return a range in words, with three digits.
-
-    Args:
-        least: Its least value.
-        greatest: Its greatest value.
-    """
+    """Return a range in words, with three digits."""
     return f'{least:.3g} to {greatest:.3g}'
-
-
-def task_stems(names: Sequence[str]) -> list[str]:
-    """Return what to call the files of each task: its name, and its index if others would be called the same.
-
-    Args:
-        names: Names of all tasks.
-    """
-    stems = [re.sub(r'\W+', '_', name)[:_LONGEST_STEM] for name in names]
-    counts = Counter(stem.casefold() for stem in stems)  # some file systems do not tell a from A
-    return [stem if counts[stem.casefold()] == 1 else f'{stem}.{index}' for index, stem in enumerate(stems)]
-
-
-_LONGEST_STEM = 40  # characters; names of files end at 255 bytes

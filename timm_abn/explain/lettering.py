@@ -3,11 +3,10 @@
 import functools
 import unicodedata
 from collections.abc import Sequence
-from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ['GREY', 'HEADING', 'INK', 'LINE', 'NOTE', 'RED', 'TEXT', 'TITLE', 'Pen', 'line_height']
+__all__ = ['GREY', 'HEADING', 'INK', 'LINE', 'NOTE', 'RED', 'TEXT', 'TITLE', 'Pen', 'line_height', 'shortened']
 
 TITLE, HEADING, TEXT, NOTE = 24, 18, 15, 13  # sizes of the font
 INK, GREY, RED, LINE = '#1c1c1c', '#6a6a6a', '#b3261e', '#d8d8d8'
@@ -15,11 +14,7 @@ LEADING = 1.45  # from one line of text to the next, in sizes of the font
 
 
 def line_height(size: int) -> int:
-    """Return how far it is from one line of text to the next, in pixels.
-
-    Args:
-        size: Of the font.
-    """
+    """Return how far it is from one line of text of a size to the next, in pixels."""
     return round(LEADING * size)
 
 
@@ -36,8 +31,10 @@ class Pen:
     def text(self, place: tuple[int, int], text: str, size: int, room: int, color: str = INK) -> int:
         """Write a text, shortened in the middle where it is wider than ``room``, and return its width."""
         text = _printable(text)
-        if self.width(text, size) > room:
-            text = self._shortened(text, size, room)
+        whole, most = text, len(text)
+        while most > 2 and self.width(text, size) > room:
+            most -= 1
+            text = shortened(whole, most)
         self.draw.text(place, text, fill=color, font=_font(size))
         return self.width(text, size)
 
@@ -56,19 +53,15 @@ class Pen:
                 line = word
         return top
 
-    def _shortened(self, text: str, size: int, room: int) -> str:
-        kept = len(text) - 1
-        while kept > 1 and self.width(_without_middle(text, kept), size) > room:
-            kept -= 1
-        return _without_middle(text, kept)
 
-
-def _without_middle(text: str, kept: int) -> str:
-    return f'{text[: kept - kept // 2]}\u2026{text[len(text) - kept // 2 :]}'
+def shortened(text: str, most: int) -> str:
+    """Return a text in at most so many characters, with an ellipsis in its middle where it is longer."""
+    kept = max(most, 2) - 1
+    return text if len(text) <= most else f'{text[: kept - kept // 2]}\u2026{text[len(text) - kept // 2 :]}'
 
 
 @functools.cache
-def _font(size: int) -> Any:
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 

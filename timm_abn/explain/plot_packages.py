@@ -10,11 +10,7 @@ _NAMES = {'sklearn': 'scikit-learn'}
 
 
 def check_plot_packages(*modules: str) -> None:
-    """Raise TimmAbnError unless the packages of these modules, such as 'matplotlib', are installed.
-
-    Args:
-        *modules: Names to import.
-    """
+    """Raise TimmAbnError unless the packages of these modules, such as 'matplotlib', are installed."""
     missing = [_NAMES.get(module, module) for module in modules if importlib.util.find_spec(module) is None]
     if missing:
         raise TimmAbnError(f"this needs {' and '.join(missing)}: pip install 'timm-abn[plot]'.")

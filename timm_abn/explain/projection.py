@@ -1,33 +1,24 @@
 """What attention does to features: before and after the mechanism, as points, and how well they separate classes."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn as nn
+from huggingface_hub.utils import tqdm
 
-from ..data.samples import Sample
-from ..errors import TimmAbnError, one_line
+from ..data.samples import Sample, read_samples
+from ..errors import TimmAbnError
 from ..networks.network import AttentionBranchNet
 from .plot_packages import check_plot_packages
 from .statistics import Interval, bootstrap_mean
 
-__all__ = [
-    'NEIGHBOURS',
-    'AttendedFeatures',
-    'Separation',
-    'aligned',
-    'attended_features',
-    'check_attention',
-    'project',
-    'separation',
-]
+__all__ = ['AttendedFeatures', 'Separation', 'aligned', 'attended_features', 'check_attention', 'project', 'separation']
 
 NEIGHBOURS = 5
 LEAST_IMAGES = 4  # of fewer t-SNE makes nothing
 PERPLEXITY = 30.0
-_ROWS = 1024  # distances of so many images to all others at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,66 +42,51 @@ class AttendedFeatures:
 
 @dataclasses.dataclass(frozen=True)
 class Separation:
-    """How well features separate the classes of images: means over images with their 95 % bootstrap intervals.
-
-    Attributes:
-        before: Of the features before attention.
-        after: Of those after.
-        difference: After less before, image by image.
-    """
+    """How well features separate the classes of images: means over images with their 95 % bootstrap intervals."""
 
     before: Interval
     after: Interval
-    difference: Interval
+    difference: Interval  # after less before, image by image
 
 
-def attended_features(
-    model: Any,
-    samples: Iterable[Callable[[], Sample]],
-    batch_size: int = 64,
-) -> AttendedFeatures:
+def attended_features(model: AttentionBranchNet, samples: Sequence[Sample], batch_size: int = 64) -> AttendedFeatures:
     """Return the features of images before and after the attention map is applied (paper, Fig. 6).
 
-    Args:
-        model: An ``AttentionBranchNet`` with one map, in evaluation mode, on the device to compute on.
-        samples: Functions that read one image each; an error that one raises is a problem of this image alone.
-        batch_size: Images at once.
+    An image that cannot be read is a problem of this image alone.
 
     Raises:
-        TimmAbnError: The model has no attention branch, several maps, or is in training mode; or there are too few
-            images.
+        TimmAbnError: See ``check_attention``; or there are too few images.
     """
     check_attention(model)
-    first = next(model.parameters())
-    found = AttendedFeatures([], [], torch.empty(0), torch.empty(0), [])
+    names: list[str] = []
+    labels: list[int | None] = []
+    problems: list[str] = []
     parts: list[tuple[torch.Tensor, torch.Tensor]] = []
-    batch: list[Sample] = []
-    for sample in samples:
-        try:
-            batch.append(sample())
-        except Exception as error:  # of whatever reads the image: a problem of this image, which the others do not have
-            found.problems.append(one_line(error))
-        if len(batch) == batch_size:
-            parts.append(_pooled(model, batch, first))
-            _note(found, batch)
-    if batch:
-        parts.append(_pooled(model, batch, first))
-        _note(found, batch)
-    if len(found.names) < LEAST_IMAGES:
-        reason = f' ({found.problems[0]})' if found.problems else ''
-        raise TimmAbnError(
-            f'a picture of features needs {LEAST_IMAGES} images or more, got {len(found.names)}{reason}.'
-        )
+    with tqdm(total=len(samples), desc='tsne', unit='image', disable=None) as bar:
+        for indices in torch.arange(len(samples)).split(batch_size):
+            batch = read_samples(samples, indices.tolist(), problems)
+            if batch:
+                parts.append(_pooled(model, batch))
+            names += [sample.name for sample in batch]
+            labels += [sample.label for sample in batch]
+            bar.update(len(indices))
+    if len(names) < LEAST_IMAGES:
+        reason = f' ({problems[0]})' if problems else ''
+        raise TimmAbnError(f'a picture of features needs {LEAST_IMAGES} images or more, got {len(names)}{reason}.')
     before, after = (torch.cat(column) for column in zip(*parts))
-    return dataclasses.replace(found, before=before, after=after)
+    return AttendedFeatures(names, labels, before, after, problems)
 
 
-def check_attention(model: Any) -> None:
-    """Raise TimmAbnError unless a model has features before and after one attention map, and is in evaluation mode."""
+def check_attention(model: nn.Module) -> None:
+    """Raise TimmAbnError unless a model has features before and after one map that gates, in evaluation mode."""
     if not isinstance(model, AttentionBranchNet) or model.attention_branch is None:
         raise TimmAbnError(
             'only an Attention Branch Network has features before and after attention, the model is a '
             f'{type(model).__name__}.'
+        )
+    if model.mechanism.insertion == 'explaining':
+        raise TimmAbnError(
+            'the map of an attached network gates nothing: its features before and after attention are the same.'
         )
     if model.attention_branch.num_maps > 1:
         raise TimmAbnError(
@@ -121,30 +97,20 @@ def check_attention(model: Any) -> None:
         raise TimmAbnError('features need a model in evaluation mode; call model.eval() first.')
 
 
-def _note(found: AttendedFeatures, batch: list[Sample]) -> None:
-    found.names.extend(sample.name for sample in batch)
-    found.labels.extend(sample.label for sample in batch)
-    batch.clear()
-
-
 @torch.no_grad()
-def _pooled(model: Any, batch: Sequence[Sample], like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    images = torch.stack([sample.image for sample in batch]).to(like)
+def _pooled(model: AttentionBranchNet, batch: Sequence[Sample]) -> tuple[torch.Tensor, torch.Tensor]:
+    images = torch.stack([sample.image for sample in batch]).to(next(model.parameters()))
     features = model.extract(images)
     attended = model.attended(features, images, None)
-    maps, attended = (model.layout.to_maps(found.x, images) for found in (features, attended))
-    before, after = (tensor.float().mean(dim=(2, 3)).cpu() for tensor in (maps, attended))
+    maps, gated = (model.layout.to_maps(found.x, images) for found in (features, attended))
+    before, after = (tensor.float().mean(dim=(2, 3)).cpu() for tensor in (maps, gated))
     return before, after
 
 
 def project(features: torch.Tensor, seed: int = 0) -> np.ndarray:
-    """Return features as points in the plane, shape (N, 2), by t-SNE (van der Maaten & Hinton, JMLR 2008).
+    """Return features (N, C), N = 4 or more, as points in the plane, (N, 2), by t-SNE (van der Maaten & Hinton, 2008).
 
     Neither the distance between groups nor their size means anything; ``separation`` has numbers.
-
-    Args:
-        features: Shape (N, C), N = 4 or more.
-        seed: Of the optimisation.
 
     Raises:
         TimmAbnError: scikit-learn is not installed, or features are not finite.
@@ -163,13 +129,9 @@ def project(features: torch.Tensor, seed: int = 0) -> np.ndarray:
 
 
 def aligned(points: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Return points turned, and mirrored where that helps, so that they lie as those of a reference, shape (N, 2).
+    """Return points (N, 2) turned, and mirrored where that helps, so that they lie as those of a reference, (N, 2).
 
     The direction of a picture of t-SNE means nothing, and two pictures are easier to compare in the same one.
-
-    Args:
-        points: Shape (N, 2).
-        reference: Of the same images, shape (N, 2).
     """
     centred, other = points - points.mean(axis=0), reference - reference.mean(axis=0)
     u, _, v = np.linalg.svd(centred.T @ other)
@@ -192,14 +154,8 @@ def separation(features: AttendedFeatures, seed: int = 0) -> dict[str, Separatio
     - 'silhouette' (Rousseeuw 1987): from -1, nearer to another class than to the own, to 1.
     - '5-NN accuracy': is the class the most frequent one among the 5 nearest other images? Ties go to the nearest.
 
-    Both by Euclidean distance, over the images whose class is known.
-
-    Args:
-        features: At least two classes with two images.
-        seed: Of the bootstrap.
-
-    Returns:
-        Name -> before, after and difference; empty if classes are not known, or too few.
+    Both by Euclidean distance, over the images whose class is known; empty if these are of fewer than two classes, or
+    each of its own.
 
     Raises:
         TimmAbnError: scikit-learn is not installed.
@@ -224,14 +180,12 @@ def separation(features: AttendedFeatures, seed: int = 0) -> dict[str, Separatio
 
 def _neighbours_agree(points: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Return for each image whether most of its nearest neighbours are of its class, shape (N,), float."""
-    neighbours = min(NEIGHBOURS, len(points) - 1)
+    from sklearn.neighbors import NearestNeighbors
+
+    count = min(NEIGHBOURS, len(points) - 1)
+    # without points that are asked for, those of each point itself are left out
+    nearest = torch.from_numpy(NearestNeighbors(n_neighbors=count).fit(points).kneighbors(return_distance=False))
     # of equal counts the class of the nearest wins, whose part is greater than that of all others together
-    weights = 1 + 1e-3 * 0.5 ** torch.arange(neighbours)
-    agreements = []
-    for rows in torch.arange(len(points)).split(_ROWS):
-        distances = torch.cdist(points[rows], points)
-        distances[torch.arange(len(rows)), rows] = float('inf')
-        nearest = labels[distances.topk(neighbours, largest=False).indices]
-        votes = torch.zeros(len(rows), int(labels.max()) + 1).scatter_add_(1, nearest, weights.expand(len(rows), -1))
-        agreements.append((votes.argmax(dim=1) == labels[rows]).float())
-    return torch.cat(agreements)
+    weights = (1 + 1e-3 * 0.5 ** torch.arange(count)).expand(len(points), -1)
+    votes = torch.zeros(len(points), int(labels.max()) + 1).scatter_add_(1, labels[nearest], weights)
+    return (votes.argmax(dim=1) == labels).float()

@@ -6,13 +6,13 @@ which are read again for drawing.
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-import torch.distributed as dist
-import torch.nn as nn
 from huggingface_hub.utils import tqdm
 
 from ..data.images import Preprocessing
@@ -21,28 +21,12 @@ from ..errors import TimmAbnError
 from ..maps.colormaps import DIVERGING_COLORMAP
 from ..maps.explanation import Explanation, MultiTaskExplanation
 from ..networks.network import AttentionBranchNet
-from .files import Drawing, Prepared, overlay_paths, prepared_batches, range_of, task_stems, write_maps
+from .files import Drawing, Prepared, Range, prepared_batches, range_of, write_maps
+from .processes import of_all_processes, rank_and_size
 
-__all__ = ['ExplainedImage', 'ExplainedImages', 'Selection', 'explain_files']
+__all__ = ['ExplainedImage', 'ExplainedImages', 'explain_files', 'task_stems']
 
-Range = tuple[float, float]
-T = TypeVar('T')
-
-
-@dataclasses.dataclass(frozen=True)
-class Selection:
-    """Which maps are shown, and in which range of values.
-
-    Attributes:
-        shown: 'attention'; 'class' for the map of one class; 'contrast' for that less the mean of the other classes'.
-        class_index: The class; None for the most probable one of each image, and of a multi-task network for its most
-            probable tasks.
-        scale: 'own' for the range of each map, 'common' for that of all maps, 'absolute' for that of a sigmoid, [0, 1].
-    """
-
-    shown: str = 'attention'
-    class_index: int | None = None
-    scale: str = 'own'
+_LONGEST_STEM = 40  # characters; names of files end at 255 bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,11 +64,10 @@ class ExplainedImages:
 
 
 def explain_files(
-    model: nn.Module,
+    model: Any,
     sources: Sequence[Source],
     folder: Path,
     names: Sequence[str],
-    selection: Selection,
     drawing: Drawing,
     top_k: int = 5,
     batch_size: int = 16,
@@ -97,8 +80,7 @@ def explain_files(
         sources: The images.
         folder: Where overlays go.
         names: Names of the model's classes, after which the files of tasks are called.
-        selection: Which maps, and in which range.
-        drawing: How; its range is that of ``selection``, and the colours of a contrast are always 'coolwarm'.
+        drawing: Which maps, and how.
         top_k: Most probable classes to tell of an image.
         batch_size: Images at once.
         device: Where to compute.
@@ -106,87 +88,88 @@ def explain_files(
     Raises:
         TimmAbnError: The model has no such maps, or they have no such scale.
     """
-    value_range = _known_range(model, selection)
-    colormap = DIVERGING_COLORMAP if selection.shown == 'contrast' else drawing.colormap
-    drawing = dataclasses.replace(drawing, colormap=colormap, value_range=value_range)
-    rank, world_size = (dist.get_rank(), dist.get_world_size()) if _is_distributed() else (0, 1)
-    preprocessing = Preprocessing(model)
+    value_range = _known_range(model, drawing)
+    rank, world_size = rank_and_size()
+    preprocessing, stems = Preprocessing(model), task_stems(names)
     images: list[ExplainedImage] = []
     problems: list[tuple[Source, str]] = []
     kept: dict[Path, dict[str, torch.Tensor]] = {}
-    # without a terminal there is no progress bar
     own = sources[rank::world_size]
+    # without a terminal there is no progress bar
     bar = tqdm(own, 'explain', unit='image', disable=None if len(sources) > 1 > rank else True)
     for batch in prepared_batches(bar, preprocessing, batch_size, problems):
-        for prepared, image, maps in _explained(model, batch, folder, task_stems(names), selection, top_k, device):
+        explanation = model.explain(torch.stack([prepared.x for prepared in batch]).to(device))
+        for prepared, image, maps in _explained(explanation, batch, folder, stems, drawing, top_k):
             images.append(image)
-            if selection.scale == 'common':
+            if drawing.scale == 'common':
                 kept[prepared.source.path] = maps
             else:
-                write_maps(folder, prepared, maps, drawing)
-    images = _of_all_processes(images)
-    if selection.scale == 'common':
-        value_range = _common_range((image.ranges for image in images), colormap)
-        drawing = dataclasses.replace(drawing, value_range=value_range)
+                write_maps(folder, prepared, maps, drawing, value_range)
+    images = of_all_processes(images)
+    if drawing.scale == 'common':
+        value_range = _common_range([pair for image in images for pair in image.ranges], drawing.colors)
         read_before = [source for source in own if source.path in kept]
         for (prepared,) in prepared_batches(read_before, preprocessing, 1, problems):
-            write_maps(folder, prepared, kept[prepared.source.path], drawing)
-    return _in_order(images, _of_all_processes(problems), sources, value_range)
+            write_maps(folder, prepared, kept[prepared.source.path], drawing, value_range)
+    problems = of_all_processes(problems)
+    position = {source.path: index for index, source in enumerate(sources)}
+    lost = {source.path for source, _ in problems}  # one may become unreadable before it is drawn
+    return ExplainedImages(
+        sorted((i for i in images if i.source.path not in lost), key=lambda image: position[image.source.path]),
+        sorted(problems, key=lambda problem: position[problem[0].path]),
+        value_range,
+    )
 
 
 def _explained(
-    model: Any,
+    explanation: Explanation,
     batch: Sequence[Prepared],
     folder: Path,
     stems: Sequence[str],
-    selection: Selection,
+    drawing: Drawing,
     top_k: int,
-    device: torch.device | None,
 ) -> Iterator[tuple[Prepared, ExplainedImage, dict[str, torch.Tensor]]]:
     """Yield each image of a batch, what is known of it, and the maps to draw."""
-    explanation = model.explain(torch.stack([prepared.x for prepared in batch]).to(device))
-    top_probabilities, top_classes = explanation.top_k(top_k)
-    probabilities, classes = top_probabilities.tolist(), top_classes.tolist()
-    shown = _shown_maps(explanation, selection)
+    probabilities, classes = explanation.top_k(top_k)
+    shown = _shown_maps(explanation, drawing)
     of_tasks = shown.shape[1] > 1
     if of_tasks:
-        shown = shown.gather(1, top_classes[:, :, None, None].expand(-1, -1, *shown.shape[2:]))
+        shown = shown.gather(1, classes[:, :, None, None].expand(-1, -1, *shown.shape[2:]))
     shown = shown.cpu()  # one tensor per batch: where maps are kept, many small ones would fragment the memory
-    for index, prepared in enumerate(batch):
-        endings = [f'.{stems[task]}' for task in classes[index]] if of_tasks else ['']
+    for index, (prepared, top, likely) in enumerate(zip(batch, classes.tolist(), probabilities.tolist())):
+        endings = [f'.{stems[task]}' for task in top] if of_tasks else ['']
         maps = dict(zip(endings, shown[index : index + 1].split(1, dim=1), strict=True))
-        ranges = [range_of(values) for values in maps.values()]
-        overlays = overlay_paths(folder, prepared.source, maps)
-        yield prepared, ExplainedImage(prepared.source, classes[index], probabilities[index], ranges, overlays), maps
+        overlays = [Path(f'{folder / prepared.source.name}{ending}.overlay.png') for ending in maps]
+        yield prepared, ExplainedImage(prepared.source, top, likely, [*map(range_of, maps.values())], overlays), maps
 
 
-def _shown_maps(explanation: Explanation, selection: Selection) -> torch.Tensor:
+def _shown_maps(explanation: Explanation, drawing: Drawing) -> torch.Tensor:
     """Return the maps that are shown, shape (B, 1, h, w), or (B, T, h, w) of several tasks."""
-    if selection.shown == 'attention':
+    if drawing.shown == 'attention':
         return explanation.attention_map
-    if isinstance(explanation, MultiTaskExplanation) and selection.class_index is None and selection.shown == 'class':
+    if isinstance(explanation, MultiTaskExplanation) and drawing.class_index is None and drawing.shown == 'class':
         return explanation.class_maps  # type: ignore[return-value]  # of a multi-task network it is never None
-    classes = None if selection.class_index is None else torch.full((len(explanation),), selection.class_index)
-    return explanation.class_map(classes) if selection.shown == 'class' else explanation.contrast_map(classes)
+    classes = None if drawing.class_index is None else torch.full((len(explanation),), drawing.class_index)
+    return explanation.class_map(classes) if drawing.shown == 'class' else explanation.contrast_map(classes)
 
 
-def _known_range(model: Any, selection: Selection) -> Range | None:
+def _known_range(model: Any, drawing: Drawing) -> Range | None:
     """Return the range in which all maps are drawn, as far as it is known before the first image.
 
     Raises:
         TimmAbnError: The maps have no such scale.
     """
-    if selection.scale == 'own':
+    if drawing.scale == 'own':
         return None
-    if selection.shown == 'attention' and not isinstance(model, AttentionBranchNet):
+    if drawing.shown == 'attention' and not isinstance(model, AttentionBranchNet):
         raise TimmAbnError(
             'the attention map of a CAM model is stretched to the range of each image, and has no other scale; --show '
-            f'class draws the map itself{"" if selection.scale == "common" else ", with --scale common"}'
+            f'class draws the map itself{"" if drawing.scale == "common" else ", with --scale common"}'
         )
-    if selection.scale == 'common':
+    if drawing.scale == 'common':
         return None
-    if selection.shown != 'attention':
-        raise TimmAbnError(f'{selection.shown} maps have no bounds, and so no absolute scale; use --scale common')
+    if drawing.shown != 'attention':
+        raise TimmAbnError(f'{drawing.shown} maps have no bounds, and so no absolute scale; use --scale common')
     if model.config['attention_map'] != 'sigmoid':
         raise TimmAbnError(
             f'attention maps of the kind {model.config["attention_map"]!r} are not bounded by [0, 1] as those of the '
@@ -195,9 +178,9 @@ def _known_range(model: Any, selection: Selection) -> Range | None:
     return 0.0, 1.0
 
 
-def _common_range(ranges: Iterable[Sequence[Range]], colormap: str) -> Range | None:
+def _common_range(ranges: Sequence[Range], colormap: str) -> Range | None:
     """Return the range that holds all of these, symmetric for a diverging colour map; None if there is none."""
-    values = [value for some in ranges for pair in some if all(map(math.isfinite, pair)) for value in pair]
+    values = [value for pair in ranges if all(map(math.isfinite, pair)) for value in pair]
     if not values:
         return None
     if colormap != DIVERGING_COLORMAP:
@@ -206,30 +189,8 @@ def _common_range(ranges: Iterable[Sequence[Range]], colormap: str) -> Range | N
     return -limit, limit
 
 
-def _is_distributed() -> bool:
-    return dist.is_available() and dist.is_initialized()
-
-
-def _of_all_processes(own: list[T]) -> list[T]:
-    """Return what all processes have, in any order."""
-    if not _is_distributed():
-        return own
-    found: list[list[T]] = [[] for _ in range(dist.get_world_size())]
-    dist.all_gather_object(found, own)
-    return [entry for entries in found for entry in entries]
-
-
-def _in_order(
-    images: Sequence[ExplainedImage],
-    problems: Sequence[tuple[Source, str]],
-    sources: Sequence[Source],
-    value_range: Range | None,
-) -> ExplainedImages:
-    """Return the results of a run, in the order of the sources."""
-    position = {source.path: index for index, source in enumerate(sources)}
-    lost = {source.path for source, _ in problems}  # one may become unreadable before it is drawn
-    return ExplainedImages(
-        sorted((i for i in images if i.source.path not in lost), key=lambda image: position[image.source.path]),
-        sorted(problems, key=lambda problem: position[problem[0].path]),
-        value_range,
-    )
+def task_stems(names: Sequence[str]) -> list[str]:
+    """Return what to call the files of each task: its name, and its index if others would be called the same."""
+    stems = [re.sub(r'\W+', '_', name)[:_LONGEST_STEM] for name in names]
+    counts = Counter(stem.casefold() for stem in stems)  # some file systems do not tell a from A
+    return [stem if counts[stem.casefold()] == 1 else f'{stem}.{index}' for index, stem in enumerate(stems)]

@@ -4,10 +4,11 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .lettering import shortened
 from .plot_packages import check_plot_packages
 from .projection import Separation
 
@@ -42,9 +43,6 @@ def draw_scatter_plots(
         class_names: Names of the classes.
         separations: Scores to print above both (``timm_abn.explain.projection.separation``).
         title: What the figure is of.
-
-    Raises:
-        TimmAbnError: Matplotlib is not installed.
     """
     check_plot_packages('matplotlib')
     from matplotlib.figure import Figure
@@ -66,17 +64,12 @@ def draw_scatter_plots(
         axis.spines[:].set_color('#d8d8d8')
     _draw_legend(figure, labels, colors, class_names)
     if title:
-        figure.suptitle(_shortened(title, 110), fontsize=11, color='#555555', x=0.0135, ha='left', parse_math=False)
+        figure.suptitle(shortened(title, 110), fontsize=11, color='#555555', x=0.0135, ha='left', parse_math=False)
     return figure
 
 
 def write_figure(figure: 'Figure', path: Path) -> None:
-    """Write a figure as PNG.
-
-    Args:
-        figure: A figure of Matplotlib.
-        path: The PNG file.
-    """
+    """Write a figure as PNG."""
     with warnings.catch_warnings():
         # names in scripts that Matplotlib's font does not have become boxes, which is no news on the console
         warnings.filterwarnings('ignore', message='Glyph')
@@ -90,14 +83,14 @@ def _class_colors(labels: Sequence[int | None]) -> dict[int, str]:
 
 
 def _draw_legend(
-    figure: 'Figure', labels: Sequence[int | None], colors: Mapping[int, Any], class_names: Sequence[str]
+    figure: 'Figure', labels: Sequence[int | None], colors: Mapping[int, str], class_names: Sequence[str]
 ) -> None:
     from matplotlib.lines import Line2D
 
-    def marker(color: Any) -> Any:
+    def marker(color: str) -> Line2D:
         return Line2D([], [], linestyle='', marker='o', markersize=7, color=color)
 
-    entries = [(marker(color), _shortened(class_names[label], LONGEST_NAME)) for label, color in colors.items()]
+    entries = [(marker(color), shortened(class_names[label], LONGEST_NAME)) for label, color in colors.items()]
     others = {label for label in labels if label is not None and label not in colors}
     unknown = sum(label is None for label in labels)
     grey: list[str] = [f'{len(others)} other classes'] * bool(others) + ['not known'] * bool(unknown)
@@ -106,10 +99,3 @@ def _draw_legend(
     legend = figure.legend(handles, texts, loc='outside right center', frameon=False, fontsize=10, handletextpad=0.2)
     for text in legend.get_texts():
         text.set_parse_math(False)
-
-
-def _shortened(text: str, most: int) -> str:
-    if len(text) <= most:
-        return text
-    kept = most - 1
-    return f'{text[: kept - kept // 2]}\u2026{text[len(text) - kept // 2 :]}'

@@ -19,13 +19,7 @@ LEAST_WIDTH, MOST_WIDTH = 208, 416  # of a panel, in pixels: below, text does no
 
 
 def input_picture(x: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> Image.Image:
-    """Return an image as the model sees it, as RGB.
-
-    Args:
-        x: Normalised, shape (C, H, W), C = 1 or 3.
-        mean: One value per channel.
-        std: One value per channel.
-    """
+    """Return an image as the model sees it, normalised, shape (C, H, W), C = 1 or 3, as RGB."""
     return to_pil_image(denormalize(x[None].float().cpu(), mean, std)[0]).convert('RGB')
 
 
@@ -106,11 +100,7 @@ def draw_overlay_sheet(
 
 
 def enlarge(picture: Image.Image) -> Image.Image:
-    """Return a picture in the size of a panel, whose pixels are square where they are larger than those of the sheet.
-
-    Args:
-        picture: RGB image.
-    """
+    """Return an RGB picture in the size of a panel; its pixels stay square where they are larger than the sheet's."""
     panel = _panel_size(picture.size)
     return picture.resize(panel, Image.Resampling.BOX if panel[0] >= picture.width else Image.Resampling.LANCZOS)
 

@@ -49,14 +49,7 @@ COLORMAPS = {
 
 @functools.cache
 def colormap_table(name: str) -> torch.Tensor:
-    """Return the 256 colours of a colour map, shape (256, 3), type uint8, sRGB.
-
-    Args:
-        name: A key of ``COLORMAPS``.
-
-    Raises:
-        ValueError: There is no such colour map.
-    """
+    """Return the 256 colours of a colour map, a key of ``COLORMAPS``, shape (256, 3), type uint8, sRGB."""
     if name not in COLORMAPS:
         raise TimmAbnError(f'colormap must be one of {", ".join(map(repr, COLORMAPS))}, got {name!r}.')
     anchors = torch.tensor(list(bytes.fromhex(COLORMAPS[name])), dtype=torch.float32).reshape(1, -1, 3)

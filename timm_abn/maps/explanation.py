@@ -62,7 +62,7 @@ class Explanation:
             k: How many; all if there are fewer.
 
         Raises:
-            ValueError: ``k`` is less than 1.
+            TimmAbnError: ``k`` is less than 1.
         """
         if k < 1:
             raise TimmAbnError(f'k must be 1 or more, got {k}.')
@@ -76,11 +76,7 @@ class Explanation:
 
     @staticmethod
     def probabilities_of(logits: torch.Tensor) -> torch.Tensor:
-        """Return the probabilities that logits of such a model stand for, in float32: here the softmax.
-
-        Args:
-            logits: Shape (B, K).
-        """
+        """Return the probabilities that logits (B, K) of such a model stand for, in float32: here the softmax."""
         return logits.float().softmax(dim=1)
 
     def class_map(self, classes: torch.Tensor | None = None) -> torch.Tensor:
@@ -90,7 +86,7 @@ class Explanation:
             classes: Index of a class for each image, shape (B,); by default the most probable one.
 
         Raises:
-            ValueError: The model makes no class maps, or ``classes`` are not one valid index per image.
+            TimmAbnError: The model makes no class maps, or ``classes`` are not one valid index per image.
         """
         class_maps, (num_classes, height, width) = self._class_maps(), self._class_maps().shape[1:]
         classes = self.logits.argmax(dim=1) if classes is None else classes.to(class_maps.device)
@@ -112,8 +108,8 @@ class Explanation:
             classes: Index of a class for each image, shape (B,); by default the most probable one.
 
         Raises:
-            ValueError: The model makes no class maps, or that of one class alone, or answers tasks that do not exclude
-                each other; or ``classes`` are not one valid index per image.
+            TimmAbnError: The model makes no class maps, or that of one class alone, or answers tasks that do not
+                exclude each other; or ``classes`` are not one valid index per image.
         """
         class_maps, class_map = self._class_maps(), self.class_map(classes)
         others = class_maps.shape[1] - 1
@@ -137,7 +133,7 @@ class Explanation:
             interpolation: 'bilinear' or 'bicubic'.
 
         Raises:
-            ValueError: There is no such interpolation, or ``size`` is not positive.
+            TimmAbnError: There is no such interpolation, or ``size`` is not positive.
         """
         return upsample_maps(self.attention_map, size, interpolation)
 
@@ -164,7 +160,7 @@ class Explanation:
                 colours compare between images, and values outside [0, 1] are clamped.
 
         Raises:
-            ValueError: An argument has no meaning, or the wrong shape.
+            TimmAbnError: An argument has no meaning, or the wrong shape.
         """
         if maps is None and self.attention_map.shape[1] != 1:
             raise TimmAbnError(
@@ -201,12 +197,12 @@ class Explanation:
             Paths of the overlays.
 
         Raises:
-            ValueError: Names are not one per image, not different, or not names of files, or see ``overlay``.
+            TimmAbnError: Names are not one per image, not different, or not names of files, or see ``overlay``.
         """
         from safetensors.torch import save_file
         from torchvision.transforms.functional import to_pil_image
 
-        names = [str(index) for index in range(len(self))] if names is None else list(names)
+        names = [*map(str, range(len(self)))] if names is None else list(names)
         if len(names) != len(self) or len(set(names)) != len(names):
             raise TimmAbnError(f'names must be {len(self)} different ones, one per image, got {names}.')
         if any(Path(name).name != name for name in names):
@@ -238,22 +234,11 @@ class MultiTaskExplanation(Explanation):
 
     @staticmethod
     def probabilities_of(logits: torch.Tensor) -> torch.Tensor:
-        """Return the probabilities of a yes, of each task on its own: the sigmoid, in float32.
-
-        Args:
-            logits: Shape (B, T).
-        """
+        """Return the probabilities of a yes of each task on its own, the sigmoids of logits (B, T), in float32."""
         return logits.float().sigmoid()
 
     def contrast_map(self, classes: torch.Tensor | None = None) -> torch.Tensor:
-        """Raise an error: tasks do not exclude each other, and the map of a task is itself yes against no.
-
-        Args:
-            classes: Ignored.
-
-        Raises:
-            TimmAbnError: Always.
-        """
+        """Raise a TimmAbnError: tasks do not exclude each other, and the map of a task is itself yes against no."""
         raise TimmAbnError(
             'the tasks of a multi-task network do not exclude each other, so that there is no contrast between them; '
             'the class map of a task is itself yes against no.'

@@ -1,5 +1,7 @@
 """Arithmetic on maps: to another size, to the range [0, 1], and over images in colour."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 
@@ -11,18 +13,11 @@ __all__ = ['INTERPOLATIONS', 'blend_maps', 'centre_maps', 'normalize_maps', 'ove
 INTERPOLATIONS = ('bilinear', 'bicubic')
 
 
-def upsample_maps(maps: torch.Tensor, size: tuple[int, int], interpolation: str = 'bilinear') -> torch.Tensor:
-    """Return maps at another size, shape (B, T, H, W), each in the range of its original, in float32 or float64.
+def upsample_maps(maps: torch.Tensor, size: Sequence[int], interpolation: str = 'bilinear') -> torch.Tensor:
+    """Return maps (B, T, h, w) at another size, shape (B, T, H, W), in the range of their originals, as float32 or 64.
 
-    Pixels are areas, as in images (``align_corners=False``); where a map shrinks, it is averaged.
-
-    Args:
-        maps: Shape (B, T, h, w).
-        size: Height and width.
-        interpolation: 'bilinear' or 'bicubic'.
-
-    Raises:
-        ValueError: There is no such interpolation, or ``size`` is not positive.
+    Pixels are areas, as in images (``align_corners=False``); where a map shrinks, it is averaged. An ``interpolation``
+    that is neither 'bilinear' nor 'bicubic', and a size that is not positive, are refused.
     """
     if interpolation not in INTERPOLATIONS:
         raise TimmAbnError(
@@ -39,11 +34,9 @@ def upsample_maps(maps: torch.Tensor, size: tuple[int, int], interpolation: str 
 
 
 def normalize_maps(maps: torch.Tensor, value_range: tuple[float, float] | None = None) -> torch.Tensor:
-    """Return maps stretched to [0, 1], in float32 or float64: one by one, so that a flat map becomes 0, or all alike.
+    """Return maps (B, T, h, w) stretched to [0, 1], in float32 or float64, one by one; a flat map becomes 0.
 
-    Args:
-        maps: Shape (B, T, h, w).
-        value_range: What becomes 0 and 1 in all of them; values beyond are clamped. None for each map's own range.
+    If there is a ``value_range``, its ends become 0 and 1 in all maps alike, and values beyond are clamped.
     """
     maps = maps if maps.dtype == torch.float64 else maps.float()
     if value_range is None:
@@ -59,8 +52,7 @@ def normalize_maps(maps: torch.Tensor, value_range: tuple[float, float] | None =
 def centre_maps(maps: torch.Tensor) -> torch.Tensor:
     """Return maps of both signs in [0, 1] one by one, with 0 at 0.5 and the greatest magnitude at 0 or 1.
 
-    Args:
-        maps: Shape (B, T, h, w). One that is 0 everywhere becomes 0.5.
+    A map that is 0 everywhere becomes 0.5.
     """
     maps = maps if maps.dtype == torch.float64 else maps.float()
     limit = maps.abs().amax(dim=(2, 3), keepdim=True)
@@ -77,17 +69,7 @@ def overlay_maps(
 ) -> torch.Tensor:
     """Return images with maps of any size laid over them in colour, shape (B, 3, H, W), in the type of ``images``.
 
-    Args:
-        images: Shape (B, 3, H, W) or (B, 1, H, W): floats in [0, 1] or uint8.
-        maps: Shape (B, 1, h, w).
-        alpha: Opacity of the colours, in [0, 1].
-        colormap: 'viridis', 'inferno' or 'magma'; for values of both signs 'coolwarm', whose middle is neutral.
-        interpolation: 'bilinear' or 'bicubic'.
-        normalize: Stretch each map to [0, 1] first, for 'coolwarm' with 0 in the middle; without it values outside
-            [0, 1] are clamped.
-
-    Raises:
-        TimmAbnError: An argument has no meaning, or the wrong shape.
+    All but ``images`` and ``maps`` (B, 1, h, w) is that of ``Explanation.overlay``.
     """
     height, width = images.shape[2:]
     if normalize:
@@ -103,14 +85,8 @@ def blend_maps(
 ) -> torch.Tensor:
     """Return images with maps of the same size laid over them in colour, in the type of ``images``.
 
-    Args:
-        images: Shape (B, 3, H, W) or (B, 1, H, W): floats in [0, 1] or uint8.
-        maps: Shape (B, 1, H, W); values are clamped to [0, 1].
-        alpha: Opacity of the colours, in [0, 1].
-        colormap: 'viridis', 'inferno' or 'magma'; for values of both signs 'coolwarm', whose middle is neutral.
-
-    Raises:
-        ValueError: An argument has no meaning, or the wrong shape.
+    Images have shape (B, 3, H, W) or (B, 1, H, W), floats in [0, 1] or uint8; maps (B, 1, H, W) are clamped to [0, 1].
+    Another shape, and an opacity ``alpha`` outside of [0, 1], are refused.
     """
     batch, channels, height, width = images.shape
     if channels not in (1, 3) or maps.shape != (batch, 1, height, width):

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import functools
 import json
 import math
 import os
@@ -36,7 +35,7 @@ def make_sample(index, masks=True):
 
 
 def make_samples(count=NUM_IMAGES, **kwargs):
-    return [functools.partial(make_sample, index, **kwargs) for index in range(count)]
+    return [make_sample(index, **kwargs) for index in range(count)]
 
 
 def explainers_of(model):
@@ -62,7 +61,7 @@ def evaluated(model, folder, samples=None, **kwargs):
 
 def test_rows_are_the_metrics_of_each_image(model, tmp_path):
     evaluation = evaluated(model, tmp_path / 'out')
-    samples = [sample() for sample in make_samples()]
+    samples = make_samples()
     images = torch.stack([sample.image for sample in samples])
     masks = torch.stack([sample.mask for sample in samples])[:, None]
     with torch.no_grad():
@@ -157,10 +156,13 @@ def test_what_is_wrong_is_named_and_counted(model, tmp_path):
         maps[1] = 0.5
         return maps
 
-    def unreadable():
-        raise OSError('broken.png is cut off')
+    class WithABrokenOne(list):
+        def __getitem__(self, index):
+            if index == 4:
+                raise OSError('broken.png is cut off')
+            return super().__getitem__(index)
 
-    samples = [*make_samples(3), functools.partial(make_sample, 3, masks=False), unreadable]
+    samples = WithABrokenOne([*make_samples(3), make_sample(3, masks=False), None])
     evaluation = evaluated(model, tmp_path / 'out', samples, explainers=dict(strange=strange), batch_size=5)
     assert evaluation.problems == {
         'NaN or infinity in the map': 1,
@@ -175,14 +177,18 @@ def test_what_is_wrong_is_named_and_counted(model, tmp_path):
 
 
 TWO = """
-import sys
+import json, sys
 sys.path.insert(0, {tests!r}); sys.path.insert(0, {helpers!r})
 import torch.distributed as dist
 from pathlib import Path
 from test_running import evaluated, tiny_abn
 dist.init_process_group('gloo')
-result = evaluated(tiny_abn('test_resnet'), Path({folder!r}))
-assert (result is None) == (dist.get_rank() == 1)
+for folder in (Path({folder!r}), None):
+    result = evaluated(tiny_abn('test_resnet'), folder, data='mine')
+    assert (result is None) == (dist.get_rank() == 1)
+if result:  # without a folder
+    rows = [[row['image'], row['method'], row['deletion']] for row in result.rows]
+    Path({folder!r}, 'rows.json').write_text(json.dumps(dict(rows=rows, data=result.settings['data'])))
 dist.destroy_process_group()
 """
 
@@ -200,14 +206,16 @@ def test_two_processes_find_what_one_finds(model, tmp_path):
     rows = list(csv.DictReader((tmp_path / 'two' / 'scores.csv').open()))
     assert [(row['image'], row['method']) for row in rows] == [(row['image'], row['method']) for row in expected]
     assert [float(row['deletion']) for row in rows] == pytest.approx([row['deletion'] for row in expected], abs=1e-5)
+    found = json.loads((tmp_path / 'two' / 'rows.json').read_text())
+    assert found['data'] == 'mine'
+    assert found['rows'] == [[row['image'], row['method'], float(row['deletion'])] for row in rows]
 
 
 def test_accuracy_reliance_and_classes_are_of_all_images(model, tmp_path):
-    unlabelled = [functools.partial(make_sample, index, masks=False) for index in range(4)]
-    blind = [lambda sample=sample: dataclasses.replace(sample(), label=None) for sample in unlabelled]
+    blind = [dataclasses.replace(sample, label=None) for sample in make_samples(4, masks=False)]
     samples = [*make_samples(8, masks=False), *blind]
     evaluation = evaluated(model, tmp_path / 'out', samples)
-    images = torch.stack([sample().image for sample in samples])
+    images = torch.stack([sample.image for sample in samples])
     labels = torch.tensor([index % 5 for index in range(8)])
     with torch.no_grad():
         right = model(images[:8]).argmax(dim=1) == labels
@@ -235,12 +243,8 @@ def test_a_cancelled_map_is_found(tmp_path):
 
 def test_targets_of_samples_are_explained(tmp_path):
     network = tiny_abn('test_resnet', num_classes=3, multi_task=True)
-
-    def sample(index, target):
-        return dataclasses.replace(make_sample(index), label=None, target=target)
-
     pairs = [(index, target) for index in range(3) for target in (2, 0)]
-    samples = [functools.partial(sample, *pair) for pair in pairs]
+    samples = [dataclasses.replace(make_sample(index), label=None, target=target) for index, target in pairs]
     evaluation = evaluated(network, tmp_path / 'out', samples, explainers=['attention'], batch_size=4)
     images = torch.stack([make_sample(index).image for index, _ in pairs])
     masks = torch.stack([make_sample(index).mask for index, _ in pairs])[:, None]
@@ -270,8 +274,9 @@ def test_masks_in_some_batches_only(model, tmp_path):
 
 def test_nothing_is_written_without_a_folder(model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    evaluation = evaluate(model, make_samples(2), ['attention', 'centre'], steps=4)
+    evaluation = evaluate(model, make_samples(2), ['attention', 'centre'], steps=4, data='two images')
     assert list(evaluation.scores) == ['attention', 'centre'] and not list(tmp_path.iterdir())
+    assert evaluation.settings['data'] == 'two images'
 
 
 def test_what_a_killed_process_left_is_removed(model, tmp_path):
@@ -286,7 +291,7 @@ def test_baseline_is_paired_by_image(model, tmp_path):
     other = tiny_abn('test_resnet', mechanism='product')
     own = evaluated(model, tmp_path / 'own')
     baseline = evaluated(other, tmp_path / 'other', explainers=['grad_cam'])
-    joined = join_evaluations(own, 'plain', baseline, seed=0)
+    joined = join_evaluations(own, 'plain', baseline)
     assert list(joined.scores) == ['attention', 'brightness', 'plain: grad_cam'] == list(joined.curves)
     first = [row['deletion'] for row in own.rows if row['method'] == 'attention']
     differences = [row['deletion'] - value for row, value in zip(baseline.rows, first, strict=True)]
@@ -295,4 +300,4 @@ def test_baseline_is_paired_by_image(model, tmp_path):
     assert len(joined.rows) == 3 * NUM_IMAGES and joined.rows[-1]['method'] == 'plain: grad_cam'
     fewer = evaluated(other, tmp_path / 'fewer', make_samples(5), explainers=['grad_cam'])
     with pytest.raises(TimmAbnError, match='not of the same images'):
-        join_evaluations(own, 'plain', fewer, seed=0)
+        join_evaluations(own, 'plain', fewer)

@@ -40,10 +40,8 @@ def test_class_map_of_the_target(multi_task):
 @pytest.mark.slow
 def test_class_map_and_cam_of_a_cam_model_agree():
     torch.manual_seed(0)
-    model, images = (
-        timm.create_model('cam_resnet110_cifar', num_classes=5).eval().double(),
-        tiny_images(dtype=torch.float64),
-    )
+    model = timm.create_model('cam_resnet110_cifar', num_classes=5).eval().double()
+    images = tiny_images(dtype=torch.float64)
     expected = model.explain(images).class_maps[[0, 1], TARGETS].unsqueeze(1).float()
     torch.testing.assert_close(create_explainer('class_map', model)(images, TARGETS), expected)
     torch.testing.assert_close(create_explainer('cam', model)(images, TARGETS), expected)
@@ -62,25 +60,20 @@ def test_the_mean_of_cam_is_the_logit(backbone, multi_task):
 
 
 @pytest.mark.parametrize(
-    'name, kwargs, message',
+    'name, kwargs, family',
     [
-        ('test_convnext', {}, 'ConvNeXt has none: what its classifier is given is not the mean of its last features.'),
-        (
-            'test_vit',
-            {},
-            'VisionTransformer has none: what its classifier is given is not the mean of its last features.',
-        ),
-        (
-            'test_resnet',
-            dict(global_pool='max'),
-            'ResNet has none: what its classifier is given is not the mean of its last features.',
-        ),
+        ('test_convnext', {}, 'ConvNeXt'),
+        ('test_vit', {}, 'VisionTransformer'),
+        ('test_resnet', dict(global_pool='max'), 'ResNet'),
     ],
 )
-def test_cam_refuses_other_classifiers(name, kwargs, message):
+def test_cam_refuses_other_classifiers(name, kwargs, family):
     with pytest.raises(timm_abn.TimmAbnError) as error:
         create_explainer('cam', timm.create_model(name, num_classes=5, **kwargs))
-    assert str(error.value) == f"'cam' needs a linear classifier on average-pooled features, {message}"
+    assert str(error.value) == (
+        f"'cam' needs a linear classifier on average-pooled features, {family} has none: what its classifier is given "
+        'is not the mean of its last features.'
+    )
 
 
 @pytest.mark.parametrize('method', ['attention', 'class_map'])

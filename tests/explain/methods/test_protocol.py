@@ -104,20 +104,12 @@ def test_targets_matter(name):
 def state_of(model):
     """Return all that an explainer must not touch."""
     tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    return tensors, [
-        (
-            name,
-            module.training,
-            sorted(vars(module)),
-            [len(vars(module)[hooks]) for hooks in sorted(vars(module)) if 'hooks' in hooks],
-            [
-                (id(parameter), parameter.requires_grad, parameter.grad)
-                for parameter in module._parameters.values()
-                if parameter is not None
-            ],
-        )
-        for name, module in model.named_modules()
-    ]
+    others = []
+    for name, module in model.named_modules():
+        hooks = [len(vars(module)[hooks]) for hooks in sorted(vars(module)) if 'hooks' in hooks]
+        parameters = [(id(p), p.requires_grad, p.grad) for p in module._parameters.values() if p is not None]
+        others.append((name, module.training, sorted(vars(module)), hooks, parameters))
+    return tensors, others
 
 
 def test_the_model_is_left_alone():
@@ -227,46 +219,20 @@ def test_no_images_give_no_maps():
         assert_maps(explainer(images), images)
 
 
-def test_any_function_is_an_explainer():
-    model, images = MODELS['test_resnet'](), tiny_images(3)
-    seen = []
-
-    def brightest(model, images, targets):
-        seen.append((model, targets))
-        return images.requires_grad_().double().square().sum(dim=1, keepdim=True)
-
-    explainer = create_explainer(brightest, model)
-    for targets in (None, TARGETS):
-        maps = explainer(images.clone(), targets)
-        assert_maps(maps, images)
-        torch.testing.assert_close(maps, images.square().sum(dim=1, keepdim=True))
-    assert seen[0][0] is model and torch.equal(seen[0][1], model(images).argmax(dim=1))
-    assert torch.equal(seen[1][1], TARGETS)
-    with pytest.raises(timm_abn.TimmAbnError) as error:
-        create_explainer(lambda model, images, targets: images, model)(images)
-    assert str(error.value) == '<lambda> must return maps of shape (3, 1, h, w), got (3, 3, 64, 64).'
+AFTER_THE_CUT = "layer must come after the cut at 'layer3',"
 
 
 @pytest.mark.parametrize(
     'name, options, message',
     [
         ('grad_camm', {}, "Unknown explainer 'grad_camm': did you mean grad_cam, pytorch_grad_cam?"),
-        (
-            'x',
-            {},
-            "Unknown explainer 'x': there are attention, class_map, cam, grad_cam, recipro_cam, rollout, random, "
-            'centre, pytorch_grad_cam, torchcam, captum.',
-        ),
+        ('x', {}, f"Unknown explainer 'x': there are {', '.join(OWN)}, pytorch_grad_cam, torchcam, captum."),
         ('grad_cam', {'layr': 'x'}, "Explainer 'grad_cam' has no option 'layr'; did you mean layer?"),
         ('centre', {'z': 1}, "Explainer 'centre' has no option 'z'; its options are sigma."),
         ('attention', {'layer': 'x'}, "Explainer 'attention' has no option 'layer'; it has none."),
         ('centre', {'sigma': 0}, 'sigma must be more than 0, got 0.'),
         ('recipro_cam', {'batch_size': 0}, 'batch_size must be a whole number of 1 or more, got 0.'),
-        (
-            'grad_cam',
-            {'layer': 'layer1'},
-            "layer must come after the cut at 'layer3', where the attention map is applied, got 'layer1'.",
-        ),
+        ('grad_cam', {'layer': 'layer1'}, f"{AFTER_THE_CUT} where the attention map is applied, got 'layer1'."),
     ],
 )
 def test_wrong_names_and_options_are_refused_in_one_line(name, options, message):
@@ -275,23 +241,18 @@ def test_wrong_names_and_options_are_refused_in_one_line(name, options, message)
     assert str(error.value) == message
 
 
+IMAGES = 'images must be floats of shape (B, C, H, W), got '
+ONE_CLASS = 'targets must be integers of shape (2,), one class per image, got '
+
+
 @pytest.mark.parametrize(
     'arguments, message',
     [
-        (lambda x: (x[0],), 'images must be floats of shape (B, C, H, W), got torch.float32 of shape (3, 64, 64).'),
-        (
-            lambda x: (x.byte(),),
-            'images must be floats of shape (B, C, H, W), got torch.uint8 of shape (2, 3, 64, 64).',
-        ),
-        (
-            lambda x: (x, torch.tensor([1])),
-            'targets must be integers of shape (2,), one class per image, got torch.int64 of shape (1,).',
-        ),
-        (
-            lambda x: (x, torch.zeros(2)),
-            'targets must be integers of shape (2,), one class per image, got torch.float32 of shape (2,).',
-        ),
-        (lambda x: (x, [1, 2]), 'targets must be integers of shape (2,), one class per image, got [1, 2].'),
+        (lambda x: (x[0],), f'{IMAGES}torch.float32 of shape (3, 64, 64).'),
+        (lambda x: (x.byte(),), f'{IMAGES}torch.uint8 of shape (2, 3, 64, 64).'),
+        (lambda x: (x, torch.tensor([1])), f'{ONE_CLASS}torch.int64 of shape (1,).'),
+        (lambda x: (x, torch.zeros(2)), f'{ONE_CLASS}torch.float32 of shape (2,).'),
+        (lambda x: (x, [1, 2]), f'{ONE_CLASS}[1, 2].'),
         (lambda x: (x, torch.tensor([1, 5])), 'targets must be classes from 0 to 4, got 5.'),
         (lambda x: (x, torch.tensor([-1, 2])), 'targets must be classes from 0 to 4, got -1.'),
     ],

@@ -12,13 +12,9 @@ from timm_abn.explain.metrics import (
     area_under_curve,
     deletion,
     deletion_and_insertion_curves,
-    deletion_curve,
     gaussian_blur,
     insertion,
-    insertion_curve,
     make_baseline,
-    pixel_flipping,
-    pixel_flipping_curve,
     replaced_fractions,
 )
 from timm_abn.explain.metrics.replacement import pixel_ranks
@@ -60,24 +56,21 @@ ones = torch.ones(1, 1, 2, 2, dtype=torch.float64)
     ],
 )
 def test_deletion_by_hand(maps, curve, area):
-    assert deletion_curve(Corner().eval(), ones, maps, steps=4).tolist() == [curve]
-    assert deletion(Corner().eval(), ones, maps, steps=4).tolist() == [area]
     black = torch.zeros(1, 1, 1, 1)
-    assert insertion_curve(Corner().eval(), ones, maps, steps=4, baseline=black).tolist() == [
-        [1 - value for value in curve]
-    ]
+    curves = deletion_and_insertion_curves(Corner().eval(), ones, maps, steps=4, insertion_baseline=black)
+    assert [both.tolist() for both in curves] == [[curve], [[1 - value for value in curve]]]
+    assert deletion(Corner().eval(), ones, maps, steps=4).tolist() == [area]
     assert insertion(Corner().eval(), ones, maps, steps=4, baseline=black).tolist() == [1 - area]
 
 
 def test_steps_that_do_not_divide_the_pixels():
     # after step k of 3, k * 4 // 3 pixels: 1, 2, 4
     assert replaced_fractions(3, (2, 2)).tolist() == [0, 1 / 4, 2 / 4, 1]
-    curve = deletion_curve(Share().eval(), ones, falling(4, 3, 2, 1), targets=[1], steps=3)
+    given = Share().eval(), ones, falling(4, 3, 2, 1), [1], 3
+    curve, _ = deletion_and_insertion_curves(*given, insertion_baseline='mean')
     torch.testing.assert_close(curve, torch.tensor([[1, 0.75, 0.5, 0]]), atol=1e-6, rtol=0)
     # the mean is linear in the fraction, so that the area is a half only if the true fractions are the axis
-    assert deletion(Share().eval(), ones, falling(4, 3, 2, 1), targets=[1], steps=3).item() == pytest.approx(
-        0.5, abs=1e-6
-    )
+    assert deletion(*given).item() == pytest.approx(0.5, abs=1e-6)
     # more steps than pixels: none is replaced in some
     assert replaced_fractions(8, (2, 2)).tolist() == [0, 0, 0.25, 0.25, 0.5, 0.5, 0.75, 0.75, 1]
 
@@ -93,7 +86,7 @@ def test_each_step_replaces_exactly_these_pixels():
             seen.append(x.clone())
             return x.flatten(1)
 
-    deletion_curve(Recorder().eval(), images, maps, steps=6, baseline=baseline, batch_size=4)
+    deletion(Recorder().eval(), images, maps, steps=6, baseline=baseline, batch_size=4)
     assert [len(batch) for batch in seen] == [3, 4, 4, 4, 4, 2]
     order = upsample_maps(maps, (7, 5)).flatten(1).argsort(dim=1, descending=True, stable=True)
     changed = torch.cat(seen[1:]).view(3, 6, 2, 35)
@@ -127,21 +120,14 @@ def test_targets_are_the_predicted_classes_by_default():
 
 
 def test_multi_task_scores_are_sigmoids():
-    model = tiny_multi_task()
-    images = tiny_images()
-    maps = torch.rand(2, 1, 4, 4)
+    model, images, maps = tiny_abn('test_resnet', multi_task=True), tiny_images(), torch.rand(2, 1, 4, 4)
     whole = model(images).sigmoid()
-    curves = deletion_curve(model, images, maps, steps=3)
+    curves, _ = deletion_and_insertion_curves(model, images, maps, steps=3)
     torch.testing.assert_close(curves[:, 0], whole.max(dim=1).values)
-    curves = deletion_curve(model, images, maps, targets=[2, 0], steps=3)
+    curves, _ = deletion_and_insertion_curves(model, images, maps, targets=[2, 0], steps=3)
     torch.testing.assert_close(curves[:, 0], torch.stack([whole[0, 2], whole[1, 0]]))
     empty = model(torch.zeros_like(images)).sigmoid()
     torch.testing.assert_close(curves[:, -1], torch.stack([empty[0, 2], empty[1, 0]]))
-
-
-def tiny_multi_task():
-    torch.manual_seed(0)
-    return timm.create_model('abn', backbone='test_resnet', multi_task=True, num_classes=3).eval()
 
 
 def test_nothing_depends_on_the_batch_size_or_the_memory_format():
@@ -150,12 +136,12 @@ def test_nothing_depends_on_the_batch_size_or_the_memory_format():
     both = [deletion_and_insertion_curves(model, images, maps, steps=5, batch_size=size) for size in (1, 4, 64)]
     for pair in both[1:]:
         torch.testing.assert_close(pair, both[0])
-    torch.testing.assert_close(deletion_curve(model, images, maps, steps=5), both[0][0])
-    torch.testing.assert_close(insertion_curve(model, images, maps, steps=5), both[0][1])
     channels_last = images.to(memory_format=torch.channels_last)
-    torch.testing.assert_close(deletion_curve(model, channels_last, maps, steps=5, batch_size=4), both[0][0])
-    area = area_under_curve(both[0][1], replaced_fractions(5, (64, 64)))
-    torch.testing.assert_close(insertion(model, images, maps, steps=5), area)
+    pair = deletion_and_insertion_curves(model, channels_last, maps, steps=5, batch_size=4)
+    torch.testing.assert_close(pair, both[0])
+    for score, curves in zip((deletion, insertion), both[0]):
+        area = area_under_curve(curves, replaced_fractions(5, (64, 64)))
+        torch.testing.assert_close(score(model, images, maps, steps=5), area)
 
 
 def test_a_map_with_a_nan_has_no_score():
@@ -163,7 +149,6 @@ def test_a_map_with_a_nan_has_no_score():
     images = ones.expand(3, -1, -1, -1)
     scores = deletion(Corner().eval(), images, maps, steps=4)
     assert scores.isnan().tolist() == [False, True, True] and scores[0] == 1 / 8
-    assert pixel_flipping(Corner().eval(), images, maps, patch_size=1).isnan().tolist() == [False, True, True]
 
 
 def test_baselines():
@@ -179,6 +164,9 @@ def test_baselines():
     assert torch.equal(make_baseline(other, model, images), other.expand(2, -1, -1, -1))
 
 
+SHAPE = 'baseline must have a shape that can be broadcast to that of the images'
+
+
 @pytest.mark.parametrize(
     'baseline, message',
     [
@@ -189,10 +177,7 @@ def test_baselines():
             "baseline 'black' needs a model with a pretrained_cfg, which tells its normalisation; pass a tensor.",
         ),
         ('blur', "baseline 'blur' needs images of more than 5 pixels in height and width, got 2 x 2."),
-        (
-            torch.zeros(3, 1, 2, 2),
-            'baseline must have a shape that can be broadcast to that of the images, (1, 1, 2, 2), got (3, 1, 2, 2).',
-        ),
+        (torch.zeros(3, 1, 2, 2), f'{SHAPE}, (1, 1, 2, 2), got (3, 1, 2, 2).'),
     ],
 )
 def test_refused_baselines(baseline, message):
@@ -206,10 +191,7 @@ def test_refused_baselines(baseline, message):
     [
         (dict(steps=0), 'steps must be a whole number of 1 or more, got 0.'),
         (dict(batch_size=2.0), 'batch_size must be a whole number of 1 or more, got 2.0.'),
-        (
-            dict(maps=torch.rand(1, 2, 2, 2)),
-            'maps must be floats of shape (1, 1, h, w), one per image, got (1, 2, 2, 2)',
-        ),
+        (dict(maps=torch.rand(1, 2, 2, 2)), 'maps must be floats of shape (1, 1, h, w), one per image, got (1, 2, 2, '),
         (dict(images=torch.ones(1, 2, 2)), 'images must be floats of shape (B, C, H, W), at least one, got (1, 2, 2)'),
         (dict(model=Corner().train()), 'metrics need a model in evaluation mode; call model.eval() first.'),
     ],
@@ -219,17 +201,3 @@ def test_refused_arguments(changes, message):
     with pytest.raises(TimmAbnError) as error:
         deletion(**arguments)
     assert str(error.value).startswith(message)
-
-
-def test_pixel_flipping_by_hand():
-    images, maps = torch.ones(1, 1, 3, 4), torch.zeros(1, 1, 3, 4)
-    maps[0, 0, 0, 3] = 8  # patches of 2 x 2, the lower ones 1 x 2: means 0, 2, 3, 0
-    maps[0, 0, 2, 0] = 6
-    curve = pixel_flipping_curve(Share().eval(), images, maps, targets=[1], patch_size=2)
-    torch.testing.assert_close(curve, torch.tensor([[12, 10, 6, 2, 0]]) / 12, atol=1e-6, rtol=0)
-    area = pixel_flipping(Share().eval(), images, maps, targets=[1], patch_size=2)
-    assert area.item() == pytest.approx((6 + 10 + 6 + 2) / 12 / 4, abs=1e-6)
-    torch.manual_seed(0)
-    images, maps = torch.rand(2, 1, 4, 4), torch.rand(2, 1, 4, 4)
-    flipped = pixel_flipping_curve(Share().eval(), images, maps, patch_size=1)
-    torch.testing.assert_close(flipped, deletion_curve(Share().eval(), images, maps, steps=16))

@@ -1,4 +1,4 @@
-"""The metrics give what Quantus 0.6, torch-cam 0.5, Captum and SciPy give, where the definitions agree.
+"""The metrics give what Quantus 0.6, torch-cam 0.5 and SciPy give, where the definitions agree.
 
 Where they do not:
 
@@ -8,32 +8,33 @@ Where they do not:
 - Quantus' pointing game counts a hit if any of several equal maxima lies on the mask; ours looks at the first.
 - Quantus' relevance mass accuracy adds up negative values too; ours counts positive ones. Maps that are not negative.
 - Quantus divides maps by their largest value first (``normalise``), on which none of our scores depends, and takes
-  absolute values for some (``abs``). Its sparseness adds 1e-7 to every value.
+  absolute values for some (``abs``).
 - Quantus gives all modules of one shape the same random weights, and does not restore PyTorch's random numbers. The
   randomised models compared are ours in both.
 - torch-cam's deletion and insertion have one baseline for both, steps of ``ceil(H * W / steps)`` pixels, the last one
   smaller: the same as ours where ``steps`` divides H * W. It returns means over images.
 """
 
+import re
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn as nn
+from tiny_models import tiny_abn, tiny_images
 
+from timm_abn.explain.methods import create_explainer
 from timm_abn.explain.metrics import (
     cascading_randomisation,
     deletion,
-    deletion_curve,
+    deletion_and_insertion_curves,
     energy,
     insertion,
-    max_sensitivity,
-    pixel_flipping_curve,
     pointing_game,
     randomised_models,
     rank_correlation,
-    sparseness,
 )
 
 SIZE = 12
@@ -73,11 +74,8 @@ def test_pixel_flipping_of_quantus(quantus, features_in_step):
         features_in_step=features_in_step, perturb_baseline=0.0, disable_warnings=True, normalise=False
     )
     theirs = torch.tensor(quantus_scores(metric, model, images, maps, targets, softmax=True))
-    ours = deletion_curve(model, images, maps, targets, steps=SIZE * SIZE // features_in_step)
+    ours, _ = deletion_and_insertion_curves(model, images, maps, targets, SIZE * SIZE // features_in_step)
     torch.testing.assert_close(ours[:, 1:], theirs.float(), atol=1e-5, rtol=0)
-    if features_in_step == 1:
-        ours = pixel_flipping_curve(model, images, maps, targets, patch_size=1)
-        torch.testing.assert_close(ours[:, 1:], theirs.float(), atol=1e-5, rtol=0)
 
 
 def test_localisation_of_quantus(quantus):
@@ -90,14 +88,6 @@ def test_localisation_of_quantus(quantus):
         theirs = quantus_scores(metric, model, images, maps, targets, masks)
         torch.testing.assert_close(ours, torch.tensor(np.array(theirs, dtype=np.float32)), atol=1e-5, rtol=0)
     assert 0 < pointing_game(maps, masks).mean() < 1
-
-
-def test_sparseness_of_quantus(quantus):
-    model, (images, maps, _) = network(), data()
-    maps = (maps - 0.3) ** 3
-    metric = quantus.Sparseness(disable_warnings=True, abs=True)
-    theirs = quantus_scores(metric, model, images, maps, torch.zeros(len(images), dtype=torch.long))
-    torch.testing.assert_close(sparseness(maps), torch.tensor(theirs).double(), atol=1e-5, rtol=0)
 
 
 @torch.enable_grad()
@@ -128,29 +118,6 @@ def test_randomisation_of_quantus(quantus, monkeypatch):
         torch.testing.assert_close(scores, torch.tensor(theirs[name]).double(), atol=1e-5, rtol=0)
 
 
-def test_max_sensitivity_of_captum():
-    captum = pytest.importorskip('captum.metrics')
-    model, (images, _, _) = network(), data()
-    targets = torch.tensor([0, 1, 2, 3])
-    noise = iter_noise(images, radius=0.05)
-    theirs = captum.sensitivity_max(
-        lambda x, target: (saliency(model, x[0] if isinstance(x, tuple) else x, target),),  # a tuple, as theirs
-        images,
-        perturb_func=lambda inputs: inputs + next(noise),
-        n_perturb_samples=7,
-        max_examples_per_batch=len(images),
-        target=targets,
-    )
-    ours = max_sensitivity(partial(saliency, model), images, targets, radius=0.05, samples=7)
-    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
-
-
-def iter_noise(images, radius):
-    generator = torch.Generator().manual_seed(0)
-    while True:
-        yield (2 * torch.rand(images.shape, generator=generator) - 1) * radius
-
-
 def test_rank_correlation_of_scipy():
     stats = pytest.importorskip('scipy.stats')
     _, maps, _ = data()
@@ -177,3 +144,11 @@ def test_deletion_and_insertion_of_torchcam():
                 areas = [score(model, images, maps[:, None], None, 36, ours).mean() for score in (deletion, insertion)]
             assert areas[0].item() == pytest.approx(theirs['deletion_auc'], abs=1e-5)
             assert areas[1].item() == pytest.approx(theirs['insertion_auc'], abs=1e-5)
+
+
+def test_our_explainers_go_into_quantus_as_the_tutorial_says(quantus):
+    page = Path(__file__).parents[3] / 'docs' / 'tutorials' / 'scores.md'
+    (code,) = re.findall(r'^```py\n(.*?)^```', page.read_text(encoding='utf-8'), re.MULTILINE | re.DOTALL)
+    names = dict(torch=torch, create_explainer=create_explainer, model=tiny_abn('test_resnet'), images=tiny_images(2))
+    exec(code, names)
+    assert len(names['scores']) == 2 and all(score > 0 for score in names['scores'])

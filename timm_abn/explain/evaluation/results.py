@@ -4,9 +4,10 @@ import csv
 import dataclasses
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import timm
 import torch
@@ -51,8 +52,10 @@ REPLACEMENTS = {
     'uniform': '0 instead of 0.5, everywhere',
     'half': '0.5 in the left half, 0 in the right',
 }
+_EFFECTS = ('effect', 'probability_change', 'changed_predictions')
 
 Row = dict[str, Any]
+T = TypeVar('T')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +76,7 @@ class Evaluation:
         problems: What was wrong with images or maps -> how often.
         classes_without_examples: Classes of the model that no image is of, if images are labelled.
         curves: Method -> mean deletion and insertion curves with the bounds of their 95 % intervals, (2, 3, steps + 1).
+        settings: Those of the evaluation, for the record.
     """
 
     rows: list[Row]
@@ -86,6 +90,7 @@ class Evaluation:
     problems: dict[str, int]
     classes_without_examples: list[int]
     curves: dict[str, torch.Tensor]
+    settings: dict[str, Any]
 
     @property
     def metrics(self) -> list[str]:
@@ -118,84 +123,44 @@ class _Moments:
         return torch.stack([self.mean, self.mean - error, self.mean + error], dim=-2)
 
 
-def put_together(parts: Sequence[Path], settings: Mapping[str, Any], num_classes: int) -> Evaluation:
+def put_together(parts: Sequence[Path], settings: dict[str, Any], num_classes: int) -> Evaluation:
     """Return what all batches say together; of their curves and maps only sums are kept in memory.
 
-    Args:
-        parts: Files of the batches, in their order.
-        settings: Those of the evaluation.
-        num_classes: Number of classes of the model; 0 if labels are no classes.
+    ``parts`` are the files of the batches, in their order; ``num_classes`` is 0 if labels are no classes.
     """
+    seed, methods = settings['seed'], settings['methods']
     rows: list[Row] = []
     problems: list[str] = []
     reliance: dict[str, dict[str, list[float]]] = {}
-    curves = {method: _Moments() for method in settings['methods']}
-    maps = {method: _Moments() for method in settings['methods']}
-    usable = dict.fromkeys(settings['methods'], False)
+    curves, maps = ({method: _Moments() for method in methods} for _ in range(2))
+    usable = dict.fromkeys(methods, False)
     given_targets = False
     for part in parts:
         with safe_open(part, framework='pt') as file:
             facts = json.loads(file.metadata()['facts'])
-            for method in settings['methods'] if facts['rows'] else ():
+            problems += facts['unreadable']
+            if not facts['rows']:
+                continue
+            for method in methods:
                 curves[method].add(file.get_tensor(f'{method}.curves').transpose(0, 1))
                 tensor = file.get_tensor(f'{method}.maps').double()
                 usable[method] |= bool(usable_maps(tensor).any())
                 maps[method].add((tensor - tensor.mean(dim=(2, 3), keepdim=True)).flatten(1))
         rows += facts['rows']
         given_targets |= facts['given_targets']
-        problems += facts['unreadable']
         for replacement, columns in facts['reliance'].items():
             for name, values in columns.items():
-                reliance.setdefault(replacement, {}).setdefault(name, []).extend(
-                    math.nan if value is None else value for value in values
-                )
-    bias = {method: _bias(moments) if usable[method] else math.nan for method, moments in maps.items()}
-    bands = {method: moments.band() for method, moments in curves.items()}
-    _complete(rows)
-    targets = sorted({row['target'] for row in rows}) if given_targets else []
-    return _summarise(rows, targets, problems, reliance, bias, bands, settings, num_classes)
-
-
-def _complete(rows: Sequence[Row]) -> None:
-    """Give all rows the same columns: a batch without any mask has no scores of localisation."""
-    metrics = [name for name in (*FAITHFULNESS, *LOCALISATION) if any(name in row for row in rows)]
-    for row in rows:
-        problem = row.pop('problem')
-        if not problem and len(metrics) > len(FAITHFULNESS) and metrics[-1] not in row:
-            problem = NO_MASK
-        for name in metrics:
-            row[name] = math.nan if row.get(name) is None else row[name]
-        row['problem'] = problem
-
-
-def _bias(moments: _Moments) -> float:
-    """Return the position bias (``timm_abn.explain.metrics.position_bias``) from sums of centred maps."""
-    return (moments.mean.square().mean() / (moments.squares / moments.number).mean()).item()
-
-
-def _summarise(
-    rows: list[Row],
-    targets: Sequence[int],
-    problems: Sequence[str],
-    reliance: Mapping[str, Mapping[str, list[float]]],
-    bias: dict[str, float],
-    curves: dict[str, torch.Tensor],
-    settings: Mapping[str, Any],
-    num_classes: int,
-) -> Evaluation:
-    seed, methods = settings['seed'], settings['methods']
+                reliance.setdefault(replacement, {}).setdefault(name, []).extend(values)
+    metrics = _complete(rows)
     by_method = {method: [row for row in rows if row['method'] == method] for method in methods}
     first = by_method[methods[0]]
-    metrics = [name for name in (*FAITHFULNESS, *LOCALISATION) if rows and name in rows[0]]
     labelled = [row for row in first if row['label'] is not None]
+    seen = {row['label'] for row in labelled}
+    targets = sorted({row['target'] for row in rows}) if given_targets else []
     intervals = {
         replacement: {name: bootstrap_mean(values, seed) for name, values in columns.items()}
         for replacement, columns in reliance.items()
     }
-    counts: dict[str, int] = {}
-    for problem in [*(row['problem'] for row in rows if row['problem']), *problems]:
-        counts[problem] = counts.get(problem, 0) + 1
-    seen = {row['label'] for row in labelled}
     return Evaluation(
         rows=rows,
         scores={method: _means(own, metrics, seed) for method, own in by_method.items()},
@@ -206,13 +171,32 @@ def _summarise(
             if targets
         },
         accuracy=bootstrap_mean([float(row['label'] == row['predicted']) for row in labelled], seed),
-        position_bias=bias,
+        position_bias={method: _bias(maps[method]) if usable[method] else math.nan for method in methods},
         reliance=intervals,
         findings=_findings(intervals),
-        problems=counts,
+        problems=dict(Counter([*(row['problem'] for row in rows if row['problem']), *problems])),
         classes_without_examples=[index for index in range(num_classes) if index not in seen] if labelled else [],
-        curves=curves,
+        curves={method: moments.band() for method, moments in curves.items()},
+        settings=settings,
     )
+
+
+def _complete(rows: Sequence[Row]) -> list[str]:
+    """Give all rows the same columns, and return the metrics: a batch without any mask has none of localisation."""
+    metrics = [name for name in (*FAITHFULNESS, *LOCALISATION) if any(name in row for row in rows)]
+    for row in rows:
+        problem = row.pop('problem')
+        if not problem and len(metrics) > len(FAITHFULNESS) and metrics[-1] not in row:
+            problem = NO_MASK
+        for name in metrics:
+            row.setdefault(name, math.nan)
+        row['problem'] = problem
+    return metrics
+
+
+def _bias(moments: _Moments) -> float:
+    """Return the position bias (``timm_abn.explain.metrics.position_bias``) from sums of centred maps."""
+    return (moments.mean.square().mean() / (moments.squares / moments.number).mean()).item()
 
 
 def _means(rows: Sequence[Row], metrics: Iterable[str], seed: int) -> dict[str, Interval]:
@@ -238,59 +222,42 @@ def _findings(reliance: Mapping[str, Mapping[str, Interval]]) -> list[str]:
     return Reliance(rows).findings if rows else []
 
 
-_EFFECTS = ('effect', 'probability_change', 'changed_predictions')
-
-
-def join_evaluations(evaluation: Evaluation, name: str, baseline: Evaluation, seed: int) -> Evaluation:
+def join_evaluations(evaluation: Evaluation, name: str, baseline: Evaluation) -> Evaluation:
     """Return an evaluation with the methods of another model on the same images, called ``NAME: METHOD``.
 
     What is about the model rather than its explanations (accuracy, reliance, findings) stays that of the first.
 
-    Args:
-        evaluation: Of the model.
-        name: Name of the other model.
-        baseline: Of the other model, with as many samples in the same order.
-        seed: Of the bootstrap.
-
     Raises:
-        TimmAbnError: The two are not of the same images.
+        TimmAbnError: The two are not of the same images, in the same order.
     """
-    first = evaluation.rows[0]['method'] if evaluation.rows else ''
-    own = [row for row in evaluation.rows if row['method'] == first]
-    titles = {method: f'{name}: {method}' for method in baseline.scores}
-    problems = dict(evaluation.problems)
-    for problem, count in baseline.problems.items():
-        problems[f'{name}: {problem}'] = count
+    settings, metrics = evaluation.settings, baseline.metrics
+    own = [row for row in evaluation.rows if row['method'] == settings['methods'][0]]
+    rows = [dict(row, method=f'{name}: {row["method"]}') for row in baseline.rows]
+
+    def both(own: dict[str, T], other: dict[str, T]) -> dict[str, T]:
+        return {**own, **{f'{name}: {key}': value for key, value in other.items()}}
+
     differences = {
-        title: _differences([row for row in baseline.rows if row['method'] == method], own, baseline.metrics, seed)
-        for method, title in titles.items()
+        title: _differences([row for row in rows if row['method'] == title], own, metrics, settings['seed'])
+        for title in (f'{name}: {method}' for method in baseline.scores)
     }
     return dataclasses.replace(
         evaluation,
-        rows=[*evaluation.rows, *(dict(row, method=titles[row['method']]) for row in baseline.rows)],
-        scores={**evaluation.scores, **_renamed(baseline.scores, titles)},
+        rows=[*evaluation.rows, *rows],
         differences={**evaluation.differences, **differences},
-        targets={**evaluation.targets, **_renamed(baseline.targets, titles)},
-        position_bias={**evaluation.position_bias, **_renamed(baseline.position_bias, titles)},
-        problems=problems,
-        curves={**evaluation.curves, **_renamed(baseline.curves, titles)},
+        scores=both(evaluation.scores, baseline.scores),
+        targets=both(evaluation.targets, baseline.targets),
+        position_bias=both(evaluation.position_bias, baseline.position_bias),
+        problems=both(evaluation.problems, baseline.problems),
+        curves=both(evaluation.curves, baseline.curves),
+        settings={**settings, 'baseline': baseline.settings},
     )
 
 
-def _renamed(values: Mapping[str, Any], titles: Mapping[str, str]) -> dict[str, Any]:
-    return {titles[method]: value for method, value in values.items()}
-
-
-def write_evaluation(folder: Path, evaluation: Evaluation, settings: Mapping[str, Any]) -> None:
-    """Write ``scores.csv``, a row per image and method, and ``summary.json``: both or none.
-
-    Args:
-        folder: Where to; made if it does not exist.
-        evaluation: What was found.
-        settings: Those of the evaluation, for the record.
-    """
+def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
+    """Write ``scores.csv``, a row per image and method, and ``summary.json``: both or none."""
     summary = dict(
-        settings=dict(settings),
+        settings=evaluation.settings,
         versions=dict(timm_abn=__version__, timm=timm.__version__, torch=torch.__version__),
         accuracy=_plain(evaluation.accuracy),
         scores=_plain(evaluation.scores),

@@ -5,23 +5,22 @@ last of them, and several processes take turns at the batches: in both cases the
 no batch depends on those before it.
 """
 
+import contextlib
 import hashlib
 import json
 import math
 import shutil
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn as nn
 from huggingface_hub.utils import tqdm
 from safetensors.torch import save_file
 
-from ...data.samples import Sample
-from ...errors import TimmAbnError, one_line
+from ...data.samples import Sample, read_samples
+from ...errors import TimmAbnError
 from ...networks.network import AttentionBranchNet
 from ...staging import staged_files
 from ..methods import create_explainer
@@ -31,13 +30,14 @@ from ..metrics import (
     deletion_and_insertion_curves,
     energy,
     iou,
+    map_problems,
     pointing_game,
     predict,
     replaced_fractions,
     replacement_effects,
-    usable_maps,
 )
 from ..metrics.predictions import Explainer, resolve_targets
+from ..processes import rank_and_size, shared_scratch_folder, wait_for_all
 from .results import FAITHFULNESS, LOCALISATION, NO_MASK, Evaluation, put_together, write_evaluation
 
 __all__ = ['evaluate', 'weights_fingerprint']
@@ -45,7 +45,7 @@ __all__ = ['evaluate', 'weights_fingerprint']
 
 def evaluate(
     model: nn.Module,
-    samples: Sequence[Callable[[], Sample]],
+    samples: Sequence[Sample],
     methods: Sequence[str] | Mapping[str, Explainer],
     folder: str | Path | None = None,
     steps: int = 224,
@@ -61,11 +61,12 @@ def evaluate(
 
     Args:
         model: The model, in evaluation mode, on the device to compute on.
-        samples: Functions that read one image each; an error that one raises is a problem of this image alone.
+        samples: Any sequence of samples, such as ``load_samples`` returns; an error that one raises while it is read is
+            a problem of this image alone.
         methods: Names of methods of explanation (``timm_abn.explain.methods.EXPLAINERS``), or name -> any function of
             images and targets that returns maps (B, 1, h, w). Differences are to the first one.
         folder: Where results go. An evaluation with the same settings that was interrupted there is resumed. None
-            to write nothing.
+            to leave nothing behind; several processes must then be of one machine.
         steps: Of deletion and insertion.
         deletion_baseline: What replaces pixels: 'mean', 'black' or 'blur'.
         insertion_baseline: What pixels replace.
@@ -79,14 +80,10 @@ def evaluate(
     Raises:
         TimmAbnError: The folder holds an evaluation with other settings, or an argument has no meaning.
     """
-    if folder is None:
-        with tempfile.TemporaryDirectory(prefix='timm-abn-') as scratch:
-            return evaluate(
-                model, samples, methods, Path(scratch), steps, deletion_baseline, insertion_baseline, batch_size, seed
-            )
     if not isinstance(methods, Mapping):
         methods = {name: create_explainer(name, model) for name in methods}
-    rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    if not len(samples) or not methods:
+        raise TimmAbnError(f'an evaluation needs images and methods, got {len(samples)} and {len(methods)}.')
     settings = dict(
         weights=weights_fingerprint(model),
         images=len(samples),
@@ -98,47 +95,32 @@ def evaluate(
         batch_size=batch_size,
         seed=seed,
     )
-    if not samples or not methods:
-        raise TimmAbnError(f'an evaluation needs images and methods, got {len(samples)} and {len(methods)}.')
-    folder = Path(folder)
-    _begin(folder, settings, rank)
-    parts = [folder / 'parts' / f'{index:06}.safetensors' for index in range(-(-len(samples) // batch_size))]
-    own = [index for index in range(rank, len(parts), world_size) if not parts[index].is_file()]
-    for index in tqdm(own, desc='evaluate', unit='batch', disable=None if rank == 0 else True):
-        batch = samples[index * batch_size : (index + 1) * batch_size]
-        tensors, facts = _evaluate_batch(model, batch, methods, settings)
-        with staged_files(parts[index].parent) as staging:
-            # JSON has no NaN
-            text = json.dumps(_without_nan(facts), allow_nan=False)
-            save_file(tensors, staging / parts[index].name, metadata={'facts': text})
-    if dist.is_initialized():
-        dist.barrier()
-    if rank:
-        return None
-    evaluation = put_together(parts, settings, _num_classes(model))
-    write_evaluation(folder, evaluation, settings)
-    return evaluation
-
-
-def _num_classes(model: Any) -> int:
-    """Return the number of classes that images can be of; 0 of several tasks, which are none."""
-    return 0 if getattr(getattr(model, 'attention_branch', None), 'num_maps', 1) > 1 else model.num_classes
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    rank, world_size = rank_and_size()
+    with shared_scratch_folder() if folder is None else contextlib.nullcontext(Path(folder)) as place:
+        _begin(place, settings, rank)
+        parts = [place / 'parts' / f'{index:06}.safetensors' for index in range(-(-len(samples) // batch_size))]
+        own = [index for index in range(rank, len(parts), world_size) if not parts[index].is_file()]
+        for index in tqdm(own, desc='evaluate', unit='batch', disable=None if rank == 0 else True):
+            problems: list[str] = []
+            members = range(len(samples))[index * batch_size : (index + 1) * batch_size]
+            read = read_samples(samples, members, problems)
+            tensors, facts = _evaluate_batch(model, read, methods, settings) if read else ({}, {'rows': []})
+            with staged_files(parts[index].parent) as staging:
+                facts['unreadable'] = problems
+                save_file(tensors, staging / parts[index].name, metadata={'facts': json.dumps(facts)})
+        wait_for_all()
+        if rank:
+            return None
+        num_classes: Any = model.num_classes
+        if getattr(getattr(model, 'attention_branch', None), 'num_maps', 1) > 1:
+            num_classes = 0  # labels of several tasks are no classes
+        evaluation = put_together(parts, settings, num_classes)
+        write_evaluation(place, evaluation)
+        return evaluation
 
 
 def weights_fingerprint(model: nn.Module) -> str:
-    """Return a fingerprint of the weights of a model: the beginning of the SHA-256 of its state dict.
-
-    Args:
-        model: The model.
-    """
+    """Return a fingerprint of the weights of a model: the beginning of the SHA-256 of its state dict."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
@@ -149,59 +131,70 @@ def weights_fingerprint(model: nn.Module) -> str:
 def _begin(folder: Path, settings: Mapping[str, Any], rank: int) -> None:
     """Compare the settings with those of an evaluation that was begun before, and record them."""
     path = folder / 'settings.json'
-    if path.is_file():
-        before = json.loads(path.read_text(encoding='utf-8'))
-        differing = [key for key in settings if before.get(key) != settings[key]]
-        if differing:
-            key = differing[0]
-            found = f'{key}={before.get(key)!r}, not {settings[key]!r}'
+    before = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else settings
+    for key, value in settings.items():
+        if before.get(key) != value:
+            found = f'{key}={before.get(key)!r}, not {value!r}'
             raise TimmAbnError(f'{folder} holds an evaluation with {found}: choose a new folder.')
-    if dist.is_initialized():
-        dist.barrier()  # all have compared before anything is written
+    wait_for_all()  # all have compared before anything is written
     if rank == 0:
         for left in (folder / 'parts').glob('.partial-*'):  # of a process that was killed
             shutil.rmtree(left, ignore_errors=True)
         with staged_files(folder) as staging:
             (staging / path.name).write_text(json.dumps(settings, indent=1), encoding='utf-8')
-    if dist.is_initialized():
-        dist.barrier()
+    wait_for_all()
 
 
 def _evaluate_batch(
     model: nn.Module,
-    batch: Sequence[Callable[[], Sample]],
+    samples: Sequence[Sample],
     methods: Mapping[str, Explainer],
     settings: Mapping[str, Any],
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Return the curves and maps of a batch, and its rows and reliance."""
-    facts: dict[str, Any] = dict(rows=[], reliance={}, unreadable=[], given_targets=False)
-    read: list[Sample] = []
-    for sample in batch:
-        try:
-            read.append(sample())
-        except Exception as error:  # of whatever reads the image: a problem of this image, which the others do not have
-            facts['unreadable'].append(one_line(error))
-    if not read:
-        return {}, facts
     device = next((parameter.device for parameter in model.parameters()), torch.device('cpu'))
-    images = torch.stack([sample.image for sample in read]).to(device)
+    images = torch.stack([sample.image for sample in samples]).to(device)
     probabilities = predict(model, images, settings['batch_size'])
-    predicted = probabilities.argmax(dim=1)
-    given = [predicted[index] if sample.target is None else sample.target for index, sample in enumerate(read)]
-    targets, explained = resolve_targets(probabilities, torch.tensor([int(target) for target in given]))
+    predicted = probabilities.argmax(dim=1).tolist()
+    given = [own if sample.target is None else sample.target for own, sample in zip(predicted, samples)]
+    targets, explained = resolve_targets(probabilities, given)
+    rows: list[dict[str, Any]] = []
     tensors: dict[str, torch.Tensor] = {}
     for method, explainer in methods.items():
         maps = explainer(images, targets).detach().float()
-        curves = torch.stack(_curves(model, images, maps, targets, settings))
+        baselines = settings['deletion_baseline'], settings['insertion_baseline']
+        curves = torch.stack(
+            deletion_and_insertion_curves(
+                model, images, maps, targets, settings['steps'], *baselines, settings['batch_size']
+            )
+        )
         tensors[f'{method}.maps'], tensors[f'{method}.curves'] = maps.cpu().contiguous(), curves.cpu().contiguous()
-        scores = _scores(maps, curves, read, settings, images)
-        for index, (image, row) in enumerate(zip(read, scores)):
-            prediction = dict(predicted=int(predicted[index]), target=int(targets[index]))
-            known = dict(image=image.name, method=method, label=image.label, **prediction)
-            facts['rows'].append({**known, 'probability': float(explained[index]), **row})
-    facts['given_targets'] = any(sample.target is not None for sample in read)
-    facts['reliance'] = _reliance(model, images, read, settings)
-    return tensors, facts
+        for index, scores in enumerate(_scores(maps, curves, samples)):
+            sample = samples[index]
+            row = dict(image=sample.name, method=method, label=sample.label, predicted=predicted[index])
+            rows.append({**row, 'target': given[index], 'probability': float(explained[index]), **scores})
+    given_targets = any(sample.target is not None for sample in samples)
+    reliance = _reliance(model, images, samples, settings)
+    return tensors, dict(rows=rows, reliance=reliance, given_targets=given_targets)
+
+
+def _scores(maps: torch.Tensor, curves: torch.Tensor, samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    """Return the scores of each map of a batch, and what is wrong with it."""
+    size = samples[0].image.shape[1:]
+    fractions = replaced_fractions(curves.shape[2] - 1, size)
+    columns = {name: area_under_curve(curve, fractions) for name, curve in zip(FAITHFULNESS, curves)}
+    has_masks = any(sample.mask is not None for sample in samples)
+    if has_masks:
+        empty = torch.zeros(size, dtype=torch.bool)
+        masks = torch.stack([empty if sample.mask is None else sample.mask for sample in samples])[:, None]
+        for name, metric in zip(LOCALISATION, (pointing_game, energy, chance_corrected_energy, iou)):
+            columns[name] = metric(maps, masks.to(maps.device))
+    rows = []
+    for index, (sample, problem) in enumerate(zip(samples, map_problems(maps))):
+        if not problem and has_masks:
+            problem = NO_MASK if sample.mask is None else '' if sample.mask.any() else 'empty mask'
+        rows.append({**{name: values[index].item() for name, values in columns.items()}, 'problem': problem})
+    return rows
 
 
 def _reliance(
@@ -223,58 +216,10 @@ def _reliance(
         known = [samples[index].label for index in first]
         labels = torch.tensor([-1 if label is None else label for label in known], device=images.device)
     effects, _ = replacement_effects(model, images[first], labels, settings['batch_size'], settings['seed'])
-    columns = {
-        replacement: {name: values for name, values in found._asdict().items() if values is not None}
-        for replacement, found in effects.items()
-    }
-    for found in columns.values():
+    found: dict[str, dict[str, list[float]]] = {}
+    for replacement, columns in effects.items():
+        found[replacement] = {name: values.tolist() for name, values in columns._asdict().items() if values is not None}
         if labels is not None:
-            found['accuracy_change'] = found['accuracy_change'].masked_fill(labels < 0, math.nan)
-    return {
-        replacement: {name: values.tolist() for name, values in found.items()} for replacement, found in columns.items()
-    }
-
-
-def _curves(
-    model: nn.Module,
-    images: torch.Tensor,
-    maps: torch.Tensor,
-    targets: torch.Tensor,
-    settings: Mapping[str, Any],
-) -> tuple[torch.Tensor, torch.Tensor]:
-    return deletion_and_insertion_curves(
-        model,
-        images,
-        maps,
-        targets,
-        settings['steps'],
-        settings['deletion_baseline'],
-        settings['insertion_baseline'],
-        settings['batch_size'],
-    )
-
-
-def _scores(
-    maps: torch.Tensor,
-    curves: torch.Tensor,
-    samples: Sequence[Sample],
-    settings: Mapping[str, Any],
-    images: torch.Tensor,
-) -> list[dict[str, Any]]:
-    """Return the scores of each map of a batch, and what is wrong with it."""
-    fractions = replaced_fractions(settings['steps'], images.shape[2:])
-    columns = {name: area_under_curve(curve, fractions) for name, curve in zip(FAITHFULNESS, curves)}
-    masks = [sample.mask for sample in samples]
-    if any(mask is not None for mask in masks):
-        empty = torch.zeros(images.shape[2:], dtype=torch.bool)
-        stacked = torch.stack([empty if mask is None else mask for mask in masks])[:, None].to(maps.device)
-        for name, metric in zip(LOCALISATION, (pointing_game, energy, chance_corrected_energy, iou)):
-            columns[name] = metric(maps, stacked)
-    usable, finite = usable_maps(maps).tolist(), maps.flatten(1).isfinite().all(dim=1).tolist()
-    rows = []
-    for index, mask in enumerate(masks):
-        problem = '' if usable[index] else 'flat map' if finite[index] else 'NaN or infinity in the map'
-        if not problem and len(columns) > len(FAITHFULNESS):
-            problem = NO_MASK if mask is None else '' if mask.any() else 'empty mask'
-        rows.append({**{name: values[index].item() for name, values in columns.items()}, 'problem': problem})
-    return rows
+            changes = columns.accuracy_change.masked_fill(labels < 0, math.nan)  # type: ignore[union-attr]
+            found[replacement]['accuracy_change'] = changes.tolist()
+    return found

@@ -6,8 +6,7 @@
 What takes time once (cutting the model in two) is done when an explainer is created, so that it should be created once.
 """
 
-from .applicable import applicable_explainers, create_explainers
-from .create import EXPLAINERS, create_explainer
+from .create import EXPLAINERS, applicable_explainers, create_explainer, create_explainers
 from .explainer import Explainer
 from .package import PackageExplainer
 

@@ -14,7 +14,7 @@ __all__ = ['AttentionExplainer']
 
 
 class AttentionExplainer(Explainer):
-    """The map that the network multiplies its features by (paper, section 3.2).
+    """The map that an Attention Branch Network multiplies its features by (paper, section 3.2); others are refused.
 
     It is the same for all classes. A network of several tasks has one map per task, and the one of the target task is
     returned. Nothing after the cut is run, except to find the tasks that are predicted.
@@ -23,13 +23,6 @@ class AttentionExplainer(Explainer):
     name = 'attention'
 
     def __init__(self, model: nn.Module) -> None:
-        """
-        Args:
-            model: An ``AttentionBranchNet``.
-
-        Raises:
-            TimmAbnError: The model has no attention branch.
-        """
         super().__init__(model)
         if not isinstance(model, SplitNetwork) or model.attention_branch is None:
             raise TimmAbnError(f"'attention' needs an Attention Branch Network, got {type(model).__name__}.")

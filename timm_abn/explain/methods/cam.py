@@ -24,13 +24,6 @@ class CamExplainer(Explainer):
     name = 'cam'
 
     def __init__(self, model: nn.Module) -> None:
-        """
-        Args:
-            model: A timm model, with or without an attention branch.
-
-        Raises:
-            TimmAbnError: The classifier is not linear on average-pooled features.
-        """
         super().__init__(model)
         self._halves = halves_of(model)
         classifier = self._halves.perception.get_classifier()

@@ -15,18 +15,14 @@ __all__ = ['ClassMapExplainer']
 
 
 class ClassMapExplainer(Explainer):
-    """The class map of the target class, from the attention branch or from a CAM model; of any sign."""
+    """The class map of the target class, of any sign, from the attention branch or from a CAM model of the package.
+
+    Other models are refused.
+    """
 
     name = 'class_map'
 
     def __init__(self, model: nn.Module) -> None:
-        """
-        Args:
-            model: An ``AttentionBranchNet``, or one of the package's CAM models.
-
-        Raises:
-            TimmAbnError: The model makes no class maps.
-        """
         super().__init__(model)
         if not isinstance(model, (SplitNetwork, ClassActivationMapping)):
             raise TimmAbnError(

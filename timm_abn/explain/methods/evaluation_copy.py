@@ -14,9 +14,6 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
 
     What is done to the copy (its mode, hooks, gradients) does not show on the model, and takes no second set of
     weights. Changes of the model's weights in place show on the copy.
-
-    Args:
-        model: The model; it is not changed.
     """
     shared: dict[int, torch.Tensor] = {}
     for module in model.modules():

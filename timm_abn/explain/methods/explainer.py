@@ -27,10 +27,6 @@ class Explainer:
     name: ClassVar[str]
 
     def __init__(self, model: nn.Module) -> None:
-        """
-        Args:
-            model: A timm model, with or without an attention branch.
-        """
         num_classes: Any = getattr(model, 'num_classes', None)
         self.num_classes: int | None = num_classes
 
@@ -71,22 +67,12 @@ class Explainer:
 
 
 def target_classes(logits: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
-    """Return the classes to explain: those that were asked for, else the predicted ones, shape (B,).
-
-    Args:
-        logits: Shape (B, K).
-        targets: Shape (B,), or None.
-    """
+    """Return the classes to explain, shape (B,): those that were asked for, else the predicted ones."""
     return logits.argmax(dim=1) if targets is None else targets
 
 
 def of_classes(maps: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-    """Return the map of each image that belongs to its class, shape (B, 1, h, w).
-
-    Args:
-        maps: Shape (B, K, h, w).
-        classes: Shape (B,).
-    """
+    """Return the map of each image that belongs to its class: of maps (B, K, h, w) and classes (B,), (B, 1, h, w)."""
     return maps[torch.arange(len(maps), device=maps.device), classes].unsqueeze(1)
 
 

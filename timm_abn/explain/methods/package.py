@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import threading
-from types import ModuleType
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -13,7 +13,7 @@ from ...errors import TimmAbnError, suggest
 from .explainer import Explainer
 from .halves import Halves, halves_of
 
-__all__ = ['PackageExplainer']
+__all__ = ['CaptumExplainer', 'GradCamPackageExplainer', 'PackageExplainer', 'TorchcamExplainer']
 
 
 class PackageExplainer(Explainer):
@@ -23,9 +23,9 @@ class PackageExplainer(Explainer):
     choice of a layer and no reshaping of tokens is left to its user. Calls from several threads wait for each other.
     """
 
-    module_name: ClassVar[str]  # what is imported
+    package: ClassVar[str]  # what is installed
     methods_module: ClassVar[str]  # where its methods are
-    default_method: ClassVar[str]
+    default_method: ClassVar[str] = 'GradCAM'
 
     def __init__(self, model: nn.Module, method: str | None = None, layer: str | None = None, **options: Any) -> None:
         """
@@ -39,26 +39,25 @@ class PackageExplainer(Explainer):
             TimmAbnError: The package is not installed or has no such method, or the model has several tasks.
         """
         super().__init__(model)
-        methods = self._import()
-        method = method or self.default_method
-        names = [name for name, value in vars(methods).items() if inspect.isclass(value) and name[0] != '_']
-        if method not in names:
-            hint = suggest(method, names, otherwise=f'there are {", ".join(sorted(names))}.')
-            raise TimmAbnError(f'{self.module_name} has no method {method!r}; {hint}')
-        self._method, self._options = getattr(methods, method), options
+        self._method, self._options = self._find(method or self.default_method), options
         halves = halves_of(model, layer)
         if halves.num_tasks:
             raise TimmAbnError(f'{self.name!r} explains one map, and the network has one for each of its tasks.')
         self._model = _WithMaps(halves)
         self._lock = threading.Lock()
 
-    def _import(self) -> ModuleType:
+    def _find(self, method: str) -> Callable[..., Any]:
         try:
-            return importlib.import_module(self.methods_module)
+            module = importlib.import_module(self.methods_module)
         except ImportError as error:
             raise TimmAbnError(
-                f"{self.name!r} needs the package {self.module_name}: pip install 'timm-abn[compare]'."
+                f"{self.name!r} needs the package {self.package}: pip install 'timm-abn[compare]'."
             ) from error
+        methods = {name: value for name, value in vars(module).items() if inspect.isclass(value) and name[0] != '_'}
+        if method not in methods:
+            hint = suggest(method, methods, otherwise=f'there are {", ".join(sorted(methods))}.')
+            raise TimmAbnError(f'{self.package} has no method {method!r}; {hint}')
+        return methods[method]
 
     def _maps(self, images: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
         if targets is None:
@@ -71,6 +70,58 @@ class PackageExplainer(Explainer):
     def _package_maps(self, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Return what the package says, as maps of shape (B, 1, h, w); called with gradients, one call at a time."""
         raise NotImplementedError
+
+
+class GradCamPackageExplainer(PackageExplainer):
+    """A method of ``pytorch_grad_cam`` (https://github.com/jacobgil/pytorch-grad-cam).
+
+    Its maps have the size of the images, and are stretched to [0, 1].
+    """
+
+    name, package, methods_module = 'pytorch_grad_cam', 'grad-cam', 'pytorch_grad_cam'
+
+    def _package_maps(self, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        model_targets = importlib.import_module('pytorch_grad_cam.utils.model_targets')
+        method = self._method(self._model, [self._model.maps], **self._options)
+        try:  # its own context manager swallows errors
+            maps = method(images, [model_targets.ClassifierOutputTarget(target) for target in targets.tolist()])
+        finally:
+            method.activations_and_grads.release()
+        return torch.as_tensor(maps).unsqueeze(1)
+
+
+class TorchcamExplainer(PackageExplainer):
+    """A method of ``torchcam.methods`` (https://github.com/frgfm/torch-cam).
+
+    Its maps have the size of the features, and are stretched to [0, 1].
+    """
+
+    name, package, methods_module = 'torchcam', 'torchcam', 'torchcam.methods'
+
+    def _package_maps(self, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        with self._method(self._model, self._model.maps, **self._options) as method:
+            maps = method(targets.tolist(), self._model(images))[0]
+        return maps.unsqueeze(1)
+
+
+class CaptumExplainer(PackageExplainer):
+    """A method of ``captum.attr`` (https://captum.ai); ``options`` are those of its ``attribute``.
+
+    Attributions of pixels (integrated gradients, occlusion) become maps of the images' size by the sum over channels of
+    their absolute values. Attributions of a layer (``LayerGradCam`` and others that begin with Layer) become maps of
+    the features' size by their sum over channels, without what is negative.
+    """
+
+    name, package, methods_module = 'captum', 'captum', 'captum.attr'
+    default_method = 'IntegratedGradients'
+
+    def _package_maps(self, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        of_layer = self._method.__name__.startswith('Layer')
+        method = self._method(self._model, self._model.maps) if of_layer else self._method(self._model)
+        attributions = method.attribute(images, target=targets, **self._options)
+        if of_layer:
+            return attributions.sum(dim=1, keepdim=True).relu()
+        return attributions.abs().sum(dim=1, keepdim=True)
 
 
 class _WithMaps(nn.Module):

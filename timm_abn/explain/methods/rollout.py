@@ -19,20 +19,13 @@ class RolloutExplainer(Explainer):
 
     The map is the share of each image token in what the classifier reads: the class token, or the mean of the image
     tokens where these are pooled. It is the same for all classes, but follows the target task's attention map in an
-    Attention Branch Network of several tasks. What the mechanism does to the tokens is not part of it.
+    Attention Branch Network of several tasks. What the mechanism does to the tokens is not part of it. Models whose
+    tokens do not attend to all others in each block (all but ViT, DeiT) are refused.
     """
 
     name = 'rollout'
 
     def __init__(self, model: nn.Module) -> None:
-        """
-        Args:
-            model: A timm model of tokens that attend to all others in each block (ViT, DeiT), with or without an
-                attention branch.
-
-        Raises:
-            TimmAbnError: It is another kind of model.
-        """
         super().__init__(model)
         self._halves = halves_of(model)
         perception, layout = self._halves.perception, self._halves.layout

@@ -1,8 +1,7 @@
 """Baselines: what stands in an image where it is deleted, or not yet inserted."""
 
-from typing import Any
-
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
 from timm.data import resolve_model_data_config
 
@@ -16,7 +15,7 @@ BLUR_KERNEL_SIZE, BLUR_SIGMA = 11, 5.0  # Petsiuk et al., section 4.2 and their 
 Baseline = str | torch.Tensor
 
 
-def make_baseline(baseline: Baseline, model: Any, images: torch.Tensor) -> torch.Tensor:
+def make_baseline(baseline: Baseline, model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """Return baselines, in the shape and type of ``images``; where all are alike, without memory of their own.
 
     Args:
@@ -51,7 +50,7 @@ def _given(baseline: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         ) from None
 
 
-def _black(model: Any, channels: int) -> list[float]:
+def _black(model: nn.Module, channels: int) -> list[float]:
     if not getattr(model, 'pretrained_cfg', None):
         raise TimmAbnError(
             "baseline 'black' needs a model with a pretrained_cfg, which tells its normalisation; pass a tensor."
@@ -70,13 +69,7 @@ def gaussian_blur(images: torch.Tensor) -> torch.Tensor:
     """Return images under a Gaussian blur of kernel 11 and sigma 5, reflected at their borders.
 
     Rows, then columns, which is the same as one convolution with the outer product of the kernel and faster. (RISE's
-    code pads with zeros instead, which darkens the borders.)
-
-    Args:
-        images: Shape (B, C, H, W).
-
-    Raises:
-        TimmAbnError: The images are too small to be reflected.
+    code pads with zeros instead, which darkens the borders.) Images that are too small to be reflected are refused.
     """
     radius = BLUR_KERNEL_SIZE // 2
     channels, height, width = images.shape[1:]

@@ -1,26 +1,39 @@
 """Checks of arguments that all metrics share, and of which maps hold any information."""
 
-from typing import Any
-
 import torch
+import torch.nn as nn
 
 from ...errors import TimmAbnError
 
-__all__ = ['check_evaluation_mode', 'check_images', 'check_maps', 'check_masks', 'check_positive', 'usable_maps']
+__all__ = [
+    'check_evaluation_mode',
+    'check_images',
+    'check_maps',
+    'check_masks',
+    'check_positive',
+    'map_problems',
+    'usable_maps',
+]
 
 
 def usable_maps(maps: torch.Tensor) -> torch.Tensor:
-    """Return which maps are neither flat nor hold a NaN or an infinity, shape (B,), bool.
+    """Return which maps (B, 1, h, w) are neither flat nor hold a NaN or an infinity, shape (B,), bool.
 
     A map is flat if its values differ by rounding alone, by less than 1e-5 of the largest, as in ``normalize_maps``.
-
-    Args:
-        maps: Shape (B, 1, h, w).
     """
     flattened = maps.flatten(1)
     low, high = flattened.amin(dim=1), flattened.amax(dim=1)
     contrast = high - low > 1e-5 * torch.maximum(high.abs(), low.abs())
     return contrast & flattened.isfinite().all(dim=1)
+
+
+def map_problems(maps: torch.Tensor) -> list[str]:
+    """Return for each map why it says nothing, in a few words; '' for one that does."""
+    usable, finite = usable_maps(maps).tolist(), maps.flatten(1).isfinite().all(dim=1).tolist()
+    return [
+        '' if is_usable else 'flat map' if is_finite else 'NaN or infinity in the map'
+        for is_usable, is_finite in zip(usable, finite)
+    ]
 
 
 def check_positive(name: str, value: object) -> None:
@@ -29,7 +42,7 @@ def check_positive(name: str, value: object) -> None:
         raise TimmAbnError(f'{name} must be a whole number of 1 or more, got {value!r}.')
 
 
-def check_evaluation_mode(model: Any) -> None:
+def check_evaluation_mode(model: nn.Module) -> None:
     """Raise TimmAbnError if the model is in training mode, where its outputs differ and its statistics change."""
     if getattr(model, 'training', False):
         raise TimmAbnError('metrics need a model in evaluation mode; call model.eval() first.')

@@ -11,28 +11,21 @@ A flat map has an order, too, that of the index, and therefore a score: ``usable
 with a NaN or an infinity has none: all scores of that image are NaN.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
 import torch
+import torch.nn as nn
 
 from .baselines import Baseline, make_baseline
 from .checks import check_evaluation_mode, check_images, check_maps, check_positive
 from .predictions import Targets, predict, resolve_targets
 from .replacement import pixel_ranks, scores_of_replaced
 
-__all__ = [
-    'area_under_curve',
-    'deletion',
-    'deletion_and_insertion_curves',
-    'deletion_curve',
-    'insertion',
-    'insertion_curve',
-    'replaced_fractions',
-]
+__all__ = ['area_under_curve', 'deletion', 'deletion_and_insertion_curves', 'insertion', 'replaced_fractions']
 
 
 def deletion(
-    model: Any,
+    model: nn.Module,
     images: torch.Tensor,
     maps: torch.Tensor,
     targets: Targets | None = None,
@@ -40,61 +33,7 @@ def deletion(
     baseline: Baseline = 'mean',
     batch_size: int = 64,
 ) -> torch.Tensor:
-    """Return the area under the deletion curve, shape (B,), in [0, 1]; lower is better.
-
-    Args:
-        model: See ``deletion_curve``.
-        images: See ``deletion_curve``.
-        maps: See ``deletion_curve``.
-        targets: See ``deletion_curve``.
-        steps: See ``deletion_curve``.
-        baseline: See ``deletion_curve``.
-        batch_size: See ``deletion_curve``.
-
-    Raises:
-        TimmAbnError: See ``deletion_curve``.
-    """
-    curves = deletion_curve(model, images, maps, targets, steps, baseline, batch_size)
-    return area_under_curve(curves, replaced_fractions(steps, images.shape[2:]))
-
-
-def insertion(
-    model: Any,
-    images: torch.Tensor,
-    maps: torch.Tensor,
-    targets: Targets | None = None,
-    steps: int = 224,
-    baseline: Baseline = 'blur',
-    batch_size: int = 64,
-) -> torch.Tensor:
-    """Return the area under the insertion curve, shape (B,), in [0, 1]; higher is better.
-
-    Args:
-        model: See ``deletion_curve``.
-        images: See ``deletion_curve``.
-        maps: See ``deletion_curve``.
-        targets: See ``deletion_curve``.
-        steps: See ``deletion_curve``.
-        baseline: See ``deletion_curve``.
-        batch_size: See ``deletion_curve``.
-
-    Raises:
-        TimmAbnError: See ``deletion_curve``.
-    """
-    curves = insertion_curve(model, images, maps, targets, steps, baseline, batch_size)
-    return area_under_curve(curves, replaced_fractions(steps, images.shape[2:]))
-
-
-def deletion_curve(
-    model: Any,
-    images: torch.Tensor,
-    maps: torch.Tensor,
-    targets: Targets | None = None,
-    steps: int = 224,
-    baseline: Baseline = 'mean',
-    batch_size: int = 64,
-) -> torch.Tensor:
-    """Return the probability of the target while an image is replaced by its baseline, shape (B, steps + 1).
+    """Return the area under the probability of the target while an image is replaced, shape (B,); lower is better.
 
     Args:
         model: Any classifier, in evaluation mode, that takes images and returns logits (B, K). The probabilities are
@@ -103,21 +42,21 @@ def deletion_curve(
         maps: Shape (B, 1, h, w).
         targets: A class, or task, for each image; by default the most probable of the whole image.
         steps: In how many steps all pixels are replaced (S).
-        baseline: 'mean', 'black', 'blur' or a tensor (see ``make_baseline``).
+        baseline: What replaces them: 'mean', 'black', 'blur' or a tensor (see ``make_baseline``).
         batch_size: How many images pass the model at once, whichever image they were made from.
 
     Returns:
-        Column k is the score after step k; a row is NaN if the map holds a NaN or an infinity.
+        In [0, 1]; NaN if the map holds a NaN or an infinity.
 
     Raises:
         TimmAbnError: The model is in training mode, or an argument has no meaning or the wrong shape.
     """
-    walk = _prepare(model, images, maps, targets, steps, batch_size)
-    return walk.delete(make_baseline(baseline, model, images))
+    (curves,) = _curves(model, images, maps, targets, steps, [(baseline, False)], batch_size)
+    return area_under_curve(curves, replaced_fractions(steps, images.shape[2:]))
 
 
-def insertion_curve(
-    model: Any,
+def insertion(
+    model: nn.Module,
     images: torch.Tensor,
     maps: torch.Tensor,
     targets: Targets | None = None,
@@ -125,29 +64,16 @@ def insertion_curve(
     baseline: Baseline = 'blur',
     batch_size: int = 64,
 ) -> torch.Tensor:
-    """Return the probability of the target while a baseline is replaced by its image, shape (B, steps + 1).
+    """Return the area under the probability of the target while a baseline is replaced, shape (B,); higher is better.
 
-    Args:
-        model: See ``deletion_curve``.
-        images: See ``deletion_curve``.
-        maps: See ``deletion_curve``.
-        targets: See ``deletion_curve``.
-        steps: See ``deletion_curve``.
-        baseline: See ``deletion_curve``.
-        batch_size: See ``deletion_curve``.
-
-    Returns:
-        See ``deletion_curve``.
-
-    Raises:
-        TimmAbnError: See ``deletion_curve``.
+    All else is that of ``deletion``.
     """
-    walk = _prepare(model, images, maps, targets, steps, batch_size)
-    return walk.insert(make_baseline(baseline, model, images))
+    (curves,) = _curves(model, images, maps, targets, steps, [(baseline, True)], batch_size)
+    return area_under_curve(curves, replaced_fractions(steps, images.shape[2:]))
 
 
 def deletion_and_insertion_curves(
-    model: Any,
+    model: nn.Module,
     images: torch.Tensor,
     maps: torch.Tensor,
     targets: Targets | None = None,
@@ -158,27 +84,15 @@ def deletion_and_insertion_curves(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return both curves, each of shape (B, steps + 1); the whole images are predicted, and pixels ranked, only once.
 
-    Args:
-        model: See ``deletion_curve``.
-        images: See ``deletion_curve``.
-        maps: See ``deletion_curve``.
-        targets: See ``deletion_curve``.
-        steps: See ``deletion_curve``.
-        deletion_baseline: What replaces the image.
-        insertion_baseline: What the image replaces.
-        batch_size: See ``deletion_curve``.
-
-    Raises:
-        TimmAbnError: See ``deletion_curve``.
+    Pixels are replaced by ``deletion_baseline``, and replace ``insertion_baseline``; all else is that of ``deletion``.
+    Column k is the probability after step k.
     """
-    walk = _prepare(model, images, maps, targets, steps, batch_size)
-    return (
-        walk.delete(make_baseline(deletion_baseline, model, images)),
-        walk.insert(make_baseline(insertion_baseline, model, images)),
-    )
+    ways = [(deletion_baseline, False), (insertion_baseline, True)]
+    deleted, inserted = _curves(model, images, maps, targets, steps, ways, batch_size)
+    return deleted, inserted
 
 
-def replaced_fractions(steps: int, size: tuple[int, ...]) -> torch.Tensor:
+def replaced_fractions(steps: int, size: Sequence[int]) -> torch.Tensor:
     """Return the fraction of pixels that are replaced after each step, from 0 to 1, shape (steps + 1,), float64.
 
     Args:
@@ -203,59 +117,37 @@ def area_under_curve(curves: torch.Tensor, fractions: torch.Tensor) -> torch.Ten
     return torch.trapezoid(curves, fractions.to(curves), dim=1)
 
 
-class _Walk(NamedTuple):
-    """A way from an image to a baseline, or back, in the order of a map."""
-
-    model: Any
-    images: torch.Tensor
-    ranks: torch.Tensor
-    finite: torch.Tensor
-    targets: torch.Tensor
-    whole: torch.Tensor  # scores of whole images, where deletion begins and insertion ends
-    counts: list[int]
-    batch_size: int
-
-    def delete(self, baseline: torch.Tensor) -> torch.Tensor:
-        scores = self._scores(self.images, baseline, self.counts[1:])
-        return self._only_finite(torch.cat([self.whole[:, None], scores], dim=1))
-
-    def insert(self, baseline: torch.Tensor) -> torch.Tensor:
-        scores = self._scores(baseline, self.images, self.counts[:-1])
-        return self._only_finite(torch.cat([scores, self.whole[:, None]], dim=1))
-
-    def _scores(self, start: torch.Tensor, end: torch.Tensor, counts: list[int]) -> torch.Tensor:
-        return scores_of_replaced(self.model, start, end, self.ranks, counts, self.targets, self.batch_size)
-
-    def _only_finite(self, curves: torch.Tensor) -> torch.Tensor:
-        return curves.masked_fill(~self.finite[:, None], float('nan'))
-
-
-def _prepare(
-    model: Any,
+def _curves(
+    model: nn.Module,
     images: torch.Tensor,
     maps: torch.Tensor,
     targets: Targets | None,
     steps: int,
+    ways: Sequence[tuple[Baseline, bool]],
     batch_size: int,
-) -> _Walk:
+) -> list[torch.Tensor]:
+    """Return the scores on each way from an image to a baseline, or back (True), in the order of its map."""
     check_evaluation_mode(model)
     check_images(images)
     check_maps(maps, len(images))
     check_positive('steps', steps)
     check_positive('batch_size', batch_size)
     maps = maps.detach().to(images.device)
-    height, width = images.shape[2:]
     targets, whole = resolve_targets(predict(model, images, batch_size), targets)
-    return _Walk(
-        model=model,
-        images=images,
-        ranks=pixel_ranks(maps, (height, width)),
-        finite=maps.flatten(1).isfinite().all(dim=1),
-        targets=targets,
-        whole=whole,
-        counts=_counts(steps, height * width),
-        batch_size=batch_size,
-    )
+    ranks, counts = pixel_ranks(maps, images.shape[2:]), _counts(steps, images[0, 0].numel())
+    finite = maps.flatten(1).isfinite().all(dim=1, keepdim=True)
+    curves = []
+    for baseline, is_inserted in ways:
+        replacements = make_baseline(baseline, model, images)
+        # the whole image, where deletion begins and insertion ends, is known
+        if is_inserted:
+            scores = scores_of_replaced(model, replacements, images, ranks, counts[:-1], targets, batch_size)
+            curve = torch.cat([scores, whole[:, None]], dim=1)
+        else:
+            scores = scores_of_replaced(model, images, replacements, ranks, counts[1:], targets, batch_size)
+            curve = torch.cat([whole[:, None], scores], dim=1)
+        curves.append(curve.masked_fill(~finite, float('nan')))
+    return curves
 
 
 def _counts(steps: int, pixels: int) -> list[int]:

@@ -10,16 +10,7 @@ from ...errors import TimmAbnError
 from ...maps.operations import upsample_maps
 from .checks import check_masks, usable_maps
 
-__all__ = ['chance_corrected_energy', 'energy', 'iou', 'pointing_game', 'pointing_tolerance']
-
-
-def pointing_tolerance(size: tuple[int, ...]) -> float:
-    """Return the tolerance of the pointing game in pixels: Zhang's 15 at 224, ``15 * min(H, W) / 224`` elsewhere.
-
-    Args:
-        size: Height and width of the masks.
-    """
-    return 15 * min(size) / 224
+__all__ = ['chance_corrected_energy', 'energy', 'iou', 'pointing_game']
 
 
 def pointing_game(maps: torch.Tensor, masks: torch.Tensor, tolerance: float = 0) -> torch.Tensor:
@@ -34,7 +25,7 @@ def pointing_game(maps: torch.Tensor, masks: torch.Tensor, tolerance: float = 0)
     Args:
         maps: Shape (B, 1, h, w).
         masks: Shape (B, 1, H, W), bool.
-        tolerance: Largest Euclidean distance of the maximum to the mask in pixels (see ``pointing_tolerance``).
+        tolerance: Largest Euclidean distance of the maximum to the mask in pixels; Zhang's is 15 at a size of 224.
 
     Raises:
         TimmAbnError: An argument has the wrong shape or type, or the tolerance is negative.
@@ -122,8 +113,7 @@ def _aligned(maps: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, tor
     """Return maps and masks as rows of pixels, and which of them can be compared."""
     check_masks(maps, masks)
     masks = masks.to(maps.device)
-    height, width = masks.shape[2:]
-    pixels = upsample_maps(maps.detach(), (height, width)).flatten(1)
+    pixels = upsample_maps(maps.detach(), masks.shape[2:]).flatten(1)
     inside = masks.flatten(1)
     return pixels, inside, usable_maps(maps) & inside.any(dim=1)
 

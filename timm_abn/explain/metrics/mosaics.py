@@ -5,9 +5,10 @@ No masks are needed, only images that a model classifies with confidence, so tha
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
+import torch.nn as nn
 
 from ...errors import TimmAbnError
 from ...maps.operations import upsample_maps
@@ -33,7 +34,7 @@ class Mosaics(NamedTuple):
 
 
 def make_mosaics(
-    model: Any,
+    model: nn.Module,
     images: torch.Tensor,
     labels: torch.Tensor,
     cells: int = 3,
@@ -102,13 +103,7 @@ def _draw(
 
 
 def explain_mosaics(explainer: Explainer, mosaics: Mosaics, batch_size: int = 64) -> torch.Tensor:
-    """Return the map of each cell's class over the whole mosaic, shape (M, n * n, h, w).
-
-    Args:
-        explainer: Makes maps (B, 1, h, w) of images and targets.
-        mosaics: What ``make_mosaics`` returned.
-        batch_size: How many mosaics the explainer is given at once.
-    """
+    """Return the map of each cell's class over the whole mosaic, shape (M, n * n, h, w)."""
     check_positive('batch_size', batch_size)
     num_cells = mosaics.classes.shape[1]
     targets = mosaics.classes.flatten()

@@ -1,9 +1,9 @@
 """What a model says of images, batch by batch: probabilities, and the classes that are explained."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
+import torch.nn as nn
 
 from ...errors import TimmAbnError
 from ...maps.explanation import Explanation
@@ -14,25 +14,15 @@ Explainer = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # (images, tar
 Targets = torch.Tensor | Sequence[int]
 
 
-def probability_function(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return what turns the logits of a model into probabilities: sigmoids of a multi-task ABN, else the softmax.
-
-    Args:
-        model: Any classifier; an ABN knows how its explanations read.
-    """
+def probability_function(model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return what turns the logits of a model into probabilities: sigmoids of a multi-task ABN, else the softmax."""
     branch = getattr(model, 'attention_branch', None)
     return getattr(branch, 'explanation_class', Explanation).probabilities_of
 
 
 @torch.no_grad()
-def predict(model: Any, images: torch.Tensor, batch_size: int) -> torch.Tensor:
-    """Return the probabilities of classes, or of tasks, shape (B, K).
-
-    Args:
-        model: A classifier, in evaluation mode.
-        images: Normalised images, shape (B, C, H, W).
-        batch_size: How many images pass the model at once.
-    """
+def predict(model: nn.Module, images: torch.Tensor, batch_size: int) -> torch.Tensor:
+    """Return the probabilities of classes, or of tasks, shape (B, K), which a model in evaluation mode predicts."""
     probabilities_of = probability_function(model)
     return torch.cat([probabilities_of(model(batch)) for batch in images.split(batch_size)])
 
@@ -45,10 +35,7 @@ def resolve_targets(
 
     Args:
         probabilities: Of whole images, shape (B, K).
-        targets: A class or task for each image; by default the most probable.
-
-    Raises:
-        TimmAbnError: Targets are not one for each image, or not numbers of classes.
+        targets: A class or task for each image; by default the most probable. Others are refused by a TimmAbnError.
     """
     batch_size, classes = probabilities.shape
     if targets is None:

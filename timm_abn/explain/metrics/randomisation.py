@@ -7,7 +7,6 @@ predicted are compared with those of the trained network. A map that stays simil
 
 import copy
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 import torch.nn as nn
@@ -22,7 +21,7 @@ __all__ = ['cascading_randomisation', 'randomised_models']
 def cascading_randomisation(
     model: nn.Module,
     images: torch.Tensor,
-    explainer_factory: Callable[[Any], Explainer],
+    explainer_factory: Callable[[nn.Module], Explainer],
     targets: Targets | None = None,
     similarity: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = rank_correlation,
     seed: int = 0,
@@ -38,9 +37,6 @@ def cascading_randomisation(
         similarity: Of the trained network's maps and those of the other, each (B, 1, h, w), to (B,).
         seed: Of the weights.
         batch_size: How many images pass the model, or are given to an explainer, at once.
-
-    Raises:
-        TimmAbnError: The model is in training mode, or an argument has no meaning or the wrong shape.
     """
     check_evaluation_mode(model)
     check_images(images)

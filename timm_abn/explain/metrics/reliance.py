@@ -153,18 +153,10 @@ def replacement_effects(
 ) -> tuple[dict[str, ReplacementEffects], torch.Tensor | None]:
     """Return, for each replacement, what an ABN's prediction loses image by image: ``reliance`` before the means.
 
-    Args:
-        model: See ``reliance``.
-        images: Normalised images, shape (B, C, H, W).
-        labels: See ``reliance``.
-        batch_size: See ``reliance``.
-        seed: See ``reliance``.
+    Arguments and errors are those of ``reliance``.
 
     Returns:
         The effects, and the accuracy of each image with its own map, shape (B,), which is None without labels.
-
-    Raises:
-        TimmAbnError: See ``reliance``.
     """
     if getattr(model, 'attention_branch', None) is None or not model.num_classes:
         raise TimmAbnError('reliance() needs an Attention Branch Network with its branch and a classifier.')

@@ -5,10 +5,10 @@ rank < n, written into a buffer that all batches share: beside the forward pass 
 (``python scripts/benchmark_metrics.py``).
 """
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import torch
+import torch.nn as nn
 
 from ...maps.operations import upsample_maps
 from .predictions import probability_function
@@ -17,30 +17,21 @@ __all__ = ['pixel_ranks', 'rank_places', 'scores_of_replaced']
 
 
 def rank_places(values: torch.Tensor) -> torch.Tensor:
-    """Return the place of each value in falling order, from 0; equal values follow each other in their own order.
-
-    Args:
-        values: Shape (B, N).
-    """
+    """Return the place of each of the values (B, N) in falling order, from 0; equal ones keep their own order."""
     order = values.argsort(dim=1, descending=True, stable=True)
     places = torch.arange(values.shape[1], dtype=torch.int32, device=values.device)
     return torch.empty_like(order, dtype=torch.int32).scatter_(1, order, places.expand_as(order))
 
 
-def pixel_ranks(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Return the place of each pixel in falling order of a map, shape (B, 1, H, W), int32.
-
-    Args:
-        maps: Shape (B, 1, h, w), upsampled bilinearly.
-        size: Height and width of the images.
-    """
-    height, width = size
-    return rank_places(upsample_maps(maps, (height, width)).flatten(1)).view(-1, 1, height, width)
+def pixel_ranks(maps: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Return the place of each pixel in falling order of a map, (B, 1, h, w) upsampled bilinearly to (B, 1, H, W)."""
+    pixels = upsample_maps(maps, size)
+    return rank_places(pixels.flatten(1)).view_as(pixels)
 
 
 @torch.no_grad()
 def scores_of_replaced(
-    model: Any,
+    model: nn.Module,
     images: torch.Tensor,
     replacements: torch.Tensor,
     ranks: torch.Tensor,
@@ -50,14 +41,8 @@ def scores_of_replaced(
 ) -> torch.Tensor:
     """Return the probabilities of the targets for images of which some pixels are replaced, shape (B, len(counts)).
 
-    Args:
-        model: A classifier, in evaluation mode.
-        images: Normalised images, shape (B, C, H, W).
-        replacements: Where replaced pixels come from, in the same shape.
-        ranks: Shape (B, 1, H, W); pixels of a rank below the count are replaced.
-        counts: How many.
-        targets: Classes or tasks, shape (B,).
-        batch_size: How many images pass the model at once, whichever image they were made from.
+    Pixels of an image (B, C, H, W) whose rank (B, 1, H, W) is below the count come from ``replacements``, of its
+    shape. ``batch_size`` images pass the model at once, whichever image they were made from.
     """
     probabilities_of = probability_function(model)
     total = len(images) * len(counts)
@@ -85,10 +70,7 @@ def scores_of_replaced(
 def _pieces(start: int, stop: int, num_counts: int) -> Iterator[tuple[int, slice, slice]]:
     """Yield what a batch holds of each image: its index, a slice of the counts, and their rows in the batch.
 
-    Args:
-        start: Number of the first row of the batch among the rows of all images, ``num_counts`` per image.
-        stop: Number of the row after the last.
-        num_counts: How many rows an image has.
+    The batch holds the rows from ``start`` to before ``stop`` of those of all images, ``num_counts`` per image.
     """
     for index in range(start // num_counts, (stop - 1) // num_counts + 1):
         before = index * num_counts
