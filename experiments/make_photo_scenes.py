@@ -2,7 +2,7 @@
 
 Example:
     sudo apt-get install tuxpaint-stamps-default mate-backgrounds plasma-workspace-wallpapers lomiri-wallpapers
-    python scripts/make_photo_scenes.py --out data/photo_scenes
+    python experiments/make_photo_scenes.py --out data/photo_scenes
 
 A scene shows one or two of some 300 photographed animals, fruits, flowers, vehicles, tools and instruments, cut out
 along their outline, on a part of one of some 50 wallpapers, most of them photos. The things are from the package
@@ -21,6 +21,7 @@ from pathlib import Path
 
 from huggingface_hub.utils import tqdm
 from PIL import Image
+from results import run
 
 from timm_abn.console.argument_types import positive, whole
 from timm_abn.data.images import read_image
@@ -36,22 +37,18 @@ SECOND = 0.3  # how often there are two things
 QUALITY = 92
 
 
-def main() -> int:
-    """Make the folder; returns the exit code."""
-    args = parse_args()
-    try:
-        stamps, backgrounds = find_stamps(args.stamps), find_backgrounds(args.backgrounds)
-        check_new_folder(args.out)
-        places = [reduced(read_image(path)) for path in tqdm(backgrounds, desc='wallpapers')]
-    except (OSError, TimmAbnError) as error:
-        print(f'{Path(__file__).name}: error: {error}', file=sys.stderr)
-        return 2
+def main(args: argparse.Namespace) -> None:
+    """Make the folder."""
+    stamps, backgrounds = find_stamps(args.stamps), find_backgrounds(args.backgrounds)
+    check_new_folder(args.out)
+    places = [read_image(path) for path in tqdm(backgrounds, desc='wallpapers')]
+    for place in places:
+        place.thumbnail((MOST_SIDE, MOST_SIDE))
     with staged_folder(args.out) as folder:
         for index in tqdm(range(args.number), desc='scenes'):
             drawn = random.Random(f'{args.seed} {index}')
             scene(drawn, stamps, places, args.size).save(folder / f'{index:05}.jpg', quality=QUALITY)
     print(f'{args.number} scenes of {len(stamps)} things on {len(places)} wallpapers are in {args.out}')
-    return 0
 
 
 def find_stamps(folder: Path) -> list[Path]:
@@ -79,11 +76,6 @@ def find_backgrounds(folders: Sequence[Path]) -> list[Path]:
             'plasma-workspace-wallpapers lomiri-wallpapers'
         )
     return [largest[picture] for picture in sorted(largest)]
-
-
-def reduced(image: Image.Image) -> Image.Image:
-    image.thumbnail((MOST_SIDE, MOST_SIDE))
-    return image
 
 
 def scene(drawn: random.Random, stamps: Sequence[Path], places: Sequence[Image.Image], size: int) -> Image.Image:
@@ -125,4 +117,4 @@ def parse_args() -> argparse.Namespace:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run(main, parse_args()))
