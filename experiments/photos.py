@@ -101,15 +101,14 @@ def draw_comparisons(
     class_names: Sequence[str],
     titles: Sequence[str],
     cfg: Mapping[str, Any],
-    columns: int = 2,
 ) -> Image.Image:
-    """Return a sheet of photos in columns, each with the maps of all methods, and their scores."""
+    """Return a sheet of photos in two columns, each with the maps of all methods, and their scores."""
     panels = [
         draw_sheet(input_picture(image, cfg['mean'], cfg['std']), comparison, class_names, title)
         for image, comparison, title in zip(images, comparisons, titles, strict=True)
     ]
     height = max(panel.height for panel in panels)
-    sheet = Image.new('RGB', (columns * panels[0].width, -(-len(panels) // columns) * height), 'white')
+    sheet = Image.new('RGB', (2 * panels[0].width, -(-len(panels) // 2) * height), 'white')
     for index, panel in enumerate(panels):
-        sheet.paste(panel, (index % columns * panel.width, index // columns * height))
+        sheet.paste(panel, (index % 2 * panel.width, index // 2 * height))
     return sheet

@@ -14,7 +14,7 @@ always the same. The weights are those of photos.py. Compared are
 Deletion (low is good) and insertion are of the attention map, of plain of Grad-CAM at the cut and at the last stage;
 intervals come from drawing photos, each with all of its seeds, and ± is the deviation of the seeds; a second table has
 the differences of attached to the two on the same photos. All scores have a file for each seed and network: stopped and
-started again, the script goes on with those that have none. A sheet shows four held-out defective cells.
+started again, the script goes on with those that have none.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from typing import Any
 import torch
 import torch.nn as nn
 from huggingface_hub.utils import tqdm
-from photos import MODEL, draw_comparisons, explainers_of, load_model, package_folder, see
+from photos import MODEL, explainers_of, load_model, package_folder, see
 from results import Row, Table, as_rows, difference, interval, once, run, spread, where, write
 from timm.data import create_transform
 from timm.utils import random_seed
@@ -37,11 +37,9 @@ from torch.utils.data import DataLoader
 
 from timm_abn.console.argument_types import positive, whole
 from timm_abn.data.photos import Photos, PhotosDataset
-from timm_abn.explain.comparison import compare_methods
 from timm_abn.explain.methods import Explainer, create_explainer
 from timm_abn.explain.metrics import deletion, insertion
 from timm_abn.models.attaching import attach
-from timm_abn.models.loading import load_classifier
 from timm_abn.staging import check_output_folder, staged_files
 from timm_abn.training.attaching import AttachSettings, train_attached
 
@@ -50,7 +48,6 @@ CLASSES = ('functional', 'defective')
 OF_PLAIN = ('Grad-CAM at the cut', 'Grad-CAM at the last stage')
 NUMBERS = ('minutes', 'accuracy', 'auc', 'precision')  # of a seed
 MEASURES = dict(deletion=deletion, insertion=insertion)  # of a photo
-SHOWN = 4  # cells of the sheet
 
 Photo = tuple[Path, int]
 
@@ -118,22 +115,15 @@ def score_plain(seed: int, training: Sequence[Photo], held_out: Sequence[Photo],
 def score_attached(
     seed: int, training: Sequence[Photo], held_out: Sequence[Photo], args: argparse.Namespace
 ) -> list[Row]:
-    """Attach a map to plain as ``timm-abn attach`` does, draw it beside Grad-CAM, and return its rows."""
+    """Attach a map to plain as ``timm-abn attach`` does, and return its rows."""
     torch.manual_seed(seed)
     attached = attach(MODEL, checkpoint_of(seed, args))
     settings = AttachSettings(args.epochs, args.batch_size, seed=seed)
-    photos = Photos(list(training), list(held_out[:SHOWN]), list(CLASSES))  # scored once, at the end
+    photos = Photos(list(training), list(held_out[:4]), list(CLASSES))  # scored once, at the end
     start = time.process_time()
     train_attached(attached, photos, settings, args.out / f'seed-{seed}', torch.device(args.device), CLASSES)
     minutes = round((time.process_time() - start) / 60, 2)
     explainer = create_explainer('attention', attached.model.eval())
-    plain: Any = load_classifier(MODEL, checkpoint=checkpoint_of(seed, args)).to(args.device)
-    cells = see(plain, [path for path, label in held_out if label][:SHOWN]).to(args.device)
-    comparisons = compare_methods(plain, cells, {'attached': explainer, **explainers_of(OF_PLAIN, plain)})
-    titles = ['a defective cell'] * len(cells)
-    sheet = draw_comparisons(cells.cpu(), comparisons, CLASSES, titles, plain.pretrained_cfg, columns=1)
-    with staged_files(args.out) as folder:
-        sheet.save(folder / f'cells-seed-{seed}.png', optimize=True)
     return scores_of(attached.model, explainer, held_out, args, map='attention', minutes=minutes)
 
 

@@ -23,16 +23,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from huggingface_hub.utils import tqdm
-from PIL import Image
+from photos import see
 from results import Row, Table, deviation, difference, interval, mean, means, run, where, write
+from train_multi_attribute import load_segmentation
 
 import timm_abn
 from timm_abn.console.argument_types import positive
 from timm_abn.data.celeba import CelebA
-from timm_abn.data.images import Preprocessing, image_errors, read_image
 from timm_abn.errors import TimmAbnError
 from timm_abn.explain.methods import create_explainer
 from timm_abn.explain.metrics import chance_corrected_energy, deletion, energy, iou, pointing_game
@@ -87,21 +86,9 @@ def read_objects(model: Any, data_dir: Path, limit: int) -> Objects:
     if maps != len(data.attributes):
         raise TimmAbnError(f'the scenes have {len(data.attributes)} attributes, the network has {maps} maps.')
     names = data.images[:limit]
-    preprocessing = Preprocessing(model)
-    images = torch.stack([preprocessing(read_image(data_dir / 'img_align_celeba' / name))[0] for name in names])
-    masks = torch.stack([read_mask(data_dir / 'segmentation' / name, images.shape[2:]) for name in names])
+    images = see(model, [data_dir / 'img_align_celeba' / name for name in names])
     scene, task = data.targets[:limit].nonzero(as_tuple=True)
-    return Objects(images, masks, names, data.attributes, scene, task)
-
-
-def read_mask(path: Path, size: Sequence[int]) -> torch.Tensor:
-    """Return what each pixel of a scene shows, shape (H, W)."""
-    with image_errors(path), Image.open(path) as file:
-        mask = torch.from_numpy(np.array(file.convert('L')))
-    if list(mask.shape) != list(size):
-        found, right = (' x '.join(map(str, shape)) for shape in (mask.shape, size))
-        raise TimmAbnError(f'masks of the scenes must have {right} pixels, {path} has {found}.')
-    return mask
+    return Objects(images, load_segmentation(data_dir, limit), names, data.attributes, scene, task)
 
 
 def score(run_name: str, model: Any, objects: Objects, args: argparse.Namespace) -> list[Row]:

@@ -98,10 +98,10 @@ def load(data_dir: Path, split: str) -> tuple[TensorDataset, list[str]]:
     return TensorDataset(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), dataset.targets), dataset.attributes
 
 
-def load_segmentation(data_dir: Path) -> torch.Tensor:
+def load_segmentation(data_dir: Path, limit: int | None = None) -> torch.Tensor:
     """Return what each pixel of the test scenes shows, (N, 64, 64): t + 1 for attribute t, 0 for background."""
     scenes = []
-    for name in CelebA(str(data_dir), 'test').images:
+    for name in CelebA(str(data_dir), 'test').images[:limit]:
         path = data_dir / 'segmentation' / name
         try:
             with image_errors(path), Image.open(path) as file:

@@ -1,12 +1,17 @@
-"""Write MODEL_CARDS.md: facts from the models themselves, results from timm_abn/publish/results.yaml.
+"""Write MODEL_CARDS.md, of facts from the models and results from timm_abn/publish/results.yaml, and model_facts.json.
+
+The latter is what `timm-abn list` says, which has no time to build the models.
 
 Example:
-    python scripts/make_model_cards.py
+    python scripts/docs/make_model_cards.py
 """
 
+import json
 from pathlib import Path
+from typing import Any
 
 import timm
+from huggingface_hub.utils import tqdm
 from timm.models import get_pretrained_cfg
 
 import timm_abn  # noqa: F401  registers the models
@@ -14,8 +19,10 @@ from timm_abn.console.table import markdown_table
 from timm_abn.publish.model_card import CITATION, LIMITS, usage
 from timm_abn.publish.model_facts import model_facts
 from timm_abn.publish.results import COMPARISONS, MEASURED_RESULTS, REPORTED_RESULTS, Comparison
+from timm_abn.staging import staged_files
 
-TARGET = Path(__file__).resolve().parents[1] / 'MODEL_CARDS.md'
+ROOT = Path(__file__).resolve().parents[2]
+CARDS, FACTS = ROOT / 'MODEL_CARDS.md', ROOT / 'timm_abn' / 'publish' / 'model_facts.json'
 
 # heading -> modules whose models stand under it
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -29,7 +36,7 @@ EXAMPLE = 'abn_resnet20_cifar.fashion_mnist'
 HEAD = """\
 # Model cards
 
-*Written by `python scripts/make_model_cards.py`; change that script, or `timm_abn/publish/results.yaml`, instead.*
+*Written by `python scripts/docs/make_model_cards.py`; change that script, or `timm_abn/publish/results.yaml`, instead.*
 
 Results are of two kinds, never mixed: **measured** with this code and the weights named, by the command given; and
 **reported**, by the paper (Fukui et al., CVPR 2019) or in the
@@ -138,11 +145,7 @@ def make_comparison(comparison: Comparison) -> str:
 
 
 def make_row(name: str) -> tuple[str, ...]:
-    """Return the cells of a model's row.
-
-    Args:
-        name: Name of a registered model.
-    """
+    """Return the cells of a model's row."""
     facts = model_facts(name)
     if facts.backbone and (facts.attention_map, facts.mechanism) != ('sigmoid', 'residual'):
         raise ValueError(f'{name} has another map or mechanism than the text says of all.')
@@ -159,5 +162,35 @@ def make_row(name: str) -> tuple[str, ...]:
     )
 
 
+def make_model_facts() -> str:
+    """Return the text of model_facts.json, one line per model."""
+    names = timm.list_models(module='abn_models')
+    lines = [f'"{name}": {json.dumps(listed_facts(name))}' for name in tqdm(names, unit='model')]
+    return '{\n' + ',\n'.join(lines) + '\n}\n'
+
+
+def listed_facts(name: str) -> dict[str, Any]:
+    """Return what is listed of a model, as JSON knows it."""
+    facts = model_facts(name)
+    return dict(
+        backbone=facts.backbone,
+        split=facts.split,
+        attention_stage=facts.attention_stage,
+        gate=facts.gate,
+        input_size=list(facts.input_size),
+        num_params=facts.num_params,
+        num_macs=facts.num_macs,
+        weights=[pretrained.partition('.')[2] for pretrained in timm.list_pretrained(f'{name}.*')],
+        # of the paper itself, of the model as it is by default
+        reported_errors=[
+            [result.dataset, result.percent]
+            for result in REPORTED_RESULTS.get(name, ())
+            if result.source.startswith('paper') and result.metric == 'top-1 error' and not result.variant
+        ],
+    )
+
+
 if __name__ == '__main__':
-    TARGET.write_text(make_model_cards(), encoding='utf-8')
+    for file, content in ((CARDS, make_model_cards()), (FACTS, make_model_facts())):
+        with staged_files(file.parent) as staging:
+            (staging / file.name).write_text(content, encoding='utf-8')

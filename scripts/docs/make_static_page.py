@@ -5,7 +5,7 @@ Example:
     python -m http.server --directory site
 
     timm-abn export onnx --model abn --checkpoint model_best.pth.tar --out birds.onnx
-    python scripts/make_static_page.py --onnx birds.onnx --samples birds/ --out page
+    python scripts/docs/make_static_page.py --onnx birds.onnx --samples birds/ --out page
 
 The network is a file of ``timm-abn export onnx``, whose metadata say how images are prepared and what the classes are
 called; without --onnx, the packaged network of ``make demo``. It runs by onnxruntime-web, which npm fetches (nothing of
@@ -29,7 +29,7 @@ from timm_abn.export.packages import check_onnx_packages
 from timm_abn.maps.colormaps import colormap_table
 from timm_abn.staging import check_new_folder, staged_folder
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / 'docs' / 'static_page'
 PACKAGED = 'abn_resnet20_cifar.fashion_mnist_faithful'
 RUNTIME = 'onnxruntime-web@1.30.0'
@@ -76,12 +76,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def copy_samples(sources: Sequence[Source], folder: Path) -> list[str]:
-    """Copy images, and return their paths within the folder.
-
-    Args:
-        sources: The images.
-        folder: Where to.
-    """
+    """Copy images, and return their paths within the folder."""
     names = [f'{source.name.as_posix()}{source.path.suffix}' for source in sources]
     for source, name in zip(sources, names):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -90,12 +85,7 @@ def copy_samples(sources: Sequence[Source], folder: Path) -> list[str]:
 
 
 def write_network(source: Any, file: Path) -> None:
-    """Copy an exported network, or export the packaged one.
-
-    Args:
-        source: An ONNX file; None for the packaged network.
-        file: Where to.
-    """
+    """Copy an exported network, or export the packaged one if there is none."""
     if source is not None:
         shutil.copy(source, file)
         return
@@ -104,14 +94,7 @@ def write_network(source: Any, file: Path) -> None:
 
 
 def page_config(file: Path) -> dict[str, Any]:
-    """Return what the page must know of an exported network.
-
-    Args:
-        file: What ``timm-abn export onnx`` wrote.
-
-    Raises:
-        TimmAbnError: It is another file, or images are prepared in a way that the page cannot.
-    """
+    """Return what the page must know of an exported network."""
     import onnx
 
     try:
@@ -134,14 +117,7 @@ def page_config(file: Path) -> dict[str, Any]:
 
 
 def check_preparation(config: dict[str, Any]) -> None:
-    """Check that the page can prepare images as a network wants them.
-
-    Args:
-        config: See ``page_config``.
-
-    Raises:
-        TimmAbnError: It cannot.
-    """
+    """Check that the page can prepare images as a network wants them."""
     _, height, width = config['input_size']
     if config['interpolation'] not in INTERPOLATIONS:
         raise TimmAbnError(
@@ -156,14 +132,7 @@ def check_preparation(config: dict[str, Any]) -> None:
 
 
 def fetch_runtime(folder: Path) -> None:
-    """Let npm fetch onnxruntime-web, and keep the files that the page loads.
-
-    Args:
-        folder: A new one, for the files.
-
-    Raises:
-        TimmAbnError: There is no npm, or it could not.
-    """
+    """Let npm fetch onnxruntime-web, and keep the files that the page loads."""
     npm = shutil.which('npm')
     if npm is None:
         raise TimmAbnError('npm, which fetches onnxruntime-web, is not there: install Node.js.')

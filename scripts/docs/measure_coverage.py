@@ -5,9 +5,9 @@ The table has one row per name: where it is cut, its gate, the layout of its fea
 there is none. Without names and --sample it goes to docs/coverage.csv, and its summary to the README.
 
 examples:
-  python scripts/measure_coverage.py --processes 2 --resume coverage.partial.csv
-  python scripts/measure_coverage.py resnet50 vit_base_patch16_dinov3 --csv outputs/coverage.csv
-  python scripts/measure_coverage.py --sample 50 --csv outputs/coverage.csv
+  python scripts/docs/measure_coverage.py --processes 2 --resume coverage.partial.csv
+  python scripts/docs/measure_coverage.py resnet50 vit_base_patch16_dinov3 --csv outputs/coverage.csv
+  python scripts/docs/measure_coverage.py --sample 50 --csv outputs/coverage.csv
 """
 
 import argparse
@@ -34,7 +34,7 @@ from timm_abn.console.argument_types import positive, whole
 from timm_abn.errors import TimmAbnError, one_line
 from timm_abn.staging import staged_files
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TABLE = ROOT / 'docs' / 'coverage.csv'
 README = ROOT / 'README.md'
 BEGIN, END = '<!-- coverage -->', '<!-- end of coverage -->'
@@ -64,11 +64,7 @@ def family_of(name: str) -> str:
 
 
 def measure(name: str) -> dict[str, str]:
-    """Return the row of a name.
-
-    Args:
-        name: Name of one of timm's models.
-    """
+    """Return the row of a name."""
     row = dict.fromkeys(COLUMNS, '') | dict(name=name, family=family_of(name))
     try:
         with warnings.catch_warnings():
@@ -92,11 +88,7 @@ def measure(name: str) -> dict[str, str]:
 
 
 def summary(rows: list[dict[str, str]]) -> str:
-    """Return the sentence that says how many names, and families, there are in a table, and how many work.
-
-    Args:
-        rows: Rows of all names.
-    """
+    """Return the sentence that says how many names, and families, there are in a table, and how many work."""
     working = [row for row in rows if row['works'] == 'yes']
     names = f'{len(working):,} of {len(rows):,} names'
     families = f'{count_families(working)} of {count_families(rows)} families'
@@ -109,15 +101,7 @@ def count_families(rows: list[dict[str, str]]) -> int:
 
 
 def with_summary(text: str, sentence: str) -> str:
-    """Return the text of the README with a sentence in the place of that between its marks.
-
-    Args:
-        text: The text.
-        sentence: The sentence.
-
-    Raises:
-        TimmAbnError: It has not one place for it.
-    """
+    """Return the text of the README with a sentence in the place of that between its marks."""
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not end:
@@ -126,22 +110,13 @@ def with_summary(text: str, sentence: str) -> str:
 
 
 def read_table(file: Path) -> list[dict[str, str]]:
-    """Return the rows of a table.
-
-    Args:
-        file: What ``write_table`` wrote.
-    """
+    """Return the rows of a table."""
     with file.open(newline='', encoding='utf-8') as table:
         return list(csv.DictReader(table))
 
 
 def write_table(file: Path, rows: list[dict[str, str]]) -> None:
-    """Write a table, all of it or none.
-
-    Args:
-        file: The file; its folder is made if it does not exist.
-        rows: Its rows.
-    """
+    """Write a table, all of it or none."""
     with staged_files(file.parent) as staging, (staging / file.name).open('w', newline='', encoding='utf-8') as table:
         writer = csv.DictWriter(table, COLUMNS, lineterminator='\n')
         writer.writeheader()
@@ -149,13 +124,7 @@ def write_table(file: Path, rows: list[dict[str, str]]) -> None:
 
 
 def measure_all(names: list[str], num_processes: int, journal: Path | None = None) -> list[dict[str, str]]:
-    """Return the rows of names, in their order.
-
-    Args:
-        names: Names of timm's models.
-        num_processes: How many processes share them.
-        journal: A file whose rows are taken as they are, and that each new one is added to.
-    """
+    """Return the rows of names, in their order; rows of a journal are taken as they are, and new ones added to it."""
     known = {row['name']: row for row in read_table(journal)} if journal and journal.exists() else {}
     left = [name for name in names if name not in known]
     with contextlib.ExitStack() as stack:
