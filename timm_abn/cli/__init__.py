@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from ..errors import TimmAbnError
 from ..version import __version__
-from . import app, attach, benchmark, compare, convert, edit, evaluate, explain, export, list_models, publish, tsne
+from . import app, attach, compare, convert, edit, evaluate, explain, export, list_models, publish, tsne
 from .errors import CommandError
 
 __all__ = ['CommandError', 'main']
@@ -20,7 +20,6 @@ __all__ = ['CommandError', 'main']
 COMMANDS = {
     'app': app,
     'attach': attach,
-    'benchmark': benchmark,
     'compare': compare,
     'convert': convert,
     'edit': edit,
