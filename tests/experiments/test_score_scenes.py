@@ -3,7 +3,6 @@
 import argparse
 import csv
 import json
-import sys
 
 import pytest
 import timm
@@ -29,7 +28,7 @@ OBJECTS = [(scene, task) for scene, boxes in enumerate(BOXES) for task in boxes]
 
 @pytest.fixture
 def script():
-    return load_script('score_scenes')
+    return load_script('experiments/score_scenes')
 
 
 @pytest.fixture
@@ -69,18 +68,13 @@ def runs(tmp_path):
 
 
 @pytest.fixture
-def run(script, scenes, tmp_path, monkeypatch):
-    def run(*arguments):
-        flags = ['--data-dir', scenes, '--out', tmp_path / 'out', '--steps', 4, *arguments]
-        monkeypatch.setattr(sys, 'argv', ['score_scenes.py', *map(str, flags)])
-        return script.main()
-
-    return run
+def score(run, script, scenes, tmp_path):
+    return lambda *arguments: run(script, '--data-dir', scenes, '--out', tmp_path / 'out', '--steps', 4, *arguments)
 
 
-def test_rows_are_scores_of_the_maps_of_the_tasks(run, runs, scenes, tmp_path, capfd):
-    assert run('--runs', *runs, '--deletion-scenes', 2) == 0
-    rows = list(csv.DictReader((tmp_path / 'out' / 'scenes.csv').open()))
+def test_rows_are_scores_of_the_maps_of_the_tasks(score, runs, scenes, tmp_path, capfd):
+    assert score('--runs', *runs, '--deletion-scenes', 2) == 0
+    rows = list(csv.DictReader((tmp_path / 'out' / 'scores.csv').open()))
     assert len(rows) == 2 * 4 * len(OBJECTS)
     for folder, network in runs.items():
         own = [row for row in rows if row['run'] == folder.as_posix() and row['method'] == 'attention']
@@ -116,30 +110,25 @@ def test_means_differences_and_deviations_by_hand(script):
         for run in ('a', 'b')
         for scene, value in zip(('x', 'y'), scores.get((run, method), (0.5, 0.5)))
     ]
-    found = script.summarise(rows)['IoU']
-    assert found['attention']['runs'] == {'a': 0.5, 'b': 1.0}
-    assert found['attention']['deviation'] == pytest.approx(0.125**0.5)
-    assert found['attention']['score']['mean'] == 0.75 and found['attention']['score']['number'] == 4
-    # scenes have values (0, 1) and (1, 1): drawing one of them twice gives the ends
-    assert (found['attention']['score']['low'], found['attention']['score']['high']) == (0.5, 1.0)
-    assert found['grad_cam']['score']['mean'] == pytest.approx(2 / 3) and found['grad_cam']['score']['number'] == 3
-    assert found['grad_cam']['difference']['mean'] == pytest.approx((1 + 0 - 1) / 3)  # of the three that both have
-    attributes = script.by_attribute(rows)['IoU']
-    assert {name: methods['attention']['mean'] for name, methods in attributes.items()} == {'x': 0.5, 'y': 1.0}
-    header, lines = script.attribute_table(script.by_attribute(rows))
+    _, lines = script.total_table(rows)
+    found = {method: line for metric, method, *line in lines if metric == 'IoU'}
+    # scenes have values (0, 1) and (1, 1): drawing one of them twice gives the ends; runs 0.5 and 1
+    assert found['attention'] == ['0.750 [0.500, 1.000]', f'{0.125**0.5:.3f}', '', '4']
+    assert found['grad_cam'][0].startswith('0.667 [') and found['grad_cam'][3] == '3'
+    assert found['grad_cam'][2].startswith(f'{(1 + 0 - 1) / 3:.3f} [')  # of the three that both have
+    header, lines = script.attribute_table(rows)
+    assert [line[2].partition(' ')[0] for line in lines if line[0] == 'IoU'] == ['0.500', '1.000', '0.750']
     assert lines[2] == ['pointing game', 'mean of attributes', '0.750', '0.750', '0.500', '0.500']
-    assert header == ['metric', 'attribute', *script.METHODS]
+    assert header == ('metric', 'attribute', *script.METHODS)
 
 
-def test_files_beside_the_rows(run, runs, tmp_path):
-    assert run('--runs', next(iter(runs)), '--limit', 2) == 0
-    summary = json.loads((tmp_path / 'out' / 'scenes.json').read_text())
-    assert set(summary) == {'versions', 'settings', 'scores', 'attributes'}
-    assert summary['scores']['IoU']['attention']['deviation'] is None  # of a single run
-    assert summary['scores']['IoU']['random']['score']['number'] == 3
-    lines = (tmp_path / 'out' / 'scenes.md').read_text().splitlines()
-    assert sum(line.startswith('|---|') for line in lines) == 2
-    assert '| IoU | random |' in '\n'.join(lines) and 'nan' not in '\n'.join(lines)
+def test_files_beside_the_rows(score, runs, tmp_path):
+    assert score('--runs', next(iter(runs)), '--limit', 2) == 0
+    assert set(json.loads((tmp_path / 'out' / 'settings.json').read_text())) == {'versions', 'settings'}
+    lines = (tmp_path / 'out' / 'table.md').read_text().splitlines()
+    assert sum(line.startswith('|---|') for line in lines) == 2 and 'nan' not in '\n'.join(lines)
+    (line,) = [line.split(' | ') for line in lines if line.startswith('| IoU | random |')]
+    assert line[3] == '-' and line[5] == '3 |'  # no deviation of a single run; three objects
 
 
 @pytest.mark.parametrize(
@@ -149,7 +138,7 @@ def test_files_beside_the_rows(run, runs, tmp_path):
         (lambda scenes, run: (scenes / 'segmentation' / '1.png').unlink(), '1.png cannot be read: No such file'),
         (
             lambda scenes, run: Image.new('L', (8, 64)).save(scenes / 'segmentation' / '1.png'),
-            'masks of the scenes must have 64 x 64 pixels',
+            '1.png must be grey, of 64x64 pixels, got (64, 8)',
         ),
         (
             lambda scenes, run: (scenes / 'list_attr_celeba.txt').write_text('3\nBag\n0.png 1\n1.png 1\n2.png 1\n'),
@@ -157,10 +146,9 @@ def test_files_beside_the_rows(run, runs, tmp_path):
         ),
     ],
 )
-def test_what_cannot_be_scored(run, runs, scenes, tmp_path, capfd, harm, message):
+def test_what_cannot_be_scored(run_and_read_error, script, runs, scenes, tmp_path, harm, message):
     folder = next(iter(runs))
     harm(scenes, folder)
-    assert run('--runs', folder) == 2
-    error = capfd.readouterr().err.splitlines()[-1]
-    assert error.startswith('score_scenes.py: error: ') and message in error
+    arguments = ['--data-dir', scenes, '--runs', folder, '--out', tmp_path / 'out']
+    assert message in run_and_read_error(script, *arguments)
     assert not (tmp_path / 'out').exists()

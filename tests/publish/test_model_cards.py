@@ -41,7 +41,9 @@ def test_what_can_be_used_comes_first():
 
 def test_comparisons_are_up_to_date():
     for comparison in COMPARISONS:
-        assert generator().make_comparison(comparison) in CARDS.read_text(), 'run python scripts/docs/make_model_cards.py'
+        assert generator().make_comparison(comparison) in CARDS.read_text(), (
+            'run python scripts/docs/make_model_cards.py'
+        )
         assert {len(row) for row in comparison.rows} == {len(comparison.header)}
 
 
