@@ -24,6 +24,7 @@ import functools
 import itertools
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,14 +104,6 @@ class Cell(NamedTuple):
 CELLS = [Cell(name, gate) for name, (gates, _) in BACKBONES.items() for gate in gates]
 
 
-class Data(NamedTuple):
-    """Images of bytes with targets."""
-
-    train: TensorDataset
-    held_out: TensorDataset
-    test: TensorDataset
-
-
 def main(args: argparse.Namespace) -> None:
     """Do the runs that are missing, every cell with the first seed before any with the second; write the table."""
     check_output_folder(args.out)
@@ -128,30 +121,31 @@ def main(args: argparse.Namespace) -> None:
     write(args, [(('backbone', 'gate', *COLUMNS), lines)], rows)
 
 
-def score(cell: Cell, seed: int, data: Data) -> list[Row]:
+def score(cell: Cell, seed: int, data: Sequence[TensorDataset]) -> list[Row]:
     """Train a network and return its scores."""
     print(f'{cell.backbone}, {cell.gate}, seed {seed}', flush=True)
     torch.manual_seed(seed)
     model = cell.create().to(memory_format=torch.channels_last)
     task = ClassificationTask(model, torch.nn.CrossEntropyLoss(), verbose=False)
-    fit(task, data.train, data.held_out, seed=seed, **FIT)
+    train, held_out, test = data
+    fit(task, train, held_out, seed=seed, **FIT)
     model.eval()
-    images, targets = data.test.tensors
+    images, targets = test.tensors
     walked = normalize(images[:IMAGES_WITH_WALKS])
     return score_predictions(model, normalize(images), targets) + score_maps(model, walked, ['attention'], STEPS)
 
 
-def read_fashion_mnist(data_dir: Path) -> Data:
-    """Return Fashion-MNIST, padded to 32x32."""
+def read_fashion_mnist(data_dir: Path) -> list[TensorDataset]:
+    """Return images of bytes with targets, padded to 32x32: to train on, held out, and to test on."""
     (images, targets), (test_images, test_targets) = (
         (torch.nn.functional.pad(items.data, (2, 2, 2, 2)).unsqueeze(1), items.targets)
         for items in (load_items(data_dir, train) for train in (True, False))
     )
-    return Data(
+    return [
         TensorDataset(images[:TRAINING_IMAGES], targets[:TRAINING_IMAGES]),
         TensorDataset(images[-HELD_OUT:], targets[-HELD_OUT:]),
         TensorDataset(test_images[:TEST_IMAGES], test_targets[:TEST_IMAGES]),
-    )
+    ]
 
 
 def parse_args() -> argparse.Namespace:

@@ -101,10 +101,7 @@ def photo(name: str) -> np.ndarray:
 
 
 def scene(
-    random: np.random.Generator,
-    backgrounds: list[np.ndarray],
-    pictures: np.ndarray,
-    labels: np.ndarray,
+    random: np.random.Generator, backgrounds: list[np.ndarray], pictures: np.ndarray, labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return an image (64, 64, 3) and its segmentation (64, 64)."""
     image = background(random, backgrounds[random.integers(len(backgrounds))])
@@ -139,9 +136,7 @@ def background(random: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
 
 
 def item(
-    random: np.random.Generator,
-    picture: np.ndarray,
-    size: tuple[int, int] = ITEM_SIZE,
+    random: np.random.Generator, picture: np.ndarray, size: tuple[int, int] = ITEM_SIZE
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return an item at random size with a random tint: colours (s, s, 3) in [0, 255] and opacity (s, s) in [0, 1]."""
     from scipy.ndimage import binary_fill_holes

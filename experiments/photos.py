@@ -64,9 +64,7 @@ def load_attached(checkpoint: Path, model: torch.nn.Module, images: torch.Tensor
     if attached.num_classes != model.num_classes or not torch.equal(
         predict(attached, images, 10), predict(model, images, 10)
     ):
-        raise TimmAbnError(
-            f'{checkpoint} does not predict what {MODEL} predicts: attach a branch that only explains it'
-        )
+        raise TimmAbnError(f'{checkpoint} does not predict what {MODEL} predicts: it must only explain it')
     return attached
 
 

@@ -25,14 +25,7 @@ from results import Row, difference, interval, run, where, write
 
 from timm_abn.console.argument_types import positive, whole, zero_or_more
 from timm_abn.explain.methods import Explainer
-from timm_abn.explain.metrics import (
-    deletion,
-    explain_mosaics,
-    grid_pointing_game,
-    insertion,
-    make_mosaics,
-    predict,
-)
+from timm_abn.explain.metrics import deletion, explain_mosaics, grid_pointing_game, insertion, make_mosaics, predict
 from timm_abn.staging import check_output_folder
 
 FIRST = next(iter(METHODS))
@@ -83,11 +76,7 @@ def grid_rows(
 
 
 def faithfulness_rows(
-    model: torch.nn.Module,
-    explainers: dict[str, Explainer],
-    images: torch.Tensor,
-    names: Sequence[str],
-    steps: int,
+    model: torch.nn.Module, explainers: dict[str, Explainer], images: torch.Tensor, names: Sequence[str], steps: int
 ) -> list[Row]:
     """Return deletion and insertion of each method and photo, for the classes that are predicted."""
     rows = []

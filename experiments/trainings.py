@@ -80,20 +80,12 @@ def train_all(args: argparse.Namespace, contestants: Sequence[Contestant]) -> No
 
 def _begin(args: argparse.Namespace, contestant: Contestant, seed: int) -> subprocess.Popen:
     folder = contestant.folder(args, seed)
-    flags = {
-        '--recipe': contestant.recipe,
-        '--model': contestant.model,
-        '--data-dir': args.data_dir,
-        '--epochs': args.epochs,
-        '--val-interval': args.epochs,
-        '--seed': seed,
-        '--output': args.out,
-        '--experiment': folder.name,
-        '--workers': 0,
-        **({'--timm-scripts': args.timm_scripts} if args.timm_scripts else {}),
-    }
-    words = [str(word) for flag in flags.items() for word in flag]
-    command = [sys.executable, str(ROOT / 'train_wrappers' / 'train.py'), *words, *contestant.flags]
+    script = ROOT / 'train_wrappers' / 'train.py'
+    words = ['--recipe', contestant.recipe, '--model', contestant.model, *contestant.flags, '--seed', seed]
+    words += ['--data-dir', args.data_dir, '--workers', 0, '--epochs', args.epochs, '--val-interval', args.epochs]
+    words += ['--output', args.out, '--experiment', folder.name]
+    words += ['--timm-scripts', args.timm_scripts] if args.timm_scripts else []
+    command = list(map(str, [sys.executable, script, *words]))
     # one thread each: two runs side by side use two cores better than one run with two threads
     with open(f'{folder}.log', 'w') as log:
         return subprocess.Popen(command, stdout=log, stderr=log, env=dict(os.environ, OMP_NUM_THREADS='1'))

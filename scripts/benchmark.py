@@ -242,9 +242,7 @@ def report(cases: Sequence[Case]) -> str:
 
 def measure_start(args: argparse.Namespace) -> str:
     """Measure import and construction, each in a process of its own."""
-    construct = (
-        'import torch, timm, timm_abn; torch.set_num_threads(1); timm.create_model("abn", backbone="test_resnet")'
-    )
+    construct = 'import timm, timm_abn; timm.create_model("abn", backbone="test_resnet")'
     codes = {'import timm': 'pass', 'import timm_abn': 'pass'}
     codes |= {f'timm.create_model("{name}")': construct for name in (args.model.removeprefix('abn_'), args.model)}
     seconds: dict[str, list[float]] = {code: [] for code in codes}
