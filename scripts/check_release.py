@@ -37,14 +37,7 @@ def main() -> int:
 
 
 def build(folder: Path) -> list[Path]:
-    """Build the sdist and, from that, the wheel.
-
-    Args:
-        folder: Where they go; what was there before is removed.
-
-    Returns:
-        The sdist and the wheel.
-    """
+    """Empty a folder, build the sdist there and, from that, the wheel, and return both."""
     shutil.rmtree(folder, ignore_errors=True)
     run(sys.executable, '-m', 'build', '--outdir', folder, ROOT)
     (sdist,), (wheel,) = folder.glob('*.tar.gz'), folder.glob('*.whl')
@@ -52,13 +45,7 @@ def build(folder: Path) -> list[Path]:
 
 
 def try_out(file: Path, sdist: Path, folder: Path) -> None:
-    """Install a file in a fresh environment, and run the demo of the sdist there, away from the repository.
-
-    Args:
-        file: The sdist or the wheel.
-        sdist: The sdist.
-        folder: An empty folder.
-    """
+    """Install a file in a fresh environment, and run the demo of the sdist there, away from the repository."""
     print(f'trying {file.name}', flush=True)
     environment = folder / 'environment'
     venv.create(environment, with_pip=True)
@@ -68,13 +55,7 @@ def try_out(file: Path, sdist: Path, folder: Path) -> None:
 
 
 def run_demo(python: Path, sdist: Path, folder: Path) -> Path:
-    """Run the demo of an sdist with the package that an environment holds, and return the picture that it leaves.
-
-    Args:
-        python: Interpreter of the environment.
-        sdist: The sdist.
-        folder: Where it is unpacked, and runs.
-    """
+    """Run the demo of an sdist with the package that an environment holds, and return the picture that it leaves."""
     with tarfile.open(sdist) as archive:
         script = next(name for name in archive.getnames() if name.endswith('/scripts/demo.py'))
         content = archive.extractfile(script)
@@ -88,15 +69,7 @@ def run_demo(python: Path, sdist: Path, folder: Path) -> Path:
 
 
 def run(*command: object, cwd: Path = ROOT) -> None:
-    """Run a command that sees neither this repository nor another one by PYTHONPATH.
-
-    Args:
-        *command: The program and its arguments.
-        cwd: Where it runs.
-
-    Raises:
-        subprocess.CalledProcessError: It failed.
-    """
+    """Run a command that sees neither this repository nor another one by PYTHONPATH."""
     environment = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
     subprocess.run([str(part) for part in command], cwd=cwd, env=environment, check=True)
 

@@ -11,7 +11,7 @@ FAST = ['convnext', 'crossvit', 'resnet', 'selecsls', 'vision_transformer', 'xce
 
 @pytest.fixture(scope='module')
 def script():
-    return load_script('measure_coverage')
+    return load_script('scripts/docs/measure_coverage')
 
 
 @pytest.fixture(scope='module')

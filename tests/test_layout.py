@@ -24,7 +24,6 @@ ROOMS = [
     'export',
     'publish',
     'training',
-    'benchmark',
     'app',
 ]
 # addresses from outside, which import what they stand for

@@ -99,7 +99,7 @@ def test_installed_command_explains_an_image(environment, tmp_path):
 @pytest.mark.nightly
 def test_demo_of_a_release(distributions, environment, tmp_path):
     """As ``make release`` runs it; the wheel was built from the sdist."""
-    release = load_script('check_release')
+    release = load_script('scripts/check_release')
     picture = release.run_demo(environment / 'python', distributions[1], tmp_path)
     assert picture.read_bytes().startswith(b'\x89PNG')
     with pytest.raises(subprocess.CalledProcessError):  # without the package

@@ -22,7 +22,7 @@ from .table import format_table
 
 __all__ = ['add_arguments', 'run', 'summarize']
 
-# written by scripts/make_model_facts.py: to build all models takes longer than anybody waits for a list
+# written by scripts/docs/make_model_cards.py: to build all models takes longer than anybody waits for a list
 FACTS = Path(__file__).parents[1] / 'timm_abn' / 'publish' / 'model_facts.json'
 
 

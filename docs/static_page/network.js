@@ -82,5 +82,5 @@ async function fetchFile(name) {
 }
 
 function missing(name) {
-  throw new Error(`there is no ${name} beside this page: scripts/make_static_page.py writes it.`);
+  throw new Error(`there is no ${name} beside this page: scripts/docs/make_static_page.py writes it.`);
 }

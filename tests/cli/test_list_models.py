@@ -32,12 +32,12 @@ QUICK = (
 
 
 def listed_facts(name):
-    return load_script('make_model_facts').listed_facts(name)
+    return load_script('scripts/docs/make_model_cards').listed_facts(name)
 
 
 @pytest.mark.parametrize('name', fast_and_slow(timm.list_models('abn*'), QUICK, []))
 def test_what_is_listed_is_what_the_model_is(name):
-    assert LISTED[name] == listed_facts(name), 'run python scripts/make_model_facts.py'
+    assert LISTED[name] == listed_facts(name), 'run python scripts/docs/make_model_cards.py'
 
 
 def test_list(capsys):

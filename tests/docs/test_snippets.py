@@ -106,9 +106,9 @@ def check(words, monkeypatch):
         if getattr(own, 'recipe', None):
             find_recipe(own.recipe)
         parser_of_timm(SCRIPTS_OF_TIMM[program]).parse_args(for_timm)
-    elif program.startswith('scripts/'):
+    elif program.startswith(('scripts/', 'experiments/')):
         monkeypatch.setattr('sys.argv', words)
-        load_script(program.removeprefix('scripts/').removesuffix('.py')).parse_args()
+        load_script(program.removesuffix('.py')).parse_args()
     elif program == 'make':
         targets = re.findall(r'^([a-z-]+):', (ROOT / 'Makefile').read_text(), re.MULTILINE)
         assert [word for word in arguments if '=' not in word][0] in targets

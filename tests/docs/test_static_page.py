@@ -19,7 +19,7 @@ from PIL import Image
 import timm_abn
 from timm_abn.data.images import Preprocessing, read_image
 
-script = load_script('make_static_page')
+script = load_script('scripts/docs/make_static_page')
 NODE, NPM = shutil.which('node'), shutil.which('npm')
 CONFIG = dict(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225], crop_mode='center', interpolation='bicubic')
 PREPARE = """

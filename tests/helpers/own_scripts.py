@@ -7,13 +7,13 @@ from timm_scripts import ROOT
 
 
 def load_script(name):
-    """Return a new module of a script; those that it imports by name are found beside it."""
-    folder = str(ROOT / 'scripts')
-    spec = importlib.util.spec_from_file_location(name, f'{folder}/{name}.py')
+    """Return a new module of a script such as 'scripts/demo'; those that it imports by name are found beside it."""
+    path = ROOT / f'{name}.py'
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, folder)
+    sys.path.insert(0, str(path.parent))
     try:
         spec.loader.exec_module(module)
     finally:
-        sys.path.remove(folder)
+        sys.path.remove(str(path.parent))
     return module

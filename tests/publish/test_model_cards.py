@@ -15,7 +15,7 @@ CARDS = ROOT / 'MODEL_CARDS.md'
 
 
 def generator():
-    return load_script('make_model_cards')
+    return load_script('scripts/docs/make_model_cards')
 
 
 def our_models():
@@ -41,7 +41,9 @@ def test_what_can_be_used_comes_first():
 
 def test_comparisons_are_up_to_date():
     for comparison in COMPARISONS:
-        assert generator().make_comparison(comparison) in CARDS.read_text(), 'run python scripts/make_model_cards.py'
+        assert generator().make_comparison(comparison) in CARDS.read_text(), (
+            'run python scripts/docs/make_model_cards.py'
+        )
         assert {len(row) for row in comparison.rows} == {len(comparison.header)}
 
 
@@ -53,7 +55,7 @@ FAST = ['abn', 'abn_resnet20_cifar', 'abn_vit_small_patch16_224', 'cam_vgg16_bn'
 def test_rows_are_up_to_date(name):
     module = generator()
     row = module.markdown_table(module.COLUMNS, [module.make_row(name)]).splitlines()[-1]
-    assert row in CARDS.read_text().splitlines(), f'run python scripts/make_model_cards.py: {name} has changed'
+    assert row in CARDS.read_text().splitlines(), f'run python scripts/docs/make_model_cards.py: {name} has changed'
 
 
 def test_results_are_of_models_that_exist():

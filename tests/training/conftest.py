@@ -4,7 +4,6 @@ import json
 import logging
 import sys
 
-import numpy as np
 import pytest
 import timm.data
 import yaml
@@ -51,18 +50,3 @@ def shown(launch, tmp_path, capfd):
         return arguments, yaml.safe_load(config) or {}
 
     return shown
-
-
-@pytest.fixture
-def few_images(tmp_path):
-    """A folder like that of Fashion-MNIST, with as many images as pixels tell apart."""
-    folder = tmp_path / 'data' / 'FashionMNIST' / 'raw'
-    folder.mkdir(parents=True)
-    random = np.random.default_rng(0)
-    for name, count in (('train', 256), ('t10k', 40)):
-        images = random.integers(0, 256, (count, 28, 28), dtype=np.uint8)
-        labels = np.arange(count, dtype=np.uint8) % 10
-        for kind, array in (('images-idx3', images), ('labels-idx1', labels)):
-            header = bytes((0, 0, 8, array.ndim)) + np.array(array.shape, dtype='>i4').tobytes()
-            (folder / f'{name}-{kind}-ubyte').write_bytes(header + array.tobytes())
-    return tmp_path / 'data'

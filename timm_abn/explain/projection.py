@@ -10,6 +10,7 @@ from huggingface_hub.utils import tqdm
 
 from ..data.samples import Sample, read_samples
 from ..errors import TimmAbnError
+from ..networks.attached import AttachedNet
 from ..networks.network import AttentionBranchNet
 from .plot_packages import check_plot_packages
 from .statistics import Interval, bootstrap_mean
@@ -79,14 +80,14 @@ def attended_features(model: AttentionBranchNet, samples: Sequence[Sample], batc
 
 def check_attention(model: nn.Module) -> None:
     """Raise TimmAbnError unless a model has features before and after one map that gates, in evaluation mode."""
+    if isinstance(model, AttachedNet):
+        raise TimmAbnError(
+            'the map of an attached network gates nothing: its features before and after attention are the same.'
+        )
     if not isinstance(model, AttentionBranchNet) or model.attention_branch is None:
         raise TimmAbnError(
             'only an Attention Branch Network has features before and after attention, the model is a '
             f'{type(model).__name__}.'
-        )
-    if model.mechanism.insertion == 'explaining':
-        raise TimmAbnError(
-            'the map of an attached network gates nothing: its features before and after attention are the same.'
         )
     if model.attention_branch.num_maps > 1:
         raise TimmAbnError(

@@ -4,7 +4,7 @@ A 1x1 convolution mixes channels, a map scales places, and the two can change or
 ``conv(features) * map``. The convolutions that begin the perception branch, such as the first of a bottleneck block and
 the one of its shortcut, therefore run once for all tasks. Evaluation of the perception branch with 40 tasks in chunks
 of 8 is faster by 1.28 to 1.39 times than with the same chunks and nothing shared: ResNet-50 and ResNet-101, 2 or 16
-images of 224 pixels, NCHW and channels-last (``python scripts/benchmark_multi_task.py``).
+images of 224 pixels, NCHW and channels-last.
 """
 
 from collections.abc import Callable

@@ -20,7 +20,7 @@ def position_bias(maps: torch.Tensor) -> float:
     What objects have in common (they lie in the middle) counts as well as what the network brings along. The latter is
     zero padding: without it all places of a constant image are alike. Of the packaged model the maps of constant images
     vary by 0.133 over places, by 0.058 if only its feature extractor replicates borders, and by 0 if all of it does;
-    the position bias on Fashion-MNIST is 0.175 and 0.141 (``scripts/explain_position_bias.py``).
+    the position bias on Fashion-MNIST is 0.175 and 0.141.
 
     Args:
         maps: Shape (N, 1, h, w).

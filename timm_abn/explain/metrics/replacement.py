@@ -1,8 +1,7 @@
 """Images of which more and more is replaced, in the order of a map, and what a model says of them.
 
 The rank of each pixel is computed once. An image of which n pixels are replaced is then one ``torch.where`` of
-rank < n, written into a buffer that all batches share: beside the forward pass of a network that costs next to nothing
-(``python scripts/benchmark_metrics.py``).
+rank < n, written into a buffer that all batches share: beside the forward pass of a network that costs next to nothing.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,0 +1,196 @@
+"""Write MODEL_CARDS.md, of facts from the models and results from timm_abn/publish/results.yaml, and model_facts.json.
+
+The latter is what `timm-abn list` says, which has no time to build the models.
+
+Example:
+    python scripts/docs/make_model_cards.py
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import timm
+from huggingface_hub.utils import tqdm
+from timm.models import get_pretrained_cfg
+
+import timm_abn  # noqa: F401  registers the models
+from timm_abn.publish.markdown import markdown_table
+from timm_abn.publish.model_card import CITATION, LIMITS, usage
+from timm_abn.publish.model_facts import model_facts
+from timm_abn.publish.results import COMPARISONS, MEASURED_RESULTS, REPORTED_RESULTS, Comparison
+from timm_abn.staging import staged_files
+
+ROOT = Path(__file__).resolve().parents[2]
+CARDS, FACTS = ROOT / 'MODEL_CARDS.md', ROOT / 'timm_abn' / 'publish' / 'model_facts.json'
+
+# heading -> modules whose models stand under it
+GROUPS: dict[str, tuple[str, ...]] = {
+    'Attention Branch Networks': ('abn_models',),
+    'CAM baselines': ('cam_models',),
+    'Backbones for 32x32 images': ('cifar_backbones', 'cifar_densenet', 'cifar_wide_resnet'),
+}
+
+EXAMPLE = 'abn_resnet20_cifar.fashion_mnist'
+
+HEAD = """\
+# Model cards
+
+*Written by `python scripts/docs/make_model_cards.py`; change that script, or `timm_abn/publish/results.yaml`, instead.*
+
+Results are of two kinds, never mixed: **measured** with this code and the weights named, by the command given; and
+**reported**, by the paper (Fukui et al., CVPR 2019) or in the
+[authors' repository](https://github.com/machine-perception-robotics-group/attention_branch_network), which are not
+results of this code.
+
+## What can be used
+
+{weights}
+
+```python
+{usage}```
+
+All other names have no published weights: train them (`timm-abn-train --recipe ...`), or convert a checkpoint of the
+authors (`timm-abn convert`). The code is Apache-2.0; the authors' repository names no licence for the weights that it
+links.
+
+{limits}
+
+## What was measured
+
+{measured}
+"""
+
+MODELS = """\
+## All models
+
+Parameters, and GMACs (multiply-accumulates of the evaluation of one image of the input given), are computed from the
+models. ABNs make a sigmoid map and apply it by the residual mechanism (paper, Eq. 2) unless their arguments say
+otherwise. The gate is what the map does: it multiplies the features as in the paper (`features`), or where norms would
+undo that, their distances to their mean (`centred`), and where a class token is read, what that reads, too (`tokens`).
+"""
+
+TAIL = """\
+## Citation
+
+```bibtex
+{citation}
+```
+"""
+
+COLUMNS = ('model', 'backbone', 'split after', 'attention stage', 'gate', 'input', 'classes', 'parameters (M)', 'GMACs')
+
+
+def make_model_cards() -> str:
+    """Return the text of MODEL_CARDS.md."""
+    text = [
+        HEAD.format(
+            weights=weights_table(), usage=usage(EXAMPLE, in_chans=1), limits=LIMITS, measured=measured_table()
+        ),
+        *map(make_comparison, COMPARISONS),
+        MODELS,
+    ]
+    for heading, modules in GROUPS.items():
+        names = timm.list_models(module=list(modules))
+        text += [f'### {heading}\n', markdown_table(COLUMNS, [make_row(name) for name in names]), '']
+    return '\n'.join([*text, '## Reported results\n', reported_table(), '', TAIL.format(citation=CITATION)])
+
+
+def weights_table() -> str:
+    """Return the table of the weights that exist."""
+    names = [tagged for tagged in timm.list_pretrained() if is_ours(tagged)]
+    rows = [
+        (f'`{tagged}`', ' x '.join(map(str, cfg.input_size)), str(cfg.num_classes), str(cfg.license))
+        for tagged, cfg in ((tagged, get_pretrained_cfg(tagged)) for tagged in names)
+    ]
+    return markdown_table(('weights', 'input', 'classes', 'licence'), rows)
+
+
+def is_ours(name: str) -> bool:
+    """Return whether this package registered a model."""
+    return timm.model_entrypoint(name.split('.')[0]).__module__.startswith('timm_abn.')
+
+
+def measured_table() -> str:
+    """Return the table of the results that were measured, one per line."""
+    rows = [
+        (f'`{name}`', result.dataset, result.metric, f'{result.percent:g}', result.origin)
+        for name, results in MEASURED_RESULTS.items()
+        for result in results
+    ]
+    return markdown_table(('weights', 'data set', 'metric', '%', 'command'), rows)
+
+
+def reported_table() -> str:
+    """Return the table of the results that others report, one per line."""
+    rows = [
+        (
+            f'`{name}`' + (f', `{result.variant}`' if result.variant else ''),
+            result.dataset,
+            result.metric,
+            f'{result.percent:g}',
+            result.origin,
+        )
+        for name, results in REPORTED_RESULTS.items()
+        for result in results
+    ]
+    return markdown_table(('model', 'data set', 'metric', '%', 'source'), rows)
+
+
+def make_comparison(comparison: Comparison) -> str:
+    """Return the section of models that were trained side by side."""
+    rows = markdown_table(comparison.header, comparison.rows)
+    command = f'Measured by `{comparison.command}`.'
+    return '\n\n'.join([f'### {comparison.title}', comparison.setup, rows, command]) + '\n'
+
+
+def make_row(name: str) -> tuple[str, ...]:
+    """Return the cells of a model's row."""
+    facts = model_facts(name)
+    if facts.backbone and (facts.attention_map, facts.mechanism) != ('sigmoid', 'residual'):
+        raise ValueError(f'{name} has another map or mechanism than the text says of all.')
+    return (
+        f'`{name}`',
+        f'`{facts.backbone}`' + (', or any other' if name == 'abn' else '') if facts.backbone else '',
+        f'`{facts.split}`' if facts.split else '',
+        facts.attention_stage.replace(' in the place of the fully connected layers', ''),
+        facts.gate,
+        ' x '.join(map(str, facts.input_size)),
+        str(facts.num_classes),
+        f'{facts.num_params / 1e6:.2f}',
+        f'{facts.num_macs / 1e9:.2f}',
+    )
+
+
+def make_model_facts() -> str:
+    """Return the text of model_facts.json, one line per model."""
+    names = timm.list_models(module='abn_models')
+    lines = [f'"{name}": {json.dumps(listed_facts(name))}' for name in tqdm(names, unit='model')]
+    return '{\n' + ',\n'.join(lines) + '\n}\n'
+
+
+def listed_facts(name: str) -> dict[str, Any]:
+    """Return what is listed of a model, as JSON knows it."""
+    facts = model_facts(name)
+    return dict(
+        backbone=facts.backbone,
+        split=facts.split,
+        attention_stage=facts.attention_stage,
+        gate=facts.gate,
+        input_size=list(facts.input_size),
+        num_params=facts.num_params,
+        num_macs=facts.num_macs,
+        weights=[pretrained.partition('.')[2] for pretrained in timm.list_pretrained(f'{name}.*')],
+        # of the paper itself, of the model as it is by default
+        reported_errors=[
+            [result.dataset, result.percent]
+            for result in REPORTED_RESULTS.get(name, ())
+            if result.source.startswith('paper') and result.metric == 'top-1 error' and not result.variant
+        ],
+    )
+
+
+if __name__ == '__main__':
+    for file, content in ((CARDS, make_model_cards()), (FACTS, make_model_facts())):
+        with staged_files(file.parent) as staging:
+            (staging / file.name).write_text(content, encoding='utf-8')
