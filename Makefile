@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # two test processes of one thread each: more threads than cores make torch many times slower
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: help install demo demo-photos test test-all test-nightly lint format conformance coverage works-with benchmark \
+.PHONY: help install demo demo-photos test test-all test-nightly test-timm-scripts lint format conformance coverage works-with benchmark \
 	costs comparison faithful masks attached docs static-page build release clean
 
 help:  ## list the targets
@@ -43,6 +43,9 @@ test-all: $(STAMP)  ## slower tests: a model of every family, every golden file,
 
 test-nightly: $(STAMP)  ## the exhaustive tests, which take too long for each change
 	$(PYTEST) -m nightly
+
+test-timm-scripts: $(STAMP)  ## the launcher with timm's own scripts, a checkout of which $TIMM_SCRIPTS names
+	$(PYTEST) tests/training -m 'not nightly'
 
 conformance: $(STAMP)  ## timm's own model tests over every model of this package
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.conformance -n 2 --dist worksteal -q

@@ -1,10 +1,8 @@
 """What is said of weights that nobody has published, and where published ones are looked for."""
 
-import json
-from pathlib import Path
-
 import pytest
 import timm
+from paper_models import BACKBONES, CAM
 
 import timm_abn  # noqa: F401  registers the models
 from timm_abn.hub.config import HubError
@@ -17,13 +15,11 @@ from timm_abn.hub.published import (
 )
 from timm_abn.models.official_checkpoints import _CANDIDATES
 
-# the models that commit e1fbaff had a recipe for, and which of several that trained a model it named
-FILES_OF_E1FBAFF = json.loads((Path(__file__).parents[1] / 'fixtures' / 'recipes_e1fbaff.json').read_text())
+# of several recipes that train a model the one that is named
 RECIPES_OF = {
-    settings['model']: settings['recipe']
-    for settings in sorted(FILES_OF_E1FBAFF.values(), key=lambda settings: settings['recipe'], reverse=True)
-    if settings['recipe'] in ('cifar10', 'cifar100', 'imagenet') and timm.is_model(settings['model'])
-    if settings['recipe'] != 'cifar10' or settings['model'].startswith('cam_')
+    **{f'{prefix}{name}': 'cifar100' for name in BACKBONES['cifar100'] for prefix in ('abn_', '')},
+    **{f'abn_{name}': 'imagenet' for name in BACKBONES['imagenet']},
+    **{f'cam_{name}': recipe for recipe in ('imagenet', 'cifar10') for name in CAM[recipe]},
 }
 OWN_MODULES = ('abn_models', 'cam_models', 'cifar_backbones', 'cifar_densenet', 'cifar_wide_resnet')
 

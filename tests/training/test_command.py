@@ -297,13 +297,14 @@ def test_model_arguments_that_cannot_hold_are_one_line(launch, capfd, tmp_path, 
 
 def test_number_of_classes_and_of_channels_are_tried(launch, monkeypatch, tmp_path):
     tried = []
-    monkeypatch.setattr('timm_abn.training.command.check_model', lambda *arguments: tried.append(arguments))
+    monkeypatch.setattr('timm_abn.training.models.create_model', lambda *arguments: tried.append(arguments))
     (tmp_path / 'train.py').touch()
     (tmp_path / 'validate.py').touch()
     recipe = tmp_path / 'recipe.yaml'
     recipe.write_text('model: abn_resnet18\nmodel_kwargs: {mechanism: product}\ninput_size: [2, 32, 32]\n')
     assert launch('train.py', '-c', recipe, '--num-classes', 3, scripts=tmp_path) == 0
-    assert tried == [('abn_resnet18', dict(num_classes=3, in_chans=2, mechanism='product'))]
+    expected = dict(num_classes=3, in_chans=2, mechanism='product', device=torch.device('meta'))
+    assert tried == [('abn_resnet18', expected)]
     for flags in (['test_resnet'], ['abn', '--model-kwargs', 'backbone=hf-hub:a/b'], ['local-dir:abn_resnet18']):
         assert launch('validate.py', '--pretrained-path', 'x', '--model', *flags, scripts=tmp_path) == 0
     assert len(tried) == 1

@@ -13,20 +13,19 @@ from timm_abn.training.models import check_model
 @pytest.mark.parametrize(
     'name, arguments, message',
     [
-        (
-            'abn',
-            dict(backbone='test_resnet', mechanism='x'),
-            "^abn cannot be created with .* mechanism='x': mechanism m",
-        ),
+        ('abn', dict(backbone='test_resnet', mechanism='x'), "^abn cannot be .* mechanism='x': mechanism m"),
         ('abn', dict(backbone='nosuch'), "Unknown backbone 'nosuch'"),
         ('test_resnet', dict(output_stride=7), 'cannot be created with output_stride=7: AssertionError'),
     ],
 )
-@pytest.mark.parametrize('create, kind', [(check_model, TrainingError), (create_model, ModelError)])
-def test_what_cannot_be_created_is_one_line(create, kind, name, arguments, message):
-    with pytest.raises(kind, match=message) as error:
-        create(name, arguments)
-    assert '\n' not in str(error.value) and 'device' not in str(error.value)
+def test_what_cannot_be_created_is_one_line(name, arguments, message):
+    for create, kind in ((check_model, TrainingError), (create_model, ModelError)):
+        if create is check_model and name == 'test_resnet':
+            assert create(name, arguments) is None  # of which the script can tell
+            continue
+        with pytest.raises(kind, match=message) as error:
+            create(name, arguments)
+        assert '\n' not in str(error.value) and 'device' not in str(error.value)
 
 
 def test_created_model_is_that_of_timm():

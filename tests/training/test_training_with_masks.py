@@ -65,7 +65,7 @@ def energy(marked, folder):
 @pytest.mark.parametrize('scripts', BOTH)
 @pytest.mark.parametrize('kind', fast_and_slow(MASK_LOSSES, ['bce']))
 def test_maps_move_to_the_masks(launch, marked, tmp_path, scripts, kind, capfd):
-    few = ['--epochs', 5, '--train-crop-mode', 'pad', '--opt', 'adamw', '--lr', 1e-2, '--model-kwargs', *FINE]
+    few = ['--epochs', 8, '--train-crop-mode', 'pad', '--opt', 'adamw', '--lr', 1e-2, '--model-kwargs', *FINE]
     found, weights = {}, (0, 20 if kind == 'l1' else 3)  # the slope of l1 is small
     for weight in weights:
         folder = tmp_path / str(weight)

@@ -192,18 +192,13 @@ def _config_for_timm(config: dict[str, Any], own: dict[str, Any], for_timm: Sequ
 
 
 def _check_model(settings: argparse.Namespace) -> nn.Module | None:
-    """Return the network, without memory; refuse arguments that none can be built of.
-
-    Those of other packages and places are left to the script, and None is returned.
-    """
-    name, kwargs = settings.model, settings.model_kwargs
-    if not name.startswith(('abn', 'cam_')) or not timm.is_model(name.split('.')[0]):
-        return None
-    if ':' in name or ':' in str(kwargs.get('backbone')):
+    """Return the network, without memory, if it is one of this package; refuse arguments that none can be built of."""
+    if not settings.model.startswith(('abn', 'cam_')):
         return None
     in_chans = settings.in_chans or (settings.input_size[0] if isinstance(settings.input_size, list) else None)
     given = dict(num_classes=settings.num_classes, in_chans=in_chans)
-    return check_model(name, {**{key: value for key, value in given.items() if value is not None}, **kwargs})
+    given = {key: value for key, value in given.items() if value is not None}
+    return check_model(settings.model, {**given, **settings.model_kwargs})
 
 
 def _check_multi_label(settings: argparse.Namespace, script: Path) -> None:

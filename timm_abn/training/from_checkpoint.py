@@ -51,7 +51,7 @@ def arguments_of_checkpoint(script: str, settings: argparse.Namespace) -> list[s
         return []
     settings.recorded, settings.trained_checkpoint = recorded, path
     arguments = _take_arguments(settings, weights, path)
-    model = _build(settings.model, arguments)
+    model = check_model(settings.model, arguments)
     if model is not None and not (settings.split_bn or recorded.get('split_bn')):  # which adds batch norms later
         check_state_dict(weights, model.state_dict(), settings.model, path)
     settings.model_kwargs = {key: value for key, value in arguments.items() if key not in _OWN_FLAGS}
@@ -87,16 +87,6 @@ def other_classes(settings: argparse.Namespace) -> str:
     if not settings.initial_checkpoint:
         return ''
     return f'; --pretrained --pretrained-path {settings.initial_checkpoint} starts from it with new classifiers'
-
-
-def _build(name: str, arguments: Mapping[str, Any]) -> nn.Module | None:
-    """Return the model on the meta device; None if only the script can tell whether it can be."""
-    try:
-        return check_model(name, arguments)
-    except TrainingError:
-        if name.startswith(('abn', 'cam_')):
-            raise
-        return None
 
 
 def _of_images(script: str, settings: argparse.Namespace, model: nn.Module | None) -> dict[str, Any]:

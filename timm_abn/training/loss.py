@@ -184,7 +184,10 @@ class FaithfulMapLoss(AttentionBranchLoss):
         return terms
 
     def _complement(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        return _says_nothing(logits, self.multi_label)
+        logits = logits.float()
+        if self.multi_label:
+            return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, 0.5))
+        return -F.log_softmax(logits, dim=1).mean()
 
     def extra_repr(self) -> str:  # noqa: D102
         weights = ', '.join(f'{name}={weight}' for name, weight in self.weights.items())
@@ -210,28 +213,10 @@ class ExplainingMapLoss(FaithfulMapLoss):
         masked: float = 1.0,
         complement: float = 0.3,
     ) -> None:
-        """
-        Args:
-            criterion: Loss of logits and classes (B,).
-            attention_loss_weight: Weight of the attention branch's loss.
-            masked: Weight of the loss of the masked image.
-            complement: Weight of -log(1 - the probability of the predicted class where the map is not).
-
-        Raises:
-            TrainingError: A weight is negative or not finite.
-        """
         super().__init__(criterion, attention_loss_weight, masked, area=0.0, complement=complement)
 
     def forward(self, output: Output, target: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the loss.
-
-        Args:
-            output: What the network returned in training.
-            target: Classes (B,); None where there are no labels.
-
-        Raises:
-            TrainingError: The network does not return what is needed.
-        """
+        """Return the loss of what the network returned in training, and classes (B,) where there are labels."""
         logits, attention_logits = output[:2]
         predicted = logits.detach().argmax(dim=1)
         attention_loss = self.criterion(attention_logits, predicted if target is None else target)
@@ -252,12 +237,6 @@ class ExplainingMapLoss(FaithfulMapLoss):
 def _of_task(target: torch.Tensor, output: Output) -> torch.Tensor:
     tasks = getattr(output, 'tasks', None)
     return target if tasks is None else target.gather(1, tasks[:, None])
-
-
-def _says_nothing(logits: torch.Tensor, multi_label: bool) -> torch.Tensor:
-    if multi_label:
-        return F.binary_cross_entropy_with_logits(logits.float(), torch.full_like(logits, 0.5, dtype=torch.float32))
-    return -F.log_softmax(logits.float(), dim=1).mean()
 
 
 def check_weight(weight: float, name: str = 'attention_loss_weight') -> None:

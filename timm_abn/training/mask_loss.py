@@ -5,8 +5,6 @@ ABN with the distance between its map and one that a human edited; here the huma
 needs one.
 """
 
-from typing import Any
-
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -72,16 +70,7 @@ class AttentionMaskLoss(nn.Module):
     def distances(
         self, attention_map: torch.Tensor, masks: torch.Tensor, present: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the distance of each map, 0 where there is no mask, and which were counted; both of shape (B, T).
-
-        Args:
-            attention_map: See ``forward``.
-            masks: See ``forward``.
-            present: See ``forward``.
-
-        Raises:
-            TrainingError: A shape or type is another.
-        """
+        """Return the distance of each map, 0 where there is no mask, and which were counted; see ``forward``."""
         _check(attention_map, masks, present)
         maps = attention_map if attention_map.dtype == torch.float64 else attention_map.float()
         masks = masks.to(maps.dtype)
@@ -94,8 +83,8 @@ class AttentionMaskLoss(nn.Module):
             counted = counted & (masks.sum(dim=(2, 3)) > 0)
             distances = self._outside(maps, masks)
         else:
-            distance = self._cross_entropy if self.kind == 'bce' else _absolute_difference
-            distances = distance(maps, masks).mean(dim=(2, 3))
+            distances = self._cross_entropy(maps, masks) if self.kind == 'bce' else (maps - masks).abs()
+            distances = distances.mean(dim=(2, 3))
         return distances.masked_fill(~counted, 0.0), counted
 
     def _outside(self, maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
@@ -110,10 +99,6 @@ class AttentionMaskLoss(nn.Module):
 
     def extra_repr(self) -> str:  # noqa: D102
         return repr(self.kind)
-
-
-def _absolute_difference(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    return (maps - masks).abs()
 
 
 def _check(attention_map: torch.Tensor, masks: torch.Tensor, present: torch.Tensor | None) -> None:
@@ -133,18 +118,11 @@ def _check(attention_map: torch.Tensor, masks: torch.Tensor, present: torch.Tens
         )
 
 
-def target_with_masks(label: Any, masks: torch.Tensor) -> torch.Tensor:
+def target_with_masks(label: int | torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """Return one tensor for timm's loaders and training loop: a plane that begins with the label, and the masks.
 
-    Args:
-        label: Class, or what is true of K attributes, shape (K,).
-        masks: Shape (T, H, W), in [0, 1]; one that is 0 everywhere is missing.
-
-    Returns:
-        Shape (1 + T, H, W), float32, which holds every class up to 2^24.
-
-    Raises:
-        TrainingError: There are more attributes than pixels.
+    The label is a class, or what is true of K attributes, shape (K,); masks are in [0, 1], shape (T, H, W), and one
+    that is 0 everywhere is missing. The result has shape (1 + T, H, W), float32, which holds every class up to 2^24.
     """
     numbers = torch.as_tensor(label, dtype=torch.float32).reshape(-1)
     plane = torch.zeros(masks.shape[1:].numel())
@@ -155,12 +133,7 @@ def target_with_masks(label: Any, masks: torch.Tensor) -> torch.Tensor:
 
 
 def label_and_masks(target: torch.Tensor, num_labels: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the labels of a batch, (B,) int64 or (B, K) float32, and its masks, (B, T, H, W).
-
-    Args:
-        target: Stacked results of ``target_with_masks``.
-        num_labels: Number of attributes (K); None for a class.
-    """
+    """Return the labels of a batch, (B,) int64 or (B, ``num_labels``) float32, and its masks, (B, T, H, W)."""
     numbers, masks = target[:, 0].flatten(1), target[:, 1:]
     return (numbers[:, 0].long() if num_labels is None else numbers[:, :num_labels]), masks
 
@@ -175,16 +148,6 @@ class MaskedTargetLoss(AttentionBranchLoss):
     def __init__(
         self, branch_loss: AttentionBranchLoss, kind: str = 'bce', weight: float = 1.0, multi_label: bool = False
     ) -> None:
-        """
-        Args:
-            branch_loss: Loss of the network's output and the labels.
-            kind: See ``AttentionMaskLoss``.
-            weight: Weight of the masks' loss.
-            multi_label: Whether labels are several attributes per image, and not its class.
-
-        Raises:
-            TrainingError: There is no such loss, or the weight is negative or not finite.
-        """
         super().__init__(branch_loss.criterion, branch_loss.attention_loss_weight)
         check_weight(weight, 'weight of the loss of masks')
         self.branch_loss = branch_loss
@@ -193,15 +156,7 @@ class MaskedTargetLoss(AttentionBranchLoss):
         self.multi_label = multi_label
 
     def forward(self, output: Output, target: torch.Tensor) -> torch.Tensor:
-        """Return the loss.
-
-        Args:
-            output: A ``TrainingOutput``.
-            target: Labels and masks, as ``target_with_masks`` made and a loader stacked them.
-
-        Raises:
-            TrainingError: They have another number of masks than the network has maps.
-        """
+        """Return the loss of a ``TrainingOutput``, and labels and masks that a loader stacked."""
         logits, _, maps = output[:3]
         labels, masks = label_and_masks(target, logits.shape[1] if self.multi_label else None)
         if masks.shape[1] != maps.shape[1]:
