@@ -114,7 +114,7 @@ def main(args: argparse.Namespace) -> None:
         rows += [dict(row, backbone=cell.backbone, gate=cell.gate, seed=seed) for row in found]
     lines = []
     for cell in CELLS:
-        chosen = cell._replace(gate=None).create(device=torch.device('meta')).config['gate'] == cell.gate
+        chosen = cell._replace(gate=None).create(device=torch.device('meta')).config.gate == cell.gate
         own = where(rows, backbone=cell.backbone, gate=cell.gate)
         scores = [str(interval(where(own, method=method), metric)) for method, metric in COLUMNS.values()]
         lines.append([cell.backbone, f'{cell.gate} (chosen)' if chosen else str(cell.gate), *scores])

@@ -96,7 +96,7 @@ def measure(name: str, gate: str | None = None) -> dict[str, Any]:
     of_class_token = model.layout.num_prefix_tokens > 0 and model.global_pool == 'token'
     return dict(
         split=model.split,
-        gate=model.config['gate'],
+        gate=model.config.gate,
         reads='class token' if of_class_token else 'places',
         **{replacement: f'{change:.4f}' for replacement, change in effect.items()},
         enough='yes' if effect['half'] >= (ENOUGH_OF_CLASS_TOKEN if of_class_token else ENOUGH) else 'no',

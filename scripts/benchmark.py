@@ -179,9 +179,9 @@ def loop(model: Any, images: torch.Tensor) -> Run:
 
     @torch.inference_mode()
     def run() -> torch.Tensor:
-        features, branch = model.feature_extractor(images), model.attention_branch
-        maps = branch.attention_map(branch.forward_features(features)).split(1, dim=1)
-        outputs = [model.perception_branch(model.mechanism(features, one)) for one in maps]
+        features = model.extract(images)
+        maps = model.attention_map(features, images, None).split(1, dim=1)
+        outputs = [model.perceive(model.gate(features, one)) for one in maps]
         return torch.stack([output[:, 2 * t + 1] - output[:, 2 * t] for t, output in enumerate(outputs)], dim=1)
 
     return run
@@ -221,10 +221,9 @@ def make_cases(section: str, args: argparse.Namespace) -> list[Case]:
     if section == 'explain':
         cases = (name, backbone, predict), (ours, network, predict), (f'{ours}.explain', network, explain)
     else:
-        masked.train_maps()
         of_paper = functools.partial(step, timm_abn.task.AttentionBranchLoss)
         faithful = functools.partial(step, timm_abn.task.FaithfulMapLoss)
-        cases = (name, backbone, of_paper), (ours, network, of_paper), ('and masked images', masked, faithful)
+        cases = (name, backbone, of_paper), (ours, network, of_paper), ('and masked images', FaithfulTraining(masked), faithful)
     return [make_case(*case, args) for case in cases]
 
 

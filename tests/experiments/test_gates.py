@@ -67,7 +67,7 @@ def test_every_cell_of_the_grid(comparing, tmp_path):
     assert len(paths) == 3 * len(comparing.CELLS) == 3 * 9
     for cell in comparing.CELLS:
         model = cell.create().eval()
-        assert model.config['gate'] == cell.gate and model.config['mechanism'] == 'residual'
+        assert model.config.gate == cell.gate and model.config.mechanism == 'residual'
         assert model.explain(torch.zeros(1, 1, 32, 32)).attention_map.shape == (1, 1, 8, 8)
 
 

@@ -170,9 +170,9 @@ def _known_range(model: Any, drawing: Drawing) -> Range | None:
         return None
     if drawing.shown != 'attention':
         raise TimmAbnError(f'{drawing.shown} maps have no bounds, and so no absolute scale; use --scale common')
-    if model.config['attention_map'] != 'sigmoid':
+    if model.config.attention_map != 'sigmoid':
         raise TimmAbnError(
-            f'attention maps of the kind {model.config["attention_map"]!r} are not bounded by [0, 1] as those of the '
+            f'attention maps of the kind {model.config.attention_map!r} are not bounded by [0, 1] as those of the '
             "kind 'sigmoid' are; use --scale common"
         )
     return 0.0, 1.0
