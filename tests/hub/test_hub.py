@@ -14,7 +14,6 @@ import torch
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 from PIL import Image
 from safetensors.torch import load_file, save
-from timm_abn.config.split import cut
 from tiny_models import TINY_BACKBONES, tiny_abn, tiny_images
 
 import timm_abn  # noqa: F401  registers the models
@@ -24,6 +23,7 @@ from timm_abn.hub.published import ORGANISATION_VARIABLE
 from timm_abn.publish.folder import check_repository_name, copy_hub_folder, publish_folder, save_hub_folder
 from timm_abn.publish.model_card import model_card
 from timm_abn.publish.model_facts import facts_of
+from timm_abn.split import cut
 
 LABELS = ['cat', 'dog', 'horse', 'cow', 'sheep']
 

@@ -7,10 +7,10 @@ import timm
 import torch
 import torch.nn as nn
 from timm.utils import reparameterize_model
-from timm_abn.config.split.cut import cut_backbone
 
 import timm_abn  # noqa: F401  registers the 32x32 backbones
 from timm_abn.networks.attention_stage import build_attention_stage, residual_width
+from timm_abn.split.cut import cut_backbone
 
 
 def build(name, keep_weights=False):

@@ -7,7 +7,8 @@ import timm
 import torch
 import torch.nn as nn
 from tiers import fast_and_slow
-from timm_abn.config.split import SplitError, split_backbone
+
+from timm_abn.split import SplitError, split_backbone
 
 # backbone -> how many stages and blocks it has, and those after which it cannot be cut
 EVERY_SPLIT = {
