@@ -223,7 +223,11 @@ def make_cases(section: str, args: argparse.Namespace) -> list[Case]:
     else:
         of_paper = functools.partial(step, timm_abn.task.AttentionBranchLoss)
         faithful = functools.partial(step, timm_abn.task.FaithfulMapLoss)
-        cases = (name, backbone, of_paper), (ours, network, of_paper), ('and masked images', FaithfulTraining(masked), faithful)
+        cases = (
+            (name, backbone, of_paper),
+            (ours, network, of_paper),
+            ('and masked images', timm_abn.task.FaithfulTraining(masked), faithful),
+        )
     return [make_case(*case, args) for case in cases]
 
 

@@ -6,6 +6,7 @@ Importing this module gives the tasks of ``timm.task`` the loss of both branches
 """
 
 from .training.errors import TrainingError
+from .training.faithful import FaithfulTraining
 from .training.loss import AttentionBranchLoss, FaithfulMapLoss
 from .training.mask_loss import AttentionMaskLoss
 from .training.task import extend_timm_tasks
@@ -14,6 +15,7 @@ __all__ = [
     'AttentionBranchLoss',
     'AttentionMaskLoss',
     'FaithfulMapLoss',
+    'FaithfulTraining',
     'TrainingError',
     'extend_timm_tasks',
 ]

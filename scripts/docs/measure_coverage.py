@@ -79,7 +79,11 @@ def measure(name: str) -> dict[str, str]:
         kind = '' if isinstance(error, TimmAbnError) else f'{type(error).__name__}: '
         return row | dict(works='no', reason=kind + one_line(error))
     return row | dict(
-        works='yes', split=model.config.split, gate=model.config.gate, layout=model.layout.layout, map=f'{height}x{width}'
+        works='yes',
+        split=model.config.split,
+        gate=model.config.gate,
+        layout=model.layout.layout,
+        map=f'{height}x{width}',
     )
 
 

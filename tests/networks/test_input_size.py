@@ -39,7 +39,7 @@ def test_equals_a_network_built_for_that_size(backbone, sizes, kwargs, arguments
             assert torch.equal(model(images), expected(images))
             assert torch.equal(model.forward_features(images), expected.forward_features(images))
         assert model.explain(images).attention_map.shape == expected.explain(images).attention_map.shape
-        assert model.layout.reduction == expected.layout.reduction and model.mechanism.layout is model.layout
+        assert model.layout.reduction == expected.layout.reduction and model.gate.layout is model.layout
         if takes_size:
             assert get_model_input_config(model)['input_size'] == (3, *size)
             again = timm.create_model('abn', **get_model_args(model)).eval()  # what timm saves with the weights

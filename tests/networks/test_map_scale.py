@@ -5,7 +5,7 @@ import timm
 import torch
 from tiny_models import tiny_abn, tiny_images
 
-from timm_abn import TimmAbnError
+from timm_abn import Features, TimmAbnError
 from timm_abn.networks.hard_attention import keep_greatest
 
 LAYOUTS = ('test_resnet', 'test_vit', 'swin_tiny_patch4_window7_224')
@@ -69,25 +69,25 @@ def test_features_pass_just_where_the_fine_map_is_not_zero(backbone, kwargs):
     model = tiny_abn(backbone, mechanism='product', hard_attention=0.3, map_scale=2, **kwargs)
     images = tiny_images()
     with torch.no_grad():
-        features, maps = model.feature_extractor(images), model.explain(images).attention_map
+        features, maps = model.extract(images), model.explain(images).attention_map
         zeros = (maps == 0).float()
         assert (zeros.mean(dim=(2, 3)) >= 0.6).all()
         assert set(means_of_places(zeros).unique().tolist()) == {0, 1}  # the 2x2 places of a feature agree
-        expected = model._perceive(features, maps)
+        expected = model.predict(features, maps)
         unseen = means_of_places(zeros).amin(dim=1).flatten(1).nonzero()[0]  # an image and a place that no map keeps
         seen = (1 - means_of_places(zeros)).amax(dim=1).flatten(1).nonzero()[0]
-        assert torch.equal(model._perceive(changed_at(model, features, *unseen), maps), expected)
-        assert not torch.equal(model._perceive(changed_at(model, features, *seen), maps), expected)
+        assert torch.equal(model.predict(changed_at(model, features, *unseen), maps), expected)
+        assert not torch.equal(model.predict(changed_at(model, features, *seen), maps), expected)
 
 
 def changed_at(model, features, image, place):
     """Return features that differ at one place of one image."""
-    changed = features.clone()
+    changed = features.x.clone()
     if model.layout.layout == 'NLC':
         changed[image, model.layout.num_prefix_tokens + place] += 1
     else:
         changed[image].flatten(1)[:, place] += 1
-    return changed
+    return Features(changed, [])
 
 
 @pytest.mark.parametrize('kwargs', [dict(multi_task=True), dict(mechanism='product', hard_attention=0.3)])
@@ -106,7 +106,7 @@ def test_scripts_exports_and_traces(kwargs):
 def test_what_was_chosen_is_recorded(kwargs):
     model = tiny_abn('test_resnet', **kwargs)
     (name, value), *_ = kwargs.items()
-    assert model.config[name] == model._model_args[name] == value
+    assert getattr(model.config, name) == model._model_args[name] == value
     assert f'{name}={value!r}' in repr(model)
     again = timm.create_model('abn', **model._model_args)
     again.load_state_dict(model.state_dict())
@@ -114,7 +114,7 @@ def test_what_was_chosen_is_recorded(kwargs):
     assert torch.equal(again.eval()(images), model(images))
 
 
-@pytest.mark.parametrize('map_scale', [0, -1, True, 1.5, '2'])
+@pytest.mark.parametrize('map_scale', [0, -1, True, 1.5, '2', 17])
 def test_what_is_refused(map_scale):
-    with pytest.raises(TimmAbnError, match=f'map_scale must be a whole number of 1 or more, got {map_scale!r}'):
+    with pytest.raises(TimmAbnError, match=f'map_scale must be a whole number from 1 to 16, got {map_scale!r}'):
         tiny_abn('test_resnet', map_scale=map_scale)

@@ -12,12 +12,12 @@ from timm.models.resnet import BasicBlock
 from tiny_models import TINY_BACKBONES, tiny_abn, tiny_images
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 
-from timm_abn import AttentionBranchNet, MultiTaskAttentionBranchNet
+from timm_abn import AttentionBranchNet, Features, MultiTaskAttentionBranchNet
 from timm_abn.publish.folder import save_hub_folder
 
 TASKS = 5
 all_backbones = pytest.mark.parametrize('backbone', TINY_BACKBONES)
-# each backbone has the gate of old files, and that of new networks
+# each backbone with the paper's gate, and with its own
 all_gates = pytest.mark.parametrize(
     ('backbone', 'gate'),
     [(backbone, gate) for backbone in TINY_BACKBONES for gate in ('features', None)] + [('test_resnet', 'centred')],
@@ -41,7 +41,7 @@ def by_the_equations(model, images):
     places = {'NCHW': (2, 3), 'NHWC': (1, 2), 'NLC': 1}[model.layout.layout]
     for task in range(TASKS):
         task_map = maps[:, task : task + 1]
-        if model.attention_branch.attention_map_type == 'sigmoid':
+        if model.attention_branch.map_kind == 'sigmoid':
             task_map = 1 / (1 + torch.exp(-task_map))
         image_features = features[:, prefix:] if features.ndim == 3 else features
         by_place = {
@@ -53,12 +53,12 @@ def by_the_equations(model, images):
         gated = mean + (image_features - mean) * by_place + (image_features - mean if is_residual else 0)
         if features.ndim == 3:
             gated = torch.cat([features[:, :prefix], gated], dim=1)
-        bias = {}
+        bias = []
         if gate == 'tokens':
             shares = torch.ones(len(images), 1, 1, features.shape[1], dtype=features.dtype)
             shares = torch.cat([shares[..., :prefix], task_map.clamp(min=0).flatten(2)[:, None] + 0.001], dim=3)
-            bias = dict(attn_mask=shares.log())
-        outputs = model.perception_branch(gated, **bias)
+            bias = [shares.log()]
+        outputs = model.perception_branch(Features(gated, bias) if bias else gated)
         answers.append(outputs[:, 2 * task : 2 * task + 2].softmax(dim=1))
     return torch.stack(answers, dim=1), maps, maps.mean(dim=(2, 3))
 
@@ -240,11 +240,11 @@ def test_saved_folder_restores_the_network(tmp_path):
 @pytest.mark.parametrize(
     ('kwargs', 'message'),
     [
-        (dict(task_chunk_size=0), 'task_chunk_size must be a whole number of 1 or more, got 0'),
-        (dict(task_chunk_size=2.5), 'task_chunk_size must be a whole number of 1 or more, got 2.5'),
+        (dict(task_chunk_size=0), 'task_chunk_size must be a whole number from 1 to 1048576, got 0'),
+        (dict(task_chunk_size=2.5), 'task_chunk_size must be a whole number from 1 to 1048576, got 2.5'),
         (dict(attention_map='sum_log'), "attention_map must be one of 'sigmoid', 'raw', got 'sum_log'"),
         (dict(attention_norm=False), 'attention_norm=False needs multi_task=False'),
-        (dict(num_classes=-1), 'num_classes must be 0'),
+        (dict(num_classes=-1), 'num_classes must be a whole number from 0'),
         (dict(multi_task=False), 'task_chunk_size=2 needs multi_task=True'),
         (dict(multi_task='yes'), "multi_task must be True or False, got 'yes'"),
     ],

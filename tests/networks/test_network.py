@@ -1,6 +1,7 @@
 """The network: what it computes, what it refuses, and how its parts are replaced and taken away."""
 
 import copy
+import dataclasses
 
 import pytest
 import timm
@@ -17,7 +18,7 @@ from tiny_models import (
     without_half,
 )
 
-from timm_abn import AttentionBranchNet, MultiTaskAttentionBranchNet
+from timm_abn import AbnConfig, AttentionBranchNet, MultiTaskAttentionBranchNet
 
 all_backbones = pytest.mark.parametrize('backbone', TINY_BACKBONES)
 all_gates = pytest.mark.parametrize(
@@ -32,7 +33,7 @@ K_DEPENDENT = [
 def uncut_backbone(model, name, **kwargs):
     """Return the backbone in one piece, with the weights of both halves."""
     backbone = tiny_backbone(name, **kwargs)
-    others = ('attention_branch.', 'mechanism.')
+    others = ('attention_branch.', 'gate.')
     weights = {without_half(k): v for k, v in model.state_dict().items() if not k.startswith(others)}
     backbone.load_state_dict(weights)
     return backbone.train(model.training)
@@ -41,10 +42,10 @@ def uncut_backbone(model, name, **kwargs):
 def run_with_gate(backbone, model, images, attention_map):
     """Return the logits of the uncut backbone when hooks gate it as ``model`` says it does."""
     config, prefix = model.config, model.layout.num_prefix_tokens
-    factor = attention_map + (config['mechanism'] == 'residual')
+    factor = attention_map + (config.mechanism == 'residual')
 
     def gated(x, places, factor):
-        mean = 0 if config['gate'] == 'features' else x.mean(dim=places, keepdim=True)
+        mean = 0 if config.gate == 'features' else x.mean(dim=places, keepdim=True)
         return mean + (x - mean) * factor
 
     def gate(module, args, output):
@@ -61,7 +62,7 @@ def run_with_gate(backbone, model, images, attention_map):
         return args, dict(kwargs, attn_mask=bias)
 
     handles = [backbone.get_submodule(model.config.split).register_forward_hook(gate)]
-    if config['gate'] == 'tokens':
+    if config.gate == 'tokens':
         later = backbone.blocks[int(model.config.split.split('.')[1]) + 1 :]
         handles += [block.attn.register_forward_pre_hook(add_bias, with_kwargs=True) for block in later]
     try:
@@ -185,12 +186,9 @@ def test_given_attention_replaces_the_predicted(backbone, gate, training):
     images = tiny_images()
     attention = attention_for(model, images)
     with torch.no_grad():
-        features = model.feature_extractor(images)
-        bias = model.mechanism.attention_bias(features, attention)
-        assert (bias is not None) == (gate == 'tokens')
-        gated = model.mechanism(features, attention)
-        # what is exact without a bias takes no mask of zeros
-        expected = model.perception_branch(gated) if bias is None else model.perception_branch(gated, attn_mask=bias)
+        gated = model.gate(model.extract(images), attention)
+        assert len(gated.side_inputs) == (gate == 'tokens')
+        expected = model.perception_branch(gated if gated.side_inputs else gated.x)
         output = model(images, attention=attention)
     assert torch.equal(output[0] if training else output, expected)
     if not training:
@@ -219,11 +217,11 @@ def test_attention_of_wrong_shape(backbone, shape):
 @pytest.mark.parametrize(
     'arguments, message',
     [
-        (dict(num_classes=-1), 'num_classes must be 0'),
+        (dict(num_classes=-1), 'num_classes must be a whole number from 0 to 1048576, got -1'),
         (dict(mechanism='sum'), "mechanism must be one of 'residual', 'product', got 'sum'"),
         (dict(attention_map='softmax'), "attention_map must be one of 'sigmoid', 'sum_log', got 'softmax'"),
         (dict(backbone='resnet20_cifra'), "Unknown backbone 'resnet20_cifra': did you mean resnet20_cifar"),
-        (dict(backbone='abn_resnet20_cifar'), 'is an Attention Branch Network already'),
+        (dict(backbone='abn_resnet20_cifar'), 'has an attention branch already; pass its own backbone'),
     ],
 )
 def test_arguments_without_meaning(arguments, message):
@@ -331,24 +329,23 @@ def test_device_and_dtype_reach_every_tensor():
     model = tiny_abn('test_convnext', device='meta', dtype=torch.bfloat16)
     tensors = dict([*model.named_parameters(), *model.named_buffers()])
     assert {tensor.device.type for tensor in tensors.values()} == {'meta'}
-    integers = ('num_batches_tracked', 'mechanism.centred_gate')
+    integers = ('num_batches_tracked', 'gate.centred_gate')
     assert {tensor.dtype for name, tensor in tensors.items() if not name.endswith(integers)} == {torch.bfloat16}
 
 
 def test_config_says_what_was_built():
     model = tiny_abn('test_convnext', split='stages.1', mechanism='product', attention_map='sum_log')
-    assert model.config == dict(
-        backbone='test_convnext',
-        split='stages.1',
-        attention_stage=model.attention_branch.stage.source,
-        attention_map='sum_log',
-        mechanism='product',
-        gate='centred',
-        init='random',
-        map_scale=1,
-        padding_mode='zeros',
-        hard_attention=1.0,
+    assert model.config == AbnConfig(
+        'test_convnext', 'stages.1', 'product', 'centred', 'random', 'sum_log', num_classes=NUM_CLASSES
     )
+    again = AbnConfig(**model.config.arguments())
+    assert again == model.config and AbnConfig.take(dict(model.config.arguments(), img_size=64)) == (
+        again,
+        dict(img_size=64),
+    )
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        model.config.gate = 'features'
+    assert f'attention_stage={model.attention_branch.stage.source!r}' in repr(model)
     assert "split='stages.1'" in repr(model) and "gate='centred'" in repr(model)
 
 

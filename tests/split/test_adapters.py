@@ -177,7 +177,7 @@ def test_refusal_names_the_nearest_cut_that_works(name, split, message):
 def test_backbone_without_a_classifier(name):
     with pytest.raises(timm_abn.TimmAbnError, match=f"pass num_classes=0, or take backbone='{name[:-4]}'"):
         timm.create_model('abn', backbone=name, num_classes=3, device='meta')
-    assert timm.create_model('abn', backbone=name, num_classes=0, device='meta').split
+    assert timm.create_model('abn', backbone=name, num_classes=0, device='meta').config.split
 
 
 def test_backbone_that_needs_a_package(monkeypatch):
@@ -219,29 +219,29 @@ class ThirdParty(nn.Module):
 
 class ThirdPartyExtractor(timm_abn.Half, ThirdParty):
     def forward_features(self, x):
-        return self.body(self.stem(x) * self.scale), self.edges(x)
+        return timm_abn.Features(self.body(self.stem(x) * self.scale), [self.edges(x)])
 
 
 class ThirdPartyPerception(timm_abn.Half, ThirdParty):
     def forward_features(self, x):
-        features, edges = x
+        features, (edges,) = x
         return self.tail(features + edges)
 
 
 class ForgetfulPerception(timm_abn.Half, ThirdParty):
     def forward_features(self, x):
-        features, edges = x
+        features, (edges,) = x
         return self.tail(features)
 
 
 class MeddlingExtractor(timm_abn.Half, ThirdParty):
     def forward_features(self, x):
-        return self.body(self.stem(x) * self.scale * self.scale), self.edges(x)
+        return timm_abn.Features(self.body(self.stem(x) * self.scale * self.scale), [self.edges(x)])
 
 
 class SwappingExtractor(timm_abn.Half, ThirdParty):
     def forward_features(self, x):
-        return self.body(self.stem(x) * self.scale), self.stem(x)
+        return timm_abn.Features(self.body(self.stem(x) * self.scale), [self.stem(x)])
 
 
 @pytest.fixture

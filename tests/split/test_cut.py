@@ -16,7 +16,7 @@ from timm_abn.split import Adapter, cut, register_adapter
 from timm_abn.split.cut import SplitError, cut_backbone, split_backbone
 from timm_abn.split.halves import join_halves
 
-OUR_MODULES = {'abn_models', 'cam_models', 'cifar_backbones', 'cifar_densenet', 'cifar_wide_resnet'}
+OUR_MODULES = {'abn_models', 'attached_models', 'cam_models', 'cifar_backbones', 'cifar_densenet', 'cifar_wide_resnet'}
 
 
 def make_backbone(name, **kwargs):

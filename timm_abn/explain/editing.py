@@ -14,7 +14,7 @@ from PIL import Image
 from ..data.images import Box
 from ..errors import TimmAbnError
 from ..maps.explanation import Explanation
-from ..networks.network import AttentionBranchNet
+from ..networks.split_network import SplitNetwork
 
 __all__ = ['Edit', 'check_editable', 'edit_prediction', 'edited_map']
 
@@ -40,7 +40,7 @@ class Edit:
 
 def check_editable(model: nn.Module) -> None:
     """Raise TimmAbnError unless a model predicts with maps of [0, 1] that are given."""
-    if not isinstance(model, AttentionBranchNet):
+    if not isinstance(model, SplitNetwork):
         raise TimmAbnError(
             f'{type(model).__name__} has no attention map that its prediction could follow: only Attention Branch '
             'Networks do.'
@@ -72,7 +72,7 @@ def edited_map(predicted: torch.Tensor, painting: Image.Image, box: Box) -> torc
 
 @torch.no_grad()
 def edit_prediction(
-    model: AttentionBranchNet,
+    model: SplitNetwork,
     before: Explanation,
     x: torch.Tensor,
     painting: Image.Image,

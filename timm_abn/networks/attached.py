@@ -9,6 +9,7 @@ import dataclasses
 from typing import Any
 
 import torch
+import torch.fx
 import torch.nn as nn
 
 from ..errors import TimmAbnError
@@ -22,6 +23,8 @@ from .scripting import ignored_by_torchscript
 from .split_network import SplitNetwork
 
 __all__ = ['AttachedNet']
+
+torch.fx.wrap('given_or_predicted')  # a leaf of fx graphs, for which it is open whether a map will be given
 
 
 class AttachedNet(SplitNetwork):
@@ -61,8 +64,7 @@ class AttachedNet(SplitNetwork):
             )
         self.take_parts(parts)
         self.feature_extractor = parts.cut.feature_extractor.requires_grad_(False)
-        num_classes = config.num_classes or config.attention_classes or 1000
-        self.attention_branch = AttentionBranch(parts.stage, config, num_classes, device=device, dtype=dtype)
+        self.attention_branch = AttentionBranch(parts.stage, config, config.branch_classes, device=device, dtype=dtype)
         self.gate = parts.gate
         self.perception_branch = parts.cut.perception_branch.requires_grad_(False)
 

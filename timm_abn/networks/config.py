@@ -90,10 +90,10 @@ class AbnConfig:
             raise TimmAbnError(f'task_chunk_size={self.task_chunk_size!r} needs multi_task=True.')
         if self.multi_task and not self.attention_norm:
             raise TimmAbnError('attention_norm=False needs multi_task=False.')
-        if self.hides and self.mechanism == 'residual':
-            raise TimmAbnError("hard_attention needs mechanism='product', got 'residual': Eq. 2 hides nothing.")
         if self.hides and self.attention_map != 'sigmoid':
             raise TimmAbnError(f"hard_attention needs attention_map='sigmoid', got {self.attention_map!r}.")
+        if self.hides and self.mechanism == 'residual':
+            raise TimmAbnError("hard_attention needs mechanism='product', got 'residual': Eq. 2 hides nothing.")
         if self.init == 'neutral' and not self.can_be_neutral:
             raise TimmAbnError(
                 "init='neutral' needs maps in [0, 1] that may have the same value everywhere: attention_map='sigmoid' "
@@ -109,6 +109,11 @@ class AbnConfig:
     def can_be_neutral(self) -> bool:
         """Whether a map can begin as 0.5 everywhere, and leave the prediction of its backbone as it is."""
         return self.attention_map == 'sigmoid' and not self.hides
+
+    @property
+    def branch_classes(self) -> int:
+        """Number of classes of the attention branch."""
+        return self.num_classes or self.attention_classes or 1000
 
     @property
     def outputs_per_class(self) -> int:

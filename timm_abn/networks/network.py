@@ -86,10 +86,11 @@ class AttentionBranchNet(SplitNetwork):
         super().__init__()
         parts = build_parts(backbone, kwargs, pretrained_backbone, device, dtype, multi_task=self.multi_task)
         config = self.config = parts.config
-        num_classes = config.num_classes or config.attention_classes or 1000
         self.take_parts(parts)
         self.feature_extractor = parts.cut.feature_extractor
-        self.attention_branch = self.branch_class(parts.stage, config, num_classes, device=device, dtype=dtype)
+        self.attention_branch = self.branch_class(
+            parts.stage, config, config.branch_classes, device=device, dtype=dtype
+        )
         self.gate = parts.gate
         # the perception branch comes last: timm's AGC clipping leaves out the last two parameters, its classifier
         self.perception_branch = parts.cut.perception_branch

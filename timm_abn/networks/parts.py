@@ -94,6 +94,7 @@ def build_parts(
         backbone=name_of(cut.perception_branch),
         split=cut.path,
         gate=gate_class.kind,
+        attention_classes=None if config.num_classes else config.branch_classes,
         init=config.init or _init_for(config, is_trained=bool(pretrained_backbone) or not name),
     )
     return Parts(config, cut, layout, stage, gate_class(config, layout, device))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.fx
 import torch.nn as nn
 from timm.models import get_model_args, get_model_input_config, get_model_traits
 
@@ -14,7 +15,7 @@ from ..split import Features, Half, as_features, cut_backbone, family_of, find_a
 from ..split.halves import join_halves
 from ..split.module_copy import copy_module, meta_tensors
 from ..split.noting import maps_of, noting
-from ..timm_private import feature_take_indices, update_model_args, update_model_input_size
+from ..timm_private import feature_take_indices, update_model_input_size
 from .config import AbnConfig
 from .feature_layout import feature_layout
 from .gate import Gate
@@ -23,6 +24,8 @@ from .parts import Parts
 from .scripting import ignored_by_torchscript
 
 __all__ = ['SplitNetwork']
+
+torch.fx.wrap('given_or_predicted')  # a leaf of fx graphs, for which it is open whether a map will be given
 
 HALVES = ('feature_extractor', 'perception_branch')
 
@@ -286,14 +289,13 @@ class SplitNetwork(nn.Module):
         self.perception_branch.reset_classifier(num_classes * self.config.outputs_per_class, global_pool)
         if self.attention_branch is not None and num_classes:
             self.attention_branch.reset_classifier(num_classes)
-        elif self.attention_branch is not None:
-            update_model_args(self, attention_classes=self.attention_branch.num_classes)
         self._set_num_classes(num_classes)
         self.head_hidden_size = self.perception_branch.head_hidden_size
 
     def _set_num_classes(self, num_classes: int) -> None:
         self.num_classes = num_classes
-        self.config = dataclasses.replace(self.config, num_classes=num_classes)
+        kept = None if num_classes or self.attention_branch is None else self.attention_branch.num_classes
+        self.config = dataclasses.replace(self.config, num_classes=num_classes, attention_classes=kept)
 
     @ignored_by_torchscript
     def set_input_size(self, img_size: int | tuple[int, int] | None = None, **kwargs: Any) -> None:
@@ -378,7 +380,9 @@ class SplitNetwork(nn.Module):
     def _model_args(self) -> dict[str, Any]:
         """timm's record of how to build the network again, which it saves with the weights."""
         args = self.__dict__.get('_recorded_args', {})
-        decided = dict(gate=self.config.gate, **({} if self.config.init == 'random' else dict(init=self.config.init)))
+        config = self.config
+        decided = dict(gate=config.gate, init=config.init, attention_classes=config.attention_classes)
+        decided = {name: value for name, value in decided.items() if value not in (None, 'random')}
         return dict(args, **decided) if args else args
 
     @_model_args.setter
