@@ -15,8 +15,10 @@ PACKAGE, COMMAND_LINE = ROOT / 'timm_abn', ROOT / 'timm_abn_cli'
 GROUND = ['version', 'errors', 'staging', 'timm_private']
 ROOMS = [
     'split',
+    'backbone',
     'maps',
     'networks',
+    'attached',
     'hub',
     'models',
     'data',

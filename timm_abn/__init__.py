@@ -3,6 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .attached.network import AttachedNet
 from .data.class_names import class_names
 from .errors import TimmAbnError
 from .hub.config import HubError
@@ -11,7 +12,6 @@ from .maps.explanation import Explanation, MultiTaskExplanation
 from .models import abn_models, attached_models, cam_models, cifar_backbones  # noqa: F401  registers the models
 from .models.loading import load_model
 from .models.official_checkpoints import convert_official_checkpoint
-from .networks.attached import AttachedNet
 from .networks.config import AbnConfig
 from .networks.multi_task import MultiTaskAttentionBranchNet
 from .networks.network import AttentionBranchNet

@@ -8,9 +8,9 @@ import torch
 import torch.nn as nn
 from huggingface_hub.utils import tqdm
 
+from ..attached.network import AttachedNet
 from ..data.samples import Sample, read_samples
 from ..errors import TimmAbnError
-from ..networks.attached import AttachedNet
 from ..networks.network import AttentionBranchNet
 from .plot_packages import check_plot_packages
 from .statistics import Interval, bootstrap_mean

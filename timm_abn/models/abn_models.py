@@ -10,9 +10,9 @@ import torch
 from timm.layers import SEModule
 from timm.models import PretrainedCfg, generate_default_cfgs, get_pretrained_cfg, register_model
 
+from ..backbone import create_backbone
 from ..hub.building import build_model
 from ..hub.published import ARGUMENTS_OF_WEIGHTS, with_hub_ids
-from ..networks.backbone import create_backbone
 from ..networks.config import AbnConfig
 from ..networks.multi_task import MultiTaskAttentionBranchNet
 from ..networks.network import AttentionBranchNet

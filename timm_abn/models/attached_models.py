@@ -4,7 +4,7 @@ from typing import Any
 
 from timm.models import generate_default_cfgs, register_model
 
-from ..networks.attached import AttachedNet
+from ..attached.network import AttachedNet
 from .abn_models import backbone_cfg, create_network
 
 default_cfgs = generate_default_cfgs({'attached': backbone_cfg('resnet50')})

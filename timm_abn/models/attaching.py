@@ -8,9 +8,9 @@ import timm
 import torch
 from timm.models import PretrainedCfg, get_pretrained_cfg
 
+from ..attached.network import AttachedNet
 from ..errors import TimmAbnError, suggest
 from ..hub.state_dicts import CheckpointError, fingerprint_of
-from ..networks.attached import AttachedNet
 from .creating import ModelError, create_model
 from .training_checkpoints import OF_BACKBONE, read_checkpoint, recorded_of_backbone
 

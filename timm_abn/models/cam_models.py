@@ -17,9 +17,9 @@ from timm.models.vgg import cfgs as vgg_cfgs
 from ..hub.building import build_model
 from ..hub.published import with_hub_ids
 from ..networks.attention_stage import set_stride_one
-from ..networks.class_activation_mapping import ClassActivationMapping
 from ..split.families.convolutional import CAM_WIDTH
 from .cifar_backbones import CifarResNet, cifar_cfg
+from .class_activation_mapping import ClassActivationMapping
 
 __all__ = ['CamCifarResNet', 'CamResNet', 'CamVGG']
 

@@ -18,13 +18,11 @@ import torch.nn as nn
 from timm.layers import BlurPool2d
 from timm.models.resnet import Bottleneck, downsample_conv
 
-from ..errors import TimmAbnError
 from ..split import find_adapter
 
 __all__ = [
     'AttentionStage',
     'build_attention_stage',
-    'check_map_scale',
     'init_convolutions',
     'set_stride_one',
 ]
@@ -60,9 +58,6 @@ class AttentionStage(nn.Sequential):
         """While this lasts, do to the copied modules what ``backbone.set_input_size`` does to those they are copies of.
 
         Some know the size of images: the windows of MaxViT's blocks are a share of it.
-
-        Args:
-            backbone: The whole backbone.
         """
         pairs = [(backbone.get_submodule(path), self.get_submodule(name)) for name, path in self.origins.items()]
         pairs = [(original, duplicate) for original, duplicate in pairs if hasattr(original, 'set_input_size')]
@@ -97,18 +92,7 @@ def build_attention_stage(
     device: torch.device | None = None,
     dtype: torch.dtype | None = None,
 ) -> AttentionStage:
-    """Build the stage of an attention branch.
-
-    Args:
-        backbone: The backbone, or a half of it, that holds the modules ``next_stage``.
-        next_stage: Paths of the modules that follow the cut, in order.
-        in_channels: Channels of the features at the cut.
-        num_features: Channels of the residual blocks, where the stage cannot be copied.
-        keep_weights: Keep the weights of the copied stage (a pretrained backbone) instead of drawing new ones.
-        map_scale: How many times as high and wide as the features its output is.
-        device: Where to create parameters.
-        dtype: Type of the parameters.
-    """
+    """Build the stage of an attention branch."""
     # the norm of a backbone that ends with one is left out, as in the authors' DenseNet: the branch has its own
     if len(next_stage) > 1 and isinstance(backbone.get_submodule(next_stage[-1]), nn.BatchNorm2d):
         next_stage = next_stage[:-1]
@@ -135,19 +119,8 @@ def build_attention_stage(
     return stage
 
 
-def check_map_scale(map_scale: int) -> None:
-    """Raise TimmAbnError unless ``map_scale`` can be how many times as high and wide as features a map is."""
-    if isinstance(map_scale, bool) or not isinstance(map_scale, int) or map_scale < 1:
-        raise TimmAbnError(f'map_scale must be a whole number of 1 or more, got {map_scale!r}.')
-
-
 def init_convolutions(module: nn.Module, reset_others: bool = False) -> None:
-    """Draw convolutions from a normal distribution of standard deviation sqrt(2 / fan_out), as the authors' code does.
-
-    Args:
-        module: Its convolutions and batch norms are initialised.
-        reset_others: Also redraw the other layers, by their own rule.
-    """
+    """Draw convolutions from a normal distribution with standard deviation sqrt(2 / fan_out), as the authors do."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode='fan_out', nonlinearity='relu')
@@ -160,11 +133,7 @@ def init_convolutions(module: nn.Module, reset_others: bool = False) -> None:
 
 
 def set_stride_one(module: nn.Module) -> None:
-    """Set the strides of the layers within a stage to 1, so that it keeps the resolution of its input.
-
-    Args:
-        module: The stage. Pools in it that do nothing at stride 1 are left out.
-    """
+    """Set the strides of the layers within a stage to 1, so that it keeps the resolution of its input."""
     for name, child in module.named_children():
         stride = getattr(child, 'stride', 1)
         strides = tuple(stride) if isinstance(stride, (tuple, list)) else (stride,)

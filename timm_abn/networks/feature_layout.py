@@ -94,9 +94,6 @@ class FeatureLayout(nn.Module):
 def feature_layout(parts: Split) -> tuple[FeatureLayout, int]:
     """Return the layout of the features at a cut, and their channels.
 
-    Args:
-        parts: The cut.
-
     Raises:
         SplitError: They are neither maps nor tokens.
     """

@@ -152,12 +152,7 @@ _GATES: dict[str, type[Gate]] = {gate.kind: gate for gate in (Gate, CentredGate,
 
 
 def recorded_gate(state_dict: Mapping[str, Any], prefix: str = 'gate.') -> tuple[str, str]:
-    """Return the gate and the init that weights are of: 'features' and 'random' if nothing is recorded.
-
-    Args:
-        state_dict: Weights of a network.
-        prefix: Name of its gate.
-    """
+    """Return the gate and the init that weights are of: 'features' and 'random' if nothing is recorded."""
     gate = next((kind for kind in _GATES if f'{prefix}{kind}_gate' in state_dict), 'features')
     return gate, 'neutral' if prefix + NEUTRAL in state_dict else 'random'
 
@@ -181,12 +176,6 @@ def _check_records(state_dict: Mapping[str, Any], prefix: str, gate: str, init: 
 
 def choose_gate(gate: str | None, cut: Cut, perception_branch: nn.Module, takes_bias: bool) -> type[Gate]:
     """Return the gate that is asked for, or else the one that fits; warns of one without effect.
-
-    Args:
-        gate: One of ``GATES``; None to choose by what follows the cut.
-        cut: The cut.
-        perception_branch: The second half.
-        takes_bias: Whether it reads a bias of attention scores.
 
     Raises:
         TimmAbnError: The backbone cannot have that gate.

@@ -18,13 +18,7 @@ __all__ = ['GatedFeatures', 'can_be_lazy', 'gate_each']
 
 
 def gate_each(features: torch.Tensor, factors: torch.Tensor, shift: torch.Tensor | None = None) -> torch.Tensor:
-    """Return features times each of the factors, shape (B * T, C, h, w), the T results of an image in succession.
-
-    Args:
-        features: Shape (B, C, h, w).
-        factors: Shape (B, T, h, w).
-        shift: Added to the products, shape (C,).
-    """
+    """Return features times each of the factors, shape (B * T, C, h, w), the T results of an image in succession."""
     if features.is_contiguous(memory_format=torch.channels_last):  # which a product with a fifth dimension would lose
         rows, places = features.permute(0, 2, 3, 1).unsqueeze(1), factors.unsqueeze(4)
         gated = rows * places if shift is None else torch.addcmul(shift, rows, places)
@@ -38,10 +32,6 @@ def can_be_lazy(features: torch.Tensor, perception_branch: nn.Module) -> bool:
     """Return whether ``GatedFeatures`` may take the place of gated features, shape (B, C, h, w).
 
     Their kind matters to whatever records the operations, or runs parts of the forward pass again for the gradients.
-
-    Args:
-        features: Features of the extractor.
-        perception_branch: What will be given gated features.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(features) is not torch.Tensor:
         return False
@@ -66,13 +56,7 @@ class GatedFeatures(torch.Tensor):
 
     @staticmethod
     def create(features: torch.Tensor, factors: torch.Tensor, convolved: dict[str, torch.Tensor]) -> 'GatedFeatures':
-        """Return gated features.
-
-        Args:
-            features: Shape (B, C, h, w).
-            factors: Shape (B, T, h, w).
-            convolved: Keeps what convolutions make of features, for all gated features that are given the same one.
-        """
+        """Return gated features."""
         shape = (features.shape[0] * factors.shape[1], *features.shape[1:])
         # as torch.nn.Parameter does: as_subclass fails in older versions while operators are counted
         gated = torch.Tensor._make_subclass(GatedFeatures, features.detach().new_empty(1).expand(shape))

@@ -16,10 +16,6 @@ def set_padding_mode(module: nn.Module, padding_mode: str) -> None:
     'replicate', what convolutions make of a constant image is constant. Max pools, which pad with what is never the
     maximum, stay as they are; position embeddings, and pools that are no modules, still know places.
 
-    Args:
-        module: Its convolutions are changed.
-        padding_mode: 'zeros' or 'replicate'.
-
     Raises:
         TimmAbnError: It has layers that pad by a rule of their own.
     """

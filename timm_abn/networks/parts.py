@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn as nn
 
+from ..backbone import architecture_of, check_outputs, create_backbone, name_of
 from ..errors import TimmAbnError
 from ..split import Split, cut_backbone, find_adapter
 from .attention_stage import AttentionStage, build_attention_stage, residual_width
-from .backbone import architecture_of, check_outputs, create_backbone, name_of
 from .config import AbnConfig
 from .feature_layout import FeatureLayout, feature_layout
 from .gate import Gate, choose_gate
@@ -47,14 +47,6 @@ def build_parts(
     **fixed: Any,
 ) -> Parts:
     """Create a backbone if it is given by name, cut it, and build what goes between its halves.
-
-    Args:
-        backbone: Name of a timm model, or a timm model, which is used up.
-        arguments: Fields of ``AbnConfig``, and arguments of the backbone.
-        pretrained_backbone: Whether the backbone has timm's weights, or the file of its weights.
-        device: Where to create parameters.
-        dtype: Type of the parameters.
-        **fixed: Fields of ``AbnConfig`` that follow from the class of the network.
 
     Raises:
         TimmAbnError: An argument has no meaning, or the backbone cannot be cut there.

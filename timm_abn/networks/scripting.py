@@ -11,10 +11,6 @@ Function = TypeVar('Function', bound=Callable[..., Any])
 
 
 def ignored_by_torchscript(function: Function) -> Function:
-    """Return a method that a scripted module leaves out: ``torch.jit.ignore``, but with the type of the method.
-
-    Args:
-        function: The method.
-    """
+    """Return a method that a scripted module leaves out: ``torch.jit.ignore``, but with the type of the method."""
     ignored: Function = torch.jit.ignore(function)
     return ignored

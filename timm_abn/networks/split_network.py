@@ -68,11 +68,7 @@ class SplitNetwork(nn.Module):
                 setattr(self, name, getattr(cut.perception_branch, name))
 
     def extract(self, images: torch.Tensor) -> Features:
-        """Return what crosses the cut: the features that the attention is for, and side inputs.
-
-        Args:
-            images: Shape (B, in_chans, H, W).
-        """
+        """Return what crosses the cut: the features that the attention is for, and side inputs."""
         if self.has_side_inputs:  # where it is False, TorchScript does not look further
             return self.feature_extractor(images)
         return Features(self.feature_extractor(images), [])
@@ -163,14 +159,7 @@ class SplitNetwork(nn.Module):
     ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
         """Return features of the stages of ``feature_info``; those after the cut have seen the attention map.
 
-        Args:
-            x: Images, shape (B, in_chans, H, W).
-            indices: The last n stages if int, all if None, else the stages with these indices.
-            norm: Apply the backbone's final norm to the features of stages after the cut.
-            stop_early: Do not run what comes after the last of the stages asked for.
-            output_fmt: Only 'NCHW'.
-            intermediates_only: Leave out the final features.
-            attention: See ``forward``.
+        Args are timm's (``forward_intermediates`` of its ``VisionTransformer``), and ``attention`` of ``forward``.
 
         Returns:
             Final features and a list of features of shape (B, C, h, w), or only the list.
@@ -248,11 +237,6 @@ class SplitNetwork(nn.Module):
     ) -> list[int]:
         """Remove what features of the given stages do not need: later stages, and the attention branch before the cut.
 
-        Args:
-            indices: The last n stages if int, all if None, else the stages with these indices.
-            prune_norm: Remove the backbone's final norm too.
-            prune_head: Remove the classifiers too.
-
         Returns:
             Indices of the stages.
         """
@@ -277,10 +261,6 @@ class SplitNetwork(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifiers of both branches; with ``num_classes`` 0 the attention branch stays as it is.
 
-        Args:
-            num_classes: Number of classes, 0 to return pooled features.
-            global_pool: Type of pooling, the current one if None.
-
         Raises:
             ValueError: ``num_classes`` is negative.
         """
@@ -302,10 +282,6 @@ class SplitNetwork(nn.Module):
         """Adapt the network to images of another size; it then equals one that was built for that size.
 
         The halves are joined, the backbone adapts itself, and is cut again at the same place.
-
-        Args:
-            img_size: Height and width, or one number for both; the current size if None.
-            **kwargs: Other arguments of the backbone's own ``set_input_size``, such as ``window_size``.
 
         Raises:
             TimmAbnError: The backbone cannot be adapted, or images of that size cannot pass the cut.
@@ -337,11 +313,7 @@ class SplitNetwork(nn.Module):
 
     @ignored_by_torchscript
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trade computation for memory in all three components.
-
-        Args:
-            enable: Whether to recompute activations in the backward pass instead of storing them.
-        """
+        """Trade computation for memory in all three components."""
         self.feature_extractor.set_grad_checkpointing(enable)
         self.perception_branch.set_grad_checkpointing(enable)
         if self.attention_branch is not None:
@@ -349,11 +321,7 @@ class SplitNetwork(nn.Module):
 
     @ignored_by_torchscript
     def group_matcher(self, coarse: bool = False) -> dict[str, Any] | Callable[[str], Any]:
-        """Return the backbone's parameter groups; the attention branch falls into the last, with the classifier.
-
-        Args:
-            coarse: Group by stage instead of by block.
-        """
+        """Return the backbone's parameter groups; the attention branch falls into the last, with the classifier."""
         if not hasattr(self.perception_branch, 'group_matcher'):
             return dict(stem=r'^feature_extractor\.')  # all that does not match is one group
         matcher = self.perception_branch.group_matcher(coarse=coarse)

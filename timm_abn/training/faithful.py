@@ -20,7 +20,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.nn.modules.batchnorm import _NormBase
 
-from ..networks.attached import AttachedNet
+from ..attached.network import AttachedNet
 from ..networks.config import check_choice
 from ..networks.multi_task import MultiTaskAttentionBranchNet
 from ..networks.network import AttentionBranchNet, Look

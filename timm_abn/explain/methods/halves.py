@@ -6,8 +6,8 @@ from typing import Any
 import torch
 import torch.nn as nn
 
+from ...attached.network import AttachedNet
 from ...errors import TimmAbnError
-from ...networks.attached import AttachedNet
 from ...networks.feature_layout import FeatureLayout, feature_layout
 from ...networks.split_network import SplitNetwork
 from ...split import Features, as_features, cut_backbone

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ...attached.network import AttachedNet
 from ...errors import TimmAbnError
-from ...networks.attached import AttachedNet
 from .checks import check_evaluation_mode, check_images, check_positive
 from .predictions import probability_function
 

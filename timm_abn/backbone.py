@@ -13,8 +13,8 @@ import timm
 import torch.nn as nn
 from timm.models import get_pretrained_cfg, load_state_dict
 
-from ..errors import TimmAbnError, one_line, suggest
-from ..split import family_of
+from .errors import TimmAbnError, one_line, suggest
+from .split import family_of
 
 __all__ = ['architecture_of', 'check_outputs', 'create_backbone', 'name_of']
 
@@ -23,11 +23,6 @@ _logger = logging.getLogger(__name__)
 
 def create_backbone(name: str, pretrained: bool | str, **kwargs: Any) -> nn.Module:
     """Create a timm model by name.
-
-    Args:
-        name: Name of a registered model, with or without a tag, or a 'hf-hub:' or 'local-dir:' address.
-        pretrained: Whether to load weights, or the file to load them from.
-        **kwargs: Passed to ``timm.create_model``.
 
     Raises:
         ValueError: There is no such model, it needs a package that is missing, or the file does not hold its weights.
@@ -103,12 +98,7 @@ def _remarks_of_timm() -> Iterator[_Remarks]:
 
 
 def architecture_of(name: str, **kwargs: Any) -> Hashable | None:
-    """Return what is equal for backbones that are built alike, and so can be cut alike; None if that cannot be said.
-
-    Args:
-        name: See ``create_backbone``.
-        **kwargs: Arguments of ``timm.create_model``.
-    """
+    """Return what is equal for backbones that are built alike, and so can be cut alike; None if that cannot be said."""
     if ':' in name:
         return None  # the configuration behind an address may change
     try:
@@ -119,11 +109,7 @@ def architecture_of(name: str, **kwargs: Any) -> Hashable | None:
 
 
 def name_of(backbone: nn.Module) -> str:
-    """Return what timm calls a backbone, or a half of it; the name of its class if timm did not make it.
-
-    Args:
-        backbone: The backbone.
-    """
+    """Return what timm calls a backbone, or a half of it; the name of its class if timm did not make it."""
     cfg: Any = getattr(backbone, 'pretrained_cfg', None) or {}
     return cfg.get('architecture') or family_of(backbone).__name__
 
@@ -152,12 +138,6 @@ def _hashable(value: Any) -> Hashable:
 
 def check_outputs(backbone: nn.Module, num_classes: int, outputs_per_class: int, name: str = '') -> None:
     """Check that a backbone has as many outputs as the network needs.
-
-    Args:
-        backbone: The backbone.
-        num_classes: Number of classes, or of tasks.
-        outputs_per_class: Outputs of the perception branch for each.
-        name: Its name, if it was created by one.
 
     Raises:
         ValueError: It has not; the message says how to make it fit.

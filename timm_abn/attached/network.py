@@ -14,13 +14,13 @@ import torch.nn as nn
 
 from ..errors import TimmAbnError
 from ..maps.explanation import Explanation
+from ..networks.attention_branch import AttentionBranch
+from ..networks.given_maps import given_or_predicted
+from ..networks.network import Look
+from ..networks.parts import build_parts
+from ..networks.scripting import ignored_by_torchscript
+from ..networks.split_network import SplitNetwork
 from ..split import Features
-from .attention_branch import AttentionBranch
-from .given_maps import given_or_predicted
-from .network import Look
-from .parts import build_parts
-from .scripting import ignored_by_torchscript
-from .split_network import SplitNetwork
 
 __all__ = ['AttachedNet']
 

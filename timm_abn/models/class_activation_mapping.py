@@ -15,7 +15,7 @@ from timm.models import get_model_args
 from ..errors import TimmAbnError
 from ..maps.explanation import Explanation
 from ..maps.operations import normalize_maps
-from .scripting import ignored_by_torchscript
+from ..networks.scripting import ignored_by_torchscript
 
 __all__ = ['ClassActivationMapping']
 
