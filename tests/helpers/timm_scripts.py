@@ -17,27 +17,9 @@ needs_timm_scripts = pytest.mark.skipif(not TIMM, reason=NO_TIMM)
 BOTH = [pytest.param(STAND_IN, id='stand_in'), pytest.param(Path(TIMM or '.'), id='timm', marks=needs_timm_scripts)]
 
 MODEL = ('--model', 'abn', '--model-kwargs', 'backbone=test_resnet')
-SMALL = (
-    '--num-classes',
-    '3',
-    '--img-size',
-    '32',
-    '--batch-size',
-    '6',
-    '--epochs',
-    '1',
-    '--device',
-    'cpu',
-    '--workers',
-    '0',
-    '--opt',
-    'momentum',
-    '--lr',
-    '0.05',
-    '--warmup-epochs',
-    '0',
-    '--experiment',
-    'run',
+SMALL = tuple(
+    '--num-classes 3 --img-size 32 --batch-size 6 --epochs 1 --device cpu --workers 0 --opt momentum --lr 0.05 '
+    '--warmup-epochs 0 --experiment run'.split()
 )
 
 
@@ -52,6 +34,12 @@ def start(*command, **environment):
         start_new_session=True,
         env=dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join(filter(None, paths)), **environment),
     )
+
+
+def start_training(*flags, processes=1):
+    """Start the launcher of timm's train.py, by torchrun where there are several processes."""
+    torchrun = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', processes]
+    return start(*(torchrun if processes > 1 else []), ROOT / 'train_wrappers' / 'train.py', *flags)
 
 
 def finish(process):

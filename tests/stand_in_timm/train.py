@@ -22,17 +22,8 @@ config_parser = argparse.ArgumentParser(add_help=False)
 config_parser.add_argument('-c', '--config', default='')
 
 parser = argparse.ArgumentParser()
-for flag in (
-    'data-dir',
-    'initial-checkpoint',
-    'resume',
-    'train-crop-mode',
-    'input-key',
-    'target-key',
-    'experiment',
-    'class-map',
-    'interpolation',
-):
+TEXTS = 'data-dir initial-checkpoint resume train-crop-mode input-key target-key experiment class-map interpolation'
+for flag in TEXTS.split():
     parser.add_argument(f'--{flag}', default='')
 for flag, default in dict(
     dataset='',

@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from timm_scripts import BOTH, MODEL, ROOT, SMALL, STAND_IN, TIMM, finish, needs_timm_scripts, start
+from timm_scripts import BOTH, MODEL, ROOT, SMALL, STAND_IN, TIMM, finish, needs_timm_scripts, start, start_training
 
 import timm_abn.task
 
@@ -76,21 +76,10 @@ def test_settings_of_maps_that_cannot_be(launch, image_folder, tmp_path, capfd, 
 @pytest.mark.parametrize('scripts', BOTH)
 def test_validates_what_was_trained(launch, image_folder, tmp_path, capfd, scripts):
     launch('train.py', *MODEL, *SMALL, '--data-dir', image_folder, '--output', tmp_path, scripts=scripts)
-    flags = ['--device', 'cpu', '--workers', '0'] if scripts != STAND_IN else []
-    code = launch(
-        'validate.py',
-        *MODEL,
-        *flags,
-        '--data-dir',
-        image_folder,
-        '--num-classes',
-        3,
-        '--img-size',
-        32,
-        '--checkpoint',
-        tmp_path / 'run' / 'last.pth.tar',
-        scripts=scripts,
-    )
+    flags = ['--data-dir', image_folder, '--num-classes', 3, '--img-size', 32]
+    flags += ['--device', 'cpu', '--workers', '0'] if scripts != STAND_IN else []
+    checkpoint = ['--checkpoint', tmp_path / 'run' / 'last.pth.tar']
+    code = launch('validate.py', *MODEL, *flags, *checkpoint, scripts=scripts)
     assert code == 0
     top1 = float(summary(tmp_path)[0]['eval_top1'])
     assert f'"top1": {top1:.4f}'.rstrip('0').rstrip('.') in capfd.readouterr().out
@@ -98,19 +87,8 @@ def test_validates_what_was_trained(launch, image_folder, tmp_path, capfd, scrip
 
 @pytest.mark.parametrize('scripts', BOTH)
 def test_device_modules_of_timm_need_no_launcher(image_folder, tmp_path, scripts):
-    finish(
-        start(
-            scripts / 'train.py',
-            '--device-modules',
-            'timm_abn.task',
-            *MODEL,
-            *SMALL,
-            '--data-dir',
-            image_folder,
-            '--output',
-            tmp_path,
-        )
-    )
+    data = ['--data-dir', image_folder, '--output', tmp_path]
+    finish(start(scripts / 'train.py', '--device-modules', 'timm_abn.task', *MODEL, *SMALL, *data))
     (row,) = summary(tmp_path)
     assert float(row['train_loss']) > 1.6 and 'eval_attention_top1' in row  # ln 3 for each branch
 
@@ -118,25 +96,8 @@ def test_device_modules_of_timm_need_no_launcher(image_folder, tmp_path, scripts
 @pytest.mark.slow
 @pytest.mark.parametrize('scripts', BOTH)
 def test_two_processes(image_folder, tmp_path, scripts):
-    output = finish(
-        start(
-            '-m',
-            'torch.distributed.run',
-            '--standalone',
-            '--nproc_per_node',
-            2,
-            ROOT / 'train_wrappers' / 'train.py',
-            *MODEL,
-            *SMALL,
-            '--data-dir',
-            image_folder,
-            '--output',
-            tmp_path,
-            '--timm-scripts',
-            scripts,
-            '--model-ema',
-        )
-    )
+    flags = ['--data-dir', image_folder, '--output', tmp_path, '--timm-scripts', scripts, '--model-ema']
+    output = finish(start_training(*MODEL, *SMALL, *flags, processes=2))
     (row,) = summary(tmp_path)
     assert 1.6 < float(row['train_loss']) < 10 and 'eval_attention_top1' in row
     # by one process; scripts of 1.0.31 log the metrics of both branches themselves
@@ -340,15 +301,10 @@ FLAGS = {
     'image sizes': ['--train-img-sizes', '24', '32'],
     'multistep': ['--sched', 'multistep', '--decay-milestones', '2', '3'],
     'crops': ['--train-crop-mode', 'pad'],
-    'logit distillation': [
-        '--kd-model-name',
-        'abn_resnet20_cifar.fashion_mnist',
-        '--model',
-        'abn_resnet20_cifar.fashion_mnist',
-        '--model-kwargs',
-        '--in-chans',
-        '1',
-    ],
+    'logit distillation': (
+        '--kd-model-name abn_resnet20_cifar.fashion_mnist --model abn_resnet20_cifar.fashion_mnist --model-kwargs '
+        '--in-chans 1'
+    ).split(),
     'random erasing': ['--reprob', '0.3', '--no-aug'],
 }
 
@@ -358,20 +314,8 @@ FLAGS = {
 def test_flags_of_timm(launch, losses, image_folder, tmp_path, flags):
     """Each works, and the first loss is that of both branches."""
     batch = ['--batch-size', '4'] if '--train-img-sizes' in flags else []
-    code = launch(
-        'train.py',
-        *MODEL,
-        *SMALL,
-        '--data-dir',
-        image_folder,
-        '--output',
-        tmp_path,
-        *flags,
-        *batch,
-        '--epochs',
-        '2',
-        scripts=TIMM,
-    )
+    run = ['--data-dir', image_folder, '--output', tmp_path, *flags, *batch, '--epochs', '2']
+    code = launch('train.py', *MODEL, *SMALL, *run, scripts=TIMM)
     assert code == 0
     (logits, attention_logits), _, loss = losses[0]
     assert logits.shape == attention_logits.shape and (logits != attention_logits).any() and torch.isfinite(loss)

@@ -206,20 +206,12 @@ def test_targets_that_do_not_fit_are_refused(multi_task_abn, target, message):
 
 def test_logit_distillation_teaches_the_perception_branch(abn, plain):
     images, target = batch()
-    task = timm.task.LogitDistillationTask(
-        abn,
-        plain,
-        nn.CrossEntropyLoss(),
-        task_loss_weight=0.7,
-        distill_loss_weight=0.4,
-        temperature=3.0,
-        dtype=torch.float64,
-    )
+    weights = dict(task_loss_weight=0.7, distill_loss_weight=0.4, temperature=3.0)
+    task = timm.task.LogitDistillationTask(abn, plain, nn.CrossEntropyLoss(), **weights, dtype=torch.float64)
 
     def by_hand(logits, attention_logits):
         with torch.no_grad():
-            images_of_teacher = images  # both normalise alike
-            teacher = plain(images_of_teacher)
+            teacher = plain(images)  # both normalise alike
         distillation = (
             F.kl_div((logits / 3).log_softmax(1), (teacher / 3).log_softmax(1), reduction='batchmean', log_target=True)
             * 9

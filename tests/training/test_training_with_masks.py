@@ -9,7 +9,7 @@ import timm.data
 import torch
 from PIL import Image
 from tiers import fast_and_slow
-from timm_scripts import BOTH, MODEL, ROOT, SMALL, TIMM, finish, needs_timm_scripts, start
+from timm_scripts import BOTH, MODEL, SMALL, TIMM, finish, needs_timm_scripts, start_training
 
 import timm_abn
 from timm_abn.task import AttentionMaskLoss
@@ -176,17 +176,8 @@ def test_flags_of_timm(launch, marked, tmp_path, more):
 @pytest.mark.slow
 @pytest.mark.parametrize('scripts', BOTH)
 def test_two_processes(marked, tmp_path, scripts):
-    output = finish(
-        start(
-            '-m',
-            'torch.distributed.run',
-            '--standalone',
-            '--nproc_per_node',
-            2,
-            ROOT / 'train_wrappers' / 'train.py',
-            *flags(marked, tmp_path, '--attention-mask-share', 0.1, '--model-ema', '--timm-scripts', scripts),
-        )
-    )
+    more = ['--attention-mask-share', '0.1', '--model-ema', '--timm-scripts', scripts]
+    output = finish(start_training(*flags(marked, tmp_path, *more), processes=2))
     (row,) = summary(tmp_path)
     assert 1.6 < float(row['train_loss']) < 10
     assert len(re.findall('masks: 2 of 48 training images, a share of 0.1 of 24', output)) == 1

@@ -28,8 +28,7 @@ class BothBranches(nn.Module):
     """A model under evaluation: returns logits, and hands the attention logits to the metrics of the validation.
 
     ``module`` may be in wrappers that timm's ``unwrap_model`` removes (DDP, EMA, ``torch.compile``). Both come from one
-    forward pass. A compiled model is evaluated without its compiled forward, which does not compute
-    the attention logits.
+    forward pass. A compiled model is evaluated without its compiled forward, which computes no attention logits.
     """
 
     def __init__(self, module: nn.Module) -> None:

@@ -17,15 +17,8 @@ from .errors import TrainingError
 
 __all__ = ['DOWNLOAD', 'SCRIPTS', 'check_version', 'find_scripts', 'knows_multi_label', 'run_script']
 
-SCRIPTS = (
-    'train.py',
-    'validate.py',
-    'benchmark.py',
-    'inference.py',
-    'onnx_export.py',
-    'avg_checkpoints.py',
-    'clean_checkpoint.py',
-)
+_NAMES = ('train', 'validate', 'benchmark', 'inference', 'onnx_export', 'avg_checkpoints', 'clean_checkpoint')
+SCRIPTS = tuple(f'{name}.py' for name in _NAMES)
 DOWNLOAD = 'download'
 
 _FILES = (*SCRIPTS, 'timm/version.py')

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import timm.data
 import torch
-from timm_scripts import BOTH, MODEL, ROOT, STAND_IN, finish, start
+from timm_scripts import BOTH, MODEL, STAND_IN, finish, start_training
 from torch.utils.data import Dataset
 from torch.utils.data.distributed import DistributedSampler
 
@@ -148,30 +148,9 @@ def test_what_cannot_be_seeded_stays_as_in_timm():
 
 
 RUN = (
-    '--num-classes',
-    3,
-    '--img-size',
-    32,
-    '--batch-size',
-    2,
-    '--epochs',
-    4,
-    '--device',
-    'cpu',
-    '--opt',
-    'momentum',
-    '--lr',
-    0.05,
-    '--warmup-epochs',
-    0,
-    '--experiment',
-    'run',
-    '--model-ema',
-    '--mixup',
-    0.3,
-    '--reprob',
-    0.2,
-)
+    '--num-classes 3 --img-size 32 --batch-size 2 --epochs 4 --device cpu --opt momentum --lr 0.05 --warmup-epochs 0 '
+    '--experiment run --model-ema --mixup 0.3 --reprob 0.2'
+).split()
 
 
 def kill_in_epoch(process, epoch):
@@ -186,59 +165,26 @@ def kill_in_epoch(process, epoch):
     raise AssertionError('it ended first:\n' + ''.join(seen))
 
 
-def assert_killed_run_ends_like_another(command, folder):
-    finish(start(*command, '--output', folder / 'whole'))
-    kill_in_epoch(start(*command, '--output', folder / 'killed'), epoch=1)
-    last = folder / 'killed' / 'run' / 'last.pth.tar'
+@pytest.mark.slow
+@pytest.mark.parametrize('scripts', BOTH)
+@pytest.mark.parametrize('processes', [1, 2])
+def test_killed_and_resumed(image_folder, tmp_path, scripts, processes):
+    flags = ['--workers', 2 if processes == 1 else 0, '--timm-scripts', scripts, '--data-dir', image_folder]
+    if scripts != STAND_IN:
+        flags += ['--log-interval', 1, *(['--drop', 0.1] if processes == 1 else [])]
+
+    def started(name, *more):
+        return start_training(*MODEL, *RUN, *flags, '--output', tmp_path / name, *more, processes=processes)
+
+    finish(started('whole'))
+    kill_in_epoch(started('killed'), epoch=1)
+    last = tmp_path / 'killed' / 'run' / 'last.pth.tar'
     assert torch.load(last, weights_only=False)['epoch'] < 3  # whole, and not the last one
-    finish(start(*command, '--output', folder / 'killed', '--resume', last))
+    finish(started('killed', '--resume', last))
     whole, resumed = (
-        torch.load(folder / name / 'run' / 'last.pth.tar', weights_only=False) for name in ('whole', 'killed')
+        torch.load(tmp_path / name / 'run' / 'last.pth.tar', weights_only=False) for name in ('whole', 'killed')
     )
     assert whole['epoch'] == resumed['epoch'] == 3
     for weights in ('state_dict', 'state_dict_ema'):
         for name, tensor in whole[weights].items():
             assert torch.equal(tensor, resumed[weights][name]), f'{name} of {weights}'
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('scripts', BOTH)
-def test_killed_and_resumed(image_folder, tmp_path, scripts):
-    flags = ['--workers', 2] + (['--log-interval', 1, '--drop', 0.1] if scripts != STAND_IN else [])
-    assert_killed_run_ends_like_another(
-        [
-            ROOT / 'train_wrappers' / 'train.py',
-            '--timm-scripts',
-            scripts,
-            *MODEL,
-            *RUN,
-            *flags,
-            '--data-dir',
-            image_folder,
-        ],
-        tmp_path,
-    )
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('scripts', BOTH)
-def test_killed_and_resumed_with_two_processes(image_folder, tmp_path, scripts):
-    flags = ['--workers', 0] + (['--log-interval', 1] if scripts != STAND_IN else [])
-    assert_killed_run_ends_like_another(
-        [
-            '-m',
-            'torch.distributed.run',
-            '--standalone',
-            '--nproc_per_node',
-            2,
-            ROOT / 'train_wrappers' / 'train.py',
-            '--timm-scripts',
-            scripts,
-            *MODEL,
-            *RUN,
-            *flags,
-            '--data-dir',
-            image_folder,
-        ],
-        tmp_path,
-    )

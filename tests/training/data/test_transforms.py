@@ -67,16 +67,8 @@ def test_modes_of_timm_and_the_other_steps_stay():
     kinds = [type(step).__name__ for step in train_transform((3, 32, 32), None).transforms]
     assert kinds == ['RandomResizedCropAndInterpolation', 'MaybePILToTensor']
     assert type(train_transform((3, 32, 32), 'rkrr').transforms[0]).__name__ == 'ResizeKeepRatio'
-    built = create_transform(
-        (3, 32, 32),
-        is_training=True,
-        train_crop_mode='pad',
-        hflip=0.5,
-        color_jitter=0.4,
-        auto_augment='rand-m9',
-        use_prefetcher=True,
-        separate=True,
-    )
+    steps = dict(train_crop_mode='pad', hflip=0.5, color_jitter=0.4, auto_augment='rand-m9')
+    built = create_transform((3, 32, 32), is_training=True, use_prefetcher=True, separate=True, **steps)
     assert [type(step) for step in built[0].transforms] == [transforms.RandomCrop, transforms.RandomHorizontalFlip]
     assert len(built) == 3
     with pytest.raises(AssertionError):
