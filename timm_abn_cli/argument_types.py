@@ -4,7 +4,7 @@ import argparse
 import ast
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,26 +87,17 @@ def device(text: str) -> 'torch.device':
 
 def existing(text: str) -> Path:
     """Parse the path of a file or folder."""
-    path = Path(text)
-    if not path.exists():
-        raise argparse.ArgumentTypeError(f'there is no file or folder {path}')
-    return path
+    return _existing(text, Path.exists, 'file or folder')
 
 
 def existing_file(text: str) -> Path:
     """Parse the path of a file."""
-    path = Path(text)
-    if not path.is_file():
-        raise argparse.ArgumentTypeError(f'there is no file {path}')
-    return path
+    return _existing(text, Path.is_file, 'file')
 
 
 def existing_folder(text: str) -> Path:
     """Parse the path of a folder."""
-    path = Path(text)
-    if not path.is_dir():
-        raise argparse.ArgumentTypeError(f'there is no folder {path}')
-    return path
+    return _existing(text, Path.is_dir, 'folder')
 
 
 def output_file(text: str) -> Path:
@@ -114,6 +105,13 @@ def output_file(text: str) -> Path:
     path = Path(text)
     if path.is_dir():
         raise argparse.ArgumentTypeError(f'{path} is a folder, not a file to write')
+    return path
+
+
+def _existing(text: str, is_there: Callable[[Path], bool], kind: str) -> Path:
+    path = Path(text)
+    if not is_there(path):
+        raise argparse.ArgumentTypeError(f'there is no {kind} {path}')
     return path
 
 

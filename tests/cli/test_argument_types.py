@@ -4,7 +4,19 @@ import pytest
 import torch
 from timm.utils import ParseKwargs
 
-from timm_abn_cli.argument_types import KeyValues, device, positive, positive_number, share, whole, zero_or_more
+from timm_abn_cli.argument_types import (
+    KeyValues,
+    device,
+    existing,
+    existing_file,
+    existing_folder,
+    output_file,
+    positive,
+    positive_number,
+    share,
+    whole,
+    zero_or_more,
+)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +47,10 @@ def test_numbers(read, text, value):
         (share, '1.01', "must be at most 1, got '1.01'"),
         (share, '0', "must be above 0, got '0'"),
         (device, 'foo', "cannot compute on 'foo'"),
+        (existing, 'none', 'there is no file or folder none'),
+        (existing_file, '/', 'there is no file /'),
+        (existing_folder, __file__, 'there is no folder '),
+        (output_file, '/', '/ is a folder, not a file to write'),
     ],
 )
 def test_other_words(read, text, message):

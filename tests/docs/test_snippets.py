@@ -3,6 +3,7 @@
 import importlib.util
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 from own_scripts import load_script
@@ -100,6 +101,7 @@ def check(words, monkeypatch):
         words = words[1:]
     program, arguments = words[0], words[1:]
     if program == 'timm-abn':
+        monkeypatch.setattr('timm_abn_cli.argument_types._existing', lambda text, *_: Path(text))
         create_parser().parse_args(arguments)
     elif program in SCRIPTS_OF_TIMM:
         own, for_timm = _own_arguments(f'{SCRIPTS_OF_TIMM[program]}.py', arguments)

@@ -11,24 +11,25 @@ from .markdown import markdown_table
 from .model_facts import ModelFacts
 from .results import MEASURED_RESULTS, REPORTED_RESULTS
 
-__all__ = ['CITATION', 'LIMITS', 'fact_rows', 'model_card', 'readdress', 'result_table', 'usage']
+__all__ = ['CITATION', 'LIMITS', 'fact_rows', 'model_card', 'readdress', 'result_table', 'template', 'usage']
 
 Row = tuple[str, str]
 
 _TEMPLATES = Path(__file__).parent / 'templates'
 
 
-def _text(name: str) -> str:
+def template(name: str) -> str:
+    """Return a text with places for what differs between models."""
     return (_TEMPLATES / name).read_text(encoding='utf-8')
 
 
-CITATION = _text('citation.bib').rstrip()
-LIMITS = _text('limits.md').rstrip()
+CITATION = template('citation.bib').rstrip()
+LIMITS = template('limits.md').rstrip()
 
 
 def usage(address: str, in_chans: int = 3) -> str:
     """Return Python code that explains the image ``photo.jpg`` by the model at an address of ``timm.create_model``."""
-    return _text('usage.txt').format(address=address, mode='L' if in_chans == 1 else 'RGB')
+    return template('usage.txt').format(address=address, mode='L' if in_chans == 1 else 'RGB')
 
 
 def fact_rows(facts: ModelFacts) -> list[Row]:
@@ -90,7 +91,7 @@ def model_card(
     for ``license`` and ``datasets``.
     """
     front_matter = dict(license=license, **(dict(datasets=list(datasets)) if datasets else {}))
-    return _text('card.md').format(
+    return template('card.md').format(
         front_matter=yaml.safe_dump(front_matter).rstrip(),
         title=title,
         summary=summary,
