@@ -182,7 +182,7 @@ class Explanation:
         names: Sequence[str] | None = None,
         **overlay_kwargs: object,
     ) -> list[Path]:
-        """Write one overlay per image (and per task), and the tensors as ``explanation.safetensors``.
+        """Write ``explanation.safetensors`` and one overlay per image (and task), and return the paths of overlays.
 
         Either all files are written or none; files of the same name are replaced.
 
@@ -192,9 +192,6 @@ class Explanation:
             names: Names of the images, without '.png'; '0', '1', ... by default. With several tasks the index of the
                 task follows, as in '0.39.png'.
             **overlay_kwargs: Other arguments of ``overlay``.
-
-        Returns:
-            Paths of the overlays.
 
         Raises:
             TimmAbnError: Names are not one per image, not different, or not names of files, or see ``overlay``.

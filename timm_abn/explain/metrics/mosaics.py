@@ -78,28 +78,17 @@ def make_mosaics(
             f'probability of {min_confidence} or more; of {len(images)} images {len(chosen)} are, of {len(classes)} '
             f'classes. Lower min_confidence or cells.'
         )
-    members = _draw(chosen, labels, classes, cells**2, count, seed)
+    generator = torch.Generator().manual_seed(seed)
+    by_class = {int(label): chosen[labels[chosen] == label] for label in classes}
+    drawn_members = []
+    for _ in range(count):
+        drawn = classes[torch.randperm(len(classes), generator=generator)[: cells**2]].tolist()
+        pools = [by_class[label] for label in drawn]
+        drawn_members.append([int(pool[torch.randint(len(pool), (1,), generator=generator)]) for pool in pools])
+    members = torch.tensor(drawn_members)
     rows = images[members.to(images.device)].unflatten(1, (cells, cells))  # M, row, column, C, H, W
     mosaics = rows.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
     return Mosaics(mosaics, labels[members].to(images.device), members)
-
-
-def _draw(
-    chosen: torch.Tensor,
-    labels: torch.Tensor,
-    classes: torch.Tensor,
-    num_cells: int,
-    count: int,
-    seed: int,
-) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    by_class = {int(label): chosen[labels[chosen] == label] for label in classes}
-    rows = []
-    for _ in range(count):
-        drawn = classes[torch.randperm(len(classes), generator=generator)[:num_cells]].tolist()
-        pools = [by_class[label] for label in drawn]
-        rows.append([int(pool[torch.randint(len(pool), (1,), generator=generator)]) for pool in pools])
-    return torch.tensor(rows)
 
 
 def explain_mosaics(explainer: Explainer, mosaics: Mosaics, batch_size: int = 64) -> torch.Tensor:
