@@ -9,9 +9,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from tiers import fast_and_slow
-from timm_abn.networks.map_training import TrainingOutput
 from tiny_models import tiny_abn, tiny_images
 
+from timm_abn.networks.map_training import TrainingOutput
 from timm_abn.task import AttentionBranchLoss, AttentionMaskLoss, FaithfulMapLoss, TrainingError, extend_timm_tasks
 from timm_abn.training.map_settings import MapLossSettings
 from timm_abn.training.mask_loss import MASK_LOSSES, MaskedTargetLoss

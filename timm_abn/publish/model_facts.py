@@ -79,7 +79,7 @@ def facts_of(model: nn.Module, input_size: Sequence[int] | None = None) -> Model
     return dataclasses.replace(
         facts,
         backbone=network.config.backbone,
-        split=network.config.split,
+        split=network.split,
         attention_stage=network.attention_branch.stage.source,
         attention_map=network.config.attention_map,
         mechanism=network.config.mechanism,
