@@ -18,13 +18,11 @@ import torch.nn as nn
 from timm.layers import BlurPool2d
 from timm.models.resnet import Bottleneck, downsample_conv
 
-from ..errors import TimmAbnError
 from ..split import find_adapter
 
 __all__ = [
     'AttentionStage',
     'build_attention_stage',
-    'check_map_scale',
     'init_convolutions',
     'set_stride_one',
 ]
@@ -133,12 +131,6 @@ def build_attention_stage(
     stage = AttentionStage(blocks, source, num_features, map_scale)
     init_convolutions(stage)
     return stage
-
-
-def check_map_scale(map_scale: int) -> None:
-    """Raise TimmAbnError unless ``map_scale`` can be how many times as high and wide as features a map is."""
-    if isinstance(map_scale, bool) or not isinstance(map_scale, int) or map_scale < 1:
-        raise TimmAbnError(f'map_scale must be a whole number of 1 or more, got {map_scale!r}.')
 
 
 def init_convolutions(module: nn.Module, reset_others: bool = False) -> None:

@@ -5,9 +5,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from ..errors import TimmAbnError
-
-__all__ = ['check_share', 'hard_sigmoid_maps', 'keep_greatest']
+__all__ = ['hard_sigmoid_maps', 'keep_greatest']
 
 
 def keep_greatest(maps: torch.Tensor, share: float, map_scale: int = 1) -> torch.Tensor:
@@ -50,9 +48,3 @@ def hard_sigmoid_maps(logits: torch.Tensor, share: float, map_scale: int = 1) ->
     is_half = logits.dtype == torch.bfloat16 or logits.dtype == torch.float16
     maps = torch.sigmoid(logits.float() if is_half else logits)
     return keep_greatest(maps, share, map_scale).to(logits.dtype)
-
-
-def check_share(share: float) -> None:
-    """Raise TimmAbnError unless ``share`` can be the share of a map that is kept."""
-    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
-        raise TimmAbnError(f'hard_attention must be the share of the map that is kept, in (0, 1], got {share!r}.')
