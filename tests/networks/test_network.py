@@ -81,6 +81,8 @@ def test_logits_are_those_of_the_backbone_with_attended_features(backbone, gate,
     with torch.no_grad():
         expected = run_with_gate(uncut_backbone(model, backbone), model, images, explanation.attention_map)
         actual = model(images)
+        assert torch.equal(model.forward_head(model.forward_features(images)), actual)
+    assert isinstance(actual, torch.Tensor) and actual.shape == (2, NUM_CLASSES)
     torch.testing.assert_close(actual, expected)
     assert torch.equal(explanation.logits, actual)
 
@@ -109,17 +111,6 @@ def test_training_mode_returns_both_predictions(backbone, gate):
     assert logits.shape == attention_logits.shape == (2, NUM_CLASSES)
     torch.testing.assert_close(logits, expected)
     torch.testing.assert_close(attention_logits, expected_attention_logits)
-
-
-@all_backbones
-def test_evaluation_mode_returns_one_tensor(backbone):
-    model = tiny_abn(backbone)
-    images = tiny_images()
-    with torch.no_grad():
-        logits = model(images)
-        assert torch.equal(model.forward_head(model.forward_features(images)), logits)
-    assert isinstance(logits, torch.Tensor)
-    assert logits.shape == (2, NUM_CLASSES)
 
 
 def test_no_loss_is_detached():
@@ -338,11 +329,9 @@ def test_config_says_what_was_built():
     assert model.config == AbnConfig(
         'test_convnext', 'stages.1', 'product', 'centred', 'random', 'sum_log', num_classes=NUM_CLASSES
     )
-    again = AbnConfig(**model.config.arguments())
-    assert again == model.config and AbnConfig.take(dict(model.config.arguments(), img_size=64)) == (
-        again,
-        dict(img_size=64),
-    )
+    said = model.config.arguments()
+    assert AbnConfig(**said) == model.config
+    assert AbnConfig.take(dict(said, img_size=64)) == (model.config, dict(img_size=64))
     with pytest.raises(dataclasses.FrozenInstanceError):
         model.config.gate = 'features'
     assert f'attention_stage={model.attention_branch.stage.source!r}' in repr(model)
