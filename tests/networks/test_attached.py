@@ -73,6 +73,15 @@ def test_what_is_refused(kwargs, message):
     assert '\n' not in str(error.value)
 
 
+def test_weights_of_another_kind_of_network_are_refused():
+    attached, abn = tiny_around(AttachedNet, 'test_vit')[1], tiny_abn('test_vit')
+    said = "an attached network with gate='tokens' and init='random'"
+    with pytest.raises(TimmAbnError, match=f'^the weights are of {said}, not of a network with gate=[^\\n]*former.$'):
+        abn.load_state_dict(attached.state_dict())
+    with pytest.raises(TimmAbnError, match=f'^the weights are of a network with [^\\n]*, not of {said}: build'):
+        attached.load_state_dict(abn.state_dict())
+
+
 def test_nothing_relies_on_its_map():
     with pytest.raises(TimmAbnError, match='reliance.. needs a map that gates'):
         reliance(tiny_around(AttachedNet, 'resnet20_cifar')[1], tiny_images())

@@ -16,6 +16,7 @@ from ..errors import TimmAbnError
 from ..maps.explanation import Explanation
 from ..split import Features
 from .attention_branch import AttentionBranch
+from .gate import ATTACHED
 from .given_maps import given_or_predicted
 from .network import Look
 from .parts import build_parts
@@ -66,6 +67,7 @@ class AttachedNet(SplitNetwork):
         self.feature_extractor = parts.cut.feature_extractor.requires_grad_(False)
         self.attention_branch = AttentionBranch(parts.stage, config, config.branch_classes, device=device, dtype=dtype)
         self.gate = parts.gate
+        self.gate.record(ATTACHED, device)
         self.perception_branch = parts.cut.perception_branch.requires_grad_(False)
 
     @ignored_by_torchscript
