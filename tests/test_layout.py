@@ -103,3 +103,10 @@ def test_no_module_of_models_is_called_like_one_of_timm():
 def test_no_file_has_outgrown_its_room():
     long = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in FILES}
     assert not {name: lines for name, lines in long.items() if lines > 500}
+
+
+def test_the_core_stays_small():
+    sizes = {path.name: len(path.read_text().splitlines()) for path in (PACKAGE / 'networks').glob('*.py')}
+    # who has read these two files knows the whole idea
+    assert sizes['network.py'] <= 200 and sizes['attention_branch.py'] <= 220
+    assert sum(sizes.values()) <= 2000, sizes

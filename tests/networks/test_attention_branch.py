@@ -80,18 +80,6 @@ def test_both_outputs_send_gradients_to_the_features():
         assert maps.grad.abs().sum() > 0
 
 
-def test_reset_classifier_rebuilds_what_depends_on_the_classes():
-    branch = make_branch()
-    stage_weight = branch.stage.conv.weight.clone()
-    branch.reset_classifier(9)
-    assert branch.class_conv.weight.shape == (9, 6, 1, 1)
-    assert branch.map_conv.weight.shape == (1, 9, 3, 3)
-    assert branch.class_norm.num_features == 9 and branch.num_classes == 9
-    assert torch.equal(branch.stage.conv.weight, stage_weight)
-    assert not branch.class_norm.training
-    assert all(p.dtype == torch.float64 for p in branch.parameters())
-
-
 @pytest.mark.parametrize(
     'mechanism, expected',
     [

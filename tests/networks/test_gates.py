@@ -127,23 +127,6 @@ def test_gate_fits_what_follows_the_cut(arguments, gate):
     assert model.config.gate == gate and f'gate={gate!r}' in repr(model)
 
 
-@pytest.mark.parametrize(
-    ('gate', 'message'),
-    [
-        ('norm', "gate must be one of 'features', 'centred', 'tokens', got 'norm'."),
-        (
-            'tokens',
-            "gate='tokens' needs blocks after the cut that take a mask of attention, as those of timm's "
-            "VisionTransformer do, got ResNet cut at 'layer3'; gate='centred' or 'features' fits.",
-        ),
-    ],
-)
-def test_gates_that_cannot_be(gate, message):
-    with pytest.raises(TimmAbnError) as error:
-        AttentionBranchNet('test_resnet', gate=gate)
-    assert str(error.value) == message
-
-
 UNDONE = "what follows undoes any factor of a place; choose gate='centred', or another split."
 UNREAD = 'only the class token is read after it; choose an earlier split.'
 
@@ -325,21 +308,6 @@ def test_tasks_start_neutral_too():
     images = tiny_images()
     no_and_yes = backbone(images).view(-1, NUM_CLASSES, 2)
     torch.testing.assert_close(model(images), no_and_yes[..., 1] - no_and_yes[..., 0])
-
-
-@pytest.mark.parametrize(
-    ('kwargs', 'message'),
-    [
-        (dict(init='neutral', hard_attention=0.3, mechanism='product'), 'hard_attention'),
-        (dict(init='neutral', attention_map='sum_log'), 'sigmoid'),
-        (dict(init='open'), "init must be one of 'random', 'neutral', got 'open'"),
-        (dict(img_size=64), 'img_size=64: no argument of a network, and the backbone, .* exists already'),
-    ],
-)
-def test_what_a_given_backbone_cannot_be_part_of(kwargs, message):
-    with pytest.raises(TimmAbnError, match=message) as error:
-        tiny_around(AttentionBranchNet, 'resnet20_cifar', **kwargs)
-    assert '\n' not in str(error.value)
 
 
 @pytest.mark.parametrize('kwargs', [dict(hard_attention=0.3, mechanism='product'), dict(attention_map='sum_log')])

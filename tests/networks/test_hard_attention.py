@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_models import tiny_abn, tiny_images
 
-from timm_abn import Features, TimmAbnError
+from timm_abn import Features
 from timm_abn.networks.hard_attention import hard_sigmoid_maps, keep_greatest
 
 
@@ -113,26 +113,6 @@ def with_noise(model, features, noise):
     if model.layout.layout == 'NLC':
         noise = torch.nn.functional.pad(noise.flatten(2).mT, (0, 0, model.layout.num_prefix_tokens, 0))
     return Features(features + noise, [])
-
-
-@pytest.mark.parametrize(
-    ('kwargs', 'message'),
-    [
-        (dict(hard_attention=0), r'hard_attention must be the share of the map that is kept, in \(0, 1\], got 0'),
-        (dict(hard_attention=0.3, mechanism='residual'), "hard_attention needs mechanism='product', got 'residual'"),
-        (dict(hard_attention=1.5), 'got 1.5'),
-        (dict(hard_attention=True), 'got True'),
-        (dict(hard_attention='x'), "got 'x'"),
-        (
-            dict(hard_attention=0.5, attention_map='sum_log'),
-            "hard_attention needs attention_map='sigmoid', got 'sum_log'",
-        ),
-        (dict(hard_attention=0.5, attention_map='raw', multi_task=True), "got 'raw'"),
-    ],
-)
-def test_what_is_refused(kwargs, message):
-    with pytest.raises(TimmAbnError, match=message):
-        tiny_abn('test_resnet', **kwargs)
 
 
 def test_by_default_nothing_is_cut():

@@ -5,8 +5,6 @@ import timm
 import torch
 from tiny_models import tiny_abn, tiny_images
 
-from timm_abn import TimmAbnError
-
 LAYOUTS = ('test_resnet', 'test_vit', 'swin_tiny_patch4_window7_224')
 
 
@@ -74,9 +72,3 @@ def test_what_was_chosen_is_recorded(kwargs):
     again.load_state_dict(model.state_dict())
     images = tiny_images()
     assert torch.equal(again.eval()(images), model(images))
-
-
-@pytest.mark.parametrize('map_scale', [0, -1, True, 1.5, '2', 17])
-def test_what_is_refused(map_scale):
-    with pytest.raises(TimmAbnError, match=f'map_scale must be a whole number from 1 to 16, got {map_scale!r}'):
-        tiny_abn('test_resnet', map_scale=map_scale)
