@@ -9,14 +9,15 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from tiers import fast_and_slow
+from timm.data.loader import fast_collate
 from tiny_models import tiny_abn, tiny_images
+from torch.utils.data import default_collate
 
-from timm_abn.networks.map_training import TrainingOutput
 from timm_abn.task import AttentionBranchLoss, AttentionMaskLoss, FaithfulMapLoss, TrainingError, extend_timm_tasks
+from timm_abn.training.faithful import FaithfulTraining, TrainingOutput
 from timm_abn.training.map_settings import MapLossSettings
-from timm_abn.training.mask_loss import MASK_LOSSES, MaskedTargetLoss
+from timm_abn.training.mask_loss import MASK_LOSSES, MaskedTargetLoss, label_and_masks, target_with_masks
 from timm_abn.training.mask_settings import MaskSettings
-from timm_abn.training.packed_targets import pack_target
 
 MAP = torch.tensor([[0.5, 0.25], [0.1, 0.9]], dtype=torch.float64)
 MASK = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
@@ -112,14 +113,14 @@ def test_gradients_are_finite_at_the_ends_of_the_range(kind, dtype):
 def test_hard_maps_learn_where_they_are_zero(kind):
     """The kept place is outside the mask: a step down the slope makes another one the greatest."""
     model = tiny_abn('test_resnet', num_classes=3, mechanism='product', hard_attention=0.2).train()
-    model.train_maps(None)
+    trainable = FaithfulTraining(model, None)
     images = tiny_images(4, size=(32, 32))
     masks = torch.zeros(4, 1, 32, 32)
     masks[..., 16:, 16:] = 1
     optimizer = torch.optim.Adam(model.attention_branch.parameters(), 1e-2)
     energies = []
     for _ in range(15):
-        maps = model(images).attention_map
+        maps = trainable(images).attention_map
         energies.append(1 - AttentionMaskLoss('energy')(maps.detach(), masks).item())
         optimizer.zero_grad()
         AttentionMaskLoss(kind)(maps, masks).backward()
@@ -151,8 +152,20 @@ def test_unknown_kind_and_weight_are_refused():
 
 
 def packed(labels, masks, missing=()):
-    masks = [mask * (0 if index in missing else 255) for index, mask in enumerate(masks)]
-    return torch.stack([pack_target(label, mask.to(torch.uint8)) for label, mask in zip(labels, masks)])
+    masks = [mask * (index not in missing) for index, mask in enumerate(masks)]
+    return torch.stack([target_with_masks(label, mask) for label, mask in zip(labels, masks)])
+
+
+@pytest.mark.parametrize('collate', [fast_collate, default_collate])
+@pytest.mark.parametrize('labels', [[0, 2**24 - 1, 7], torch.rand(9, 3, generator=torch.Generator().manual_seed(1)).T])
+def test_targets_carry_labels_and_masks_through_the_loaders_of_timm(collate, labels):
+    masks = torch.rand(3, 2, 5, 7, generator=torch.Generator().manual_seed(0))
+    image = torch.zeros(3, 5, 7, dtype=torch.uint8)
+    target = collate([(image, target_with_masks(label, mask)) for label, mask in zip(labels, masks)])[1]
+    found, found_masks = label_and_masks(target, None if isinstance(labels, list) else 9)
+    assert torch.equal(found, torch.as_tensor(labels)) and torch.equal(found_masks, masks)
+    with pytest.raises(TrainingError, match=r'36 attributes need masks of as many pixels, got \(5, 7\)'):
+        target_with_masks(torch.zeros(36), masks[0])
 
 
 def random_masks(num_images=6, num_maps=1):
@@ -165,10 +178,9 @@ def test_task_of_timm_makes_the_same_step_as_three_lines(kind, faithful):
     images, labels, masks = tiny_images(6, size=(32, 32)), torch.tensor([0, 1, 2, 3, 4, 0]), random_masks()
     by_hand, model = (tiny_abn('test_resnet', num_classes=5).train() for _ in range(2))
     weights = dict(masked=1.0, area=0.5, smoothness=0.1, consistency=0.0)
-    by_hand.train_maps('mean' if faithful else None)
     criterion = FaithfulMapLoss(nn.CrossEntropyLoss(), 0.5, **weights) if faithful else None
     criterion = criterion or AttentionBranchLoss(nn.CrossEntropyLoss(), 0.5)
-    output = by_hand(images)
+    output = FaithfulTraining(by_hand, 'mean' if faithful else None)(images)
     present = torch.tensor([True, True, False, True, False, True])[:, None]
     expected = criterion(output, labels) + 3 * AttentionMaskLoss(kind)(output.attention_map, masks, present)
     expected.backward()
@@ -202,7 +214,7 @@ def test_several_attributes_each_with_a_mask():
     model = tiny_abn('test_resnet', num_classes=3, multi_task=True).train()
     extend_timm_tasks(1.0, None, MaskSettings('', 'l1', 2.0))
     task = timm.task.MultiLabelClassificationTask(model)
-    logits, attention_logits, maps = model(images)[:3]
+    logits, attention_logits, maps = FaithfulTraining(model, None)(images)[:3]
     pooled = F.adaptive_avg_pool2d(masks, maps.shape[2:])
     distances = (maps - pooled).abs().mean(dim=(2, 3))
     there = [(0, 0), (0, 2), (1, 0), (1, 1), (1, 2), (2, 1), (3, 0), (3, 1), (3, 2)]
@@ -223,7 +235,7 @@ def test_distillation_with_masks():
     task = timm.task.LogitDistillationTask(model, teacher, nn.CrossEntropyLoss())
     result = task(images, packed(labels, random_masks()))
     criterion = nn.CrossEntropyLoss()
-    output = model(images)
+    output = FaithfulTraining(model, None)(images)
     term = AttentionMaskLoss('energy')(output.attention_map, random_masks())
     expected = criterion(output.logits, labels) + criterion(output.attention_logits, labels) + term
     torch.testing.assert_close(result['task_loss'], expected)
@@ -264,8 +276,7 @@ def model_without_batch_statistics():
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
-    model.train_maps(None)
-    return model
+    return FaithfulTraining(model, None)
 
 
 def loss_of(model, part, missing):

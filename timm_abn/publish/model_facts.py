@@ -18,26 +18,12 @@ __all__ = ['ModelFacts', 'facts_of', 'model_facts']
 
 @dataclasses.dataclass(frozen=True)
 class ModelFacts:
-    """Facts about a model.
+    """Facts about a model; those from ``backbone`` on only of an ABN."""
 
-    Attributes:
-        input_size: Channels, height and width of the images that it is made for.
-        num_classes: Number of classes, or of tasks.
-        num_params: Number of parameters.
-        num_macs: Multiply-accumulates of the evaluation of one such image.
-        backbone: Name of the backbone of an ABN.
-        split: Module after which the backbone is cut.
-        attention_stage: What the stage of the attention branch is.
-        attention_map: How the attention map is made.
-        mechanism: How it is applied.
-        gate: What it does to the features.
-        is_multi_task: Whether there is an attention map for each of several tasks.
-    """
-
-    input_size: tuple[int, int, int]
-    num_classes: int
+    input_size: tuple[int, int, int]  # channels, height and width of the images that it is made for
+    num_classes: int  # or tasks
     num_params: int
-    num_macs: int
+    num_macs: int  # multiply-accumulates of the evaluation of one such image
     backbone: str = ''
     split: str = ''
     attention_stage: str = ''
@@ -48,21 +34,15 @@ class ModelFacts:
 
 
 def model_facts(name: str) -> ModelFacts:
-    """Return the facts about a registered model.
-
-    Args:
-        name: Its name.
-    """
+    """Return the facts about a registered model."""
     # on the meta device there are shapes but no values: nothing is computed, and no memory taken
     return facts_of(timm.create_model(name, device=torch.device('meta')))
 
 
 def facts_of(model: nn.Module, input_size: Sequence[int] | None = None) -> ModelFacts:
-    """Return the facts about a network.
+    """Return the facts about a network on the meta device.
 
-    Args:
-        model: The network, on the meta device.
-        input_size: Channels, height and width of its images, where they are not those of its ``pretrained_cfg``.
+    ``input_size`` (channels, height, width) is that of its images, where it is not that of its ``pretrained_cfg``.
     """
     network: Any = model.eval()
     channels, height, width = input_size or get_model_input_config(network)['input_size']
@@ -76,13 +56,14 @@ def facts_of(model: nn.Module, input_size: Sequence[int] | None = None) -> Model
     )
     if not isinstance(network, SplitNetwork):
         return facts
+    config = network.config
     return dataclasses.replace(
         facts,
-        backbone=network.config.backbone,
-        split=network.split,
+        backbone=config.backbone,
+        split=str(config.split),
         attention_stage=network.attention_branch.stage.source,
-        attention_map=network.config.attention_map,
-        mechanism=network.config.mechanism,
-        gate=network.config.gate,
+        attention_map=config.attention_map,
+        mechanism=config.mechanism,
+        gate=str(config.gate),
         is_multi_task=isinstance(network, MultiTaskAttentionBranchNet),
     )
