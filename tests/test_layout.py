@@ -116,3 +116,10 @@ def test_no_file_has_outgrown_its_room():
         str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in [*FILES, *COMMAND_LINE.glob('*.py')]
     }
     assert not {name: lines for name, lines in long.items() if lines > 500}
+
+
+def test_the_core_stays_small():
+    sizes = {path.name: len(path.read_text().splitlines()) for path in (PACKAGE / 'networks').glob('*.py')}
+    # who has read these two files knows the whole idea
+    assert sizes['network.py'] <= 200 and sizes['attention_branch.py'] <= 220
+    assert sum(sizes.values()) <= 2000, sizes

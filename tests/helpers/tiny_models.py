@@ -1,5 +1,7 @@
 """Seeded networks that are quick to build and run: one for each layout of features, and one of the paper."""
 
+import copy
+
 import timm
 import torch
 
@@ -37,6 +39,14 @@ def tiny_abn(backbone, **kwargs):
             elif name.endswith('running_var'):
                 buffer.uniform_(0.5, 1.5)
     return model
+
+
+def tiny_around(network, name, **kwargs):
+    """Return a trained backbone, whatever it was trained for, and a network of this class around a copy of it."""
+    backbone = tiny_backbone(name).eval()
+    torch.manual_seed(3)
+    arguments = dict(split=TINY_SPLITS.get(name), num_classes=NUM_CLASSES, pretrained_backbone=True)
+    return backbone, network(copy.deepcopy(backbone), **{**arguments, **kwargs}).eval()
 
 
 def tiny_images(batch_size=2, channels=3, size=(64, 64), dtype=torch.float32):

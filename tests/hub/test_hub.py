@@ -214,7 +214,7 @@ def test_a_load_proves_its_cut_once(tiny, hub, tmp_path, monkeypatch, arguments)
     hub.add_folder('me/other', tmp_path / 'folder')
     proofs = counted_proofs(monkeypatch)
     for address in ('hf-hub:me/other', f'local-dir:{tmp_path / "folder"}'):
-        assert timm.create_model(address, pretrained=True).split == 'layer3'
+        assert timm.create_model(address, pretrained=True).config.split == 'layer3'
         assert proofs == ['layer3']
 
 

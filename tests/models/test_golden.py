@@ -86,7 +86,7 @@ def check_evaluation(model, images, golden):
         sums_close(actual, expected)
         assert actual.argmax(dim=1).tolist() == expected['argmax']
     with torch.no_grad():
-        gated = model.mechanism(model.feature_extractor(images), explanation.attention_map)
+        gated = model.gate(model.extract(images), explanation.attention_map).x
         sums_close(gated, golden['perception_input'])
         close(gated.flatten()[:4], golden['perception_input']['first4'], rtol=1e-9, atol=1e-9)
         assert torch.equal(model(images), explanation.logits)

@@ -69,9 +69,9 @@ def check_evaluation(model, images, golden):
     close(explanation.attention_logits, golden['attention_logits']['values'])
     close(explanation.logits, difference(golden['perception_logits']['values']))
     with torch.no_grad():
-        features = model.feature_extractor(images)
+        features = model.extract(images)
         for task, key in ((0, 'task0'), (-1, 'last_task')):
-            gated = model.mechanism(features, maps[:, task].unsqueeze(1))
+            gated = model.gate(features, maps[:, task].unsqueeze(1)).x
             close(gated.sum(), golden['perception_input'][key]['sum'], 0, 1e-10 * gated.abs().sum().item())
             close(gated.flatten()[:4], golden['perception_input'][key]['first4'])
 

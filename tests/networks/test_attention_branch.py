@@ -80,18 +80,6 @@ def test_both_outputs_send_gradients_to_the_features():
         assert maps.grad.abs().sum() > 0
 
 
-def test_reset_classifier_rebuilds_what_depends_on_the_classes():
-    branch = make_branch()
-    stage_weight = branch.stage.conv.weight.clone()
-    branch.reset_classifier(9)
-    assert branch.class_conv.weight.shape == (9, 6, 1, 1)
-    assert branch.map_conv.weight.shape == (1, 9, 3, 3)
-    assert branch.class_norm.num_features == 9 and branch.num_classes == 9
-    assert torch.equal(branch.stage.conv.weight, stage_weight)
-    assert not branch.class_norm.training
-    assert all(p.dtype == torch.float64 for p in branch.parameters())
-
-
 @pytest.mark.parametrize(
     'mechanism, expected',
     [
@@ -100,32 +88,19 @@ def test_reset_classifier_rebuilds_what_depends_on_the_classes():
     ],
 )
 @pytest.mark.parametrize('layout', ['NCHW', 'NHWC', 'NLC'])
-def test_gate_in_every_layout(mechanism, expected, layout):
+def test_maps_and_gates_of_every_layout(mechanism, expected, layout):
     maps, attention_map = torch.randn(2, 4, 3, 5, dtype=torch.float64), torch.rand(2, 1, 3, 5, dtype=torch.float64)
-    gated = expected(maps, attention_map)
-    gate = Gate(AbnConfig(mechanism=mechanism), FeatureLayout(layout, num_prefix_tokens=2, reduction=8))
-    if layout == 'NCHW':
-        torch.testing.assert_close(gate(Features(maps, []), attention_map).x, gated)
-    elif layout == 'NHWC':
-        actual = gate(Features(maps.permute(0, 2, 3, 1), []), attention_map).x
-        torch.testing.assert_close(actual, gated.permute(0, 2, 3, 1))
-    else:
-        prefix = torch.randn(2, 2, 4, dtype=torch.float64)
+    prefix, images = torch.randn(2, 2, 4, dtype=torch.float64), torch.empty(2, 3, 24, 40)
+
+    def arranged(maps):
         tokens = torch.cat([prefix, maps.flatten(2).transpose(1, 2)], dim=1)
-        actual = gate(Features(tokens, []), attention_map).x
-        assert torch.equal(actual[:, :2], prefix)
-        torch.testing.assert_close(actual[:, 2:], gated.flatten(2).transpose(1, 2))
+        return {'NCHW': maps, 'NHWC': maps.permute(0, 2, 3, 1), 'NLC': tokens}[layout]
 
-
-@pytest.mark.parametrize('layout', ['NCHW', 'NHWC', 'NLC'])
-def test_layouts_become_maps(layout):
-    maps, images = torch.randn(2, 4, 3, 5), torch.empty(2, 3, 24, 40)
-    features = {
-        'NCHW': maps,
-        'NHWC': maps.permute(0, 2, 3, 1),
-        'NLC': torch.cat([torch.full((2, 1, 4), 9.0), maps.flatten(2).transpose(1, 2)], dim=1),
-    }[layout]
-    assert torch.equal(FeatureLayout(layout, num_prefix_tokens=1, reduction=8).to_maps(features, images), maps)
+    features = Features(arranged(maps), [])
+    gate = Gate(AbnConfig(mechanism=mechanism), FeatureLayout(layout, num_prefix_tokens=2, reduction=8))
+    torch.testing.assert_close(gate(features, attention_map).x, arranged(expected(maps, attention_map)))
+    assert layout != 'NLC' or torch.equal(gate(features, attention_map).x[:, :2], prefix)
+    assert torch.equal(gate.layout.to_maps(features.x, images), maps)
 
 
 def test_gate_makes_one_new_tensor_of_the_size_of_the_features():

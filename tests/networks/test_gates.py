@@ -6,14 +6,29 @@ import warnings
 import pytest
 import timm
 import torch
-from safetensors.torch import load_file, save_file
 from timm.models import get_model_args
-from timm_abn.networks.mechanism import Mechanism, gate_of
-from tiny_models import TINY_BACKBONES, attention_for, tiny_abn, tiny_images
+from tiny_models import (
+    NUM_CLASSES,
+    TINY_BACKBONES,
+    TINY_SPLITS,
+    attention_for,
+    tiny_abn,
+    tiny_around,
+    tiny_backbone,
+    tiny_images,
+)
 
-from timm_abn import AttentionBranchNet, TimmAbnError
+from timm_abn import (
+    AbnConfig,
+    AttentionBranchNet,
+    Features,
+    MultiTaskAttentionBranchNet,
+    TimmAbnError,
+    load_model,
+)
 from timm_abn.explain.metrics import reliance
 from timm_abn.networks.feature_layout import FeatureLayout
+from timm_abn.networks.gate import CentredGate, Gate, TokenGate, recorded_gate
 
 PVT = dict(backbone='pvt_v2_b0', embed_dims=(8, 8, 16, 16), depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1))
 
@@ -24,49 +39,64 @@ def places(values):
 
 
 FEATURES, MAP = places([1, 3, 5, 7]), places([0, 0.5, 1, 0.25])  # the mean is 4, distances to it -3, -1, 1, 3
+OTHER = places([1, 0.5, 0.25, 1])
+# of the gate and the mechanism: what is left of the features under MAP, and the factor relative to that of OTHER
 BY_HAND = {
-    ('features', 'residual'): places([1, 4.5, 10, 8.75]),
-    ('features', 'product'): places([0, 1.5, 5, 1.75]),
-    ('centred', 'residual'): places([1, 2.5, 6, 7.75]),
-    ('centred', 'product'): places([4, 3.5, 5, 4.75]),
+    (Gate, 'residual'): (places([1, 4.5, 10, 8.75]), places([0.5, 1, 1.6, 0.625])),
+    (Gate, 'product'): (places([0, 1.5, 5, 1.75]), places([0, 1, 4, 0.25])),
+    (CentredGate, 'residual'): (places([1, 2.5, 6, 7.75]), places([0.5, 1, 1.6, 0.625])),
+    (CentredGate, 'product'): (places([4, 3.5, 5, 4.75]), places([0, 1, 4, 0.25])),
 }
 
 
 @pytest.mark.parametrize(('gate', 'mechanism'), BY_HAND)
 def test_by_hand(gate, mechanism):
-    expected = BY_HAND[gate, mechanism]
-    maps = Mechanism(mechanism, gate=gate)
-    torch.testing.assert_close(maps(FEATURES, MAP), expected, rtol=0, atol=1e-15)
-    assert maps.attention_bias(FEATURES, MAP) is None
-    nhwc = Mechanism(mechanism, FeatureLayout('NHWC'), gate)
-    gated = nhwc(FEATURES.permute(0, 2, 3, 1), MAP)
-    torch.testing.assert_close(gated, expected.permute(0, 2, 3, 1), rtol=0, atol=1e-15)
+    config = AbnConfig(mechanism=mechanism)
+    expected, relative = BY_HAND[gate, mechanism]
+    gated = gate(config, FeatureLayout())(Features(FEATURES, [MAP]), MAP)
+    torch.testing.assert_close(gated.x, expected, rtol=0, atol=1e-15)
+    assert len(gated.side_inputs) == 1 and gated.side_inputs[0] is MAP  # side inputs pass as they are
+    gated = gate(config, FeatureLayout('NHWC'))(Features(FEATURES.permute(0, 2, 3, 1), []), MAP)
+    torch.testing.assert_close(gated.x, expected.permute(0, 2, 3, 1), rtol=0, atol=1e-15)
+    assert gated.side_inputs == []
     # the class token is none of the places: not gated, and not part of the mean
     tokens = torch.cat([torch.full((1, 1, 1), 100.0, dtype=torch.float64), FEATURES.reshape(1, 4, 1)], dim=1)
-    gated = Mechanism(mechanism, FeatureLayout('NLC', 1), gate)(tokens, MAP)
+    gated = gate(config, FeatureLayout('NLC', 1))(Features(tokens, []), MAP).x
     torch.testing.assert_close(gated[:, 1:], expected.reshape(1, 4, 1), rtol=0, atol=1e-15)
     assert torch.equal(gated[:, :1], tokens[:, :1])
-    # several maps of an image follow each other
-    both = maps(FEATURES, torch.cat([MAP, torch.ones_like(MAP)], dim=1), 2)
-    torch.testing.assert_close(both[:1], expected, rtol=0, atol=1e-15)
-    torch.testing.assert_close(both[1:], maps(FEATURES, torch.ones_like(MAP)), rtol=0, atol=1e-15)
+    # relative to another map, and to a flat one
+    mean = 0 if gate is Gate else 4
+    features = Features(FEATURES, [])
+    gated = gate(config, FeatureLayout())(features, MAP, OTHER).x
+    torch.testing.assert_close(gated, mean + (FEATURES - mean) * relative, rtol=0, atol=1e-14)
+    neutral = gate(AbnConfig(mechanism=mechanism, init='neutral'), FeatureLayout())
+    factor = (1 + MAP) / 1.5 if mechanism == 'residual' else MAP / 0.5
+    torch.testing.assert_close(neutral(features, MAP).x, mean + (FEATURES - mean) * factor, rtol=0, atol=1e-14)
+    assert torch.equal(neutral(features, torch.full_like(MAP, 0.5)).x, FEATURES)
 
 
 def test_tokens_by_hand():
-    mechanism = Mechanism('product', FeatureLayout('NLC', 1), 'tokens')
-    tokens = torch.randn(1, 5, 3, dtype=torch.float64)
-    centred = Mechanism('product', FeatureLayout('NLC', 1), 'centred')
-    assert torch.equal(mechanism(tokens, MAP), centred(tokens, MAP))
-    bias = mechanism.attention_bias(tokens, places([0, 0.499, 0.999, -3]))
-    expected = torch.tensor([1.0, 0.001, 0.5, 1.0, 0.001], dtype=torch.float64).reshape(1, 1, 1, 5)
-    torch.testing.assert_close(bias.exp(), expected, rtol=1e-12, atol=0)
-    assert mechanism.attention_bias(tokens.half(), MAP).dtype == torch.half
+    config, layout = AbnConfig(mechanism='product'), FeatureLayout('NLC', 1)
+    gate, tokens = TokenGate(config, layout), torch.randn(1, 5, 3, dtype=torch.float64)
+    features = Features(tokens, [MAP])
+    assert torch.equal(gate(features, MAP).x, CentredGate(config, layout)(features, MAP).x)
+    attention_map = places([0, 0.499, 0.999, -3])
+    other, bias = gate(features, attention_map).side_inputs
+    read = torch.tensor([1.0, 0.001, 0.5, 1.0, 0.001], dtype=torch.float64).reshape(1, 1, 1, 5)
+    torch.testing.assert_close(bias.exp(), read, rtol=1e-12, atol=0)
+    assert other is MAP and gate(Features(tokens.half(), []), MAP).side_inputs[0].dtype == torch.half
     # scores of 0: each token is read in proportion to the map
     attention = torch.nn.functional.scaled_dot_product_attention(
         torch.zeros_like(tokens)[:, None], torch.zeros_like(tokens)[:, None], tokens[:, None], attn_mask=bias
     )
-    weights = expected / expected.sum()
+    weights = read / read.sum()
     torch.testing.assert_close(attention[0, 0, 0], (weights[0, 0, 0, :, None] * tokens[0]).sum(dim=0))
+    # relative to another map, and to a flat one
+    relative = read / torch.tensor([1.0, 1.001, 0.501, 0.251, 1.001], dtype=torch.float64)
+    torch.testing.assert_close(gate(features, attention_map, OTHER).side_inputs[1].exp(), relative)
+    neutral = TokenGate(AbnConfig(mechanism='product', init='neutral'), layout)
+    relative = read / torch.tensor([1.0, 0.501, 0.501, 0.501, 0.501], dtype=torch.float64)
+    torch.testing.assert_close(neutral(features, attention_map).side_inputs[1].exp(), relative)
 
 
 @pytest.mark.parametrize(
@@ -95,23 +125,6 @@ def test_gate_fits_what_follows_the_cut(arguments, gate):
         warnings.simplefilter('error')
         model = timm.create_model('abn', device='meta', **arguments)
     assert model.config.gate == gate and f'gate={gate!r}' in repr(model)
-
-
-@pytest.mark.parametrize(
-    ('gate', 'message'),
-    [
-        ('norm', "gate must be one of 'features', 'centred', 'tokens', got 'norm'."),
-        (
-            'tokens',
-            "gate='tokens' needs blocks after the cut that take a mask of attention, as those of timm's "
-            "VisionTransformer do, got ResNet cut at 'layer3'; gate='centred' or 'features' fits.",
-        ),
-    ],
-)
-def test_gates_that_cannot_be(gate, message):
-    with pytest.raises(TimmAbnError) as error:
-        AttentionBranchNet('test_resnet', gate=gate)
-    assert str(error.value) == message
 
 
 UNDONE = "what follows undoes any factor of a place; choose gate='centred', or another split."
@@ -145,7 +158,7 @@ def test_a_warning_names_a_map_without_effect_and_no_other(backbone, split, gate
         assert messages == []
     else:
         assert messages == [
-            f'The attention map has no effect on predictions with gate={model.config["gate"]!r} and the cut at '
+            f'The attention map has no effect on predictions with gate={model.config.gate!r} and the cut at '
             f'{model.config.split!r}: {ending}'
         ]
     # and the warning is right: nothing of the order of the effect of a map remains but epsilons of norms
@@ -197,63 +210,120 @@ def test_layer_scale_near_zero_hides_a_factor_but_not_a_distance():
         assert reliance(model, images)['half'].has_effect == has_effect
 
 
-def test_a_new_gate_is_recorded_with_weights_and_arguments():
-    model = tiny_abn('test_vit')
-    assert model.state_dict()['mechanism.tokens_gate'].tolist() == 1
-    assert get_model_args(model)['gate'] == 'tokens' and gate_of(model.state_dict()) == 'tokens'
-    resnet = tiny_abn('test_resnet')
-    assert not [name for name in resnet.state_dict() if name.startswith('mechanism.')]
-    assert get_model_args(resnet)['gate'] == 'features'
-    assert get_model_args(tiny_abn('test_vit', gate=None))['gate'] == 'tokens'
+def test_a_gate_and_an_init_are_recorded_with_weights_and_arguments():
+    for backbone, arguments, records in (
+        ('test_vit', {}, ['tokens_gate']),
+        ('test_convnext', {}, ['centred_gate']),
+        ('test_resnet', dict(init='neutral'), ['neutral_init']),
+        ('test_vit', dict(init='neutral', gate=None), ['tokens_gate', 'neutral_init']),
+        ('test_resnet', {}, []),
+    ):
+        model = tiny_abn(backbone, **arguments)
+        weights, recorded = model.state_dict(), get_model_args(model)
+        assert {name: weights[name].tolist() for name in weights if name.startswith('gate.')} == {
+            f'gate.{name}': 1 for name in records
+        }
+        assert recorded_gate(weights) == (model.config.gate, model.config.init)
+        assert (recorded['gate'], recorded.get('init', 'random')) == (model.config.gate, model.config.init)
 
 
-def old_weights(model):
-    return {name: tensor for name, tensor in model.state_dict().items() if not name.startswith('mechanism.')}
-
-
-@pytest.mark.parametrize('backbone', ['test_vit', 'test_convnext'])
-def test_weights_bring_their_gate_along(backbone, tmp_path):
-    old, new = tiny_abn(backbone, gate='features'), tiny_abn(backbone)
+@pytest.mark.parametrize('backbone', ['test_vit', 'test_convnext', 'test_resnet'])
+def test_weights_of_another_gate_or_init_are_refused(backbone, tmp_path):
+    own = tiny_abn(backbone).config
     images = tiny_images()
-    save_file({k: v.contiguous() for k, v in old.state_dict().items()}, tmp_path / 'old.safetensors')
-    assert load_file(tmp_path / 'old.safetensors').keys() == old_weights(new).keys()
-    # a new network follows old weights, also inside another module, and then again weights of its own kind
-    model = tiny_abn(backbone)
-    wrapper = torch.nn.Sequential(model)
-    for source in (old, new, old):
-        wrapper.load_state_dict({f'0.{name}': tensor for name, tensor in source.state_dict().items()})
-        assert model.config == source.config and torch.equal(model(images), source(images))
-        assert model.state_dict().keys() == source.state_dict().keys()
-        assert get_model_args(model)['gate'] == source.config.gate
-    # what is asked for comes first
-    for gate, source in ((new.config.gate, old), ('features', new)):
-        model = tiny_abn(backbone, gate=gate)
-        model.load_state_dict(source.state_dict())
-        assert model.config.gate == gate
-    # weights of a part say nothing
-    model = tiny_abn(backbone)
-    model.load_state_dict({k: v for k, v in old.state_dict().items() if k.startswith('feature_')}, strict=False)
-    assert model.config == new.config
+    for other in (dict(gate='centred' if backbone == 'test_resnet' else 'features'), dict(init='neutral')):
+        source, model = tiny_abn(backbone, **other), tiny_abn(backbone)
+        said = f'the weights are of a network with gate={source.config.gate!r} and init={source.config.init!r}, not of'
+        for wrapper, prefix in ((model, ''), (torch.nn.Sequential(model), '0.')):
+            weights = {f'{prefix}{name}': tensor for name, tensor in source.state_dict().items()}
+            with pytest.raises(TimmAbnError, match=said) as error:
+                wrapper.load_state_dict(weights)
+            assert '\n' not in str(error.value) and f'gate={own.gate!r} and init={own.init!r}' in str(error.value)
+        assert model.config == own and torch.equal(model(images), tiny_abn(backbone)(images))  # nothing was loaded
+        # weights of a part say nothing
+        model.load_state_dict(
+            {name: tensor for name, tensor in source.state_dict().items() if name.startswith('feature_')}, strict=False
+        )
+        # timm refuses them, too; load_model builds the network that they are of, unless another is asked for
+        path = tmp_path / 'weights.pth.tar'
+        torch.save(dict(state_dict=source.state_dict()), path)
+        arguments = dict(backbone=backbone, split=TINY_SPLITS.get(backbone), **TINY_BACKBONES[backbone])
+        with pytest.raises(TimmAbnError, match=said):
+            timm.create_model('abn', checkpoint_path=path, num_classes=NUM_CLASSES, **arguments)
+        loaded = load_model('abn', path, **arguments)
+        assert loaded.config == source.config and torch.equal(loaded(images), source(images))
+        with pytest.raises(TimmAbnError) as error:
+            load_model('abn', path, **arguments, gate=own.gate, init=own.init)
+        assert '\n' not in str(error.value)
 
 
-def test_timm_loads_old_checkpoints_by_their_meaning(tmp_path):
-    old = tiny_abn('test_vit', gate='features')
-    torch.save(dict(state_dict=old.state_dict()), tmp_path / 'old.pth.tar')
-    model = timm.create_model(
-        'abn',
-        backbone='test_vit',
-        num_classes=5,
-        checkpoint_path=tmp_path / 'old.pth.tar',
-        **TINY_BACKBONES['test_vit'],
-    ).eval()
-    assert model.config.gate == 'features' and torch.equal(model(tiny_images()), old(tiny_images()))
+@pytest.mark.parametrize(('arguments', 'record'), [({}, 'tokens_gate'), (dict(init='neutral'), 'neutral_init')])
+def test_weights_of_a_later_version_are_refused(arguments, record):
+    weights = tiny_abn('test_vit', **arguments).state_dict()
+    weights[f'gate.{record}'] += 1
+    with pytest.raises(TimmAbnError, match=f"version 2 of '{record}', of which this .* knows 1: update it"):
+        tiny_abn('test_vit', **arguments).load_state_dict(weights)
 
 
-def test_weights_of_a_later_version_are_refused():
-    weights = tiny_abn('test_vit').state_dict()
-    weights['mechanism.tokens_gate'] += 1
-    with pytest.raises(TimmAbnError, match=r"version 2 of gate='tokens', of which this version of timm-abn knows 1"):
-        tiny_abn('test_vit').load_state_dict(weights)
+@pytest.mark.parametrize('mechanism', ['residual', 'product'])
+@pytest.mark.parametrize('name', TINY_BACKBONES)
+def test_a_neutral_network_predicts_at_first_what_its_backbone_does(name, mechanism):
+    backbone, model = tiny_around(AttentionBranchNet, name, mechanism=mechanism)
+    images = tiny_images(8)
+    expected, found = backbone(images), model(images)
+    assert model.config.init == 'neutral'
+    assert torch.equal(found.argmax(dim=1), expected.argmax(dim=1))
+    assert (found - expected).norm() <= 1e-6 * expected.norm()
+    if model.config.gate == 'features':
+        assert torch.equal(found, expected)
+    # that of the paper changes a lot
+    random = tiny_around(AttentionBranchNet, name, mechanism=mechanism, init='random')[1]
+    assert (random(images) - expected).norm() > 1e-3 * expected.norm()
+
+
+@pytest.mark.parametrize('name', TINY_BACKBONES)
+def test_maps_start_flat_and_gradients_reach_the_branch_after_the_first_step(name):
+    _, model = tiny_around(AttentionBranchNet, name)
+    images = tiny_images(8)
+    assert (model.explain(images).attention_map == 0.5).all()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    weights = model.attention_branch.stage.state_dict(keep_vars=True).values()
+    gradients = []
+    for _ in range(2):
+        optimizer.zero_grad()
+        logits, _ = model.train()(images)  # of the perception branch alone, so that they come through the gate
+        torch.nn.functional.cross_entropy(logits, torch.arange(8) % NUM_CLASSES).backward()
+        of_stage = sum(weight.grad.abs().sum() for weight in weights if weight.requires_grad)
+        gradients.append((model.attention_branch.map_norm.weight.grad.abs().sum(), of_stage))
+        optimizer.step()
+    (scale, before), (_, after) = gradients
+    assert scale > 0 and before == 0 and after > 0
+    model.reset_classifier(3)  # a new one starts flat
+    assert (model.eval().explain(images).attention_map == 0.5).all()
+
+
+def test_tasks_start_neutral_too():
+    backbone = tiny_backbone('resnet20_cifar', num_classes=2 * NUM_CLASSES).eval()
+    model = MultiTaskAttentionBranchNet(copy.deepcopy(backbone), num_classes=NUM_CLASSES).eval()
+    images = tiny_images()
+    no_and_yes = backbone(images).view(-1, NUM_CLASSES, 2)
+    torch.testing.assert_close(model(images), no_and_yes[..., 1] - no_and_yes[..., 0])
+
+
+@pytest.mark.parametrize('kwargs', [dict(hard_attention=0.3, mechanism='product'), dict(attention_map='sum_log')])
+def test_what_cannot_be_neutral_says_so(kwargs):
+    with pytest.warns(UserWarning, match='does not predict at first what its backbone does'):
+        _, model = tiny_around(AttentionBranchNet, 'resnet20_cifar', **kwargs)
+    assert model.config.init == 'random'
+
+
+def test_new_networks_gate_as_in_the_paper():
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        model = timm.create_model('abn_resnet20_cifar')
+    assert model.config.init == 'random' and 'init' not in get_model_args(model)
+    assert model.config.gate == 'features'
+    assert not [name for name in model.state_dict() if name.startswith('gate.')]
 
 
 @pytest.mark.parametrize('enabled', [False, True])

@@ -108,18 +108,3 @@ def test_saved_model_is_reloaded_bit_by_bit(tmp_path, backbone, arguments, num_c
     for name, expected in vars(model.explain(images)).items():
         torch.testing.assert_close(getattr(found, name), expected, rtol=0, atol=0)
     assert reloaded.state_dict().keys() == model.state_dict().keys()
-
-
-def test_saved_model_takes_other_classes(tmp_path):
-    model = tiny_abn('test_resnet')
-    timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
-    reloaded = timm.create_model(f'local-dir:{tmp_path}', pretrained=True, num_classes=7, in_chans=1).eval()
-    images = tiny_images(channels=1)
-    assert reloaded(images).shape == (2, 7)
-    kept = [name for name, tensor in model.state_dict().items() if tensor.shape == reloaded.state_dict()[name].shape]
-    assert len(kept) > 0.8 * len(model.state_dict())
-    assert all(
-        torch.equal(model.state_dict()[n], reloaded.state_dict()[n])
-        for n in kept
-        if not n.startswith(('attention_branch.map_', 'attention_branch.class_'))
-    )

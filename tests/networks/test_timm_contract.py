@@ -5,31 +5,24 @@ import timm
 import torch
 from timm.models._manipulate import group_parameters
 from timm.optim import create_optimizer_v2
-from tiny_models import TINY_BACKBONES, Calls, tiny_abn, tiny_backbone, tiny_images, without_half
+from tiny_models import TINY_BACKBONES, TINY_SPLITS, Calls, tiny_abn, tiny_backbone, tiny_images, without_half
 
 all_backbones = pytest.mark.parametrize('backbone', TINY_BACKBONES)
 
 
-@all_backbones
+@pytest.mark.parametrize('backbone', [*TINY_BACKBONES, 'inception_v3'])  # the last gives a function
 @pytest.mark.parametrize('coarse', [False, True])
 def test_parameter_groups_are_those_of_the_backbone(backbone, coarse):
-    model, uncut = tiny_abn(backbone), tiny_backbone(backbone)
+    arguments = TINY_BACKBONES.get(backbone, {})
+    uncut = timm.create_model(backbone, device='meta', **arguments)
+    split = TINY_SPLITS.get(backbone)
+    model = timm.create_model('abn', backbone=backbone, split=split, device='meta', **arguments)
     groups = group_parameters(model, model.group_matcher(coarse), reverse=True)
     expected = group_parameters(uncut, uncut.group_matcher(coarse), reverse=True)
     of_branch = {group for name, group in groups.items() if name.startswith('attention_branch.')}
     of_halves = {without_half(name): group for name, group in groups.items() if not name.startswith('attention_')}
     assert of_halves == expected
     assert of_branch == {max(expected.values())}
-
-
-def test_parameter_groups_of_a_backbone_that_gives_a_function():
-    uncut = timm.create_model('inception_v3', device='meta')
-    model = timm.create_model('abn', backbone='inception_v3', device='meta')
-    groups = group_parameters(model, model.group_matcher(), reverse=True)
-    expected = group_parameters(uncut, uncut.group_matcher(), reverse=True)
-    of_halves = {without_half(name): group for name, group in groups.items() if not name.startswith('attention_')}
-    assert of_halves == expected
-    assert {group for name, group in groups.items() if name.startswith('attention_')} == {max(expected.values())}
 
 
 def test_parameter_groups_of_a_backbone_that_has_none():

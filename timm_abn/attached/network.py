@@ -15,6 +15,7 @@ import torch.nn as nn
 from ..errors import TimmAbnError
 from ..maps.explanation import Explanation
 from ..networks.attention_branch import AttentionBranch
+from ..networks.gate import ATTACHED
 from ..networks.given_maps import given_or_predicted
 from ..networks.network import Look
 from ..networks.parts import build_parts
@@ -66,6 +67,7 @@ class AttachedNet(SplitNetwork):
         self.feature_extractor = parts.cut.feature_extractor.requires_grad_(False)
         self.attention_branch = AttentionBranch(parts.stage, config, config.branch_classes, device=device, dtype=dtype)
         self.gate = parts.gate
+        self.gate.record(ATTACHED, device)
         self.perception_branch = parts.cut.perception_branch.requires_grad_(False)
 
     @ignored_by_torchscript

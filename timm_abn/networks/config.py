@@ -1,6 +1,7 @@
 """AbnConfig: what an Attention Branch Network is, besides what its backbone is built with."""
 
 import dataclasses
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -66,7 +67,7 @@ class AbnConfig:
     def __post_init__(self) -> None:
         for name in ('multi_task', 'attention_norm'):
             if not isinstance(getattr(self, name), bool):
-                raise TimmAbnError(f'{name} must be True or False, got {getattr(self, name)!r}.')
+                raise TimmAbnError(f'{name} must be True or False, got {reprlib.repr(getattr(self, name))}.')
         check_choice('mechanism', self.mechanism, MECHANISMS)
         check_choice('attention_map', self.attention_map, self._attention_maps())
         check_choice('padding_mode', self.padding_mode, PADDING_MODES)
@@ -76,10 +77,12 @@ class AbnConfig:
         for name, (least, most) in _WHOLE_NUMBERS.items():
             value = getattr(self, name)
             if value is not None and not (type(value) is int and least <= value <= most):
-                raise TimmAbnError(f'{name} must be a whole number from {least} to {most}, got {value!r}.')
+                raise TimmAbnError(f'{name} must be a whole number from {least} to {most}, got {reprlib.repr(value)}.')
         share = self.hard_attention
         if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
-            raise TimmAbnError(f'hard_attention must be the share of the map that is kept, in (0, 1], got {share!r}.')
+            raise TimmAbnError(
+                f'hard_attention must be the share of the map that is kept, in (0, 1], got {reprlib.repr(share)}.'
+            )
         self._check_combinations()
 
     def _attention_maps(self) -> tuple[str, ...]:
@@ -157,4 +160,4 @@ _WHOLE_NUMBERS = dict(
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Raise TimmAbnError unless the argument ``name`` has one of its values."""
     if value not in choices:
-        raise TimmAbnError(f'{name} must be one of {", ".join(map(repr, choices))}, got {value!r}.')
+        raise TimmAbnError(f'{name} must be one of {", ".join(map(repr, choices))}, got {reprlib.repr(value)}.')

@@ -20,10 +20,10 @@ from .config import AbnConfig
 from .feature_layout import FeatureLayout
 from .scripting import ignored_by_torchscript
 
-__all__ = ['CentredGate', 'Gate', 'TokenGate', 'choose_gate', 'recorded_gate']
+__all__ = ['CentredGate', 'Gate', 'TokenGate', 'check_records', 'choose_gate', 'recorded_gate']
 
 VERSION = 1  # of what gates and inits mean, recorded with weights
-NEUTRAL = 'neutral_init'
+NEUTRAL, ATTACHED = 'neutral_init', 'attached'
 
 
 class Gate(nn.Module):
@@ -55,12 +55,15 @@ class Gate(nn.Module):
         self.hides = config.hides
         self.map_scale = config.map_scale
         self.layout = layout
-        for name in self._records():
-            self.register_buffer(name, torch.tensor(VERSION, device=device))
+        if self.kind != 'features':
+            self.record(f'{self.kind}_gate', device)
+        if self.neutral:
+            self.record(NEUTRAL, device)
 
-    def _records(self) -> list[str]:
-        said = {f'{self.kind}_gate': self.kind != 'features', NEUTRAL: self.neutral}
-        return [name for name, is_said in said.items() if is_said]
+    @ignored_by_torchscript
+    def record(self, name: str, device: torch.device | None) -> None:
+        """Say with the weights what network they are of."""
+        self.register_buffer(name, torch.tensor(VERSION, device=device))
 
     def forward(
         self, features: Features, attention_map: torch.Tensor, reference: torch.Tensor | None = None
@@ -94,13 +97,6 @@ class Gate(nn.Module):
     def extra_repr(self) -> str:
         """Return what ``repr`` says in parentheses."""
         return f'{"residual" if self.residual else "product"}{", neutral" if self.neutral else ""}'
-
-    @ignored_by_torchscript
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
-        root = prefix.removesuffix('gate.')  # '' of a network, and of a gate by itself
-        if not prefix or any(name.startswith(f'{root}attention_branch.') for name in state_dict):  # else of a half, say
-            _check_records(state_dict, prefix, self.kind, 'neutral' if self.neutral else 'random')
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class CentredGate(Gate):
@@ -149,6 +145,7 @@ class TokenGate(CentredGate):
 
 
 _GATES: dict[str, type[Gate]] = {gate.kind: gate for gate in (Gate, CentredGate, TokenGate)}
+_RECORDS = (*(f'{kind}_gate' for kind in _GATES), NEUTRAL, ATTACHED)
 
 
 def recorded_gate(state_dict: Mapping[str, Any], prefix: str = 'gate.') -> tuple[str, str]:
@@ -157,21 +154,30 @@ def recorded_gate(state_dict: Mapping[str, Any], prefix: str = 'gate.') -> tuple
     return gate, 'neutral' if prefix + NEUTRAL in state_dict else 'random'
 
 
-def _check_records(state_dict: Mapping[str, Any], prefix: str, gate: str, init: str) -> None:
-    """Raise TimmAbnError unless weights are of this gate and init, in the meaning that they have here."""
-    recorded = recorded_gate(state_dict, prefix)
-    if recorded != (gate, init):
-        raise TimmAbnError(
-            f'the weights are of a network with gate={recorded[0]!r} and init={recorded[1]!r}, not of one with '
-            f'gate={gate!r} and init={init!r}: build the network with the former.'
-        )
-    for name in (*(f'{kind}_gate' for kind in _GATES), NEUTRAL):
-        version = state_dict.get(prefix + name)
-        if version is not None and not version.is_meta and int(version) != VERSION:
+def check_records(state_dict: Mapping[str, Any], prefix: str, gate: Gate) -> None:
+    """Raise TimmAbnError unless weights are of a network with this gate, in the meaning that it has here.
+
+    Args:
+        state_dict: Weights of a network.
+        prefix: Name of its gate.
+        gate: That of the network which is to load them.
+    """
+    recorded = [name for name in _RECORDS if prefix + name in state_dict]
+    own = [name for name in _RECORDS if hasattr(gate, name)]
+    if recorded != own:
+        raise TimmAbnError(f'the weights are of {_network(recorded)}, not of {_network(own)}: build the former.')
+    for name in recorded:
+        version = state_dict[prefix + name]
+        if not version.is_meta and int(version) != VERSION:
             raise TimmAbnError(
                 f'the weights are of version {int(version)} of {name!r}, of which this version of timm-abn '
                 f'knows {VERSION}: update it.'
             )
+
+
+def _network(records: list[str]) -> str:
+    gate, init = recorded_gate(dict.fromkeys(records), '')
+    return f'{"an attached" if ATTACHED in records else "a"} network with gate={gate!r} and init={init!r}'
 
 
 def choose_gate(gate: str | None, cut: Cut, perception_branch: nn.Module, takes_bias: bool) -> type[Gate]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +18,7 @@ from ..split.noting import maps_of, noting
 from ..timm_private import feature_take_indices, update_model_input_size
 from .config import AbnConfig
 from .feature_layout import feature_layout
-from .gate import Gate
+from .gate import Gate, check_records
 from .given_maps import check_attention, given_or_predicted, is_fx_proxy
 from .parts import Parts
 from .scripting import ignored_by_torchscript
@@ -343,6 +343,12 @@ class SplitNetwork(nn.Module):
             if hasattr(module, 'no_weight_decay'):
                 names.update(f'{half}.{name}' for name in module.no_weight_decay())
         return names
+
+    @ignored_by_torchscript
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        if any(name.startswith(f'{prefix}attention_branch.') for name in state_dict):  # else of a half, say
+            check_records(state_dict, f'{prefix}gate.', self.gate)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @property
     def _model_args(self) -> dict[str, Any]:
