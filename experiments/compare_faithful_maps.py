@@ -153,7 +153,10 @@ def map_table(rows: list[Row]) -> Table:
     lines = []
     for contestant, method in itertools.product(CONTESTANTS, METHODS):
         if own := where(rows, model=contestant.title, method=method):
-            scores = [str(interval(own, metric)) for metric in titles.values()]
+            scores = [
+                str(interval(own, metric)) if metric in own[0] or metric in own[-1] else ''
+                for metric in titles.values()
+            ]
             lines.append([contestant.title, method, *scores])
     return ('model', 'map', *titles), lines
 
