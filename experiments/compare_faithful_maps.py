@@ -153,8 +153,8 @@ def map_table(rows: list[Row]) -> Table:
     lines = []
     for contestant, method in itertools.product(CONTESTANTS, METHODS):
         if own := where(rows, model=contestant.title, method=method):
-            scores = [str(interval(own, metric)) for metric in titles.values()]
-            lines.append([contestant.title, method, *scores])
+            found = [interval(own, metric) for metric in titles.values()]
+            lines.append([contestant.title, method, *(str(score) if score.number else '' for score in found)])
     return ('model', 'map', *titles), lines
 
 
