@@ -92,7 +92,7 @@ def agreement(contestant: Contestant, args: argparse.Namespace) -> list[Row]:
 
 def read_test_images(model: Any, data_dir: Path) -> tuple[torch.Tensor, torch.Tensor]:
     """Return all test images, normalised for the model, with their classes."""
-    samples = [read() for read in timm_abn.load_samples(model, data_dir, 'torch/fashion_mnist', 'test')]
+    samples = list(timm_abn.load_samples(model, data_dir, 'torch/fashion_mnist', 'test'))
     labels = [-1 if sample.label is None else sample.label for sample in samples]
     return torch.stack([sample.image for sample in samples]), torch.tensor(labels)
 

@@ -62,11 +62,11 @@ def score(contestant: Contestant, seed: int, args: argparse.Namespace) -> list[R
     model: Any = contestant.load(args, seed)
     is_abn = isinstance(model, AttentionBranchNet)
     explainer = create_explainer('attention', model) if is_abn else create_explainer('grad_cam', model, layer=CUT)
-    readers = timm_abn.load_samples(model, args.data_dir / 'test', masks=args.data_dir / 'masks' / 'test')
+    found = timm_abn.load_samples(model, args.data_dir / 'test', masks=args.data_dir / 'masks' / 'test')
     classes = sorted(path.name for path in (args.data_dir / 'test').iterdir())  # as timm numbers them
     rows = []
-    for first in tqdm(range(0, len(readers), BATCH_SIZE), desc=contestant.folder(args, seed).name):
-        samples = [read() for read in readers[first : first + BATCH_SIZE]]
+    for first in tqdm(range(0, len(found), BATCH_SIZE), desc=contestant.folder(args, seed).name):
+        samples = [found[index] for index in range(first, min(first + BATCH_SIZE, len(found)))]
         images, objects = (torch.stack([getattr(sample, part) for sample in samples]) for part in ('image', 'mask'))
         objects = objects.unsqueeze(1)
         paths = [Path(sample.name) for sample in samples]

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from tiny_models import tiny_abn, tiny_backbone, tiny_images
+from tiny_models import tiny_abn, tiny_attached, tiny_backbone, tiny_images
 
 from timm_abn import TimmAbnError
 from timm_abn.explain.editing import check_editable, edit_prediction, edited_map
@@ -78,14 +78,17 @@ def test_one_task_is_edited():
     assert changed.tolist() == [False, False, True, False, False]
 
 
-@pytest.mark.parametrize('insertion', ['gating', 'neutral', 'explaining'])
-def test_what_an_insertion_makes_of_the_same_map(insertion):
-    model, x = tiny_abn('test_resnet', insertion=insertion), tiny_images(1)
+@pytest.mark.parametrize('kind', ['random', 'neutral', 'attached'])
+def test_what_networks_make_of_the_same_map(kind):
+    model, x = (
+        tiny_attached('test_resnet') if kind == 'attached' else tiny_abn('test_resnet', init=kind),
+        tiny_images(1),
+    )
     torch.nn.init.normal_(model.attention_branch.map_norm.weight)  # not flat
     edit = edit_prediction(model, model.explain(x), x, painting(np.full((64, 64), 127)), (0, 0, 64, 64))
     backbone = model.perception_branch(model.feature_extractor(x)).softmax(dim=1)[0]
     close = torch.allclose(edit.probabilities, backbone, atol=1e-3)
-    assert close == (insertion == 'neutral')
+    assert close == (kind == 'neutral')
     own = edit_prediction(model, model.explain(x), x, painting(np.zeros((64, 64)), 0), (0, 0, 64, 64))
     torch.testing.assert_close(own.probabilities, own.before.probabilities[0])
 

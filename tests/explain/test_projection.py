@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from tiny_models import tiny_abn, tiny_backbone, tiny_images
+from tiny_models import tiny_abn, tiny_attached, tiny_backbone, tiny_images
 
 from timm_abn import TimmAbnError
 from timm_abn.data.samples import Sample
@@ -29,7 +29,7 @@ def test_features_are_those_of_the_network(backbone, mechanism):
     images = tiny_images(5)
     seen = {}
     model.feature_extractor.register_forward_hook(lambda module, args, output: seen.update(before=output))
-    model.mechanism.register_forward_hook(lambda module, args, output: seen.update(after=output))
+    model.gate.register_forward_hook(lambda module, args, output: seen.update(after=output.x))
     found = attended_features(model, samples_of(images, [0, 1, None, 2, 1]), batch_size=2)
     assert found.names == [f'{index}.png' for index in range(5)] and found.labels == [0, 1, None, 2, 1]
     with torch.no_grad():
@@ -65,7 +65,7 @@ def test_an_image_that_cannot_be_read_is_a_problem_of_its_own():
             '^only an Attention Branch Network has features before and after',
         ),
         (lambda: tiny_abn('test_resnet', multi_task=True), 'for each of its 5 tasks; only networks with one'),
-        (lambda: tiny_abn('test_resnet', insertion='explaining'), '^the map of an attached network gates nothing'),
+        (lambda: tiny_attached('test_resnet'), '^the map of an attached network gates nothing'),
         (lambda: tiny_abn('test_resnet').train(), '^features need a model in evaluation mode'),
     ],
 )

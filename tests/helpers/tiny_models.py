@@ -27,10 +27,10 @@ def tiny_backbone(name, **kwargs):
     return timm.create_model(name, **{'num_classes': NUM_CLASSES, **TINY_BACKBONES[name], **kwargs})
 
 
-def tiny_abn(backbone, **kwargs):
+def tiny_abn(backbone, name='abn', **kwargs):
     torch.manual_seed(0)
     arguments = {'num_classes': NUM_CLASSES, 'split': TINY_SPLITS.get(backbone), **TINY_BACKBONES[backbone], **kwargs}
-    model = timm.create_model('abn', backbone=backbone, **arguments)
+    model = timm.create_model(name, backbone=backbone, **arguments)
     with torch.no_grad():
         model.eval()
         for name, buffer in model.named_buffers():  # statistics that differ from those of a new model
@@ -39,6 +39,10 @@ def tiny_abn(backbone, **kwargs):
             elif name.endswith('running_var'):
                 buffer.uniform_(0.5, 1.5)
     return model
+
+
+def tiny_attached(backbone, **kwargs):
+    return tiny_abn(backbone, 'attached', **kwargs)
 
 
 def tiny_around(network, name, **kwargs):

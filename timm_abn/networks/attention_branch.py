@@ -1,6 +1,6 @@
 """The attention branch (paper, section 3.1): makes the attention map, and a prediction of its own."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.fx
@@ -34,6 +34,7 @@ class AttentionBranch(nn.Module):
     image, and change what a trained backbone predicts at random.
     """
 
+    explanation_class: ClassVar[type[Explanation]] = Explanation
     __constants__ = ['map_kind', 'kept_share', 'map_scale']
 
     def __init__(
@@ -150,7 +151,7 @@ class AttentionBranch(nn.Module):
     ) -> Explanation:
         """Return what the network says of its prediction, logits (B, K), made under this map from these features."""
         class_maps = self.class_maps(class_features)
-        return Explanation(logits, attention_map, class_maps.mean(dim=(2, 3)), class_maps)
+        return self.explanation_class(logits, attention_map, class_maps.mean(dim=(2, 3)), class_maps)
 
     def forward(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return ``(attention_map, attention_logits)`` of features at the cut, shape (B, C, h, w)."""

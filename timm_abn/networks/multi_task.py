@@ -33,6 +33,8 @@ class MultiTaskAttentionBranch(AttentionBranch):
     with weights of 0.
     """
 
+    explanation_class = MultiTaskExplanation
+
     def build_norm(self, config: AbnConfig, device: torch.device | None, dtype: torch.dtype | None) -> None:
         """Build nothing: task maps follow from the stage."""
 
@@ -59,16 +61,6 @@ class MultiTaskAttentionBranch(AttentionBranch):
     def attention_logits(self, class_features: torch.Tensor) -> torch.Tensor:
         """Return the attention logits, shape (B, T): the spatial means of the task maps."""
         return class_features.mean(dim=(2, 3))
-
-    @ignored_by_torchscript
-    def explanation(
-        self,
-        logits: torch.Tensor,
-        attention_map: torch.Tensor,
-        class_features: torch.Tensor,
-    ) -> MultiTaskExplanation:
-        """See ``AttentionBranch``; logits have shape (B, T), maps (B, T, h, w)."""
-        return MultiTaskExplanation(logits, attention_map, self.attention_logits(class_features), class_features)
 
 
 class MultiTaskAttentionBranchNet(AttentionBranchNet):

@@ -63,12 +63,26 @@ LATER = {'test_resnet': 'layer4', 'test_convnext': 'stages.3', 'test_vit': 'bloc
 }
 
 
+class GateWithLeaf(torch.nn.Module):
+    """A gate whose gated features pass a module of their own, where hooks and packages find them."""
+
+    def __init__(self, gate):
+        super().__init__()
+        self.gate, self.gated = gate, torch.nn.Identity()
+
+    def forward(self, features, attention_map):
+        features = self.gate(features, attention_map)
+        return features._replace(x=self.gated(features.x))
+
+
 @pytest.mark.parametrize('attention', [False, True])
 @pytest.mark.parametrize('backbone', fast_and_slow(LATER, ['test_resnet', 'test_vit']))
 def test_equals_the_gradients_of_the_whole_model(backbone, attention):
     model = (tiny_abn(backbone) if attention else tiny_backbone(backbone).eval()).double()
     images = tiny_images(dtype=torch.float64)
-    at_the_cut = model.mechanism if attention else model.get_submodule(cut_backbone(model).path)
+    if attention:
+        model.gate = GateWithLeaf(model.gate)
+    at_the_cut = model.gate.gated if attention else model.get_submodule(cut_backbone(model).path)
     later = (model.perception_branch if attention else model).get_submodule(LATER[backbone])
     for layer, module in ((None, at_the_cut), (LATER[backbone], later)):
         maps = create_explainer('grad_cam', model, layer=layer)(images, TARGETS)
@@ -83,10 +97,10 @@ def test_a_task_is_explained_under_its_own_map(backbone):
     explainer = create_explainer('grad_cam', model)
     for task in range(5):
         targets = torch.tensor([task, task])
-        features = model.feature_extractor(images)
         attention = model.explain(images).attention_map[:, task : task + 1]
-        gated = model.mechanism(features, attention).detach().requires_grad_()
-        outputs = model.perceive(gated, model.mechanism.attention_bias(features, attention))
+        features = model.gate(model.extract(images), attention)
+        gated = features.x.detach().requires_grad_()
+        outputs = model.perceive(features._replace(x=gated))
         answer = outputs[:, 2 * task + 1] - outputs[:, 2 * task]
         torch.testing.assert_close(answer, model(images)[:, task])
         gradients = torch.autograd.grad(answer.sum(), gated)[0]
@@ -115,8 +129,10 @@ def test_equals_the_package(backbone, attention, layer):
     maps = create_explainer('grad_cam', model, layer=layer and path)(images, TARGETS)
     if not attention:
         maps = create_explainer('grad_cam', model, layer=path)(images, TARGETS)
+    if attention:
+        model.gate = GateWithLeaf(model.gate)
     half = model.perception_branch if attention else model
-    module = model.mechanism if attention and layer is None else half.get_submodule(path)
+    module = model.gate.gated if attention and layer is None else half.get_submodule(path)
     with package.GradCAM(model, [module], reshape_transform=lambda x: as_maps(backbone, x)) as cam:
         expected = cam(images, [ClassifierOutputTarget(target) for target in TARGETS.tolist()])
     scaled = torch.as_tensor(scale_cam_image(scale_cam_image(maps[:, 0].numpy(), (64, 64))))

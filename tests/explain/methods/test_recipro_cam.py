@@ -93,11 +93,10 @@ def test_equals_a_loop_over_the_places_of_a_task(backbone):
     maps = create_explainer('recipro_cam', model)(images, TARGETS)
     for row, task in enumerate(TARGETS.tolist()):
         attention = model.explain(images).attention_map[row : row + 1, task : task + 1]
-        features = model.feature_extractor(images[row : row + 1])
-        gated, bias = model.mechanism(features, attention), model.mechanism.attention_bias(features, attention)
+        gated = model.gate(model.extract(images[row : row + 1]), attention)
 
-        def yes(features, task=task, bias=bias):
-            return model.perceive(features, bias)[:, 2 * task : 2 * task + 2].softmax(dim=1)[:, 1]
+        def yes(features, task=task, gated=gated):
+            return model.perceive(gated._replace(x=features))[:, 2 * task : 2 * task + 2].softmax(dim=1)[:, 1]
 
-        expected = place_by_place(gated, yes, 4, GATES[backbone])
+        expected = place_by_place(gated.x, yes, 4, GATES[backbone])
         torch.testing.assert_close(maps[row : row + 1], expected, rtol=0, atol=1e-6)

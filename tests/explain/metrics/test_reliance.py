@@ -78,7 +78,7 @@ def test_a_network_that_reacts_says_nothing():
 
 def test_a_map_that_nothing_comes_of_is_named():
     model = tiny_abn('test_resnet')
-    model.mechanism.factor = lambda attention, predicted=None: torch.ones_like(attention)
+    model.gate.factor = lambda attention, reference=None: torch.ones_like(attention)
     result = reliance(model, tiny_images(4))
     assert result.is_cancelled and all(row.effect == 0 and row.probability_change == 0 for row in result.rows)
     (finding,) = result.findings
@@ -89,7 +89,7 @@ def test_a_map_that_nothing_comes_of_is_named():
 
 def test_a_network_that_reacts_to_differences_only_is_named():
     model = tiny_abn('test_resnet')
-    model.mechanism.factor = lambda attention, predicted=None: 1 + attention - attention.mean(dim=(2, 3), keepdim=True)
+    model.gate.factor = lambda attention, reference=None: 1 + attention - attention.mean(dim=(2, 3), keepdim=True)
     result = reliance(model, tiny_images(4))
     assert result.reacts_to_differences_only and not result.is_cancelled
     assert result['uniform'].effect < NO_EFFECT <= result['half'].effect

@@ -127,7 +127,8 @@ class _NetworkHalves(Halves):
             return
         if later.plan.sides.get(spare.config.split) != 'before':
             raise TimmAbnError(
-                f'layer must come after the cut at {spare.config.split!r}, where the map is applied, got {layer!r}.'
+                f'layer must come after the cut at {spare.config.split!r}, where the attention map is applied, '
+                f'got {layer!r}.'
             )
         self.layout, _ = feature_layout(later)
         self.per_image = later.side_inputs_per_image
@@ -151,9 +152,11 @@ class _NetworkHalves(Halves):
             attention_map = of_classes(attention_map, targets)
         # not ``attend``: of several tasks, the map of one
         gated = network.gate(features, attention_map) if self._gates else features
-        if self._middle is not None:
-            gated = as_features(self._middle(gated if gated.side_inputs else gated.x))
-        return gated
+        if self._middle is None:
+            return gated
+        passed = as_features(self._middle(gated if gated.side_inputs else gated.x))
+        of_gate = gated.side_inputs[len(features.side_inputs) :]  # later blocks read it, too
+        return Features(passed.x, [*passed.side_inputs, *of_gate])
 
     def perceive(self, features: Features) -> torch.Tensor:
         """Return logits, shape (B, K); of several tasks, that of the target task is right, and no other means anything.

@@ -7,6 +7,7 @@ import torch.nn as nn
 
 from ...errors import TimmAbnError
 from ...maps.explanation import Explanation
+from ...networks.attention_branch import AttentionBranch
 
 __all__ = ['Explainer', 'Targets', 'predict', 'probability_function', 'resolve_targets']
 
@@ -17,7 +18,8 @@ Targets = torch.Tensor | Sequence[int]
 def probability_function(model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return what turns the logits of a model into probabilities: sigmoids of a multi-task ABN, else the softmax."""
     branch = getattr(model, 'attention_branch', None)
-    return getattr(branch, 'explanation_class', Explanation).probabilities_of
+    kind = branch.explanation_class if isinstance(branch, AttentionBranch) else Explanation
+    return kind.probabilities_of
 
 
 @torch.no_grad()
