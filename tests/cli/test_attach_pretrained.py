@@ -1,0 +1,81 @@
+"""timm-abn attach --pretrained: the checkpoint holds the branch alone, and says which weights of timm it is for."""
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save
+
+from timm_abn import CheckpointError, load_model
+from timm_abn_cli import main
+
+NAME = 'test_resnet.r160_in1k'
+REPOSITORY = f'timm/{NAME}'
+
+
+def publish(hub, seed):
+    """Let the Hub have other weights of the backbone, and return it."""
+    torch.manual_seed(seed)
+    backbone = timm.create_model('test_resnet').eval()
+    hub.add(REPOSITORY, {'model.safetensors': save(backbone.state_dict())})
+    return backbone
+
+
+@pytest.fixture
+def backbone(hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 20, 24, 3)).astype(np.uint8)
+    (tmp_path / 'photos').mkdir()
+    for index, photo in enumerate(pixels):
+        Image.fromarray(photo).save(tmp_path / 'photos' / f'{index}.png')
+    return publish(hub, 0)
+
+
+def attach(*arguments):
+    fixed = [
+        'attach',
+        '--backbone',
+        'test_resnet',
+        '--pretrained',
+        '--data-dir',
+        'photos',
+        '--unlabelled',
+        '--out',
+        'out',
+    ]
+    return main([*fixed, '--batch-size', '2', '--device', 'cpu', *arguments])
+
+
+def test_the_branch_alone_is_enough(backbone):
+    assert attach('--epochs', '1') == 0
+    checkpoint = torch.load('out/last.pth.tar', weights_only=False)
+    assert {name.partition('.')[0] for name in checkpoint['state_dict']} == {'attention_branch', 'gate'}
+    assert checkpoint['args'].model_kwargs['backbone'] == NAME and len(checkpoint['args'].backbone_sha256) == 64
+    images = torch.randn(2, 3, 160, 160)
+    model = load_model('attached', 'out/last.pth.tar')
+    with torch.no_grad():
+        assert torch.equal(model(images), backbone(images))
+    assert torch.equal(
+        model.attention_branch.map_conv.weight, checkpoint['state_dict']['attention_branch.map_conv.weight']
+    )
+    assert attach('--epochs', '1', '--resume') == 0  # nothing is left to do
+    assert main(['explain', 'photos', '--model', 'attached', '--checkpoint', 'out/last.pth.tar', '--out', 'shown']) == 0
+
+
+def test_other_weights_of_the_same_name_are_refused(backbone, hub, monkeypatch, tmp_path):
+    assert attach('--epochs', '1') == 0
+    publish(hub, 1)
+    with pytest.raises(
+        CheckpointError, match='was trained for other weights of test_resnet: their SHA-256 begins with '
+    ):
+        load_model('attached', 'out/last.pth.tar')
+
+
+def test_a_path_in_a_checkpoint_is_not_read(backbone):
+    assert attach('--epochs', '1') == 0
+    checkpoint = torch.load('out/last.pth.tar', weights_only=False)
+    checkpoint['args'].model_kwargs['pretrained_backbone'] = 'secret.pth'
+    torch.save(checkpoint, 'other.pth.tar')
+    with pytest.raises(CheckpointError):  # neither weights of a backbone in it, nor any that it may name
+        load_model('attached', 'other.pth.tar')
