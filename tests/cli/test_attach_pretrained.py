@@ -60,6 +60,12 @@ def test_the_branch_alone_is_enough(backbone):
         model.attention_branch.map_conv.weight, checkpoint['state_dict']['attention_branch.map_conv.weight']
     )
     assert attach('--epochs', '1', '--resume') == 0  # nothing is left to do
+    published = ['publish', 'out/last.pth.tar', '--repo', 'me/attached', '--dry-run', '--out', 'hub']
+    assert main(published) == 0
+    again = timm.create_model('local-dir:hub', pretrained=True).eval()
+    with torch.no_grad():
+        assert torch.equal(again(images), backbone(images))
+    assert torch.equal(again.explain(images).attention_map, model.explain(images).attention_map)
     assert main(['explain', 'photos', '--model', 'attached', '--checkpoint', 'out/last.pth.tar', '--out', 'shown']) == 0
 
 

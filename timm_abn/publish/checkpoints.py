@@ -11,6 +11,8 @@ from ..data.class_names import read_class_names
 from ..hub.building import build_without_memory
 from ..hub.config import check_entries
 from ..hub.state_dicts import CheckpointError, check_state_dict
+from ..models.attaching import with_backbone
+from ..models.creating import create_model
 from ..models.loading import EXPLAINING
 from ..models.training_checkpoints import (
     class_names_of,
@@ -67,7 +69,11 @@ def save_checkpoint_folder(
     name = name or settings.get('model')
     if not name:
         raise CheckpointError(f'{path} does not say what model it is of; name it with --model')
-    model = _network_of(name, model_arguments(name, settings, model_kwargs or {}, weights, path), path)
+    arguments = model_arguments(name, settings, model_kwargs or {}, weights, path)
+    if arguments.pop('pretrained_backbone', False):  # the checkpoint holds the branch alone, the Hub gets all
+        network: Any = create_model(name, dict(arguments, pretrained_backbone=True))
+        weights = with_backbone(weights, network, settings.get('backbone_sha256'), path)
+    model = _network_of(name, arguments, path)
     check_state_dict(weights, model.state_dict(), name, path)
     data_config = data_config_of(settings, model, path) if settings else None
     facts = facts_of(model, data_config['input_size'] if data_config else None)
