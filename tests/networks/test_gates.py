@@ -18,14 +18,7 @@ from tiny_models import (
     tiny_images,
 )
 
-from timm_abn import (
-    AbnConfig,
-    AttentionBranchNet,
-    Features,
-    MultiTaskAttentionBranchNet,
-    TimmAbnError,
-    load_model,
-)
+from timm_abn import AbnConfig, AttentionBranchNet, Features, MultiTaskAttentionBranchNet, TimmAbnError, load_model
 from timm_abn.explain.metrics import reliance
 from timm_abn.networks.feature_layout import FeatureLayout
 from timm_abn.networks.gate import CentredGate, Gate, TokenGate, recorded_gate
