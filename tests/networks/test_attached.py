@@ -35,6 +35,8 @@ def test_the_prediction_is_that_of_the_backbone_to_the_last_bit(name):
         with pytest.raises(ValueError, match='attention must have shape'):
             model(images, attention=attention[:1])
     assert not isinstance(model, AttentionBranchNet) and model.config.init == 'random'
+    with pytest.raises(TimmAbnError, match='reliance.. needs a map that gates'):
+        reliance(model, images)
 
 
 def test_training_mode():
@@ -80,11 +82,6 @@ def test_weights_of_another_kind_of_network_are_refused():
         abn.load_state_dict(attached.state_dict())
     with pytest.raises(TimmAbnError, match=f'^the weights are of a network with [^\\n]*, not of {said}: build'):
         attached.load_state_dict(abn.state_dict())
-
-
-def test_nothing_relies_on_its_map():
-    with pytest.raises(TimmAbnError, match='reliance.. needs a map that gates'):
-        reliance(tiny_around(AttachedNet, 'resnet20_cifar')[1], tiny_images())
 
 
 def test_scripts_and_traces():

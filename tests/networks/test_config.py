@@ -34,6 +34,12 @@ def test_a_backbone_is_called_as_timm_calls_it(build, name):
     assert AttentionBranchNet(build(), num_classes=5).config.backbone == name
 
 
+NEUTRAL = (
+    "init='neutral' needs maps in [0, 1] that may have the same value everywhere: attention_map='sigmoid' without "
+    'hard_attention, got'
+)
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
@@ -50,15 +56,10 @@ def test_a_backbone_is_called_as_timm_calls_it(build, name):
             "VisionTransformer do, got ResNet cut at 'layer3'; gate='centred' or 'features' fits.",
         ),
         (dict(init='open'), "init must be one of 'random', 'neutral', got 'open'."),
-        (
-            dict(init='neutral', attention_map='sum_log'),
-            "init='neutral' needs maps in [0, 1] that may have the same value everywhere: attention_map='sigmoid' "
-            "without hard_attention, got 'sum_log' and hard_attention=1.0.",
-        ),
+        (dict(init='neutral', attention_map='sum_log'), f"{NEUTRAL} 'sum_log' and hard_attention=1.0."),
         (
             dict(init='neutral', hard_attention=0.3, mechanism='product'),
-            "init='neutral' needs maps in [0, 1] that may have the same value everywhere: attention_map='sigmoid' "
-            "without hard_attention, got 'sigmoid' and hard_attention=0.3.",
+            f"{NEUTRAL} 'sigmoid' and hard_attention=0.3.",
         ),
         *(
             (dict(map_scale=value), f'map_scale must be a whole number from 1 to 16, got {value!r}.')
@@ -98,7 +99,10 @@ def test_a_backbone_is_called_as_timm_calls_it(build, name):
         (dict(attention_norm='yes'), "attention_norm must be True or False, got 'yes'."),
         (dict(task_chunk_size=2), 'task_chunk_size=2 needs multi_task=True.'),
         (dict(multi_task='yes'), "multi_task must be True or False, got 'yes'."),
-        (dict(backbone='resnet20_cifra'), "Unknown backbone 'resnet20_cifra': did you mean resnet20_cifar?"),
+        (
+            dict(backbone='resnet20_cifra'),
+            "Unknown backbone 'resnet20_cifra': did you mean resnet20_cifar, resnet32_cifar, resnet110_cifar?",
+        ),
         (
             dict(backbone='abn_resnet20_cifar'),
             "Backbone 'abn_resnet20_cifar' has an attention branch already; pass its own backbone.",

@@ -76,13 +76,10 @@ def test_what_cannot_be_is_refused_and_changes_nothing(backbone, size, kwargs, e
     assert torch.equal(model(images), before(images)) and repr(model) == repr(before)
 
 
-def test_a_backbone_of_one_size_is_refused_by_name():
+def test_a_backbone_of_one_size_and_a_pruned_network_are_refused_by_name():
     model = timm.create_model('abn', backbone='mixer_s32_224', num_classes=2, device='meta')
     with pytest.raises(TimmAbnError, match='MlpMixer has no set_input_size'):
         model.set_input_size((64, 64))
-
-
-def test_a_pruned_network_is_refused():
     model = tiny_abn('test_vit')
     model.prune_intermediate_layers([0])
     with pytest.raises(TimmAbnError, match='needs both halves'):

@@ -64,7 +64,7 @@ EXCEPTIONS: dict[tuple[str, str], tuple[str, str]] = {
     (_DYNAMIC, 'Hiera'): (NOT_OF_BACKBONE, 'has no such arguments'),
     ('`set_input_size`', 'Hiera'): (NOT_OF_BACKBONE, 'has no such method'),
     ('int8', 'MaxViT'): (FAILS, 'works, but the map of an untrained network correlates by only .75; its logits by .96'),
-    ('TorchScript', 'DINOv3'): (FAILS, 'scripts; what passes beside the features between the halves does not'),
+    ('TorchScript', 'DINOv3'): (FAILS, 'scripts; the side inputs between its halves do not'),
     ('fx', 'Hiera'): (NOT_OF_BACKBONE, 'asks whether its mask is None, which a graph cannot'),
     ('TorchScript', 'Hiera'): (NOT_OF_BACKBONE, 'unpacks shapes of a length that TorchScript cannot tell'),
 }
