@@ -27,6 +27,7 @@ CARDS, FACTS = ROOT / 'MODEL_CARDS.md', ROOT / 'timm_abn' / 'publish' / 'model_f
 # heading -> modules whose models stand under it
 GROUPS: dict[str, tuple[str, ...]] = {
     'Attention Branch Networks': ('abn_models',),
+    'Any model as it is, explained': ('attached_models',),
     'CAM baselines': ('cam_models',),
     'Backbones for 32x32 images': ('cifar_backbones', 'cifar_densenet', 'cifar_wide_resnet'),
 }
@@ -151,7 +152,7 @@ def make_row(name: str) -> tuple[str, ...]:
         raise ValueError(f'{name} has another map or mechanism than the text says of all.')
     return (
         f'`{name}`',
-        f'`{facts.backbone}`' + (', or any other' if name == 'abn' else '') if facts.backbone else '',
+        f'`{facts.backbone}`' + (', or any other' if name in ('abn', 'attached') else '') if facts.backbone else '',
         f'`{facts.split}`' if facts.split else '',
         facts.attention_stage.replace(' in the place of the fully connected layers', ''),
         facts.gate,
