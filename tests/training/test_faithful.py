@@ -199,7 +199,7 @@ def test_the_network_is_what_is_saved_and_copies_keep_the_wrapper():
     ('kwargs', 'background', 'message'),
     [
         ({}, 'white', "background must be one of 'blur', 'mean', 'mixed', got 'white'"),
-        (dict(attention_map='sum_log'), 'mean', "maps in \\[0, 1\\] only: attention_map='sigmoid', not 'sum_log'"),
+        (dict(attention_map='sum_log'), 'mean', "only maps in \\[0, 1\\] show an image: .*'sigmoid', not 'sum_log'"),
         (dict(multi_task=True, attention_map='raw'), 'mixed', "not 'raw'"),
     ],
 )

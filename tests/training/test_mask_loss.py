@@ -15,9 +15,8 @@ from torch.utils.data import default_collate
 
 from timm_abn.task import AttentionBranchLoss, AttentionMaskLoss, FaithfulMapLoss, TrainingError, extend_timm_tasks
 from timm_abn.training.faithful import FaithfulTraining, TrainingOutput
-from timm_abn.training.map_settings import MapLossSettings
+from timm_abn.training.map_settings import MapLossSettings, MaskSettings
 from timm_abn.training.mask_loss import MASK_LOSSES, MaskedTargetLoss, label_and_masks, target_with_masks
-from timm_abn.training.mask_settings import MaskSettings
 
 MAP = torch.tensor([[0.5, 0.25], [0.1, 0.9]], dtype=torch.float64)
 MASK = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)

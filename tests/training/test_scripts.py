@@ -63,9 +63,8 @@ def test_wrong_folder_is_refused(monkeypatch, tmp_path, by_flag):
         ('1.0.31', '1.0.31.dev0', None),
         ('1.0.29.dev0', '1.0.31', 'are of timm 1.0.29.dev0, older than the installed 1.0.31'),
         ('1.0.27', '1.0.31', 'are of timm 1.0.27, older than the installed 1.0.31.'),
-        ('1.0.26', '1.0.31', "those before 1.0.27 do not show the attention branch's accuracy"),
         ('1.1.2', '1.0.31', TrainingError('but timm 1.0.31 is installed')),
-        ('1.0.22', '1.0.31', TrainingError('would leave out the loss of the attention branch')),
+        ('1.0.26', '1.0.31', TrainingError('would leave out the loss or the accuracy of the attention branch')),
     ],
 )
 def test_versions(checkout, monkeypatch, found, installed, outcome):
@@ -96,11 +95,13 @@ def fetch_of(version):
     return fetch
 
 
-def test_download_once_into_the_cache():
-    folder = scripts._download(timm.__version__, fetch_of(timm.__version__))
+def test_download_once_into_the_cache(monkeypatch):
+    monkeypatch.setattr(scripts, '_fetch', fetch_of(timm.__version__))
+    folder = scripts.find_scripts('download')
     assert {path.name for path in folder.iterdir()} == {*scripts.SCRIPTS, 'timm'}
     assert scripts.find_scripts() == folder
-    assert scripts._download(timm.__version__, fetch_of('never called')) == folder
+    monkeypatch.setattr(scripts, '_fetch', None)  # not called again
+    assert scripts.find_scripts('download') == folder
 
 
 def not_there(url):
@@ -115,9 +116,10 @@ def not_there(url):
         (lambda url: b'<html>', 'is not a Python script'),
     ],
 )
-def test_failed_download_leaves_nothing(tmp_path, fetch, message):
+def test_failed_download_leaves_nothing(tmp_path, monkeypatch, fetch, message):
+    monkeypatch.setattr(scripts, '_fetch', fetch)
     with pytest.raises(TrainingError, match=message):
-        scripts._download(timm.__version__, fetch)
+        scripts.find_scripts('download')
     assert not [path for path in Path(tmp_path).rglob('*') if path.is_file()]
 
 

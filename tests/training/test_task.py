@@ -240,15 +240,14 @@ def test_an_abn_can_be_the_teacher(abn, plain):
 
 
 @pytest.mark.filterwarnings('ignore:.*torch.jit.script.*')
-def test_scripted_abn_is_refused(abn):
+def test_scripted_and_attached_networks_are_refused(abn, multi_task_abn):
     with pytest.raises(TrainingError, match='--torchscript cannot train'):
         timm.task.ClassificationTask(torch.jit.script(abn), nn.CrossEntropyLoss())
-
-
-@pytest.mark.filterwarnings('ignore:.*torch.jit.script.*')
-def test_scripted_multi_task_abn_is_refused(multi_task_abn):
     with pytest.raises(TrainingError, match='--torchscript cannot train'):
         timm.task.MultiLabelClassificationTask(torch.jit.script(multi_task_abn))
+    attached = timm.create_model('attached', backbone='test_resnet', num_classes=CLASSES)
+    with pytest.raises(TrainingError, match='an attached network is trained by timm-abn attach'):
+        timm.task.ClassificationTask(attached, nn.CrossEntropyLoss())
 
 
 def test_moving_average_and_checkpoint_have_the_names_of_the_model(abn):

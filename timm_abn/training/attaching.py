@@ -28,7 +28,7 @@ from ..models.training_checkpoints import read_checkpoint_file
 from ..staging import staged_files
 from .errors import TrainingError
 from .faithful import AttachedTraining, complement_of, greatest_half, mask_images
-from .loss import ExplainingMapLoss
+from .loss import AttachedMapLoss
 
 __all__ = ['LAST', 'SUMMARY', 'AttachSettings', 'train_attached']
 
@@ -41,21 +41,13 @@ Row = dict[str, float]
 
 
 class AttachSettings(NamedTuple):
-    """How an attached branch is trained.
-
-    Attributes:
-        epochs: Number of epochs.
-        batch_size: Photos per step.
-        lr: Greatest learning rate, after the warm-up; falls to 0 along a cosine.
-        seed: Of order, flips and backgrounds.
-        workers: Processes that read photos; 0 for none beside this one.
-    """
+    """How an attached branch is trained."""
 
     epochs: int = 10
     batch_size: int = 32
-    lr: float = 1e-3
-    seed: int = 0
-    workers: int = 0
+    lr: float = 1e-3  # the greatest, after the warm-up; falls to 0 along a cosine
+    seed: int = 0  # of order, flips and backgrounds
+    workers: int = 0  # processes that read photos
 
 
 def train_attached(
@@ -101,7 +93,7 @@ class _Run:
         see = _Seen(self.preprocessing)
         self.training, self.validation = PhotosDataset(photos.training, see), PhotosDataset(photos.validation, see)
         self.recorded = self._recorded(attached, photos.classes)
-        self.criterion = ExplainingMapLoss(nn.CrossEntropyLoss())
+        self.criterion = AttachedMapLoss(nn.CrossEntropyLoss())
         self.terms = tuple(self.criterion.weighted_terms())
         self.trainable = AttachedTraining(self.model)
         groups = param_groups_weight_decay(self.model.attention_branch, WEIGHT_DECAY)

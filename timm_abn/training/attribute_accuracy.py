@@ -9,12 +9,9 @@ __all__ = ['AttributeEvaluator', 'attribute_accuracy']
 
 
 def attribute_accuracy(logits: torch.Tensor, targets: torch.Tensor, threshold: float = 0.5) -> torch.Tensor:
-    """Return the accuracy of each attribute, shape (T,), in percent.
+    """Return the accuracy of each attribute, shape (T,), in percent, of logits and of targets of 0 and 1, (N, T).
 
-    Args:
-        logits: Predictions, shape (N, T).
-        targets: What is true, shape (N, T), of 0 and 1.
-        threshold: Probability from which an attribute counts as predicted.
+    An attribute counts as predicted from the probability ``threshold`` on.
     """
     return 100 * ((logits.sigmoid() >= threshold) == targets.bool()).double().mean(dim=0)
 

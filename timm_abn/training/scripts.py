@@ -7,7 +7,6 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 import timm
@@ -20,11 +19,9 @@ __all__ = ['DOWNLOAD', 'SCRIPTS', 'check_version', 'find_scripts', 'knows_multi_
 _NAMES = ('train', 'validate', 'benchmark', 'inference', 'onnx_export', 'avg_checkpoints', 'clean_checkpoint')
 SCRIPTS = tuple(f'{name}.py' for name in _NAMES)
 DOWNLOAD = 'download'
-
 _FILES = (*SCRIPTS, 'timm/version.py')
 _URL = 'https://raw.githubusercontent.com/huggingface/pytorch-image-models/v{version}/{name}'
-_FIRST_WITH_TASKS = '1.0.23'
-_FIRST_WITH_BRANCH_ACCURACY = '1.0.27'  # validates what the task hands out, not the model itself
+_OLDEST = '1.0.27'  # whose train.py trains, and validates, what timm's task hands out
 
 
 def find_scripts(folder: str | None = None) -> Path:
@@ -67,10 +64,10 @@ def check_version(folder: Path, needs_tasks: bool) -> str | None:
     found = _version_in(folder)
     if found is None:
         return f'{folder} has no timm/version.py: whether its scripts go with timm {timm.__version__} is not known.'
-    if needs_tasks and _release(found) < _release(_FIRST_WITH_TASKS):
+    if needs_tasks and _release(found) < _release(_OLDEST):
         raise TrainingError(
-            f'the scripts in {folder} are of timm {found}, whose train.py would leave out the loss of the attention '
-            f'branch; use those of {_FIRST_WITH_TASKS} or newer, best v{timm.__version__}.'
+            f'the scripts in {folder} are of timm {found}, whose train.py would leave out the loss or the accuracy of '
+            f'the attention branch; use those of {_OLDEST} or newer, best v{timm.__version__}.'
         )
     if _release(found) > _release(timm.__version__):
         raise TrainingError(
@@ -79,10 +76,7 @@ def check_version(folder: Path, needs_tasks: bool) -> str | None:
         )
     if _release(found) == _release(timm.__version__):
         return None
-    remark = f'the scripts in {folder} are of timm {found}, older than the installed {timm.__version__}'
-    if needs_tasks and _release(found) < _release(_FIRST_WITH_BRANCH_ACCURACY):
-        remark += f"; those before {_FIRST_WITH_BRANCH_ACCURACY} do not show the attention branch's accuracy"
-    return f'{remark}.'
+    return f'the scripts in {folder} are of timm {found}, older than the installed {timm.__version__}.'
 
 
 def knows_multi_label(script: Path) -> bool:
@@ -139,7 +133,7 @@ def _fetch(url: str) -> bytes:
         return response.read()
 
 
-def _download(version: str, fetch: Callable[[str], bytes] = _fetch) -> Path:
+def _download(version: str) -> Path:
     """Download the scripts of a version of timm, once, all or nothing."""
     target = _cache(version)
     if target.is_dir():
@@ -150,7 +144,7 @@ def _download(version: str, fetch: Callable[[str], bytes] = _fetch) -> Path:
         for name in _FILES:
             url = _URL.format(version=version, name=name)
             try:
-                content = fetch(url)
+                content = _fetch(url)
                 compile(content, url, 'exec')
             except (urllib.error.URLError, OSError) as error:
                 raise TrainingError(f'{url} could not be downloaded: {one_line(error)}.') from error

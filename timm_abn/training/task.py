@@ -13,6 +13,7 @@ import torch
 import torch.nn as nn
 from timm.utils import unwrap_model
 
+from ..attached.network import AttachedNet
 from ..models.training_checkpoints import OF_BACKBONE
 from ..networks.multi_task import MultiTaskAttentionBranchNet
 from ..networks.network import AttentionBranchNet
@@ -21,14 +22,20 @@ from .branch_accuracy import BothBranches, BranchEvaluator, extend_timm_metrics
 from .errors import TrainingError
 from .faithful import FaithfulTraining
 from .loss import AttentionBranchLoss, FaithfulMapLoss
-from .map_settings import MapLossSettings
+from .map_settings import MapLossSettings, MaskSettings
 from .mask_loss import MaskedTargetLoss, label_and_masks
-from .mask_settings import MaskSettings
 from .term_log import describe_terms, term_log
 
-__all__ = ['extend_timm_tasks']
+__all__ = ['IS_ATTACHED', 'IS_SCRIPTED', 'extend_timm_tasks']
 
 _logger = logging.getLogger(__name__)
+
+# why a model cannot be trained here
+IS_ATTACHED = 'an attached network is trained by timm-abn attach.'
+IS_SCRIPTED = (
+    '--torchscript cannot train an Attention Branch Network: scripted, it has no attention logits. Leave it out, or '
+    'use --torchcompile.'
+)
 
 
 class _AbnSettings(NamedTuple):
@@ -56,14 +63,9 @@ def extend_timm_tasks(
 
     Importing ``timm_abn.task`` has done it with the paper's loss; calling it again changes the loss and nothing else.
 
-    Args:
-        attention_loss_weight: Weight of the attention branch's loss.
-        map_loss: Train maps to be faithful, too.
-        mask_settings: Train maps with the human masks that targets then carry (``target_with_masks``), too.
-        origin: Where the weights come from, as text for the log; left out if nothing is known.
-
-    Raises:
-        TrainingError: A weight is negative or not finite.
+    With ``map_loss`` maps are trained to be faithful, too, with ``mask_settings`` by the human masks that targets then
+    carry (``target_with_masks``). ``origin`` says in the log where the weights come from. A weight of a loss that is
+    negative or not finite is a TrainingError.
     """
     settings = _AbnSettings(attention_loss_weight, map_loss, mask_settings, origin)
     settings.loss(nn.Identity(), multi_label=False)  # checks the weights
@@ -85,10 +87,9 @@ def _init(self: Any, timm_init: Callable, *args: Any, **kwargs: Any) -> None:
     settings: _AbnSettings = self.of_abn
     model, multi_label = unwrap_model(self.get_trainable_module()), getattr(self, 'multi_label', False)
     if _is_scripted_abn(self.get_trainable_module()):
-        raise TrainingError(
-            '--torchscript cannot train an Attention Branch Network: scripted, it has no attention logits. '
-            'Leave it out, or use --torchcompile.'
-        )
+        raise TrainingError(IS_SCRIPTED)
+    if isinstance(model, AttachedNet):
+        raise TrainingError(IS_ATTACHED)
     if isinstance(model, MultiTaskAttentionBranchNet) and not multi_label:
         raise TrainingError('multi_task=True answers several questions an image: it needs --task multilabel.')
     if not isinstance(model, AttentionBranchNet):

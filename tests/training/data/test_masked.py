@@ -16,8 +16,8 @@ from timm_abn.training.data.loader import extend_timm_loader
 from timm_abn.training.data.masked import BrokenMaskError, MaskedDataset, choose
 from timm_abn.training.data.transforms import extend_timm_transforms
 from timm_abn.training.errors import TrainingError
+from timm_abn.training.map_settings import MaskSettings
 from timm_abn.training.mask_loss import label_and_masks
-from timm_abn.training.mask_settings import MaskSettings
 
 SIZE = (36, 40)
 

@@ -9,7 +9,7 @@ from torch.utils.data import IterableDataset, RandomSampler
 from torch.utils.data.distributed import DistributedSampler
 
 from ..errors import TrainingError
-from ..mask_settings import MaskSettings
+from ..map_settings import MaskSettings
 from ..replacing import replace
 from .masked import MaskedDataset
 from .reproducible import EpochSampler, SeededDataset

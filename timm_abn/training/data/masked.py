@@ -16,8 +16,8 @@ from ...data.celeba import BrokenImageError, CelebA
 from ...data.masks import PngMasks, read_masks
 from ...errors import TimmAbnError
 from ..errors import TrainingError
+from ..map_settings import MaskSettings
 from ..mask_loss import target_with_masks
-from ..mask_settings import MaskSettings
 from .paired_transform import PairedTransform
 
 __all__ = ['BrokenMaskError', 'MaskedDataset', 'choose']
