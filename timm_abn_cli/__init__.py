@@ -71,6 +71,10 @@ def main(argv: list[str] | None = None) -> int:
         if not isinstance(error, TimmAbnError):
             raise
         return _fail(error)
+    except RuntimeError as error:
+        if type(error).__name__ != 'OutOfMemoryError':  # of torch, which may not be imported
+            raise
+        return _fail('out of memory; try a smaller --batch-size')
     except KeyboardInterrupt:
         return 130
 

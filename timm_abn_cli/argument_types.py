@@ -67,14 +67,6 @@ def zero_or_more(text: str) -> float:
     return number
 
 
-def share(text: str) -> float:
-    """Parse a number above 0 and at most 1."""
-    number = positive_number(text)
-    if number > 1:
-        raise argparse.ArgumentTypeError(f'must be at most 1, got {text!r}')
-    return number
-
-
 def device(text: str) -> 'torch.device':
     """Parse the name of a device that torch, which this imports, can compute on here."""
     import torch

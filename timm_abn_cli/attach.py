@@ -96,8 +96,6 @@ def run(args: argparse.Namespace) -> int:
         if (args.out / LAST).is_file():
             print(f'\nStopped. {args.out / LAST} is of the last complete epoch; --resume continues.', file=sys.stderr)
         return 130
-    except torch.OutOfMemoryError:
-        raise CommandError(f'out of memory on {place}; try a smaller --batch-size') from None
     print(format_table(list(rows[0]), [[str(value) for value in row.values()] for row in rows]))
     print(f'\nExplain photos: timm-abn explain {args.data_dir} --model attached --checkpoint {args.out / LAST}')
     return 0

@@ -132,8 +132,6 @@ def _evaluate(args: argparse.Namespace, model: 'nn.Module') -> 'Evaluation | Non
 def _evaluate_model(
     args: argparse.Namespace, model: 'nn.Module', methods: Mapping[str, 'Explainer'], folder: Path
 ) -> 'Evaluation | None':
-    import torch
-
     from timm_abn.data.samples import load_samples
     from timm_abn.explain.evaluation import evaluate
 
@@ -141,10 +139,7 @@ def _evaluate_model(
     samples = load_samples(model, masks=args.masks, **data)
     said = ', '.join(f'{name}={value}' for name, value in (*data.items(), ('masks', args.masks)))
     baselines = args.deletion_baseline, args.insertion_baseline
-    try:
-        return evaluate(model, samples, methods, folder, args.steps, *baselines, args.batch_size, args.seed, said)
-    except torch.OutOfMemoryError:
-        raise CommandError('out of memory; try a smaller --batch-size') from None
+    return evaluate(model, samples, methods, folder, args.steps, *baselines, args.batch_size, args.seed, said)
 
 
 def _load_baseline(args: argparse.Namespace, model: Any) -> 'nn.Module':

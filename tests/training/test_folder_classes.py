@@ -8,7 +8,7 @@ import torch
 from timm_scripts import MODEL, SMALL
 
 import timm_abn
-from timm_abn.data.datasets import dataset_creator
+from timm_abn.data.datasets import create_dataset
 from timm_abn.training.data.loader import extend_timm_loader
 from timm_abn.training.errors import TrainingError
 from timm_abn_cli import main as timm_abn_main
@@ -149,8 +149,8 @@ def test_broken_images_are_a_line_each(launch, images, tmp_path, capfd, broken, 
 
 
 def test_names_give_labels(image_folder):
-    create = dataset_creator(timm.data.create_dataset, ['class2', 'class0', 'class1'])
-    dataset = create('', root=str(image_folder), split='train')
+    names = ['class2', 'class0', 'class1']
+    dataset = create_dataset(timm.data.create_dataset, '', str(image_folder), 'train', names)
     labels = {filename.split('/')[0]: dataset[index][1] for index, filename in enumerate(dataset.filenames())}
     assert labels == dict(class2=0, class0=1, class1=2)
 

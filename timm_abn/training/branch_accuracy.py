@@ -57,8 +57,7 @@ class BranchEvaluator:
     """
 
     def __init__(self, perception: Any, attention: Any) -> None:
-        self.perception = perception
-        self.attention = attention
+        self.perception, self.attention = perception, attention
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.perception, name)
@@ -114,9 +113,6 @@ class _Validation:
             self.sums[name] = self.sums.get(name, 0.0) + accuracy.item() * batch_size
         self.num_samples += batch_size
 
-    def metrics(self) -> dict[str, float]:
-        return {name: total / self.num_samples for name, total in self.sums.items()}
-
 
 _validation = _Validation()
 
@@ -130,27 +126,24 @@ def extend_timm_metrics() -> None:
         module.MultiLabelClassificationEvaluator = AttributeEvaluator  # type: ignore[attr-defined]
 
 
-def _accuracy(timm_accuracy: Callable) -> Callable:
-    def accuracy(output: torch.Tensor, target: torch.Tensor, topk: Any = (1,)) -> list[torch.Tensor]:
-        attention_logits = _validation.take(len(output))
-        if attention_logits is not None:
-            values = timm_accuracy(attention_logits, target, topk)
-            _validation.add({f'attention_top{k}': value for k, value in zip(topk, values)}, len(output))
-        return timm_accuracy(output, target, topk)
+def _accuracy(
+    timm_accuracy: Callable, output: torch.Tensor, target: torch.Tensor, topk: Any = (1,)
+) -> list[torch.Tensor]:
+    attention_logits = _validation.take(len(output))
+    if attention_logits is not None:
+        values = timm_accuracy(attention_logits, target, topk)
+        _validation.add({f'attention_top{k}': value for k, value in zip(topk, values)}, len(output))
+    return timm_accuracy(output, target, topk)
 
-    return accuracy
 
-
-def _update_summary(timm_update_summary: Callable) -> Callable:
-    def update_summary(epoch: int, train_metrics: Any, eval_metrics: Any, *args: Any, **kwargs: Any) -> None:
-        term_log.add_to(epoch, train_metrics)
-        if eval_metrics and _validation.num_samples:
-            eval_metrics.update(_validation.metrics())
-            accuracies = ', '.join(
-                f'{name} {value:.2f}' for name, value in eval_metrics.items() if name.endswith(('top1', 'top5'))
-            )
-            _logger.info(f'Validation of epoch {epoch}, both branches: {accuracies}')
-            _validation.begin()
-        timm_update_summary(epoch, train_metrics, eval_metrics, *args, **kwargs)
-
-    return update_summary
+def _update_summary(
+    timm_update: Callable, epoch: int, train_metrics: Any, eval_metrics: Any, *args: Any, **kwargs: Any
+) -> None:
+    term_log.add_to(epoch, train_metrics)
+    if eval_metrics and _validation.num_samples:
+        eval_metrics.update({name: total / _validation.num_samples for name, total in _validation.sums.items()})
+        shown = {name: value for name, value in eval_metrics.items() if name.endswith(('top1', 'top5'))}
+        accuracies = ', '.join(f'{name} {value:.2f}' for name, value in shown.items())
+        _logger.info(f'Validation of epoch {epoch}, both branches: {accuracies}')
+        _validation.begin()
+    timm_update(epoch, train_metrics, eval_metrics, *args, **kwargs)

@@ -19,7 +19,7 @@ import torch.nn as nn
 import yaml
 
 from ..data.celeba import BrokenImageError
-from ..data.datasets import dataset_creator
+from ..data.datasets import create_dataset
 from ..errors import TimmAbnError, suggest
 from ..hub.published import ARGUMENTS_OF_WEIGHTS, no_weights
 from ..models.training_checkpoints import origin_of
@@ -99,7 +99,7 @@ def _run(name: str, arguments: Sequence[str]) -> None:
     if trains:
         _prepare_training(settings)
     _check_weights(name, settings)
-    replace(timm.data, 'create_dataset', partial(dataset_creator, class_names=settings.class_names))
+    replace(timm.data, 'create_dataset', partial(create_dataset, class_names=settings.class_names))
     extend_timm_transforms()
     _say(name, 'torch finds no GPU here: this runs on the CPU.' if of_device else None)
     with tempfile.TemporaryDirectory() as scratch:

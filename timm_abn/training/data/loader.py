@@ -24,34 +24,31 @@ def extend_timm_loader(seed: int, crop_mode: str | None = None, mask_settings: M
     loader stay as they are in timm.
     """
 
-    def build(timm_create: Callable) -> Callable:
-        def create_loader(dataset: Any, *args: Any, **kwargs: Any) -> Any:
-            if not kwargs.get('is_training'):
-                if crop_mode:
-                    kwargs['crop_mode'] = crop_mode
-                return timm_create(dataset, *args, **kwargs)
+    def create_loader(timm_create: Callable, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        if not kwargs.get('is_training'):
+            if crop_mode:
+                kwargs['crop_mode'] = crop_mode
+            return timm_create(dataset, *args, **kwargs)
+        is_plain = not (isinstance(dataset, IterableDataset) or kwargs.get('num_aug_repeats'))
+        if is_plain and not kwargs.get('input_size_choices'):
             _check_size(dataset, kwargs)
-            if mask_settings is not None:
-                dataset = MaskedDataset(dataset, mask_settings, seed)
-            if not _can_be_seeded(dataset, kwargs):
-                return timm_create(dataset, *args, **kwargs)
-            seeded = SeededDataset(dataset, seed, rank=int(os.environ.get('RANK', 0)))
-            loader = timm_create(seeded, *args, **kwargs)
-            # a loader's own sampler cannot be exchanged, but that of its batches can; it is the one that is asked
-            batches = loader.batch_sampler
-            if isinstance(batches.sampler, (RandomSampler, DistributedSampler)):
-                batches.sampler = EpochSampler(batches.sampler, seeded)
-            return loader
+        if mask_settings is not None:
+            dataset = MaskedDataset(dataset, mask_settings, seed)
+        if not is_plain or kwargs.get('use_multi_epochs_loader'):
+            return timm_create(dataset, *args, **kwargs)
+        seeded = SeededDataset(dataset, seed, rank=int(os.environ.get('RANK', 0)))
+        loader = timm_create(seeded, *args, **kwargs)
+        # a loader's own sampler cannot be exchanged, but that of its batches can; it is the one that is asked
+        batches = loader.batch_sampler
+        if isinstance(batches.sampler, (RandomSampler, DistributedSampler)):
+            batches.sampler = EpochSampler(batches.sampler, seeded)
+        return loader
 
-        return create_loader
-
-    replace(timm.data, 'create_loader', build)
+    replace(timm.data, 'create_loader', create_loader)
 
 
 def _check_size(dataset: Any, options: dict[str, Any]) -> None:
     """Refuse fewer images than a batch, which timm leaves out: an epoch would be empty."""
-    if isinstance(dataset, IterableDataset) or options.get('num_aug_repeats') or options.get('input_size_choices'):
-        return
     processes = int(os.environ.get('WORLD_SIZE', 1)) if options.get('distributed') else 1
     share, batch_size = -(-len(dataset) // processes), options.get('batch_size', 1)
     if share < batch_size:
@@ -59,9 +56,3 @@ def _check_size(dataset: Any, options: dict[str, Any]) -> None:
         raise TrainingError(
             f'{len(dataset)} images{each} are fewer than a batch of {batch_size}: pass --batch-size {share} or less.'
         )
-
-
-def _can_be_seeded(dataset: Any, options: dict[str, Any]) -> bool:
-    return not (
-        isinstance(dataset, IterableDataset) or options.get('num_aug_repeats') or options.get('use_multi_epochs_loader')
-    )
