@@ -53,15 +53,8 @@ __all__ = ['add_arguments', 'run']
 CHOSEN = ('attention', 'class_map', 'grad_cam', 'recipro_cam')
 NUMBERS = ('probability', 'least', 'greatest', 'deletion', 'insertion')
 COLUMNS = (
-    'image',
-    'predicted',
-    'predicted_probability',
-    'class',
-    NUMBERS[0],
-    'method',
-    *NUMBERS[1:],
-    'problem',
-    'sheet',
+    *('image', 'predicted', 'predicted_probability', 'class', 'probability', 'method'),
+    *('least', 'greatest', 'deletion', 'insertion', 'problem', 'sheet'),
 )
 
 
@@ -70,17 +63,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_images_argument(parser)
     add_model_arguments(parser)
     add_methods_argument(parser, CHOSEN)
-    parser.add_argument(
-        '--class',
-        dest='class_name',
-        metavar='NAME',
-        help='name, or number, of the class or task to explain (default: the most probable one of each image)',
-    )
+    explained = 'name, or number, of the class or task to explain (default: the most probable one of each image)'
+    parser.add_argument('--class', dest='class_name', metavar='NAME', help=explained)
     add_out_argument(parser, 'outputs/compare')
     add_csv_argument(parser, 'image and method')
-    parser.add_argument(
-        '--steps', type=positive, default=32, metavar='S', help='steps of deletion and insertion (default: 32)'
-    )
+    steps = 'steps of deletion and insertion (default: 32)'
+    parser.add_argument('--steps', type=positive, default=32, metavar='S', help=steps)
     add_computing_arguments(parser, batch_size=16)
 
 

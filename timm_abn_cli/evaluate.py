@@ -67,11 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--baseline', metavar='MODEL', help='another model, whose explanations are scored as well')
     parser.add_argument('--baseline-checkpoint', type=Path, metavar='FILE', help='weights of it')
     parser.add_argument('--steps', type=positive, default=224, help='of deletion and insertion (default: 224)')
-    for metric, default in (('deletion', 'mean'), ('insertion', 'blur')):
-        text = 'what replaces pixels' if metric == 'deletion' else 'what pixels replace'
-        parser.add_argument(
-            f'--{metric}-baseline', choices=BASELINES, default=default, help=f'{text} (default: {default})'
-        )
+    for metric, default, text in (('deletion', 'mean', 'replaces pixels'), ('insertion', 'blur', 'pixels replace')):
+        what = f'what {text} (default: {default})'
+        parser.add_argument(f'--{metric}-baseline', choices=BASELINES, default=default, help=what)
     add_out_argument(parser, 'outputs/evaluate')
     add_computing_arguments(parser, batch_size=32)
 

@@ -70,36 +70,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_images_argument(parser)
     add_model_arguments(parser)
     add_out_argument(parser, 'outputs')
-    parser.add_argument('--top-k', type=positive, default=5, metavar='K', help='classes per image (default: 5)')
-    parser.add_argument(
-        '--map',
-        choices=('npy', 'png'),
-        help='also write the map in the size of the image: its values, or as shown, in grey',
-    )
-    parser.add_argument(
-        '--interpolation',
-        choices=INTERPOLATIONS,
-        default='bilinear',
-        help='how maps are brought to the size of the image (default: bilinear)',
-    )
-    parser.add_argument(
-        '--colormap', choices=COLORMAPS, help='(default: viridis; --show contrast has colours of its own)'
-    )
-    parser.add_argument(
-        '--scale',
-        choices=SCALES,
-        default='own',
-        help='range of values that the colours span: of each map, of all maps of the run, or [0, 1] (default: own)',
-    )
-    parser.add_argument(
-        '--show', choices=SHOWN_MAPS, default='attention', help='which map of the model (default: attention)'
-    )
-    parser.add_argument(
-        '--class',
-        dest='shown_class',
-        metavar='NAME',
-        help='class of --show class or contrast, by name or index (default: the most probable one of each image)',
-    )
+    add = parser.add_argument
+    add('--top-k', type=positive, default=5, metavar='K', help='classes per image (default: 5)')
+    also = 'also write the map in the size of the image: its values, or as shown, in grey'
+    add('--map', choices=('npy', 'png'), help=also)
+    way = 'how maps are brought to the size of the image (default: bilinear)'
+    add('--interpolation', choices=INTERPOLATIONS, default='bilinear', help=way)
+    add('--colormap', choices=COLORMAPS, help='(default: viridis; --show contrast has colours of its own)')
+    span = 'range of values that the colours span: of each map, of all maps of the run, or [0, 1] (default: own)'
+    add('--scale', choices=SCALES, default='own', help=span)
+    add('--show', choices=SHOWN_MAPS, default='attention', help='which map of the model (default: attention)')
+    shown = 'class of --show class or contrast, by name or index (default: the most probable one of each image)'
+    add('--class', dest='shown_class', metavar='NAME', help=shown)
     add_label_names_argument(parser)
     add_csv_argument(parser, 'image and class')
     add_computing_arguments(parser, batch_size=16)

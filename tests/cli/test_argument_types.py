@@ -20,12 +20,7 @@ from timm_abn_cli.argument_types import (
 
 @pytest.mark.parametrize(
     'read, text, value',
-    [
-        (positive, '1', 1),
-        (whole, '0', 0),
-        (positive_number, '2e-3', 0.002),
-        (zero_or_more, '0', 0.0),
-    ],
+    [(positive, '1', 1), (whole, '0', 0), (positive_number, '2e-3', 0.002), (zero_or_more, '0', 0.0)],
 )
 def test_numbers(read, text, value):
     assert read(text) == value

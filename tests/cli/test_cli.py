@@ -327,7 +327,7 @@ def test_samples_are_shipped_with_their_licence():
     assert [int(path.name[0]) for path in images] == [label for label in range(10) for _ in range(2)]
     names = timm.get_pretrained_cfg(MODEL).label_names
     for path in images:
-        label, name, _ = path.stem.config.split('_')
+        label, name, _ = path.stem.split('_')
         assert name == names[int(label)].replace('/', '-').replace(' ', '-')
         with Image.open(path) as image:
             assert image.mode == 'L' and image.size == (28, 28)

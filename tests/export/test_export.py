@@ -117,10 +117,7 @@ def test_variants(mechanism, attention_map):
 
 @pytest.mark.parametrize(
     'dynamic, axes, others',
-    [
-        ('batch', {0: 'batch'}, tiny_images(5)),
-        ('size', {2: 'height', 3: 'width'}, tiny_images(1, size=(72, 100))),
-    ],
+    [('batch', {0: 'batch'}, tiny_images(5)), ('size', {2: 'height', 3: 'width'}, tiny_images(1, size=(72, 100)))],
 )
 def test_what_may_have_any_length_can_be_chosen(dynamic, axes, others):
     model = tiny_abn('test_resnet')

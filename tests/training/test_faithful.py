@@ -11,13 +11,7 @@ from tiny_models import tiny_abn, tiny_images
 
 from timm_abn import TimmAbnError
 from timm_abn.training.errors import TrainingError
-from timm_abn.training.faithful import (
-    AttachedTraining,
-    FaithfulTraining,
-    TrainingOutput,
-    greatest_half,
-    mask_images,
-)
+from timm_abn.training.faithful import AttachedTraining, FaithfulTraining, TrainingOutput, greatest_half, mask_images
 
 
 def frozen(model):

@@ -125,26 +125,17 @@ def _command(name: str) -> str:
 
 def _own_arguments(name: str, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     trains = name == 'train.py'
-    parser = argparse.ArgumentParser(
-        prog=_command(name),
-        usage=f"{_command(name)} [flags of timm's {name}] [these]",
-        add_help=False,
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        '--timm-scripts',
-        metavar='DIR',
-        help="checkout of timm's repository, or 'download' to fetch the scripts of the installed timm once "
-        '(default: $TIMM_SCRIPTS)',
-    )
+    program = _command(name)
+    usage = f"{program} [flags of timm's {name}] [these]"
+    parser = argparse.ArgumentParser(program, usage, add_help=False, allow_abbrev=False)
+    place = "checkout of timm's repository, or 'download' to fetch the scripts of the installed timm once (default: "
+    parser.add_argument('--timm-scripts', metavar='DIR', help=f'{place}$TIMM_SCRIPTS)')
     if trains:
-        parser.add_argument(
-            '--attention-loss-weight', type=float, metavar='W', help='weight of the attention loss (default: 1)'
-        )
+        weight = 'weight of the attention loss (default: 1)'
+        parser.add_argument('--attention-loss-weight', type=float, metavar='W', help=weight)
         add_map_arguments(parser)
-        parser.add_argument(
-            '--recipe', metavar='NAME', help=f'settings of an experiment: {", ".join(recipe_names())}; --model chooses'
-        )
+        recipes = f'settings of an experiment: {", ".join(recipe_names())}; --model chooses'
+        parser.add_argument('--recipe', metavar='NAME', help=recipes)
         parser.add_argument('-c', '--config', default='', help=argparse.SUPPRESS)
     if any(flag in arguments for flag in ('-h', '--help')):
         parser.print_help()

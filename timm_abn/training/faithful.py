@@ -74,11 +74,7 @@ class FaithfulTraining(nn.Module):
     """
 
     def __init__(
-        self,
-        network: SplitNetwork,
-        background: str | None = 'mixed',
-        flips: bool = False,
-        complement: bool = False,
+        self, network: SplitNetwork, background: str | None = 'mixed', flips: bool = False, complement: bool = False
     ) -> None:
         """
         Args:

@@ -75,29 +75,25 @@ class MaskSettings(NamedTuple):
 def add_map_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags to a parser."""
     add = parser.add_argument
-    add(
-        '--map-loss',
-        choices=CHOICES['map_loss'],
-        help='train maps to be faithful: "masked" asks that the prediction stands on what the map keeps, at the price '
-        'of a second forward pass per step (default: the loss of the paper)',
+    loss = (
+        'train maps to be faithful: "masked" asks that the prediction stands on what the map keeps, at the price of a '
+        'second forward pass per step (default: the loss of the paper)'
     )
-    add(
-        '--map-loss-weights',
-        nargs='+',
-        metavar='TERM=W',
-        help='weights of its terms (default: masked=1 area=0.5 smoothness=0 consistency=0 complement=0; area=0 where '
-        'attention is hard); complement asks that nothing can be told from where the map is not',
+    add('--map-loss', choices=CHOICES['map_loss'], help=loss)
+    weights = (
+        'weights of its terms (default: masked=1 area=0.5 smoothness=0 consistency=0 complement=0; area=0 where '
+        'attention is hard); complement asks that nothing can be told from where the map is not'
     )
+    add('--map-loss-weights', nargs='+', metavar='TERM=W', help=weights)
     background = 'what takes the place of what the map does not keep (default: mixed)'
     add('--map-background', choices=CHOICES['map_background'], help=background)
     hard = 'keep the share Q of the map that is greatest, the rest is exactly 0; product mechanism (default: soft)'
     add('--hard-attention', type=float, metavar='Q', help=hard)
-    add(
-        '--attention-mask-dir',
-        metavar='DIR|JSON',
-        help='human masks of training images: PNG files called as the images, or a JSON file in the form of COCO; '
-        'images without one are skipped (default: no masks)',
+    masks = (
+        'human masks of training images: PNG files called as the images, or a JSON file in the form of COCO; images '
+        'without one are skipped (default: no masks)'
     )
+    add('--attention-mask-dir', metavar='DIR|JSON', help=masks)
     distance = 'distance between map and mask (default: bce)'
     add('--attention-mask-loss', choices=CHOICES['attention_mask_loss'], help=distance)
     add('--attention-mask-weight', type=float, metavar='W', help='weight of that loss (default: 1)')

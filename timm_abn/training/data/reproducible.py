@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from timm.utils import random_seed
 from torch.utils.data import Dataset, RandomSampler, Sampler
 
 __all__ = ['EpochSampler', 'SeededDataset', 'seed_of']
@@ -19,9 +20,7 @@ class SeededDataset(Dataset):
     """Seeds the random number generators of its process before it reads an image."""
 
     def __init__(self, dataset: Any, seed: int, rank: int = 0) -> None:
-        self.dataset = dataset
-        self.seed = seed
-        self.rank = rank
+        self.dataset, self.seed, self.rank = dataset, seed, rank
         # read by workers, which may live through many epochs
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self.announced: int | None = None
@@ -55,18 +54,12 @@ class SeededDataset(Dataset):
         self.announced = epoch
 
     def begin_epoch(self, epoch: int | None) -> int:
-        """Begin an epoch, by default the announced one or that after the last, and seed this process for it.
-
-        Returns its number.
-        """
+        """Begin an epoch, by default the announced one or that after the last, seed this process, and return it."""
         if epoch is None:
             epoch = int(self.epoch) + 1 if self.announced is None else self.announced
         self.announced = None
         self.epoch.fill_(epoch)
-        seed = seed_of(self.seed, self.rank, epoch)
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
+        random_seed(seed_of(self.seed, self.rank, epoch))
         return epoch
 
 
@@ -74,8 +67,7 @@ class EpochSampler(Sampler):
     """Lets each pass over a sampler begin an epoch of a ``SeededDataset``."""
 
     def __init__(self, sampler: Sampler, dataset: SeededDataset) -> None:
-        self.sampler = sampler
-        self.dataset = dataset
+        self.sampler, self.dataset = sampler, dataset
 
     def __iter__(self) -> Iterator[int]:
         epoch = self.dataset.begin_epoch(getattr(self.sampler, 'epoch', None))
