@@ -9,6 +9,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from tiny_models import tiny_abn, tiny_images
+from two_processes import gradients_of_two
 
 from timm_abn.task import AttentionBranchLoss, FaithfulMapLoss, TrainingError, extend_timm_tasks
 from timm_abn.training.faithful import FaithfulTraining, TrainingOutput
@@ -16,12 +17,6 @@ from timm_abn.training.loss import AttachedMapLoss
 from timm_abn.training.map_settings import MapLossSettings
 
 ALL = dict(masked=0.5, area=2.0, smoothness=3.0, consistency=4.0, complement=5.0)
-
-
-@pytest.fixture(autouse=True)
-def loss_of_the_paper():
-    yield
-    extend_timm_tasks()
 
 
 def output(**changed):
@@ -169,8 +164,7 @@ def test_gradients_of_two_processes(tmp_path):
         map_loss_of_half(model, half).backward()
         for name, parameter in model.named_parameters():
             expected[name] = expected.get(name, 0) + parameter.grad / 2
-    torch.multiprocessing.start_processes(one_process, (str(tmp_path),), nprocs=2, start_method='fork')
-    first, second = (torch.load(tmp_path / f'{rank}.pth', weights_only=True) for rank in range(2))
+    first, second = gradients_of_two(tmp_path, map_training_model, map_loss_of_half)
     assert first.keys() == expected.keys()
     for name, gradient in first.items():
         assert torch.equal(gradient, second[name]), name
@@ -185,15 +179,6 @@ def map_training_model():
 def map_loss_of_half(model, half):
     images, target = tiny_images(8)[4 * half :][:4], torch.arange(8)[4 * half :][:4] % 5
     return FaithfulMapLoss(nn.CrossEntropyLoss(), consistency=1.0)(model(images), target)
-
-
-def one_process(rank, folder):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
-    model = torch.nn.parallel.DistributedDataParallel(map_training_model())
-    map_loss_of_half(model, rank).backward()
-    torch.save({name: value.grad for name, value in model.module.named_parameters()}, f'{folder}/{rank}.pth')
-    torch.distributed.destroy_process_group()
 
 
 def test_maps_out_of_range_are_refused_by_the_task():

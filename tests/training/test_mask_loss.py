@@ -12,6 +12,7 @@ from tiers import fast_and_slow
 from timm.data.loader import fast_collate
 from tiny_models import tiny_abn, tiny_images
 from torch.utils.data import default_collate
+from two_processes import gradients_of_two
 
 from timm_abn.task import AttentionBranchLoss, AttentionMaskLoss, FaithfulMapLoss, TrainingError, extend_timm_tasks
 from timm_abn.training.faithful import FaithfulTraining, TrainingOutput
@@ -25,12 +26,6 @@ BY_HAND = dict(
     energy=1 - (0.5 + 0.9) / 1.75,
     l1=(0.5 + 0.25 + 0.1 + 0.1) / 4,
 )
-
-
-@pytest.fixture(autouse=True)
-def loss_of_the_paper():
-    yield
-    extend_timm_tasks()
 
 
 def maps_and_masks(num_images=3, num_maps=1, size=2):
@@ -261,10 +256,8 @@ def test_mixed_precision_computes_the_term_in_float32():
 def test_gradients_of_two_processes_are_those_of_one(tmp_path, missing):
     """Each process takes half of the batch, with more masks, or all of them, in the first half."""
     model = model_without_batch_statistics()
-    loss_of(model, slice(8), missing).backward()
-    arguments = (str(tmp_path), tuple(missing))
-    torch.multiprocessing.start_processes(one_process, arguments, nprocs=2, start_method='fork')
-    first, second = (torch.load(tmp_path / f'{rank}.pth', weights_only=True) for rank in range(2))
+    loss_of(model, None, missing).backward()
+    first, second = gradients_of_two(tmp_path, model_without_batch_statistics, loss_of, missing)
     for name, parameter in model.named_parameters():
         assert torch.equal(first[name], second[name]), name
         torch.testing.assert_close(first[name], parameter.grad, rtol=1e-4, atol=1e-6, msg=name)
@@ -278,20 +271,11 @@ def model_without_batch_statistics():
     return FaithfulTraining(model, None)
 
 
-def loss_of(model, part, missing):
+def loss_of(model, half, missing):
+    part = slice(8) if half is None else slice(4 * half, 4 * half + 4)
     targets = packed(torch.arange(8) % 5, random_masks(8), missing)
-    return MaskedTargetLoss(AttentionBranchLoss(nn.CrossEntropyLoss()))(
-        model(tiny_images(8, size=(32, 32))[part]), targets[part]
-    )
-
-
-def one_process(rank, folder, missing):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
-    model = torch.nn.parallel.DistributedDataParallel(model_without_batch_statistics())
-    loss_of(model, slice(4 * rank, 4 * rank + 4), missing).backward()
-    torch.save({name: value.grad for name, value in model.module.named_parameters()}, f'{folder}/{rank}.pth')
-    torch.distributed.destroy_process_group()
+    criterion = MaskedTargetLoss(AttentionBranchLoss(nn.CrossEntropyLoss()))
+    return criterion(model(tiny_images(8, size=(32, 32))[part]), targets[part])
 
 
 @pytest.mark.parametrize('value', [255.0, -0.1])

@@ -86,7 +86,8 @@ def _init(self: Any, timm_init: Callable, *args: Any, **kwargs: Any) -> None:
     term_log.begin({})
     settings: _AbnSettings = self.of_abn
     model, multi_label = unwrap_model(self.get_trainable_module()), getattr(self, 'multi_label', False)
-    if _is_scripted_abn(self.get_trainable_module()):
+    names = (AttentionBranchNet.__name__, MultiTaskAttentionBranchNet.__name__)
+    if isinstance(model, torch.jit.ScriptModule) and model.original_name in names:
         raise TrainingError(IS_SCRIPTED)
     if isinstance(model, AttachedNet):
         raise TrainingError(IS_ATTACHED)
@@ -102,7 +103,11 @@ def _init(self: Any, timm_init: Callable, *args: Any, **kwargs: Any) -> None:
     if settings.map_loss is not None or settings.masks is not None:
         self.trainable_module = _faithful(self.trainable_module, settings.map_loss)
     if settings.masks is not None:
-        self.criterion = _with_masks(self.criterion, model, settings.masks, multi_label)
+        if model.config.attention_map != 'sigmoid':
+            kind = model.config.attention_map
+            raise TrainingError(f"masks are for maps in [0, 1]: attention_map='sigmoid', not {kind!r}.")
+        masks = settings.masks
+        self.criterion = MaskedTargetLoss(self.criterion, masks.loss, masks.weight, multi_label)
     self.criterion.watch = term_log.watch
     term_log.begin(self.criterion.weighted_terms())
     if self.verbose:
@@ -111,21 +116,16 @@ def _init(self: Any, timm_init: Callable, *args: Any, **kwargs: Any) -> None:
 
 def _describe(model: AttentionBranchNet, weights: Mapping[str, float], origin: str) -> str:
     config, stage = model.config, model.attention_branch.stage.source
-    came = f' It begins with {origin}{_of_stage(stage, origin)}.' if origin else ''
+    if origin.endswith(OF_BACKBONE) and stage.startswith('copy of'):
+        origin += '; the attention stage has a copy of them, the rest of the branch is random'
+    elif origin.endswith(OF_BACKBONE):
+        origin += '; the attention branch is random'
+    came = f' It begins with {origin}.' if origin else ''
     return (
         f'Attention Branch Network over {config.backbone}, cut after {config.split}; attention stage: {stage}; '
         f'{config.mechanism} mechanism, gate {config.gate}.{came} '
         f'Loss: {describe_terms(weights)}.'
     )
-
-
-def _of_stage(stage: str, origin: str) -> str:
-    """Return where the weights of the attention branch come from, if they are not all of one origin."""
-    if not origin.endswith(OF_BACKBONE):
-        return ''
-    if not stage.startswith('copy of'):
-        return '; the attention branch is random'
-    return '; the attention stage has a copy of them, the rest of the branch is random'
 
 
 def _faithful(model: AttentionBranchNet, map_loss: MapLossSettings | None) -> FaithfulTraining:
@@ -139,15 +139,6 @@ def _faithful(model: AttentionBranchNet, map_loss: MapLossSettings | None) -> Fa
         flips=bool(weights['consistency']),
         complement=bool(weights.get('complement')),
     )
-
-
-def _with_masks(
-    branch_loss: AttentionBranchLoss, model: AttentionBranchNet, settings: MaskSettings, multi_label: bool
-) -> MaskedTargetLoss:
-    kind = model.config.attention_map
-    if kind != 'sigmoid':
-        raise TrainingError(f"masks are for maps in [0, 1]: attention_map='sigmoid', not {kind!r}.")
-    return MaskedTargetLoss(branch_loss, settings.loss, settings.weight, multi_label)
 
 
 def _forward(self: Any, timm_forward: Callable, input: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -277,8 +268,3 @@ _OVERRIDES: dict[type[nn.Module], dict[str, Callable]] = {
 
 def _is_abn(model: nn.Module | None) -> bool:
     return model is not None and isinstance(unwrap_model(model), AttentionBranchNet)
-
-
-def _is_scripted_abn(model: nn.Module) -> bool:
-    names = (AttentionBranchNet.__name__, MultiTaskAttentionBranchNet.__name__)
-    return isinstance(model, torch.jit.ScriptModule) and model.original_name in names

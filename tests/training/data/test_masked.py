@@ -22,11 +22,6 @@ from timm_abn.training.mask_loss import label_and_masks
 SIZE = (36, 40)
 
 
-@pytest.fixture(autouse=True)
-def loader_of_timm(monkeypatch):
-    monkeypatch.setattr(timm.data, 'create_loader', timm.data.create_loader)
-
-
 def box_of(index):
     return 4 + index, 6 + index, 20 + index, 30  # left, top, right, bottom
 

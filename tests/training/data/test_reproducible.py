@@ -29,11 +29,6 @@ class Draws(Dataset):
         return np.array(draws, dtype=np.float64).reshape(1, 1, 4), index
 
 
-@pytest.fixture(autouse=True)
-def loader_of_timm(monkeypatch):
-    monkeypatch.setattr(timm.data, 'create_loader', timm.data.create_loader)
-
-
 def make_loader(seed=1, workers=0, **options):
     extend_timm_loader(seed)
     return timm.data.create_loader(
