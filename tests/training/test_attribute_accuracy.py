@@ -7,7 +7,7 @@ import torch
 import torch.distributed
 
 import timm_abn.task  # noqa: F401
-from timm_abn.training.attribute_accuracy import AttributeEvaluator
+from timm_abn.training.branch_accuracy import AttributeEvaluator
 
 TASKS = 4
 

@@ -78,12 +78,9 @@ def test_versions(checkout, monkeypatch, found, installed, outcome):
         assert remark == outcome or outcome in remark
 
 
-def test_old_scripts_may_do_anything_but_train(checkout):
+def test_old_scripts_may_do_anything_but_train_and_an_unknown_version_is_said(checkout, tmp_path):
     remark = scripts.check_version(checkout('1.0.20'), needs_tasks=False)
     assert remark.endswith(f'are of timm 1.0.20, older than the installed {timm.__version__}.')
-
-
-def test_unknown_version_is_said(tmp_path):
     assert 'not known' in scripts.check_version(tmp_path, needs_tasks=True)
 
 
@@ -123,15 +120,11 @@ def test_failed_download_leaves_nothing(tmp_path, monkeypatch, fetch, message):
     assert not [path for path in Path(tmp_path).rglob('*') if path.is_file()]
 
 
-def test_unknown_script_is_refused(checkout):
+def test_missing_scripts_and_packages_are_named(checkout, monkeypatch):
+    monkeypatch.setattr(sys, 'path', list(sys.path))
     folder = checkout('1.0.31')
     with pytest.raises(TrainingError, match='there is no evaluate.py'):
         scripts.run_script(folder, 'evaluate.py', [])
-
-
-def test_package_that_a_script_needs_is_named(checkout, monkeypatch):
-    monkeypatch.setattr(sys, 'path', list(sys.path))
-    folder = checkout('1.0.31')
     (folder / 'inference.py').write_text('import package_not_installed.submodule\n')
     with pytest.raises(TrainingError, match=r'^inference\.py of timm needs package_not_installed, .*pip install pack'):
         scripts.run_script(folder, 'inference.py', [])

@@ -35,8 +35,7 @@ def test_a_loss_in_words():
         ([], dict(perception=1, attention=1)),
         (['--attention-loss-weight', 0.5], dict(perception=1, attention=0.5)),
         (
-            ['--map-loss', 'masked', '--map-loss-weights', 'area=0.5', 'smoothness=0.1', 'complement=0.2']
-            + ['--hard-attention', 0.5],
+            '--map-loss masked --hard-attention 0.5 --map-loss-weights area=0.5 smoothness=0.1 complement=0.2'.split(),
             dict(perception=1, attention=1, masked=1, area=0.5, smoothness=0.1, complement=0.2),
         ),
     ],
@@ -45,9 +44,7 @@ def test_the_log_holds_each_term_once(train, tmp_path, capfd, scripts, flags, we
     assert train(*flags, scripts=scripts) == 0
     log = capfd.readouterr().err
     (line,) = re.findall(r'Attention Branch Network over .*', log)
-    assert line.startswith(
-        'Attention Branch Network over test_resnet, cut after layer3; attention stage: copy of layer4'
-    )
+    assert 'Network over test_resnet, cut after layer3; attention stage: copy of layer4' in line
     assert 'It begins with random weights.' in line
     assert [part.split()[-1] for part in line.partition('Loss: ')[2].rstrip('.').split(' + ')] == list(weights)
     (row,) = summary(tmp_path)

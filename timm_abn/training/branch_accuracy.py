@@ -1,4 +1,4 @@
-"""Accuracy of the attention branch on the validation set, beside that of the perception branch.
+"""Accuracy of the attention branch on the validation set, beside that of the perception branch; and of attributes.
 
 timm's scripts validate a model by the logits that it returns, which are those of the perception branch. This module
 adds those of the attention branch: the summary, log and results of the scripts have ``attention_top1`` and
@@ -13,13 +13,13 @@ import timm.task
 import timm.utils
 import torch
 import torch.nn as nn
+from timm.task.evaluator import MultiLabelClassificationEvaluator
 from timm.utils import reduce_tensor, unwrap_model
 
-from .attribute_accuracy import AttributeEvaluator
 from .replacing import replace
 from .term_log import term_log
 
-__all__ = ['BothBranches', 'BranchEvaluator', 'extend_timm_metrics']
+__all__ = ['AttributeEvaluator', 'BothBranches', 'BranchEvaluator', 'extend_timm_metrics']
 
 _logger = logging.getLogger(__name__)
 
@@ -86,6 +86,28 @@ class BranchEvaluator:
         if self.attention.num_samples:
             perception.update({f'attention_{name}': value for name, value in attention.items()})
         return perception
+
+
+class AttributeEvaluator(MultiLabelClassificationEvaluator):
+    """timm's evaluator for multi-label training, and ``accuracy``: the mean of the attributes' accuracies, in percent.
+
+    This is what the paper reports of CelebA (section 4.4).
+    """
+
+    metric_names = (*MultiLabelClassificationEvaluator.metric_names, 'accuracy')  # type: ignore[assignment]
+
+    def compute(self, distributed: bool = False) -> dict[str, float]:
+        """Return the metrics, over all processes if distributed."""
+        metrics: dict[str, Any] = super().compute(distributed)
+        right = torch.zeros(2, dtype=torch.float64)  # how many attributes are predicted right, and how many there are
+        for logits, targets in zip(self.outputs, self.targets):
+            is_right = (logits.sigmoid() >= self.threshold) == targets.bool()
+            right += torch.tensor([is_right.sum().item(), is_right.numel()])
+        if distributed:
+            right = right.to(self.device)
+            torch.distributed.all_reduce(right)
+        metrics['accuracy'] = (100 * right[0] / right[1].clamp(min=1)).item()
+        return metrics
 
 
 class _Validation:

@@ -17,8 +17,7 @@ from ..attached.network import AttachedNet
 from ..models.training_checkpoints import OF_BACKBONE
 from ..networks.multi_task import MultiTaskAttentionBranchNet
 from ..networks.network import AttentionBranchNet
-from .attribute_accuracy import AttributeEvaluator
-from .branch_accuracy import BothBranches, BranchEvaluator, extend_timm_metrics
+from .branch_accuracy import AttributeEvaluator, BothBranches, BranchEvaluator, extend_timm_metrics
 from .errors import TrainingError
 from .faithful import FaithfulTraining
 from .loss import AttentionBranchLoss, FaithfulMapLoss

@@ -76,22 +76,9 @@ def epoch_of(dataset, settings, workers=0, prefetcher=True, mode='rrc', **option
     """Return images and targets of an epoch, as timm's script gets them."""
     extend_timm_transforms()
     extend_timm_loader(seed=3, mask_settings=settings)
-    loader = timm.data.create_loader(
-        dataset,
-        input_size=(3, 40, 36),
-        batch_size=2,
-        is_training=True,
-        train_crop_mode=mode,
-        color_jitter=options.pop('color_jitter', None),
-        num_workers=workers,
-        use_prefetcher=prefetcher,
-        mean=(0.0,) * 3,
-        std=(1.0,) * 3,
-        device=torch.device('cpu'),
-        persistent_workers=False,
-        **options,
-    )
-    batches = list(loader)
+    images = dict(input_size=(3, 40, 36), train_crop_mode=mode, color_jitter=None, mean=(0.0,) * 3, std=(1.0,) * 3)
+    run = dict(num_workers=workers, use_prefetcher=prefetcher, device=torch.device('cpu'), persistent_workers=False)
+    batches = list(timm.data.create_loader(dataset, batch_size=2, is_training=True, **{**images, **run, **options}))
     return tuple(torch.cat([batch[part] for batch in batches]) for part in (0, 1))
 
 
@@ -229,11 +216,11 @@ def test_goes_to_workers_that_are_started_anew(images, masks):
     [
         (
             lambda path: draw(path / 'masks' / 'cat' / '0.png', box_of(0)),
-            'has no mask of any of 4 training images: expected files such as class0/0.png in it, the mask of class0/0',
+            'of any of 4 training images: expected files such as class0/0.png in it, the mask of class0/0',
         ),
         (
             lambda path: coco(path / 'masks', [(7, box_of(0), None)]),
-            'has no mask of any of 4 training images: expected images in it to be called as those, such as class0/0',
+            'of any of 4 training images: expected images in it to be called as those, such as class0/0',
         ),
         (lambda path: (path / 'masks').write_text('{}'), 'is not of the form of COCO: expected images'),
         (lambda path: (path / 'masks').symlink_to(path / 'images' / 'train'), 'lies among the training images in'),
