@@ -163,6 +163,10 @@ def test_help_of_both(launch, capfd):
         (['--model', 'abn_resnet51'], '--model abn_resnet51 is not known: did you mean abn_resnet'),
         (['--model', 'abn_resnet50', '--torchscript'], '--torchscript cannot train'),
         (['--model', 'abn_resnet50', '--naflex-loader'], '--naflex-loader feeds patches'),
+        (
+            ['--model', 'abn_resnet50', '--kd-model-name', 'resnet50', '--kd-distill-type', 'feature'],
+            '--kd-distill-type feature leaves out',
+        ),
         (['--model', 'attached'], 'an attached network is trained by timm-abn attach.'),
         (['--model', 'abn_resnet50', '--attention-loss-weight', '-1'], 'attention_loss_weight must be a finite number'),
         (['--model', 'abn_resnet50', '--config', 'nowhere.yaml'], '--config nowhere.yaml cannot be read'),

@@ -64,7 +64,8 @@ def test_wrong_folder_is_refused(monkeypatch, tmp_path, by_flag):
         ('1.0.29.dev0', '1.0.31', 'are of timm 1.0.29.dev0, older than the installed 1.0.31'),
         ('1.0.27', '1.0.31', 'are of timm 1.0.27, older than the installed 1.0.31.'),
         ('1.1.2', '1.0.31', TrainingError('but timm 1.0.31 is installed')),
-        ('1.0.26', '1.0.31', TrainingError('would leave out the loss or the accuracy of the attention branch')),
+        ('1.0.26', '1.0.31', "those before 1.0.27 do not show the attention branch's accuracy"),
+        ('1.0.22', '1.0.31', TrainingError('would leave out the loss of the attention branch')),
     ],
 )
 def test_versions(checkout, monkeypatch, found, installed, outcome):

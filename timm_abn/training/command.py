@@ -234,6 +234,11 @@ def _check_settings(settings: argparse.Namespace) -> None:
             '--naflex-loader feeds patches, and the attention branch of an Attention Branch Network needs images. '
             'Leave it out, or use --train-img-sizes.'
         )
+    if settings.kd_model_name and settings.kd_distill_type != 'logit':
+        raise TrainingError(
+            f'--kd-distill-type {settings.kd_distill_type} leaves out the loss of the attention branch; only logit '
+            'works for an Attention Branch Network.'
+        )
 
 
 def _check_weights(name: str, settings: argparse.Namespace) -> None:

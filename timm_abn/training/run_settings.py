@@ -67,6 +67,8 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(f'--{flag}', default='validation')
     parser.add_argument('--seed', type=int, default=42)
     parser.add_argument('--device', default='cuda')
+    parser.add_argument('--kd-model-name')
+    parser.add_argument('--kd-distill-type', default='logit')
     parser.add_argument('--model-kwargs', nargs='*', default={}, action=ParseKwargs)
     for flag in ('num-classes', 'in-chans', 'img-size'):
         parser.add_argument(f'--{flag}', type=int)

@@ -21,7 +21,8 @@ SCRIPTS = tuple(f'{name}.py' for name in _NAMES)
 DOWNLOAD = 'download'
 _FILES = (*SCRIPTS, 'timm/version.py')
 _URL = 'https://raw.githubusercontent.com/huggingface/pytorch-image-models/v{version}/{name}'
-_OLDEST = '1.0.27'  # whose train.py trains, and validates, what timm's task hands out
+_FIRST_WITH_TASKS = '1.0.23'
+_FIRST_WITH_BRANCH_ACCURACY = '1.0.27'  # validates what the task hands out, not the model itself
 
 
 def find_scripts(folder: str | None = None) -> Path:
@@ -64,10 +65,10 @@ def check_version(folder: Path, needs_tasks: bool) -> str | None:
     found = _version_in(folder)
     if found is None:
         return f'{folder} has no timm/version.py: whether its scripts go with timm {timm.__version__} is not known.'
-    if needs_tasks and _release(found) < _release(_OLDEST):
+    if needs_tasks and _release(found) < _release(_FIRST_WITH_TASKS):
         raise TrainingError(
-            f'the scripts in {folder} are of timm {found}, whose train.py would leave out the loss or the accuracy of '
-            f'the attention branch; use those of {_OLDEST} or newer, best v{timm.__version__}.'
+            f'the scripts in {folder} are of timm {found}, whose train.py would leave out the loss of the attention '
+            f'branch; use those of {_FIRST_WITH_TASKS} or newer, best v{timm.__version__}.'
         )
     if _release(found) > _release(timm.__version__):
         raise TrainingError(
@@ -76,7 +77,10 @@ def check_version(folder: Path, needs_tasks: bool) -> str | None:
         )
     if _release(found) == _release(timm.__version__):
         return None
-    return f'the scripts in {folder} are of timm {found}, older than the installed {timm.__version__}.'
+    remark = f'the scripts in {folder} are of timm {found}, older than the installed {timm.__version__}'
+    if needs_tasks and _release(found) < _release(_FIRST_WITH_BRANCH_ACCURACY):
+        remark += f"; those before {_FIRST_WITH_BRANCH_ACCURACY} do not show the attention branch's accuracy"
+    return f'{remark}.'
 
 
 def knows_multi_label(script: Path) -> bool:
