@@ -5,6 +5,7 @@ import ast
 import math
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,14 +39,14 @@ class KeyValues(argparse.Action):
         setattr(namespace, self.dest, arguments)
 
 
-def positive(text: str) -> int:
-    """Parse a whole number of 1 or more."""
-    return _whole(text, least=1)
+def _whole(text: str, least: int) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f'must be a whole number of {least} or more, got {text!r}')
+    return int(text)
 
 
-def whole(text: str) -> int:
-    """Parse a whole number of 0 or more."""
-    return _whole(text, least=0)
+positive = partial(_whole, least=1)
+whole = partial(_whole, least=0)
 
 
 def positive_number(text: str) -> float:
@@ -77,19 +78,16 @@ def device(text: str) -> 'torch.device':
         raise argparse.ArgumentTypeError(f'cannot compute on {text!r}: {str(error).splitlines()[0]}') from None
 
 
-def existing(text: str) -> Path:
-    """Parse the path of a file or folder."""
-    return _existing(text, Path.exists, 'file or folder')
+def _existing(text: str, is_there: Callable[[Path], bool], kind: str) -> Path:
+    path = Path(text)
+    if not is_there(path):
+        raise argparse.ArgumentTypeError(f'there is no {kind} {path}')
+    return path
 
 
-def existing_file(text: str) -> Path:
-    """Parse the path of a file."""
-    return _existing(text, Path.is_file, 'file')
-
-
-def existing_folder(text: str) -> Path:
-    """Parse the path of a folder."""
-    return _existing(text, Path.is_dir, 'folder')
+existing = partial(_existing, is_there=Path.exists, kind='file or folder')
+existing_file = partial(_existing, is_there=Path.is_file, kind='file')
+existing_folder = partial(_existing, is_there=Path.is_dir, kind='folder')
 
 
 def output_file(text: str) -> Path:
@@ -98,16 +96,3 @@ def output_file(text: str) -> Path:
     if path.is_dir():
         raise argparse.ArgumentTypeError(f'{path} is a folder, not a file to write')
     return path
-
-
-def _existing(text: str, is_there: Callable[[Path], bool], kind: str) -> Path:
-    path = Path(text)
-    if not is_there(path):
-        raise argparse.ArgumentTypeError(f'there is no {kind} {path}')
-    return path
-
-
-def _whole(text: str, least: int) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f'must be a whole number of {least} or more, got {text!r}')
-    return int(text)

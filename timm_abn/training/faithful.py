@@ -95,14 +95,10 @@ class FaithfulTraining(nn.Module):
         if (background is not None or complement) and kind != 'sigmoid':
             use = 'have a complement' if background is None else 'show an image'
             raise TrainingError(f"only maps in [0, 1] {use}: attention_map='sigmoid', not {kind!r}.")
+        if complement and not isinstance(network, AttachedNet) and network.config.mechanism == 'residual':
+            raise TrainingError("complement needs mechanism='product', got 'residual': Eq. 2 hides nothing.")
         self.module = network
         self.background, self.flips, self.complement = background, flips, complement
-        self.check_complement()
-
-    def check_complement(self) -> None:
-        """Raise TrainingError if the features where the map is not are asked for, and the gate shows them all."""
-        if self.complement and self.module.config.mechanism == 'residual':
-            raise TrainingError("complement needs mechanism='product', got 'residual': Eq. 2 hides nothing.")
 
     def forward(self, images: torch.Tensor) -> Any:
         """Return a ``TrainingOutput`` of images (B, in_chans, H, W); in evaluation mode logits."""
@@ -166,9 +162,6 @@ class AttachedTraining(FaithfulTraining):
 
     def __init__(self, network: AttachedNet, background: str = 'mixed') -> None:
         super().__init__(network, background, complement=True)
-
-    def check_complement(self) -> None:
-        """Check nothing: images hide what the map does not keep."""
 
     def kept(self, maps: torch.Tensor) -> torch.Tensor:
         """Return maps that keep the greatest places of others, how many of them drawn for each image, with gradients.
