@@ -157,22 +157,26 @@ def test_help_of_both(launch, capfd):
     assert stopped.value.code == 0 and '--attention-loss-weight' in output and '--decay-milestones' in output
 
 
+OURS = ('--model', 'abn_resnet50')
+SEVERAL = 'has several attributes per image: pass --task multilabel'
+OTHER_TEACHER = ('--kd-model-name', 'resnet50', '--kd-distill-type', 'feature')
+
+
 @pytest.mark.parametrize(
     'arguments, message',
     [
         (['--model', 'abn_resnet51'], '--model abn_resnet51 is not known: did you mean abn_resnet'),
-        (['--model', 'abn_resnet50', '--torchscript'], '--torchscript cannot train'),
-        (['--model', 'abn_resnet50', '--naflex-loader'], '--naflex-loader feeds patches'),
-        (
-            ['--model', 'abn_resnet50', '--kd-model-name', 'resnet50', '--kd-distill-type', 'feature'],
-            '--kd-distill-type feature leaves out',
-        ),
         (['--model', 'attached'], 'an attached network is trained by timm-abn attach.'),
-        (['--model', 'abn_resnet50', '--attention-loss-weight', '-1'], 'attention_loss_weight must be a finite number'),
-        (['--model', 'abn_resnet50', '--config', 'nowhere.yaml'], '--config nowhere.yaml cannot be read'),
-        (['--model', 'abn_resnet50', '--data-dir', 'nowhere'], '--data-dir nowhere does not exist'),
-        (['--model', 'abn_resnet50'], '--data-dir is missing'),
-        (['--model', 'abn_resnet50', '--timm-scripts', 'x'], "--timm-scripts is 'x', where there is no train.py"),
+        ([*OURS, '--torchscript'], '--torchscript cannot train'),
+        ([*OURS, '--naflex-loader'], '--naflex-loader feeds patches'),
+        ([*OURS, *OTHER_TEACHER], '--kd-distill-type feature leaves out'),
+        ([*OURS, '--attention-loss-weight', '-1'], 'attention_loss_weight must be a finite number'),
+        ([*OURS, '--config', 'nowhere.yaml'], '--config nowhere.yaml cannot be read'),
+        ([*OURS, '--data-dir', 'nowhere'], '--data-dir nowhere does not exist'),
+        (OURS, '--data-dir is missing'),
+        ([*OURS, '--dataset', 'celeba'], SEVERAL),
+        ([*OURS, '--model-kwargs', 'multi_task=True'], SEVERAL),
+        ([*OURS, '--timm-scripts', 'x'], "--timm-scripts is 'x', where there is no train.py"),
     ],
 )
 def test_what_cannot_hold_is_one_line(launch, capfd, arguments, message):
@@ -218,12 +222,6 @@ def test_scripts_without_multi_label_training_are_refused(launch, capfd, tmp_pat
     assert launch(script, '--model', 'abn_resnet50', *flags, scripts=tmp_path) == 2
     message = f'error: {said} needs scripts of timm that know --task, which {tmp_path / script} does not; use those of'
     assert message in capfd.readouterr().err.splitlines()[-1]
-
-
-@pytest.mark.parametrize('flags', [['--dataset', 'celeba'], ['--model-kwargs', 'multi_task=True']])
-def test_several_attributes_need_the_task_for_them(launch, capfd, flags):
-    assert launch('train.py', '--model', 'abn_resnet50', *flags) == 2
-    assert 'has several attributes per image: pass --task multilabel' in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

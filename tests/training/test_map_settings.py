@@ -93,7 +93,7 @@ def test_arguments_of_the_model_are_passed_once(shown):
     assert arguments[last:] == ["split='layer2'", "mechanism='product'", 'hard_attention=0.3']
 
 
-MASKED, OF_MASKS = dict(map_loss='masked'), dict(attention_mask_dir='.')
+MASKED, OF_MASKS, RESIDUAL = dict(map_loss='masked'), dict(attention_mask_dir='.'), dict(mechanism='residual')
 
 
 @pytest.mark.parametrize(
@@ -108,10 +108,7 @@ MASKED, OF_MASKS = dict(map_loss='masked'), dict(attention_mask_dir='.')
         (dict(MASKED, map_loss_weights=['area=x']), 'must be followed by TERM=WEIGHT'),
         (dict(MASKED, model='resnet50'), '--map-loss is for Attention Branch Networks, got --model resnet50'),
         (dict(hard_attention=0.3, model='resnet50'), '--hard-attention is for Attention Branch Networks'),
-        (
-            dict(hard_attention=0.3, model_kwargs=dict(mechanism='residual')),
-            "--hard-attention needs mechanism='product', got 'residual'",
-        ),
+        (dict(hard_attention=0.3, model_kwargs=RESIDUAL), "--hard-attention needs mechanism='product', got 'residual'"),
         (dict(attention_mask_loss='l1'), '--attention-mask-loss says how --attention-mask-dir works'),
         (dict(attention_mask_share=1), '--attention-mask-share says how --attention-mask-dir works'),
         (dict(attention_mask_dir='nowhere'), '--attention-mask-dir nowhere does not exist: expected a folder of PNG'),

@@ -235,7 +235,11 @@ def test_distillation_with_masks():
     torch.testing.assert_close(result['task_loss'], expected)
 
 
-def test_maps_out_of_range_are_refused_by_the_task():
+@pytest.mark.parametrize('value', [255.0, -0.1])
+def test_what_is_out_of_range_is_refused(value):
+    masks = torch.full((1, 1, 4, 4), value)
+    with pytest.raises(TrainingError, match=f'masks must be in .0, 1., got {value:g}'):
+        AttentionMaskLoss('bce')(torch.rand(1, 1, 2, 2), masks)
     extend_timm_tasks(1.0, None, MaskSettings(''))
     with pytest.raises(TrainingError, match=r"masks are for maps in \[0, 1\]: attention_map='sigmoid', not 'sum_log'"):
         timm.task.ClassificationTask(tiny_abn('test_resnet', attention_map='sum_log'), nn.CrossEntropyLoss())
@@ -276,10 +280,3 @@ def loss_of(model, half, missing):
     targets = packed(torch.arange(8) % 5, random_masks(8), missing)
     criterion = MaskedTargetLoss(AttentionBranchLoss(nn.CrossEntropyLoss()))
     return criterion(model(tiny_images(8, size=(32, 32))[part]), targets[part])
-
-
-@pytest.mark.parametrize('value', [255.0, -0.1])
-def test_masks_out_of_range_are_refused(value):
-    masks = torch.full((1, 1, 4, 4), value)
-    with pytest.raises(TrainingError, match=f'masks must be in .0, 1., got {value:g}'):
-        AttentionMaskLoss('bce')(torch.rand(1, 1, 2, 2), masks)

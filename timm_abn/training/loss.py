@@ -7,6 +7,8 @@ With PyTorch, Lightning or Accelerate each is two lines::
 
     criterion = FaithfulMapLoss(nn.CrossEntropyLoss())
     loss = criterion(FaithfulTraining(model)(images), targets)
+
+``AttachedMapLoss`` and ``AttachedTraining`` are their like for a branch that is attached to a trained model.
 """
 
 import math
