@@ -194,6 +194,8 @@ def test_what_cannot_hold_is_one_line(launch, capfd, arguments, message):
         ('model: abn_resnet50\nmodel_kwargs: product', 'model_kwargs must hold "key: value" lines, got \'product\''),
         ('just words', 'must hold "flag: value" lines'),
         ('model: abn_resnet50\ntorchscript: true', '--torchscript cannot train'),
+        ('by_model: 3', 'recipe.yaml must hold settings under patterns of names of models'),
+        ('by_model: {a: 3}', 'by_model in '),
         ('map_loss: some', "map_loss must be one of masked, got 'some'"),
         ('crop_mode: sqash', "crop_mode must be one of center, squash, border, got 'sqash'"),
         ('attention_loss_weight: much', "must be a finite number that is not negative, got 'much'"),

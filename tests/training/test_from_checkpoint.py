@@ -61,12 +61,9 @@ def test_what_is_said_goes_first(flags):
     assert set(found['--model-kwargs']) >= {'hard_attention=0.5', "mechanism='product'", "backbone='test_resnet'"}
 
 
-def test_bare_weights_tell_their_classes(flags):
+def test_bare_weights_tell_their_classes_and_other_models_of_timm_say_it_too(flags):
     found = flags('validate.py', '--model', 'abn', '--model-kwargs', 'backbone=test_resnet', bare=True, num_classes=7)
     assert found['--num-classes'] == ['7'] and '--input-size' not in found
-
-
-def test_other_models_of_timm_say_it_too(flags):
     found = flags('validate.py', name='test_resnet', arguments={}, num_classes=5, img_size=32)
     assert found['--model'] == ['test_resnet'] and found['--num-classes'] == ['5']
     assert found['--input-size'] == ['3', '32', '32']

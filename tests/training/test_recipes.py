@@ -14,7 +14,6 @@ from timm.scheduler import create_scheduler_v2
 from timm_scripts import BOTH, TIMM, needs_timm_scripts, summary
 
 from timm_abn.training.data.transforms import CROP_MODES
-from timm_abn.training.errors import TrainingError
 from timm_abn.training.recipes import find_recipe, read_settings, recipe_names, settings_for
 from timm_abn.training.scripts import knows_multi_label
 
@@ -130,16 +129,6 @@ def test_a_tag_changes_no_settings_and_stays():
     assert settings_for(cifar10, 'abn_resnet20_cifar')['model'] == 'abn_resnet20_cifar.untrained'
     tagged = 'abn_resnet20_cifar.fashion_mnist'
     assert settings_for(cifar10, tagged)['model'] == tagged
-
-
-@pytest.mark.parametrize(
-    ('text', 'message'),
-    [('by_model: 3', 'by_model in .* must hold settings under patterns'), ('by_model: {a: 3}', 'must hold settings')],
-)
-def test_files_that_are_no_recipes(tmp_path, text, message):
-    (tmp_path / 'bad.yaml').write_text(text)
-    with pytest.raises(TrainingError, match=message):
-        read_settings(tmp_path / 'bad.yaml')
 
 
 def test_an_unknown_recipe_is_one_line(launch, capfd):
