@@ -71,6 +71,10 @@ def main(argv: list[str] | None = None) -> int:
         if not isinstance(error, TimmAbnError):
             raise
         return _fail(error)
+    except RuntimeError as error:
+        if type(error).__name__ != 'OutOfMemoryError':  # of torch, which may not be imported
+            raise
+        return _fail('out of memory; try a smaller --batch-size')
     except KeyboardInterrupt:
         return 130
 
@@ -87,12 +91,9 @@ def create_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest='command', metavar='command', required=True)
     for name, module in COMMANDS.items():
         summary, _, details = (module.__doc__ or '').partition('\n')
+        layout = argparse.RawDescriptionHelpFormatter
         subparser = subparsers.add_parser(
-            name,
-            help=summary,
-            description=summary,
-            epilog=details.strip(),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            name, help=summary, description=summary, epilog=details.strip(), formatter_class=layout
         )
         module.add_arguments(subparser)
         subparser.set_defaults(run=module.run)

@@ -27,24 +27,14 @@ __all__ = ['add_arguments', 'run']
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
-    parser.add_argument(
-        '--model',
-        nargs='+',
-        default=[],
-        metavar='NAME',
-        help='models to choose from, see timm-abn list; or hf-hub:OWNER/NAME (default: those of the package)',
-    )
-    parser.add_argument(
-        '--checkpoint',
-        type=Path,
-        metavar='FILE',
-        help='weights of the one model that is named (.safetensors, .pth.tar)',
-    )
+    models = 'models to choose from, see timm-abn list; or hf-hub:OWNER/NAME (default: those of the package)'
+    parser.add_argument('--model', nargs='+', default=[], metavar='NAME', help=models)
+    weights = 'weights of the one model that is named (.safetensors, .pth.tar)'
+    parser.add_argument('--checkpoint', type=Path, metavar='FILE', help=weights)
     add_building_arguments(parser)
     parser.add_argument('--host', default='127.0.0.1', help='address to listen on (default: 127.0.0.1, this machine)')
-    parser.add_argument(
-        '--port', type=positive, metavar='P', help='port to listen on (default: the first free one from 7860 on)'
-    )
+    port = 'port to listen on (default: the first free one from 7860 on)'
+    parser.add_argument('--port', type=positive, metavar='P', help=port)
     add_computing_arguments(parser)
 
 

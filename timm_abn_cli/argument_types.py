@@ -5,6 +5,7 @@ import ast
 import math
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,14 +39,14 @@ class KeyValues(argparse.Action):
         setattr(namespace, self.dest, arguments)
 
 
-def positive(text: str) -> int:
-    """Parse a whole number of 1 or more."""
-    return _whole(text, least=1)
+def _whole(text: str, least: int) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f'must be a whole number of {least} or more, got {text!r}')
+    return int(text)
 
 
-def whole(text: str) -> int:
-    """Parse a whole number of 0 or more."""
-    return _whole(text, least=0)
+positive = partial(_whole, least=1)
+whole = partial(_whole, least=0)
 
 
 def positive_number(text: str) -> float:
@@ -67,14 +68,6 @@ def zero_or_more(text: str) -> float:
     return number
 
 
-def share(text: str) -> float:
-    """Parse a number above 0 and at most 1."""
-    number = positive_number(text)
-    if number > 1:
-        raise argparse.ArgumentTypeError(f'must be at most 1, got {text!r}')
-    return number
-
-
 def device(text: str) -> 'torch.device':
     """Parse the name of a device that torch, which this imports, can compute on here."""
     import torch
@@ -83,6 +76,13 @@ def device(text: str) -> 'torch.device':
         return torch.empty(0, device=text).device
     except (AssertionError, NotImplementedError, RuntimeError) as error:
         raise argparse.ArgumentTypeError(f'cannot compute on {text!r}: {str(error).splitlines()[0]}') from None
+
+
+def _existing(text: str, is_there: Callable[[Path], bool], kind: str) -> Path:
+    path = Path(text)
+    if not is_there(path):
+        raise argparse.ArgumentTypeError(f'there is no {kind} {path}')
+    return path
 
 
 def existing(text: str) -> Path:
@@ -106,16 +106,3 @@ def output_file(text: str) -> Path:
     if path.is_dir():
         raise argparse.ArgumentTypeError(f'{path} is a folder, not a file to write')
     return path
-
-
-def _existing(text: str, is_there: Callable[[Path], bool], kind: str) -> Path:
-    path = Path(text)
-    if not is_there(path):
-        raise argparse.ArgumentTypeError(f'there is no {kind} {path}')
-    return path
-
-
-def _whole(text: str, least: int) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f'must be a whole number of {least} or more, got {text!r}')
-    return int(text)

@@ -17,33 +17,22 @@ if TYPE_CHECKING:
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments that say which model to load."""
     parser.add_argument('--model', required=True, help='name of the model, see timm-abn list; or hf-hub:OWNER/NAME')
-    parser.add_argument(
-        '--checkpoint',
-        type=Path,
-        metavar='FILE',
-        help='weights to load instead of the pretrained ones (.safetensors, .pth, .pth.tar)',
-    )
+    weights = 'weights to load instead of the pretrained ones (.safetensors, .pth, .pth.tar)'
+    parser.add_argument('--checkpoint', type=Path, metavar='FILE', help=weights)
     add_building_arguments(parser)
 
 
 def add_building_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments that a model is built with, those that ``given_model_kwargs`` returns."""
-    parser.add_argument(
-        '--num-classes', type=positive, metavar='K', help='number of classes (default: that of the weights)'
-    )
+    number = 'number of classes (default: that of the weights)'
+    parser.add_argument('--num-classes', type=positive, metavar='K', help=number)
     add_model_kwargs(parser)
 
 
 def add_model_kwargs(parser: argparse.ArgumentParser) -> None:
     """Declare the argument for all other arguments of a model."""
-    parser.add_argument(
-        '--model-kwargs',
-        nargs='*',
-        default={},
-        action=KeyValues,
-        metavar='KEY=VALUE',
-        help='other arguments of the model, as in timm: backbone=convnext_tiny in_chans=1',
-    )
+    pairs = 'other arguments of the model, as in timm: backbone=convnext_tiny in_chans=1'
+    parser.add_argument('--model-kwargs', nargs='*', default={}, action=KeyValues, metavar='KEY=VALUE', help=pairs)
 
 
 def given_model_kwargs(args: argparse.Namespace) -> dict[str, Any]:
@@ -65,12 +54,8 @@ def add_images_argument(parser: argparse.ArgumentParser) -> None:
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments that say which images of a data set to take, as in timm's scripts."""
     parser.add_argument('--data-dir', type=Path, required=True, metavar='FOLDER', help='folder of the data')
-    parser.add_argument(
-        '--dataset',
-        default='',
-        metavar='NAME',
-        help="as in timm's scripts: torch/fashion_mnist, torch/svhn, compcars, ... (default: folders of images)",
-    )
+    names = "as in timm's scripts: torch/fashion_mnist, torch/svhn, compcars, ... (default: folders of images)"
+    parser.add_argument('--dataset', default='', metavar='NAME', help=names)
     parser.add_argument('--split', default='validation', help="as in timm's scripts (default: validation)")
     parser.add_argument('--limit', type=positive, metavar='N', help='this many images, drawn at random (default: all)')
     parser.add_argument('--seed', type=whole, default=0, help='of random draws (default: 0)')
@@ -83,13 +68,8 @@ def given_data(args: argparse.Namespace) -> dict[str, Any]:
 
 def add_methods_argument(parser: argparse.ArgumentParser, chosen: Sequence[str]) -> None:
     """Declare which explanations a command makes; ``chosen`` are tried where none is named."""
-    parser.add_argument(
-        '--methods',
-        nargs='+',
-        choices=METHODS,
-        metavar='METHOD',
-        help=f'{", ".join(METHODS)} (default: those of {", ".join(chosen)} that apply to the model)',
-    )
+    names = f'{", ".join(METHODS)} (default: those of {", ".join(chosen)} that apply to the model)'
+    parser.add_argument('--methods', nargs='+', choices=METHODS, metavar='METHOD', help=names)
 
 
 def add_label_names_argument(parser: argparse.ArgumentParser) -> None:
@@ -99,9 +79,8 @@ def add_label_names_argument(parser: argparse.ArgumentParser) -> None:
 
 def add_out_argument(parser: argparse.ArgumentParser, default: str) -> None:
     """Declare the folder of the results."""
-    parser.add_argument(
-        '--out', type=Path, default=Path(default), metavar='FOLDER', help=f'where to write (default: {default})'
-    )
+    where = f'where to write (default: {default})'
+    parser.add_argument('--out', type=Path, default=Path(default), metavar='FOLDER', help=where)
 
 
 def add_csv_argument(parser: argparse.ArgumentParser, rows: str) -> None:
@@ -112,13 +91,8 @@ def add_csv_argument(parser: argparse.ArgumentParser, rows: str) -> None:
 def add_computing_arguments(parser: argparse.ArgumentParser, batch_size: int = 0) -> None:
     """Declare where to compute, and how many images at once."""
     if batch_size:
-        parser.add_argument(
-            '--batch-size',
-            type=positive,
-            default=batch_size,
-            metavar='B',
-            help=f'images at once (default: {batch_size})',
-        )
+        number = f'images at once (default: {batch_size})'
+        parser.add_argument('--batch-size', type=positive, default=batch_size, metavar='B', help=number)
     parser.add_argument('--device', help='where to compute (default: cuda where torch finds it, else cpu)')
 
 

@@ -37,26 +37,21 @@ __all__ = ['add_arguments', 'run']
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
-    parser.add_argument('--backbone', required=True, metavar='NAME', help='name of the timm model')
+    add = parser.add_argument
+    add('--backbone', required=True, metavar='NAME', help='name of the timm model')
     weights = parser.add_mutually_exclusive_group(required=True)
-    weights.add_argument(
-        '--backbone-checkpoint',
-        type=existing_file,
-        metavar='FILE',
-        help="weights of it, as timm's training script writes them",
-    )
+    file = "weights of it, as timm's training script writes them"
+    weights.add_argument('--backbone-checkpoint', type=existing_file, metavar='FILE', help=file)
     weights.add_argument('--pretrained', action='store_true', help="timm's pretrained weights of it")
-    parser.add_argument(
-        '--data-dir', type=existing_folder, required=True, metavar='FOLDER', help='folder of the photos'
-    )
-    parser.add_argument('--unlabelled', action='store_true', help='the folders of the photos are not their classes')
-    parser.add_argument('--out', type=Path, required=True, metavar='FOLDER', help='where to write')
-    parser.add_argument('--resume', action='store_true', help='continue after the last epoch in --out')
-    parser.add_argument('--epochs', type=positive, default=10, metavar='N', help='(default: 10)')
-    parser.add_argument('--batch-size', type=positive, default=32, metavar='B', help='photos per step (default: 32)')
-    parser.add_argument('--lr', type=positive_number, default=1e-3, help='learning rate (default: 0.001)')
-    parser.add_argument('--seed', type=whole, default=0, help='of order, flips and backgrounds (default: 0)')
-    parser.add_argument('--workers', type=whole, default=0, metavar='N', help='processes that read photos (default: 0)')
+    add('--data-dir', type=existing_folder, required=True, metavar='FOLDER', help='folder of the photos')
+    add('--unlabelled', action='store_true', help='the folders of the photos are not their classes')
+    add('--out', type=Path, required=True, metavar='FOLDER', help='where to write')
+    add('--resume', action='store_true', help='continue after the last epoch in --out')
+    add('--epochs', type=positive, default=10, metavar='N', help='(default: 10)')
+    add('--batch-size', type=positive, default=32, metavar='B', help='photos per step (default: 32)')
+    add('--lr', type=positive_number, default=1e-3, help='learning rate (default: 0.001)')
+    add('--seed', type=whole, default=0, help='of order, flips and backgrounds (default: 0)')
+    add('--workers', type=whole, default=0, metavar='N', help='processes that read photos (default: 0)')
     add_computing_arguments(parser)
     add_model_kwargs(parser)
 
@@ -96,8 +91,6 @@ def run(args: argparse.Namespace) -> int:
         if (args.out / LAST).is_file():
             print(f'\nStopped. {args.out / LAST} is of the last complete epoch; --resume continues.', file=sys.stderr)
         return 130
-    except torch.OutOfMemoryError:
-        raise CommandError(f'out of memory on {place}; try a smaller --batch-size') from None
     print(format_table(list(rows[0]), [[str(value) for value in row.values()] for row in rows]))
     print(f'\nExplain photos: timm-abn explain {args.data_dir} --model attached --checkpoint {args.out / LAST}')
     return 0

@@ -7,17 +7,8 @@ COLORMAPS = ('viridis', 'inferno', 'magma')
 INTERPOLATIONS = ('bilinear', 'bicubic')
 MECHANISMS = ('residual', 'product')
 METHODS = (
-    'attention',
-    'class_map',
-    'cam',
-    'grad_cam',
-    'recipro_cam',
-    'rollout',
-    'random',
-    'centre',
-    'pytorch_grad_cam',
-    'torchcam',
-    'captum',
+    *('attention', 'class_map', 'cam', 'grad_cam', 'recipro_cam', 'rollout', 'random', 'centre'),
+    *('pytorch_grad_cam', 'torchcam', 'captum'),
 )
 SCALES = ('own', 'common', 'absolute')
 SHOWN_MAPS = ('attention', 'class', 'contrast')

@@ -22,10 +22,8 @@ was named cannot be read, or for wrong arguments.
 """
 
 import argparse
-import csv
 import dataclasses
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,8 +39,8 @@ from .arguments import (
     choose_device,
     given_model_kwargs,
 )
-from .errors import CommandError
-from .table import format_table
+from .errors import report_problems
+from .table import format_table, write_csv
 
 if TYPE_CHECKING:
     from timm_abn.data.images import Preprocessing
@@ -53,21 +51,11 @@ if TYPE_CHECKING:
 __all__ = ['add_arguments', 'run']
 
 CHOSEN = ('attention', 'class_map', 'grad_cam', 'recipro_cam')
-COLUMNS = (
-    'image',
-    'predicted',
-    'predicted_probability',
-    'class',
-    'probability',
-    'method',
-    'least',
-    'greatest',
-    'deletion',
-    'insertion',
-    'problem',
-    'sheet',
-)
 NUMBERS = ('probability', 'least', 'greatest', 'deletion', 'insertion')
+COLUMNS = (
+    *('image', 'predicted', 'predicted_probability', 'class', 'probability', 'method'),
+    *('least', 'greatest', 'deletion', 'insertion', 'problem', 'sheet'),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,17 +63,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_images_argument(parser)
     add_model_arguments(parser)
     add_methods_argument(parser, CHOSEN)
-    parser.add_argument(
-        '--class',
-        dest='class_name',
-        metavar='NAME',
-        help='name, or number, of the class or task to explain (default: the most probable one of each image)',
-    )
+    explained = 'name, or number, of the class or task to explain (default: the most probable one of each image)'
+    parser.add_argument('--class', dest='class_name', metavar='NAME', help=explained)
     add_out_argument(parser, 'outputs/compare')
     add_csv_argument(parser, 'image and method')
-    parser.add_argument(
-        '--steps', type=positive, default=32, metavar='S', help='steps of deletion and insertion (default: 32)'
-    )
+    steps = 'steps of deletion and insertion (default: 32)'
+    parser.add_argument('--steps', type=positive, default=32, metavar='S', help=steps)
     add_computing_arguments(parser, batch_size=16)
 
 
@@ -122,20 +105,15 @@ def run(args: argparse.Namespace) -> int:
     for batch in prepared_batches(sources, preprocessing, args.batch_size, problems):
         images = torch.stack([prepared.x for prepared in batch]).to(place)
         targets = None if target is None else [target] * len(images)
-        try:
-            comparisons = compare_methods(model, images, explainers, targets, args.steps, args.batch_size)
-        except torch.OutOfMemoryError:
-            raise CommandError(f'out of memory on {place}; try a smaller --batch-size') from None
+        comparisons = compare_methods(model, images, explainers, targets, args.steps, args.batch_size)
         for prepared, comparison in zip(batch, comparisons):
             path = _write_sheet(args, prepared, preprocessing, comparison, names)
             rows += _rows(str(prepared.source.path), comparison, names, path)
     if rows:
         print(_table(rows))
     if args.csv is not None:
-        _write_csv(args.csv, rows)
-    for _, message in problems:
-        print(f'timm-abn: error: {message}', file=sys.stderr)
-    return 2 if any(source.named for source, _ in problems) else 1 if problems else 0
+        write_csv(args.csv, COLUMNS, rows)
+    return report_problems(problems)
 
 
 def _write_sheet(
@@ -195,13 +173,3 @@ def _number(name: str, value: float) -> str:
     if math.isnan(value):
         return '-'
     return f'{value:.3g}' if name in ('least', 'greatest') else f'{value:.4f}'
-
-
-def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    from timm_abn.staging import staged_files
-
-    with staged_files(path.parent) as staging:
-        with (staging / path.name).open('w', newline='', encoding='utf-8') as file:
-            writer = csv.DictWriter(file, fieldnames=COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)

@@ -30,14 +30,10 @@ licence: ask its authors before you publish weights that they have trained."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     parser.add_argument('checkpoint', type=existing_file, help="the authors' file, such as model_best.pth.tar")
-    parser.add_argument(
-        '--model', metavar='NAME', help='name of the model, see timm-abn list (default: found from the file)'
-    )
-    parser.add_argument(
-        '--mechanism',
-        choices=MECHANISMS,
-        help="of a multi-task checkpoint, which does not tell it (default: product, as in the authors' code)",
-    )
+    name = 'name of the model, see timm-abn list (default: found from the file)'
+    parser.add_argument('--model', metavar='NAME', help=name)
+    mechanism = "of a multi-task checkpoint, which does not tell it (default: product, as in the authors' code)"
+    parser.add_argument('--mechanism', choices=MECHANISMS, help=mechanism)
     parser.add_argument('--out', type=Path, required=True, metavar='FOLDER', help='a new folder')
 
 

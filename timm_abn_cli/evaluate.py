@@ -67,11 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--baseline', metavar='MODEL', help='another model, whose explanations are scored as well')
     parser.add_argument('--baseline-checkpoint', type=Path, metavar='FILE', help='weights of it')
     parser.add_argument('--steps', type=positive, default=224, help='of deletion and insertion (default: 224)')
-    for metric, default in (('deletion', 'mean'), ('insertion', 'blur')):
-        text = 'what replaces pixels' if metric == 'deletion' else 'what pixels replace'
-        parser.add_argument(
-            f'--{metric}-baseline', choices=BASELINES, default=default, help=f'{text} (default: {default})'
-        )
+    for metric, default, text in (('deletion', 'mean', 'replaces pixels'), ('insertion', 'blur', 'pixels replace')):
+        what = f'what {text} (default: {default})'
+        parser.add_argument(f'--{metric}-baseline', choices=BASELINES, default=default, help=what)
     add_out_argument(parser, 'outputs/evaluate')
     add_computing_arguments(parser, batch_size=32)
 
@@ -132,8 +130,6 @@ def _evaluate(args: argparse.Namespace, model: 'nn.Module') -> 'Evaluation | Non
 def _evaluate_model(
     args: argparse.Namespace, model: 'nn.Module', methods: Mapping[str, 'Explainer'], folder: Path
 ) -> 'Evaluation | None':
-    import torch
-
     from timm_abn.data.samples import load_samples
     from timm_abn.explain.evaluation import evaluate
 
@@ -141,10 +137,7 @@ def _evaluate_model(
     samples = load_samples(model, masks=args.masks, **data)
     said = ', '.join(f'{name}={value}' for name, value in (*data.items(), ('masks', args.masks)))
     baselines = args.deletion_baseline, args.insertion_baseline
-    try:
-        return evaluate(model, samples, methods, folder, args.steps, *baselines, args.batch_size, args.seed, said)
-    except torch.OutOfMemoryError:
-        raise CommandError('out of memory; try a smaller --batch-size') from None
+    return evaluate(model, samples, methods, folder, args.steps, *baselines, args.batch_size, args.seed, said)
 
 
 def _load_baseline(args: argparse.Namespace, model: Any) -> 'nn.Module':

@@ -36,9 +36,7 @@ that was named cannot be read, or for wrong arguments.
 """
 
 import argparse
-import csv
 import itertools
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,14 +53,16 @@ from .arguments import (
     given_model_kwargs,
 )
 from .choices import COLORMAPS, INTERPOLATIONS, SCALES, SHOWN_MAPS
-from .errors import CommandError
+from .errors import CommandError, report_problems
 from .processes import process_group
-from .table import format_table
+from .table import format_table, write_csv
 
 if TYPE_CHECKING:
     from timm_abn.explain.runs import ExplainedImage, ExplainedImages
 
 __all__ = ['add_arguments', 'run']
+
+COLUMNS = ('image', 'label', 'class', 'probability', 'map_least', 'map_greatest', 'overlay')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,38 +70,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_images_argument(parser)
     add_model_arguments(parser)
     add_out_argument(parser, 'outputs')
-    parser.add_argument('--top-k', type=positive, default=5, metavar='K', help='classes per image (default: 5)')
-    parser.add_argument(
-        '--map',
-        choices=('npy', 'png'),
-        help='also write the map in the size of the image: its values, or as shown, in grey',
-    )
-    parser.add_argument(
-        '--interpolation',
-        choices=INTERPOLATIONS,
-        default='bilinear',
-        help='how maps are brought to the size of the image (default: bilinear)',
-    )
-    parser.add_argument(
-        '--colormap',
-        choices=COLORMAPS,
-        help='(default: viridis; --show contrast has colours of its own)',
-    )
-    parser.add_argument(
-        '--scale',
-        choices=SCALES,
-        default='own',
-        help='range of values that the colours span: of each map, of all maps of the run, or [0, 1] (default: own)',
-    )
-    parser.add_argument(
-        '--show', choices=SHOWN_MAPS, default='attention', help='which map of the model (default: attention)'
-    )
-    parser.add_argument(
-        '--class',
-        dest='shown_class',
-        metavar='NAME',
-        help='class of --show class or contrast, by name or index (default: the most probable one of each image)',
-    )
+    add = parser.add_argument
+    add('--top-k', type=positive, default=5, metavar='K', help='classes per image (default: 5)')
+    also = 'also write the map in the size of the image: its values, or as shown, in grey'
+    add('--map', choices=('npy', 'png'), help=also)
+    way = 'how maps are brought to the size of the image (default: bilinear)'
+    add('--interpolation', choices=INTERPOLATIONS, default='bilinear', help=way)
+    add('--colormap', choices=COLORMAPS, help='(default: viridis; --show contrast has colours of its own)')
+    span = 'range of values that the colours span: of each map, of all maps of the run, or [0, 1] (default: own)'
+    add('--scale', choices=SCALES, default='own', help=span)
+    add('--show', choices=SHOWN_MAPS, default='attention', help='which map of the model (default: attention)')
+    shown = 'class of --show class or contrast, by name or index (default: the most probable one of each image)'
+    add('--class', dest='shown_class', metavar='NAME', help=shown)
     add_label_names_argument(parser)
     add_csv_argument(parser, 'image and class')
     add_computing_arguments(parser, batch_size=16)
@@ -113,8 +93,6 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError('--class says whose map --show class or --show contrast draws; add one of them')
     if args.colormap and args.show == 'contrast':
         raise CommandError('--show contrast needs colours of two directions, and has its own; leave out --colormap')
-
-    import torch
 
     from timm_abn import MultiTaskAttentionBranchNet, class_names, load_model
     from timm_abn.data.class_names import find_class, read_class_names
@@ -133,10 +111,7 @@ def run(args: argparse.Namespace) -> int:
         names = read_class_names(args.label_names, model.num_classes) if args.label_names else class_names(model)
         shown_class = None if args.shown_class is None else find_class(args.shown_class, names)
         drawing = Drawing(args.show, shown_class, args.scale, args.interpolation, args.colormap or 'viridis', args.map)
-        try:
-            found = explain_files(model, sources, args.out, names, drawing, args.top_k, args.batch_size, place)
-        except torch.OutOfMemoryError:
-            raise CommandError(f'out of memory on {place}; try a smaller --batch-size') from None
+        found = explain_files(model, sources, args.out, names, drawing, args.top_k, args.batch_size, place)
         if rank:
             return 0
     # tasks do not exclude each other, and a folder names one class
@@ -148,8 +123,8 @@ def run(args: argparse.Namespace) -> int:
         _print_table(rows, with_labels=bool(known))
     _print_notes(found, known, args.scale)
     if args.csv:
-        _write_csv(args.csv, rows)
-    return 2 if any(source.named for source, _ in found.problems) else 1 if found.problems else 0
+        write_csv(args.csv, COLUMNS, rows)
+    return report_problems(found.problems)
 
 
 def _rows(image: 'ExplainedImage', names: Sequence[str], label: int | None) -> list[dict[str, Any]]:
@@ -190,7 +165,7 @@ def _print_table(rows: Sequence[Mapping[str, Any]], with_labels: bool) -> None:
 
 
 def _print_notes(found: 'ExplainedImages', known: Mapping[Path, int], scale: str) -> None:
-    """Print what is said of all images together: the common range, how many were right, and what could not be read."""
+    """Print what is said of all images together: the common range, and how many were right."""
     from timm_abn.explain.files import format_range
 
     if scale == 'common' and found.value_range:
@@ -199,17 +174,3 @@ def _print_notes(found: 'ExplainedImages', known: Mapping[Path, int], scale: str
     if labelled:
         right = sum(image.classes[0] == known[image.source.path] for image in labelled)
         print(f'right: {right} of {len(labelled)} labelled images ({right / len(labelled):.1%})')
-    for _, message in found.problems:
-        print(f'timm-abn: error: {message}', file=sys.stderr)
-
-
-def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    from timm_abn.staging import staged_files
-
-    columns = ('image', 'label', 'class', 'probability', 'map_least', 'map_greatest', 'overlay')
-    with staged_files(path.parent) as staging, (staging / path.name).open('w', newline='', encoding='utf-8') as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        for row in rows:  # nine digits give every value of float32 back
-            numbers = {name: f'{value:.9g}' for name, value in row.items() if isinstance(value, float)}
-            writer.writerow({**row, **numbers})

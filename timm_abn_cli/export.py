@@ -38,21 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     parser.add_argument('format', choices=tuple(ENDINGS), help='kind of file')
     add_model_arguments(parser)
-    parser.add_argument(
-        '--dynamic',
-        nargs='?',
-        const='all',
-        default='',
-        choices=('batch', 'size', 'all'),
-        help='batches, or images, of any size; all, or no word: both, the latter where the backbone takes it',
-    )
-    parser.add_argument(
-        '--timeout',
-        type=positive_number,
-        default=600,
-        metavar='SECONDS',
-        help='stop after this time (default: 600)',
-    )
+    length = 'batches, or images, of any size; all, or no word: both, the latter where the backbone takes it'
+    lengths = ('batch', 'size', 'all')
+    parser.add_argument('--dynamic', nargs='?', const='all', default='', choices=lengths, help=length)
+    limit = 'stop after this time (default: 600)'
+    parser.add_argument('--timeout', type=positive_number, default=600, metavar='SECONDS', help=limit)
     add_label_names_argument(parser)
     parser.add_argument('--out', type=output_file, required=True, metavar='FILE', help='what to write (.onnx, .pt2)')
 

@@ -31,27 +31,21 @@ __all__ = ['add_arguments', 'run']
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
-    parser.add_argument('source', type=existing, metavar='FOLDER|CHECKPOINT', help='what to publish')
-    parser.add_argument('--repo', required=True, metavar='USER/NAME', help='repository; made if it does not exist')
-    parser.add_argument('--private', action='store_true', help='only you may see the repository')
-    parser.add_argument('--revision', metavar='BRANCH', help='branch; made if it does not exist (default: main)')
-    parser.add_argument('--model', metavar='NAME', help='model of a checkpoint that does not record it')
+    add = parser.add_argument
+    add('source', type=existing, metavar='FOLDER|CHECKPOINT', help='what to publish')
+    add('--repo', required=True, metavar='USER/NAME', help='repository; made if it does not exist')
+    add('--private', action='store_true', help='only you may see the repository')
+    add('--revision', metavar='BRANCH', help='branch; made if it does not exist (default: main)')
+    add('--model', metavar='NAME', help='model of a checkpoint that does not record it')
     add_model_kwargs(parser)
     add_label_names_argument(parser)
-    parser.add_argument(
-        '--scores',
-        type=existing_file,
-        metavar='FILE',
-        help='summary.json of timm-abn evaluate, for the card of a checkpoint',
-    )
-    parser.add_argument(
-        '--license', default='unknown', help='licence of the weights of a checkpoint, as the Hub spells it'
-    )
-    parser.add_argument('--space', action='store_true', help='publish a page that explains photos, as a Space')
-    parser.add_argument('--dry-run', action='store_true', help='write the folder, and publish nothing')
-    parser.add_argument(
-        '--out', type=Path, metavar='FOLDER', help='where --dry-run writes (default: NAME in the current folder)'
-    )
+    scores = 'summary.json of timm-abn evaluate, for the card of a checkpoint'
+    add('--scores', type=existing_file, metavar='FILE', help=scores)
+    add('--license', default='unknown', help='licence of the weights of a checkpoint, as the Hub spells it')
+    add('--space', action='store_true', help='publish a page that explains photos, as a Space')
+    add('--dry-run', action='store_true', help='write the folder, and publish nothing')
+    where = 'where --dry-run writes (default: NAME in the current folder)'
+    add('--out', type=Path, metavar='FOLDER', help=where)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,8 +1,10 @@
-"""Tables of text."""
+"""Tables, as text and as CSV."""
 
-from collections.abc import Iterable, Sequence
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
-__all__ = ['format_table']
+__all__ = ['format_table', 'write_csv']
 
 
 def format_table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = ()) -> str:
@@ -17,3 +19,15 @@ def format_table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Se
         for line in lines
     ]
     return '\n'.join([aligned[0], '  '.join('-' * width for width in widths), *aligned[1:]])
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
+    """Write rows as CSV; nine digits of a number give every value of float32 back."""
+    from timm_abn.staging import staged_files
+
+    with staged_files(path.parent) as staging, (staging / path.name).open('w', newline='', encoding='utf-8') as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        for row in rows:
+            numbers = {name: f'{value:.9g}' for name, value in row.items() if isinstance(value, float)}
+            writer.writerow({**row, **numbers})

@@ -35,7 +35,6 @@ from .arguments import (
     given_data,
     given_model_kwargs,
 )
-from .errors import CommandError
 from .table import format_table
 
 if TYPE_CHECKING:
@@ -54,8 +53,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    import torch
-
     from timm_abn import class_names
     from timm_abn.data.samples import load_samples
     from timm_abn.explain.plot_packages import check_plot_packages
@@ -66,13 +63,10 @@ def run(args: argparse.Namespace) -> int:
 
     check_plot_packages('matplotlib', 'sklearn')
     check_output_folder(args.out)
-    place = choose_device(args)
-    model: Any = load_classifier(args.model, args.checkpoint, **given_model_kwargs(args)).to(place)
+    device = choose_device(args)
+    model: Any = load_classifier(args.model, args.checkpoint, **given_model_kwargs(args)).to(device)
     check_attention(model)
-    try:
-        features = attended_features(model, load_samples(model, **given_data(args)), args.batch_size)
-    except torch.OutOfMemoryError:
-        raise CommandError(f'out of memory on {place}; try a smaller --batch-size') from None
+    features = attended_features(model, load_samples(model, **given_data(args)), args.batch_size)
     names = class_names(model)
     separations = separation(features, args.seed)
     before = project(features.before, args.seed)

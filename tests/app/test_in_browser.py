@@ -3,6 +3,7 @@
 TIMM_ABN_PICTURE=docs/app.png keeps the picture of the page that the documentation shows.
 """
 
+import contextlib
 import os
 import time
 import urllib.request
@@ -63,21 +64,15 @@ class Visitor:
 
     def wait(self, condition, what):
         """Return what a condition gives once it is something, and the seconds that took."""
-        start = time.perf_counter()
-        while time.perf_counter() - start < PATIENCE:
-            found = self.attempt(condition)
-            if found:
-                return found, time.perf_counter() - start
-            time.sleep(0.01)
-        raise AssertionError(f'{what}; the page says: {self.driver.find_element("tag name", "body").text}')
-
-    def attempt(self, condition):
         from selenium.common.exceptions import StaleElementReferenceException
 
-        try:
-            return condition()
-        except StaleElementReferenceException:  # the page has just replaced it
-            return None
+        start = time.perf_counter()
+        while time.perf_counter() - start < PATIENCE:
+            with contextlib.suppress(StaleElementReferenceException):  # the page has just replaced it
+                if found := condition():
+                    return found, time.perf_counter() - start
+            time.sleep(0.01)
+        raise AssertionError(f'{what}; the page says: {self.driver.find_element("tag name", "body").text}')
 
     def upload(self, path):
         (inputs, _) = self.wait(lambda: self.find('#upload input[type=file]'), 'nowhere to upload to')
@@ -95,8 +90,7 @@ class Visitor:
     def choose(self, selector, text):
         self.find(f'{selector} input')[0].click()
         options, _ = self.wait(
-            lambda: [each for each in self.find('li[role=option]') if text in each.text],
-            f'there is no {text} to choose',
+            lambda: [each for each in self.find('li[role=option]') if text in each.text], f'no {text} to choose'
         )
         options[0].click()
 
@@ -169,12 +163,12 @@ def test_what_is_refused_is_one_line(visitor, folder):
     Image.new('1', (10_000, 5_001)).save(folder / 'huge.png')
     (folder / 'half.png').write_bytes(SAMPLE.read_bytes()[:300])
     (folder / 'heavy.jpg').write_bytes(bytes(27_000_000))
-    for name, said in [
-        ('notes.jpg', 'notes.jpg is not an image that Pillow can read'),
-        ('huge.png', 'huge.png has 10000 x 5001 pixels, 50.0 million; at most 50 million are taken'),
-        ('half.png', 'half.png cannot be read'),
-    ]:
-        visitor.upload(folder / name)
+    for said in (
+        'notes.jpg is not an image that Pillow can read',
+        'huge.png has 10000 x 5001 pixels, 50.0 million; at most 50 million are taken',
+        'half.png cannot be read',
+    ):
+        visitor.upload(folder / said.split()[0])
         visitor.wait(lambda said=said: said in ''.join(m.text for m in visitor.find('#message .problem')), f'no {said}')
         assert len(visitor.find('#message .problem')) == 1 and visitor.names() == names
     visitor.upload(folder / 'heavy.jpg')

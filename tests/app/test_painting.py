@@ -1,6 +1,5 @@
 """From strokes to a map, a prediction, and a mask that training reads."""
 
-import io
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -8,25 +7,14 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from timm_abn.app.models import OfferedModels
 from timm_abn.app.painting import draw_edited_map, is_empty, mask_of, merge_layers, paint, write_files
-from timm_abn.app.photos import Photo
 from timm_abn.app.session import MAPS, open_session
 from timm_abn.data.masks import read_masks
 
-MODEL = 'abn_resnet20_cifar.fashion_mnist_faithful'
-
 
 @pytest.fixture(scope='module')
-def served():
-    return OfferedModels([MODEL]).load(MODEL)
-
-
-@pytest.fixture(scope='module')
-def session(served):
-    file = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)).save(file, 'PNG')
-    return open_session(Photo('my.photo.png', file.getvalue()), served)
+def session(served, photo_of):
+    return open_session(photo_of('my.photo.png', 60, 60), served)
 
 
 def strokes(color, box, size=(512, 512)):
@@ -39,9 +27,8 @@ def test_strokes_lie_over_the_map_or_over_black(session):
     white = strokes('white', (0, 0, 256, 512))
     light, opacity = merge_layers([None, white], session, keeps=True).split()
     assert np.asarray(light)[0, [0, 511]].tolist() == [255, 0] and np.asarray(opacity)[0, [0, 511]].tolist() == [255, 0]
-    assert is_empty(merge_layers([None], session, keeps=True)) and not is_empty(
-        merge_layers([white], session, keeps=True)
-    )
+    assert is_empty(merge_layers([None], session, keeps=True))
+    assert not is_empty(merge_layers([white], session, keeps=True))
     light, opacity = merge_layers([white], session, keeps=False).split()
     assert np.asarray(light)[0, [0, 511]].tolist() == [255, 0] and np.asarray(opacity).min() == 255
     both = merge_layers([white, strokes('black', (0, 0, 128, 512))], session, keeps=True)

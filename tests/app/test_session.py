@@ -1,17 +1,13 @@
 """What a visitor sees of a photo, beside what the library says of it."""
 
-import io
-
 import numpy as np
 import pytest
 import timm
 import torch
-from PIL import Image
 
 from timm_abn import TimmAbnError
 from timm_abn.app.curves import curves_of
 from timm_abn.app.models import OfferedModels, ServedModel, models_with_weights
-from timm_abn.app.photos import Photo
 from timm_abn.app.session import MAPS, draw_map, map_of, method_map, open_session, top_classes
 from timm_abn.data.images import draw_overlay
 from timm_abn.explain.methods import create_explainer
@@ -22,16 +18,8 @@ MODEL = 'abn_resnet20_cifar.fashion_mnist_faithful'
 
 
 @pytest.fixture(scope='module')
-def served():
-    return OfferedModels([MODEL]).load(MODEL)
-
-
-@pytest.fixture(scope='module')
-def photo():
-    pixels = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, 'PNG')
-    return Photo('photo.png', file.getvalue())
+def photo(photo_of):
+    return photo_of('photo.png', 90, 60)
 
 
 @pytest.fixture(scope='module')

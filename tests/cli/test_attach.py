@@ -1,12 +1,12 @@
 """timm-abn attach, on a folder of small photos and a backbone that was trained for them, whatever to."""
 
 import argparse
-import csv
 
 import numpy as np
 import pytest
 import timm
 import torch
+from command_line import rows_of
 from PIL import Image
 
 import timm_abn.training.attaching
@@ -46,11 +46,6 @@ def plain():
     return backbone.eval()
 
 
-def rows(out):
-    with open(f'{out}/summary.csv', newline='') as file:
-        return list(csv.DictReader(file))
-
-
 @pytest.mark.parametrize('labels', ['labelled', 'unlabelled'])
 def test_the_model_stays_as_it_is_and_is_explained(photos, capsys, labels):
     assert attach(*([] if labels == 'labelled' else ['--unlabelled'])) == 0
@@ -60,10 +55,9 @@ def test_the_model_stays_as_it_is_and_is_explained(photos, capsys, labels):
     explanation = model.explain(images)
     assert torch.equal(explanation.logits, plain()(images)) and torch.equal(model(images), explanation.logits)
     assert not explanation.map_gates and model.pretrained_cfg['input_size'] == (3, 16, 16)
-    assert {'eval_kept', 'eval_removed', 'train_masked', 'train_complement'} <= rows('out')[0].keys() and len(
-        rows('out')
-    ) == 2
-    assert ('eval_top1' in rows('out')[0]) == (labels == 'labelled')
+    rows = rows_of('out/summary.csv')
+    assert {'eval_kept', 'eval_removed', 'train_masked', 'train_complement'} <= rows[0].keys() and len(rows) == 2
+    assert ('eval_top1' in rows[0]) == (labels == 'labelled')
     for epoch in (1, 2):
         with Image.open(f'out/sheets/epoch-00{epoch}.png') as sheet:
             assert sheet.width > 4 * 208
@@ -75,6 +69,8 @@ def test_the_model_stays_as_it_is_and_is_explained(photos, capsys, labels):
 
 
 def test_a_resumed_run_ends_as_the_run_would_have(photos, monkeypatch, capsys):
+    assert attach('--resume') == 2
+    assert 'to continue from; leave out --resume' in capsys.readouterr().err
     assert attach(epochs=2) == 0
 
     def evaluate_once(run, found=[]):  # noqa: B006  counts the calls
@@ -86,7 +82,7 @@ def test_a_resumed_run_ends_as_the_run_would_have(photos, monkeypatch, capsys):
     evaluate = timm_abn.training.attaching._Run.evaluate
     monkeypatch.setattr(timm_abn.training.attaching._Run, 'evaluate', evaluate_once)
     assert attach(out='stopped', epochs=2) == 130
-    assert load_model('attached', f'stopped/{LAST}') and len(rows('stopped')) == 1
+    assert load_model('attached', f'stopped/{LAST}') and len(rows_of('stopped/summary.csv')) == 1
     monkeypatch.setattr(timm_abn.training.attaching._Run, 'evaluate', evaluate)
     folder = photos.parent
     where = dict(out=str(folder / 'stopped'), data=str(photos), checkpoint=str(folder / 'plain.pth.tar'))
@@ -97,7 +93,7 @@ def test_a_resumed_run_ends_as_the_run_would_have(photos, monkeypatch, capsys):
     assert f'{where["out"]}/{LAST} is of a run with lr=0.001: resume with the same' in capsys.readouterr().err
 
 
-def test_a_frozen_backbone_has_the_losses_of_the_map_alone(photos):
+def test_the_weights_of_the_backbone_stay(photos):
     assert attach(epochs=1) == 0
     before, after = plain().state_dict(), load_model('attached', f'out/{LAST}').state_dict()
     halves = {name: tensor for name, tensor in after.items() if name.startswith(('feature_extractor', 'perception'))}
@@ -141,11 +137,6 @@ def test_what_cannot_be_attached_is_one_line(photos, capsys, arguments, message)
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith('timm-abn: error: ') and message in error
     assert not (photos.parent / 'out').exists()
-
-
-def test_nothing_to_resume(photos, capsys):
-    assert attach('--resume') == 2
-    assert 'to continue from; leave out --resume' in capsys.readouterr().err
 
 
 def test_a_fifth_of_each_class_is_held_out_always_the_same(photos):

@@ -1,14 +1,12 @@
 """timm-abn compare: sheets, the table and CSV, and what is refused before the work begins."""
 
-import csv
 from pathlib import Path
 
-import numpy as np
 import pytest
 import safetensors.torch
 import timm
 import torch
-from command_line import refusal
+from command_line import refusal, rows_of, write_photos
 from PIL import Image
 from tiny_models import tiny_backbone
 
@@ -23,10 +21,7 @@ MODEL = 'abn_resnet20_cifar.fashion_mnist'
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    rng = np.random.default_rng(0)
-    for name, size in [('photo.jpg', (60, 40)), ('folder/1.png', (28, 28)), ('folder/dogs/1.png', (50, 31))]:
-        Path(name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)).save(name)
+    write_photos({'photo.jpg': (60, 40), 'folder/1.png': (28, 28), 'folder/dogs/1.png': (50, 31)})
     return tmp_path
 
 
@@ -34,19 +29,10 @@ def compare(*args, model=MODEL):
     return main(['compare', *args, '--model', model, '--steps', '2'])
 
 
-def rows_of(path):
-    with open(path, newline='', encoding='utf-8') as file:
-        return list(csv.DictReader(file))
-
-
 def test_sheets_of_files_and_folders(photos, capsys):
     methods = ['attention', 'class_map', 'grad_cam', 'recipro_cam']
     assert compare('photo.jpg', 'folder', '--csv', 'tables/scores.csv') == 0
-    sheets = [
-        'outputs/compare/photo.compare.png',
-        'outputs/compare/1.compare.png',
-        'outputs/compare/dogs/1.compare.png',
-    ]
+    sheets = [f'outputs/compare/{name}.compare.png' for name in ('photo', '1', 'dogs/1')]
     assert sorted(sheets) == sorted(map(str, Path('outputs').rglob('*.*')))
     with Image.open(sheets[0]) as sheet:
         assert sheet.width > 5 * 224

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from command_line import refusal
 
 import timm_abn
 import timm_abn_cli
@@ -47,7 +49,7 @@ sys.exit(code)
         (['nonsense'], 2, "invalid choice: 'nonsense'"),
         (['list', 'resnet*'], 2, "no model matches 'resnet*'"),
         (['compare', '.', '--model', MODEL, '--methods', 'y'], 2, "invalid choice: 'y'"),
-        (['convert', 'x', '--mechanism', 'y'], 2, "invalid choice: 'y'"),
+        (['convert', '--mechanism', 'y', 'x'], 2, "invalid choice: 'y'"),
         (['explain', '.', '--model', MODEL, '--colormap', 'jet'], 2, "invalid choice: 'jet'"),
         (['explain', 'missing.jpg', '--model', MODEL, '--device', 'warp'], 2, 'there is no file or folder missing.jpg'),
         (['export', 'onnx', '--model', MODEL, '--out', 'x.pt2'], 2, '--out must end in .onnx'),
@@ -96,7 +98,13 @@ def test_what_is_offered_is_what_the_library_has():
     assert choices.METHODS == tuple(EXPLAINERS)
 
 
-def test_errors_of_programming_are_not_told_as_errors_of_the_user(monkeypatch):
-    monkeypatch.setattr(timm_abn_cli.list_models, 'summarize', lambda *_: int('x'))
-    with pytest.raises(ValueError, match='invalid literal'):
-        timm_abn_cli.main(['list'])
+def test_errors_of_programming_are_not_told_as_errors_of_the_user(monkeypatch, capsys):
+    def summarize(*_):
+        raise error
+
+    monkeypatch.setattr(timm_abn_cli.list_models, 'summarize', summarize)
+    for error in (ValueError('x'), RuntimeError('x')):
+        with pytest.raises(type(error), match='x'):
+            timm_abn_cli.main(['list'])
+    error = torch.OutOfMemoryError('x')
+    assert refusal(capsys, 'list') == 'out of memory; try a smaller --batch-size'

@@ -1,7 +1,6 @@
 """timm-abn evaluate, as from a shell: files, masks, baseline, several processes, kills, and wrong input."""
 
 import argparse
-import csv
 import json
 import os
 import signal
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from command_line import refusal
+from command_line import refusal, rows_of, write_photos
 from PIL import Image
 
 from timm_abn_cli import main
@@ -28,12 +27,7 @@ CODE = 'import sys; from timm_abn_cli import main; sys.exit(main())'
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    rng = np.random.default_rng(0)
-    for label in ('Bag', 'Dress'):
-        for number in range(5):
-            path = tmp_path / 'photos' / label / f'{number}.jpg'
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(rng.integers(0, 256, (30, 36, 3), dtype=np.uint8)).save(path)
+    write_photos({f'photos/{label}/{number}.jpg': (36, 30) for label in ('Bag', 'Dress') for number in range(5)})
     return tmp_path
 
 
@@ -45,24 +39,15 @@ def refused(capsys, *args, data_dir='photos'):
     return refusal(capsys, 'evaluate', '--model', MODEL, '--data-dir', data_dir, *FAST, *args)
 
 
-def rows_of(folder):
-    with (Path(folder) / 'scores.csv').open(encoding='utf-8') as file:
-        return list(csv.DictReader(file))
-
-
 def test_what_comes_out(photos, capsys):
     (photos / 'photos' / 'Dress' / 'broken.jpg').write_bytes(b'nothing')
     assert evaluate() == 0
     printed = capsys.readouterr().out
-    for text in (
-        'Scores: mean and 95 % interval of 10 images, accuracy',
-        'Paired differences to attention',
-        'Reliance',
-    ):
+    for text in ('95 % interval of 10 images, accuracy', 'Paired differences to attention', 'Reliance'):
         assert text in printed
     assert '1 x photos/Dress/broken.jpg is not an image that Pillow can read' in printed
     assert '8 of 10 classes without examples: t-shirt/top, ' in printed
-    rows = rows_of('outputs/evaluate')
+    rows = rows_of('outputs/evaluate/scores.csv')
     methods = ['attention', 'class_map', 'grad_cam', 'recipro_cam', 'centre', 'random']
     assert [row['method'] for row in rows if row['image'] == 'Bag/1.jpg'] == methods
     assert {row['label'] for row in rows} == {'3', '8'} and len(rows) == 60
@@ -92,13 +77,9 @@ def test_masks_and_baseline(photos, capsys):
     assert evaluate('--masks', 'masks', '--methods', 'attention', 'grad_cam', 'centre', *baseline) == 0
     printed = capsys.readouterr().out
     assert '1 x no mask' not in printed and '3 x no mask' in printed and '1 x resnet20_cifar: no mask' in printed
-    rows = rows_of('outputs/evaluate')
-    assert [row['method'] for row in rows if row['image'] == 'Dress/1.jpg'] == [
-        'attention',
-        'grad_cam',
-        'centre',
-        'resnet20_cifar: grad_cam',
-    ]
+    rows = rows_of('outputs/evaluate/scores.csv')
+    methods = ['attention', 'grad_cam', 'centre', 'resnet20_cifar: grad_cam']
+    assert [row['method'] for row in rows if row['image'] == 'Dress/1.jpg'] == methods
     # chance_corrected_energy of a Gaussian in the middle, whose upper half is marked, is that of chance
     found = [float(row['energy']) for row in rows if row['method'] == 'centre' and row['problem'] == '']
     assert len(found) == 9 and all(value == pytest.approx(0.5, abs=0.05) for value in found)
@@ -173,7 +154,7 @@ def test_two_processes(photos, capsys):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.replace('two/', 'one/') == expected  # by one of them, once
-    one, two = rows_of('one'), rows_of('two')
+    one, two = rows_of('one/scores.csv'), rows_of('two/scores.csv')
     assert [(row['image'], row['method']) for row in one] == [(row['image'], row['method']) for row in two]
     for name in ('deletion', 'insertion', 'probability'):
         assert [float(row[name]) for row in two] == pytest.approx([float(row[name]) for row in one], abs=1e-5)

@@ -1,6 +1,5 @@
 """What timm-abn explain says beyond its overlays: ranges, labels, CSV; and several processes that share the images."""
 
-import csv
 import os
 import re
 import subprocess
@@ -13,6 +12,7 @@ import safetensors.torch
 import timm
 import torch
 import torch.distributed as dist
+from command_line import rows_of, write_photos
 from PIL import Image
 
 from timm_abn_cli import main
@@ -27,11 +27,7 @@ COLUMNS = ['image', 'label', 'class', 'probability', 'map_least', 'map_greatest'
 def images(tmp_path, monkeypatch):
     """A folder of seven images, in folders of two classes, and a network of three."""
     monkeypatch.chdir(tmp_path)
-    rng = np.random.default_rng(0)
-    for index in range(7):
-        path = Path(f'data/{("Ant", "bee")[index % 2]}/{index}.png')
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
+    write_photos({f'data/{("Ant", "bee")[index % 2]}/{index}.png': (32, 32) for index in range(7)})
     Path('names.txt').write_text('\n'.join(CLASSES))
     torch.manual_seed(0)
     safetensors.torch.save_file(timm.create_model(MODEL, num_classes=3).state_dict(), 'model.safetensors')
@@ -42,32 +38,21 @@ def explain(*args):
     return main(['explain', 'data', '--model', MODEL, '--checkpoint', 'model.safetensors', *args])
 
 
-def rows_of(path):
-    with Path(path).open(newline='', encoding='utf-8') as file:
-        return list(csv.DictReader(file))
-
-
 def test_table_csv_and_labels(images, capsys):
     assert explain('--label-names', 'names.txt', '--csv', 'new/out.csv', '--top-k', '2', '--scale', 'common') == 0
     *table, scale, right = capsys.readouterr().out.splitlines()
     assert re.split('  +', table[0]) == ['image', 'label', 'class', 'probability', 'map range', 'overlay']
     rows = rows_of('new/out.csv')
     assert list(rows[0]) == COLUMNS and len(rows) == 7 * 2 == len(table) - 2
-    assert [row['image'] for row in rows[::2]] == [f'data/Ant/{i}.png' for i in (0, 2, 4, 6)] + [
-        f'data/bee/{i}.png' for i in (1, 3, 5)
-    ]
+    names = ['Ant/0', 'Ant/2', 'Ant/4', 'Ant/6', 'bee/1', 'bee/3', 'bee/5']
+    assert [row['image'] for row in rows[::2]] == [f'data/{name}.png' for name in names]
     assert [row['label'] for row in rows] == ['ant'] * 8 + ['bee'] * 6
     for first, second, shown, below in zip(rows[::2], rows[1::2], table[2::2], table[3::2], strict=True):
         assert {key for key in COLUMNS if first[key] != second[key]} == {'class', 'probability'}
         least, greatest = float(first['map_least']), float(first['map_greatest'])
-        assert re.split('  +', shown) == [
-            first['image'],
-            first['label'],
-            first['class'],
-            f'{float(first["probability"]):.4f}',
-            f'{least:.3g} to {greatest:.3g}',
-            first['overlay'],
-        ]
+        numbers = [f'{float(first["probability"]):.4f}', f'{least:.3g} to {greatest:.3g}']
+        words = [first[name] for name in ('image', 'label', 'class')]
+        assert re.split('  +', shown) == [*words, *numbers, first['overlay']]
         assert below.split()[-1] == f'{float(second["probability"]):.4f}'
     least, greatest = min(float(r['map_least']) for r in rows), max(float(r['map_greatest']) for r in rows)
     assert scale == f'range of all maps: {least:.3g} to {greatest:.3g}'
@@ -110,10 +95,7 @@ def test_tasks_have_names_but_no_labels(images, capsys):
         (['--label-names', 'two.txt'], 'two.txt has 2 lines for 3 classes'),
         (['--csv', 'data'], 'data is a folder, not a file to write'),
         (['--csv', 'names.txt/out.csv'], 'names.txt is a file, not a folder to write into'),
-        (
-            ['--label-names', 'names.txt', '--show', 'class', '--class', 'beee'],
-            "there is no class 'beee'; did you mean bee?",
-        ),
+        (['--label-names', 'names.txt', '--show', 'class', '--class', 'beee'], "no class 'beee'; did you mean bee?"),
         (['--show', 'class', '--class', '3'], "there is no class '3'; the model has 'class 0' (0) to 'class 2' (2)"),
         (['--show', 'class', '--scale', 'absolute'], 'class maps have no bounds, and so no absolute scale'),
         (['--scale', 'each'], "argument --scale: invalid choice: 'each'"),

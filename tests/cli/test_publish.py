@@ -5,7 +5,6 @@ import json
 import runpy
 
 import pytest
-import safetensors.torch
 import timm
 import torch
 from command_line import refusal
@@ -20,22 +19,10 @@ from timm_abn_cli import main
 
 def settings(**kwargs):
     """Return settings of timm's training script, as it stores them."""
-    return argparse.Namespace(
-        model='abn',
-        model_kwargs=dict(backbone='test_resnet', mechanism='product', pretrained_backbone=True),
-        num_classes=5,
-        in_chans=None,
-        input_size=None,
-        img_size=64,
-        mean=[0.5],
-        std=[0.25],
-        crop_pct=1.0,
-        interpolation='',
-        gp=None,
-        dataset='torch/cifar10',
-        eval_metric='top1',
-        **kwargs,
-    )
+    model_kwargs = dict(backbone='test_resnet', mechanism='product', pretrained_backbone=True)
+    images = dict(in_chans=None, input_size=None, img_size=64, mean=[0.5], std=[0.25], crop_pct=1.0, interpolation='')
+    run = dict(model='abn', model_kwargs=model_kwargs, num_classes=5, gp=None, dataset='torch/cifar10')
+    return argparse.Namespace(**{**run, **images, 'eval_metric': 'top1', **kwargs})
 
 
 @pytest.fixture
@@ -44,14 +31,9 @@ def trained(tmp_path):
     model, other = tiny_abn('test_resnet', mechanism='product'), tiny_abn('test_resnet', mechanism='product')
     torch.nn.init.ones_(other.perception_branch.fc.weight)
     checkpoint = dict(
-        epoch=1,
-        arch='abn',
-        version=2,
-        args=settings(),
-        state_dict=other.state_dict(),
+        **dict(epoch=1, arch='abn', version=2, args=settings(), state_dict=other.state_dict()),
         state_dict_ema=model.to(memory_format=torch.channels_last).state_dict(),
-        optimizer=dict(state={}, param_groups=[]),
-        metric=87.5,
+        **dict(optimizer=dict(state={}, param_groups=[]), metric=87.5),
     )
     torch.save(checkpoint, tmp_path / 'model_best.pth.tar')
     return model, checkpoint, tmp_path / 'model_best.pth.tar'
@@ -119,8 +101,7 @@ def test_the_card_is_of_this_model(trained, tmp_path, monkeypatch, capsys):
     names = ['a|b', *(f'class-{index}' for index in range(4))]
     gmacs = {}
     for size in (256, 1024):
-        changes = dict(label_names=names, origin='weights of a file', img_size=size)
-        args = argparse.Namespace(**{**vars(settings()), **changes})
+        args = settings(label_names=names, origin='weights of a file', img_size=size)
         torch.save(dict(checkpoint, args=args), path)
         assert publish(path, '--dry-run', '--out', tmp_path / str(size)) == 0
         lines = (tmp_path / str(size) / 'README.md').read_text().splitlines()
@@ -142,15 +123,12 @@ def test_the_card_is_of_this_model(trained, tmp_path, monkeypatch, capsys):
         (dict(model_kwargs=dict(backbone='test_resnet', mechanism='product')), 'random weights'),
         (dict(pretrained=True), 'the pretrained weights of abn'),
         (dict(initial_checkpoint='/home/me/x.pth'), 'weights of a file'),
-        (
-            dict(model_kwargs=dict(backbone='test_resnet', pretrained_backbone='me/x.pth')),
-            'weights of a file, for the backbone',
-        ),
+        (dict(model_kwargs=dict(pretrained_backbone='me/x.pth')), 'weights of a file, for the backbone'),
         (dict(resume='last.pth.tar'), ''),
     ],
 )
 def test_the_origin_of_weights_is_told_without_paths(changes, origin):
-    said = origin_of({**vars(settings()), **changes})
+    said = origin_of(vars(settings(**changes)))
     assert said.startswith(origin) and bool(said) == bool(origin) and 'me/' not in said
 
 
@@ -260,22 +238,22 @@ def test_bad_folders(trained, hub, logged_in, tmp_path, monkeypatch, capsys):
     assert not hub.requests
 
 
-def test_weights_alone_tell_that_classes_are_tasks(tmp_path, capsys):
-    model = timm.create_model('abn', backbone='test_resnet', num_classes=5, multi_task=True)
-    safetensors.torch.save_file(model.state_dict(), tmp_path / 'tasks.safetensors')
-    options = ['--model', 'abn', '--model-kwargs', 'backbone=test_resnet', '--dry-run', '--out', tmp_path / 'out']
-    assert publish(tmp_path / 'tasks.safetensors', *options) == 0
+@pytest.mark.parametrize(
+    ('name', 'kwargs', 'of_weights'),
+    [
+        ('abn', dict(backbone='test_resnet'), dict(num_classes=5, multi_task=True)),
+        ('cam_resnet110_cifar', dict(num_blocks=1), dict(num_classes=6)),
+    ],
+)
+def test_weights_alone_tell_classes_and_tasks(tmp_path, name, kwargs, of_weights):
+    model = timm.create_model(name, **kwargs, **of_weights)
+    save_file(model.state_dict(), tmp_path / 'weights.safetensors')
+    said = [f'{key}={value}' for key, value in kwargs.items()]
+    options = ['--model', name, '--model-kwargs', *said, '--dry-run', '--out', tmp_path / 'out']
+    assert publish(tmp_path / 'weights.safetensors', *options) == 0
     loaded = timm.create_model(f'local-dir:{tmp_path / "out"}', pretrained=True)
-    assert loaded.num_classes == 5 and loaded.config == model.config
-
-
-def test_weights_alone_tell_the_classes_of_a_cam_baseline(tmp_path):
-    model = timm.create_model('cam_resnet110_cifar', num_blocks=1, num_classes=6)
-    safetensors.torch.save_file(model.state_dict(), tmp_path / 'cam.safetensors')
-    options = ['--model', 'cam_resnet110_cifar', '--model-kwargs', 'num_blocks=1', '--dry-run']
-    assert publish(tmp_path / 'cam.safetensors', *options, '--out', tmp_path / 'out') == 0
-    loaded = timm.create_model(f'local-dir:{tmp_path / "out"}', pretrained=True)
-    assert loaded.num_classes == 6
+    assert loaded.num_classes == of_weights['num_classes']
+    assert getattr(loaded, 'config', None) == getattr(model, 'config', None)
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in loaded.state_dict().items())
 
 
@@ -284,7 +262,7 @@ def test_weights_alone_tell_the_classes_of_a_cam_baseline(tmp_path):
 def test_the_card_says_the_gate_of_the_weights(tmp_path, gate):
     arguments = dict(backbone='test_vit', img_size=64, split='blocks.1', depth=3)
     model = timm.create_model('abn', num_classes=5, gate=gate, **arguments)
-    trained_with = argparse.Namespace(**{**vars(settings()), 'model_kwargs': arguments})  # which say nothing of a gate
+    trained_with = settings(model_kwargs=arguments)  # which say nothing of a gate
     torch.save(dict(arch='abn', args=trained_with, state_dict=model.state_dict()), tmp_path / 'last.pth.tar')
     assert publish(tmp_path / 'last.pth.tar', '--dry-run', '--out', tmp_path / 'out') == 0
     assert f'| Gate | {gate} |' in (tmp_path / 'out' / 'README.md').read_text().splitlines()

@@ -8,7 +8,7 @@ from celeba_files import ATTRIBUTES, IMAGES
 from timm.data import MultiLabelTarget
 
 from timm_abn.data.celeba import CelebA
-from timm_abn.data.datasets import dataset_creator
+from timm_abn.data.datasets import create_dataset
 from timm_abn.data.errors import DataError
 from timm_abn.training.replacing import replace
 
@@ -20,7 +20,7 @@ TRAIN = [[0.0, 1.0, 0.0], [1.0, 1.0, 1.0], [0.0, 0.0, 1.0]]
 def create(monkeypatch, celeba):
     """timm's create_dataset, called as train.py of timm 1.0.31 does for ``--task multilabel``."""
     monkeypatch.setattr(timm.data, 'create_dataset', timm.data.create_dataset)
-    replace(timm.data, 'create_dataset', dataset_creator)
+    replace(timm.data, 'create_dataset', create_dataset)
 
     def create(num_classes=3, target_format='indices', **kwargs):
         transform = MultiLabelTarget(num_classes, dense=target_format == 'multihot')

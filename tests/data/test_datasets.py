@@ -10,7 +10,7 @@ import timm.data
 import torch
 import torchvision.datasets
 
-from timm_abn.data.datasets import CompCars, dataset_creator
+from timm_abn.data.datasets import CompCars, create_dataset
 from timm_abn.data.errors import DataError
 from timm_abn.training.replacing import replace
 
@@ -18,7 +18,7 @@ from timm_abn.training.replacing import replace
 @pytest.fixture(autouse=True)
 def extended(monkeypatch):
     monkeypatch.setattr(timm.data, 'create_dataset', timm.data.create_dataset)
-    replace(timm.data, 'create_dataset', dataset_creator)
+    replace(timm.data, 'create_dataset', create_dataset)
 
 
 @pytest.mark.parametrize('target, train, test', [('model', [2, 0, 1], [1]), ('maker', [0, 0, 1], [1])])

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from command_line import refusal
 from tiny_models import tiny_abn, tiny_images
 
 from timm_abn.export.errors import ExportError
@@ -35,9 +36,7 @@ def onnxruntime():
 def in_this_process(monkeypatch):
     """Export without the child process, whose start takes seconds; tests/cli/test_export.py has it."""
 
-    def run(function, arguments, seconds, say):
-        return function(**arguments, say=say)
-
+    run = lambda function, arguments, seconds, say: function(**arguments, say=say)  # noqa: E731
     monkeypatch.setattr('timm_abn.export.limited.run_limited', run)
 
 
@@ -117,10 +116,7 @@ def test_variants(mechanism, attention_map):
 
 @pytest.mark.parametrize(
     'dynamic, axes, others',
-    [
-        ('batch', {0: 'batch'}, tiny_images(5)),
-        ('size', {2: 'height', 3: 'width'}, tiny_images(1, size=(72, 100))),
-    ],
+    [('batch', {0: 'batch'}, tiny_images(5)), ('size', {2: 'height', 3: 'width'}, tiny_images(1, size=(72, 100)))],
 )
 def test_what_may_have_any_length_can_be_chosen(dynamic, axes, others):
     model = tiny_abn('test_resnet')
@@ -131,11 +127,6 @@ def test_what_may_have_any_length_can_be_chosen(dynamic, axes, others):
     fixed = tiny_images(*((1, 3, (96, 64)) if dynamic == 'batch' else (2,)))
     with pytest.raises(Exception, match='[Gg]uard|constraint|shape'):
         exported.program.module()(fixed)
-
-
-def test_unknown_dynamic_is_refused():
-    with pytest.raises(ValueError, match="dynamic must be .* got 'width'"):
-        export_network(tiny_abn('test_resnet'), 'width')
 
 
 def test_files_do_not_say_where_they_were_made(onnxruntime, tmp_path):
@@ -169,6 +160,8 @@ def test_what_differs_is_refused():
 
 def test_network_that_cannot_be_traced(monkeypatch):
     model = tiny_abn('test_resnet')
+    with pytest.raises(ValueError, match="dynamic must be .* got 'width'"):
+        export_network(model, 'width')
     monkeypatch.setattr(model.attention_branch.stage, 'forward', lambda x: x * x.sum().item() if x.sum() > 0 else x)
     with pytest.raises(ExportError, match='^cannot be traced: [^\n]+$'):
         export_network(model)
@@ -181,12 +174,13 @@ def test_onnx_command(in_this_process, onnxruntime, tmp_path, capsys):
     assert [path.name for path in file.parent.iterdir()] == ['model.onnx']
     captured = capsys.readouterr()
     assert 'Images: 1 x 1 x 28 x 28\n' in captured.out
-    assert [line.split(' s  ')[1] for line in captured.err.splitlines()] == [
+    phases = [
         f'loading {MODEL}',
         'tracing images of 1 x 1 x 28 x 28',
         'converting, to onnx',
         'comparing with the model',
     ]
+    assert [line.split(' s  ')[1] for line in captured.err.splitlines()] == phases
     assert 'Largest difference from the model: ' in captured.out
     graph = onnx.load(file)
     onnx.checker.check_model(graph, full_check=True)
@@ -221,17 +215,17 @@ def test_torch_export_command(in_this_process, tmp_path, capsys, dynamic_img_siz
     assert_explains(model, program(images), images)
 
 
+PROGRAM = ['torch-export', '--out', 'model.pt2']
+
+
 @pytest.mark.parametrize(
     'arguments, message',
     [
         (['onnx', '--model', MODEL, '--out', 'model.pt2'], '--out must end in .onnx for onnx, got model.pt2'),
         (['torch-export', '--model', MODEL, '--out', 'folder.pt2'], 'folder.pt2 is a folder, not a file to write'),
         (['tflite', '--model', MODEL, '--out', 'model.tflite'], "invalid choice: 'tflite'"),
-        (
-            ['torch-export', '--model', 'abn_resnet50', '--out', 'model.pt2'],
-            'no weights are published for abn_resnet50: ',
-        ),
-        (['torch-export', '--model', 'resnet50', '--out', 'model.pt2'], 'is not an Attention Branch Network'),
+        ([*PROGRAM, '--model', 'abn_resnet50'], 'no weights are published for abn_resnet50: '),
+        ([*PROGRAM, '--model', 'resnet50'], 'is not an Attention Branch Network'),
         (['torch-export', '--model', MODEL], 'the following arguments are required: --out'),
     ],
 )
@@ -246,9 +240,8 @@ def test_bad_input_is_one_line(in_this_process, tmp_path, monkeypatch, capsys, a
 
 def test_missing_extra_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, 'onnxscript', None)
-    assert main(['export', 'onnx', '--model', MODEL, '--out', str(tmp_path / 'model.onnx')]) == 2
-    error = capsys.readouterr().err
-    assert error.endswith('ONNX needs onnxscript: pip install onnx onnxscript onnxruntime\n') and error.count('\n') == 1
+    said = refusal(capsys, 'export', 'onnx', '--model', MODEL, '--out', tmp_path / 'model.onnx')
+    assert said.endswith('ONNX needs onnxscript: pip install onnx onnxscript onnxruntime')
 
 
 def test_failed_export_leaves_nothing(in_this_process, tmp_path, monkeypatch, capsys):

@@ -1,5 +1,6 @@
 """Scripts to test the launcher with: a small stand-in of ours, and timm's own where $TIMM_SCRIPTS names them."""
 
+import csv
 import os
 import signal
 import subprocess
@@ -21,6 +22,12 @@ SMALL = tuple(
     '--num-classes 3 --img-size 32 --batch-size 6 --epochs 1 --device cpu --workers 0 --opt momentum --lr 0.05 '
     '--warmup-epochs 0 --experiment run'.split()
 )
+
+
+def summary(folder):
+    """Return the rows that timm's script wrote of a run."""
+    with (folder / 'run' / 'summary.csv').open() as file:
+        return list(csv.DictReader(file))
 
 
 def start(*command, **environment):

@@ -7,7 +7,7 @@ import sys
 import pytest
 import timm.data
 import yaml
-from timm_scripts import ROOT, STAND_IN
+from timm_scripts import MODEL, ROOT, SMALL, STAND_IN
 
 from timm_abn.training.command import main
 from timm_abn.training.task import extend_timm_tasks
@@ -19,6 +19,15 @@ print(json.dumps([sys.argv[1:], open(config).read() if config else '']))
 """
 
 
+@pytest.fixture(autouse=True)
+def as_timm_has_it(monkeypatch):
+    """Put back what tests replace in timm, and the loss of the paper."""
+    for name in ('create_dataset', 'create_loader'):
+        monkeypatch.setattr(timm.data, name, getattr(timm.data, name))
+    yield
+    extend_timm_tasks()
+
+
 @pytest.fixture
 def launch(monkeypatch):
     """Run the launcher in this process, on a process as new as can be."""
@@ -28,13 +37,21 @@ def launch(monkeypatch):
         return main(name, [*map(str, arguments), *(('--timm-scripts', str(scripts)) if scripts else ())])
 
     monkeypatch.setattr(sys, 'path', list(sys.path))
-    for name in ('create_dataset', 'create_loader'):
-        monkeypatch.setattr(timm.data, name, getattr(timm.data, name))
     monkeypatch.delenv('TIMM_SCRIPTS', raising=False)
     handlers = list(logging.root.handlers)
     yield launch
     logging.root.handlers[:] = handlers
-    extend_timm_tasks(1.0)
+
+
+@pytest.fixture
+def train(launch, image_folder, tmp_path):
+    """Run the launcher of train.py on images of three colours."""
+
+    def train(*flags, model=MODEL, **options):
+        run = [*model, *SMALL, '--data-dir', image_folder, '--output', tmp_path, *flags]
+        return launch('train.py', *run, **options)
+
+    return train
 
 
 @pytest.fixture

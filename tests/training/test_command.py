@@ -1,6 +1,5 @@
 """The launcher, end to end: with the stand-in for timm's scripts, and with timm's own where they are."""
 
-import csv
 import re
 import sys
 from pathlib import Path
@@ -9,7 +8,19 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from timm_scripts import BOTH, MODEL, ROOT, SMALL, STAND_IN, TIMM, finish, needs_timm_scripts, start, start_training
+from timm_scripts import (
+    BOTH,
+    MODEL,
+    ROOT,
+    SMALL,
+    STAND_IN,
+    TIMM,
+    finish,
+    needs_timm_scripts,
+    start,
+    start_training,
+    summary,
+)
 
 import timm_abn.task
 
@@ -29,16 +40,9 @@ def losses(monkeypatch):
     return seen
 
 
-def summary(folder):
-    return list(csv.DictReader((folder / 'run' / 'summary.csv').open()))
-
-
 @pytest.mark.parametrize('scripts', BOTH)
-def test_trains_both_branches(launch, losses, image_folder, tmp_path, scripts):
-    code = launch(
-        'train.py', *MODEL, *SMALL, '--data-dir', image_folder, '--output', tmp_path, '--smoothing', 0, scripts=scripts
-    )
-    assert code == 0 and len(losses) == 4
+def test_trains_both_branches(train, losses, tmp_path, scripts):
+    assert train('--smoothing', 0, scripts=scripts) == 0 and len(losses) == 4
     (logits, attention_logits), target, loss = losses[0]
     torch.testing.assert_close(loss, F.cross_entropy(logits, target) + F.cross_entropy(attention_logits, target))
     (row,) = summary(tmp_path)
@@ -47,10 +51,9 @@ def test_trains_both_branches(launch, losses, image_folder, tmp_path, scripts):
 
 
 @pytest.mark.parametrize('scripts', BOTH)
-def test_trains_faithful_maps(launch, image_folder, tmp_path, scripts, capfd):
+def test_trains_faithful_maps(train, tmp_path, scripts):
     flags = ['--map-loss', 'masked', '--map-loss-weights', 'consistency=0.1', '--hard-attention', 0.3]
-    run = [*MODEL, *SMALL, *flags, '--data-dir', image_folder, '--output', tmp_path]
-    assert launch('train.py', *run, scripts=scripts) == 0
+    assert train(*flags, scripts=scripts) == 0
     (row,) = summary(tmp_path)
     assert 2.5 < float(row['train_loss']) < 20 and 0 <= float(row['eval_top1']) <= 100  # ln 3 three times, and more
     model = timm_abn.load_model('abn', checkpoint=tmp_path / 'run' / 'last.pth.tar')
@@ -67,20 +70,19 @@ def test_trains_faithful_maps(launch, image_folder, tmp_path, scripts, capfd):
         (['--hard-attention', 2], 'hard_attention must be the share of the map that is kept, in (0, 1], got 2.0'),
     ],
 )
-def test_settings_of_maps_that_cannot_be(launch, image_folder, tmp_path, capfd, flags, message):
-    assert launch('train.py', *MODEL, *SMALL, *flags, '--data-dir', image_folder, '--output', tmp_path) == 2
+def test_settings_of_maps_that_cannot_be(train, tmp_path, capfd, flags, message):
+    assert train(*flags) == 2
     error = capfd.readouterr().err.strip().splitlines()
     assert message in error[-1] and not (tmp_path / 'run').exists()
 
 
 @pytest.mark.parametrize('scripts', BOTH)
-def test_validates_what_was_trained(launch, image_folder, tmp_path, capfd, scripts):
-    launch('train.py', *MODEL, *SMALL, '--data-dir', image_folder, '--output', tmp_path, scripts=scripts)
+def test_validates_what_was_trained(launch, train, image_folder, tmp_path, capfd, scripts):
+    assert train(scripts=scripts) == 0
     flags = ['--data-dir', image_folder, '--num-classes', 3, '--img-size', 32]
     flags += ['--device', 'cpu', '--workers', '0'] if scripts != STAND_IN else []
     checkpoint = ['--checkpoint', tmp_path / 'run' / 'last.pth.tar']
-    code = launch('validate.py', *MODEL, *flags, *checkpoint, scripts=scripts)
-    assert code == 0
+    assert launch('validate.py', *MODEL, *flags, *checkpoint, scripts=scripts) == 0
     top1 = float(summary(tmp_path)[0]['eval_top1'])
     assert f'"top1": {top1:.4f}'.rstrip('0').rstrip('.') in capfd.readouterr().out
 
@@ -104,44 +106,33 @@ def test_two_processes(image_folder, tmp_path, scripts):
     assert len(re.findall('Validation of epoch 0, both branches|Test \\(EMA\\): loss.*attention_top1', output)) == 1
 
 
-def test_other_models_train_as_in_timm(launch, losses, image_folder, tmp_path, capfd):
-    code = launch('train.py', '--model', 'test_resnet', *SMALL, '--data-dir', image_folder, '--output', tmp_path)
-    assert code == 0 and not losses
+def test_other_models_train_as_in_timm(train, losses, tmp_path, capfd):
+    assert train(model=['--model', 'test_resnet']) == 0 and not losses
     assert capfd.readouterr().err.count('is not an Attention Branch Network: it trains as in timm') == 1
     assert 'eval_attention_top1' not in summary(tmp_path)[0]
 
 
-def test_attention_loss_weight(launch, losses, image_folder, tmp_path):
-    flags = (*MODEL, *SMALL, '--data-dir', image_folder, '--output', tmp_path)
+def test_attention_loss_weight(train, losses, tmp_path):
     config = tmp_path / 'recipe.yaml'
-    config.write_text('attention_loss_weight: 0.5\nsmoothing: 0.0\ncrop_mode: squash\n')
+    config.write_text('attention_loss_weight: 0.5\nlr: 0.07\nsmoothing: 0.0\ncrop_mode: squash\n')
     for arguments, weight in ((['--config', config], 0.5), (['-c', config, '--attention-loss-weight', 0.25], 0.25)):
         losses.clear()
-        assert launch('train.py', *flags, *arguments) == 0
+        assert train(*arguments) == 0
         (logits, attention_logits), target, loss = losses[-1]
-        torch.testing.assert_close(
-            loss, F.cross_entropy(logits, target) + weight * F.cross_entropy(attention_logits, target)
-        )
+        expected = F.cross_entropy(logits, target) + weight * F.cross_entropy(attention_logits, target)
+        torch.testing.assert_close(loss, expected)
+        # keys of ours do not reach the script of timm, and what is said goes before the config
+        args = vars(torch.load(tmp_path / 'run' / 'last.pth.tar', weights_only=False)['args'])
+        assert 'attention_loss_weight' not in args and args['lr'] == 0.05
 
 
-def test_keys_of_ours_do_not_reach_the_script_of_timm(launch, image_folder, tmp_path):
-    config = tmp_path / 'recipe.yaml'
-    config.write_text('attention_loss_weight: 0.5\nlr: 0.07\n')
-    assert launch('train.py', *MODEL, *SMALL, '--data-dir', image_folder, '--output', tmp_path, '-c', config) == 0
-    args = vars(torch.load(tmp_path / 'run' / 'last.pth.tar', weights_only=False)['args'])
-    assert 'attention_loss_weight' not in args and args['lr'] == 0.05
-
-
-def test_crop_mode_is_that_of_the_validation_images(launch, image_folder, tmp_path, monkeypatch):
+def test_crop_mode_is_that_of_the_validation_images(train, monkeypatch):
     made = []
     create = timm.data.create_loader
     monkeypatch.setattr(
         timm.data, 'create_loader', lambda *args, **kwargs: made.append(create(*args, **kwargs)) or made[-1]
     )
-    assert (
-        launch('train.py', *MODEL, *SMALL, '--data-dir', image_folder, '--output', tmp_path, '--crop-mode', 'squash')
-        == 0
-    )
+    assert train('--crop-mode', 'squash') == 0
     train, validation = (loader.dataset.transform.transforms for loader in made)
     assert isinstance(validation[0].size, tuple)  # center would be one number, the shorter side
     assert 'RandomResizedCrop' in type(train[0]).__name__
@@ -166,21 +157,26 @@ def test_help_of_both(launch, capfd):
     assert stopped.value.code == 0 and '--attention-loss-weight' in output and '--decay-milestones' in output
 
 
+OURS = ('--model', 'abn_resnet50')
+SEVERAL = 'has several attributes per image: pass --task multilabel'
+OTHER_TEACHER = ('--kd-model-name', 'resnet50', '--kd-distill-type', 'feature')
+
+
 @pytest.mark.parametrize(
     'arguments, message',
     [
         (['--model', 'abn_resnet51'], '--model abn_resnet51 is not known: did you mean abn_resnet'),
-        (['--model', 'abn_resnet50', '--torchscript'], '--torchscript cannot train'),
-        (['--model', 'abn_resnet50', '--naflex-loader'], '--naflex-loader feeds patches'),
-        (
-            ['--model', 'abn_resnet50', '--kd-model-name', 'resnet50', '--kd-distill-type', 'feature'],
-            '--kd-distill-type feature leaves out',
-        ),
-        (['--model', 'abn_resnet50', '--attention-loss-weight', '-1'], 'attention_loss_weight must be a finite number'),
-        (['--model', 'abn_resnet50', '--config', 'nowhere.yaml'], '--config nowhere.yaml cannot be read'),
-        (['--model', 'abn_resnet50', '--data-dir', 'nowhere'], '--data-dir nowhere does not exist'),
-        (['--model', 'abn_resnet50'], '--data-dir is missing'),
-        (['--model', 'abn_resnet50', '--timm-scripts', 'x'], "--timm-scripts is 'x', where there is no train.py"),
+        (['--model', 'attached'], 'an attached network is trained by timm-abn attach.'),
+        ([*OURS, '--torchscript'], '--torchscript cannot train'),
+        ([*OURS, '--naflex-loader'], '--naflex-loader feeds patches'),
+        ([*OURS, *OTHER_TEACHER], '--kd-distill-type feature leaves out'),
+        ([*OURS, '--attention-loss-weight', '-1'], 'attention_loss_weight must be a finite number'),
+        ([*OURS, '--config', 'nowhere.yaml'], '--config nowhere.yaml cannot be read'),
+        ([*OURS, '--data-dir', 'nowhere'], '--data-dir nowhere does not exist'),
+        (OURS, '--data-dir is missing'),
+        ([*OURS, '--dataset', 'celeba'], SEVERAL),
+        ([*OURS, '--model-kwargs', 'multi_task=True'], SEVERAL),
+        ([*OURS, '--timm-scripts', 'x'], "--timm-scripts is 'x', where there is no train.py"),
     ],
 )
 def test_what_cannot_hold_is_one_line(launch, capfd, arguments, message):
@@ -198,6 +194,9 @@ def test_what_cannot_hold_is_one_line(launch, capfd, arguments, message):
         ('model: abn_resnet50\nmodel_kwargs: product', 'model_kwargs must hold "key: value" lines, got \'product\''),
         ('just words', 'must hold "flag: value" lines'),
         ('model: abn_resnet50\ntorchscript: true', '--torchscript cannot train'),
+        ('by_model: 3', 'recipe.yaml must hold settings under patterns of names of models'),
+        ('by_model: {a: 3}', 'by_model in '),
+        ('map_loss: some', "map_loss must be one of masked, got 'some'"),
         ('crop_mode: sqash', "crop_mode must be one of center, squash, border, got 'sqash'"),
         ('attention_loss_weight: much', "must be a finite number that is not negative, got 'much'"),
     ],
@@ -225,12 +224,6 @@ def test_scripts_without_multi_label_training_are_refused(launch, capfd, tmp_pat
     assert launch(script, '--model', 'abn_resnet50', *flags, scripts=tmp_path) == 2
     message = f'error: {said} needs scripts of timm that know --task, which {tmp_path / script} does not; use those of'
     assert message in capfd.readouterr().err.splitlines()[-1]
-
-
-@pytest.mark.parametrize('flags', [['--dataset', 'celeba'], ['--model-kwargs', 'multi_task=True']])
-def test_several_attributes_need_the_task_for_them(launch, capfd, flags):
-    assert launch('train.py', '--model', 'abn_resnet50', *flags) == 2
-    assert 'has several attributes per image: pass --task multilabel' in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -311,12 +304,10 @@ FLAGS = {
 
 @needs_timm_scripts
 @pytest.mark.parametrize('flags', FLAGS.values(), ids=FLAGS)
-def test_flags_of_timm(launch, losses, image_folder, tmp_path, flags):
+def test_flags_of_timm(train, losses, tmp_path, flags):
     """Each works, and the first loss is that of both branches."""
     batch = ['--batch-size', '4'] if '--train-img-sizes' in flags else []
-    run = ['--data-dir', image_folder, '--output', tmp_path, *flags, *batch, '--epochs', '2']
-    code = launch('train.py', *MODEL, *SMALL, *run, scripts=TIMM)
-    assert code == 0
+    assert train(*flags, *batch, '--epochs', '2', scripts=TIMM) == 0
     (logits, attention_logits), _, loss = losses[0]
     assert logits.shape == attention_logits.shape and (logits != attention_logits).any() and torch.isfinite(loss)
     rows = summary(tmp_path)
@@ -326,27 +317,16 @@ def test_flags_of_timm(launch, losses, image_folder, tmp_path, flags):
 @pytest.mark.parametrize(
     'script, arguments, message',
     [
-        (
-            'validate.py',
-            ['--model', 'abn_resnet50'],
-            'no weights are published for abn_resnet50: ... Or pass --checkpoint FILE.',
-        ),
-        (
-            'onnx_export.py',
-            ['-m', 'abn_resnet20_cifar'],
-            'no weights are published for abn_resnet20_cifar: ... Or pass --check',
-        ),
-        ('inference.py', ['--model', 'abn_resnet50.x'], 'Invalid pretrained tag (x) for abn_resnet50'),
-        (
-            'train.py',
-            ['--model', 'abn_resnet50', '--pretrained'],
-            'no weights are published for abn_resnet50: ... Or leave out --pretrained.',
-        ),
+        ('validate.py', ['abn_resnet50'], '{none} abn_resnet50: ... Or pass --checkpoint FILE.'),
+        ('onnx_export.py', ['abn_resnet20_cifar'], '{none} abn_resnet20_cifar: ... Or pass --check'),
+        ('inference.py', ['abn_resnet50.x'], 'Invalid pretrained tag (x) for abn_resnet50'),
+        ('train.py', ['abn_resnet50', '--pretrained'], '{none} abn_resnet50: ... Or leave out --pretrained.'),
     ],
 )
 def test_missing_weights_are_one_line(launch, capfd, script, arguments, message):
-    assert launch(script, *arguments) == 2
+    assert launch(script, '--model', *arguments) == 2
     lines = capfd.readouterr().err.splitlines()
+    message = message.format(none='no weights are published for')
     assert len(lines) == 1 and all(part in lines[0] for part in message.split(' ... '))
 
 

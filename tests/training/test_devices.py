@@ -14,10 +14,7 @@ SAID = 'torch finds no GPU here: this runs on the CPU.'
 
 @pytest.fixture
 def gpu(monkeypatch):
-    def gpu(is_there):
-        monkeypatch.setattr(torch.cuda, 'is_available', lambda: is_there)
-
-    return gpu
+    return lambda is_there: monkeypatch.setattr(torch.cuda, 'is_available', lambda: is_there)
 
 
 def settings(*said, **changes):

@@ -8,7 +8,7 @@ import torch
 from timm_scripts import MODEL, SMALL
 
 import timm_abn
-from timm_abn.data.datasets import dataset_creator
+from timm_abn.data.datasets import create_dataset
 from timm_abn.training.data.loader import extend_timm_loader
 from timm_abn.training.errors import TrainingError
 from timm_abn_cli import main as timm_abn_main
@@ -71,11 +71,7 @@ def test_a_class_map_names_and_numbers_them(launch, images, tmp_path, shown):
 @pytest.mark.parametrize(
     ('change', 'said', 'message'),
     [
-        (
-            None,
-            ['--num-classes', 5],
-            '--num-classes 5, but {train} has 3 classes (class0, class1, class2): leave it out',
-        ),
+        (None, ['--num-classes', 5], '{train} has 3 classes (class0, class1, class2): leave it out'),
         ('one class', [], "{train} has one class, 'class0': there is nothing to tell apart."),
         ('none', [], 'in it a folder for each class in {train}'),
         ('outside', [], '{train} holds images beside folders (class0, class1, class2): each must be in a folder'),
@@ -101,13 +97,8 @@ def test_what_contradicts_is_one_line(launch, images, tmp_path, capfd, change, s
 def test_a_split_without_some_classes_keeps_its_labels(launch, trained, images, capfd):
     shutil.rmtree(images / 'validation' / 'class0')
     datasets = []
-    create = timm.data.create_dataset
-
-    def spy(*args, **kwargs):
-        datasets.append(create(*args, **kwargs))
-        return datasets[-1]
-
-    timm.data.create_dataset = spy  # which the fixture puts back
+    create = timm.data.create_dataset  # which the fixture puts back
+    timm.data.create_dataset = lambda *args, **kwargs: datasets.append(create(*args, **kwargs)) or datasets[-1]
     assert launch('validate.py', '--checkpoint', trained, '--data-dir', images) == 0
     assert {target for _, target in datasets[0].reader.samples} == {1, 2}
     (images / 'validation' / 'class1').rename(images / 'validation' / 'class9')
@@ -130,9 +121,8 @@ def test_a_resumed_run_goes_on_with_its_classes(launch, trained, images, tmp_pat
         (images / split / 'class1').rename(images / split / 'ant')
     again = [*SMALL[SMALL.index('--batch-size') :], '--epochs', 2, '--output', tmp_path]
     assert launch('train.py', '--resume', trained, *again, '--data-dir', images) == 2
-    assert f'has the classes ant, class0, class2, but {trained} was trained on class0, class1, class2' in error_of(
-        capfd
-    )
+    said = f'has the classes ant, class0, class2, but {trained} was trained on class0, class1, class2'
+    assert said in error_of(capfd)
 
 
 @pytest.mark.parametrize(('broken', 'code'), [(1, 0), (99, 2)])
@@ -149,8 +139,8 @@ def test_broken_images_are_a_line_each(launch, images, tmp_path, capfd, broken, 
 
 
 def test_names_give_labels(image_folder):
-    create = dataset_creator(timm.data.create_dataset, ['class2', 'class0', 'class1'])
-    dataset = create('', root=str(image_folder), split='train')
+    names = ['class2', 'class0', 'class1']
+    dataset = create_dataset(timm.data.create_dataset, '', str(image_folder), 'train', names)
     labels = {filename.split('/')[0]: dataset[index][1] for index, filename in enumerate(dataset.filenames())}
     assert labels == dict(class2=0, class0=1, class1=2)
 

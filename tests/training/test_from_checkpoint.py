@@ -61,12 +61,9 @@ def test_what_is_said_goes_first(flags):
     assert set(found['--model-kwargs']) >= {'hard_attention=0.5', "mechanism='product'", "backbone='test_resnet'"}
 
 
-def test_bare_weights_tell_their_classes(flags):
+def test_bare_weights_tell_their_classes_and_other_models_of_timm_say_it_too(flags):
     found = flags('validate.py', '--model', 'abn', '--model-kwargs', 'backbone=test_resnet', bare=True, num_classes=7)
     assert found['--num-classes'] == ['7'] and '--input-size' not in found
-
-
-def test_other_models_of_timm_say_it_too(flags):
     found = flags('validate.py', name='test_resnet', arguments={}, num_classes=5, img_size=32)
     assert found['--model'] == ['test_resnet'] and found['--num-classes'] == ['5']
     assert found['--input-size'] == ['3', '32', '32']
@@ -113,20 +110,16 @@ def test_no_checkpoint_is_one_line(launch, tmp_path, capfd, script, content, mes
     assert message in error.splitlines()[-1] and 'Traceback' not in error
 
 
-def test_a_wrong_weight_file_of_the_backbone_is_one_line(launch, image_folder, tmp_path, capfd):
+def test_a_wrong_weight_file_of_the_backbone_is_one_line(train, tmp_path, capfd):
     torch.save(timm.create_model('test_vit').state_dict(), tmp_path / 'vit.pth')
-    kwargs = ['--model-kwargs', 'backbone=test_resnet', f'pretrained_backbone={tmp_path / "vit.pth"}']
-    run = ['--data-dir', image_folder, '--output', tmp_path]
-    assert launch('train.py', '--model', 'abn', *kwargs, *SMALL, *run) == 2
+    assert train(model=[*MODEL, f'pretrained_backbone={tmp_path / "vit.pth"}']) == 2
     error = capfd.readouterr().err
     assert 'does not hold weights of test_resnet' in error.splitlines()[-1] and 'Traceback' not in error
 
 
-def test_weights_of_the_backbone_are_read_and_named_once(launch, image_folder, tmp_path, capfd):
+def test_weights_of_the_backbone_are_read_and_named_once(train, tmp_path, capfd):
     torch.save(timm.create_model('test_resnet', num_classes=3).state_dict(), tmp_path / 'plain.pth')
-    kwargs = ['--model-kwargs', 'backbone=test_resnet', f'pretrained_backbone={tmp_path / "plain.pth"}']
-    run = ['--model', 'abn', *kwargs, *SMALL, '--data-dir', image_folder, '--output', tmp_path, '--lr', 0]
-    assert launch('train.py', *run) == 0
+    assert train('--lr', 0, model=[*MODEL, f'pretrained_backbone={tmp_path / "plain.pth"}']) == 0
     log = capfd.readouterr().err
     assert log.count('plain.pth') == 1 and 'Loaded' not in log and 'from state dict' not in log
     assert f'Weights of the backbone test_resnet: {tmp_path / "plain.pth"}' in log
@@ -136,11 +129,9 @@ def test_weights_of_the_backbone_are_read_and_named_once(launch, image_folder, t
 
 
 @pytest.mark.parametrize('scripts', BOTH)
-def test_trained_validated_and_resumed_without_saying_it_again(launch, image_folder, tmp_path, capfd, scripts):
-    run = ['--data-dir', image_folder, '--output', tmp_path]
-    extra = ['--model-kwargs', 'backbone=test_resnet', 'mechanism=product', 'map_scale=2']
+def test_trained_validated_and_resumed_without_saying_it_again(launch, train, image_folder, tmp_path, capfd, scripts):
     flags = ['--img-size', 48, '--crop-pct', 0.8, '--crop-mode', 'squash', '--mean', 0.4, 0.4, 0.4]
-    assert launch('train.py', '--model', 'abn', *extra, *SMALL, *flags, *run, scripts=scripts) == 0
+    assert train(*flags, model=[*MODEL, 'mechanism=product', 'map_scale=2'], scripts=scripts) == 0
     path = tmp_path / 'run' / 'last.pth.tar'
     capfd.readouterr()
     workers = ['--workers', 0] if scripts != STAND_IN else []
@@ -150,7 +141,8 @@ def test_trained_validated_and_resumed_without_saying_it_again(launch, image_fol
     saved = torch.load(path, weights_only=False)
     assert result['top1'] == pytest.approx(saved['metric'], abs=1e-3) and result['model'] == 'abn'
     again = [*SMALL[: SMALL.index('--num-classes')], *SMALL[SMALL.index('--batch-size') :]]
-    assert launch('train.py', '--resume', path, *again, '--epochs', 2, *run, scripts=scripts) == 0
+    run = ['--epochs', 2, '--data-dir', image_folder, '--output', tmp_path]
+    assert launch('train.py', '--resume', path, *again, *run, scripts=scripts) == 0
     resumed = torch.load(path, weights_only=False)
     assert resumed['epoch'] == 1 and resumed['args'].model_kwargs['map_scale'] == 2
     assert tuple(resumed['args'].input_size) == (3, 48, 48) and resumed['args'].crop_mode == 'squash'

@@ -9,19 +9,14 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from tiny_models import tiny_abn, tiny_images
+from two_processes import gradients_of_two
 
 from timm_abn.task import AttentionBranchLoss, FaithfulMapLoss, TrainingError, extend_timm_tasks
 from timm_abn.training.faithful import FaithfulTraining, TrainingOutput
-from timm_abn.training.loss import ExplainingMapLoss
+from timm_abn.training.loss import AttachedMapLoss
 from timm_abn.training.map_settings import MapLossSettings
 
 ALL = dict(masked=0.5, area=2.0, smoothness=3.0, consistency=4.0, complement=5.0)
-
-
-@pytest.fixture(autouse=True)
-def loss_of_the_paper():
-    yield
-    extend_timm_tasks()
 
 
 def output(**changed):
@@ -77,14 +72,11 @@ def test_of_several_tasks_the_target_of_the_drawn_one_counts():
     torch.testing.assert_close(loss.map_terms(found, target), dict(masked=expected))
 
 
-def test_terms_of_weight_zero_need_nothing():
-    found = output(masked_logits=None, flipped_map=None)
-    loss = FaithfulMapLoss(nn.CrossEntropyLoss(), masked=0, area=1)
-    assert set(loss.map_terms(found, torch.tensor([0, 1]))) == {'area'}
-
-
 @pytest.mark.parametrize('name', ['masked', 'consistency', 'complement'])
 def test_what_the_network_does_not_return_is_named(name):
+    found = output(masked_logits=None, flipped_map=None)
+    loss = FaithfulMapLoss(nn.CrossEntropyLoss(), masked=0, area=1)
+    assert set(loss.map_terms(found, torch.tensor([0, 1]))) == {'area'}  # terms of weight 0 need nothing
     loss = FaithfulMapLoss(nn.CrossEntropyLoss(), **{**dict.fromkeys(FaithfulMapLoss.TERMS, 0.0), name: 1.0})
     message = f'the {name} term needs more than the network returns: wrap it in FaithfulTraining'
     with pytest.raises(TrainingError, match=message):
@@ -169,8 +161,7 @@ def test_gradients_of_two_processes(tmp_path):
         map_loss_of_half(model, half).backward()
         for name, parameter in model.named_parameters():
             expected[name] = expected.get(name, 0) + parameter.grad / 2
-    torch.multiprocessing.start_processes(one_process, (str(tmp_path),), nprocs=2, start_method='fork')
-    first, second = (torch.load(tmp_path / f'{rank}.pth', weights_only=True) for rank in range(2))
+    first, second = gradients_of_two(tmp_path, map_training_model, map_loss_of_half)
     assert first.keys() == expected.keys()
     for name, gradient in first.items():
         assert torch.equal(gradient, second[name]), name
@@ -187,18 +178,9 @@ def map_loss_of_half(model, half):
     return FaithfulMapLoss(nn.CrossEntropyLoss(), consistency=1.0)(model(images), target)
 
 
-def one_process(rank, folder):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
-    model = torch.nn.parallel.DistributedDataParallel(map_training_model())
-    map_loss_of_half(model, rank).backward()
-    torch.save({name: value.grad for name, value in model.module.named_parameters()}, f'{folder}/{rank}.pth')
-    torch.distributed.destroy_process_group()
-
-
 def test_maps_out_of_range_are_refused_by_the_task():
     extend_timm_tasks(1.0, MapLossSettings(ALL, 'mean'))
-    with pytest.raises(TrainingError, match="maps in \\[0, 1\\] only: attention_map='sigmoid', not 'sum_log'"):
+    with pytest.raises(TrainingError, match="only maps in \\[0, 1\\] show an image: .*'sigmoid', not 'sum_log'"):
         timm.task.ClassificationTask(tiny_abn('test_resnet', attention_map='sum_log'), nn.CrossEntropyLoss())
 
 
@@ -210,7 +192,7 @@ def test_a_map_that_explains_is_compared_with_the_backbones_own_prediction():
     own = logits.argmax(dim=1)
     told = removed.softmax(dim=1)[torch.arange(4), own]
     rest = F.cross_entropy(masked, own) - 0.5 * (1 - told).log().mean()
-    criterion = ExplainingMapLoss(nn.CrossEntropyLoss(), attention_loss_weight=2.0, complement=0.5)
+    criterion = AttachedMapLoss(nn.CrossEntropyLoss(), attention_loss_weight=2.0, complement=0.5)
     torch.testing.assert_close(criterion(made, labels), 2 * F.cross_entropy(attention_logits, labels) + rest)
     torch.testing.assert_close(criterion(made), 2 * F.cross_entropy(attention_logits, own) + rest)
     shown = {}
@@ -224,7 +206,7 @@ def test_what_a_map_leaves_out_of_an_image_must_not_tell_its_class():
     logits = torch.tensor([[200.0, 0.0, 0.0], [0.0, 1.0, 2.0]], requires_grad=True)
     made = TrainingOutput(*torch.zeros(2, 2, 3), torch.rand(2, 1, 2, 2), complement_logits=logits)
     made = made._replace(logits=torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]))
-    criterion = ExplainingMapLoss(nn.CrossEntropyLoss(), masked=0, complement=1.0)
+    criterion = AttachedMapLoss(nn.CrossEntropyLoss(), masked=0, complement=1.0)
     term = criterion.map_terms(made, made.logits.argmax(dim=1))['complement']
     # where the class is sure, 1 - p is 0 in float32, and its logarithm 200 below the others'
     expected = (200 - math.log(2) + -math.log(1 - math.e**2 / (1 + math.e + math.e**2))) / 2

@@ -12,12 +12,12 @@ from tiers import fast_and_slow
 from timm.data.loader import fast_collate
 from tiny_models import tiny_abn, tiny_images
 from torch.utils.data import default_collate
+from two_processes import gradients_of_two
 
 from timm_abn.task import AttentionBranchLoss, AttentionMaskLoss, FaithfulMapLoss, TrainingError, extend_timm_tasks
 from timm_abn.training.faithful import FaithfulTraining, TrainingOutput
-from timm_abn.training.map_settings import MapLossSettings
+from timm_abn.training.map_settings import MapLossSettings, MaskSettings
 from timm_abn.training.mask_loss import MASK_LOSSES, MaskedTargetLoss, label_and_masks, target_with_masks
-from timm_abn.training.mask_settings import MaskSettings
 
 MAP = torch.tensor([[0.5, 0.25], [0.1, 0.9]], dtype=torch.float64)
 MASK = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
@@ -26,12 +26,6 @@ BY_HAND = dict(
     energy=1 - (0.5 + 0.9) / 1.75,
     l1=(0.5 + 0.25 + 0.1 + 0.1) / 4,
 )
-
-
-@pytest.fixture(autouse=True)
-def loss_of_the_paper():
-    yield
-    extend_timm_tasks()
 
 
 def maps_and_masks(num_images=3, num_maps=1, size=2):
@@ -241,7 +235,11 @@ def test_distillation_with_masks():
     torch.testing.assert_close(result['task_loss'], expected)
 
 
-def test_maps_out_of_range_are_refused_by_the_task():
+@pytest.mark.parametrize('value', [255.0, -0.1])
+def test_what_is_out_of_range_is_refused(value):
+    masks = torch.full((1, 1, 4, 4), value)
+    with pytest.raises(TrainingError, match=f'masks must be in .0, 1., got {value:g}'):
+        AttentionMaskLoss('bce')(torch.rand(1, 1, 2, 2), masks)
     extend_timm_tasks(1.0, None, MaskSettings(''))
     with pytest.raises(TrainingError, match=r"masks are for maps in \[0, 1\]: attention_map='sigmoid', not 'sum_log'"):
         timm.task.ClassificationTask(tiny_abn('test_resnet', attention_map='sum_log'), nn.CrossEntropyLoss())
@@ -262,10 +260,8 @@ def test_mixed_precision_computes_the_term_in_float32():
 def test_gradients_of_two_processes_are_those_of_one(tmp_path, missing):
     """Each process takes half of the batch, with more masks, or all of them, in the first half."""
     model = model_without_batch_statistics()
-    loss_of(model, slice(8), missing).backward()
-    arguments = (str(tmp_path), tuple(missing))
-    torch.multiprocessing.start_processes(one_process, arguments, nprocs=2, start_method='fork')
-    first, second = (torch.load(tmp_path / f'{rank}.pth', weights_only=True) for rank in range(2))
+    loss_of(model, None, missing).backward()
+    first, second = gradients_of_two(tmp_path, model_without_batch_statistics, loss_of, missing)
     for name, parameter in model.named_parameters():
         assert torch.equal(first[name], second[name]), name
         torch.testing.assert_close(first[name], parameter.grad, rtol=1e-4, atol=1e-6, msg=name)
@@ -279,24 +275,8 @@ def model_without_batch_statistics():
     return FaithfulTraining(model, None)
 
 
-def loss_of(model, part, missing):
+def loss_of(model, half, missing):
+    part = slice(8) if half is None else slice(4 * half, 4 * half + 4)
     targets = packed(torch.arange(8) % 5, random_masks(8), missing)
-    return MaskedTargetLoss(AttentionBranchLoss(nn.CrossEntropyLoss()))(
-        model(tiny_images(8, size=(32, 32))[part]), targets[part]
-    )
-
-
-def one_process(rank, folder, missing):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
-    model = torch.nn.parallel.DistributedDataParallel(model_without_batch_statistics())
-    loss_of(model, slice(4 * rank, 4 * rank + 4), missing).backward()
-    torch.save({name: value.grad for name, value in model.module.named_parameters()}, f'{folder}/{rank}.pth')
-    torch.distributed.destroy_process_group()
-
-
-@pytest.mark.parametrize('value', [255.0, -0.1])
-def test_masks_out_of_range_are_refused(value):
-    masks = torch.full((1, 1, 4, 4), value)
-    with pytest.raises(TrainingError, match=f'masks must be in .0, 1., got {value:g}'):
-        AttentionMaskLoss('bce')(torch.rand(1, 1, 2, 2), masks)
+    criterion = MaskedTargetLoss(AttentionBranchLoss(nn.CrossEntropyLoss()))
+    return criterion(model(tiny_images(8, size=(32, 32))[part]), targets[part])

@@ -8,17 +8,17 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from timm_scripts import MODEL, SMALL, TIMM, needs_timm_scripts
+from timm_scripts import MODEL, TIMM, needs_timm_scripts
 
 from timm_abn.training.command import run
 
 
 @needs_timm_scripts
-def test_other_scripts_of_timm(launch, image_folder, tmp_path, capfd):
+def test_other_scripts_of_timm(launch, train, tmp_path, capfd):
     arguments = [*MODEL, '--img-size', 32, '--device', 'cpu', '--bench', 'inference', '--num-bench-iter', 10, '-b', 2]
     assert launch('benchmark.py', *arguments, scripts=TIMM) == 0
     assert 'infer_samples_per_sec' in capfd.readouterr().out
-    launch('train.py', *MODEL, *SMALL, '--data-dir', image_folder, '--output', tmp_path, scripts=TIMM)
+    assert train(scripts=TIMM) == 0
     folder = tmp_path / 'run'
     assert launch('avg_checkpoints.py', '--input', folder, '--output', tmp_path / 'average.pth', scripts=TIMM) == 0
     weights = torch.load(tmp_path / 'average.pth', weights_only=True)

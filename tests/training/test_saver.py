@@ -42,12 +42,8 @@ def epochs(folder):
 def test_files_are_those_of_timm(saver, links, tmp_path):
     for epoch, metric in enumerate((10.0, 30.0, 20.0)):
         saver.save_checkpoint(epoch, metric)
-    assert epochs(tmp_path) == {
-        'last.pth.tar': 2,
-        'model_best.pth.tar': 1,
-        'checkpoint-1.pth.tar': 1,
-        'checkpoint-2.pth.tar': 2,
-    }
+    expected = {'last': 2, 'model_best': 1, 'checkpoint-1': 1, 'checkpoint-2': 2}
+    assert epochs(tmp_path) == {f'{name}.pth.tar': epoch for name, epoch in expected.items()}
     assert {path.name for path in tmp_path.iterdir()} == set(epochs(tmp_path))
 
 

@@ -63,8 +63,8 @@ def test_wrong_folder_is_refused(monkeypatch, tmp_path, by_flag):
         ('1.0.31', '1.0.31.dev0', None),
         ('1.0.29.dev0', '1.0.31', 'are of timm 1.0.29.dev0, older than the installed 1.0.31'),
         ('1.0.27', '1.0.31', 'are of timm 1.0.27, older than the installed 1.0.31.'),
-        ('1.0.26', '1.0.31', "those before 1.0.27 do not show the attention branch's accuracy"),
         ('1.1.2', '1.0.31', TrainingError('but timm 1.0.31 is installed')),
+        ('1.0.26', '1.0.31', "those before 1.0.27 do not show the attention branch's accuracy"),
         ('1.0.22', '1.0.31', TrainingError('would leave out the loss of the attention branch')),
     ],
 )
@@ -79,12 +79,9 @@ def test_versions(checkout, monkeypatch, found, installed, outcome):
         assert remark == outcome or outcome in remark
 
 
-def test_old_scripts_may_do_anything_but_train(checkout):
+def test_old_scripts_may_do_anything_but_train_and_an_unknown_version_is_said(checkout, tmp_path):
     remark = scripts.check_version(checkout('1.0.20'), needs_tasks=False)
     assert remark.endswith(f'are of timm 1.0.20, older than the installed {timm.__version__}.')
-
-
-def test_unknown_version_is_said(tmp_path):
     assert 'not known' in scripts.check_version(tmp_path, needs_tasks=True)
 
 
@@ -96,11 +93,13 @@ def fetch_of(version):
     return fetch
 
 
-def test_download_once_into_the_cache():
-    folder = scripts._download(timm.__version__, fetch_of(timm.__version__))
+def test_download_once_into_the_cache(monkeypatch):
+    monkeypatch.setattr(scripts, '_fetch', fetch_of(timm.__version__))
+    folder = scripts.find_scripts('download')
     assert {path.name for path in folder.iterdir()} == {*scripts.SCRIPTS, 'timm'}
     assert scripts.find_scripts() == folder
-    assert scripts._download(timm.__version__, fetch_of('never called')) == folder
+    monkeypatch.setattr(scripts, '_fetch', None)  # not called again
+    assert scripts.find_scripts('download') == folder
 
 
 def not_there(url):
@@ -115,21 +114,18 @@ def not_there(url):
         (lambda url: b'<html>', 'is not a Python script'),
     ],
 )
-def test_failed_download_leaves_nothing(tmp_path, fetch, message):
+def test_failed_download_leaves_nothing(tmp_path, monkeypatch, fetch, message):
+    monkeypatch.setattr(scripts, '_fetch', fetch)
     with pytest.raises(TrainingError, match=message):
-        scripts._download(timm.__version__, fetch)
+        scripts.find_scripts('download')
     assert not [path for path in Path(tmp_path).rglob('*') if path.is_file()]
 
 
-def test_unknown_script_is_refused(checkout):
+def test_missing_scripts_and_packages_are_named(checkout, monkeypatch):
+    monkeypatch.setattr(sys, 'path', list(sys.path))
     folder = checkout('1.0.31')
     with pytest.raises(TrainingError, match='there is no evaluate.py'):
         scripts.run_script(folder, 'evaluate.py', [])
-
-
-def test_package_that_a_script_needs_is_named(checkout, monkeypatch):
-    monkeypatch.setattr(sys, 'path', list(sys.path))
-    folder = checkout('1.0.31')
     (folder / 'inference.py').write_text('import package_not_installed.submodule\n')
     with pytest.raises(TrainingError, match=r'^inference\.py of timm needs package_not_installed, .*pip install pack'):
         scripts.run_script(folder, 'inference.py', [])

@@ -17,12 +17,6 @@ from timm_abn.training.task import AttentionBranchLoss, TrainingError, extend_ti
 BATCH, CLASSES = 6, 5
 
 
-@pytest.fixture(autouse=True)
-def paper_weight():
-    yield
-    extend_timm_tasks(1.0)
-
-
 @pytest.fixture
 def abn():
     torch.manual_seed(0)
@@ -89,21 +83,10 @@ def test_every_criterion_of_timm_applies_to_both_branches(abn, criterion_kwargs)
     images, target = batch(soft=criterion_kwargs.get('soft_targets', False))
     task = timm.task.ClassificationTask(abn, criterion_kwargs=criterion_kwargs)
     criterion = timm.task.create_classification_loss(**criterion_kwargs)
-    assert_same_step(
-        abn,
-        lambda: task(images, target)['loss'],
-        lambda first, second: criterion(first, target) + criterion(second, target),
-    )
-
-
-def test_two_lines_for_a_loop_of_ones_own(abn):
-    images, target = batch()
-    criterion = AttentionBranchLoss(nn.CrossEntropyLoss())
-    assert_same_step(
-        abn,
-        lambda: criterion(abn(images), target),
-        lambda first, second: F.cross_entropy(first, target) + F.cross_entropy(second, target),
-    )
+    by_hand = lambda first, second: criterion(first, target) + criterion(second, target)  # noqa: E731
+    assert_same_step(abn, lambda: task(images, target)['loss'], by_hand)
+    both = AttentionBranchLoss(criterion)  # in a loop of one's own
+    assert_same_step(abn, lambda: both(abn(images), target), by_hand)
 
 
 def test_loss_of_logits_alone_is_the_perception_loss(abn):
@@ -188,10 +171,7 @@ def test_multi_task_model_needs_the_multi_label_task(multi_task_abn):
 @pytest.mark.parametrize(
     'target, message',
     [
-        (
-            torch.zeros(BATCH, 40),
-            r'the model has 5 attributes, but the targets have shape \(6, 40\); expected \(6, 5\)',
-        ),
+        (torch.zeros(BATCH, 40), r'has 5 attributes, but the targets have shape \(6, 40\); expected \(6, 5\)'),
         (torch.zeros(BATCH), r'the targets have shape \(6,\); expected \(6, 5\)'),
         (torch.zeros(BATCH + 1, CLASSES), r'the targets have shape \(7, 5\); expected \(6, 5\)'),
         (torch.full((BATCH, CLASSES), -1.0), 'targets must be 0 or 1, .* got -1'),
@@ -212,10 +192,8 @@ def test_logit_distillation_teaches_the_perception_branch(abn, plain):
     def by_hand(logits, attention_logits):
         with torch.no_grad():
             teacher = plain(images)  # both normalise alike
-        distillation = (
-            F.kl_div((logits / 3).log_softmax(1), (teacher / 3).log_softmax(1), reduction='batchmean', log_target=True)
-            * 9
-        )
+        logs = (logits / 3).log_softmax(1), (teacher / 3).log_softmax(1)
+        distillation = 9 * F.kl_div(*logs, reduction='batchmean', log_target=True)
         both = F.cross_entropy(logits, target) + F.cross_entropy(attention_logits, target)
         return 0.7 * both + 0.4 * distillation
 
@@ -240,15 +218,14 @@ def test_an_abn_can_be_the_teacher(abn, plain):
 
 
 @pytest.mark.filterwarnings('ignore:.*torch.jit.script.*')
-def test_scripted_abn_is_refused(abn):
+def test_scripted_and_attached_networks_are_refused(abn, multi_task_abn):
     with pytest.raises(TrainingError, match='--torchscript cannot train'):
         timm.task.ClassificationTask(torch.jit.script(abn), nn.CrossEntropyLoss())
-
-
-@pytest.mark.filterwarnings('ignore:.*torch.jit.script.*')
-def test_scripted_multi_task_abn_is_refused(multi_task_abn):
     with pytest.raises(TrainingError, match='--torchscript cannot train'):
         timm.task.MultiLabelClassificationTask(torch.jit.script(multi_task_abn))
+    attached = timm.create_model('attached', backbone='test_resnet', num_classes=CLASSES)
+    with pytest.raises(TrainingError, match='an attached network is trained by timm-abn attach'):
+        timm.task.ClassificationTask(attached, nn.CrossEntropyLoss())
 
 
 def test_moving_average_and_checkpoint_have_the_names_of_the_model(abn):

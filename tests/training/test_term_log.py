@@ -1,13 +1,12 @@
 """What the log says of the loss: its terms, each of them once an epoch, and what is trained."""
 
-import csv
 import logging
 import re
 
 import pytest
 import torch
 from PIL import Image
-from timm_scripts import BOTH, MODEL, SMALL
+from timm_scripts import BOTH, summary
 
 from timm_abn.training.term_log import TermLog, describe_terms
 
@@ -36,25 +35,19 @@ def test_a_loss_in_words():
         ([], dict(perception=1, attention=1)),
         (['--attention-loss-weight', 0.5], dict(perception=1, attention=0.5)),
         (
-            ['--map-loss', 'masked', '--map-loss-weights', 'area=0.5', 'smoothness=0.1', 'complement=0.2']
-            + ['--hard-attention', 0.5],
+            '--map-loss masked --hard-attention 0.5 --map-loss-weights area=0.5 smoothness=0.1 complement=0.2'.split(),
             dict(perception=1, attention=1, masked=1, area=0.5, smoothness=0.1, complement=0.2),
         ),
     ],
 )
-def test_the_log_holds_each_term_once(launch, image_folder, tmp_path, capfd, scripts, flags, weights):
-    assert (
-        launch('train.py', *MODEL, *SMALL, *flags, '--data-dir', image_folder, '--output', tmp_path, scripts=scripts)
-        == 0
-    )
+def test_the_log_holds_each_term_once(train, tmp_path, capfd, scripts, flags, weights):
+    assert train(*flags, scripts=scripts) == 0
     log = capfd.readouterr().err
     (line,) = re.findall(r'Attention Branch Network over .*', log)
-    assert line.startswith(
-        'Attention Branch Network over test_resnet, cut after layer3; attention stage: copy of layer4'
-    )
+    assert 'Network over test_resnet, cut after layer3; attention stage: copy of layer4' in line
     assert 'It begins with random weights.' in line
     assert [part.split()[-1] for part in line.partition('Loss: ')[2].rstrip('.').split(' + ')] == list(weights)
-    (row,) = csv.DictReader((tmp_path / 'run' / 'summary.csv').open())
+    (row,) = summary(tmp_path)
     terms = {name: float(row[f'train_{name}_loss']) for name in weights}
     assert sum(weights[name] * terms[name] for name in weights) == pytest.approx(float(row['train_loss']), rel=1e-3)
     (epoch,) = re.findall(r'Training of epoch 0: loss (.*) = (.*)', log)
@@ -62,24 +55,23 @@ def test_the_log_holds_each_term_once(launch, image_folder, tmp_path, capfd, scr
     assert all(f'{name} {terms[name]:.4g}' in epoch[1] for name in weights)
 
 
-def test_human_masks_are_a_term(launch, image_folder, tmp_path, capfd):
+def test_human_masks_are_a_term(train, image_folder, tmp_path, capfd):
     masks = tmp_path / 'masks'
     for image in sorted((image_folder / 'train').rglob('*.png')):
         path = masks / image.relative_to(image_folder / 'train')
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new('L', Image.open(image).size, 255).save(path)
     flags = ['--attention-mask-dir', masks, '--attention-mask-weight', 0.5]
-    assert launch('train.py', *MODEL, *SMALL, *flags, '--data-dir', image_folder, '--output', tmp_path) == 0
-    (row,) = csv.DictReader((tmp_path / 'run' / 'summary.csv').open())
+    assert train(*flags) == 0
+    (row,) = summary(tmp_path)
     terms = [float(row[f'train_{name}_loss']) for name in ('perception', 'attention', 'masks')]
     assert float(row['train_loss']) == pytest.approx(terms[0] + terms[1] + 0.5 * terms[2], rel=1e-3)
     assert '+ 0.5 x masks.' in capfd.readouterr().err
 
 
-def test_what_is_no_abn_has_no_terms(launch, image_folder, tmp_path, capfd):
-    launch('train.py', *MODEL, *SMALL, '--data-dir', image_folder, '--output', tmp_path)
+def test_what_is_no_abn_has_no_terms(train, tmp_path, capfd):
+    assert train() == 0
     capfd.readouterr()
-    run = ['--model', 'test_resnet', *SMALL, '--data-dir', image_folder, '--output', tmp_path / 'plain']
-    assert launch('train.py', *run) == 0
-    (row,) = csv.DictReader((tmp_path / 'plain' / 'run' / 'summary.csv').open())
+    assert train('--output', tmp_path / 'plain', model=['--model', 'test_resnet']) == 0
+    (row,) = summary(tmp_path / 'plain')
     assert 'train_perception_loss' not in row and 'Training of epoch' not in capfd.readouterr().err

@@ -1,6 +1,5 @@
 """Human masks through the launcher, end to end: with the stand-in for timm's scripts, and with timm's own."""
 
-import csv
 import re
 
 import numpy as np
@@ -9,7 +8,7 @@ import timm.data
 import torch
 from PIL import Image
 from tiers import fast_and_slow
-from timm_scripts import BOTH, MODEL, SMALL, TIMM, finish, needs_timm_scripts, start_training
+from timm_scripts import BOTH, MODEL, SMALL, TIMM, finish, needs_timm_scripts, start_training, summary
 
 import timm_abn
 from timm_abn.task import AttentionMaskLoss
@@ -40,10 +39,6 @@ def marked(tmp_path_factory):
                     if folder.name == 'images' or index % 2 == 0 or split == 'validation':
                         Image.fromarray(array).save(path)
     return root
-
-
-def summary(folder):
-    return list(csv.DictReader((folder / 'run' / 'summary.csv').open()))
 
 
 def flags(marked, folder, *more):

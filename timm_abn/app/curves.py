@@ -25,11 +25,7 @@ class Curves:
 
 
 def curves_of(
-    session: Session,
-    served: ServedModel,
-    values: torch.Tensor,
-    target: int | None = None,
-    steps: int = STEPS,
+    session: Session, served: ServedModel, values: torch.Tensor, target: int | None = None, steps: int = STEPS
 ) -> Curves | None:
     """Return the curves of a map of shape (1, 1, h, w), or None if it is flat, so that its order means nothing.
 

@@ -15,10 +15,7 @@ def message(text: str, is_problem: bool = False) -> str:
 
 
 def probability_table(
-    class_names: Sequence[str],
-    classes: Sequence[int],
-    before: torch.Tensor,
-    after: torch.Tensor | None = None,
+    class_names: Sequence[str], classes: Sequence[int], before: torch.Tensor, after: torch.Tensor | None = None
 ) -> str:
     """Return a table of ``classes``, their probabilities (K,) as bars, and the change that painting made."""
     rows = []

@@ -19,7 +19,7 @@ from ..errors import one_line
 from .celeba import CelebA
 from .errors import DataError
 
-__all__ = ['CompCars', 'dataset_creator', 'svhn']
+__all__ = ['CompCars', 'create_dataset', 'svhn']
 
 _EVALUATION = ('val', 'valid', 'validation', 'eval', 'evaluation')
 
@@ -136,34 +136,37 @@ class CompCars(Dataset):
         return (car if self.transform is None else self.transform(car)), self.targets[index]
 
 
-def dataset_creator(timm_create: Callable, class_names: Sequence[str] | None = None) -> Callable:
-    """Return a function like ``timm.data.create_dataset`` that knows the data sets of this module, too.
+def create_dataset(
+    timm_create: Callable,
+    name: str,
+    root: str | None = None,
+    split: str = 'validation',
+    class_names: Sequence[str] | None = None,
+    **kwargs: Any,
+) -> Any:
+    """Create a data set as ``timm.data.create_dataset`` does, which is passed first, or one of this module.
 
     ``class_names`` are those of folders of images, in their order, so that a split that lacks some of them has the same
     labels as one that has all.
     """
-
-    def create_dataset(name: str, root: str | None = None, split: str = 'validation', **kwargs: Any) -> Any:
-        key = name.lower()
-        download = bool(kwargs.get('download'))
-        _check_root(key, root, download)
-        if key == 'torch/svhn':
-            return svhn(str(root), split, download)
-        if key == 'compcars':
-            return CompCars(str(root), split, kwargs.get('target_key') or 'model')
-        if key == 'celeba':
-            return _celeba(str(root), split, **kwargs)
-        if class_names and not key and not kwargs.get('class_map'):
-            kwargs['class_map'] = {class_name: index for index, class_name in enumerate(class_names)}
-        try:
-            return timm_create(name, root=root, split=split, **kwargs)
-        except RuntimeError as error:
-            if key not in _TORCH_FOLDERS and key:
-                raise
-            expected = _TORCH_FOLDERS.get(key, 'a folder for each split, and in it a folder for each class')
-            raise DataError(f'{name or "image folder"}: expected {expected} in {root}. {one_line(error)}.') from error
-
-    return create_dataset
+    key = name.lower()
+    download = bool(kwargs.get('download'))
+    _check_root(key, root, download)
+    if key == 'torch/svhn':
+        return svhn(str(root), split, download)
+    if key == 'compcars':
+        return CompCars(str(root), split, kwargs.get('target_key') or 'model')
+    if key == 'celeba':
+        return _celeba(str(root), split, **kwargs)
+    if class_names and not key and not kwargs.get('class_map'):
+        kwargs['class_map'] = {class_name: index for index, class_name in enumerate(class_names)}
+    try:
+        return timm_create(name, root=root, split=split, **kwargs)
+    except RuntimeError as error:
+        if key not in _TORCH_FOLDERS and key:
+            raise
+        expected = _TORCH_FOLDERS.get(key, 'a folder for each split, and in it a folder for each class')
+        raise DataError(f'{name or "image folder"}: expected {expected} in {root}. {one_line(error)}.') from error
 
 
 def _celeba(root: str, split: str, **kwargs: Any) -> CelebA:

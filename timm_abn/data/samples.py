@@ -16,7 +16,7 @@ from ..errors import TimmAbnError, one_line
 from ..timm_private import search_split
 from .celeba import CelebA
 from .class_names import class_names
-from .datasets import dataset_creator
+from .datasets import create_dataset
 from .folder_labels import folder_labels
 from .images import Box, Preprocessing, read_image, to_rgb
 from .masks import Masks, place_mask, read_masks
@@ -196,7 +196,7 @@ def _data_set(data_dir: Path, dataset: str, split: str) -> Any:
     if dataset.lower() == 'celeba':
         return CelebA(str(data_dir), split)
     try:
-        items = dataset_creator(timm.data.create_dataset)(dataset, root=str(data_dir), split=split)
+        items = create_dataset(timm.data.create_dataset, dataset, root=str(data_dir), split=split)
     except TimmAbnError:
         raise
     except Exception as error:  # of timm, torchvision, or another package that reads data

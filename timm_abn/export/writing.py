@@ -12,14 +12,7 @@ from timm.models import get_model_input_config
 from ..data.class_names import class_names, read_class_names
 from ..models.loading import load_model
 from .errors import ExportError
-from .graph import (
-    DYNAMIC_FORMS,
-    ExportedNetwork,
-    export_metadata,
-    export_network,
-    largest_difference,
-    onnx_runner,
-)
+from .graph import DYNAMIC_FORMS, ExportedNetwork, export_metadata, export_network, largest_difference, onnx_runner
 
 __all__ = ['check_onnx_packages', 'write_graph']
 

@@ -103,11 +103,7 @@ def check_repository_name(repository: str) -> None:
 
 
 def publish_folder(
-    folder: str | Path,
-    repository: str,
-    private: bool = False,
-    revision: str | None = None,
-    space: bool = False,
+    folder: str | Path, repository: str, private: bool = False, revision: str | None = None, space: bool = False
 ) -> str:
     """Publish what ``save_hub_folder`` wrote, and ``make_space`` added, in one commit.
 

@@ -8,6 +8,7 @@ import csv
 import math
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ from ..models.training_checkpoints import read_checkpoint_file
 from ..staging import staged_files
 from .errors import TrainingError
 from .faithful import AttachedTraining, complement_of, greatest_half, mask_images
-from .loss import ExplainingMapLoss
+from .loss import AttachedMapLoss
 
 __all__ = ['LAST', 'SUMMARY', 'AttachSettings', 'train_attached']
 
@@ -41,21 +42,13 @@ Row = dict[str, float]
 
 
 class AttachSettings(NamedTuple):
-    """How an attached branch is trained.
-
-    Attributes:
-        epochs: Number of epochs.
-        batch_size: Photos per step.
-        lr: Greatest learning rate, after the warm-up; falls to 0 along a cosine.
-        seed: Of order, flips and backgrounds.
-        workers: Processes that read photos; 0 for none beside this one.
-    """
+    """How an attached branch is trained."""
 
     epochs: int = 10
     batch_size: int = 32
-    lr: float = 1e-3
-    seed: int = 0
-    workers: int = 0
+    lr: float = 1e-3  # the greatest, after the warm-up; falls to 0 along a cosine
+    seed: int = 0  # of order, flips and backgrounds
+    workers: int = 0  # processes that read photos
 
 
 def train_attached(
@@ -98,10 +91,10 @@ class _Run:
         self.model, self.is_of_timm = attached.model.to(device), attached.is_of_timm
         self.settings, self.device = settings, device
         self.preprocessing = Preprocessing(self.model)
-        see = _Seen(self.preprocessing)
+        see = partial(_see, self.preprocessing)  # without the box
         self.training, self.validation = PhotosDataset(photos.training, see), PhotosDataset(photos.validation, see)
         self.recorded = self._recorded(attached, photos.classes)
-        self.criterion = ExplainingMapLoss(nn.CrossEntropyLoss())
+        self.criterion = AttachedMapLoss(nn.CrossEntropyLoss())
         self.terms = tuple(self.criterion.weighted_terms())
         self.trainable = AttachedTraining(self.model)
         groups = param_groups_weight_decay(self.model.attention_branch, WEIGHT_DECAY)
@@ -112,6 +105,8 @@ class _Run:
         """Return what the checkpoint says of the network and its images, with the names of timm's training script."""
         config = {key: value for key, value in self.preprocessing.config.items() if key in _DATA_KEYS}
         own = {key: value for key, value in attached.arguments.items() if key not in ('num_classes', 'in_chans')}
+        weights = self.model.state_dict().items()
+        halves = {name: tensor for name, tensor in weights if name.startswith(HALVES)}
         return dict(
             model=MODEL,
             model_kwargs=own,
@@ -119,14 +114,10 @@ class _Run:
             in_chans=self.model.in_chans,
             label_names=list(classes) or None,
             origin=attached.origin,
-            **(dict(backbone_sha256=self._fingerprint()) if attached.is_of_timm else {}),
+            **(dict(backbone_sha256=fingerprint_of(halves)) if attached.is_of_timm else {}),
             eval_metric='share of predictions that the map keeps',
             **{key: list(value) if isinstance(value, tuple) else value for key, value in config.items()},
         )
-
-    def _fingerprint(self) -> str:
-        weights = self.model.state_dict()
-        return fingerprint_of({name: tensor for name, tensor in weights.items() if name.startswith(HALVES)})
 
     def train_epoch(self, epoch: int) -> Row:
         """Train for an epoch, and return the means of the losses."""
@@ -187,8 +178,10 @@ class _Run:
 
     def write(self, folder: Path, rows: Sequence[Row], names: Sequence[str]) -> None:
         """Write the checkpoint of an epoch, the table, and a sheet."""
+        weights = self.model.state_dict()
         checkpoint = dict(
-            state_dict=self.saved_weights(),
+            # of a backbone that timm has, the fingerprint is recorded instead
+            state_dict=without_backbone(weights) if self.is_of_timm else weights,
             args=argparse.Namespace(**self.recorded),
             epoch=len(rows) - 1,
             metric=100 * rows[-1]['eval_kept'],
@@ -206,11 +199,6 @@ class _Run:
                 writer = csv.DictWriter(file, list(rows[0]))
                 writer.writeheader()
                 writer.writerows(rows)
-
-    def saved_weights(self) -> dict[str, torch.Tensor]:
-        """Return the weights of the network; of a backbone that timm has, the fingerprint is recorded instead."""
-        weights = self.model.state_dict()
-        return without_backbone(weights) if self.is_of_timm else weights
 
     @torch.no_grad()
     def _sheet(self, epoch: int, names: Sequence[str]) -> Image.Image:
@@ -257,11 +245,5 @@ class _Run:
 _DATA_KEYS = ('input_size', 'interpolation', 'mean', 'std', 'crop_pct', 'crop_mode')
 
 
-class _Seen:
-    """A model's own preprocessing for evaluation, without the box; a class, since workers are sent a copy."""
-
-    def __init__(self, preprocessing: Preprocessing) -> None:
-        self.preprocessing = preprocessing
-
-    def __call__(self, image: Image.Image) -> torch.Tensor:
-        return self.preprocessing(image)[0]
+def _see(preprocessing: Preprocessing, image: Image.Image) -> torch.Tensor:
+    return preprocessing(image)[0]

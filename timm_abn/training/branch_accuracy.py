@@ -1,4 +1,4 @@
-"""Accuracy of the attention branch on the validation set, beside that of the perception branch.
+"""Accuracy of the attention branch on the validation set, beside that of the perception branch; and of attributes.
 
 timm's scripts validate a model by the logits that it returns, which are those of the perception branch. This module
 adds those of the attention branch: the summary, log and results of the scripts have ``attention_top1`` and
@@ -13,13 +13,13 @@ import timm.task
 import timm.utils
 import torch
 import torch.nn as nn
+from timm.task.evaluator import MultiLabelClassificationEvaluator
 from timm.utils import reduce_tensor, unwrap_model
 
-from .attribute_accuracy import AttributeEvaluator
 from .replacing import replace
 from .term_log import term_log
 
-__all__ = ['BothBranches', 'BranchEvaluator', 'extend_timm_metrics']
+__all__ = ['AttributeEvaluator', 'BothBranches', 'BranchEvaluator', 'extend_timm_metrics']
 
 _logger = logging.getLogger(__name__)
 
@@ -57,8 +57,7 @@ class BranchEvaluator:
     """
 
     def __init__(self, perception: Any, attention: Any) -> None:
-        self.perception = perception
-        self.attention = attention
+        self.perception, self.attention = perception, attention
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.perception, name)
@@ -89,6 +88,28 @@ class BranchEvaluator:
         return perception
 
 
+class AttributeEvaluator(MultiLabelClassificationEvaluator):
+    """timm's evaluator for multi-label training, and ``accuracy``: the mean of the attributes' accuracies, in percent.
+
+    This is what the paper reports of CelebA (section 4.4).
+    """
+
+    metric_names = (*MultiLabelClassificationEvaluator.metric_names, 'accuracy')  # type: ignore[assignment]
+
+    def compute(self, distributed: bool = False) -> dict[str, float]:
+        """Return the metrics, over all processes if distributed."""
+        metrics: dict[str, Any] = super().compute(distributed)
+        right = torch.zeros(2, dtype=torch.float64)  # how many attributes are predicted right, and how many there are
+        for logits, targets in zip(self.outputs, self.targets):
+            is_right = (logits.sigmoid() >= self.threshold) == targets.bool()
+            right += torch.tensor([is_right.sum().item(), is_right.numel()])
+        if distributed:
+            right = right.to(self.device)
+            torch.distributed.all_reduce(right)
+        metrics['accuracy'] = (100 * right[0] / right[1].clamp(min=1)).item()
+        return metrics
+
+
 class _Validation:
     """The validation under way, for scripts that call ``accuracy()`` themselves (timm's, up to 1.0.29 at least)."""
 
@@ -114,9 +135,6 @@ class _Validation:
             self.sums[name] = self.sums.get(name, 0.0) + accuracy.item() * batch_size
         self.num_samples += batch_size
 
-    def metrics(self) -> dict[str, float]:
-        return {name: total / self.num_samples for name, total in self.sums.items()}
-
 
 _validation = _Validation()
 
@@ -130,27 +148,24 @@ def extend_timm_metrics() -> None:
         module.MultiLabelClassificationEvaluator = AttributeEvaluator  # type: ignore[attr-defined]
 
 
-def _accuracy(timm_accuracy: Callable) -> Callable:
-    def accuracy(output: torch.Tensor, target: torch.Tensor, topk: Any = (1,)) -> list[torch.Tensor]:
-        attention_logits = _validation.take(len(output))
-        if attention_logits is not None:
-            values = timm_accuracy(attention_logits, target, topk)
-            _validation.add({f'attention_top{k}': value for k, value in zip(topk, values)}, len(output))
-        return timm_accuracy(output, target, topk)
+def _accuracy(
+    timm_accuracy: Callable, output: torch.Tensor, target: torch.Tensor, topk: Any = (1,)
+) -> list[torch.Tensor]:
+    attention_logits = _validation.take(len(output))
+    if attention_logits is not None:
+        values = timm_accuracy(attention_logits, target, topk)
+        _validation.add({f'attention_top{k}': value for k, value in zip(topk, values)}, len(output))
+    return timm_accuracy(output, target, topk)
 
-    return accuracy
 
-
-def _update_summary(timm_update_summary: Callable) -> Callable:
-    def update_summary(epoch: int, train_metrics: Any, eval_metrics: Any, *args: Any, **kwargs: Any) -> None:
-        term_log.add_to(epoch, train_metrics)
-        if eval_metrics and _validation.num_samples:
-            eval_metrics.update(_validation.metrics())
-            accuracies = ', '.join(
-                f'{name} {value:.2f}' for name, value in eval_metrics.items() if name.endswith(('top1', 'top5'))
-            )
-            _logger.info(f'Validation of epoch {epoch}, both branches: {accuracies}')
-            _validation.begin()
-        timm_update_summary(epoch, train_metrics, eval_metrics, *args, **kwargs)
-
-    return update_summary
+def _update_summary(
+    timm_update: Callable, epoch: int, train_metrics: Any, eval_metrics: Any, *args: Any, **kwargs: Any
+) -> None:
+    term_log.add_to(epoch, train_metrics)
+    if eval_metrics and _validation.num_samples:
+        eval_metrics.update({name: total / _validation.num_samples for name, total in _validation.sums.items()})
+        shown = {name: value for name, value in eval_metrics.items() if name.endswith(('top1', 'top5'))}
+        accuracies = ', '.join(f'{name} {value:.2f}' for name, value in shown.items())
+        _logger.info(f'Validation of epoch {epoch}, both branches: {accuracies}')
+        _validation.begin()
+    timm_update(epoch, train_metrics, eval_metrics, *args, **kwargs)

@@ -19,7 +19,7 @@ import torch.nn as nn
 import yaml
 
 from ..data.celeba import BrokenImageError
-from ..data.datasets import dataset_creator
+from ..data.datasets import create_dataset
 from ..errors import TimmAbnError, suggest
 from ..hub.published import ARGUMENTS_OF_WEIGHTS, no_weights
 from ..models.training_checkpoints import origin_of
@@ -29,19 +29,16 @@ from .devices import choose_device, choose_memory_format
 from .errors import TrainingError
 from .folder_classes import take_classes
 from .from_checkpoint import arguments_of_checkpoint
-from .map_settings import add_map_arguments, read_map_loss, take_hard_attention
-from .mask_settings import add_mask_arguments, read_mask_settings
+from .map_settings import add_map_arguments, check_choices, read_map_loss, read_masks, take_hard_attention
 from .models import check_model
 from .recipes import find_recipe, read_settings, recipe_names, settings_for
 from .replacing import replace
 from .run_settings import model_kwargs_flags, read_run_settings
 from .saver import extend_timm_saver
 from .scripts import SCRIPTS, check_version, find_scripts, knows_multi_label, run_script
-from .task import extend_timm_tasks
+from .task import IS_ATTACHED, IS_SCRIPTED, extend_timm_tasks
 
 __all__ = ['main', 'run', 'train', 'validate']
-
-_VALIDATION_CROPS = ('center', 'squash', 'border')
 
 
 def train() -> int:
@@ -102,7 +99,7 @@ def _run(name: str, arguments: Sequence[str]) -> None:
     if trains:
         _prepare_training(settings)
     _check_weights(name, settings)
-    replace(timm.data, 'create_dataset', partial(dataset_creator, class_names=settings.class_names))
+    replace(timm.data, 'create_dataset', partial(create_dataset, class_names=settings.class_names))
     extend_timm_transforms()
     _say(name, 'torch finds no GPU here: this runs on the CPU.' if of_device else None)
     with tempfile.TemporaryDirectory() as scratch:
@@ -128,32 +125,17 @@ def _command(name: str) -> str:
 
 def _own_arguments(name: str, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     trains = name == 'train.py'
-    parser = argparse.ArgumentParser(
-        prog=_command(name),
-        usage=f"{_command(name)} [flags of timm's {name}] [these]",
-        add_help=False,
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        '--timm-scripts',
-        metavar='DIR',
-        help="checkout of timm's repository, or 'download' to fetch the scripts of the installed timm once "
-        '(default: $TIMM_SCRIPTS)',
-    )
+    program = _command(name)
+    usage = f"{program} [flags of timm's {name}] [these]"
+    parser = argparse.ArgumentParser(program, usage, add_help=False, allow_abbrev=False)
+    place = "checkout of timm's repository, or 'download' to fetch the scripts of the installed timm once (default: "
+    parser.add_argument('--timm-scripts', metavar='DIR', help=f'{place}$TIMM_SCRIPTS)')
     if trains:
-        parser.add_argument(
-            '--attention-loss-weight', type=float, metavar='W', help='weight of the attention loss (default: 1)'
-        )
+        weight = 'weight of the attention loss (default: 1)'
+        parser.add_argument('--attention-loss-weight', type=float, metavar='W', help=weight)
         add_map_arguments(parser)
-        add_mask_arguments(parser)
-        parser.add_argument(
-            '--crop-mode',
-            choices=_VALIDATION_CROPS,
-            help="crop of the validation images, as in timm's validate.py (default: that of the model)",
-        )
-        parser.add_argument(
-            '--recipe', metavar='NAME', help=f'settings of an experiment: {", ".join(recipe_names())}; --model chooses'
-        )
+        recipes = f'settings of an experiment: {", ".join(recipe_names())}; --model chooses'
+        parser.add_argument('--recipe', metavar='NAME', help=recipes)
         parser.add_argument('-c', '--config', default='', help=argparse.SUPPRESS)
     if any(flag in arguments for flag in ('-h', '--help')):
         parser.print_help()
@@ -170,7 +152,9 @@ def _read_config(own: argparse.Namespace, for_timm: Sequence[str]) -> dict[str, 
     if not own.recipe and not own.config:
         return {}
     path = find_recipe(own.recipe) if own.recipe else Path(own.config)
-    return settings_for(read_settings(path), _said_model(for_timm))
+    config = settings_for(read_settings(path), _said_model(for_timm))
+    check_choices(config)
+    return config
 
 
 def _said_model(for_timm: Sequence[str]) -> str | None:
@@ -220,7 +204,7 @@ def _check_multi_label(settings: argparse.Namespace, script: Path) -> None:
 
 def _prepare_training(settings: argparse.Namespace) -> None:
     _check_settings(settings)
-    masks = read_mask_settings(settings)
+    masks = read_masks(settings)
     origin = origin_of(vars(settings))
     came = f'the weights of {settings.trained_checkpoint}' if settings.trained_checkpoint else origin
     weight = 1.0 if settings.attention_loss_weight is None else settings.attention_loss_weight
@@ -239,15 +223,12 @@ def _check_settings(settings: argparse.Namespace) -> None:
     if ':' not in settings.model and not timm.is_model(architecture):
         hint = suggest(architecture, timm.list_models(), otherwise='timm-abn list shows all.')
         raise TrainingError(f'--model {settings.model} is not known: {hint}')
-    if settings.crop_mode not in (None, *_VALIDATION_CROPS):  # of the config; argparse checks the flag
-        raise TrainingError(f'crop_mode must be one of {", ".join(_VALIDATION_CROPS)}, got {settings.crop_mode!r}.')
+    if architecture == 'attached':
+        raise TrainingError(IS_ATTACHED)
     if not architecture.startswith('abn'):
         return
     if settings.torchscript:
-        raise TrainingError(
-            '--torchscript cannot train an Attention Branch Network: scripted, it has no attention logits. Leave it '
-            'out, or use --torchcompile.'
-        )
+        raise TrainingError(IS_SCRIPTED)
     if settings.naflex_loader:
         raise TrainingError(
             '--naflex-loader feeds patches, and the attention branch of an Attention Branch Network needs images. '
@@ -260,12 +241,10 @@ def _check_settings(settings: argparse.Namespace) -> None:
         )
 
 
-_LOAD_WEIGHTS = ('validate.py', 'inference.py', 'onnx_export.py')  # without --checkpoint, the pretrained ones
-
-
 def _check_weights(name: str, settings: argparse.Namespace) -> None:
     """Refuse to let a script ask for pretrained weights of a model that has none."""
-    loads_weights = name in _LOAD_WEIGHTS
+    # without --checkpoint, these load the pretrained ones
+    loads_weights = name in ('validate.py', 'inference.py', 'onnx_export.py')
     wanted = settings.pretrained or (loads_weights and not settings.checkpoint)
     if not wanted or settings.pretrained_path or not timm.is_model(settings.model.split('.')[0]):
         return

@@ -40,11 +40,8 @@ def choose_memory_format(script: str, settings: argparse.Namespace, model: nn.Mo
         return []
     if settings.resume:
         return ['--channels-last'] if settings.recorded.get('channels_last') else []
-    return ['--channels-last'] if _is_convolutional(model) else []
-
-
-def _is_convolutional(model: nn.Module) -> bool:
     if isinstance(model, MultiTaskAttentionBranchNet):
-        return False
+        return []
     of_convolutions = sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, nn.Conv2d))
-    return 2 * of_convolutions > sum(parameter.numel() for parameter in model.parameters())
+    is_convolutional = 2 * of_convolutions > sum(parameter.numel() for parameter in model.parameters())
+    return ['--channels-last'] if is_convolutional else []

@@ -27,9 +27,9 @@ def take_classes(script: str, settings: argparse.Namespace) -> list[str]:
         TrainingError: The folder contradicts the arguments, the checkpoint, or itself.
     """
     settings.class_names = None
-    if script not in ('train.py', 'validate.py') or settings.task == 'multilabel':
+    if script not in ('train.py', 'validate.py') or settings.task == 'multilabel' or settings.dataset:
         return []
-    if settings.dataset or not settings.data_dir or not os.path.isdir(settings.data_dir):
+    if not settings.data_dir or not os.path.isdir(settings.data_dir):
         return []
     names = _mapped(settings) if settings.class_map else None
     if script == 'validate.py':
@@ -82,7 +82,7 @@ def _check_training(root: str, found: Sequence[str], settings: argparse.Namespac
     if len(found) == 1:
         raise TrainingError(f'{root} has one class, {found[0]!r}: there is nothing to tell apart.')
     if settings.num_classes in (None, len(found)):
-        return None
+        return
     if 'num_classes' in settings.said:
         reason = f'--num-classes {settings.num_classes}, but {root} has {len(found)} classes ({_some(found)})'
         raise TrainingError(f'{reason}: leave it out to train on these.')
@@ -91,7 +91,6 @@ def _check_training(root: str, found: Sequence[str], settings: argparse.Namespac
             f'{root} has {len(found)} classes ({_some(found)}), but {settings.trained_checkpoint} is of '
             f'{settings.num_classes}{other_classes(settings)}.'
         )
-    return None
 
 
 def _check_validation(settings: argparse.Namespace) -> None:

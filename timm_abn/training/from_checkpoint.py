@@ -25,7 +25,7 @@ __all__ = ['arguments_of_checkpoint', 'other_classes']
 
 # script -> its flags of a checkpoint, that which replaces the others first
 _CHECKPOINT_FLAGS = {'train.py': ('resume', 'initial_checkpoint'), 'validate.py': ('checkpoint',)}
-
+_OWN_FLAGS = dict(num_classes='num_classes', in_chans='in_chans', global_pool='gp')  # of arguments of a model
 _OF_IMAGES = ('input_size', 'interpolation', 'mean', 'std', 'crop_pct')
 _JAX = ('.npz', '.npy')  # which only the models that know them can read
 
@@ -46,7 +46,11 @@ def arguments_of_checkpoint(script: str, settings: argparse.Namespace) -> list[s
     path = Path(given)
     weights, metadata = read_checkpoint(path)
     recorded = training_settings(metadata)
-    _take_name(settings, recorded.get('model'), path)
+    if 'model' not in settings.said:
+        if not recorded.get('model'):
+            raise TrainingError(f'{path} does not say what model it is of: pass --model.')
+        settings.model = str(recorded['model'])
+    check_model_of(recorded, settings.model, path)
     if ':' in settings.model or not timm.is_model(settings.model.split('.')[0]):
         return []
     settings.recorded, settings.trained_checkpoint = recorded, path
@@ -58,17 +62,6 @@ def arguments_of_checkpoint(script: str, settings: argparse.Namespace) -> list[s
     own_flags = {flag: arguments[key] for key, flag in _OWN_FLAGS.items() if key in arguments}
     settings.num_classes, settings.in_chans = own_flags.get('num_classes'), own_flags.get('in_chans')
     return flags_of(dict(model=settings.model, **own_flags, **_of_images(script, settings, model)))
-
-
-_OWN_FLAGS = dict(num_classes='num_classes', in_chans='in_chans', global_pool='gp')  # of arguments of a model
-
-
-def _take_name(settings: argparse.Namespace, recorded: str | None, path: Path) -> None:
-    if 'model' not in settings.said and not recorded:
-        raise TrainingError(f'{path} does not say what model it is of: pass --model.')
-    if 'model' not in settings.said:
-        settings.model = str(recorded)
-    check_model_of(dict(model=recorded), settings.model, path)
 
 
 def _take_arguments(settings: argparse.Namespace, weights: Mapping[str, torch.Tensor], path: Path) -> dict[str, Any]:

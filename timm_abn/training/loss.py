@@ -7,6 +7,8 @@ With PyTorch, Lightning or Accelerate each is two lines::
 
     criterion = FaithfulMapLoss(nn.CrossEntropyLoss())
     loss = criterion(FaithfulTraining(model)(images), targets)
+
+``AttachedMapLoss`` and ``AttachedTraining`` are their like for a branch that is attached to a trained model.
 """
 
 import math
@@ -22,8 +24,7 @@ from .faithful import TrainingOutput
 
 Output = torch.Tensor | tuple[torch.Tensor, ...] | TrainingOutput
 
-__all__ = ['AttentionBranchLoss', 'ExplainingMapLoss', 'FaithfulMapLoss', 'check_weight']
-
+__all__ = ['AttentionBranchLoss', 'AttachedMapLoss', 'FaithfulMapLoss', 'check_weight']
 
 # term of the map -> what it is a function of
 _SEEN = dict(
@@ -50,10 +51,8 @@ class AttentionBranchLoss(nn.Module):
         """
         Args:
             criterion: Loss of logits and targets, of one branch.
-            attention_loss_weight: Weight of the attention branch's loss; 1 in the paper.
-
-        Raises:
-            TrainingError: The weight is negative or not finite.
+            attention_loss_weight: Weight of the attention branch's loss; 1 in the paper. A weight that is negative or
+                not finite is a TrainingError.
         """
         super().__init__()
         check_weight(attention_loss_weight)
@@ -120,12 +119,12 @@ class FaithfulMapLoss(AttentionBranchLoss):
         Args:
             criterion: Loss of logits and targets, of one branch; of several tasks one without weights of tasks, since a
                 masked image has the logits of one task alone.
-            attention_loss_weight: Weight of the attention branch's loss; 1 in the paper.
-            masked: Weight of the loss of the masked image.
-            area: Weight of the mean of the map.
-            smoothness: Weight of the mean absolute difference between neighbouring places of the map.
-            consistency: Weight of the mean squared difference to the map of the flipped image.
-            complement: Weight of the cross entropy between what is predicted where the map is not, and no answer.
+            attention_loss_weight: See ``AttentionBranchLoss``.
+            masked: Weight of the loss of the masked image, w_m.
+            area: Weight of the mean of the map, w_area.
+            smoothness: Weight of the mean absolute difference between neighbouring places of the map, w_smooth.
+            consistency: Weight of the mean squared difference to the map of the flipped image, w_flip.
+            complement: Weight of the cross entropy between what is predicted where the map is not, and no answer, w_c.
             multi_label: Whether labels are several attributes per image, and not its class.
 
         Raises:
@@ -161,13 +160,14 @@ class FaithfulMapLoss(AttentionBranchLoss):
 
     def map_terms(self, output: Output, target: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the terms of the map, those whose weight is not 0, before they are weighted."""
-        wanted = [name for name, weight in self.weights.items() if weight]
-        missing = [name for name in wanted if getattr(output, _SEEN[name], None) is None]
-        if missing:
-            raise TrainingError(
-                f'the {missing[0]} term needs more than the network returns: wrap it in FaithfulTraining.'
-            )
-        seen: dict[str, torch.Tensor] = {name: getattr(output, _SEEN[name]) for name in wanted}
+        seen: dict[str, torch.Tensor] = {}
+        for name in (name for name, weight in self.weights.items() if weight):
+            value: torch.Tensor | None = getattr(output, _SEEN[name], None)
+            if value is None:
+                raise TrainingError(
+                    f'the {name} term needs more than the network returns: wrap it in FaithfulTraining.'
+                )
+            seen[name] = value
         terms: dict[str, torch.Tensor] = {}
         if 'masked' in seen:
             terms['masked'] = self.criterion(seen['masked'], _of_task(target, output))
@@ -194,8 +194,8 @@ class FaithfulMapLoss(AttentionBranchLoss):
         return f'{super().extra_repr()}, {weights}'
 
 
-class ExplainingMapLoss(FaithfulMapLoss):
-    """The loss of a map that is to be true of a model that stays as it is, as ``timm-abn attach`` trains it.
+class AttachedMapLoss(FaithfulMapLoss):
+    """The loss of a map that is to be true of a model that stays as it is, wrapped in ``AttachedTraining``.
 
         L = w_a L_attention + the terms of ``FaithfulMapLoss``, with the model's own prediction as the target
 

@@ -37,13 +37,6 @@ class AttentionMaskLoss(nn.Module):
     clamped: float = 1e-4  # no greater slope than its inverse, which half precision can hold
 
     def __init__(self, kind: str = 'bce') -> None:
-        """
-        Args:
-            kind: 'bce', 'energy' or 'l1'.
-
-        Raises:
-            TrainingError: There is no such loss.
-        """
         super().__init__()
         if kind not in MASK_LOSSES:
             raise TrainingError(f'the loss of masks must be one of {", ".join(MASK_LOSSES)}, got {kind!r}.')
@@ -96,9 +89,6 @@ class AttentionMaskLoss(nn.Module):
         inside = maps + (maps.clamp(self.clamped, 1 - self.clamped) - maps).detach()
         entropy = -(masks * inside.log() + (1 - masks) * (1 - inside).log())
         return torch.where(maps > 0, entropy, masks * (1 - maps))
-
-    def extra_repr(self) -> str:  # noqa: D102
-        return repr(self.kind)
 
 
 def _check(attention_map: torch.Tensor, masks: torch.Tensor, present: torch.Tensor | None) -> None:
@@ -172,9 +162,6 @@ class MaskedTargetLoss(AttentionBranchLoss):
 
     def weighted_terms(self) -> dict[str, float]:  # noqa: D102
         return {**self.branch_loss.weighted_terms(), **(dict(masks=self.weight) if self.weight else {})}
-
-    def extra_repr(self) -> str:  # noqa: D102
-        return f'weight={self.weight}'
 
 
 def _mean_count(counted: torch.Tensor) -> torch.Tensor:

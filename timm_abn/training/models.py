@@ -1,9 +1,8 @@
 """Checking the model of a run before it is built."""
 
-import contextlib
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import timm
@@ -29,24 +28,16 @@ def check_model(name: str, arguments: Mapping[str, Any]) -> nn.Module | None:
         return None
     chosen = {key: value for key, value in arguments.items() if key != 'pretrained_backbone'}
     device = torch.device('meta')
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # what a model warns of is said when timm's script creates it
     try:
-        with _quiet(), device:
+        with warnings.catch_warnings(), device:
+            warnings.simplefilter('ignore')
             return create_model(name, dict(chosen, device=device))
     except ModelError as error:
         # torch raises a RuntimeError of what the meta device cannot do
         if name.startswith(('abn', 'cam_')) and not isinstance(error.__cause__, RuntimeError):
             raise TrainingError(str(error)) from error
         return None
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress the warnings of a model, which are repeated when timm's script creates it."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            yield
     finally:
         logging.disable(level)

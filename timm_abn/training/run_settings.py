@@ -62,23 +62,18 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(f'--{flag}')
     for flag in ('data-dir', 'dataset', 'class-map', 'input-key', 'valid-labels', 'real-labels', 'task'):
         parser.add_argument(f'--{flag}', default='')
-    parser.add_argument('--train-split', default='train')
-    for flag in ('split', 'val-split'):  # of validate.py, of train.py
-        parser.add_argument(f'--{flag}', default='validation')
-    parser.add_argument('--seed', type=int, default=42)
-    parser.add_argument('--device', default='cuda')
-    parser.add_argument('--kd-model-name')
-    parser.add_argument('--kd-distill-type', default='logit')
+    # --split is of validate.py, --val-split of train.py
+    defaults = {'train-split': 'train', 'split': 'validation', 'val-split': 'validation', 'device': 'cuda'}
+    for flag, default in {**defaults, 'kd-model-name': None, 'kd-distill-type': 'logit'}.items():
+        parser.add_argument(f'--{flag}', default=default)
+    for flag, number in {'seed': 42, 'aug-splits': 0, 'num-classes': None, 'in-chans': None, 'img-size': None}.items():
+        parser.add_argument(f'--{flag}', type=int, default=number)
+    for flag, share in {'mixup': 0.0, 'cutmix': 0.0, 'crop-pct': None}.items():
+        parser.add_argument(f'--{flag}', type=float, default=share)
     parser.add_argument('--model-kwargs', nargs='*', default={}, action=ParseKwargs)
-    for flag in ('num-classes', 'in-chans', 'img-size'):
-        parser.add_argument(f'--{flag}', type=int)
     parser.add_argument('--input-size', nargs=3, type=int)
-    parser.add_argument('--crop-pct', type=float)
     parser.add_argument('--crop-mode')  # of validate.py; that of train.py is ours
     for flag in ('mean', 'std', 'cutmix-minmax'):
         parser.add_argument(f'--{flag}', nargs='+', type=float)
-    parser.add_argument('--mixup', type=float, default=0.0)
-    parser.add_argument('--cutmix', type=float, default=0.0)
-    parser.add_argument('--aug-splits', type=int, default=0)
     parser.add_argument('--train-img-sizes', nargs='+', type=int)
     return parser

@@ -23,15 +23,12 @@ def extend_timm_saver(**entries: Any) -> None:
     CheckpointSaver._duplicate = _duplicate  # type: ignore[method-assign]
     known = {key: value for key, value in entries.items() if value is not None}
 
-    def build(timm_init: Callable) -> Callable:
-        def __init__(self: CheckpointSaver, *args: Any, **kwargs: Any) -> None:
-            timm_init(self, *args, **kwargs)
-            if self.args is not None:
-                self.args = argparse.Namespace(**{**vars(self.args), **known})
+    def init(timm_init: Callable, self: CheckpointSaver, *args: Any, **kwargs: Any) -> None:
+        timm_init(self, *args, **kwargs)
+        if self.args is not None:
+            self.args = argparse.Namespace(**{**vars(self.args), **known})
 
-        return __init__
-
-    replace(CheckpointSaver, '__init__', build)
+    replace(CheckpointSaver, '__init__', init)
 
 
 def _replace(self: CheckpointSaver, src: str, dst: str) -> None:

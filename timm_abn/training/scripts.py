@@ -7,7 +7,6 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 import timm
@@ -20,7 +19,6 @@ __all__ = ['DOWNLOAD', 'SCRIPTS', 'check_version', 'find_scripts', 'knows_multi_
 _NAMES = ('train', 'validate', 'benchmark', 'inference', 'onnx_export', 'avg_checkpoints', 'clean_checkpoint')
 SCRIPTS = tuple(f'{name}.py' for name in _NAMES)
 DOWNLOAD = 'download'
-
 _FILES = (*SCRIPTS, 'timm/version.py')
 _URL = 'https://raw.githubusercontent.com/huggingface/pytorch-image-models/v{version}/{name}'
 _FIRST_WITH_TASKS = '1.0.23'
@@ -139,7 +137,7 @@ def _fetch(url: str) -> bytes:
         return response.read()
 
 
-def _download(version: str, fetch: Callable[[str], bytes] = _fetch) -> Path:
+def _download(version: str) -> Path:
     """Download the scripts of a version of timm, once, all or nothing."""
     target = _cache(version)
     if target.is_dir():
@@ -150,7 +148,7 @@ def _download(version: str, fetch: Callable[[str], bytes] = _fetch) -> Path:
         for name in _FILES:
             url = _URL.format(version=version, name=name)
             try:
-                content = fetch(url)
+                content = _fetch(url)
                 compile(content, url, 'exec')
             except (urllib.error.URLError, OSError) as error:
                 raise TrainingError(f'{url} could not be downloaded: {one_line(error)}.') from error

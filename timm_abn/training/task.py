@@ -13,22 +13,28 @@ import torch
 import torch.nn as nn
 from timm.utils import unwrap_model
 
+from ..attached.network import AttachedNet
 from ..models.training_checkpoints import OF_BACKBONE
 from ..networks.multi_task import MultiTaskAttentionBranchNet
 from ..networks.network import AttentionBranchNet
-from .attribute_accuracy import AttributeEvaluator
-from .branch_accuracy import BothBranches, BranchEvaluator, extend_timm_metrics
+from .branch_accuracy import AttributeEvaluator, BothBranches, BranchEvaluator, extend_timm_metrics
 from .errors import TrainingError
 from .faithful import FaithfulTraining
 from .loss import AttentionBranchLoss, FaithfulMapLoss
-from .map_settings import MapLossSettings
+from .map_settings import MapLossSettings, MaskSettings
 from .mask_loss import MaskedTargetLoss, label_and_masks
-from .mask_settings import MaskSettings
 from .term_log import describe_terms, term_log
 
-__all__ = ['extend_timm_tasks']
+__all__ = ['IS_ATTACHED', 'IS_SCRIPTED', 'extend_timm_tasks']
 
 _logger = logging.getLogger(__name__)
+
+# why a model cannot be trained here
+IS_ATTACHED = 'an attached network is trained by timm-abn attach.'
+IS_SCRIPTED = (
+    '--torchscript cannot train an Attention Branch Network: scripted, it has no attention logits. Leave it out, or '
+    'use --torchcompile.'
+)
 
 
 class _AbnSettings(NamedTuple):
@@ -56,14 +62,9 @@ def extend_timm_tasks(
 
     Importing ``timm_abn.task`` has done it with the paper's loss; calling it again changes the loss and nothing else.
 
-    Args:
-        attention_loss_weight: Weight of the attention branch's loss.
-        map_loss: Train maps to be faithful, too.
-        mask_settings: Train maps with the human masks that targets then carry (``target_with_masks``), too.
-        origin: Where the weights come from, as text for the log; left out if nothing is known.
-
-    Raises:
-        TrainingError: A weight is negative or not finite.
+    With ``map_loss`` maps are trained to be faithful, too, with ``mask_settings`` by the human masks that targets then
+    carry (``target_with_masks``). ``origin`` says in the log where the weights come from. A weight of a loss that is
+    negative or not finite is a TrainingError.
     """
     settings = _AbnSettings(attention_loss_weight, map_loss, mask_settings, origin)
     settings.loss(nn.Identity(), multi_label=False)  # checks the weights
@@ -84,11 +85,11 @@ def _init(self: Any, timm_init: Callable, *args: Any, **kwargs: Any) -> None:
     term_log.begin({})
     settings: _AbnSettings = self.of_abn
     model, multi_label = unwrap_model(self.get_trainable_module()), getattr(self, 'multi_label', False)
-    if _is_scripted_abn(self.get_trainable_module()):
-        raise TrainingError(
-            '--torchscript cannot train an Attention Branch Network: scripted, it has no attention logits. '
-            'Leave it out, or use --torchcompile.'
-        )
+    names = (AttentionBranchNet.__name__, MultiTaskAttentionBranchNet.__name__)
+    if isinstance(model, torch.jit.ScriptModule) and model.original_name in names:
+        raise TrainingError(IS_SCRIPTED)
+    if isinstance(model, AttachedNet):
+        raise TrainingError(IS_ATTACHED)
     if isinstance(model, MultiTaskAttentionBranchNet) and not multi_label:
         raise TrainingError('multi_task=True answers several questions an image: it needs --task multilabel.')
     if not isinstance(model, AttentionBranchNet):
@@ -101,7 +102,11 @@ def _init(self: Any, timm_init: Callable, *args: Any, **kwargs: Any) -> None:
     if settings.map_loss is not None or settings.masks is not None:
         self.trainable_module = _faithful(self.trainable_module, settings.map_loss)
     if settings.masks is not None:
-        self.criterion = _with_masks(self.criterion, model, settings.masks, multi_label)
+        if model.config.attention_map != 'sigmoid':
+            kind = model.config.attention_map
+            raise TrainingError(f"masks are for maps in [0, 1]: attention_map='sigmoid', not {kind!r}.")
+        masks = settings.masks
+        self.criterion = MaskedTargetLoss(self.criterion, masks.loss, masks.weight, multi_label)
     self.criterion.watch = term_log.watch
     term_log.begin(self.criterion.weighted_terms())
     if self.verbose:
@@ -110,21 +115,16 @@ def _init(self: Any, timm_init: Callable, *args: Any, **kwargs: Any) -> None:
 
 def _describe(model: AttentionBranchNet, weights: Mapping[str, float], origin: str) -> str:
     config, stage = model.config, model.attention_branch.stage.source
-    came = f' It begins with {origin}{_of_stage(stage, origin)}.' if origin else ''
+    if origin.endswith(OF_BACKBONE) and stage.startswith('copy of'):
+        origin += '; the attention stage has a copy of them, the rest of the branch is random'
+    elif origin.endswith(OF_BACKBONE):
+        origin += '; the attention branch is random'
+    came = f' It begins with {origin}.' if origin else ''
     return (
         f'Attention Branch Network over {config.backbone}, cut after {config.split}; attention stage: {stage}; '
         f'{config.mechanism} mechanism, gate {config.gate}.{came} '
         f'Loss: {describe_terms(weights)}.'
     )
-
-
-def _of_stage(stage: str, origin: str) -> str:
-    """Return where the weights of the attention branch come from, if they are not all of one origin."""
-    if not origin.endswith(OF_BACKBONE):
-        return ''
-    if not stage.startswith('copy of'):
-        return '; the attention branch is random'
-    return '; the attention stage has a copy of them, the rest of the branch is random'
 
 
 def _faithful(model: AttentionBranchNet, map_loss: MapLossSettings | None) -> FaithfulTraining:
@@ -138,15 +138,6 @@ def _faithful(model: AttentionBranchNet, map_loss: MapLossSettings | None) -> Fa
         flips=bool(weights['consistency']),
         complement=bool(weights.get('complement')),
     )
-
-
-def _with_masks(
-    branch_loss: AttentionBranchLoss, model: AttentionBranchNet, settings: MaskSettings, multi_label: bool
-) -> MaskedTargetLoss:
-    kind = model.config.attention_map
-    if kind != 'sigmoid':
-        raise TrainingError(f"masks are for maps in [0, 1]: attention_map='sigmoid', not {kind!r}.")
-    return MaskedTargetLoss(branch_loss, settings.loss, settings.weight, multi_label)
 
 
 def _forward(self: Any, timm_forward: Callable, input: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -276,8 +267,3 @@ _OVERRIDES: dict[type[nn.Module], dict[str, Callable]] = {
 
 def _is_abn(model: nn.Module | None) -> bool:
     return model is not None and isinstance(unwrap_model(model), AttentionBranchNet)
-
-
-def _is_scripted_abn(model: nn.Module) -> bool:
-    names = (AttentionBranchNet.__name__, MultiTaskAttentionBranchNet.__name__)
-    return isinstance(model, torch.jit.ScriptModule) and model.original_name in names

@@ -29,19 +29,14 @@ class TermLog:
                 self.sums[name] = self.sums.get(name, 0) + term.float() * batch_size
                 self.num_samples[name] = self.num_samples.get(name, 0) + batch_size
 
-    def take(self) -> dict[str, float]:
-        """Return the means, and begin the next epoch."""
-        means = {name: (total / self.num_samples[name]).item() for name, total in self.sums.items()}
-        self.begin(self.weights)
-        return means
-
     def add_to(self, epoch: int, train_metrics: dict[str, float]) -> None:
-        """Log the means of an epoch, and add them to its metrics."""
-        weights, means = self.weights, self.take()
+        """Log the means of an epoch, add them to its metrics, and begin the next."""
+        means = {name: (total / self.num_samples[name]).item() for name, total in self.sums.items()}
         if not means:
             return
-        total = sum(weights[name] * value for name, value in means.items())
-        parts = ' + '.join(_times(weights[name]) + f'{name} {value:.4g}' for name, value in means.items())
+        total = sum(self.weights[name] * value for name, value in means.items())
+        parts = ' + '.join(_times(self.weights[name]) + f'{name} {value:.4g}' for name, value in means.items())
+        self.begin(self.weights)
         _logger.info(f'Training of epoch {epoch}: loss {total:.4g} = {parts}')
         train_metrics.update({f'{name}_loss': value for name, value in means.items()})
 

@@ -17,11 +17,6 @@ MODES = ['rrc', 'rkrc', 'rkrr', 'pad', 'resize', 'squash', 'none']
 COLOURS = dict(color_jitter=0.4, grayscale_prob=0.5, gaussian_blur_prob=0.5)
 
 
-@pytest.fixture(autouse=True)
-def extended():
-    extend_timm_transforms()
-
-
 def pictures(height=53, width=47):
     """Return two masks, and an image of them and of the columns, whose numbers tell where a pixel came from."""
     drawn = np.random.default_rng(0)
@@ -35,6 +30,7 @@ def pictures(height=53, width=47):
 
 def transform_of(mode, size=32, **options):
     options = dict(dict(color_jitter=None, hflip=0.5, vflip=0.5, use_prefetcher=True), **options)
+    extend_timm_transforms()
     kind = dict(no_aug=True) if mode == 'none' else dict(train_crop_mode=mode)
     return create_transform(size, is_training=True, **kind, **options)
 

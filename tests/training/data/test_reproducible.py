@@ -12,8 +12,7 @@ from timm_scripts import BOTH, MODEL, STAND_IN, finish, start_training
 from torch.utils.data import Dataset
 from torch.utils.data.distributed import DistributedSampler
 
-from timm_abn.training.data.loader import extend_timm_loader
-from timm_abn.training.data.reproducible import EpochSampler, SeededDataset, seed_of
+from timm_abn.training.data.loader import EpochSampler, SeededDataset, extend_timm_loader, seed_of
 
 
 class Draws(Dataset):
@@ -29,24 +28,13 @@ class Draws(Dataset):
         return np.array(draws, dtype=np.float64).reshape(1, 1, 4), index
 
 
-@pytest.fixture(autouse=True)
-def loader_of_timm(monkeypatch):
-    monkeypatch.setattr(timm.data, 'create_loader', timm.data.create_loader)
+PLAIN = dict(input_size=(1, 1, 4), batch_size=4, use_prefetcher=False, device=torch.device('cpu'))
 
 
 def make_loader(seed=1, workers=0, **options):
     extend_timm_loader(seed)
-    return timm.data.create_loader(
-        Draws(),
-        input_size=(1, 1, 4),
-        batch_size=4,
-        is_training=True,
-        no_aug=True,
-        num_workers=workers,
-        use_prefetcher=False,
-        device=torch.device('cpu'),
-        **options,
-    )
+    run = dict(PLAIN, is_training=True, no_aug=True, num_workers=workers)
+    return timm.data.create_loader(Draws(), **run, **options)
 
 
 def epoch_of(loader, epoch=None):
@@ -97,16 +85,9 @@ def test_the_process_itself_is_seeded_too():
 def test_images_of_scheduled_sizes_are_the_same_too(image_folder):
     def epoch(number, workers):
         extend_timm_loader(1)
-        loader = timm.data.create_loader(
-            timm.data.create_dataset('', root=str(image_folder), split='train'),
-            input_size=(3, 32, 32),
-            batch_size=4,
-            is_training=True,
-            num_workers=workers,
-            device=torch.device('cpu'),
-            input_size_choices=[24, 32],
-            scale=(0.5, 1.0),
-        )
+        dataset = timm.data.create_dataset('', root=str(image_folder), split='train')
+        images = dict(input_size=(3, 32, 32), input_size_choices=[24, 32], scale=(0.5, 1.0), device=torch.device('cpu'))
+        loader = timm.data.create_loader(dataset, batch_size=4, is_training=True, num_workers=workers, **images)
         for place in (loader.dataset, loader.batch_sampler):  # as timm's script
             place.set_epoch(number)
         return [images for images, _ in loader]
@@ -141,10 +122,7 @@ def test_a_number_for_each_tuple_of_numbers():
 def test_what_cannot_be_seeded_stays_as_in_timm():
     assert not isinstance(make_loader(use_multi_epochs_loader=True).dataset, SeededDataset)
     extend_timm_loader(1)
-    validation = timm.data.create_loader(
-        Draws(), input_size=(1, 1, 4), batch_size=4, use_prefetcher=False, device=torch.device('cpu'), num_workers=0
-    )
-    assert isinstance(validation.dataset, Draws)
+    assert isinstance(timm.data.create_loader(Draws(), num_workers=0, **PLAIN).dataset, Draws)
 
 
 RUN = (

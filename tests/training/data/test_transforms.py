@@ -10,11 +10,6 @@ from torchvision import transforms
 from timm_abn.training.data.transforms import extend_timm_transforms
 
 
-@pytest.fixture(autouse=True)
-def extended():
-    extend_timm_transforms()
-
-
 def picture(height, width):
     """Red tells the row, green the column, both counted from 1; blue is full."""
     rows, columns = np.mgrid[1 : height + 1, 1 : width + 1]
@@ -22,6 +17,7 @@ def picture(height, width):
 
 
 def train_transform(size, mode, **options):
+    extend_timm_transforms()  # again and again, which changes nothing
     return create_transform(
         size, is_training=True, train_crop_mode=mode, hflip=0.0, color_jitter=None, use_prefetcher=True, **options
     )
@@ -67,14 +63,10 @@ def test_modes_of_timm_and_the_other_steps_stay():
     kinds = [type(step).__name__ for step in train_transform((3, 32, 32), None).transforms]
     assert kinds == ['RandomResizedCropAndInterpolation', 'MaybePILToTensor']
     assert type(train_transform((3, 32, 32), 'rkrr').transforms[0]).__name__ == 'ResizeKeepRatio'
+    assert len(train_transform((3, 32, 32), 'pad').transforms) == 2
     steps = dict(train_crop_mode='pad', hflip=0.5, color_jitter=0.4, auto_augment='rand-m9')
     built = create_transform((3, 32, 32), is_training=True, use_prefetcher=True, separate=True, **steps)
     assert [type(step) for step in built[0].transforms] == [transforms.RandomCrop, transforms.RandomHorizontalFlip]
     assert len(built) == 3
     with pytest.raises(AssertionError):
         train_transform((3, 32, 32), 'unknown')
-
-
-def test_extending_again_changes_nothing():
-    extend_timm_transforms()
-    assert len(train_transform((3, 32, 32), 'pad').transforms) == 2

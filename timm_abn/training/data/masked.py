@@ -16,17 +16,13 @@ from ...data.celeba import BrokenImageError, CelebA
 from ...data.masks import PngMasks, read_masks
 from ...errors import TimmAbnError
 from ..errors import TrainingError
+from ..map_settings import MaskSettings
 from ..mask_loss import target_with_masks
-from ..mask_settings import MaskSettings
 from .paired_transform import PairedTransform
 
-__all__ = ['BrokenMaskError', 'MaskedDataset', 'choose']
+__all__ = ['MaskedDataset', 'choose']
 
 _logger = logging.getLogger(__name__)
-
-
-class BrokenMaskError(BrokenImageError):
-    """A mask cannot be read, or is not of its image; the message is one line, also of a worker of the loader."""
 
 
 class MaskedDataset(Dataset):
@@ -49,7 +45,11 @@ class MaskedDataset(Dataset):
         _check_place(settings.path, dataset)
         self.dataset = dataset
         self.names: list[str] = dataset.images if isinstance(dataset, CelebA) else dataset.filenames()
-        self.attributes = _attributes(dataset) if settings.multi_task else []
+        if settings.multi_task and not isinstance(dataset, CelebA):
+            raise TrainingError(
+                'masks of a multi-task network are found by the names of attributes: pass --dataset celeba.'
+            )
+        self.attributes: list[str] = dataset.attributes if settings.multi_task else []
         try:
             self.masks = read_masks(settings.path, self.attributes)
         except TimmAbnError as error:
@@ -121,7 +121,7 @@ class MaskedDataset(Dataset):
             try:
                 mask = self.masks.find(name, kind)
             except TimmAbnError as error:
-                raise BrokenMaskError(str(error)) from None
+                raise BrokenImageError(str(error)) from None
             if mask is not None:
                 _check_size(mask, name, size)
                 found[number] = mask
@@ -166,14 +166,6 @@ def choose(names: Sequence[str], share: float, seed: int) -> set[str]:
     return set(by_chance[: max(round(share * len(names)), 1)])
 
 
-def _attributes(dataset: Any) -> list[str]:
-    if not isinstance(dataset, CelebA):
-        raise TrainingError(
-            'masks of a multi-task network are found by the names of attributes: pass --dataset celeba.'
-        )
-    return dataset.attributes
-
-
 def _check_place(path: Path, dataset: Any) -> None:
     root = getattr(getattr(dataset, 'reader', None), 'root', None)
     if root is not None and path.is_dir() and path.resolve().is_relative_to(Path(root).resolve()):
@@ -185,4 +177,4 @@ def _check_place(path: Path, dataset: Any) -> None:
 def _check_size(mask: Image.Image, name: PurePath, size: tuple[int, int]) -> None:
     if mask.size != size:
         found, right = (' x '.join(map(str, numbers)) for numbers in (mask.size, size))
-        raise BrokenMaskError(f'the mask of {name} has {found} pixels, the image has {right}.')
+        raise BrokenImageError(f'the mask of {name} has {found} pixels, the image has {right}.')

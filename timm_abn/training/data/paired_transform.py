@@ -51,7 +51,8 @@ class PairedTransform:
         self.transform = transform
         self.steps = _steps(transform)
         for step in self.steps:
-            if not isinstance(step, (*_MOVING, *_COLOURING)) and not _is_colouring_at_random(step):
+            at_random = step.transforms if isinstance(step, transforms.RandomApply) else [None]
+            if not isinstance(step, (*_MOVING, *_COLOURING)) and not all(isinstance(s, _COLOURING) for s in at_random):
                 raise TrainingError(f'masks cannot follow the transform {type(step).__name__} of the training images.')
 
     def __call__(self, image: Image.Image, masks: Sequence[Image.Image]) -> tuple[Any, list[Image.Image]]:
@@ -61,9 +62,9 @@ class PairedTransform:
             if not masks or not isinstance(step, _MOVING):
                 image = step(image)
                 continue
-            before = _random_state()
+            before = random.getstate(), torch.get_rng_state()
             image = step(image)
-            after = _random_state()
+            after = random.getstate(), torch.get_rng_state()
             for index, mask in enumerate(moved):
                 _set_random_state(before)
                 moved[index] = step(mask)
@@ -75,14 +76,6 @@ def _steps(transform: Any) -> list[Any]:
     if not isinstance(transform, transforms.Compose):
         return [transform]
     return [inner for step in transform.transforms for inner in _steps(step)]
-
-
-def _is_colouring_at_random(step: Any) -> bool:
-    return isinstance(step, transforms.RandomApply) and all(isinstance(inner, _COLOURING) for inner in step.transforms)
-
-
-def _random_state() -> tuple[Any, torch.Tensor]:
-    return random.getstate(), torch.get_rng_state()
 
 
 def _set_random_state(state: tuple[Any, torch.Tensor]) -> None:

@@ -37,19 +37,16 @@ CROP_MODES: dict[str, Callable[[Size, Any], Callable]] = dict(pad=_pad, resize=_
 
 def extend_timm_transforms() -> None:
     """Add the modes of ``CROP_MODES`` to timm's training transforms."""
+    replace(factory, 'transforms_imagenet_train', _transforms_imagenet_train)
 
-    def build(timm_transforms: Callable) -> Callable:
-        def transforms_imagenet_train(img_size: Size = 224, **kwargs: Any) -> Any:
-            mode = kwargs.get('train_crop_mode')
-            if mode not in CROP_MODES:
-                return timm_transforms(img_size, **kwargs)
-            built = timm_transforms(img_size, **dict(kwargs, train_crop_mode='rrc'))
-            name = kwargs.get('interpolation', 'bilinear')
-            crop = CROP_MODES[mode](img_size, str_to_interp_mode('bilinear' if name == 'random' else name))
-            steps = (built[0] if isinstance(built, tuple) else built).transforms
-            steps[:] = [crop if isinstance(step, RandomResizedCropAndInterpolation) else step for step in steps]
-            return built
 
-        return transforms_imagenet_train
-
-    replace(factory, 'transforms_imagenet_train', build)
+def _transforms_imagenet_train(timm_transforms: Callable, img_size: Size = 224, **kwargs: Any) -> Any:
+    mode = kwargs.get('train_crop_mode')
+    if mode not in CROP_MODES:
+        return timm_transforms(img_size, **kwargs)
+    built = timm_transforms(img_size, **dict(kwargs, train_crop_mode='rrc'))
+    name = kwargs.get('interpolation', 'bilinear')
+    crop = CROP_MODES[mode](img_size, str_to_interp_mode('bilinear' if name == 'random' else name))
+    steps = (built[0] if isinstance(built, tuple) else built).transforms
+    steps[:] = [crop if isinstance(step, RandomResizedCropAndInterpolation) else step for step in steps]
+    return built
