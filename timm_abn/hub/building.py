@@ -25,12 +25,7 @@ from .download import CONFIG_NAME, fetch_file, find_weights, one_line_errors, re
 from .published import ORGANISATION_VARIABLE, is_own_repository, no_weights
 from .state_dicts import check_state_dict
 
-__all__ = [
-    'build_model',
-    'build_without_memory',
-    'check_address',
-    'check_folder',
-]
+__all__ = ['ModelT', 'build_model', 'build_without_memory', 'check_address', 'check_folder']
 
 ModelT = TypeVar('ModelT', bound=nn.Module)
 

@@ -13,7 +13,7 @@ from ..hub.published import no_weights
 from ..hub.state_dicts import check_state_dict
 from ..networks.split_network import SplitNetwork
 from .attaching import with_backbone
-from .class_activation_mapping import ClassActivationMapping
+from .cam_models import ClassActivationMapping
 from .creating import ModelError, create_model
 from .training_checkpoints import (
     OWN_MODULES,
