@@ -23,7 +23,7 @@ from ..timm_private import load_model_config_from_path, resolve_pretrained_cfg
 from .config import HubError, check_entries, read_config
 from .download import CONFIG_NAME, fetch_file, find_weights, one_line_errors, read_header
 from .published import ORGANISATION_VARIABLE, is_own_repository, no_weights
-from .state_dicts import check_state_dict
+from .state_dicts import CheckpointError, check_state_dict
 
 __all__ = ['ModelT', 'build_model', 'build_without_memory', 'check_address', 'check_folder']
 
@@ -45,7 +45,6 @@ def build_model(
 
     Raises:
         HubError: Weights are asked for where there are none, or a configuration or weights cannot be used.
-        CheckpointError: The weights are of another network than the configuration beside them.
     """
     kwargs = _resolve_arguments(variant, pretrained, **kwargs)
     if not isinstance(model_cls, type):
@@ -106,8 +105,11 @@ def _check_network(
     header = read_header(weights, origin) if weights else None
     cfg = {key: value for key, value in pretrained_cfg.items() if key not in ('source', 'hf_hub_id', 'file')}
     network = build_without_memory(partial(timm.model_entrypoint(variant), pretrained_cfg=cfg, **model_args), origin)
-    if header is not None:
-        check_state_dict(header, network.state_dict(), variant, origin)
+    try:
+        if header is not None:
+            check_state_dict(header, network.state_dict(), variant, origin)
+    except CheckpointError as error:
+        raise HubError(str(error)) from None
 
 
 class _BoundedSize(TorchDispatchMode):
@@ -156,8 +158,7 @@ def check_folder(folder: str | Path) -> dict[str, Any]:
     """Check that the ``config.json`` and the weights of a folder belong together, and return what the former holds.
 
     Raises:
-        HubError: One of them cannot be used.
-        CheckpointError: The weights are of another network.
+        HubError: They do not, or one of them cannot be used.
     """
     config = read_config(Path(folder) / CONFIG_NAME, str(folder))
     pretrained_cfg, architecture, model_args = load_model_config_from_path(folder)

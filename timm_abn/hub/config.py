@@ -29,7 +29,7 @@ MAX_TEXT = 2**14
 
 
 class HubError(TimmAbnError):
-    """Weights, or the configuration beside them, are not there or cannot be used; the message is one line."""
+    """What lies at a 'hf-hub:' or 'local-dir:' address is not there or cannot be used; the message is one line."""
 
 
 # What an entry may hold: a kind and its bounds. 'int', 'number': lowest, highest. 'one of': the choices. 'text': a
