@@ -138,8 +138,10 @@ class PoolingVisionTransformerPerception(Half, PoolingVisionTransformer):
 class TwinsHalf(Half, Twins):
     """Stages are lists of blocks called with the size of the grid, and maps between them."""
 
-    def run_stages(self, x: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
-        """Return features (B, h, w, C), from maps (B, C, h, w) or tokens of a grid of this size."""
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """Return features, shape (B, h, w, C), from images; or tokens (B, N, C) from features."""
+        is_first, size = not is_passed(self.patch_embeds[0]), tuple(x.shape[1:3])
+        x = x if is_first else x.flatten(1, 2)
         stages: Any = zip(self.patch_embeds, self.pos_drops, self.blocks, self.pos_block)
         for embed, drop, blocks, position in stages:
             if not is_passed(embed):
@@ -148,23 +150,7 @@ class TwinsHalf(Half, Twins):
             for index, block in enumerate(blocks):
                 x = checkpoint(block, x, size) if self.grad_checkpointing else block(x, size)
                 x = position(x, size) if index == 0 else x
-        return x.reshape(x.shape[0], *size, -1)
-
-
-class TwinsExtractor(TwinsHalf):
-    """See ``TwinsHalf``."""
-
-    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """Return features, shape (B, h, w, C)."""
-        return self.run_stages(x, ())
-
-
-class TwinsPerception(TwinsHalf):
-    """See ``TwinsHalf``."""
-
-    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """Return tokens, shape (B, N, C), from features (B, h, w, C)."""
-        return self.norm(self.run_stages(x.flatten(1, 2), tuple(x.shape[1:3])).flatten(1, 2))
+        return x.reshape(x.shape[0], *size, -1) if is_first else self.norm(x)
 
 
 class TwinsAdapter(Adapter):
@@ -187,5 +173,5 @@ ADAPTERS: dict[type[nn.Module], Adapter] = {
     LevitDistilled: Adapter(None, LevitDistilledPerception),
     MultiScaleVit: MultiScaleVitAdapter(MultiScaleVitExtractor, MultiScaleVitPerception),
     PoolingVisionTransformer: Adapter(PoolingVisionTransformerExtractor, PoolingVisionTransformerPerception),
-    Twins: TwinsAdapter(TwinsExtractor, TwinsPerception),
+    Twins: TwinsAdapter(TwinsHalf, TwinsHalf),
 }
