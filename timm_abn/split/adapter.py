@@ -96,14 +96,7 @@ class Adapter:
     ) -> tuple['OrderedDict[str, nn.Module]', int, str] | None:
         """Return the attention branch's first stage, its width and its name, where none after the cut can be copied.
 
-        Args:
-            perception_branch: The second half.
-            in_channels: Channels of the features at the cut.
-            device: Where to create parameters.
-            dtype: Type of the parameters.
-
-        Returns:
-            None for residual blocks.
+        It is given the second half and the channels of the features. By default None: residual blocks.
         """
         return None
 

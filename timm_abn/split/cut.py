@@ -30,7 +30,7 @@ from .module_copy import copy_module, meta_tensors
 from .nearest import nearest_cut
 from .observation import Run, SplitError, observe
 
-__all__ = ['Cut', 'Split', 'SplitError', 'cut_backbone', 'resolve_split', 'split_backbone']
+__all__ = ['Cut', 'Split', 'SplitError', 'cut_backbone', 'split_backbone']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,10 +83,7 @@ class Split(Cut):
     feature_info: list[dict[str, Any]]
 
 
-def split_backbone(
-    backbone: nn.Module,
-    split: int | str | None = None,
-) -> tuple[nn.Module, nn.Module]:
+def split_backbone(backbone: nn.Module, split: int | str | None = None) -> tuple[nn.Module, nn.Module]:
     """Cut a timm backbone in two halves that together compute exactly what it computes.
 
     The halves share the backbone's parameters; use them instead of the backbone, or copy it first.
@@ -107,23 +104,13 @@ def split_backbone(
     return result.feature_extractor, result.perception_branch
 
 
-def cut_backbone(
-    backbone: nn.Module,
-    split: int | str | None = None,
-    architecture: Hashable | None = None,
-) -> Split:
+def cut_backbone(backbone: nn.Module, split: int | str | None = None, architecture: Hashable | None = None) -> Split:
     """Cut a backbone like ``split_backbone``, and return what is known about the cut as well.
 
-    Args:
-        backbone: Any timm model.
-        split: See ``split_backbone``.
-        architecture: Equal for backbones that were built by the same function with the same arguments. A cut of an
-            architecture is proven once in a process; without one it is proven each time.
-
-    Raises:
-        SplitError: The split does not exist, or no exact cut is possible there.
+    ``architecture`` is equal for backbones that were built by the same function with the same arguments. A cut of an
+    architecture is proven once in a process; without one it is proven each time.
     """
-    path = resolve_split(backbone, split)
+    path = _resolve_split(backbone, split)
     images = _probe_images(backbone)
     key = (architecture, path, images.shape, images.dtype, find_adapter(backbone))
     cut = _PROVEN.get(key) if architecture is not None else None
@@ -138,20 +125,11 @@ def cut_backbone(
         _PROVEN[key] = cut
     tensors = {id(tensor): tensor for tensor in [*backbone.parameters(), *backbone.buffers()]}
     extractor, perception = build_halves(backbone, cut.plan, tensors)
-    num_before = cut.num_extractor_stages
-    return Split(
-        **vars(cut),
-        feature_extractor=extractor,
-        perception_branch=perception,
-        feature_info=[
-            dict(
-                info,
-                module=info.get('module', '')
-                and f'{"feature_extractor" if index < num_before else "perception_branch"}.{info["module"]}',
-            )
-            for index, info in enumerate(_feature_info(backbone))
-        ],
-    )
+    feature_info = _feature_info(backbone)
+    for index, info in enumerate(feature_info):
+        half = 'feature_extractor' if index < cut.num_extractor_stages else 'perception_branch'
+        info['module'] = info.get('module', '') and f'{half}.{info["module"]}'
+    return Split(**vars(cut), feature_extractor=extractor, perception_branch=perception, feature_info=feature_info)
 
 
 _PROVEN: dict[Hashable, Cut] = {}
@@ -212,16 +190,8 @@ def _per_image(extractor: nn.Module, images: torch.Tensor, side_inputs: list[tor
     return tuple(len(tensor) != len(other) for tensor, other in zip(side_inputs, longer))
 
 
-def resolve_split(backbone: nn.Module, split: int | str | None = None) -> str:
-    """Return the module path that ``split`` stands for.
-
-    Args:
-        backbone: Any timm model.
-        split: Index into ``feature_info``, module path, or None for the default.
-
-    Raises:
-        SplitError: There is no such stage or module.
-    """
+def _resolve_split(backbone: nn.Module, split: int | str | None) -> str:
+    """Return the module path that ``split`` stands for, or raise SplitError."""
     infos = _feature_info(backbone)
     stages = [info.get('module', '') for info in infos]
     named = ', '.join(f'{index} ({stage})' for index, stage in enumerate(stages) if stage)
@@ -252,7 +222,7 @@ def _feature_info(backbone: nn.Module) -> list[dict[str, Any]]:
     infos = getattr(backbone, 'feature_info', [])
     infos = infos if isinstance(infos, (list, tuple)) else infos.get_dicts()
     stage = find_adapter(backbone).stage
-    return [dict(info, module=stage(backbone, info['module'])) if info.get('module') else info for info in infos]
+    return [dict(info, module=stage(backbone, info['module'])) if info.get('module') else dict(info) for info in infos]
 
 
 def _probe_images(backbone: nn.Module) -> torch.Tensor:
@@ -260,27 +230,15 @@ def _probe_images(backbone: nn.Module) -> torch.Tensor:
     return torch.empty((2, *get_model_input_config(backbone)['input_size']), device='meta', dtype=dtype)
 
 
-def _next_stage(
-    probe: nn.Module,
-    stages: list[str],
-    run: Run,
-    plan: Plan,
-    expressions: Expressions,
-) -> list[str]:
+def _next_stage(probe: nn.Module, stages: list[str], run: Run, plan: Plan, expressions: Expressions) -> list[str]:
     """Return the chain of modules from the cut to the next stage, if it is a chain."""
     following = [stage for stage in stages if plan.sides.get(stage) == 'after' and stage in run.outputs]
     if not following:
         return []
     stage = min(following, key=lambda name: run.calls[name][0][1])
     stage_end = run.calls[stage][0][1]
-    chain = sorted(
-        (
-            name
-            for name in run.calls
-            if name in plan.sides and plan.sides[name] == 'after' and run.calls[name][0][1] <= stage_end
-        ),
-        key=lambda name: run.calls[name][0][0],
-    )
+    after = (name for name in run.calls if plan.sides.get(name) == 'after' and run.calls[name][0][1] <= stage_end)
+    chain = sorted(after, key=lambda name: run.calls[name][0][0])
     # the largest modules of the chain: children of a module already in it go with their parent
     outermost = [name for name in chain if not any(name.startswith(f'{other}.') for other in chain)]
     x = torch.empty_like(run.features)

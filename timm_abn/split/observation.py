@@ -43,14 +43,7 @@ def observe(
     expressions: Expressions,
     features_of: Callable[[Any], torch.Tensor | None],
 ) -> Run:
-    """Run a backbone, and return what was seen.
-
-    Args:
-        probe: The backbone, on the meta device, in evaluation mode.
-        path: Module after which it is to be cut.
-        images: Images to run it on, on the meta device.
-        expressions: Keeps the expressions that the run computes.
-        features_of: Tells the features among what the module returns (see ``Adapter``).
+    """Run a backbone in evaluation mode on images, both on the meta device, and return what was seen.
 
     Raises:
         SplitError: It does not run on such images, or the module does not make the features, once.
@@ -119,9 +112,8 @@ def observe(
         raise SplitError(f'{family} cannot be split: it returns a {type(output).__name__}, not one tensor.')
     features, features_number, cut_time, num_reads = cuts[0]
     reads_after = [read for read in expressions.reads[num_reads:] if read[0] != id(features)]
-    crossing = [
-        operator for _, number, operator in reads_after if number in before and number in expressions.activations
-    ]
+    activations = before & expressions.activations
+    crossing = [operator for _, number, operator in reads_after if number in activations]
     read_after = {tensor for tensor, _, _ in expressions.reads[num_reads:]}
     # what was made of buffers alone, before the cut, may be made once more
     buffers = {id(buffer) for buffer in probe.buffers()}
