@@ -88,11 +88,7 @@ class Adapter:
         return 0 if joins_later else getattr(perception_branch, 'num_prefix_tokens', 0)
 
     def attention_stage(
-        self,
-        perception_branch: nn.Module,
-        in_channels: int,
-        device: torch.device | None = None,
-        dtype: torch.dtype | None = None,
+        self, perception_branch: nn.Module, in_channels: int, device: torch.device | None, dtype: torch.dtype | None
     ) -> tuple['OrderedDict[str, nn.Module]', int, str] | None:
         """Return the attention branch's first stage, its width and its name, where none after the cut can be copied.
 

@@ -88,13 +88,7 @@ class Expressions(TorchDispatchMode):
             self._leaves[self.name(tensor, ('leaf', value))] = frozenset((id(tensor),))
         return self._of_tensor[id(tensor)]
 
-    def _key(
-        self,
-        values: Sequence[Any],
-        operator: str,
-        seen: list[int],
-        strides: list[tuple[int, ...]],
-    ) -> Hashable:
+    def _key(self, values: Sequence[Any], operator: str, seen: list[int], strides: list[tuple[int, ...]]) -> Hashable:
         parts: list[Hashable] = []  # one loop for what recursion could say: this runs for every argument of a network
         for value in values:
             if isinstance(value, torch.Tensor):

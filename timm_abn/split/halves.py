@@ -135,10 +135,7 @@ def join_halves(feature_extractor: nn.Module, perception_branch: nn.Module, plan
 
 
 def _copy_half(
-    backbone: nn.Module,
-    removed_modules: dict[str, str],
-    removed_tensors: list[str],
-    tensors: dict[int, torch.Tensor],
+    backbone: nn.Module, removed_modules: dict[str, str], removed_tensors: list[str], tensors: dict[int, torch.Tensor]
 ) -> nn.Module:
     memo: dict[int, Any] = dict(tensors)
     for name, passes in removed_modules.items():

@@ -12,11 +12,7 @@ _MOST_TRIES = 6
 
 
 def nearest_cut(
-    probe: nn.Module,
-    path: str,
-    images: torch.Tensor,
-    stages: list[str],
-    is_exact: Callable[[str], bool],
+    probe: nn.Module, path: str, images: torch.Tensor, stages: list[str], is_exact: Callable[[str], bool]
 ) -> str | None:
     """Return the path of the module nearest to another one, in order of execution, after which the cut is exact.
 

@@ -81,33 +81,27 @@ class LevitDistilledPerception(_NoFlattening, Half, LevitDistilled):
     """See ``_NoFlattening``."""
 
 
-class MultiScaleVitExtractor(Half, MultiScaleVit):
+class MultiScaleVitHalf(Half, MultiScaleVit):
     """Stages are called with the size of the grid, which the features tell if they are maps."""
 
-    def forward_features(self, x: torch.Tensor) -> Crossing:
-        """Return features, shape (B, h, w, C), and the class token if there is one."""
-        x, size = self.patch_embed(x)
-        if self.cls_token is not None:
-            x = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), dim=1)
-        if self.pos_embed is not None:
-            x = x + self.pos_embed
-        for stage in self.stages:
-            x, size = stage(x, size)
-        maps = x[:, self.num_prefix_tokens :].reshape(x.shape[0], *size, -1)
-        return Features(maps, [x[:, : self.num_prefix_tokens]]) if self.num_prefix_tokens else maps
-
-
-class MultiScaleVitPerception(Half, MultiScaleVit):
-    """See ``MultiScaleVitExtractor``."""
-
-    def forward_features(self, x: Crossing) -> torch.Tensor:
-        """Return tokens, shape (B, P + N, C)."""
-        maps, prefix = as_features(x)
-        tokens, size = maps.flatten(1, 2), list(maps.shape[1:3])
+    def forward_features(self, x: Crossing) -> Crossing:
+        """Return features, shape (B, h, w, C), and the class token if there is one; or tokens (B, P + N, C)."""
+        is_first = not is_passed(self.patch_embed)
+        if is_first:
+            tokens, size = self.patch_embed(x)
+            prefix = [] if self.cls_token is None else [self.cls_token.expand(tokens.shape[0], -1, -1)]
+        else:
+            maps, prefix = as_features(x)
+            tokens, size = maps.flatten(1, 2), list(maps.shape[1:3])
         tokens = torch.cat([*prefix, tokens], dim=1) if prefix else tokens
+        if self.pos_embed is not None:  # of the first half
+            tokens = tokens + self.pos_embed
         for stage in self.stages:
             tokens, size = stage(tokens, size)
-        return self.norm(tokens)
+        if not is_first:
+            return self.norm(tokens)
+        maps = tokens[:, self.num_prefix_tokens :].reshape(tokens.shape[0], *size, -1)
+        return Features(maps, [tokens[:, : self.num_prefix_tokens]]) if self.num_prefix_tokens else maps
 
 
 class MultiScaleVitAdapter(Adapter):
@@ -171,7 +165,7 @@ ADAPTERS: dict[type[nn.Module], Adapter] = {
     HieraDet: Adapter(None, HieraDetPerception),
     Levit: Adapter(None, LevitPerception),
     LevitDistilled: Adapter(None, LevitDistilledPerception),
-    MultiScaleVit: MultiScaleVitAdapter(MultiScaleVitExtractor, MultiScaleVitPerception),
+    MultiScaleVit: MultiScaleVitAdapter(MultiScaleVitHalf, MultiScaleVitHalf),
     PoolingVisionTransformer: Adapter(PoolingVisionTransformerExtractor, PoolingVisionTransformerPerception),
     Twins: TwinsAdapter(TwinsHalf, TwinsHalf),
 }

@@ -194,31 +194,21 @@ class HighResolutionNetAdapter(Adapter):
             perception_branch.layer1 = PassThrough()  # an identity stands for layers that were removed
 
 
-class TNTExtractor(Half, TNT):
+class TNTHalf(Half, TNT):
     """Blocks hand on tokens of pixels and of patches; the map is for patches."""
 
-    def forward_features(self, x: torch.Tensor) -> Features:
-        """Return tokens of patches, shape (B, 1 + N, C), and those of their pixels."""
-        pixels = self.pixel_embed(x, self.pixel_pos)
-        patches = self.proj(self.norm1_proj(pixels.reshape(x.shape[0], self.num_patches, -1)))
-        patches = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), self.norm2_proj(patches)), dim=1)
-        patches, pixels = run_tnt_blocks(self, self.pos_drop(patches + self.patch_pos), pixels)
-        return Features(patches, [pixels])
-
-
-class TNTPerception(Half, TNT):
-    """See ``TNTExtractor``."""
-
-    def forward_features(self, x: Features) -> torch.Tensor:
-        """Return tokens of patches, shape (B, 1 + N, C)."""
-        return self.norm(run_tnt_blocks(self, x.x, *x.side_inputs)[0])
-
-
-def run_tnt_blocks(half: TNT, patches: torch.Tensor, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what the blocks of a half make of both kinds of tokens."""
-    for block in half.blocks:
-        pixels, patches = checkpoint(block, pixels, patches) if half.grad_checkpointing else block(pixels, patches)
-    return patches, pixels
+    def forward_features(self, x: Crossing) -> Crossing:
+        """Return tokens of patches, shape (B, 1 + N, C), and those of their pixels; or those of patches, normalised."""
+        if isinstance(x, Features):
+            patches, (pixels,) = x
+        else:
+            pixels = self.pixel_embed(x, self.pixel_pos)
+            patches = self.proj(self.norm1_proj(pixels.reshape(x.shape[0], self.num_patches, -1)))
+            patches = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), self.norm2_proj(patches)), dim=1)
+            patches = self.pos_drop(patches + self.patch_pos)
+        for block in self.blocks:
+            pixels, patches = checkpoint(block, pixels, patches) if self.grad_checkpointing else block(pixels, patches)
+        return self.norm(patches) if isinstance(x, Features) else Features(patches, [pixels])
 
 
 ADAPTERS: dict[type[nn.Module], Adapter] = {
@@ -229,5 +219,5 @@ ADAPTERS: dict[type[nn.Module], Adapter] = {
     HighResolutionNet: HighResolutionNetAdapter(
         HighResolutionNetExtractor, HighResolutionNetHalf, result=-1, split='stage3'
     ),
-    TNT: Adapter(TNTExtractor, TNTPerception, result=1),
+    TNT: Adapter(TNTHalf, TNTHalf, result=1),
 }
