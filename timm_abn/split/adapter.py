@@ -101,16 +101,10 @@ class Adapter:
         return False
 
     def perception_intermediates(
-        self,
-        perception_branch: nn.Module,
-        features: Features,
-        indices: list[int],
-        norm: bool,
-        stop_early: bool,
-        intermediates_only: bool,
+        self, half: Any, features: Features, indices: list[int], norm: bool, stop_early: bool, intermediates_only: bool
     ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
         """Do what the backbone's ``forward_intermediates`` does, with features in place of images."""
-        return perception_branch.forward_intermediates(  # type: ignore[operator]
+        return half.forward_intermediates(
             features if features.side_inputs else features.x,
             indices=indices,
             norm=norm,

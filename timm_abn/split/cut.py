@@ -35,52 +35,33 @@ __all__ = ['Cut', 'Split', 'SplitError', 'cut_backbone', 'split_backbone']
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
-    """A cut that is proven to be exact, of every backbone of one architecture; it holds no tensors.
+    """A cut that is proven to be exact, of every backbone of one architecture; it holds no tensors."""
 
-    Attributes:
-        path: Module path of the cut in the backbone.
-        plan: What each half gives up.
-        image_size: Height and width of the backbone's default images.
-        feature_shape: Shape of the features of one such image, without the batch.
-        num_prefix_tokens: How many of them, if they are tokens, come before those of the image.
-        side_inputs_per_image: For each of the side inputs, whether it has a row for each image.
-        num_extractor_stages: How many entries of ``feature_info`` lie at or before the cut.
-        next_channels: Channels of the entry after the cut, if there is one.
-        normalised: Whether what follows ignores any factor of a place that is the same for all its channels: a layer
-            norm over channels undoes it, or nothing reads it.
-        unread: Whether what follows reads the class token alone, and so nothing of any place of the image.
-        behind_norms: Whether all that follows is behind norms that undo a uniform factor, residual shortcuts aside.
-        next_stage: Paths of the modules between the cut and the next entry of ``feature_info``, in order of
-            execution; empty if no chain of modules leads there.
-    """
-
-    path: str
+    path: str  # of the module in the backbone
     plan: Plan
-    image_size: tuple[int, int]
-    feature_shape: tuple[int, ...]
-    num_prefix_tokens: int
-    side_inputs_per_image: tuple[bool, ...]
-    num_extractor_stages: int
-    next_channels: int | None
+    image_size: tuple[int, int]  # height and width of the backbone's default images
+    feature_shape: tuple[int, ...]  # of one such image, without the batch
+    num_prefix_tokens: int  # that come before those of the image, if features are tokens
+    side_inputs_per_image: tuple[bool, ...]  # whether each of them has a row for each image
+    num_extractor_stages: int  # entries of ``feature_info`` at or before the cut
+    next_channels: int | None  # of the entry after the cut, if there is one
+    # whether what follows ignores any factor of a place that is the same for all its channels: a layer norm over
+    # channels undoes it, or nothing reads it
     normalised: bool
-    unread: bool
-    behind_norms: bool
+    unread: bool  # whether what follows reads the class token alone, and so nothing of any place of the image
+    behind_norms: bool  # whether all that follows is behind norms that undo a uniform factor, shortcuts aside
+    # paths of the modules between the cut and the next entry of ``feature_info``, in order of execution; empty if no
+    # chain of modules leads there
     next_stage: list[str]
 
 
 @dataclasses.dataclass(frozen=True)
 class Split(Cut):
-    """Result of ``cut_backbone``.
+    """A cut, and the halves of one backbone."""
 
-    Attributes:
-        feature_extractor: Everything up to and including ``path``; maps images to features.
-        perception_branch: Everything after ``path``; maps features to logits.
-        feature_info: The backbone's ``feature_info``, with the paths that its modules have in the two halves.
-    """
-
-    feature_extractor: nn.Module
-    perception_branch: nn.Module
-    feature_info: list[dict[str, Any]]
+    feature_extractor: nn.Module  # everything up to and including ``path``; maps images to features
+    perception_branch: nn.Module  # everything after it; maps features to logits
+    feature_info: list[dict[str, Any]]  # the backbone's, with the paths that its modules have in the two halves
 
 
 def split_backbone(backbone: nn.Module, split: int | str | None = None) -> tuple[nn.Module, nn.Module]:
@@ -138,10 +119,9 @@ _PROVEN: dict[Hashable, Cut] = {}
 def _nearest_cut(backbone: nn.Module, path: str, images: torch.Tensor) -> str | None:
     def is_exact(other: str) -> bool:
         try:
-            _prove_cut(backbone, other, images)
+            return bool(_prove_cut(backbone, other, images))
         except SplitError:
             return False
-        return True
 
     probe = copy_module(backbone, dict(meta_tensors(backbone))).eval()
     return nearest_cut(probe, path, images, [info.get('module', '') for info in _feature_info(backbone)], is_exact)

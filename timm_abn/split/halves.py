@@ -61,10 +61,6 @@ def plan_cut(probe: nn.Module, run: Run, family: str) -> Plan:
             raise SplitError(f'{family} cannot be split at {run.path!r}: {name!r} runs on both sides of the cut.')
         return None
 
-    def mark(name: str, module: nn.Module, side: str) -> None:
-        for child_name, _ in module.named_modules(prefix=name):
-            plan.sides[child_name] = side
-
     def visit(name: str, module: nn.Module) -> None:
         for attribute, tensor in [*module._parameters.items(), *module._buffers.items()]:
             if tensor is None:
@@ -80,14 +76,11 @@ def plan_cut(probe: nn.Module, run: Run, family: str) -> Plan:
             side = side_of(child_name, child)
             several = run.num_arguments.get(child_name, 1) > 1
             passes = ('all' if child_name in run.several_results else 'first') if several else 'one'
-            if side == 'before':
-                plan.from_perception[child_name] = passes
-                mark(child_name, child, side)
-            elif side == 'after':
-                plan.from_extractor[child_name] = passes
-                mark(child_name, child, side)
-            else:
+            if side is None:
                 visit(child_name, child)
+                continue
+            (plan.from_perception if side == 'before' else plan.from_extractor)[child_name] = passes
+            plan.sides.update((inner, side) for inner, _ in child.named_modules(prefix=child_name))
 
     visit('', probe)
     return plan

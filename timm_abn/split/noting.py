@@ -1,8 +1,9 @@
 """What modules return while something runs, for families whose halves do not compute the way timm's methods expect."""
 
 import contextlib
+import functools
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -19,14 +20,11 @@ def noting(modules: Mapping[int, nn.Module]) -> Iterator[dict[int, Any]]:
     noted: dict[int, Any] = {}
     thread = threading.get_ident()
 
-    def note(key: int) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            if threading.get_ident() == thread:
-                noted[key] = output
+    def note(key: int, module: nn.Module, args: Any, output: Any) -> None:
+        if threading.get_ident() == thread:
+            noted[key] = output
 
-        return hook
-
-    handles = [module.register_forward_hook(note(key)) for key, module in modules.items()]
+    handles = [module.register_forward_hook(functools.partial(note, key)) for key, module in modules.items()]
     try:
         yield noted
     finally:

@@ -111,22 +111,16 @@ class MultiScaleVitAdapter(Adapter):
         return name.replace('block.', 'stages.')
 
 
-class PoolingVisionTransformerExtractor(Half, PoolingVisionTransformer):
+class PoolingVisionTransformerHalf(Half, PoolingVisionTransformer):
     """Stages hand on maps, and class tokens beside them, which alone reach the head."""
 
-    def forward_features(self, x: torch.Tensor) -> Features:
-        """Return features, shape (B, C, h, w), and class tokens (B, P, C)."""
-        x = self.pos_drop(self.patch_embed(x) + self.pos_embed)
-        maps, tokens = self.transformers((x, self.cls_token.expand(x.shape[0], -1, -1)))
+    def forward_features(self, x: Crossing) -> Crossing:
+        """Return features, shape (B, C, h, w), and class tokens (B, P, C); or the class tokens alone, normalised."""
+        if isinstance(x, Features):
+            return self.norm(self.transformers((x.x, *x.side_inputs))[1])
+        maps = self.pos_drop(self.patch_embed(x) + self.pos_embed)
+        maps, tokens = self.transformers((maps, self.cls_token.expand(len(maps), -1, -1)))
         return Features(maps, [tokens])
-
-
-class PoolingVisionTransformerPerception(Half, PoolingVisionTransformer):
-    """See ``PoolingVisionTransformerExtractor``."""
-
-    def forward_features(self, x: Features) -> torch.Tensor:
-        """Return class tokens, shape (B, P, C)."""
-        return self.norm(self.transformers((x.x, *x.side_inputs))[1])
 
 
 class TwinsHalf(Half, Twins):
@@ -166,6 +160,6 @@ ADAPTERS: dict[type[nn.Module], Adapter] = {
     Levit: Adapter(None, LevitPerception),
     LevitDistilled: Adapter(None, LevitDistilledPerception),
     MultiScaleVit: MultiScaleVitAdapter(MultiScaleVitHalf, MultiScaleVitHalf),
-    PoolingVisionTransformer: Adapter(PoolingVisionTransformerExtractor, PoolingVisionTransformerPerception),
+    PoolingVisionTransformer: Adapter(PoolingVisionTransformerHalf, PoolingVisionTransformerHalf),
     Twins: TwinsAdapter(TwinsHalf, TwinsHalf),
 }

@@ -46,11 +46,8 @@ class CoaTExtractor(CoaTHalf):
     def forward_features(self, x: torch.Tensor) -> Features:
         """Return features, shape (B, h, w, C), their class token, and the tokens of the stages before."""
         *others, x = self.run_stages([x], (0, 0))
-        size = next(
-            getattr(self, f'patch_embed{stage}').grid_size
-            for stage in range(4, 0, -1)
-            if not is_passed(getattr(self, f'patch_embed{stage}'))
-        )
+        embeds = [getattr(self, f'patch_embed{stage}') for stage in range(1, 5)]
+        size = [embed for embed in embeds if not is_passed(embed)][-1].grid_size
         others = [] if self.parallel_blocks is None else others  # nobody reads them again
         return Features(x[:, 1:].reshape(x.shape[0], *size, -1), [x[:, :1], *others])
 

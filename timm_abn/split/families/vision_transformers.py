@@ -27,25 +27,19 @@ class TokenAdapter(Adapter):
     """Families of ``blocks`` and a ``norm`` whose ``forward_intermediates`` reads the size of the images."""
 
     def perception_intermediates(
-        self,
-        perception_branch: Any,
-        features: Features,
-        indices: list[int],
-        norm: bool,
-        stop_early: bool,
-        intermediates_only: bool,
+        self, half: Any, features: Features, indices: list[int], norm: bool, stop_early: bool, intermediates_only: bool
     ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
         """Return tokens, shape (B, N, C), in place of maps."""
         intermediates = []
         tokens, side_inputs = features
         options = dict(attn_mask=side_inputs[0]) if side_inputs else {}
-        for index, block in enumerate(perception_branch.blocks):
+        for index, block in enumerate(half.blocks):
             if stop_early and index > max(indices):
                 break
             tokens = block(tokens, **options)
             if index in indices:
-                intermediates.append(perception_branch.norm(tokens) if norm else tokens)
-        return intermediates if intermediates_only else (perception_branch.norm(tokens), intermediates)
+                intermediates.append(half.norm(tokens) if norm else tokens)
+        return intermediates if intermediates_only else (half.norm(tokens), intermediates)
 
 
 class _TokenPerception:
