@@ -16,32 +16,11 @@ from timm_abn.hub.config import HubError
 NAMES = [
     f'abn_{backbone}'
     for backbone in (
-        'resnet18',
-        'resnet34',
-        'resnet50',
-        'resnet101',
-        'resnet152',
-        'resnext50_32x4d',
-        'seresnet50',
-        'seresnet101',
-        'seresnet152',
-        'vgg16',
-        'vgg16_bn',
-        'densenet121',
-        'efficientnet_b0',
-        'convnext_tiny',
-        'swin_tiny_patch4_window7_224',
-        'vit_small_patch16_224',
-        'resnet20_cifar',
-        'resnet32_cifar',
-        'resnet44_cifar',
-        'resnet56_cifar',
-        'resnet110_cifar',
-        'wrn28_4_cifar',
-        'wrn28_10_cifar',
-        'densenet100_12_cifar',
-        'resnext29_8x64d_cifar',
-    )
+        'resnet18 resnet34 resnet50 resnet101 resnet152 resnext50_32x4d seresnet50 seresnet101 seresnet152 '
+        'vgg16 vgg16_bn densenet121 efficientnet_b0 convnext_tiny swin_tiny_patch4_window7_224 '
+        'vit_small_patch16_224 resnet20_cifar resnet32_cifar resnet44_cifar resnet56_cifar resnet110_cifar '
+        'wrn28_4_cifar wrn28_10_cifar densenet100_12_cifar resnext29_8x64d_cifar'
+    ).split()
 ]
 K_DEPENDENT = {
     f'attention_branch.{name}' for name in ('class_conv', 'class_norm', 'classifier', 'map_conv', 'map_norm')
@@ -92,11 +71,7 @@ def test_abn_goes_over_any_backbone(backbone):
 
 
 @pytest.mark.parametrize(
-    ('name', 'suggestion'),
-    [
-        ('resnet5O', 'did you mean resnet50'),
-        ('xyzzy-42', r'see timm\.list_models'),
-    ],
+    ('name', 'suggestion'), [('resnet5O', 'did you mean resnet50'), ('xyzzy-42', r'see timm\.list_models')]
 )
 def test_unknown_backbone(name, suggestion):
     with pytest.raises(ValueError, match=f'Unknown backbone {name!r}.*{suggestion}') as error:

@@ -90,10 +90,7 @@ class Adapter:
     def attention_stage(
         self, perception_branch: nn.Module, in_channels: int, device: torch.device | None, dtype: torch.dtype | None
     ) -> tuple['OrderedDict[str, nn.Module]', int, str] | None:
-        """Return the attention branch's first stage, its width and its name, where none after the cut can be copied.
-
-        It is given the second half and the channels of the features. By default None: residual blocks.
-        """
+        """Return the attention branch's first stage, its width and its name; None for a copy or residual blocks."""
         return None
 
     def takes_attention_bias(self, perception_branch: nn.Module) -> bool:
