@@ -125,8 +125,8 @@ class _BoundedSize(TorchDispatchMode):
             self.made.update(parameters=result.numel(), tensors=1)
             for what, most in MOST.items():
                 if self.made[what] > most:
-                    described = f'a network of more than {most:,} {what}'
-                    raise HubError(f'{self.origin}: its configuration describes {described}.')
+                    network = f'a network of more than {most:,} {what}'
+                    raise HubError(f'{self.origin}: its configuration describes {network}.')
         return result
 
 

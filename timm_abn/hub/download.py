@@ -50,8 +50,7 @@ def find_weights(source: str, place: str, cache_dir: str | Path | None = None) -
     None if there is none, which leaves timm to look for other formats.
 
     Raises:
-        HubError: It cannot be downloaded, or is damaged; or there is no such folder, or something in it has the name
-            of a file of weights but is none.
+        HubError: It cannot be downloaded, or is damaged; or there is no such folder, or no file behind a name in it.
     """
     if source == 'hf-hub':
         try:

@@ -8,14 +8,7 @@ from typing import Any
 import timm
 from timm.models import PretrainedCfg
 
-__all__ = [
-    'ARGUMENTS_OF_WEIGHTS',
-    'ORGANISATION_VARIABLE',
-    'PUBLISHED',
-    'is_own_repository',
-    'no_weights',
-    'with_hub_ids',
-]
+__all__ = ['ARGUMENTS_OF_WEIGHTS', 'ORGANISATION_VARIABLE', 'is_own_repository', 'no_weights', 'with_hub_ids']
 
 # the organisation on the Hub whose repository NAME holds the weights of the model NAME
 HUB_ORGANISATION = 'timm-abn'
