@@ -98,7 +98,10 @@ def test_a_backbone_is_called_as_timm_calls_it(build, name):
         (dict(attention_norm='yes'), "attention_norm must be True or False, got 'yes'."),
         (dict(task_chunk_size=2), 'task_chunk_size=2 needs multi_task=True.'),
         (dict(multi_task='yes'), "multi_task must be True or False, got 'yes'."),
-        (dict(backbone='resnet20_cifra'), "Unknown backbone 'resnet20_cifra': did you mean resnet20_cifar?"),
+        (
+            dict(backbone='resnet20_cifra'),
+            "Unknown backbone 'resnet20_cifra': did you mean resnet20_cifar, resnet32_cifar, resnet110_cifar?",
+        ),
         (
             dict(backbone='abn_resnet20_cifar'),
             "Backbone 'abn_resnet20_cifar' has an attention branch already; pass its own backbone.",

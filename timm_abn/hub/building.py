@@ -142,11 +142,7 @@ def build_without_memory(create: Callable[..., nn.Module], origin: str) -> nn.Mo
 
 
 def check_address(address: str) -> None:
-    """Check the ``config.json`` behind an address of ``timm.create_model``, before timm reads it.
-
-    Raises:
-        HubError: It is not there, or cannot be used.
-    """
+    """Raise HubError unless the ``config.json`` behind an address is there and can be used, before timm reads it."""
     source, _, place = address.partition(':')
     if source in ('hf-hub', 'hf_hub'):
         read_config(fetch_file(place, CONFIG_NAME), place)
