@@ -62,11 +62,6 @@ def attention_for(model, images):
     return torch.rand(maps.shape[0], 1, *maps.shape[2:], generator=generator, dtype=images.dtype)
 
 
-def means_of_places(maps, scale=2):
-    """Return the mean over the places that lie in one of the features, in another way than the network."""
-    return maps.unflatten(3, (-1, scale)).unflatten(2, (-1, scale)).mean(dim=(3, 5))
-
-
 def without_half(name):
     """Return the backbone's own name of a parameter."""
     return name.split('.', 1)[1]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_models import means_of_places, tiny_abn, tiny_images
+from tiny_models import tiny_abn, tiny_images
 
 from timm_abn import Features
 from timm_abn.networks.hard_attention import hard_sigmoid_maps, keep_greatest
@@ -76,6 +76,11 @@ def test_share_is_rounded_up_and_zeros_are_exact(share, size, count, dtype):
     kept = keep_greatest(maps, share)
     assert ((kept != 0).sum(dim=(2, 3)) == count).all()
     assert kept[kept != 0].min() > 0 and torch.equal(kept[kept != 0], maps[kept != 0])
+
+
+def means_of_places(maps, scale=2):
+    """Return the mean over the places that lie in one of the features, in another way than the network."""
+    return maps.unflatten(3, (-1, scale)).unflatten(2, (-1, scale)).mean(dim=(3, 5))
 
 
 @pytest.mark.parametrize('map_scale', [1, 2])
