@@ -42,12 +42,12 @@ def create_backbone(name: str, pretrained: bool | str, **kwargs: Any) -> nn.Modu
 
 def _create_backbone_from_file(name: str, file: str, **kwargs: Any) -> nn.Module:
     if not Path(file).is_file():
-        raise TimmAbnError(f'pretrained_backbone names no file: {file!r}.')
+        raise TimmAbnError(f'there is no checkpoint {file}')
     try:
         with _remarks_of_timm():
             weights = load_state_dict(file)
     except Exception as error:  # as many kinds as there are formats
-        raise TimmAbnError(f'{file!r} is not a checkpoint: {one_line(error)}') from error
+        raise TimmAbnError(f'{file} is no checkpoint, or damaged: {one_line(error)}') from error
     overlay: dict[str, Any] = dict(state_dict=weights)
     cfg = None if ':' in name else get_pretrained_cfg(name)
     classifier = weights.get(f'{cfg.classifier}.weight') if cfg else None

@@ -10,28 +10,14 @@ UNAVAILABLE = 69  # by the convention of sysexits.h
 
 
 def main(options: list[str]) -> int:
-    """Return pytest's exit code, or 69 if timm's tests cannot be had.
-
-    Args:
-        options: Passed to pytest: ``-k abn_resnet50``, ``-m cfg``, ``-n 2``, ...
-    """
+    """Return pytest's exit code for options such as ``-k abn_resnet50``, or 69 if timm's tests cannot be had."""
     try:
         timm = timm_tests()
     except SdistUnavailable as error:
         print(f'conformance: {error}', file=sys.stderr)
         return UNAVAILABLE
-    return pytest.main(
-        [
-            '-p',
-            f'{__package__}.plugin',
-            '-c',
-            str(timm / 'pyproject.toml'),
-            '--import-mode',
-            'importlib',
-            str(timm / 'tests' / 'test_models.py'),
-            *options,
-        ]
-    )
+    own = ['-p', f'{__package__}.plugin', '-c', str(timm / 'pyproject.toml'), '--import-mode', 'importlib']
+    return pytest.main([*own, str(timm / 'tests' / 'test_models.py'), *options])
 
 
 if __name__ == '__main__':

@@ -30,14 +30,9 @@ def list_our_models(
     exclude_filters: str | Iterable[str] = '',
     **kwargs: Any,
 ) -> list[str]:
-    """Answer as ``timm.list_models`` does, of our models.
+    """Answer as ``timm.list_models`` does, of our models; a pattern for backbones selects the ABNs over them, too.
 
-    Args:
-        filter: See ``timm.list_models``; a pattern for backbones selects the ABNs over them, too.
-        module: Not a criterion: timm lists the modules whose models have ``forward_intermediates``, as all of ours do.
-        pretrained: See ``timm.list_models``.
-        exclude_filters: Like ``filter``.
-        **kwargs: See ``timm.list_models``.
+    ``module`` is no criterion: timm lists the modules whose models have ``forward_intermediates``, as all of ours do.
     """
     names = _list_models(
         filter=with_abn(filter), pretrained=pretrained, exclude_filters=with_abn(exclude_filters), **kwargs
@@ -56,7 +51,7 @@ def is_ours(name: str) -> bool:
     return timm.model_entrypoint(name).__module__.startswith(OUR_PACKAGES)
 
 
-class _Perceives(type):
+class _OverBackbone(type):
     """Makes ``isinstance`` ask for the class of the perception branch: the head of an ABN is its backbone's."""
 
     backbones: tuple = ()
@@ -74,7 +69,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for module in {item.module for item in items}:
-        module.EARLY_POOL_MODELS += (_Perceives('EarlyPool', (), {'backbones': module.EARLY_POOL_MODELS}),)
+        module.EARLY_POOL_MODELS += (_OverBackbone('EarlyPool', (), {'backbones': module.EARLY_POOL_MODELS}),)
     ours = [item for item in items if _is_about_our_model(item)]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(ours)])
     items[:] = ours

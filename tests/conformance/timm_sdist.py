@@ -22,9 +22,6 @@ class SdistUnavailable(RuntimeError):
 def timm_tests(cache: Path = CACHE) -> Path:
     """Return the folder with timm's ``tests/test_models.py`` and ``pyproject.toml``, fetched once.
 
-    Args:
-        cache: Where fetched versions are kept.
-
     Raises:
         SdistUnavailable: The package index does not answer, or what it sent is not timm's source distribution.
     """
@@ -40,24 +37,8 @@ def timm_tests(cache: Path = CACHE) -> Path:
 
 def _download(version: str, folder: Path) -> Path:
     # pip compares the file with the hash in the index
-    command = [
-        sys.executable,
-        '-m',
-        'pip',
-        'download',
-        f'timm=={version}',
-        '--no-deps',
-        '--no-binary',
-        'timm',
-        '--dest',
-        str(folder),
-        '--quiet',
-        '--disable-pip-version-check',
-        '--retries',
-        '1',
-        '--timeout',
-        '15',
-    ]
+    options = '--no-deps --no-binary timm --quiet --disable-pip-version-check --retries 1 --timeout 15'.split()
+    command = [sys.executable, '-m', 'pip', 'download', f'timm=={version}', '--dest', str(folder), *options]
     result = subprocess.run(command, capture_output=True, text=True)
     archives = list(folder.glob('timm-*.tar.gz'))
     if result.returncode or len(archives) != 1:

@@ -47,3 +47,9 @@ def sha256(tensors):
     for tensor in tensors:
         digest.update((tensor.float() if tensor.is_floating_point() else tensor).numpy().tobytes())
     return digest.hexdigest()
+
+
+def close(actual, expected, rtol=1e-9, atol=1e-9):
+    torch.testing.assert_close(
+        torch.as_tensor(actual, dtype=torch.float64), torch.tensor(expected, dtype=torch.float64), rtol=rtol, atol=atol
+    )

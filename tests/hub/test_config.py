@@ -195,24 +195,9 @@ def test_files_that_are_too_long(tmp_path):
         read_config(tmp_path, 'me/tiny')
 
 
-STRANGE = [
-    None,
-    True,
-    -1,
-    0,
-    1,
-    10**15,
-    1.5,
-    float('inf'),
-    '',
-    'x',
-    '../..',
-    '/dev/zero',
-    [],
-    {},
-    [0] * 300,
-    'a' * 10**5,
-]
+STRANGE = [None, True, -1, 0, 1, 10**15, 1.5, float('inf'), [], {}, [0] * 300]
+STRANGE += ['', 'x', '../..', '/dev/zero', 'a' * 10**5]
+STRANGE_KEYS = ('', *'file url checkpoint_path split img_size device in_chans norm_layer __class__'.split())
 
 
 def mutated(value, rng):
@@ -235,20 +220,6 @@ def mutated(value, rng):
                 place[key] = strange(place[key], rng)
                 break
     return value
-
-
-STRANGE_KEYS = (
-    'file',
-    'url',
-    'checkpoint_path',
-    'split',
-    'img_size',
-    'device',
-    'in_chans',
-    'norm_layer',
-    '__class__',
-    '',
-)
 
 
 def strange(value, rng):

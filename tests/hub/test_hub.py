@@ -13,6 +13,7 @@ import timm
 import torch
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 from PIL import Image
+from proofs import counted_proofs
 from safetensors.torch import load_file, save
 from tiny_models import TINY_BACKBONES, tiny_abn, tiny_images
 
@@ -23,7 +24,6 @@ from timm_abn.hub.published import ORGANISATION_VARIABLE
 from timm_abn.publish.folder import check_repository_name, copy_hub_folder, publish_folder, save_hub_folder
 from timm_abn.publish.model_card import model_card
 from timm_abn.publish.model_facts import facts_of
-from timm_abn.split import cut
 
 LABELS = ['cat', 'dog', 'horse', 'cow', 'sheep']
 
@@ -160,10 +160,15 @@ def test_damaged_download_does_not_stay(tiny, hub, tmp_path):
     assert_same(load(), tiny)
 
 
-def test_a_file_is_hashed_when_it_is_fetched_or_changed(tiny, hub, tmp_path, monkeypatch):
-    hashed = []
-    checksum_of = download._checksum_of
-    monkeypatch.setattr(download, '_checksum_of', lambda path: hashed.append(path) or checksum_of(path))
+@pytest.fixture
+def hashed(monkeypatch):
+    """Return a list of the files that are hashed from now on."""
+    paths, checksum_of = [], download._checksum_of
+    monkeypatch.setattr(download, '_checksum_of', lambda path: paths.append(path) or checksum_of(path))
+    return paths
+
+
+def test_a_file_is_hashed_when_it_is_fetched_or_changed(tiny, hub, tmp_path, hashed):
     for _ in range(3):
         assert_same(load(), tiny)
     assert len(hashed) == 1
@@ -198,10 +203,9 @@ def an_unreadable_record(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('prevent', [no_folder, no_home, an_unreadable_record])
-def test_where_no_record_can_be_kept_each_load_is_hashed(prevent, tiny, hub, tmp_path, monkeypatch):
+def test_where_no_record_can_be_kept_each_load_is_hashed(prevent, tiny, hub, tmp_path, monkeypatch, hashed):
     prevent(tmp_path, monkeypatch)
-    hashed, checksum_of = [], download._checksum_of
-    monkeypatch.setattr(download, '_checksum_of', lambda path: hashed.append(path) or checksum_of(path))
+    hashed.clear()  # by what prevents it
     for _ in range(2):
         assert_same(load(), tiny)
     assert len(hashed) == 2
@@ -216,14 +220,6 @@ def test_a_load_proves_its_cut_once(tiny, hub, tmp_path, monkeypatch, arguments)
     for address in ('hf-hub:me/other', f'local-dir:{tmp_path / "folder"}'):
         assert timm.create_model(address, pretrained=True).config.split == 'layer3'
         assert proofs == ['layer3']
-
-
-def counted_proofs(monkeypatch):
-    """Forget what is proven, and return a list of the cuts that are proven from now on."""
-    proofs, prove = [], cut._prove_cut
-    monkeypatch.setattr(cut, '_PROVEN', {})
-    monkeypatch.setattr(cut, '_prove_cut', lambda *args: proofs.append(args[1]) or prove(*args))
-    return proofs
 
 
 def test_a_load_of_a_name_whose_backbone_takes_functions_proves_its_cut_once(tmp_path, monkeypatch):

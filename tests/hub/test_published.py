@@ -6,13 +6,7 @@ from paper_models import BACKBONES, CAM
 
 import timm_abn  # noqa: F401  registers the models
 from timm_abn.hub.config import HubError
-from timm_abn.hub.published import (
-    ORGANISATION_VARIABLE,
-    PUBLISHED,
-    RECIPES,
-    is_own_repository,
-    with_hub_ids,
-)
+from timm_abn.hub.published import ORGANISATION_VARIABLE, PUBLISHED, RECIPES, is_own_repository, with_hub_ids
 from timm_abn.models.official_checkpoints import _CANDIDATES
 
 # of several recipes that train a model the one that is named
@@ -49,26 +43,21 @@ def test_only_weights_that_exist_are_promised():
         assert timm.create_model(name, pretrained=True).num_classes == 10
 
 
-def test_arguments_of_weights_are_recorded_and_others_warned_of():
-    name, message = (
-        'abn_resnet20_cifar.fashion_mnist_faithful',
-        "trained with mechanism='product', hard_attention=0.3, and are loaded with ",
-    )
+def test_weights_bring_their_arguments_along_and_what_is_said_goes_first():
+    name, message = 'abn_resnet20_cifar.fashion_mnist_faithful', "trained with mechanism='product', hard_attention=0.3"
     model = timm.create_model(name, pretrained=True)
     assert model._model_args['mechanism'] == 'product' and model._model_args['hard_attention'] == 0.3
-    with pytest.warns(UserWarning, match=f"{message}mechanism='residual'"):
+    with pytest.warns(UserWarning, match=f"{message}, and are loaded with mechanism='residual'"):
         timm.create_model(name, pretrained=True, mechanism='residual', hard_attention=1.0)
     other = timm.create_model('abn', backbone='resnet20_cifar', pretrained_cfg=dict(tag='fashion_mnist_faithful'))
     assert other.config.mechanism == 'residual'
-
-
-def test_weights_bring_their_arguments_along_and_what_is_said_goes_first():
-    faithful = timm.create_model('abn_resnet20_cifar.fashion_mnist_faithful')
-    assert faithful.config.mechanism == 'product' and faithful.config.hard_attention == 0.3
-    soft = timm.create_model('abn_resnet20_cifar.fashion_mnist_faithful', hard_attention=1.0)
-    assert soft.config.mechanism == 'product' and soft.config.hard_attention == 1
-    plain = timm.create_model('abn_resnet20_cifar.fashion_mnist')
-    assert plain.config.mechanism == 'residual' and plain.config.hard_attention == 1
+    for tagged, arguments, expected in (
+        (name, {}, ('product', 0.3)),
+        (name, dict(hard_attention=1.0), ('product', 1)),
+        ('abn_resnet20_cifar.fashion_mnist', {}, ('residual', 1)),
+    ):
+        config = timm.create_model(tagged, **arguments).config
+        assert (config.mechanism, config.hard_attention) == expected
 
 
 def test_an_organisation_has_a_repository_for_each_name(monkeypatch):

@@ -16,32 +16,11 @@ from timm_abn.hub.config import HubError
 NAMES = [
     f'abn_{backbone}'
     for backbone in (
-        'resnet18',
-        'resnet34',
-        'resnet50',
-        'resnet101',
-        'resnet152',
-        'resnext50_32x4d',
-        'seresnet50',
-        'seresnet101',
-        'seresnet152',
-        'vgg16',
-        'vgg16_bn',
-        'densenet121',
-        'efficientnet_b0',
-        'convnext_tiny',
-        'swin_tiny_patch4_window7_224',
-        'vit_small_patch16_224',
-        'resnet20_cifar',
-        'resnet32_cifar',
-        'resnet44_cifar',
-        'resnet56_cifar',
-        'resnet110_cifar',
-        'wrn28_4_cifar',
-        'wrn28_10_cifar',
-        'densenet100_12_cifar',
-        'resnext29_8x64d_cifar',
-    )
+        'resnet18 resnet34 resnet50 resnet101 resnet152 resnext50_32x4d seresnet50 seresnet101 seresnet152 '
+        'vgg16 vgg16_bn densenet121 efficientnet_b0 convnext_tiny swin_tiny_patch4_window7_224 '
+        'vit_small_patch16_224 resnet20_cifar resnet32_cifar resnet44_cifar resnet56_cifar resnet110_cifar '
+        'wrn28_4_cifar wrn28_10_cifar densenet100_12_cifar resnext29_8x64d_cifar'
+    ).split()
 ]
 K_DEPENDENT = {
     f'attention_branch.{name}' for name in ('class_conv', 'class_norm', 'classifier', 'map_conv', 'map_norm')
@@ -92,11 +71,7 @@ def test_abn_goes_over_any_backbone(backbone):
 
 
 @pytest.mark.parametrize(
-    ('name', 'suggestion'),
-    [
-        ('resnet5O', 'did you mean resnet50'),
-        ('xyzzy-42', r'see timm\.list_models'),
-    ],
+    ('name', 'suggestion'), [('resnet5O', 'did you mean resnet50'), ('xyzzy-42', r'see timm\.list_models')]
 )
 def test_unknown_backbone(name, suggestion):
     with pytest.raises(ValueError, match=f'Unknown backbone {name!r}.*{suggestion}') as error:
@@ -174,15 +149,15 @@ def test_backbone_files_that_hold_no_such_weights(tmp_path):
         assert '\n' not in str(error.value) and len(str(error.value)) < 500
         return str(error.value)
 
-    assert 'names no file' in error_with('missing.pth')
+    assert 'there is no checkpoint' in error_with('missing.pth')
     (tmp_path / 'junk.pth').write_bytes(b'junk')
     (tmp_path / 'junk.safetensors').write_bytes(b'junk')
-    assert 'is not a checkpoint' in error_with('junk.pth')
-    assert 'is not a checkpoint' in error_with('junk.safetensors')
+    assert 'is no checkpoint, or damaged' in error_with('junk.pth')
+    assert 'is no checkpoint, or damaged' in error_with('junk.safetensors')
     torch.save(tiny_backbone('test_vit').state_dict(), tmp_path / 'vit.pth')
     assert 'does not hold weights of test_resnet' in error_with('vit.pth')
     (tmp_path / 'cut.pth').write_bytes((tmp_path / 'vit.pth').read_bytes()[:5000])
-    assert 'is not a checkpoint' in error_with('cut.pth')
+    assert 'is no checkpoint, or damaged' in error_with('cut.pth')
 
 
 @pytest.fixture

@@ -88,11 +88,8 @@ def test_only_the_stride_differs_from_the_backbone(name, backbone, channels, red
 def test_vgg_has_a_convolution_instead_of_fully_connected_layers():
     model = timm.create_model('cam_vgg16_bn', device=torch.device('meta'))
     vgg = timm.create_model('vgg16_bn', device=torch.device('meta'))
-    assert [type(layer) for layer in model.features] == [type(layer) for layer in vgg.features[:-1]] + [
-        nn.Conv2d,
-        nn.BatchNorm2d,
-        nn.ReLU,
-    ]
+    instead = [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]
+    assert [type(layer) for layer in model.features] == [type(layer) for layer in vgg.features[:-1]] + instead
     assert model.features[-3].weight.shape == (1024, 512, 3, 3)
     linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
     assert [layer.weight.shape for layer in linear] == [(1000, 1024)]

@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from golden_fill import fill_input, fill_state_dict, load_golden, sha256
+from golden_fill import close, fill_input, fill_state_dict, load_golden, sha256
 
 import timm_abn  # noqa: F401  registers the models
 from timm_abn.models.official_checkpoints import convert_official_checkpoint
@@ -29,12 +29,6 @@ MODELS = {
 }
 FAST = ('cifar100_resnet20', 'cifar100_wrn28_4', 'imagenet_se_resnet18')
 CASES = [pytest.param(*item, marks=() if item[0] in FAST else pytest.mark.slow) for item in MODELS.items()]
-
-
-def close(actual, expected, rtol, atol):
-    torch.testing.assert_close(
-        torch.as_tensor(actual, dtype=torch.float64), torch.tensor(expected, dtype=torch.float64), rtol=rtol, atol=atol
-    )
 
 
 def sums_close(actual, expected):

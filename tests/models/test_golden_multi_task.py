@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from golden_fill import fill_input, fill_state_dict, load_golden, sha256
+from golden_fill import close, fill_input, fill_state_dict, load_golden, sha256
 from tiers import fast_and_slow
 
 import timm_abn  # noqa: F401  registers the models
@@ -20,12 +20,6 @@ CASES = [
     'mtabn_v1tag10_resnet50_residual',
     'mtabn_v1tag10_resnet101',
 ]
-
-
-def close(actual, expected, rtol=1e-9, atol=1e-9):
-    torch.testing.assert_close(
-        torch.as_tensor(actual, dtype=torch.float64), torch.tensor(expected, dtype=torch.float64), rtol=rtol, atol=atol
-    )
 
 
 def difference(outputs):

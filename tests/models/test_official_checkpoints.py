@@ -51,15 +51,8 @@ def official_names(state_dict):
             yield name, rest.replace('.se.', '.')
         else:
             layer, _, parameter = rest.partition('.')
-            heads = {
-                'stage': 'att_layer4',
-                'norm': 'bn_att',
-                'class_conv': 'att_conv',
-                'class_norm': 'bn_att2',
-                'classifier': 'att_conv2',
-                'map_conv': 'att_conv3',
-                'map_norm': 'bn_att3',
-            }
+            heads = dict(stage='att_layer4', norm='bn_att', class_conv='att_conv', class_norm='bn_att2')
+            heads.update(classifier='att_conv2', map_conv='att_conv3', map_norm='bn_att3')
             yield name, f'{heads[layer]}.{parameter.replace("se.", "")}'
 
 

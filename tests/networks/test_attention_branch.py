@@ -81,11 +81,7 @@ def test_both_outputs_send_gradients_to_the_features():
 
 
 @pytest.mark.parametrize(
-    'mechanism, expected',
-    [
-        ('residual', lambda x, m: x * (1 + m)),
-        ('product', lambda x, m: x * m),
-    ],
+    'mechanism, expected', [('residual', lambda x, m: x * (1 + m)), ('product', lambda x, m: x * m)]
 )
 @pytest.mark.parametrize('layout', ['NCHW', 'NHWC', 'NLC'])
 def test_maps_and_gates_of_every_layout(mechanism, expected, layout):

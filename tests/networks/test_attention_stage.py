@@ -23,18 +23,8 @@ def build(name, keep_weights=False):
 
 @pytest.mark.parametrize(
     'name',
-    [
-        'test_resnet',
-        'resnet18',
-        'resnet20_cifar',
-        'seresnet50',
-        'resnet50d',
-        'densenet121',
-        'efficientnet_b0',
-        'tf_efficientnet_lite0',
-        'regnetx_002',
-        'legacy_seresnet18',
-    ],
+    'test_resnet resnet18 resnet20_cifar seresnet50 resnet50d densenet121 '
+    'efficientnet_b0 tf_efficientnet_lite0 regnetx_002 legacy_seresnet18'.split(),
 )
 def test_copied_stages_keep_the_resolution(name):
     _, parts, stage = build(name)
@@ -45,11 +35,7 @@ def test_copied_stages_keep_the_resolution(name):
 
 
 @pytest.mark.parametrize(
-    ('name', 'layers'),
-    [
-        ('vgg11', [nn.Conv2d, nn.ReLU]),
-        ('vgg11_bn', [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]),
-    ],
+    ('name', 'layers'), [('vgg11', [nn.Conv2d, nn.ReLU]), ('vgg11_bn', [nn.Conv2d, nn.BatchNorm2d, nn.ReLU])]
 )
 def test_a_convolution_takes_the_place_of_the_fully_connected_layers_of_vgg(name, layers):
     with torch.device('meta'):

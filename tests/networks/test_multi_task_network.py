@@ -208,14 +208,8 @@ def test_low_precision():
 
 def test_saved_folder_restores_the_network(tmp_path):
     torch.manual_seed(0)
-    model = timm.create_model(
-        'abn_resnet20_cifar',
-        num_classes=3,
-        multi_task=True,
-        attention_map='raw',
-        mechanism='product',
-        task_chunk_size=1,
-    ).eval()
+    arguments = dict(multi_task=True, attention_map='raw', mechanism='product', task_chunk_size=1)
+    model = timm.create_model('abn_resnet20_cifar', num_classes=3, **arguments).eval()
     save_hub_folder(model, tmp_path / 'folder', card='# card')
     loaded = timm.create_model(f'local-dir:{tmp_path / "folder"}', pretrained=True).eval()
     assert isinstance(loaded, MultiTaskAttentionBranchNet) and loaded.task_chunk_size == 1
@@ -224,7 +218,5 @@ def test_saved_folder_restores_the_network(tmp_path):
         assert torch.equal(loaded(tiny_images()), model(tiny_images()))
     other = timm.create_model(f'local-dir:{tmp_path / "folder"}', pretrained=True, num_classes=7)
     assert other(tiny_images())[0].shape == (2, 7)
-    assert torch.equal(
-        other.state_dict()['attention_branch.stage.0.conv1.weight'],
-        model.state_dict()['attention_branch.stage.0.conv1.weight'],
-    )
+    weights = [network.attention_branch.stage[0].conv1.weight for network in (other, model)]
+    assert torch.equal(*weights)

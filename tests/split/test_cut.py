@@ -8,11 +8,12 @@ import pytest
 import timm
 import torch
 import torch.nn as nn
+from proofs import counted_proofs
 from tiers import fast_and_slow
 from timm_families import SMALLEST, small_image_size
 
 import timm_abn
-from timm_abn.split import Adapter, cut, register_adapter
+from timm_abn.split import Adapter, register_adapter
 from timm_abn.split.cut import SplitError, cut_backbone, split_backbone
 from timm_abn.split.halves import join_halves
 
@@ -45,26 +46,10 @@ def assert_exact(model, split=None, family=''):
 
 
 # one of each layout and of each way to be cut, the quickest; tests/networks/test_families.py is for all, in float32
-FAST_FAMILIES = {
-    'byobnet',
-    'convnext',
-    'crossvit',
-    'dla',
-    'efficientnet',
-    'efficientvim',
-    'eva',
-    'hgnet',
-    'hiera',
-    'levit',
-    'maxxvit',
-    'nfnet',
-    'pit',
-    'resnet',
-    'starnet',
-    'vision_transformer',
-    'vision_transformer_relpos',
-    'vovnet',
-}
+FAST_FAMILIES = (
+    'byobnet convnext crossvit dla efficientnet efficientvim eva hgnet hiera '
+    'levit maxxvit nfnet pit resnet starnet vision_transformer vision_transformer_relpos vovnet'
+).split()
 
 
 @pytest.mark.parametrize('family', fast_and_slow(SMALLEST, FAST_FAMILIES, []))
@@ -271,17 +256,8 @@ def test_norm_that_would_undo_the_attention_map_is_noticed(name, split, expected
         torch.testing.assert_close(parts.perception_branch(features * factor), expected_logits, rtol=1e-2, atol=1e-4)
 
 
-def count_proofs(monkeypatch):
-    """Return a list that grows by one with each proof."""
-    proofs = []
-    prove = cut._prove_cut
-    monkeypatch.setattr(cut, '_prove_cut', lambda *args: proofs.append(args[1]) or prove(*args))
-    monkeypatch.setattr(cut, '_PROVEN', {})
-    return proofs
-
-
 def test_an_architecture_is_proven_once(monkeypatch):
-    proofs = count_proofs(monkeypatch)
+    proofs = counted_proofs(monkeypatch)
     images = torch.randn(2, 3, 64, 64)
     for expected, kwargs in (
         (1, {}),
@@ -308,7 +284,7 @@ def test_an_architecture_is_proven_once(monkeypatch):
 
 
 def test_a_backbone_that_was_built_elsewhere_is_proven_each_time(monkeypatch):
-    proofs = count_proofs(monkeypatch)
+    proofs = counted_proofs(monkeypatch)
     for _ in range(2):
         timm_abn.AttentionBranchNet(timm.create_model('test_resnet'))
         split_backbone(timm.create_model('test_resnet'))
@@ -316,7 +292,7 @@ def test_a_backbone_that_was_built_elsewhere_is_proven_each_time(monkeypatch):
 
 
 def test_halves_of_a_remembered_cut_are_exact(monkeypatch):
-    count_proofs(monkeypatch)
+    counted_proofs(monkeypatch)
     for seed in range(2):
         torch.manual_seed(seed)
         backbone = timm.create_model('test_vit', num_classes=5).double().eval()
@@ -326,11 +302,16 @@ def test_halves_of_a_remembered_cut_are_exact(monkeypatch):
         assert torch.equal(halves.perception_branch(halves.feature_extractor(images)), expected)
 
 
-@pytest.mark.parametrize('name', ['test_resnet', 'test_vit', 'vgg11', 'swin_tiny_patch4_window7_224', 'densenet121'])
+@pytest.mark.parametrize(
+    'name',
+    'test_resnet test_vit vgg11 swin_tiny_patch4_window7_224 densenet121 beit_base_patch16_224 hiera_tiny_224 '
+    'pit_ti_224 qwen3_vit_88m'.split(),
+)
 def test_joined_halves_are_the_backbone(name):
     backbone = timm.create_model(name, num_classes=5, device='meta')
-    names, representation = list(backbone.state_dict()), repr(backbone)
+    names, representation, family = list(backbone.state_dict()), repr(backbone), type(backbone)
     parts = cut_backbone(backbone)
     joined = join_halves(parts.feature_extractor, parts.perception_branch, parts.plan)
-    assert repr(joined) == representation and sorted(joined.state_dict()) == sorted(names)
+    assert type(joined) is family and repr(joined) == representation
+    assert sorted(joined.state_dict()) == sorted(names)
     assert split_backbone(joined)

@@ -14,19 +14,12 @@ WORKS, NOT_OF_BACKBONE, FAILS = 'works', 'not of this backbone', 'fails'
 
 
 class Tool(NamedTuple):
-    """A row of the matrix.
-
-    Attributes:
-        title: What it is called.
-        check: Fails where the tool does not work with what is made of a ``Subject``.
-        fast: Columns that are checked with ``make test``.
-        slow: Columns that are checked with ``make test-all``; the others are checked each night.
-    """
+    """A row of the matrix."""
 
     title: str
-    check: Callable[..., None]
-    fast: tuple[str, ...] = ()
-    slow: tuple[str, ...] = ()
+    check: Callable[..., None]  # fails where the tool does not work with what is made of a ``Subject``
+    fast: tuple[str, ...] = ()  # columns that are checked with ``make test``
+    slow: tuple[str, ...] = ()  # columns that are checked with ``make test-all``; the others are checked each night
 
 
 TOOLS: list[Tool] = [
@@ -76,13 +69,7 @@ def outcome_of(tool: Tool, column: str) -> tuple[str, str]:
 
 
 def error_of(tool: Tool, subject: Subject, folder: Path) -> Exception | None:
-    """Return what a check fails with, None if it does not.
-
-    Args:
-        tool: The tool.
-        subject: What it is checked on.
-        folder: An empty one.
-    """
+    """Return what a check fails with in an empty folder, None if it does not."""
     arguments: dict[str, Any] = dict(folder=folder) if 'folder' in inspect.signature(tool.check).parameters else {}
     try:
         tool.check(subject, **arguments)

@@ -52,19 +52,11 @@ class Subject:
         return 'img_size' in self.arguments
 
     def make(self, **kwargs: Any) -> Any:
-        """Return a new model in evaluation mode; all have equal weights, none of which is zero.
-
-        Args:
-            **kwargs: Further arguments of ``timm.create_model``.
-        """
+        """Return a new model in evaluation mode; all have equal weights, none of which is zero."""
         name, arguments = BACKBONES[self.column]
-        arguments = {'num_classes': NUM_CLASSES, **arguments, **kwargs}
+        whole = dict(model_name=name) if self.is_bare else dict(model_name='abn', backbone=name)
         torch.manual_seed(0)
-        model = (
-            timm.create_model(name, **arguments)
-            if self.is_bare
-            else timm.create_model('abn', backbone=name, **arguments)
-        )
+        model = timm.create_model(**{**whole, 'num_classes': NUM_CLASSES, **arguments, **kwargs})
         with torch.no_grad():
             for tensor_name, tensor in [*model.named_parameters(), *model.named_buffers()]:
                 if tensor_name.endswith('running_var'):
@@ -74,12 +66,7 @@ class Subject:
         return model.eval()
 
     def images(self, batch_size: int = 2, size: tuple[int, int] | None = None) -> torch.Tensor:
-        """Return random images, always the same.
-
-        Args:
-            batch_size: How many.
-            size: Their height and width.
-        """
+        """Return random images, always the same, of this height and width."""
         generator = torch.Generator().manual_seed(1)
         return torch.randn(batch_size, 3, *(size or (self.size, self.size)), generator=generator)
 
@@ -108,11 +95,7 @@ _REFUSALS: dict[Hashable, str] = {}
 
 
 def why_not_split(column: str) -> str:
-    """Return why a backbone cannot be split, '' if it can.
-
-    Args:
-        column: One of ``BACKBONES``.
-    """
+    """Return why the backbone of a column cannot be split, '' if it can."""
     if column not in _REFUSALS:
         name, arguments = BACKBONES[column]
         backbone = timm.create_model(name, device=torch.device('meta'), **arguments)

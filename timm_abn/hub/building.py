@@ -23,14 +23,9 @@ from ..timm_private import load_model_config_from_path, resolve_pretrained_cfg
 from .config import HubError, check_entries, read_config
 from .download import CONFIG_NAME, fetch_file, find_weights, one_line_errors, read_header
 from .published import ORGANISATION_VARIABLE, is_own_repository, no_weights
-from .state_dicts import check_state_dict
+from .state_dicts import CheckpointError, check_state_dict
 
-__all__ = [
-    'build_model',
-    'build_without_memory',
-    'check_address',
-    'check_folder',
-]
+__all__ = ['ModelT', 'build_model', 'build_without_memory', 'check_address', 'check_folder']
 
 ModelT = TypeVar('ModelT', bound=nn.Module)
 
@@ -45,11 +40,8 @@ def build_model(
 ) -> ModelT:
     """Build a registered model by timm's ``build_model_with_cfg``, after checking what comes from elsewhere.
 
-    Args:
-        model_cls: Its class; or a function that returns it, and may change the arguments, which are complete then.
-        variant: Its name, without a tag.
-        pretrained: Whether to load trained weights.
-        **kwargs: Arguments of ``build_model_with_cfg``, and of the class.
+    ``model_cls`` may be a function that returns the class, and may change the arguments, which are complete then;
+    ``variant`` is the name without a tag.
 
     Raises:
         HubError: Weights are asked for where there are none, or a configuration or weights cannot be used.
@@ -84,7 +76,9 @@ def _resolve_arguments(
     check_entries(pretrained_cfg, model_args, _origin(pretrained_cfg), pretrained_cfg['source'])
     cfg = resolve_pretrained_cfg(variant, pretrained_cfg, overlay)
     kwargs = {**model_args, **kwargs}
-    _check_network(variant, pretrained_cfg, model_args, pretrained, kwargs.get('cache_dir'))
+    origin, cache_dir = _origin(pretrained_cfg), kwargs.get('cache_dir')
+    weights = find_weights(pretrained_cfg['source'], origin, cache_dir) if pretrained else None
+    _check_network(variant, pretrained_cfg, model_args, origin, weights)
     return dict(kwargs, pretrained_cfg=cfg.to_dict(), pretrained_model_args=model_args)
 
 
@@ -105,20 +99,17 @@ def _check_published(variant: str, hub_id: str, cache_dir: str | Path | None) ->
 
 
 def _check_network(
-    variant: str,
-    pretrained_cfg: Mapping[str, Any],
-    model_args: Mapping[str, Any],
-    pretrained: bool,
-    cache_dir: str | Path | None,
+    variant: str, pretrained_cfg: Mapping[str, Any], model_args: Mapping[str, Any], origin: str, weights: Path | None
 ) -> None:
     """Check that a configuration describes a network of a reasonable size, and the one that the weights are of."""
-    origin = _origin(pretrained_cfg)
-    path = find_weights(pretrained_cfg['source'], origin, cache_dir) if pretrained else None
-    header = read_header(path, origin) if path else None
+    header = read_header(weights, origin) if weights else None
     cfg = {key: value for key, value in pretrained_cfg.items() if key not in ('source', 'hf_hub_id', 'file')}
     network = build_without_memory(partial(timm.model_entrypoint(variant), pretrained_cfg=cfg, **model_args), origin)
-    if header is not None:
-        check_state_dict(header, network.state_dict(), variant, origin)
+    try:
+        if header is not None:
+            check_state_dict(header, network.state_dict(), variant, origin)
+    except CheckpointError as error:
+        raise HubError(str(error)) from None
 
 
 class _BoundedSize(TorchDispatchMode):
@@ -134,18 +125,13 @@ class _BoundedSize(TorchDispatchMode):
             self.made.update(parameters=result.numel(), tensors=1)
             for what, most in MOST.items():
                 if self.made[what] > most:
-                    raise HubError(
-                        f'{self.origin}: its configuration describes a network of more than {most:,} {what}.'
-                    )
+                    network = f'a network of more than {most:,} {what}'
+                    raise HubError(f'{self.origin}: its configuration describes {network}.')
         return result
 
 
 def build_without_memory(create: Callable[..., nn.Module], origin: str) -> nn.Module:
     """Build a network on the meta device, where tensors have a shape but no values.
-
-    Args:
-        create: Function that builds it on the ``device`` that it is given.
-        origin: Where its arguments come from, for messages.
 
     Raises:
         HubError: There is no such network, or it is larger than any real one.
@@ -156,14 +142,7 @@ def build_without_memory(create: Callable[..., nn.Module], origin: str) -> nn.Mo
 
 
 def check_address(address: str) -> None:
-    """Check the ``config.json`` behind an address, before timm reads it.
-
-    Args:
-        address: 'hf-hub:' or 'local-dir:' and a place, as ``timm.create_model`` takes it.
-
-    Raises:
-        HubError: It is not there, or cannot be used.
-    """
+    """Raise HubError unless the ``config.json`` behind an address is there and can be used, before timm reads it."""
     source, _, place = address.partition(':')
     if source in ('hf-hub', 'hf_hub'):
         read_config(fetch_file(place, CONFIG_NAME), place)
@@ -174,13 +153,11 @@ def check_address(address: str) -> None:
 def check_folder(folder: str | Path) -> dict[str, Any]:
     """Check that the ``config.json`` and the weights of a folder belong together, and return what the former holds.
 
-    Args:
-        folder: The folder.
-
     Raises:
         HubError: They do not, or one of them cannot be used.
     """
     config = read_config(Path(folder) / CONFIG_NAME, str(folder))
     pretrained_cfg, architecture, model_args = load_model_config_from_path(folder)
-    _check_network(architecture, pretrained_cfg, model_args, True, None)
+    origin = _origin(pretrained_cfg)
+    _check_network(architecture, pretrained_cfg, model_args, origin, find_weights('local-dir', origin))
     return config

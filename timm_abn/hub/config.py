@@ -29,20 +29,18 @@ MAX_TEXT = 2**14
 
 
 class HubError(TimmAbnError):
-    """Weights, or the configuration beside them, are not there or cannot be used; the message is one line."""
+    """What lies at a 'hf-hub:' or 'local-dir:' address is not there or cannot be used; the message is one line."""
 
 
 # What an entry may hold: a kind and its bounds. 'int', 'number': lowest, highest. 'one of': the choices. 'text': a
-# pattern, and what it is in words. 'list', 'names': rule of an item, fewest, most. 'items': what they are in words, a
-# rule for each. 'either': other rules.
+# pattern, and what it is in words. 'list', 'names': rule of an item, fewest, most. 'either': other rules.
 _FLAG = ('one of', True, False)
 _NULL = ('one of', None)
 _TEXT = ('text', '.*', f'a text of at most {MAX_TEXT} characters')
 _TEXTS = ('either', _TEXT, ('list', _TEXT, 0, MAX_ITEMS))
 _CLASSES = ('int', 0, MAX_CLASSES)
 _PIXELS = ('int', 1, 2**13)
-_CHANNELS = ('int', 1, 1024)
-_SIZE = ('items', '[channels, height, width], none above 8192', _CHANNELS, _PIXELS, _PIXELS)
+_SIZE = ('list', _PIXELS, 3, 3)  # channels, height, width
 _PATH = ('text', r'\w+(\.\w+)*', 'the path of a module')
 _PATHS = ('either', _PATH, ('list', _PATH, 0, MAX_ITEMS), _NULL)
 _POOL = ('either', ('list', _PIXELS, 1, 2), _NULL)
@@ -94,9 +92,6 @@ def _allows(rule: Any, value: Any) -> bool:
         return any(value == choice and type(value) is type(choice) for choice in bounds)
     if kind == 'text':
         return isinstance(value, str) and len(value) <= MAX_TEXT and bool(re.fullmatch(bounds[0], value, re.DOTALL))
-    if kind == 'items':
-        rules = bounds[1:]
-        return isinstance(value, (list, tuple)) and len(value) == len(rules) and all(map(_allows, rules, value))
     if kind in ('list', 'names'):
         if kind == 'names' and isinstance(value, dict):
             value = list(value.values())
@@ -115,8 +110,6 @@ def _expected(rule: Any) -> str:
         return f'one of {", ".join(map(repr, bounds))}' if len(bounds) > 1 else repr(bounds[0])
     if kind == 'text':
         return bounds[1]
-    if kind == 'items':
-        return bounds[0]
     if kind in ('list', 'names'):
         item, fewest, most = bounds
         return f'a list of {fewest if fewest == most else f"{fewest} to {most}"} items, each {_expected(item)}'
@@ -129,11 +122,7 @@ def _check(name: str, value: Any, rule: Any, origin: str) -> None:
 
 
 def read_config(path: str | Path, origin: str) -> dict[str, Any]:
-    """Read and check a ``config.json``.
-
-    Args:
-        path: The file.
-        origin: Where it comes from, for messages.
+    """Read and check a ``config.json``; ``origin`` says where it comes from.
 
     Raises:
         HubError: It is not there, or ``check_config`` refuses it.
@@ -154,10 +143,6 @@ def read_config(path: str | Path, origin: str) -> dict[str, Any]:
 def check_config(config: Any, origin: str) -> None:
     """Check what a ``config.json`` holds.
 
-    Args:
-        config: What the file holds.
-        origin: Where it comes from, for messages.
-
     Raises:
         HubError: An entry is missing, unknown, of the wrong type or out of range; the message names it.
     """
@@ -174,24 +159,16 @@ def check_config(config: Any, origin: str) -> None:
     check_entries({**cfg, **on_top}, config.get('model_args', {}), origin)
 
 
-def check_entries(
-    pretrained_cfg: Mapping[str, Any],
-    model_args: Any,
-    origin: str,
-    source: str | None = None,
-) -> None:
+def check_entries(pretrained_cfg: Mapping[str, Any], model_args: Any, origin: str, source: str = '') -> None:
     """Check the entries ``pretrained_cfg`` and ``model_args``, the arguments to build a network with.
 
-    Args:
-        pretrained_cfg: What the former holds.
-        model_args: What the latter holds. Names that only a backbone knows are for its constructor to check.
-        origin: Where they come from, for messages.
-        source: 'hf-hub' or 'local-dir' if timm has added where the weights lie.
+    Names that only a backbone knows are for its constructor to check. ``source`` is 'hf-hub' or 'local-dir' if timm has
+    added where the weights lie.
 
     Raises:
         HubError: See ``check_config``.
     """
-    added = {'hf-hub': ('source', 'hf_hub_id'), 'local-dir': ('source', 'file')}.get(source or '', ())
+    added = {'hf-hub': ('source', 'hf_hub_id'), 'local-dir': ('source', 'file')}.get(source, ())
     for key, value in pretrained_cfg.items():
         if key not in _CFG_RULES and key not in added:
             raise HubError(f'{origin}: pretrained_cfg must not hold {reprlib.repr(key)}.')

@@ -13,15 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from huggingface_hub import constants, hf_hub_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import constants, errors, hf_hub_download
 from safetensors import safe_open
 
 from ..errors import one_line
@@ -36,42 +28,36 @@ CONFIG_NAME = 'config.json'
 _WEIGHT_ENDINGS = ('.safetensors', '.bin', '.pth', '.tar')
 
 _LOG_IN = 'log in with hf auth login, or set HF_TOKEN'
+_CHECK = f'check the name, and {_LOG_IN}'
 # what went wrong -> what we say, the special before the general
 _MESSAGES = (
-    (GatedRepoError, f'{{name}} asks its users to agree to its terms: do so at {{hub}}/{{name}}, and {_LOG_IN}.'),
     (
-        RepositoryNotFoundError,
-        f'there is no repository {{name}} at {{hub}}, or it is private: check the name, and {_LOG_IN}.',
+        errors.GatedRepoError,
+        f'{{name}} asks its users to agree to its terms: do so at {{hub}}/{{name}}, and {_LOG_IN}.',
     ),
-    (RevisionNotFoundError, '{name} has no revision {revision!r}.'),
-    (LocalEntryNotFoundError, '{hub} cannot be reached, and {name} is not in the cache: {error}.'),
-    (EntryNotFoundError, '{origin} holds no {file}.'),
-    (HFValidationError, '{name!r} is not the name of a repository: {error}.'),
+    (errors.RepositoryNotFoundError, f'there is no repository {{name}} at {{hub}}, or it is private: {_CHECK}.'),
+    (errors.RevisionNotFoundError, '{name} has no revision {revision!r}.'),
+    (errors.LocalEntryNotFoundError, '{hub} cannot be reached, and {name} is not in the cache: {error}.'),
+    (errors.EntryNotFoundError, '{origin} holds no {file}.'),
+    (errors.HFValidationError, '{name!r} is not the name of a repository: {error}.'),
     (Exception, '{origin} cannot be {cannot_be}: {error}.'),  # of damaged files a dozen types
 )
 
 
 def find_weights(source: str, place: str, cache_dir: str | Path | None = None) -> Path | None:
-    """Return the safetensors file of a folder or of a repository, from which it is downloaded if need be.
+    """Return the safetensors file of a folder ('local-dir') or a repository ('hf-hub'), downloaded if need be.
 
-    Args:
-        source: 'local-dir' or 'hf-hub'.
-        place: The folder; or the repository, with '@' and a revision if not the newest.
-        cache_dir: See ``fetch_file``.
-
-    Returns:
-        The file, or None if there is none, which leaves timm to look for other formats.
+    None if there is none, which leaves timm to look for other formats.
 
     Raises:
-        HubError: It cannot be downloaded, or is damaged; or there is no such folder, or something in it has the name
-            of a file of weights but is none.
+        HubError: It cannot be downloaded, or is damaged; or there is no such folder, or no file behind a name in it.
     """
     if source == 'hf-hub':
         try:
             return fetch_file(place, WEIGHTS_NAME, cache_dir)
         except HubError as error:
             cause = error.__cause__
-            if isinstance(cause, EntryNotFoundError) and not isinstance(cause, LocalEntryNotFoundError):
+            if isinstance(cause, errors.EntryNotFoundError) and not isinstance(cause, errors.LocalEntryNotFoundError):
                 return None
             raise
     folder = Path(place)
@@ -84,12 +70,7 @@ def find_weights(source: str, place: str, cache_dir: str | Path | None = None) -
 
 
 def fetch_file(hub_id: str, name: str, cache_dir: str | Path | None = None) -> Path:
-    """Download a file of a repository, or find it in the cache, and check its checksum.
-
-    Args:
-        hub_id: Repository, with '@' and a revision if not the newest.
-        name: Name of the file.
-        cache_dir: Folder of the cache; that of huggingface_hub by default.
+    """Download a file of a repository (with '@' and a revision if not the newest), and check its checksum.
 
     Raises:
         HubError: It cannot be downloaded, or is damaged.
@@ -146,10 +127,6 @@ def _record_of(blob: Path) -> Path:
 def read_header(path: Path, origin: str) -> dict[str, torch.Tensor]:
     """Return what a safetensors file says it holds: tensors that have a shape but no values.
 
-    Args:
-        path: The file.
-        origin: Where it comes from, for messages.
-
     Raises:
         HubError: It is not a safetensors file, is cut off, or states other sizes than it has.
     """
@@ -159,12 +136,7 @@ def read_header(path: Path, origin: str) -> dict[str, torch.Tensor]:
 
 @contextlib.contextmanager
 def one_line_errors(origin: str, cannot_be: str = 'loaded from') -> Iterator[None]:
-    """Turn whatever goes wrong inside into a ``HubError``.
-
-    Args:
-        origin: Repository or folder, for messages.
-        cannot_be: What cannot be done with it if something unforeseen happens.
-    """
+    """Turn whatever goes wrong inside into a ``HubError`` of a repository or folder that ``cannot_be`` loaded from."""
     try:
         yield
     except HubError:
@@ -175,14 +147,5 @@ def one_line_errors(origin: str, cannot_be: str = 'loaded from') -> Iterator[Non
         if file == 'pytorch_model.bin':  # timm's last resort
             file = f'{WEIGHTS_NAME}, nor {file}'
         message = next(message for kind, message in _MESSAGES if isinstance(error, kind))
-        raise HubError(
-            message.format(
-                origin=origin,
-                name=name,
-                revision=revision,
-                hub=constants.ENDPOINT,
-                file=file,
-                cannot_be=cannot_be,
-                error=one_line(error),
-            )
-        ) from error
+        said = dict(origin=origin, name=name, revision=revision, hub=constants.ENDPOINT, file=file, cannot_be=cannot_be)
+        raise HubError(message.format(**said, error=one_line(error))) from error

@@ -8,15 +8,7 @@ from typing import Any
 import timm
 from timm.models import PretrainedCfg
 
-__all__ = [
-    'ARGUMENTS_OF_WEIGHTS',
-    'HUB_ORGANISATION',
-    'ORGANISATION_VARIABLE',
-    'PUBLISHED',
-    'is_own_repository',
-    'no_weights',
-    'with_hub_ids',
-]
+__all__ = ['ARGUMENTS_OF_WEIGHTS', 'ORGANISATION_VARIABLE', 'is_own_repository', 'no_weights', 'with_hub_ids']
 
 # the organisation on the Hub whose repository NAME holds the weights of the model NAME
 HUB_ORGANISATION = 'timm-abn'
@@ -46,11 +38,7 @@ _OFFICIAL = re.compile(r'abn_((se)?resnet(18|34|50|101|152)|resnext50_32x4d|\w+_
 
 
 def with_hub_ids(cfgs: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any] | PretrainedCfg]:
-    """Return configurations of models that name the repositories of the weights that are on the Hub.
-
-    Args:
-        cfgs: Name of a model, with its tag if it has one -> ``pretrained_cfg``. Weights in a file stay there.
-    """
+    """Return configurations, by name of the model and tag, that name the repositories of weights on the Hub."""
     named = {key: key.partition('.untrained')[0] for key, cfg in cfgs.items() if not cfg.get('file')}
     asked_for = {key: name for key, name in named.items() if name in PUBLISHED or os.environ.get(ORGANISATION_VARIABLE)}
     return {
@@ -69,12 +57,7 @@ def _organisation() -> str:
 
 
 def no_weights(name: str, reason: str = '') -> str:
-    """Return the sentence that there are no weights for a model, and how to get some.
-
-    Args:
-        name: Name of the model, without a tag.
-        reason: Why there are none, to be followed by the ways to get some.
-    """
+    """Return the sentence that there are no weights for a model, without a tag, why, and how to get some."""
     recipe = next((f' --recipe {recipe}' for recipe, names in RECIPES.items() if names.fullmatch(name)), '')
     ways = [f'take {" or ".join(shipped)}'] if (shipped := timm.list_pretrained(f'{name}.*')) else []
     if _OFFICIAL.fullmatch(name):

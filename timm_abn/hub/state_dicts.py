@@ -5,12 +5,12 @@ from collections.abc import Mapping
 
 import torch
 
-from .config import HubError
+from ..errors import TimmAbnError
 
 __all__ = ['CheckpointError', 'check_state_dict', 'fingerprint_of', 'list_some']
 
 
-class CheckpointError(HubError):
+class CheckpointError(TimmAbnError):
     """A checkpoint does not hold what was expected; the message names the keys.
 
     Attributes:
@@ -28,16 +28,9 @@ def check_state_dict(
     model_name: str,
     origin: object = '',
 ) -> None:
-    """Check that weights fit a model, and say in one line which do not.
+    """Raise CheckpointError where names are missing or unknown, or shapes differ.
 
-    Args:
-        state_dict: The weights.
-        expected: State dict of the model.
-        model_name: Name of the model, for the message.
-        origin: Where the weights come from, for the message.
-
-    Raises:
-        CheckpointError: Names are missing or unknown, or shapes differ.
+    ``expected`` is the state dict of the model; ``origin`` says where the weights come from.
     """
     found = {
         'missing': [name for name in expected if name not in state_dict],
@@ -66,10 +59,5 @@ def fingerprint_of(state_dict: Mapping[str, torch.Tensor]) -> str:
 
 
 def list_some(names: list[str], most: int = 3) -> str:
-    """Return the first of some names, for a message.
-
-    Args:
-        names: Names of keys, for example.
-        most: How many of them to list.
-    """
+    """Return the first of some names, for a message."""
     return ', '.join(names[:most]) + (', ...' if len(names) > most else '')

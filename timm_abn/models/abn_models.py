@@ -28,10 +28,6 @@ def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: AttentionBr
     """Leave out the layers of the attention branch that depend on the number of classes, where it differs.
 
     timm itself leaves out the classifier of the perception branch.
-
-    Args:
-        state_dict: Weights of an ABN.
-        model: The model that they are for.
     """
     prefix = 'attention_branch.'
     branch: Any = model.attention_branch
@@ -52,11 +48,12 @@ def create_network(
     """Create a network by timm's builder, with the arguments that its weights, or those of its backbone, go with.
 
     Args:
-        variant: Registered name.
+        variant: Registered name; without ``backbone`` among the arguments it says which: 'abn_' and its name.
         pretrained: Whether to load its weights.
         network_class: Its class; by default an ABN for classes, or for tasks if ``multi_task`` says so.
         **kwargs: Arguments of the class.
     """
+    kwargs.setdefault('backbone', variant.removeprefix('abn_'))
     if pretrained:
         kwargs.pop('pretrained_backbone', None)  # the weights of the whole network replace them anyway
     chosen: dict[str, Any] = {}
@@ -133,34 +130,15 @@ def backbone_cfg(backbone: str, **kwargs: Any) -> dict[str, Any]:
 
 
 _INPUT_FIELDS = (
-    'num_classes',
-    'input_size',
-    'test_input_size',
-    'min_input_size',
-    'fixed_input_size',
-    'interpolation',
-    'crop_pct',
-    'test_crop_pct',
-    'crop_mode',
-    'mean',
-    'std',
-    'pool_size',
-    'test_pool_size',
-)
+    'num_classes input_size test_input_size min_input_size fixed_input_size interpolation crop_pct test_crop_pct '
+    'crop_mode mean std pool_size test_pool_size'
+).split()
 
 # a reduction of exactly 16, as in the papers of SENet and ABN; timm rounds the 4 channels of the first stage up to 8
 _SQUEEZE_EXCITATION = partial(SEModule, rd_divisor=1)
 
-FASHION_MNIST_CLASSES = (
-    't-shirt/top',
-    'trouser',
-    'pullover',
-    'dress',
-    'coat',
-    'sandal',
-    'shirt',
-    'sneaker',
-    'bag',
+_FASHION_MNIST_CLASSES = (
+    *'t-shirt/top trouser pullover dress coat sandal shirt sneaker bag'.split(),
     'ankle boot',
 )
 
@@ -175,45 +153,23 @@ def _fashion_mnist_cfg(tag: str) -> dict[str, Any]:
         pool_size=(7, 7),
         mean=(0.2860,),
         std=(0.3530,),
-        label_names=FASHION_MNIST_CLASSES,
+        label_names=_FASHION_MNIST_CLASSES,
         license='mit',
     )
 
 
+_BACKBONES = (
+    'resnet18 resnet34 resnet50 resnet101 resnet152 resnext50_32x4d '
+    'seresnet18 seresnet34 seresnet50 seresnet101 seresnet152 vgg16 vgg16_bn densenet121 '
+    'efficientnet_b0 convnext_tiny swin_tiny_patch4_window7_224 vit_small_patch16_224 '
+    'resnet32_cifar resnet44_cifar resnet56_cifar resnet110_cifar wrn28_4_cifar wrn28_10_cifar '
+    'densenet100_12_cifar resnext29_8x64d_cifar'
+).split()
+
 default_cfgs = generate_default_cfgs(
     with_hub_ids(
         {
-            **{
-                f'abn_{backbone}': backbone_cfg(backbone)
-                for backbone in (
-                    'resnet18',
-                    'resnet34',
-                    'resnet50',
-                    'resnet101',
-                    'resnet152',
-                    'resnext50_32x4d',
-                    'seresnet18',
-                    'seresnet34',
-                    'seresnet50',
-                    'seresnet101',
-                    'seresnet152',
-                    'vgg16',
-                    'vgg16_bn',
-                    'densenet121',
-                    'efficientnet_b0',
-                    'convnext_tiny',
-                    'swin_tiny_patch4_window7_224',
-                    'vit_small_patch16_224',
-                    'resnet32_cifar',
-                    'resnet44_cifar',
-                    'resnet56_cifar',
-                    'resnet110_cifar',
-                    'wrn28_4_cifar',
-                    'wrn28_10_cifar',
-                    'densenet100_12_cifar',
-                    'resnext29_8x64d_cifar',
-                )
-            },
+            **{f'abn_{backbone}': backbone_cfg(backbone) for backbone in _BACKBONES},
             'abn_resnet20_cifar.fashion_mnist_faithful': _fashion_mnist_cfg('fashion_mnist_faithful'),
             'abn_resnet20_cifar.fashion_mnist': _fashion_mnist_cfg('fashion_mnist'),
             'abn_resnet20_cifar.untrained*': backbone_cfg('resnet20_cifar'),
@@ -239,188 +195,166 @@ def abn(pretrained: bool = False, backbone: str = 'resnet50', **kwargs: Any) -> 
 @register_model
 def abn_resnet18(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over ResNet-18."""
-    model_args = dict(backbone='resnet18')
-    return create_network('abn_resnet18', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_resnet18', pretrained, **kwargs)
 
 
 @register_model
 def abn_resnet34(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over ResNet-34."""
-    model_args = dict(backbone='resnet34')
-    return create_network('abn_resnet34', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_resnet34', pretrained, **kwargs)
 
 
 @register_model
 def abn_resnet50(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over ResNet-50."""
-    model_args = dict(backbone='resnet50')
-    return create_network('abn_resnet50', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_resnet50', pretrained, **kwargs)
 
 
 @register_model
 def abn_resnet101(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over ResNet-101."""
-    model_args = dict(backbone='resnet101')
-    return create_network('abn_resnet101', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_resnet101', pretrained, **kwargs)
 
 
 @register_model
 def abn_resnet152(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over ResNet-152."""
-    model_args = dict(backbone='resnet152')
-    return create_network('abn_resnet152', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_resnet152', pretrained, **kwargs)
 
 
 @register_model
 def abn_resnext50_32x4d(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over ResNeXt-50 32x4d."""
-    model_args = dict(backbone='resnext50_32x4d')
-    return create_network('abn_resnext50_32x4d', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_resnext50_32x4d', pretrained, **kwargs)
 
 
 @register_model
 def abn_seresnet18(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over SE-ResNet-18."""
-    model_args = dict(backbone='seresnet18', block_args=dict(attn_layer=_SQUEEZE_EXCITATION))
+    model_args = dict(block_args=dict(attn_layer=_SQUEEZE_EXCITATION))
     return create_network('abn_seresnet18', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_seresnet34(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over SE-ResNet-34."""
-    model_args = dict(backbone='seresnet34', block_args=dict(attn_layer=_SQUEEZE_EXCITATION))
+    model_args = dict(block_args=dict(attn_layer=_SQUEEZE_EXCITATION))
     return create_network('abn_seresnet34', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_seresnet50(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over SE-ResNet-50."""
-    model_args = dict(backbone='seresnet50')
-    return create_network('abn_seresnet50', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_seresnet50', pretrained, **kwargs)
 
 
 @register_model
 def abn_seresnet101(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over SE-ResNet-101."""
-    model_args = dict(backbone='seresnet101')
-    return create_network('abn_seresnet101', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_seresnet101', pretrained, **kwargs)
 
 
 @register_model
 def abn_seresnet152(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over SE-ResNet-152."""
-    model_args = dict(backbone='seresnet152')
-    return create_network('abn_seresnet152', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_seresnet152', pretrained, **kwargs)
 
 
 @register_model
 def abn_vgg16(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over VGG-16."""
-    model_args = dict(backbone='vgg16')
-    return create_network('abn_vgg16', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_vgg16', pretrained, **kwargs)
 
 
 @register_model
 def abn_vgg16_bn(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over VGG-16 with batch norm."""
-    model_args = dict(backbone='vgg16_bn')
-    return create_network('abn_vgg16_bn', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_vgg16_bn', pretrained, **kwargs)
 
 
 @register_model
 def abn_densenet121(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over DenseNet-121."""
-    model_args = dict(backbone='densenet121')
-    return create_network('abn_densenet121', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_densenet121', pretrained, **kwargs)
 
 
 @register_model
 def abn_efficientnet_b0(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over EfficientNet-B0."""
-    model_args = dict(backbone='efficientnet_b0')
-    return create_network('abn_efficientnet_b0', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_efficientnet_b0', pretrained, **kwargs)
 
 
 @register_model
 def abn_convnext_tiny(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over ConvNeXt-Tiny."""
     # inside the third stage: the norm between stages would undo an attention map applied there
-    model_args = dict(backbone='convnext_tiny', split='stages.2.blocks.5')
+    model_args = dict(split='stages.2.blocks.5')
     return create_network('abn_convnext_tiny', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_swin_tiny_patch4_window7_224(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over Swin-Tiny."""
-    model_args = dict(backbone='swin_tiny_patch4_window7_224')
-    return create_network('abn_swin_tiny_patch4_window7_224', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_swin_tiny_patch4_window7_224', pretrained, **kwargs)
 
 
 @register_model
 def abn_vit_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over ViT-Small."""
-    model_args = dict(backbone='vit_small_patch16_224')
-    return create_network('abn_vit_small_patch16_224', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_vit_small_patch16_224', pretrained, **kwargs)
 
 
 @register_model
 def abn_resnet20_cifar(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over ResNet-20 for 32x32 images."""
-    model_args = dict(backbone='resnet20_cifar')
-    return create_network('abn_resnet20_cifar', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_resnet20_cifar', pretrained, **kwargs)
 
 
 @register_model
 def abn_resnet32_cifar(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over ResNet-32 for 32x32 images."""
-    model_args = dict(backbone='resnet32_cifar')
-    return create_network('abn_resnet32_cifar', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_resnet32_cifar', pretrained, **kwargs)
 
 
 @register_model
 def abn_resnet44_cifar(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over ResNet-44 for 32x32 images."""
-    model_args = dict(backbone='resnet44_cifar')
-    return create_network('abn_resnet44_cifar', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_resnet44_cifar', pretrained, **kwargs)
 
 
 @register_model
 def abn_resnet56_cifar(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over ResNet-56 for 32x32 images."""
-    model_args = dict(backbone='resnet56_cifar')
-    return create_network('abn_resnet56_cifar', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_resnet56_cifar', pretrained, **kwargs)
 
 
 @register_model
 def abn_resnet110_cifar(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over ResNet-110 for 32x32 images."""
-    model_args = dict(backbone='resnet110_cifar')
-    return create_network('abn_resnet110_cifar', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_resnet110_cifar', pretrained, **kwargs)
 
 
 @register_model
 def abn_wrn28_4_cifar(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over Wide ResNet-28-4 for 32x32 images."""
-    model_args = dict(backbone='wrn28_4_cifar')
-    return create_network('abn_wrn28_4_cifar', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_wrn28_4_cifar', pretrained, **kwargs)
 
 
 @register_model
 def abn_wrn28_10_cifar(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over Wide ResNet-28-10 for 32x32 images."""
-    model_args = dict(backbone='wrn28_10_cifar')
-    return create_network('abn_wrn28_10_cifar', pretrained, **dict(model_args, **kwargs))
+    return create_network('abn_wrn28_10_cifar', pretrained, **kwargs)
 
 
 @register_model
 def abn_densenet100_12_cifar(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over DenseNet-BC-100 for 32x32 images, cut after the second transition."""
-    model_args = dict(backbone='densenet100_12_cifar', split='features.transition2')
+    model_args = dict(split='features.transition2')
     return create_network('abn_densenet100_12_cifar', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def abn_resnext29_8x64d_cifar(pretrained: bool = False, **kwargs: Any) -> AttentionBranchNet:
     """Attention Branch Network over ResNeXt-29 8x64d for 32x32 images; like the authors' it lacks the branch's norm."""
-    model_args = dict(backbone='resnext29_8x64d_cifar', attention_norm=False)
+    model_args = dict(attention_norm=False)
     return create_network('abn_resnext29_8x64d_cifar', pretrained, **dict(model_args, **kwargs))

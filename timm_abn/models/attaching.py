@@ -12,7 +12,7 @@ from ..attached.network import AttachedNet
 from ..errors import TimmAbnError, suggest
 from ..hub.state_dicts import CheckpointError, fingerprint_of
 from .creating import ModelError, create_model
-from .training_checkpoints import OF_BACKBONE, read_checkpoint, recorded_of_backbone
+from .training_checkpoints import OF_BACKBONE, recorded_of_backbone
 
 __all__ = ['MODEL', 'AttachedModel', 'attach', 'with_backbone', 'without_backbone']
 
@@ -22,17 +22,11 @@ HALVES = ('feature_extractor.', 'perception_branch.')
 
 
 class AttachedModel(NamedTuple):
-    """A network around a backbone, and how to build it again.
-
-    Attributes:
-        model: The network, in training mode.
-        arguments: What ``timm.create_model('attached', ...)`` is to be called with, without weights.
-        origin: Where the weights come from, as text.
-    """
+    """A network around a backbone, in training mode, and how to build it again."""
 
     model: AttachedNet
-    arguments: dict[str, Any]
-    origin: str
+    arguments: dict[str, Any]  # of timm.create_model('attached', ...), without weights
+    origin: str  # of the weights, in words
 
     @property
     def is_of_timm(self) -> bool:
@@ -48,12 +42,8 @@ def attach(
 ) -> AttachedModel:
     """Attach an attention branch to a model of timm, which stays as it is: the map explains it, and does not gate.
 
-    Args:
-        backbone: Name of the model.
-        checkpoint: Its weights: what timm's training script wrote, whose recorded arguments and preparation of images
-            are taken over, or weights alone.
-        pretrained: Whether to take timm's weights.
-        model_kwargs: Other arguments of the network and the backbone, which come before recorded ones.
+    The weights are timm's (``pretrained``), or those of a checkpoint: what timm's training script wrote, whose recorded
+    arguments and preparation of images are taken over where ``model_kwargs`` say nothing else, or weights alone.
 
     Raises:
         TimmAbnError: There is no such model, or there are no weights that fit; the message is one line.
@@ -69,7 +59,6 @@ def attach(
         backbone = f'{cfg.architecture}.{cfg.tag}' if cfg.tag else backbone
         arguments: dict[str, Any] = dict(num_classes=cfg.num_classes, pretrained_backbone=True)
     else:
-        read_checkpoint(checkpoint)  # says what is wrong with a file that is no checkpoint
         arguments = dict(recorded_of_backbone(backbone, checkpoint)[0])
     arguments.update(model_kwargs or {}, backbone=backbone)
     weights = pretrained if checkpoint is None else str(checkpoint)
@@ -90,13 +79,9 @@ def with_backbone(
     fingerprint: object,
     path: Path,
 ) -> dict[str, torch.Tensor]:
-    """Return the weights of an attached network, with those of its backbone if they lack them.
+    """Return the weights of an attached network, with those of its backbone, which are timm's, if they lack them.
 
-    Args:
-        weights: Those of a checkpoint.
-        model: The network, whose backbone has timm's weights.
-        fingerprint: That of the backbone that the branch was trained for.
-        path: The checkpoint, for messages.
+    ``fingerprint`` is that of the backbone that the branch was trained for, ``path`` the checkpoint's, for messages.
 
     Raises:
         CheckpointError: The branch was trained for other weights of the backbone.

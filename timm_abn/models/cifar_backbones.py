@@ -10,7 +10,7 @@ from timm.models import checkpoint_seq, generate_default_cfgs, register_model
 from timm.models.resnet import BasicBlock, Bottleneck, downsample_conv
 
 from ..errors import TimmAbnError
-from ..hub.building import build_model
+from ..hub.building import ModelT, build_model
 from ..hub.published import with_hub_ids
 from ..networks.attention_stage import init_convolutions
 from ..networks.scripting import ignored_by_torchscript
@@ -29,12 +29,6 @@ class CifarBackbone(nn.Module):
     """
 
     def __init__(self, num_classes: int, in_chans: int, drop_rate: float) -> None:
-        """
-        Args:
-            num_classes: Number of classes.
-            in_chans: Channels of the images.
-            drop_rate: Dropout before the classifier.
-        """
         super().__init__()
         self.num_classes = num_classes
         self.in_chans = in_chans
@@ -51,12 +45,7 @@ class CifarBackbone(nn.Module):
     ) -> None:
         """Add everything that comes after the stem, and draw the weights.
 
-        Args:
-            stages: Three stages, of which the second and the third halve the resolution.
-            channels: Their output channels.
-            norm: What stands between the last stage and the pooling.
-            global_pool: Type of pooling.
-            **dd: Device and type of the classifier.
+        Of the three stages the second and the third halve the resolution; the norm stands before the pooling.
         """
         self.layer1, self.layer2, self.layer3 = stages
         self.norm = norm
@@ -75,29 +64,17 @@ class CifarBackbone(nn.Module):
         init_convolutions(self)
 
     def forward_stem(self, x: torch.Tensor) -> torch.Tensor:
-        """Return what the first stage gets, at the resolution of the images.
-
-        Args:
-            x: Images, shape (B, in_chans, H, W).
-        """
+        """Return what the first stage gets, at the resolution of the images."""
         raise NotImplementedError
 
     @ignored_by_torchscript
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Return regular expressions that group parameters by depth.
-
-        Args:
-            coarse: Group by stage instead of by block.
-        """
+        """Return regular expressions that group parameters by depth."""
         return dict(stem=r'^conv1|bn1', blocks=r'^layer(\d+)' if coarse else r'^layer(\d+)\.(\d+)')
 
     @ignored_by_torchscript
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trade computation for memory.
-
-        Args:
-            enable: Whether to recompute activations in the backward pass instead of storing them.
-        """
+        """Trade computation for memory."""
         self.grad_checkpointing = enable
 
     @ignored_by_torchscript
@@ -106,12 +83,7 @@ class CifarBackbone(nn.Module):
         return self.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier.
-
-        Args:
-            num_classes: Number of classes, 0 for none.
-            global_pool: Type of pooling, the current one if None.
-        """
+        """Replace the classifier, by none if ``num_classes`` is 0."""
         self.num_classes = num_classes
         pool_type = self.global_pool.pool_type if global_pool is None else global_pool
         self.global_pool, self.fc = create_classifier(
@@ -131,16 +103,7 @@ class CifarBackbone(nn.Module):
         output_fmt: str = 'NCHW',
         intermediates_only: bool = False,
     ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
-        """Return the features of stages.
-
-        Args:
-            x: Images, shape (B, in_chans, H, W).
-            indices: The last n stages if int, all if None, else the stages with these indices.
-            norm: Apply the final norm to the features of the last stage, if they are asked for.
-            stop_early: Do not run what comes after the last of the stages asked for.
-            output_fmt: Only 'NCHW'.
-            intermediates_only: Leave out the final features.
-        """
+        """Return the features of stages, as timm's models do; the final norm is that of the last stage."""
         if output_fmt != 'NCHW':
             raise TimmAbnError(f"output_fmt must be 'NCHW', got {output_fmt!r}.")
         take_indices, max_index = feature_take_indices(len(self.feature_info), indices)
@@ -163,13 +126,7 @@ class CifarBackbone(nn.Module):
         prune_norm: bool = False,
         prune_head: bool = True,
     ) -> list[int]:
-        """Remove stages that are not needed for the features asked for.
-
-        Args:
-            indices: Stages to keep.
-            prune_norm: Remove the final norm too.
-            prune_head: Remove the classifier too.
-        """
+        """Remove stages that are not needed for the features asked for."""
         take_indices, max_index = feature_take_indices(len(self.feature_info), indices)
         for index in range(max_index + 1, len(self.feature_info)):
             setattr(self, f'layer{index + 1}', nn.Sequential())
@@ -183,11 +140,7 @@ class CifarBackbone(nn.Module):
         return take_indices
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """Return unpooled features, shape (B, C, H / 4, W / 4).
-
-        Args:
-            x: Images, shape (B, in_chans, H, W).
-        """
+        """Return unpooled features, shape (B, C, H / 4, W / 4)."""
         x = self.forward_stem(x)
         if self.grad_checkpointing and not torch.jit.is_scripting():
             x = checkpoint_seq([self.layer1, self.layer2, self.layer3], x, flatten=True)
@@ -196,23 +149,14 @@ class CifarBackbone(nn.Module):
         return self.norm(x)
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Return logits (B, K).
-
-        Args:
-            x: Features as returned by ``forward_features``.
-            pre_logits: Return pooled features instead.
-        """
+        """Return logits (B, K)."""
         x = self.global_pool(x)
         if self.drop_rate:
             x = F.dropout(x, p=self.drop_rate, training=self.training)
         return x if pre_logits else self.fc(x)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return logits (B, K).
-
-        Args:
-            x: Images, shape (B, in_chans, H, W).
-        """
+        """Return logits (B, K)."""
         return self.forward_head(self.forward_features(x))
 
 
@@ -220,7 +164,8 @@ class CifarResNet(CifarBackbone):
     """ResNet and ResNeXt for 32x32 images: a 3x3 stem and three stages of as many residual blocks each.
 
     He et al., "Deep Residual Learning for Image Recognition", section 4.2; Xie et al., "Aggregated Residual
-    Transformations for Deep Neural Networks", section 5.3. The stem has as many channels as the first stage has planes.
+    Transformations for Deep Neural Networks", section 5.3. The stem has as many channels as the first stage has planes,
+    which are its channels before the block's expansion; ``base_width`` is that of one group, where there are 64 planes.
     """
 
     def __init__(
@@ -237,20 +182,6 @@ class CifarResNet(CifarBackbone):
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """
-        Args:
-            block: Type of the blocks.
-            num_blocks: Number of blocks of each stage.
-            planes: Channels of each stage, before the block's expansion.
-            cardinality: Number of groups of the 3x3 convolutions.
-            base_width: Width of one group, where a stage has 64 planes.
-            num_classes: Number of classes.
-            in_chans: Channels of the images.
-            global_pool: Type of pooling.
-            drop_rate: Dropout before the classifier.
-            device: Where to create parameters.
-            dtype: Type of the parameters.
-        """
         super().__init__(num_classes, in_chans, drop_rate)
         dd: dict = {'device': device, 'dtype': dtype}
         self.conv1 = nn.Conv2d(in_chans, planes[0], 3, padding=1, bias=False, **dd)
@@ -272,11 +203,7 @@ class CifarResNet(CifarBackbone):
         self.add_stages(stages, channels, nn.Identity(), global_pool, **dd)
 
     def forward_stem(self, x: torch.Tensor) -> torch.Tensor:
-        """Return what the first stage gets, at the resolution of the images.
-
-        Args:
-            x: Images, shape (B, in_chans, H, W).
-        """
+        """Return what the first stage gets, at the resolution of the images."""
         return self.act1(self.bn1(self.conv1(x)))
 
 
@@ -311,9 +238,10 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _create_cifar_resnet(variant: str, pretrained: bool = False, **kwargs: Any) -> CifarResNet:
+def build_cifar(model_cls: type[ModelT], variant: str, pretrained: bool, **kwargs: Any) -> ModelT:
+    """Build a backbone for 32x32 images, of three stages."""
     return build_model(
-        CifarResNet, variant, pretrained, feature_cfg=dict(out_indices=(0, 1, 2), feature_cls='getter'), **kwargs
+        model_cls, variant, pretrained, feature_cfg=dict(out_indices=(0, 1, 2), feature_cls='getter'), **kwargs
     )
 
 
@@ -325,35 +253,35 @@ def _resnet_args(depth: int) -> dict[str, Any]:
 @register_model
 def resnet20_cifar(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """ResNet-20 for 32x32 images."""
-    return _create_cifar_resnet('resnet20_cifar', pretrained, **dict(_resnet_args(20), **kwargs))
+    return build_cifar(CifarResNet, 'resnet20_cifar', pretrained, **dict(_resnet_args(20), **kwargs))
 
 
 @register_model
 def resnet32_cifar(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """ResNet-32 for 32x32 images."""
-    return _create_cifar_resnet('resnet32_cifar', pretrained, **dict(_resnet_args(32), **kwargs))
+    return build_cifar(CifarResNet, 'resnet32_cifar', pretrained, **dict(_resnet_args(32), **kwargs))
 
 
 @register_model
 def resnet44_cifar(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """ResNet-44 for 32x32 images, of bottleneck blocks."""
-    return _create_cifar_resnet('resnet44_cifar', pretrained, **dict(_resnet_args(44), **kwargs))
+    return build_cifar(CifarResNet, 'resnet44_cifar', pretrained, **dict(_resnet_args(44), **kwargs))
 
 
 @register_model
 def resnet56_cifar(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """ResNet-56 for 32x32 images, of bottleneck blocks."""
-    return _create_cifar_resnet('resnet56_cifar', pretrained, **dict(_resnet_args(56), **kwargs))
+    return build_cifar(CifarResNet, 'resnet56_cifar', pretrained, **dict(_resnet_args(56), **kwargs))
 
 
 @register_model
 def resnet110_cifar(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """ResNet-110 for 32x32 images, of bottleneck blocks."""
-    return _create_cifar_resnet('resnet110_cifar', pretrained, **dict(_resnet_args(110), **kwargs))
+    return build_cifar(CifarResNet, 'resnet110_cifar', pretrained, **dict(_resnet_args(110), **kwargs))
 
 
 @register_model
 def resnext29_8x64d_cifar(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """ResNeXt-29 8x64d for 32x32 images."""
     model_args = dict(block=Bottleneck, num_blocks=3, planes=(64, 128, 256), cardinality=8, base_width=64)
-    return _create_cifar_resnet('resnext29_8x64d_cifar', pretrained, **dict(model_args, **kwargs))
+    return build_cifar(CifarResNet, 'resnext29_8x64d_cifar', pretrained, **dict(model_args, **kwargs))

@@ -7,10 +7,9 @@ import torch
 import torch.nn as nn
 from timm.models import DenseNet, generate_default_cfgs, register_model
 
-from ..hub.building import build_model
 from ..hub.published import with_hub_ids
 from ..networks.attention_stage import init_convolutions
-from .cifar_backbones import cifar_cfg
+from .cifar_backbones import build_cifar, cifar_cfg
 
 __all__ = ['CifarDenseNet']
 
@@ -27,35 +26,12 @@ class CifarDenseNet(DenseNet):
         block_config: tuple[int, ...] = (16, 16, 16),
         num_classes: int = 100,
         in_chans: int = 3,
-        global_pool: str = 'avg',
-        drop_rate: float = 0.0,
-        proj_drop_rate: float = 0.0,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
+        **kwargs: Any,
     ) -> None:
-        """
-        Args:
-            growth_rate: Channels that each layer adds.
-            block_config: Number of layers of each block.
-            num_classes: Number of classes.
-            in_chans: Channels of the images.
-            global_pool: Type of pooling.
-            drop_rate: Dropout before the classifier.
-            proj_drop_rate: Dropout after each layer of the blocks.
-            device: Where to create parameters.
-            dtype: Type of the parameters.
-        """
         dd: dict = {'device': device, 'dtype': dtype}
-        super().__init__(
-            growth_rate=growth_rate,
-            block_config=block_config,
-            num_classes=num_classes,
-            in_chans=in_chans,
-            global_pool=global_pool,
-            drop_rate=drop_rate,
-            proj_drop_rate=proj_drop_rate,
-            **dd,
-        )
+        super().__init__(growth_rate, block_config, num_classes, in_chans, **dd, **kwargs)
         stem = nn.Conv2d(in_chans, 2 * growth_rate, 3, padding=1, bias=False, **dd)
         blocks = {name: module for name, module in self.features.named_children() if not name.endswith('0')}
         self.features = nn.Sequential(OrderedDict(conv0=stem, **blocks))
@@ -85,10 +61,4 @@ default_cfgs = generate_default_cfgs(
 def densenet100_12_cifar(pretrained: bool = False, **kwargs: Any) -> CifarDenseNet:
     """DenseNet-BC-100 of growth rate 12 for 32x32 images."""
     model_args = dict(growth_rate=12, block_config=(16, 16, 16))
-    return build_model(
-        CifarDenseNet,
-        'densenet100_12_cifar',
-        pretrained,
-        feature_cfg=dict(out_indices=(0, 1, 2), feature_cls='getter'),
-        **dict(model_args, **kwargs),
-    )
+    return build_cifar(CifarDenseNet, 'densenet100_12_cifar', pretrained, **dict(model_args, **kwargs))

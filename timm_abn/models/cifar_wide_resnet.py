@@ -7,9 +7,8 @@ import torch.nn as nn
 from timm.layers import BatchNormAct2d
 from timm.models import generate_default_cfgs, register_model
 
-from ..hub.building import build_model
 from ..hub.published import with_hub_ids
-from .cifar_backbones import CifarBackbone, cifar_cfg
+from .cifar_backbones import CifarBackbone, build_cifar, cifar_cfg
 
 __all__ = ['CifarWideResNet']
 
@@ -26,15 +25,6 @@ class WideBlock(nn.Module):
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """
-        Args:
-            in_channels: Channels of the input.
-            channels: Channels of the output.
-            stride: Stride of the first convolution.
-            proj_drop_rate: Dropout before the second convolution.
-            device: Where to create parameters.
-            dtype: Type of the parameters.
-        """
         super().__init__()
         dd: dict = {'device': device, 'dtype': dtype}
         self.norm1 = BatchNormAct2d(in_channels, **dd)
@@ -47,11 +37,7 @@ class WideBlock(nn.Module):
             self.downsample = nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False, **dd)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return features of shape (B, channels, H / stride, W / stride), without an activation on them.
-
-        Args:
-            x: Features, shape (B, in_channels, H, W).
-        """
+        """Return features of shape (B, channels, H / stride, W / stride), without an activation on them."""
         activated = self.norm1(x)
         shortcut = x if self.downsample is None else self.downsample(activated)
         return self.conv2(self.drop(self.norm2(self.conv1(activated)))) + shortcut
@@ -60,7 +46,8 @@ class WideBlock(nn.Module):
 class CifarWideResNet(CifarBackbone):
     """Wide ResNet for 32x32 images: a 3x3 stem of 16 channels, three stages of 16, 32 and 64 times ``width`` channels.
 
-    Zagoruyko and Komodakis, "Wide Residual Networks". Stages hand over raw sums; the final norm activates the last.
+    Zagoruyko and Komodakis, "Wide Residual Networks". Stages hand over raw sums; the final norm activates the last. The
+    depth is 6 * ``num_blocks`` + 4; ``proj_drop_rate``, of the dropout within blocks, is 0.3 in the paper of ABN.
     """
 
     def __init__(
@@ -75,18 +62,6 @@ class CifarWideResNet(CifarBackbone):
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """
-        Args:
-            num_blocks: Number of blocks of each stage; the depth is 6 * num_blocks + 4.
-            width: Widening factor.
-            num_classes: Number of classes.
-            in_chans: Channels of the images.
-            global_pool: Type of pooling.
-            drop_rate: Dropout before the classifier.
-            proj_drop_rate: Dropout between the convolutions of a block; 0.3 in the paper of ABN.
-            device: Where to create parameters.
-            dtype: Type of the parameters.
-        """
         super().__init__(num_classes, in_chans, drop_rate)
         dd: dict = {'device': device, 'dtype': dtype}
         self.conv1 = nn.Conv2d(in_chans, 16, 3, padding=1, bias=False, **dd)
@@ -102,11 +77,7 @@ class CifarWideResNet(CifarBackbone):
         self.add_stages(stages, widths, BatchNormAct2d(widths[-1], **dd), global_pool, **dd)
 
     def forward_stem(self, x: torch.Tensor) -> torch.Tensor:
-        """Return what the first stage gets, at the resolution of the images.
-
-        Args:
-            x: Images, shape (B, in_chans, H, W).
-        """
+        """Return what the first stage gets, at the resolution of the images."""
         return self.conv1(x)
 
 
@@ -120,19 +91,13 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _create_cifar_wide_resnet(variant: str, pretrained: bool = False, **kwargs: Any) -> CifarWideResNet:
-    return build_model(
-        CifarWideResNet, variant, pretrained, feature_cfg=dict(out_indices=(0, 1, 2), feature_cls='getter'), **kwargs
-    )
-
-
 @register_model
 def wrn28_4_cifar(pretrained: bool = False, **kwargs: Any) -> CifarWideResNet:
     """Wide ResNet-28-4 for 32x32 images."""
-    return _create_cifar_wide_resnet('wrn28_4_cifar', pretrained, **dict(dict(num_blocks=4, width=4), **kwargs))
+    return build_cifar(CifarWideResNet, 'wrn28_4_cifar', pretrained, **dict(dict(num_blocks=4, width=4), **kwargs))
 
 
 @register_model
 def wrn28_10_cifar(pretrained: bool = False, **kwargs: Any) -> CifarWideResNet:
     """Wide ResNet-28-10 for 32x32 images."""
-    return _create_cifar_wide_resnet('wrn28_10_cifar', pretrained, **dict(dict(num_blocks=4, width=10), **kwargs))
+    return build_cifar(CifarWideResNet, 'wrn28_10_cifar', pretrained, **dict(dict(num_blocks=4, width=10), **kwargs))

@@ -19,15 +19,7 @@ class ModelError(TimmAbnError):
 
 
 def create_model(name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """Create a model of timm.
-
-    Args:
-        name: Name of the model, with or without a tag, or a 'hf-hub:' or 'local-dir:' address.
-        arguments: Arguments of ``timm.create_model``.
-
-    Raises:
-        ModelError: There is no such model.
-    """
+    """Return ``timm.create_model(name, **arguments)``, or raise ModelError."""
     try:
         check_address(name)
         return timm.create_model(name, **arguments)

@@ -13,7 +13,7 @@ from ..hub.published import no_weights
 from ..hub.state_dicts import check_state_dict
 from ..networks.split_network import SplitNetwork
 from .attaching import with_backbone
-from .class_activation_mapping import ClassActivationMapping
+from .cam_models import ClassActivationMapping
 from .creating import ModelError, create_model
 from .training_checkpoints import (
     OWN_MODULES,
@@ -31,11 +31,7 @@ EXPLAINING = (SplitNetwork, ClassActivationMapping)  # classes of models that ex
 
 
 def model_names(pattern: str = '') -> list[str]:
-    """Return the registered names of models that explain themselves: ABNs, then CAM baselines.
-
-    Args:
-        pattern: Only those that match it, for example 'abn_resnet*'; all if empty.
-    """
+    """Return the registered names, of a pattern, of models that explain themselves: ABNs, then CAM baselines."""
     return [name for module in (*OWN_MODULES, 'cam_models') for name in timm.list_models(pattern, module=module)]
 
 
@@ -76,11 +72,6 @@ def load_classifier(
 ) -> nn.Module:
     """Return any model of timm with trained weights, in evaluation mode: ``load_model`` for those without a map, too.
 
-    Args:
-        name_or_address: Name of a model, with or without a tag, or a 'hf-hub:' or 'local-dir:' address.
-        checkpoint: See ``load_model``.
-        **model_kwargs: See ``load_model``.
-
     Raises:
         TimmAbnError: There is no such model, or there are no weights that fit; the message is one line.
     """
@@ -97,10 +88,6 @@ def load_classifier(
 
 def untrained_model(name: str, /, **model_kwargs: Any) -> nn.Module:
     """Return any model of timm with random weights, in evaluation mode.
-
-    Args:
-        name: Name of a model.
-        **model_kwargs: Arguments of ``timm.create_model``.
 
     Raises:
         TimmAbnError: There is no such model; the message is one line.

@@ -12,7 +12,7 @@ from timm.data import resolve_data_config
 from timm.models import clean_state_dict, is_model_in_modules
 
 from ..errors import one_line
-from ..hub.config import check_entries
+from ..hub.config import HubError, check_entries
 from ..hub.published import ARGUMENTS_OF_WEIGHTS
 from ..hub.state_dicts import CheckpointError
 from ..networks.gate import recorded_gate
@@ -20,6 +20,7 @@ from ..timm_private import torch_load
 
 __all__ = [
     'OF_BACKBONE',
+    'OWN_MODULES',
     'check_model_of',
     'class_names_of',
     'data_config_of',
@@ -41,9 +42,6 @@ _TASK_WEIGHT = 'attention_branch.map_conv.weight'  # a row per task, of networks
 def read_checkpoint_file(path: Path) -> Mapping[str, Any]:
     """Return all that a checkpoint holds, as it was written, without running code from it.
 
-    Args:
-        path: The file.
-
     Raises:
         CheckpointError: It is not there, damaged, or holds other things than tensors and plain values.
     """
@@ -60,9 +58,6 @@ def read_checkpoint_file(path: Path) -> Mapping[str, Any]:
 
 def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], Mapping[str, Any]]:
     """Return the weights of a checkpoint, averaged ones where there are some, and what lies beside them.
-
-    Args:
-        path: The file.
 
     Raises:
         CheckpointError: See ``read_checkpoint_file``; or it holds no weights.
@@ -81,11 +76,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], Mapping[str, A
 
 
 def training_settings(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of timm's training script that are recorded in a checkpoint; none if there are none.
-
-    Args:
-        metadata: What lies beside the weights.
-    """
+    """Return the settings of timm's training script that lie beside the weights of a checkpoint, if any."""
     settings = metadata.get('args')
     return vars(settings) if isinstance(settings, argparse.Namespace) else {}
 
@@ -99,15 +90,11 @@ def model_arguments(
 ) -> dict[str, Any]:
     """Return the arguments that build the network of a checkpoint.
 
-    Args:
-        name: Name of the model.
-        settings: Settings of timm's training script.
-        given: Arguments given on the command line, which come first.
-        weights: The weights, which tell the number of classes, and whether they are tasks, if nothing else does.
-        path: The checkpoint, for messages.
+    Those ``given`` come first, then those that the settings of timm's training script record. If nothing else does, the
+    weights tell the number of classes, and whether they are tasks.
 
     Raises:
-        HubError: Recorded arguments make no sense.
+        CheckpointError: Recorded arguments make no sense.
     """
     recorded = settings.get('model_kwargs')
     arguments = _arguments_of_weights(settings)
@@ -119,7 +106,7 @@ def model_arguments(
     # the checkpoint has the weights that came of it, or says by their SHA-256 which of timm's they were
     is_of_timm = arguments.pop('pretrained_backbone', None) is True and 'backbone_sha256' in settings
     arguments = {key: value for key, value in arguments.items() if value is not None}
-    check_entries({}, arguments, str(path))
+    _check_recorded({}, arguments, path)
     if is_of_timm:
         arguments['pretrained_backbone'] = True
     if is_model_in_modules(name, OWN_MODULES):
@@ -141,13 +128,7 @@ def model_arguments(
 
 
 def check_model_of(settings: Mapping[str, Any], name: str, path: Path) -> None:
-    """Raise CheckpointError if a checkpoint says that it is of another model.
-
-    Args:
-        settings: Settings of the training.
-        name: Name of the model, whatever its tag; at an address there may be any.
-        path: The checkpoint.
-    """
+    """Raise CheckpointError if a checkpoint says that it is of another model; at an address there may be any."""
     trained = settings.get('model')
     if trained and ':' not in name and str(trained).split('.')[0] != name.split('.')[0]:
         raise CheckpointError(f'{path} is a checkpoint of {trained}, not of {name}.')
@@ -156,18 +137,12 @@ def check_model_of(settings: Mapping[str, Any], name: str, path: Path) -> None:
 def recorded_of_backbone(name: str, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what a checkpoint says of the backbone that it is of: its arguments, and how images were prepared.
 
-    Args:
-        name: Name of the backbone.
-        path: What timm's training script wrote, or weights alone, which say less; what cannot be read says nothing
-            here, since whoever loads the weights says what is wrong with it.
+    It is what timm's training script wrote, or weights alone, which say less.
 
     Raises:
-        TimmAbnError: It is of another model, or what it says makes no sense.
+        CheckpointError: It cannot be read, is of another model, or what it says makes no sense.
     """
-    try:
-        weights, metadata = read_checkpoint(path)
-    except CheckpointError:
-        return {}, {}
+    weights, metadata = read_checkpoint(path)
     settings = training_settings(metadata)
     check_model_of(settings, name, path)
     arguments = model_arguments(name, settings, {}, weights, path)
@@ -192,26 +167,22 @@ def _arguments_of_weights(settings: Mapping[str, Any]) -> dict[str, Any]:
 def class_names_of(settings: Mapping[str, Any], num_classes: int, path: Path) -> list[str] | None:
     """Return what the classes were called that a network was trained on; None if nothing says so.
 
-    Args:
-        settings: Settings of timm's training script; the launcher adds ``label_names``.
-        num_classes: Number of classes of the network; names of another number are of other classes.
-        path: The checkpoint, for messages.
+    The launcher adds ``label_names`` to the settings of timm's script. Names of another number are of other classes.
 
     Raises:
-        HubError: They are no names.
+        CheckpointError: They are no names.
     """
     names = settings.get('label_names')
     if names is None:
         return None
-    check_entries(dict(label_names=names, num_classes=len(names) if isinstance(names, list) else 0), {}, str(path))
+    _check_recorded(dict(label_names=names, num_classes=len(names) if isinstance(names, list) else 0), {}, path)
     return list(names) if len(names) == num_classes else None
 
 
 def origin_of(settings: Mapping[str, Any]) -> str:
     """Return in words which weights a training run began from; empty if nothing says so.
 
-    Args:
-        settings: Settings of timm's training script; the launcher adds ``origin``, which outlives resuming.
+    The launcher adds ``origin`` to the settings of timm's script, which outlives resuming.
     """
     said = settings.get('origin')
     if isinstance(said, str) and len(said) <= 200:
@@ -224,23 +195,18 @@ def origin_of(settings: Mapping[str, Any]) -> str:
         return f'the pretrained weights of {settings["model"]}'
     recorded = settings.get('model_kwargs')
     arguments = recorded if isinstance(recorded, Mapping) else {}
-    of_backbone = arguments.get('pretrained_backbone')
-    if of_backbone:
-        source = 'weights of a file' if isinstance(of_backbone, str) else 'pretrained weights'
-        return f'{source}{OF_BACKBONE}'
+    if of_backbone := arguments.get('pretrained_backbone'):
+        return ('weights of a file' if isinstance(of_backbone, str) else 'pretrained weights') + OF_BACKBONE
     return 'random weights'
 
 
 def data_config_of(settings: Mapping[str, Any], model: torch.nn.Module, path: Path) -> dict[str, Any]:
     """Return how images were prepared in training: input size, mean and so on, as timm names them.
 
-    Args:
-        settings: Settings of timm's training script.
-        model: The network, whose own preparation holds where they say nothing.
-        path: The checkpoint, for messages.
+    That of the model holds where the settings of timm's script say nothing.
 
     Raises:
-        TimmAbnError: They make no sense.
+        CheckpointError: They make no sense.
     """
     try:
         data_config = resolve_data_config(dict(settings), model=model)
@@ -248,5 +214,12 @@ def data_config_of(settings: Mapping[str, Any], model: torch.nn.Module, path: Pa
         names = ('input_size', 'img_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
         found = ', '.join(f'{name}={settings[name]!r}' for name in names if settings.get(name) is not None)
         raise CheckpointError(f'{path} says that images were prepared with {found}, which cannot be') from None
-    check_entries(data_config, {}, str(path))
+    _check_recorded(data_config, {}, path)
     return data_config
+
+
+def _check_recorded(data_config: Mapping[str, Any], arguments: Mapping[str, Any], path: Path) -> None:
+    try:
+        check_entries(data_config, arguments, str(path))
+    except HubError as error:  # the same rules hold for what comes from the Hub
+        raise CheckpointError(str(error)) from None

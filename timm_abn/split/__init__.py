@@ -2,7 +2,7 @@
 
 from .adapter import Adapter, Half, family_of
 from .adapters import find_adapter, register_adapter
-from .cut import Cut, Split, SplitError, cut_backbone, resolve_split, split_backbone
+from .cut import Cut, Split, SplitError, cut_backbone, split_backbone
 from .features import Features, as_features
 
 __all__ = [
@@ -17,6 +17,5 @@ __all__ = [
     'family_of',
     'find_adapter',
     'register_adapter',
-    'resolve_split',
     'split_backbone',
 ]

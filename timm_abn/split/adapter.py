@@ -88,23 +88,9 @@ class Adapter:
         return 0 if joins_later else getattr(perception_branch, 'num_prefix_tokens', 0)
 
     def attention_stage(
-        self,
-        perception_branch: nn.Module,
-        in_channels: int,
-        device: torch.device | None = None,
-        dtype: torch.dtype | None = None,
+        self, perception_branch: nn.Module, in_channels: int, device: torch.device | None, dtype: torch.dtype | None
     ) -> tuple['OrderedDict[str, nn.Module]', int, str] | None:
-        """Return the attention branch's first stage, its width and its name, where none after the cut can be copied.
-
-        Args:
-            perception_branch: The second half.
-            in_channels: Channels of the features at the cut.
-            device: Where to create parameters.
-            dtype: Type of the parameters.
-
-        Returns:
-            None for residual blocks.
-        """
+        """Return the attention branch's first stage, its width and its name; None for a copy or residual blocks."""
         return None
 
     def takes_attention_bias(self, perception_branch: nn.Module) -> bool:
@@ -112,16 +98,10 @@ class Adapter:
         return False
 
     def perception_intermediates(
-        self,
-        perception_branch: nn.Module,
-        features: Features,
-        indices: list[int],
-        norm: bool,
-        stop_early: bool,
-        intermediates_only: bool,
+        self, half: Any, features: Features, indices: list[int], norm: bool, stop_early: bool, intermediates_only: bool
     ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
         """Do what the backbone's ``forward_intermediates`` does, with features in place of images."""
-        return perception_branch.forward_intermediates(  # type: ignore[operator]
+        return half.forward_intermediates(
             features if features.side_inputs else features.x,
             indices=indices,
             norm=norm,

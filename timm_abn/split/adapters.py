@@ -41,7 +41,12 @@ def register_adapter(backbone_class: type[nn.Module], adapter: Adapter) -> None:
     Raises:
         TimmAbnError: The adapter, or a class it names, cannot be what it should be.
     """
-    check_adapter(backbone_class, adapter)
+    if not isinstance(adapter, Adapter):
+        raise TimmAbnError(f'register_adapter() needs an instance of Adapter, got {adapter!r}.')
+    for half_class in (adapter.extractor_class, adapter.perception_class):
+        if half_class is not None and not (issubclass(half_class, Half) and issubclass(half_class, backbone_class)):
+            half, whole = half_class.__name__, backbone_class.__name__
+            raise TimmAbnError(f'{half} must be a subclass of timm_abn.Half and of {whole}, whose half it is to be.')
     _ADAPTERS[backbone_class] = adapter
 
 
@@ -53,13 +58,3 @@ def find_adapter(backbone: nn.Module) -> Adapter:
 def find_exact_adapter(module: nn.Module) -> Adapter | None:
     """Return the adapter registered for the class of ``module`` itself, if there is one."""
     return _ADAPTERS.get(type(module))
-
-
-def check_adapter(backbone_class: type[nn.Module], adapter: Adapter) -> None:
-    """Raise TimmAbnError unless halves of ``backbone_class`` can become the classes of ``adapter``."""
-    if not isinstance(adapter, Adapter):
-        raise TimmAbnError(f'register_adapter() needs an instance of Adapter, got {adapter!r}.')
-    for half_class in (adapter.extractor_class, adapter.perception_class):
-        if half_class is not None and not (issubclass(half_class, Half) and issubclass(half_class, backbone_class)):
-            half, whole = half_class.__name__, backbone_class.__name__
-            raise TimmAbnError(f'{half} must be a subclass of timm_abn.Half and of {whole}, whose half it is to be.')

@@ -30,63 +30,41 @@ from .module_copy import copy_module, meta_tensors
 from .nearest import nearest_cut
 from .observation import Run, SplitError, observe
 
-__all__ = ['Cut', 'Split', 'SplitError', 'cut_backbone', 'resolve_split', 'split_backbone']
+__all__ = ['Cut', 'Split', 'SplitError', 'cut_backbone', 'split_backbone']
 
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
-    """A cut that is proven to be exact, of every backbone of one architecture; it holds no tensors.
+    """A cut that is proven to be exact, of every backbone of one architecture; it holds no tensors."""
 
-    Attributes:
-        path: Module path of the cut in the backbone.
-        plan: What each half gives up.
-        image_size: Height and width of the backbone's default images.
-        feature_shape: Shape of the features of one such image, without the batch.
-        num_prefix_tokens: How many of them, if they are tokens, come before those of the image.
-        side_inputs_per_image: For each of the side inputs, whether it has a row for each image.
-        num_extractor_stages: How many entries of ``feature_info`` lie at or before the cut.
-        next_channels: Channels of the entry after the cut, if there is one.
-        normalised: Whether what follows ignores any factor of a place that is the same for all its channels: a layer
-            norm over channels undoes it, or nothing reads it.
-        unread: Whether what follows reads the class token alone, and so nothing of any place of the image.
-        behind_norms: Whether all that follows is behind norms that undo a uniform factor, residual shortcuts aside.
-        next_stage: Paths of the modules between the cut and the next entry of ``feature_info``, in order of
-            execution; empty if no chain of modules leads there.
-    """
-
-    path: str
+    path: str  # of the module in the backbone
     plan: Plan
-    image_size: tuple[int, int]
-    feature_shape: tuple[int, ...]
-    num_prefix_tokens: int
-    side_inputs_per_image: tuple[bool, ...]
-    num_extractor_stages: int
-    next_channels: int | None
+    image_size: tuple[int, int]  # height and width of the backbone's default images
+    feature_shape: tuple[int, ...]  # of one such image, without the batch
+    num_prefix_tokens: int  # that come before those of the image, if features are tokens
+    side_inputs_per_image: tuple[bool, ...]  # whether each of them has a row for each image
+    num_extractor_stages: int  # entries of ``feature_info`` at or before the cut
+    next_channels: int | None  # of the entry after the cut, if there is one
+    # whether what follows ignores any factor of a place that is the same for all its channels: a layer norm over
+    # channels undoes it, or nothing reads it
     normalised: bool
-    unread: bool
-    behind_norms: bool
+    unread: bool  # whether what follows reads the class token alone, and so nothing of any place of the image
+    behind_norms: bool  # whether all that follows is behind norms that undo a uniform factor, shortcuts aside
+    # paths of the modules between the cut and the next entry of ``feature_info``, in order of execution; empty if no
+    # chain of modules leads there
     next_stage: list[str]
 
 
 @dataclasses.dataclass(frozen=True)
 class Split(Cut):
-    """Result of ``cut_backbone``.
+    """A cut, and the halves of one backbone."""
 
-    Attributes:
-        feature_extractor: Everything up to and including ``path``; maps images to features.
-        perception_branch: Everything after ``path``; maps features to logits.
-        feature_info: The backbone's ``feature_info``, with the paths that its modules have in the two halves.
-    """
-
-    feature_extractor: nn.Module
-    perception_branch: nn.Module
-    feature_info: list[dict[str, Any]]
+    feature_extractor: nn.Module  # everything up to and including ``path``; maps images to features
+    perception_branch: nn.Module  # everything after it; maps features to logits
+    feature_info: list[dict[str, Any]]  # the backbone's, with the paths that its modules have in the two halves
 
 
-def split_backbone(
-    backbone: nn.Module,
-    split: int | str | None = None,
-) -> tuple[nn.Module, nn.Module]:
+def split_backbone(backbone: nn.Module, split: int | str | None = None) -> tuple[nn.Module, nn.Module]:
     """Cut a timm backbone in two halves that together compute exactly what it computes.
 
     The halves share the backbone's parameters; use them instead of the backbone, or copy it first.
@@ -107,23 +85,13 @@ def split_backbone(
     return result.feature_extractor, result.perception_branch
 
 
-def cut_backbone(
-    backbone: nn.Module,
-    split: int | str | None = None,
-    architecture: Hashable | None = None,
-) -> Split:
+def cut_backbone(backbone: nn.Module, split: int | str | None = None, architecture: Hashable | None = None) -> Split:
     """Cut a backbone like ``split_backbone``, and return what is known about the cut as well.
 
-    Args:
-        backbone: Any timm model.
-        split: See ``split_backbone``.
-        architecture: Equal for backbones that were built by the same function with the same arguments. A cut of an
-            architecture is proven once in a process; without one it is proven each time.
-
-    Raises:
-        SplitError: The split does not exist, or no exact cut is possible there.
+    ``architecture`` is equal for backbones that were built by the same function with the same arguments. A cut of an
+    architecture is proven once in a process; without one it is proven each time.
     """
-    path = resolve_split(backbone, split)
+    path = _resolve_split(backbone, split)
     images = _probe_images(backbone)
     key = (architecture, path, images.shape, images.dtype, find_adapter(backbone))
     cut = _PROVEN.get(key) if architecture is not None else None
@@ -138,20 +106,11 @@ def cut_backbone(
         _PROVEN[key] = cut
     tensors = {id(tensor): tensor for tensor in [*backbone.parameters(), *backbone.buffers()]}
     extractor, perception = build_halves(backbone, cut.plan, tensors)
-    num_before = cut.num_extractor_stages
-    return Split(
-        **vars(cut),
-        feature_extractor=extractor,
-        perception_branch=perception,
-        feature_info=[
-            dict(
-                info,
-                module=info.get('module', '')
-                and f'{"feature_extractor" if index < num_before else "perception_branch"}.{info["module"]}',
-            )
-            for index, info in enumerate(_feature_info(backbone))
-        ],
-    )
+    feature_info = _feature_info(backbone)
+    for index, info in enumerate(feature_info):
+        half = 'feature_extractor' if index < cut.num_extractor_stages else 'perception_branch'
+        info['module'] = info.get('module', '') and f'{half}.{info["module"]}'
+    return Split(**vars(cut), feature_extractor=extractor, perception_branch=perception, feature_info=feature_info)
 
 
 _PROVEN: dict[Hashable, Cut] = {}
@@ -160,10 +119,9 @@ _PROVEN: dict[Hashable, Cut] = {}
 def _nearest_cut(backbone: nn.Module, path: str, images: torch.Tensor) -> str | None:
     def is_exact(other: str) -> bool:
         try:
-            _prove_cut(backbone, other, images)
+            return bool(_prove_cut(backbone, other, images))
         except SplitError:
             return False
-        return True
 
     probe = copy_module(backbone, dict(meta_tensors(backbone))).eval()
     return nearest_cut(probe, path, images, [info.get('module', '') for info in _feature_info(backbone)], is_exact)
@@ -212,16 +170,8 @@ def _per_image(extractor: nn.Module, images: torch.Tensor, side_inputs: list[tor
     return tuple(len(tensor) != len(other) for tensor, other in zip(side_inputs, longer))
 
 
-def resolve_split(backbone: nn.Module, split: int | str | None = None) -> str:
-    """Return the module path that ``split`` stands for.
-
-    Args:
-        backbone: Any timm model.
-        split: Index into ``feature_info``, module path, or None for the default.
-
-    Raises:
-        SplitError: There is no such stage or module.
-    """
+def _resolve_split(backbone: nn.Module, split: int | str | None) -> str:
+    """Return the module path that ``split`` stands for, or raise SplitError."""
     infos = _feature_info(backbone)
     stages = [info.get('module', '') for info in infos]
     named = ', '.join(f'{index} ({stage})' for index, stage in enumerate(stages) if stage)
@@ -252,7 +202,7 @@ def _feature_info(backbone: nn.Module) -> list[dict[str, Any]]:
     infos = getattr(backbone, 'feature_info', [])
     infos = infos if isinstance(infos, (list, tuple)) else infos.get_dicts()
     stage = find_adapter(backbone).stage
-    return [dict(info, module=stage(backbone, info['module'])) if info.get('module') else info for info in infos]
+    return [dict(info, module=stage(backbone, info['module'])) if info.get('module') else dict(info) for info in infos]
 
 
 def _probe_images(backbone: nn.Module) -> torch.Tensor:
@@ -260,27 +210,15 @@ def _probe_images(backbone: nn.Module) -> torch.Tensor:
     return torch.empty((2, *get_model_input_config(backbone)['input_size']), device='meta', dtype=dtype)
 
 
-def _next_stage(
-    probe: nn.Module,
-    stages: list[str],
-    run: Run,
-    plan: Plan,
-    expressions: Expressions,
-) -> list[str]:
+def _next_stage(probe: nn.Module, stages: list[str], run: Run, plan: Plan, expressions: Expressions) -> list[str]:
     """Return the chain of modules from the cut to the next stage, if it is a chain."""
     following = [stage for stage in stages if plan.sides.get(stage) == 'after' and stage in run.outputs]
     if not following:
         return []
     stage = min(following, key=lambda name: run.calls[name][0][1])
     stage_end = run.calls[stage][0][1]
-    chain = sorted(
-        (
-            name
-            for name in run.calls
-            if name in plan.sides and plan.sides[name] == 'after' and run.calls[name][0][1] <= stage_end
-        ),
-        key=lambda name: run.calls[name][0][0],
-    )
+    after = (name for name in run.calls if plan.sides.get(name) == 'after' and run.calls[name][0][1] <= stage_end)
+    chain = sorted(after, key=lambda name: run.calls[name][0][0])
     # the largest modules of the chain: children of a module already in it go with their parent
     outermost = [name for name in chain if not any(name.startswith(f'{other}.') for other in chain)]
     x = torch.empty_like(run.features)

@@ -13,17 +13,15 @@ __all__ = ['Expressions']
 Layout = tuple[tuple[tuple[int, int], ...], ...]
 
 _COPIES = frozenset((torch.ops.aten.clone.default, torch.ops.aten.alias.default, torch.ops.aten.detach.default))
-_LAYOUT_CHANGES = _COPIES | frozenset(
-    (
-        torch.ops.aten.permute.default,
-        torch.ops.aten.transpose.int,
-        torch.ops.aten.view.default,
-        torch.ops.aten._unsafe_view.default,
-        torch.ops.aten._reshape_alias.default,
-        torch.ops.aten.unsqueeze.default,
-        torch.ops.aten.squeeze.dim,
-    )
-)
+_LAYOUT_CHANGES = _COPIES | {
+    torch.ops.aten.permute.default,
+    torch.ops.aten.transpose.int,
+    torch.ops.aten.view.default,
+    torch.ops.aten._unsafe_view.default,
+    torch.ops.aten._reshape_alias.default,
+    torch.ops.aten.unsqueeze.default,
+    torch.ops.aten.squeeze.dim,
+}
 
 
 class Expressions(TorchDispatchMode):
@@ -56,6 +54,9 @@ class Expressions(TorchDispatchMode):
         """Let ``tensor`` stand for the expression ``key``, and return its number."""
         number = self._numbers.setdefault(key, len(self._numbers))
         self._shapes[number] = tuple(tensor.shape)
+        return self._stand_for(tensor, number)
+
+    def _stand_for(self, tensor: torch.Tensor, number: int) -> int:
         self._of_tensor[id(tensor)] = number
         self._kept.append(tensor)
         return number
@@ -68,8 +69,7 @@ class Expressions(TorchDispatchMode):
 
     def name_like(self, tensor: torch.Tensor, other: torch.Tensor) -> None:
         """Let ``tensor`` stand for what ``other`` stands for."""
-        self._of_tensor[id(tensor)] = self.number(other)
-        self._kept.append(tensor)
+        self._stand_for(tensor, self.number(other))
 
     @property
     def known(self) -> set[int]:
@@ -88,13 +88,7 @@ class Expressions(TorchDispatchMode):
             self._leaves[self.name(tensor, ('leaf', value))] = frozenset((id(tensor),))
         return self._of_tensor[id(tensor)]
 
-    def _key(
-        self,
-        values: Sequence[Any],
-        operator: str,
-        seen: list[int],
-        strides: list[tuple[int, ...]],
-    ) -> Hashable:
+    def _key(self, values: Sequence[Any], operator: str, seen: list[int], strides: list[tuple[int, ...]]) -> Hashable:
         parts: list[Hashable] = []  # one loop for what recursion could say: this runs for every argument of a network
         for value in values:
             if isinstance(value, torch.Tensor):
@@ -173,9 +167,7 @@ class Expressions(TorchDispatchMode):
                 return None
         else:
             return None
-        self._of_tensor[id(result)] = whole
-        self._kept.append(result)
-        return whole
+        return self._stand_for(result, whole)
 
     def _name_layout(self, func: Any, args: Any, result: torch.Tensor) -> int | None:
         # a change of layout and its way back (NCHW to NHWC for a norm, tokens to maps and back) is no change
@@ -189,9 +181,7 @@ class Expressions(TorchDispatchMode):
             return None
         original = self._shapes[base]
         if tuple(result.shape) == original and changed == row_major(original):
-            self._of_tensor[id(result)] = base
-            self._kept.append(result)
-            return base
+            return self._stand_for(result, base)
         number = self.name(result, ('layout', base, tuple(result.shape), changed))
         self._layouts[number] = (base, changed)
         return number

@@ -47,16 +47,12 @@ class _Noticed(Exception):
 
 
 class _Follow(TorchDispatchMode):
-    """Follows a factor through a run.
-
-    Attributes:
-        degrees: The degree of each tensor, by id, where it is not 0.
-    """
+    """Follows a factor through a run."""
 
     def __init__(self, features: torch.Tensor, degree: float = 1.0) -> None:
         super().__init__()
         self.features = features
-        self.degrees: dict[int, float] = {id(features): degree}
+        self.degrees: dict[int, float] = {id(features): degree}  # of each tensor, by id, where it is not 0
         self._kept: list[torch.Tensor] = [features]  # an id is only unique as long as its tensor lives
 
     def degree(self, value: Any) -> float:
@@ -64,11 +60,7 @@ class _Follow(TorchDispatchMode):
         return self.degrees.get(id(value), 0.0) if isinstance(value, torch.Tensor) else 0.0
 
     def follow(self, operator: str, args: Any, degrees: list[float], results: list[torch.Tensor]) -> float:
-        """Return the degree of the results of an operator, at least one of whose arguments has another than 0.
-
-        Raises:
-            _Noticed: That cannot be told.
-        """
+        """Return the degree of the results of an operator, or raise ``_Noticed``; one argument has another than 0."""
         raise NotImplementedError
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -82,9 +74,8 @@ class _Follow(TorchDispatchMode):
         operator = func._schema.name.removeprefix('aten::')
         if operator.endswith('_') and (not isinstance(args[0], torch.Tensor) or args[0]._base is not None):
             raise _Noticed  # what is written to a view changes another tensor
-        results = [
-            r for r in (result if isinstance(result, (list, tuple)) else [result]) if isinstance(r, torch.Tensor)
-        ]
+        outputs = result if isinstance(result, (list, tuple)) else [result]
+        results = [output for output in outputs if isinstance(output, torch.Tensor)]
         degree = self.follow(operator.removesuffix('_'), args, degrees, results)
         for tensor in results:
             self._kept.append(tensor)
@@ -176,7 +167,9 @@ def _power(operator: str, args: Any) -> float | None:
     return _POWERS.get(operator)
 
 
-def _undoes(perception_branch: nn.Module, run: _Follow, side_inputs: list[torch.Tensor]) -> bool:
+def _undoes(perception_branch: nn.Module, crossing: Crossing, follow_class: type[_Follow], *options: Any) -> bool:
+    features, side_inputs = as_features(crossing)
+    run = follow_class(torch.empty_like(features), *options)
     try:
         with torch.no_grad(), run:
             output = perception_branch(Features(run.features, side_inputs) if side_inputs else run.features)
@@ -188,38 +181,21 @@ def _undoes(perception_branch: nn.Module, run: _Follow, side_inputs: list[torch.
 def ignores_features(perception_branch: nn.Module, crossing: Crossing, num_prefix_tokens: int) -> bool:
     """Return whether a second half ignores a factor of each place that its features are multiplied by.
 
-    Args:
-        perception_branch: The second half, on the meta device, in evaluation mode.
-        crossing: What the first half returns, on the meta device.
-        num_prefix_tokens: Tokens before those of the image, which are not multiplied.
+    The half is in evaluation mode, and it and what crosses the cut are on the meta device. The first tokens, which are
+    none of the image, are not multiplied.
     """
-    features, side_inputs = as_features(crossing)
-    return _undoes(perception_branch, _OfPlaces(torch.empty_like(features), 1.0, num_prefix_tokens), side_inputs)
+    return _undoes(perception_branch, crossing, _OfPlaces, 1.0, num_prefix_tokens)
 
 
 def ignores_places(perception_branch: nn.Module, crossing: Crossing, num_prefix_tokens: int) -> bool:
-    """Return whether a second half reads the tokens before those of the image only.
-
-    Args:
-        perception_branch: See ``ignores_features``.
-        crossing: See ``ignores_features``.
-        num_prefix_tokens: See ``ignores_features``.
-    """
-    if not num_prefix_tokens:
-        return False
-    features, side_inputs = as_features(crossing)
-    return _undoes(perception_branch, _OfPlaces(torch.empty_like(features), CHANGED, num_prefix_tokens), side_inputs)
+    """Return whether a second half reads the tokens before those of the image only; see ``ignores_features``."""
+    return num_prefix_tokens > 0 and _undoes(perception_branch, crossing, _OfPlaces, CHANGED, num_prefix_tokens)
 
 
 def is_behind_norms(perception_branch: nn.Module, crossing: Crossing) -> bool:
     """Return whether all that a second half does to features is behind norms that undo a uniform factor.
 
     Residual blocks add to their input, so that the factor is not undone exactly. But what they add does not know of it,
-    and counts little where a layer scale begins near zero.
-
-    Args:
-        perception_branch: See ``ignores_features``.
-        crossing: See ``ignores_features``.
+    and counts little where a layer scale begins near zero. See ``ignores_features``.
     """
-    features, side_inputs = as_features(crossing)
-    return _undoes(perception_branch, _Uniform(torch.empty_like(features)), side_inputs)
+    return _undoes(perception_branch, crossing, _Uniform)

@@ -31,13 +31,7 @@ def as_features(crossing: Crossing) -> Features:
 
 
 def repeat_side_inputs(side_inputs: list[torch.Tensor], per_image: Sequence[bool], count: int) -> list[torch.Tensor]:
-    """Return the side inputs of features of which each image has ``count`` in succession.
-
-    Args:
-        side_inputs: Those of the features of a batch.
-        per_image: Whether each of them has a row for each image.
-        count: How many features an image has.
-    """
+    """Return the side inputs, which may have a row ``per_image``, of ``count`` features of each image in succession."""
     return [
         tensor.repeat_interleave(count, dim=0) if has_rows and count > 1 else tensor
         for tensor, has_rows in zip(side_inputs, per_image)

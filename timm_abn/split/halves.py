@@ -32,16 +32,7 @@ class Plan:
 
 
 def plan_cut(probe: nn.Module, run: Run, family: str) -> Plan:
-    """Return what each half of a backbone can give up.
-
-    Args:
-        probe: The backbone that was observed.
-        run: What was seen.
-        family: What to call it in messages.
-
-    Raises:
-        SplitError: A module with parameters runs on both sides of the cut.
-    """
+    """Return what each half of a backbone can give up, or raise SplitError: a module runs on both sides of the cut."""
     plan = Plan({}, {}, {}, [], [])
 
     def tensors_read(module: nn.Module) -> tuple[bool, bool]:
@@ -70,10 +61,6 @@ def plan_cut(probe: nn.Module, run: Run, family: str) -> Plan:
             raise SplitError(f'{family} cannot be split at {run.path!r}: {name!r} runs on both sides of the cut.')
         return None
 
-    def mark(name: str, module: nn.Module, side: str) -> None:
-        for child_name, _ in module.named_modules(prefix=name):
-            plan.sides[child_name] = side
-
     def visit(name: str, module: nn.Module) -> None:
         for attribute, tensor in [*module._parameters.items(), *module._buffers.items()]:
             if tensor is None:
@@ -89,14 +76,11 @@ def plan_cut(probe: nn.Module, run: Run, family: str) -> Plan:
             side = side_of(child_name, child)
             several = run.num_arguments.get(child_name, 1) > 1
             passes = ('all' if child_name in run.several_results else 'first') if several else 'one'
-            if side == 'before':
-                plan.from_perception[child_name] = passes
-                mark(child_name, child, side)
-            elif side == 'after':
-                plan.from_extractor[child_name] = passes
-                mark(child_name, child, side)
-            else:
+            if side is None:
                 visit(child_name, child)
+                continue
+            (plan.from_perception if side == 'before' else plan.from_extractor)[child_name] = passes
+            plan.sides.update((inner, side) for inner, _ in child.named_modules(prefix=child_name))
 
     visit('', probe)
     return plan
@@ -105,10 +89,7 @@ def plan_cut(probe: nn.Module, run: Run, family: str) -> Plan:
 def build_halves(backbone: nn.Module, plan: Plan, tensors: dict[int, torch.Tensor]) -> tuple[nn.Module, nn.Module]:
     """Return the feature extractor and the perception branch.
 
-    Args:
-        backbone: The backbone; its modules are copied.
-        plan: What each half gives up.
-        tensors: What stands for each of its tensors in the halves, by id.
+    Modules are copied; ``tensors`` says by id what stands for each tensor of the backbone in the halves.
     """
     extractor = _copy_half(backbone, plan.from_extractor, plan.tensors_from_extractor, tensors)
     extractor.forward_head = pass_through  # type: ignore[assignment]
@@ -129,13 +110,7 @@ def build_halves(backbone: nn.Module, plan: Plan, tensors: dict[int, torch.Tenso
 
 
 def join_halves(feature_extractor: nn.Module, perception_branch: nn.Module, plan: Plan) -> nn.Module:
-    """Return the uncut backbone, of modules and tensors of its halves, which are used up by it.
-
-    Args:
-        feature_extractor: First half.
-        perception_branch: Second half.
-        plan: What each half gave up.
-    """
+    """Return the uncut backbone, of modules and tensors of its halves, which are used up by it."""
     backbone = perception_branch
     for module in [*feature_extractor.modules(), *backbone.modules()]:
         if isinstance(module, Half):
@@ -153,10 +128,7 @@ def join_halves(feature_extractor: nn.Module, perception_branch: nn.Module, plan
 
 
 def _copy_half(
-    backbone: nn.Module,
-    removed_modules: dict[str, str],
-    removed_tensors: list[str],
-    tensors: dict[int, torch.Tensor],
+    backbone: nn.Module, removed_modules: dict[str, str], removed_tensors: list[str], tensors: dict[int, torch.Tensor]
 ) -> nn.Module:
     memo: dict[int, Any] = dict(tensors)
     for name, passes in removed_modules.items():
@@ -189,28 +161,11 @@ def _options_of(module_class: type[nn.Module]) -> set[str]:
     return set(list(inspect.signature(module_class.forward).parameters)[2:])
 
 
-def prove(
-    halves: tuple[nn.Module, nn.Module],
-    run: Run,
-    family: str,
-    expressions: Expressions,
-) -> Crossing:
-    """Prove that two halves compute together what the backbone does.
+def prove(halves: tuple[nn.Module, nn.Module], run: Run, family: str, expressions: Expressions) -> Crossing:
+    """Prove that two halves, on the meta device, compute together what the backbone does, or raise SplitError.
 
     The first half must make the same features at the cut, and with what it returns, whatever it makes of them on the
-    way out and whatever its side inputs are, the second half must come to the same output.
-
-    Args:
-        halves: Feature extractor and perception branch, on the meta device.
-        run: The run of the backbone.
-        family: What to call it in messages.
-        expressions: Those of the run.
-
-    Returns:
-        What the first half returns.
-
-    Raises:
-        SplitError: They do not.
+    way out and whatever its side inputs are, the second half must come to the same output. Returns what the first does.
     """
     extractor, perception = (half.eval() for half in halves)
     features_of = find_adapter(extractor).features_of

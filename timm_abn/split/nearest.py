@@ -12,23 +12,11 @@ _MOST_TRIES = 6
 
 
 def nearest_cut(
-    probe: nn.Module,
-    path: str,
-    images: torch.Tensor,
-    stages: list[str],
-    is_exact: Callable[[str], bool],
+    probe: nn.Module, path: str, images: torch.Tensor, stages: list[str], is_exact: Callable[[str], bool]
 ) -> str | None:
     """Return the path of the module nearest to another one, in order of execution, after which the cut is exact.
 
-    Args:
-        probe: The backbone, on the meta device, in evaluation mode.
-        path: Module after which it cannot be cut.
-        images: Images to run it on, on the meta device.
-        stages: Paths of its stages.
-        is_exact: Tells whether the cut after a module is exact.
-
-    Returns:
-        None if there is none among the modules around it and around those that it is part of, its parts and the stages.
+    None if there is none among the modules around it and around those that it is part of, its parts and the stages.
     """
     ends = _ends_of_calls(probe, images)
     # its parts stand for what does not run itself, such as a list of blocks

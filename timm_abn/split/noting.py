@@ -1,8 +1,9 @@
 """What modules return while something runs, for families whose halves do not compute the way timm's methods expect."""
 
 import contextlib
+import functools
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,22 +16,15 @@ __all__ = ['maps_of', 'noting']
 
 @contextlib.contextmanager
 def noting(modules: Mapping[int, nn.Module]) -> Iterator[dict[int, Any]]:
-    """Yield a dictionary that collects the outputs of modules, by their keys, when they run in this thread.
-
-    Args:
-        modules: The modules.
-    """
+    """Yield a dictionary that collects the outputs of modules, by their keys, when they run in this thread."""
     noted: dict[int, Any] = {}
     thread = threading.get_ident()
 
-    def note(key: int) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            if threading.get_ident() == thread:
-                noted[key] = output
+    def note(key: int, module: nn.Module, args: Any, output: Any) -> None:
+        if threading.get_ident() == thread:
+            noted[key] = output
 
-        return hook
-
-    handles = [module.register_forward_hook(note(key)) for key, module in modules.items()]
+    handles = [module.register_forward_hook(functools.partial(note, key)) for key, module in modules.items()]
     try:
         yield noted
     finally:
@@ -39,16 +33,10 @@ def noting(modules: Mapping[int, nn.Module]) -> Iterator[dict[int, Any]]:
 
 
 def maps_of(output: Any, channels: int, reduction: int, images: torch.Tensor) -> torch.Tensor:
-    """Return the maps, shape (B, C, h, w), that a stage of a backbone makes.
+    """Return the maps, shape (B, C, h, w), that a stage of a backbone makes of images, or raise TimmAbnError.
 
-    Args:
-        output: What the stage returns: maps, NHWC maps or tokens, or several tensors of which one is that.
-        channels: Channels of the maps.
-        reduction: Pixels of the images, along one side, for each place.
-        images: Shape (B, C, H, W).
-
-    Raises:
-        TimmAbnError: There are no such maps.
+    The stage returns maps, NHWC maps or tokens, or several tensors of which one is that; each place is ``reduction``
+    pixels high and wide.
     """
     for tensor in output if isinstance(output, (tuple, list)) else [output]:
         if not isinstance(tensor, torch.Tensor) or channels not in (tensor.shape[1], tensor.shape[-1]):

@@ -1,6 +1,7 @@
 """One run of a backbone on the meta device: what ran when, what crossed the cut, and what it computed."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -43,14 +44,7 @@ def observe(
     expressions: Expressions,
     features_of: Callable[[Any], torch.Tensor | None],
 ) -> Run:
-    """Run a backbone, and return what was seen.
-
-    Args:
-        probe: The backbone, on the meta device, in evaluation mode.
-        path: Module after which it is to be cut.
-        images: Images to run it on, on the meta device.
-        expressions: Keeps the expressions that the run computes.
-        features_of: Tells the features among what the module returns (see ``Adapter``).
+    """Run a backbone in evaluation mode on images, both on the meta device, and return what was seen.
 
     Raises:
         SplitError: It does not run on such images, or the module does not make the features, once.
@@ -65,40 +59,34 @@ def observe(
     cuts: list[tuple[torch.Tensor, int, int, int]] = []
     before: set[int] = set()
 
-    def on_enter(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-            nonlocal time
-            time += 1
-            open_calls.setdefault(name, []).append(time)
-            num_arguments[name] = max(num_arguments.get(name, 0), len(args) + len(kwargs))
+    def on_enter(name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        nonlocal time
+        time += 1
+        open_calls.setdefault(name, []).append(time)
+        num_arguments[name] = max(num_arguments.get(name, 0), len(args) + len(kwargs))
 
-        return hook
-
-    def on_leave(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            nonlocal time
-            time += 1
-            calls.setdefault(name, []).append((open_calls[name].pop(), time))
-            if isinstance(output, torch.Tensor):
-                outputs[name] = expressions.number(output)
-            elif isinstance(output, (tuple, list)):
-                several_results.add(name)
-            if name == path:
-                features = features_of(output)
-                if cuts or features is None:
-                    what = 'runs more than once' if cuts else f'returns a {type(output).__name__}, not one tensor'
-                    raise SplitError(f'{family} cannot be split at {path!r}: that module {what}.')
-                number = expressions.number(features)
-                before.update(expressions.known)
-                cuts.append((features, number, time, len(expressions.reads)))
-                expressions.name_input(features, 'features')
-
-        return hook
+    def on_leave(name: str, module: nn.Module, args: Any, output: Any) -> None:
+        nonlocal time
+        time += 1
+        calls.setdefault(name, []).append((open_calls[name].pop(), time))
+        if isinstance(output, torch.Tensor):
+            outputs[name] = expressions.number(output)
+        elif isinstance(output, (tuple, list)):
+            several_results.add(name)
+        if name == path:
+            features = features_of(output)
+            if cuts or features is None:
+                what = 'runs more than once' if cuts else f'returns a {type(output).__name__}, not one tensor'
+                raise SplitError(f'{family} cannot be split at {path!r}: that module {what}.')
+            number = expressions.number(features)
+            before.update(expressions.known)
+            cuts.append((features, number, time, len(expressions.reads)))
+            expressions.name_input(features, 'features')
 
     handles = []
     for name, module in probe.named_modules():
-        handles.append(module.register_forward_pre_hook(on_enter(name), with_kwargs=True))
-        handles.append(module.register_forward_hook(on_leave(name)))
+        handles.append(module.register_forward_pre_hook(functools.partial(on_enter, name), with_kwargs=True))
+        handles.append(module.register_forward_hook(functools.partial(on_leave, name)))
     try:
         with torch.no_grad(), expressions:
             expressions.name_input(images, 'images')
@@ -119,9 +107,8 @@ def observe(
         raise SplitError(f'{family} cannot be split: it returns a {type(output).__name__}, not one tensor.')
     features, features_number, cut_time, num_reads = cuts[0]
     reads_after = [read for read in expressions.reads[num_reads:] if read[0] != id(features)]
-    crossing = [
-        operator for _, number, operator in reads_after if number in before and number in expressions.activations
-    ]
+    activations = before & expressions.activations
+    crossing = [operator for _, number, operator in reads_after if number in activations]
     read_after = {tensor for tensor, _, _ in expressions.reads[num_reads:]}
     # what was made of buffers alone, before the cut, may be made once more
     buffers = {id(buffer) for buffer in probe.buffers()}

@@ -6,7 +6,7 @@ import torch
 import torch.nn as nn
 
 from ...errors import TimmAbnError
-from ...models.class_activation_mapping import ClassActivationMapping
+from ...models.cam_models import ClassActivationMapping
 from ...networks.split_network import SplitNetwork
 from .evaluation_copy import evaluation_copy
 from .explainer import Explainer, of_classes, target_classes

@@ -8,7 +8,7 @@ from timm.models.nasnet import NASNetALarge, ReductionCell0, ReductionCell1
 from timm.models.pnasnet import PNASNet5Large
 
 from ..adapter import Adapter, Half
-from ..features import Features
+from ..features import Crossing, Features
 from ..pass_through import is_passed
 
 __all__ = ['ADAPTERS']
@@ -16,8 +16,22 @@ __all__ = ['ADAPTERS']
 Pair = tuple[torch.Tensor, torch.Tensor]
 
 
-class NASNetHalf(Half, NASNetALarge):
+class _Cells:
     """The output of the cell before the cut passes beside that of the cell before it."""
+
+    run_cells: Any
+    act: Any
+
+    def forward_features(self, x: Crossing) -> Crossing:
+        """Return features, shape (B, C, h, w), and those of the cell before; or the last cell's, activated."""
+        if isinstance(x, Features):
+            return self.act(self.run_cells(x.x, *x.side_inputs)[0])
+        features, previous = self.run_cells(x, x)
+        return Features(features, [previous])
+
+
+class NASNetHalf(_Cells, Half, NASNetALarge):
+    """See ``_Cells``."""
 
     def run_cells(self, x: torch.Tensor, previous: torch.Tensor) -> Pair:
         """Return the outputs of the last cell of this half, and of the one that the next reads with it."""
@@ -36,11 +50,11 @@ class NASNetHalf(Half, NASNetALarge):
         return x, previous
 
 
-class PNASNetHalf(Half, PNASNet5Large):
-    """See ``NASNetHalf``."""
+class PNASNetHalf(_Cells, Half, PNASNet5Large):
+    """See ``_Cells``."""
 
     def run_cells(self, x: torch.Tensor, previous: torch.Tensor) -> Pair:
-        """See ``NASNetHalf``."""
+        """Return what ``NASNetHalf`` does."""
         for name in self.layer_names:
             cell = getattr(self, name)
             if not is_passed(cell):
@@ -48,41 +62,7 @@ class PNASNetHalf(Half, PNASNet5Large):
         return x, previous
 
 
-class _First:
-    run_cells: Any
-
-    def forward_features(self, x: torch.Tensor) -> Features:
-        """Return features, shape (B, C, h, w), and those of the cell before."""
-        features, previous = self.run_cells(x, x)
-        return Features(features, [previous])
-
-
-class _Second:
-    run_cells: Any
-    act: Any
-
-    def forward_features(self, x: Features) -> torch.Tensor:
-        """Return the output of the last cell, activated."""
-        return self.act(self.run_cells(x.x, *x.side_inputs)[0])
-
-
-class NASNetExtractor(_First, NASNetHalf):
-    """The cells of NASNet up to the cut."""
-
-
-class NASNetPerception(_Second, NASNetHalf):
-    """The cells of NASNet after the cut."""
-
-
-class PNASNetExtractor(_First, PNASNetHalf):
-    """The cells of PNASNet up to the cut."""
-
-
-class PNASNetPerception(_Second, PNASNetHalf):
-    """The cells of PNASNet after the cut."""
-
-
 ADAPTERS: dict[type[nn.Module], Adapter] = {
-    NASNetALarge: Adapter(NASNetExtractor, NASNetPerception, split='cell_11'),
-    PNASNet5Large: Adapter(PNASNetExtractor, PNASNetPerception, split='cell_7'),
+    NASNetALarge: Adapter(NASNetHalf, NASNetHalf, split='cell_11'),
+    PNASNet5Large: Adapter(PNASNetHalf, PNASNetHalf, split='cell_7'),
 }

@@ -6,6 +6,7 @@ from timm.models import Cait, ConVit, Xcit, checkpoint, checkpoint_seq
 from timm.models.volo import VOLO
 
 from ..adapter import Adapter, Half
+from ..pass_through import is_passed
 
 __all__ = ['ADAPTERS']
 
@@ -30,33 +31,23 @@ class CaitPerception(Half, Cait):
         return self.norm(self.forward_cls(x))
 
 
-class XcitExtractor(Half, Xcit):
-    """Blocks are called with the size of the grid, which the features tell if they are maps."""
+class XcitHalf(Half, Xcit):
+    """Blocks are called with the size of the grid, which the features tell; the class token joins late."""
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """Return features, shape (B, h, w, C)."""
-        x, (height, width) = self.patch_embed(x)
-        if self.pos_embed is not None:
-            positions = self.pos_embed(x.shape[0], height, width)
-            x = x + positions.reshape(x.shape[0], -1, x.shape[1]).permute(0, 2, 1)
-        x = self.pos_drop(x)
-        return run_xcit_blocks(self, x, height, width).reshape(x.shape[0], height, width, -1)
-
-
-class XcitPerception(Half, Xcit):
-    """The class token joins behind the patch blocks."""
-
-    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """Return tokens behind the class token, shape (B, 1 + N, C), from features (B, h, w, C)."""
-        x = run_xcit_blocks(self, x.flatten(1, 2), x.shape[1], x.shape[2])
-        return self.norm(self.forward_cls(x))
-
-
-def run_xcit_blocks(half: Xcit, x: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Return what the blocks of a half make of tokens."""
-    for block in half.blocks:
-        x = checkpoint(block, x, height, width) if half.grad_checkpointing else block(x, height, width)
-    return x
+        """Return features, shape (B, h, w, C); or tokens behind the class token, shape (B, 1 + N, C)."""
+        is_first = not is_passed(self.patch_embed)
+        if is_first:
+            x, (height, width) = self.patch_embed(x)
+            if self.pos_embed is not None:
+                positions = self.pos_embed(x.shape[0], height, width)
+                x = x + positions.reshape(x.shape[0], -1, x.shape[1]).permute(0, 2, 1)
+            x = self.pos_drop(x)
+        else:
+            (height, width), x = x.shape[1:3], x.flatten(1, 2)
+        for block in self.blocks:
+            x = checkpoint(block, x, height, width) if self.grad_checkpointing else block(x, height, width)
+        return x.reshape(x.shape[0], height, width, -1) if is_first else self.norm(self.forward_cls(x))
 
 
 class VoloExtractor(Half, VOLO):
@@ -102,5 +93,5 @@ ADAPTERS: dict[type[nn.Module], Adapter] = {
     Cait: Adapter(CaitExtractor, CaitPerception),
     ConVit: Adapter(None, ConVitPerception),
     VOLO: Adapter(VoloExtractor, VoloPerception),
-    Xcit: Adapter(XcitExtractor, XcitPerception),
+    Xcit: Adapter(XcitHalf, XcitHalf),
 }

@@ -30,11 +30,7 @@ class VGGAdapter(Adapter):
         feature_extractor.head = ClassifierHead(feature_extractor.num_features, 0, pool_type='')  # type: ignore[arg-type]
 
     def attention_stage(
-        self,
-        perception_branch: nn.Module,
-        in_channels: int,
-        device: torch.device | None = None,
-        dtype: torch.dtype | None = None,
+        self, perception_branch: nn.Module, in_channels: int, device: torch.device | None, dtype: torch.dtype | None
     ) -> tuple['OrderedDict[str, nn.Module]', int, str] | None:
         dd: dict = {'device': device, 'dtype': dtype}
         layers: OrderedDict[str, nn.Module] = OrderedDict(conv=nn.Conv2d(in_channels, CAM_WIDTH, 3, padding=1, **dd))

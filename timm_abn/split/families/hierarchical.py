@@ -81,33 +81,27 @@ class LevitDistilledPerception(_NoFlattening, Half, LevitDistilled):
     """See ``_NoFlattening``."""
 
 
-class MultiScaleVitExtractor(Half, MultiScaleVit):
+class MultiScaleVitHalf(Half, MultiScaleVit):
     """Stages are called with the size of the grid, which the features tell if they are maps."""
 
-    def forward_features(self, x: torch.Tensor) -> Crossing:
-        """Return features, shape (B, h, w, C), and the class token if there is one."""
-        x, size = self.patch_embed(x)
-        if self.cls_token is not None:
-            x = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), dim=1)
-        if self.pos_embed is not None:
-            x = x + self.pos_embed
-        for stage in self.stages:
-            x, size = stage(x, size)
-        maps = x[:, self.num_prefix_tokens :].reshape(x.shape[0], *size, -1)
-        return Features(maps, [x[:, : self.num_prefix_tokens]]) if self.num_prefix_tokens else maps
-
-
-class MultiScaleVitPerception(Half, MultiScaleVit):
-    """See ``MultiScaleVitExtractor``."""
-
-    def forward_features(self, x: Crossing) -> torch.Tensor:
-        """Return tokens, shape (B, P + N, C)."""
-        maps, prefix = as_features(x)
-        tokens, size = maps.flatten(1, 2), list(maps.shape[1:3])
+    def forward_features(self, x: Crossing) -> Crossing:
+        """Return features, shape (B, h, w, C), and the class token if there is one; or tokens (B, P + N, C)."""
+        is_first = not is_passed(self.patch_embed)
+        if is_first:
+            tokens, size = self.patch_embed(x)
+            prefix = [] if self.cls_token is None else [self.cls_token.expand(tokens.shape[0], -1, -1)]
+        else:
+            maps, prefix = as_features(x)
+            tokens, size = maps.flatten(1, 2), list(maps.shape[1:3])
         tokens = torch.cat([*prefix, tokens], dim=1) if prefix else tokens
+        if self.pos_embed is not None:  # of the first half
+            tokens = tokens + self.pos_embed
         for stage in self.stages:
             tokens, size = stage(tokens, size)
-        return self.norm(tokens)
+        if not is_first:
+            return self.norm(tokens)
+        maps = tokens[:, self.num_prefix_tokens :].reshape(tokens.shape[0], *size, -1)
+        return Features(maps, [tokens[:, : self.num_prefix_tokens]]) if self.num_prefix_tokens else maps
 
 
 class MultiScaleVitAdapter(Adapter):
@@ -117,29 +111,25 @@ class MultiScaleVitAdapter(Adapter):
         return name.replace('block.', 'stages.')
 
 
-class PoolingVisionTransformerExtractor(Half, PoolingVisionTransformer):
+class PoolingVisionTransformerHalf(Half, PoolingVisionTransformer):
     """Stages hand on maps, and class tokens beside them, which alone reach the head."""
 
-    def forward_features(self, x: torch.Tensor) -> Features:
-        """Return features, shape (B, C, h, w), and class tokens (B, P, C)."""
-        x = self.pos_drop(self.patch_embed(x) + self.pos_embed)
-        maps, tokens = self.transformers((x, self.cls_token.expand(x.shape[0], -1, -1)))
+    def forward_features(self, x: Crossing) -> Crossing:
+        """Return features, shape (B, C, h, w), and class tokens (B, P, C); or the class tokens alone, normalised."""
+        if isinstance(x, Features):
+            return self.norm(self.transformers((x.x, *x.side_inputs))[1])
+        maps = self.pos_drop(self.patch_embed(x) + self.pos_embed)
+        maps, tokens = self.transformers((maps, self.cls_token.expand(len(maps), -1, -1)))
         return Features(maps, [tokens])
-
-
-class PoolingVisionTransformerPerception(Half, PoolingVisionTransformer):
-    """See ``PoolingVisionTransformerExtractor``."""
-
-    def forward_features(self, x: Features) -> torch.Tensor:
-        """Return class tokens, shape (B, P, C)."""
-        return self.norm(self.transformers((x.x, *x.side_inputs))[1])
 
 
 class TwinsHalf(Half, Twins):
     """Stages are lists of blocks called with the size of the grid, and maps between them."""
 
-    def run_stages(self, x: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
-        """Return features (B, h, w, C), from maps (B, C, h, w) or tokens of a grid of this size."""
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """Return features, shape (B, h, w, C), from images; or tokens (B, N, C) from features."""
+        is_first, size = not is_passed(self.patch_embeds[0]), tuple(x.shape[1:3])
+        x = x if is_first else x.flatten(1, 2)
         stages: Any = zip(self.patch_embeds, self.pos_drops, self.blocks, self.pos_block)
         for embed, drop, blocks, position in stages:
             if not is_passed(embed):
@@ -148,23 +138,7 @@ class TwinsHalf(Half, Twins):
             for index, block in enumerate(blocks):
                 x = checkpoint(block, x, size) if self.grad_checkpointing else block(x, size)
                 x = position(x, size) if index == 0 else x
-        return x.reshape(x.shape[0], *size, -1)
-
-
-class TwinsExtractor(TwinsHalf):
-    """See ``TwinsHalf``."""
-
-    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """Return features, shape (B, h, w, C)."""
-        return self.run_stages(x, ())
-
-
-class TwinsPerception(TwinsHalf):
-    """See ``TwinsHalf``."""
-
-    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """Return tokens, shape (B, N, C), from features (B, h, w, C)."""
-        return self.norm(self.run_stages(x.flatten(1, 2), tuple(x.shape[1:3])).flatten(1, 2))
+        return x.reshape(x.shape[0], *size, -1) if is_first else self.norm(x)
 
 
 class TwinsAdapter(Adapter):
@@ -185,7 +159,7 @@ ADAPTERS: dict[type[nn.Module], Adapter] = {
     HieraDet: Adapter(None, HieraDetPerception),
     Levit: Adapter(None, LevitPerception),
     LevitDistilled: Adapter(None, LevitDistilledPerception),
-    MultiScaleVit: MultiScaleVitAdapter(MultiScaleVitExtractor, MultiScaleVitPerception),
-    PoolingVisionTransformer: Adapter(PoolingVisionTransformerExtractor, PoolingVisionTransformerPerception),
-    Twins: TwinsAdapter(TwinsExtractor, TwinsPerception),
+    MultiScaleVit: MultiScaleVitAdapter(MultiScaleVitHalf, MultiScaleVitHalf),
+    PoolingVisionTransformer: Adapter(PoolingVisionTransformerHalf, PoolingVisionTransformerHalf),
+    Twins: TwinsAdapter(TwinsHalf, TwinsHalf),
 }

@@ -24,9 +24,7 @@ class CoaTHalf(Half, CoaT):
     def run_stages(self, streams: list[torch.Tensor], size: tuple[int, int]) -> list[torch.Tensor]:
         """Return the tokens of all stages up to the last one of this half, with their class tokens.
 
-        Args:
-            streams: Images, or tokens of the stages before the cut.
-            size: Of the grid of the last of them.
+        ``streams`` are images, or tokens of the stages before the cut, the last of them of a grid of this size.
         """
         *others, x = streams
         for stage in range(1, 5):
@@ -48,11 +46,8 @@ class CoaTExtractor(CoaTHalf):
     def forward_features(self, x: torch.Tensor) -> Features:
         """Return features, shape (B, h, w, C), their class token, and the tokens of the stages before."""
         *others, x = self.run_stages([x], (0, 0))
-        size = next(
-            getattr(self, f'patch_embed{stage}').grid_size
-            for stage in range(4, 0, -1)
-            if not is_passed(getattr(self, f'patch_embed{stage}'))
-        )
+        embeds = [getattr(self, f'patch_embed{stage}') for stage in range(1, 5)]
+        size = [embed for embed in embeds if not is_passed(embed)][-1].grid_size
         others = [] if self.parallel_blocks is None else others  # nobody reads them again
         return Features(x[:, 1:].reshape(x.shape[0], *size, -1), [x[:, :1], *others])
 
@@ -118,54 +113,36 @@ class CrossVitAdapter(Adapter):
         return 1
 
 
-class _FirstOfEfficientViM:
-    """A stage returns its output, what the next stage reads, and a state that reaches the head beside the stages."""
+class _Stages:
+    """A stage returns its output, what the next stage reads, and a state that reaches the head beside the stages.
+
+    The norm of the state of the last stage before the cut belongs to the second half.
+    """
 
     patch_embed: Any
     stages: Any
     norm: Any
 
-    def forward_features(self, x: torch.Tensor) -> Features:
-        """Return features, shape (B, C, h, w), and the states of the stages so far."""
-        x, states = self.patch_embed(x), []
-        for stage, norm in zip(self.stages, self.norm):
-            if not is_passed(stage):
-                _, x, state = stage(x)
-                states.append(norm(state.transpose(1, 2)).transpose(1, 2))
-        return Features(x, states)
-
-
-class _SecondOfEfficientViM:
-    """See ``_FirstOfEfficientViM``; the norm of the state of the last stage before the cut belongs here."""
-
-    stages: Any
-    norm: Any
-
-    def forward_features(self, x: Features) -> list[torch.Tensor]:
-        """Return the states of all stages, and the flattened output of the last."""
-        features, states = x.x, list(x.side_inputs)
+    def forward_features(self, x: Crossing) -> Any:
+        """Return features, shape (B, C, h, w), and the states so far; or all states, and the last stage's output."""
+        features, states = as_features(x)
+        features, states = self.patch_embed(features), list(states)
         for stage in self.stages:
             if not is_passed(stage):
                 _, features, state = stage(features)
                 states.append(state)
         states = [norm(state.transpose(1, 2)).transpose(1, 2) for state, norm in zip(states, self.norm)]
-        return [*states, self.norm[-1](features).flatten(2)]
+        if is_passed(self.patch_embed):
+            return [*states, self.norm[-1](features).flatten(2)]
+        return Features(features, states)
 
 
-class EfficientViMExtractor(_FirstOfEfficientViM, Half, EfficientViM):
-    """The stages of EfficientViM up to the cut."""
+class EfficientViMHalf(_Stages, Half, EfficientViM):
+    """See ``_Stages``."""
 
 
-class EfficientViMPerception(_SecondOfEfficientViM, Half, EfficientViM):
-    """The stages of EfficientViM after the cut."""
-
-
-class EfficientViMDistilledExtractor(_FirstOfEfficientViM, Half, EfficientViMDistilled):
-    """The stages of EfficientViM with a distillation head up to the cut."""
-
-
-class EfficientViMDistilledPerception(_SecondOfEfficientViM, Half, EfficientViMDistilled):
-    """The stages of EfficientViM with a distillation head after the cut."""
+class EfficientViMDistilledHalf(_Stages, Half, EfficientViMDistilled):
+    """See ``_Stages``."""
 
 
 class HighResolutionNetHalf(Half, HighResolutionNet):
@@ -214,40 +191,30 @@ class HighResolutionNetAdapter(Adapter):
             perception_branch.layer1 = PassThrough()  # an identity stands for layers that were removed
 
 
-class TNTExtractor(Half, TNT):
+class TNTHalf(Half, TNT):
     """Blocks hand on tokens of pixels and of patches; the map is for patches."""
 
-    def forward_features(self, x: torch.Tensor) -> Features:
-        """Return tokens of patches, shape (B, 1 + N, C), and those of their pixels."""
-        pixels = self.pixel_embed(x, self.pixel_pos)
-        patches = self.proj(self.norm1_proj(pixels.reshape(x.shape[0], self.num_patches, -1)))
-        patches = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), self.norm2_proj(patches)), dim=1)
-        patches, pixels = run_tnt_blocks(self, self.pos_drop(patches + self.patch_pos), pixels)
-        return Features(patches, [pixels])
-
-
-class TNTPerception(Half, TNT):
-    """See ``TNTExtractor``."""
-
-    def forward_features(self, x: Features) -> torch.Tensor:
-        """Return tokens of patches, shape (B, 1 + N, C)."""
-        return self.norm(run_tnt_blocks(self, x.x, *x.side_inputs)[0])
-
-
-def run_tnt_blocks(half: TNT, patches: torch.Tensor, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what the blocks of a half make of both kinds of tokens."""
-    for block in half.blocks:
-        pixels, patches = checkpoint(block, pixels, patches) if half.grad_checkpointing else block(pixels, patches)
-    return patches, pixels
+    def forward_features(self, x: Crossing) -> Crossing:
+        """Return tokens of patches, shape (B, 1 + N, C), and those of their pixels; or those of patches, normalised."""
+        if isinstance(x, Features):
+            patches, (pixels,) = x
+        else:
+            pixels = self.pixel_embed(x, self.pixel_pos)
+            patches = self.proj(self.norm1_proj(pixels.reshape(x.shape[0], self.num_patches, -1)))
+            patches = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), self.norm2_proj(patches)), dim=1)
+            patches = self.pos_drop(patches + self.patch_pos)
+        for block in self.blocks:
+            pixels, patches = checkpoint(block, pixels, patches) if self.grad_checkpointing else block(pixels, patches)
+        return self.norm(patches) if isinstance(x, Features) else Features(patches, [pixels])
 
 
 ADAPTERS: dict[type[nn.Module], Adapter] = {
     CoaT: CoaTAdapter(CoaTExtractor, CoaTPerception),
     CrossVit: CrossVitAdapter(CrossVitExtractor, CrossVitPerception, result=1),
-    EfficientViM: Adapter(EfficientViMExtractor, EfficientViMPerception, result=1),
-    EfficientViMDistilled: Adapter(EfficientViMDistilledExtractor, EfficientViMDistilledPerception, result=1),
+    EfficientViM: Adapter(EfficientViMHalf, EfficientViMHalf, result=1),
+    EfficientViMDistilled: Adapter(EfficientViMDistilledHalf, EfficientViMDistilledHalf, result=1),
     HighResolutionNet: HighResolutionNetAdapter(
         HighResolutionNetExtractor, HighResolutionNetHalf, result=-1, split='stage3'
     ),
-    TNT: Adapter(TNTExtractor, TNTPerception, result=1),
+    TNT: Adapter(TNTHalf, TNTHalf, result=1),
 }

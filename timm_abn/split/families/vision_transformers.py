@@ -17,7 +17,7 @@ from timm.models import (
 from timm.models.deit import VisionTransformerDistilled
 
 from ..adapter import Adapter, Half
-from ..features import Features, as_features
+from ..features import Crossing, Features, as_features
 from ..pass_through import OptionPassThrough, pass_through
 
 __all__ = ['ADAPTERS']
@@ -27,25 +27,19 @@ class TokenAdapter(Adapter):
     """Families of ``blocks`` and a ``norm`` whose ``forward_intermediates`` reads the size of the images."""
 
     def perception_intermediates(
-        self,
-        perception_branch: Any,
-        features: Features,
-        indices: list[int],
-        norm: bool,
-        stop_early: bool,
-        intermediates_only: bool,
+        self, half: Any, features: Features, indices: list[int], norm: bool, stop_early: bool, intermediates_only: bool
     ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
         """Return tokens, shape (B, N, C), in place of maps."""
         intermediates = []
         tokens, side_inputs = features
         options = dict(attn_mask=side_inputs[0]) if side_inputs else {}
-        for index, block in enumerate(perception_branch.blocks):
+        for index, block in enumerate(half.blocks):
             if stop_early and index > max(indices):
                 break
             tokens = block(tokens, **options)
             if index in indices:
-                intermediates.append(perception_branch.norm(tokens) if norm else tokens)
-        return intermediates if intermediates_only else (perception_branch.norm(tokens), intermediates)
+                intermediates.append(half.norm(tokens) if norm else tokens)
+        return intermediates if intermediates_only else (half.norm(tokens), intermediates)
 
 
 class _TokenPerception:
@@ -137,31 +131,17 @@ class VisionTransformerRelPosPerception(Half, VisionTransformerRelPos):
 class EvaHalf(Half, Eva):
     """Rotary position embeddings pass beside the tokens, where they depend on the image's size or are learned."""
 
-    def run_blocks(self, x: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:
-        """Return what the blocks of this half make of tokens."""
+    def forward_features(self, x: Crossing, attn_mask: None = None, is_causal: bool = False) -> Crossing:
+        """Return tokens, shape (B, P + N, C), and the embeddings; or the tokens of the last block, normalised."""
+        if isinstance(x, Features):
+            tokens, (rope,) = x
+        else:
+            tokens, rope = self._pos_embed(self.patch_embed(x))  # type: ignore[assignment]
+        tokens = self.norm_pre(tokens)
         for index, block in enumerate(self.blocks):
             own = rope[index] if self.rope_mixed else rope
-            x = checkpoint(block, x, rope=own) if self.grad_checkpointing else block(x, rope=own)
-        return x
-
-
-class EvaExtractor(EvaHalf):
-    """See ``EvaHalf``."""
-
-    def forward_features(self, x: torch.Tensor, attn_mask: None = None, is_causal: bool = False) -> Features:
-        """Return tokens, shape (B, P + N, C), and the embeddings."""
-        x, rope = self._pos_embed(self.patch_embed(x))
-        assert rope is not None  # else its class would not be this one
-        return Features(self.run_blocks(self.norm_pre(x), rope), [rope])
-
-
-class EvaPerception(EvaHalf):
-    """See ``EvaHalf``."""
-
-    def forward_features(self, x: Features, attn_mask: None = None, is_causal: bool = False) -> torch.Tensor:
-        """Return tokens, shape (B, P + N, C)."""
-        tokens, (rope,) = x
-        return self.norm(self.run_blocks(self.norm_pre(tokens), rope))
+            tokens = checkpoint(block, tokens, rope=own) if self.grad_checkpointing else block(tokens, rope=own)
+        return self.norm(tokens) if isinstance(x, Features) else Features(tokens, [rope])
 
 
 class EvaAdapter(Adapter):
@@ -202,7 +182,7 @@ class VisionTransformerSAMAdapter(Adapter):
 
 ADAPTERS: dict[type[nn.Module], Adapter] = {
     Beit: Adapter(None, BeitPerception),
-    Eva: EvaAdapter(EvaExtractor, EvaPerception),
+    Eva: EvaAdapter(EvaHalf, EvaHalf),
     MlpMixer: TokenAdapter(),
     VisionTransformer: VisionTransformerAdapter(None, VisionTransformerPerception),
     VisionTransformerDistilled: VisionTransformerAdapter(None, VisionTransformerDistilledPerception),
