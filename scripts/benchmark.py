@@ -181,7 +181,7 @@ def loop(model: Any, images: torch.Tensor) -> Run:
     def run() -> torch.Tensor:
         features = model.extract(images)
         maps = model.attention_map(features, images, None).split(1, dim=1)
-        outputs = [model.perceive(model.gate(features, one)) for one in maps]
+        outputs = [model.forward_perception(model.gate(features, one)) for one in maps]
         return torch.stack([output[:, 2 * t + 1] - output[:, 2 * t] for t, output in enumerate(outputs)], dim=1)
 
     return run

@@ -15,7 +15,7 @@ from .models.official_checkpoints import convert_official_checkpoint
 from .networks.config import AbnConfig
 from .networks.multi_task import MultiTaskAttentionBranchNet
 from .networks.network import AttentionBranchNet
-from .split import Adapter, Features, Half, SplitError, register_adapter, split_backbone
+from .split import Adapter, BackboneHalf, Features, SplitError, register_adapter, split_backbone
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ __all__ = [
     'Evaluation',
     'Explanation',
     'Features',
-    'Half',
+    'BackboneHalf',
     'HubError',
     'MultiTaskAttentionBranchNet',
     'MultiTaskExplanation',

@@ -45,8 +45,8 @@ def test_training_mode():
     halves = (model.feature_extractor, model.perception_branch)
     logits, attention_logits = model.train()(images)
     assert torch.equal(logits, backbone(images))  # in evaluation mode, whatever the mode of the network
-    look = model.look(images)
-    (attention_logits.sum() + look.attention_map.sum()).backward()
+    seen = model.forward_pass(images)
+    (attention_logits.sum() + seen.attention_map.sum()).backward()
     trained = {name.partition('.')[0] for name, weight in model.named_parameters() if weight.grad is not None}
     assert trained == {'attention_branch'} and model.attention_branch.map_norm.weight.grad.abs().sum() > 0
     assert model.attention_branch.training

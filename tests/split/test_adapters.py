@@ -194,29 +194,29 @@ class ThirdParty(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
-class ThirdPartyExtractor(timm_abn.Half, ThirdParty):
+class ThirdPartyExtractor(timm_abn.BackboneHalf, ThirdParty):
     def forward_features(self, x):
         return timm_abn.Features(self.body(self.stem(x) * self.scale), [self.edges(x)])
 
 
-class ThirdPartyPerception(timm_abn.Half, ThirdParty):
+class ThirdPartyPerception(timm_abn.BackboneHalf, ThirdParty):
     def forward_features(self, x):
         features, (edges,) = x
         return self.tail(features + edges)
 
 
-class ForgetfulPerception(timm_abn.Half, ThirdParty):
+class ForgetfulPerception(timm_abn.BackboneHalf, ThirdParty):
     def forward_features(self, x):
         features, (edges,) = x
         return self.tail(features)
 
 
-class MeddlingExtractor(timm_abn.Half, ThirdParty):
+class MeddlingExtractor(timm_abn.BackboneHalf, ThirdParty):
     def forward_features(self, x):
         return timm_abn.Features(self.body(self.stem(x) * self.scale * self.scale), [self.edges(x)])
 
 
-class SwappingExtractor(timm_abn.Half, ThirdParty):
+class SwappingExtractor(timm_abn.BackboneHalf, ThirdParty):
     def forward_features(self, x):
         return timm_abn.Features(self.body(self.stem(x) * self.scale), [self.stem(x)])
 
@@ -264,7 +264,7 @@ def test_adapter_that_lies_is_caught(registered, classes):
     'adapter, message',
     [
         (ThirdPartyExtractor, 'needs an instance of Adapter, got'),
-        (timm_abn.Adapter(nn.Conv2d), 'Conv2d must be a subclass of timm_abn.Half and of ThirdParty'),
+        (timm_abn.Adapter(nn.Conv2d), 'Conv2d must be a subclass of timm_abn.BackboneHalf and of ThirdParty'),
         (timm_abn.Adapter(None, type(split_backbone)), 'must be a subclass'),
     ],
 )

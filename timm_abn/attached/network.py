@@ -17,7 +17,7 @@ from ..maps.explanation import Explanation
 from ..networks.attention_branch import AttentionBranch
 from ..networks.gate import ATTACHED
 from ..networks.given_maps import given_or_predicted
-from ..networks.network import Look
+from ..networks.network import ForwardPass
 from ..networks.parts import build_parts
 from ..networks.scripting import ignored_by_torchscript
 from ..networks.split_network import SplitNetwork
@@ -94,20 +94,20 @@ class AttachedNet(SplitNetwork):
             attention: A map to gate by, relative to the predicted one, shape (B, 1, h, w).
         """
         if self.training and not torch.jit.is_scripting():
-            look = self.look(x, attention)
-            return look.logits, self.attention_branch.attention_logits(look.class_features)
+            seen = self.forward_pass(x, attention)
+            return seen.logits, self.attention_branch.attention_logits(seen.class_features)
         if attention is None or self.attention_branch is None:
-            return self.perceive(self.extract(x))  # nobody reads the map
-        return self.look(x, attention).logits
+            return self.forward_perception(self.extract(x))  # nobody reads the map
+        return self.forward_pass(x, attention).logits
 
-    def look(self, images: torch.Tensor, attention: torch.Tensor | None = None) -> Look:
-        """Return what one forward pass sees (see ``AttentionBranchNet.look``)."""
+    def forward_pass(self, images: torch.Tensor, attention: torch.Tensor | None = None) -> ForwardPass:
+        """Return what one forward pass sees (see ``AttentionBranchNet.forward_pass``)."""
         features = self.extract(images)
         class_features = self.attention_branch.forward_features(self.layout.to_maps(features.x, images))
         predicted = self.attention_branch.attention_map(class_features)
         attention_map = given_or_predicted(attention, predicted)
         gated = features if attention is None else self.gate(features, attention_map, predicted)
-        return Look(features, class_features, attention_map, self.perceive(gated))
+        return ForwardPass(features, class_features, attention_map, self.forward_perception(gated))
 
     def attended(self, features: Features, images: torch.Tensor, attention: torch.Tensor | None) -> Features:
         """Return the features that the second half is given: gated by a given map alone."""
@@ -132,6 +132,6 @@ class AttachedNet(SplitNetwork):
             TimmAbnError: See ``AttentionBranchNet.explain``.
         """
         self.check_explainable(images)
-        look = self.look(images, attention)
-        explanation = self.attention_branch.explanation(look.logits, look.attention_map, look.class_features)
+        seen = self.forward_pass(images, attention)
+        explanation = self.attention_branch.explanation(seen.logits, seen.attention_map, seen.class_features)
         return dataclasses.replace(explanation, map_gates=attention is not None)

@@ -11,6 +11,7 @@ from ..attached.network import AttachedNet
 from ..errors import suggest
 from ..hub.published import no_weights
 from ..hub.state_dicts import check_state_dict
+from ..networks.gate import check_records
 from ..networks.split_network import SplitNetwork
 from .attaching import with_backbone
 from .cam_models import ClassActivationMapping
@@ -103,6 +104,8 @@ def _load_checkpoint(name: str, path: Path, model_kwargs: Mapping[str, Any]) -> 
     model: Any = create_model(name, model_arguments(name, settings, model_kwargs, weights, path))
     if isinstance(model, AttachedNet):
         weights = with_backbone(weights, model, settings.get('backbone_sha256'), path)
+    if isinstance(model, SplitNetwork):
+        check_records(weights, 'gate.', model.gate)
     check_state_dict(weights, model.state_dict(), name, path)
     model.load_state_dict(weights)
     if settings:

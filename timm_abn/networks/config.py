@@ -93,9 +93,9 @@ class AbnConfig:
             raise TimmAbnError(f'task_chunk_size={self.task_chunk_size!r} needs multi_task=True.')
         if self.multi_task and not self.attention_norm:
             raise TimmAbnError('attention_norm=False needs multi_task=False.')
-        if self.hides and self.attention_map != 'sigmoid':
+        if self.is_hard and self.attention_map != 'sigmoid':
             raise TimmAbnError(f"hard_attention needs attention_map='sigmoid', got {self.attention_map!r}.")
-        if self.hides and self.mechanism == 'residual':
+        if self.is_hard and self.mechanism == 'residual':
             raise TimmAbnError("hard_attention needs mechanism='product', got 'residual': Eq. 2 hides nothing.")
         if self.init == 'neutral' and not self.can_be_neutral:
             raise TimmAbnError(
@@ -104,14 +104,14 @@ class AbnConfig:
             )
 
     @property
-    def hides(self) -> bool:
+    def is_hard(self) -> bool:
         """Whether attention is hard: nothing passes where the map is 0."""
         return self.hard_attention < 1
 
     @property
     def can_be_neutral(self) -> bool:
         """Whether a map can begin as 0.5 everywhere, and leave the prediction of its backbone as it is."""
-        return self.attention_map == 'sigmoid' and not self.hides
+        return self.attention_map == 'sigmoid' and not self.is_hard
 
     @property
     def branch_classes(self) -> int:

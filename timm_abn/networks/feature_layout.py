@@ -61,13 +61,13 @@ class FeatureLayout(nn.Module):
             factor = factor.permute(0, 2, 3, 1)
         return features * factor
 
-    def gate_around_mean(self, features: torch.Tensor, factor: torch.Tensor, hides: bool = False) -> torch.Tensor:
+    def gate_around_mean(self, features: torch.Tensor, factor: torch.Tensor, is_hard: bool = False) -> torch.Tensor:
         """Return features whose distances to their mean over the places are multiplied by ``factor``.
 
         Args:
             features: Features in this layout; prefix tokens are not changed, and not part of the mean.
             factor: Shape (B, 1, h, w).
-            hides: Leave the places where the factor is 0 out of the mean, so that nothing is known of them.
+            is_hard: Leave the places where the factor is 0 out of the mean, so that nothing is known of them.
         """
         prefix = features[:, :0]
         places = [2, 3]
@@ -78,7 +78,7 @@ class FeatureLayout(nn.Module):
         elif self.layout == 'NHWC':
             factor = factor.permute(0, 2, 3, 1)
             places = [1, 2]
-        if hides:
+        if is_hard:
             seen = (factor != 0).to(features.dtype)
             mean = (features * seen).sum(dim=places, keepdim=True) / seen.sum(dim=places, keepdim=True).clamp(min=1)
         else:

@@ -38,7 +38,7 @@ class Gate(nn.Module):
     """
 
     kind: ClassVar[str] = 'features'
-    __constants__ = ['residual', 'neutral', 'hides', 'map_scale', 'flat', 'hidden']
+    __constants__ = ['residual', 'neutral', 'is_hard', 'map_scale', 'flat', 'hidden']
     hidden = 1e-3  # what is read of a token where the map is 0: more than nothing, to have a logarithm
     flat = 0.5  # the map that a neutral init begins with: the sigmoid of 0, without rounding
 
@@ -52,7 +52,7 @@ class Gate(nn.Module):
         super().__init__()
         self.residual = config.mechanism == 'residual'
         self.neutral = config.init == 'neutral'
-        self.hides = config.hides
+        self.is_hard = config.is_hard
         self.map_scale = config.map_scale
         self.layout = layout
         if self.kind != 'features':
@@ -111,7 +111,7 @@ class CentredGate(Gate):
         self, features: Features, attention_map: torch.Tensor, reference: torch.Tensor | None = None
     ) -> Features:
         """See ``Gate``."""
-        gated = self.layout.gate_around_mean(features.x, self.factor(attention_map, reference), self.hides)
+        gated = self.layout.gate_around_mean(features.x, self.factor(attention_map, reference), self.is_hard)
         return Features(gated, features.side_inputs)
 
 
@@ -128,7 +128,7 @@ class TokenGate(CentredGate):
         self, features: Features, attention_map: torch.Tensor, reference: torch.Tensor | None = None
     ) -> Features:
         """See ``Gate``; the bias of attention scores, shape (B, 1, 1, P + N), is the side input."""
-        gated = self.layout.gate_around_mean(features.x, self.factor(attention_map, reference), self.hides)
+        gated = self.layout.gate_around_mean(features.x, self.factor(attention_map, reference), self.is_hard)
         means = self.means(attention_map)
         read = means.clamp(min=0.0) + self.hidden
         if reference is not None:
@@ -136,7 +136,7 @@ class TokenGate(CentredGate):
         elif self.neutral:
             read = read / (self.flat + self.hidden)
         bias = torch.log(read)
-        if self.hides:  # the least number, not -inf: where a map is 0 everywhere, there still is a mean
+        if self.is_hard:  # the least number, not -inf: where a map is 0 everywhere, there still is a mean
             is_half = features.x.dtype == torch.float16 or bias.dtype == torch.float16
             lowest = -65504.0 if is_half else -3.38e38  # TorchScript has no torch.finfo
             bias = bias.masked_fill(means <= 0, lowest)

@@ -101,7 +101,7 @@ class MultiTaskAttentionBranchNet(AttentionBranchNet):
         for first in range(0, num_tasks, self.task_chunk_size):
             count = min(self.task_chunk_size, num_tasks - first)
             maps = attention_map[:, first : first + count] if count < num_tasks else attention_map
-            outputs = self.perceive(self.attend(features, maps, shared))
+            outputs = self.forward_perception(self.attend(features, maps, shared))
             answers.append(self.answers(outputs, first, count, self.num_classes > 0))
         return torch.cat(answers, dim=1) if len(answers) > 1 else answers[0]
 
@@ -162,7 +162,7 @@ class MultiTaskAttentionBranchNet(AttentionBranchNet):
             maps: The maps of these tasks, shape (B, 1, h, w).
             tasks: Numbers of the tasks, shape (B,).
         """
-        pairs = self.perceive(self.gate(features, maps)).unflatten(1, (self.num_classes, 2))
+        pairs = self.forward_perception(self.gate(features, maps)).unflatten(1, (self.num_classes, 2))
         no_and_yes = pairs[torch.arange(len(pairs), device=pairs.device), tasks]
         return (no_and_yes[:, 1] - no_and_yes[:, 0]).unsqueeze(1)
 

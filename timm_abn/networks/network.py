@@ -23,12 +23,12 @@ from .parts import build_parts
 from .scripting import ignored_by_torchscript
 from .split_network import SplitNetwork
 
-__all__ = ['AttentionBranchNet', 'Look']
+__all__ = ['AttentionBranchNet', 'ForwardPass']
 
 torch.fx.wrap('given_or_predicted')  # a leaf of fx graphs, for which it is open whether a map will be given
 
 
-class Look(NamedTuple):
+class ForwardPass(NamedTuple):
     """What one forward pass sees; ``explain()`` and every loss read it.
 
     Attributes:
@@ -107,15 +107,15 @@ class AttentionBranchNet(SplitNetwork):
             attention: Attention map to use instead of the predicted one, shape (B, 1, h, w).
         """
         if self.attention_branch is None:  # pruned: nothing is left to attend to
-            return self.perceive(self.extract(x))
+            return self.forward_perception(self.extract(x))
         if self.training and not torch.jit.is_scripting():
-            look = self.look(x, attention)
+            seen = self.forward_pass(x, attention)
             # both outputs are made last, which is where tools that trace graphs look for them
-            return look.logits, self.attention_branch.attention_logits(look.class_features)
+            return seen.logits, self.attention_branch.attention_logits(seen.class_features)
         features = self.extract(x)
         return self.predict(features, self.attention_map(features, x, attention))
 
-    def look(self, images: torch.Tensor, attention: torch.Tensor | None = None) -> Look:
+    def forward_pass(self, images: torch.Tensor, attention: torch.Tensor | None = None) -> ForwardPass:
         """Return what one forward pass sees.
 
         Args:
@@ -125,11 +125,11 @@ class AttentionBranchNet(SplitNetwork):
         features = self.extract(images)
         class_features = self.attention_branch.forward_features(self.layout.to_maps(features.x, images))
         attention_map = given_or_predicted(attention, self.attention_branch.attention_map(class_features))
-        return Look(features, class_features, attention_map, self.predict(features, attention_map))
+        return ForwardPass(features, class_features, attention_map, self.predict(features, attention_map))
 
     def predict(self, features: Features, attention_map: torch.Tensor) -> torch.Tensor:
         """Return the logits, shape (B, K), of features under an attention map."""
-        return self.perceive(self.gate(features, attention_map))
+        return self.forward_perception(self.gate(features, attention_map))
 
     @ignored_by_torchscript
     @torch.no_grad()
@@ -148,5 +148,5 @@ class AttentionBranchNet(SplitNetwork):
                 ``prune_intermediate_layers``, or an argument has the wrong shape.
         """
         self.check_explainable(images)
-        look = self.look(images, attention)
-        return self.attention_branch.explanation(look.logits, look.attention_map, look.class_features)
+        seen = self.forward_pass(images, attention)
+        return self.attention_branch.explanation(seen.logits, seen.attention_map, seen.class_features)

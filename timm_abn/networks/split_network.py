@@ -11,7 +11,7 @@ import torch.nn as nn
 from timm.models import get_model_args, get_model_input_config, get_model_traits
 
 from ..errors import TimmAbnError
-from ..split import Features, Half, as_features, cut_backbone, family_of, find_adapter
+from ..split import BackboneHalf, Features, as_features, cut_backbone, family_of, find_adapter
 from ..split.halves import join_halves
 from ..split.module_copy import copy_module, meta_tensors
 from ..split.noting import maps_of, noting
@@ -73,7 +73,7 @@ class SplitNetwork(nn.Module):
             return self.feature_extractor(images)
         return Features(self.feature_extractor(images), [])
 
-    def perceive(self, features: Features) -> torch.Tensor:
+    def forward_perception(self, features: Features) -> torch.Tensor:
         """Return the outputs of the perception branch."""
         if self.perception_takes_features:
             return self.perception_branch(features)
@@ -172,7 +172,9 @@ class SplitNetwork(nn.Module):
         take_indices, _ = feature_take_indices(len(self.feature_info), indices)
         before = [index for index in take_indices if index < self.num_extractor_stages]
         after = [index for index in take_indices if index >= self.num_extractor_stages]
-        modules = [module for half in HALVES for module in getattr(self, half).modules() if isinstance(module, Half)]
+        modules = [
+            module for half in HALVES for module in getattr(self, half).modules() if isinstance(module, BackboneHalf)
+        ]
         if any(find_adapter(module).notes_stages(module) for module in [self.perception_branch, *modules]):
             return self._noted_intermediates(x, take_indices, norm, intermediates_only, attention)
         if norm and before and self.layout.layout == 'NLC':

@@ -1,6 +1,6 @@
 """Cutting a timm backbone in two, exactly: the cut, its proof, and what families need besides (adapters)."""
 
-from .adapter import Adapter, Half, family_of
+from .adapter import Adapter, BackboneHalf, family_of
 from .adapters import find_adapter, register_adapter
 from .cut import Cut, Split, SplitError, cut_backbone, split_backbone
 from .features import Features, as_features
@@ -9,7 +9,7 @@ __all__ = [
     'Adapter',
     'Cut',
     'Features',
-    'Half',
+    'BackboneHalf',
     'Split',
     'SplitError',
     'as_features',

@@ -9,10 +9,10 @@ import torch.nn as nn
 
 from .features import Features
 
-__all__ = ['Adapter', 'Half', 'family_of']
+__all__ = ['Adapter', 'BackboneHalf', 'family_of']
 
 
-class Half:
+class BackboneHalf:
     """Marks the classes that halves of a family become, which are subclasses of the family's own.
 
     A half keeps the parameters and attributes that timm gave it, and computes otherwise: the first returns what crosses
@@ -25,7 +25,7 @@ class Half:
 
 def family_of(module: nn.Module) -> type[nn.Module]:
     """Return the class that timm gave a module, whatever class it has as a half."""
-    return next(c for c in type(module).__mro__ if issubclass(c, nn.Module) and not issubclass(c, Half))
+    return next(c for c in type(module).__mro__ if issubclass(c, nn.Module) and not issubclass(c, BackboneHalf))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class Adapter:
     other than the backbone does.
 
     Attributes:
-        extractor_class: Subclass of the family's class, and of ``Half``, that the first half becomes.
+        extractor_class: Subclass of the family's class, and of ``BackboneHalf``, that the first half becomes.
         perception_class: The same for the second half.
         result: Which of the tensors are the features, where a module returns several.
         split: Path of the module to cut after by default; None for the one that ``feature_info`` suggests.
@@ -49,7 +49,7 @@ class Adapter:
 
     def notes_stages(self, half: nn.Module) -> bool:
         """Return whether features of stages are noted as modules return them, since timm's method does not fit."""
-        return isinstance(half, Half)
+        return isinstance(half, BackboneHalf)
 
     def half_classes(self, backbone: nn.Module) -> tuple[type[nn.Module] | None, type[nn.Module] | None]:
         """Return what the halves of this backbone become, None where they stay of its class."""

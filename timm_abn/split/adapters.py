@@ -3,7 +3,7 @@
 import torch.nn as nn
 
 from ..errors import TimmAbnError
-from .adapter import Adapter, Half
+from .adapter import Adapter, BackboneHalf
 from .families import FAMILIES
 
 __all__ = ['find_adapter', 'find_exact_adapter', 'register_adapter']
@@ -20,11 +20,11 @@ def register_adapter(backbone_class: type[nn.Module], adapter: Adapter) -> None:
     A family whose ``forward_features`` adds position embeddings between ``embed`` and ``blocks``, and lets edges of the
     image pass beside the features, declares it like this, at the level of a module:
 
-        class TwoStreamExtractor(timm_abn.Half, TwoStream):
+        class TwoStreamExtractor(timm_abn.BackboneHalf, TwoStream):
             def forward_features(self, x):
                 return timm_abn.Features(self.blocks(self.embed(x) + self.positions), [self.edges(x)])
 
-        class TwoStreamPerception(timm_abn.Half, TwoStream):
+        class TwoStreamPerception(timm_abn.BackboneHalf, TwoStream):
             def forward_features(self, x):
                 features, (edges,) = x
                 return self.fuse(self.blocks(features), edges)
@@ -44,9 +44,13 @@ def register_adapter(backbone_class: type[nn.Module], adapter: Adapter) -> None:
     if not isinstance(adapter, Adapter):
         raise TimmAbnError(f'register_adapter() needs an instance of Adapter, got {adapter!r}.')
     for half_class in (adapter.extractor_class, adapter.perception_class):
-        if half_class is not None and not (issubclass(half_class, Half) and issubclass(half_class, backbone_class)):
+        if half_class is not None and not (
+            issubclass(half_class, BackboneHalf) and issubclass(half_class, backbone_class)
+        ):
             half, whole = half_class.__name__, backbone_class.__name__
-            raise TimmAbnError(f'{half} must be a subclass of timm_abn.Half and of {whole}, whose half it is to be.')
+            raise TimmAbnError(
+                f'{half} must be a subclass of timm_abn.BackboneHalf and of {whole}, whose half it is to be.'
+            )
     _ADAPTERS[backbone_class] = adapter
 
 

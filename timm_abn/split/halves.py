@@ -9,7 +9,7 @@ import torch
 import torch.nn as nn
 
 from ..errors import one_line
-from .adapter import Half, family_of
+from .adapter import BackboneHalf, family_of
 from .adapters import find_adapter, find_exact_adapter
 from .expressions import Expressions
 from .features import Crossing, Features, as_features
@@ -113,7 +113,7 @@ def join_halves(feature_extractor: nn.Module, perception_branch: nn.Module, plan
     """Return the uncut backbone, of modules and tensors of its halves, which are used up by it."""
     backbone = perception_branch
     for module in [*feature_extractor.modules(), *backbone.modules()]:
-        if isinstance(module, Half):
+        if isinstance(module, BackboneHalf):
             module.__class__ = family_of(module)  # type: ignore[assignment]
     for name in list(vars(backbone)):
         if callable(getattr(type(backbone), name, None)):

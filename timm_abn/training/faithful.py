@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from ..attached.network import AttachedNet
 from ..networks.config import check_choice
 from ..networks.multi_task import MultiTaskAttentionBranchNet
-from ..networks.network import AttentionBranchNet, Look
+from ..networks.network import AttentionBranchNet, ForwardPass
 from ..networks.split_network import SplitNetwork
 from .errors import TrainingError
 
@@ -105,22 +105,22 @@ class FaithfulTraining(nn.Module):
         network: Any = self.module
         if not self.training:
             return network(images)
-        look = network.look(images)
+        seen = network.forward_pass(images)
         masked_logits = complement_logits = flipped_map = None
         has_answers = network.num_classes > 0
-        tasks = self._draw_tasks(look.attention_map) if has_answers else None
-        kept = self.kept(_of_tasks(look.attention_map, tasks))
+        tasks = self._draw_tasks(seen.attention_map) if has_answers else None
+        kept = self.kept(_of_tasks(seen.attention_map, tasks))
         with keep_running_statistics(network):
             if has_answers and self.background is not None:
                 masked_logits = self.answer_through(mask_images(images, kept, self.background), tasks)
             if has_answers and self.complement:
-                complement_logits = self.answer_of_rest(images, look, kept, tasks)
+                complement_logits = self.answer_of_rest(images, seen, kept, tasks)
             if self.flips:
                 flipped = images.flip(-1)
                 flipped_map = network.attention_map(network.extract(flipped), flipped, None).flip(-1)
-        attention_logits = network.attention_branch.attention_logits(look.class_features)
+        attention_logits = network.attention_branch.attention_logits(seen.class_features)
         return TrainingOutput(
-            look.logits, attention_logits, look.attention_map, masked_logits, tasks, flipped_map, complement_logits
+            seen.logits, attention_logits, seen.attention_map, masked_logits, tasks, flipped_map, complement_logits
         )
 
     def _draw_tasks(self, maps: torch.Tensor) -> torch.Tensor | None:
@@ -141,10 +141,10 @@ class FaithfulTraining(nn.Module):
         return self._answer(features, _of_tasks(maps, tasks), tasks)
 
     def answer_of_rest(
-        self, images: torch.Tensor, look: Look, kept: torch.Tensor, tasks: torch.Tensor | None
+        self, images: torch.Tensor, seen: ForwardPass, kept: torch.Tensor, tasks: torch.Tensor | None
     ) -> torch.Tensor:
         """Return logits of what the map does not keep: here of the features, gated by the complement of the map."""
-        return self._answer(look.features, complement_of(kept, self.module.config.hides), tasks)
+        return self._answer(seen.features, complement_of(kept, self.module.config.is_hard), tasks)
 
     def _answer(self, features: Any, maps: torch.Tensor, tasks: torch.Tensor | None) -> torch.Tensor:
         """Return logits of features under one map per image, shape (B, 1, h, w); of several tasks that of its own."""
@@ -177,10 +177,10 @@ class AttachedTraining(FaithfulTraining):
 
     def answer_through(self, masked: torch.Tensor, tasks: torch.Tensor | None) -> torch.Tensor:
         """Return logits of masked images."""
-        return self.module.perceive(self.module.extract(masked))
+        return self.module.forward_perception(self.module.extract(masked))
 
     def answer_of_rest(
-        self, images: torch.Tensor, look: Look, kept: torch.Tensor, tasks: torch.Tensor | None
+        self, images: torch.Tensor, seen: ForwardPass, kept: torch.Tensor, tasks: torch.Tensor | None
     ) -> torch.Tensor:
         """Return logits of images masked by the complement of the map."""
         assert self.background is not None

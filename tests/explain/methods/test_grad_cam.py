@@ -100,7 +100,7 @@ def test_a_task_is_explained_under_its_own_map(backbone):
         attention = model.explain(images).attention_map[:, task : task + 1]
         features = model.gate(model.extract(images), attention)
         gated = features.x.detach().requires_grad_()
-        outputs = model.perceive(features._replace(x=gated))
+        outputs = model.forward_perception(features._replace(x=gated))
         answer = outputs[:, 2 * task + 1] - outputs[:, 2 * task]
         torch.testing.assert_close(answer, model(images)[:, task])
         gradients = torch.autograd.grad(answer.sum(), gated)[0]

@@ -96,7 +96,7 @@ def test_equals_a_loop_over_the_places_of_a_task(backbone):
         gated = model.gate(model.extract(images[row : row + 1]), attention)
 
         def yes(features, task=task, gated=gated):
-            return model.perceive(gated._replace(x=features))[:, 2 * task : 2 * task + 2].softmax(dim=1)[:, 1]
+            return model.forward_perception(gated._replace(x=features))[:, 2 * task : 2 * task + 2].softmax(dim=1)[:, 1]
 
         expected = place_by_place(gated.x, yes, 4, GATES[backbone])
         torch.testing.assert_close(maps[row : row + 1], expected, rtol=0, atol=1e-6)

@@ -46,6 +46,6 @@ class GradCamExplainer(Explainer):
     def _gradients(self, features: Features, targets: torch.Tensor | None) -> torch.Tensor:
         leaf = features.x.detach().requires_grad_()
         # a copy, because some perception branches begin with an activation in place
-        logits = self._halves.perceive(features._replace(x=leaf.clone()))
+        logits = self._halves.forward_perception(features._replace(x=leaf.clone()))
         score = logits.gather(1, target_classes(logits, targets).unsqueeze(1)).sum()
         return torch.autograd.grad(score, leaf)[0]

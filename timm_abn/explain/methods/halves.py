@@ -63,7 +63,7 @@ class Halves:
         """
         return as_features(self.extractor(images))
 
-    def perceive(self, features: Features) -> torch.Tensor:
+    def forward_perception(self, features: Features) -> torch.Tensor:
         """Return logits, shape (B, K), of what ``extract`` returned, or a variation of it."""
         return self.perception(features if features.side_inputs else features.x)
 
@@ -158,13 +158,13 @@ class _NetworkHalves(Halves):
         of_gate = gated.side_inputs[len(features.side_inputs) :]  # later blocks read it, too
         return Features(passed.x, [*passed.side_inputs, *of_gate])
 
-    def perceive(self, features: Features) -> torch.Tensor:
+    def forward_perception(self, features: Features) -> torch.Tensor:
         """Return logits, shape (B, K); of several tasks, that of the target task is right, and no other means anything.
 
         Args:
             features: See ``Halves``.
         """
-        outputs = super().perceive(features)
+        outputs = super().forward_perception(features)
         if not self.num_tasks:
             return outputs
         no_and_yes = outputs.unflatten(1, (self.num_tasks, 2))

@@ -138,4 +138,4 @@ class _WithMaps(nn.Module):
         """Return logits, shape (B, K)."""
         features = self._halves.extract(images, None)
         maps = self.maps(self._halves.to_maps(features.x, images))
-        return self._halves.perceive(features._replace(x=self._halves.from_maps(maps.clone(), features.x)))
+        return self._halves.forward_perception(features._replace(x=self._halves.from_maps(maps.clone(), features.x)))

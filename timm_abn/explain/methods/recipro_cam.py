@@ -46,14 +46,14 @@ class ReciproCamExplainer(Explainer):
         targets = halves.targets(images, targets)
         features = halves.extract(images, targets)
         if targets is None:
-            targets = target_classes(halves.perceive(features._replace(x=features.x.clone())), targets)
+            targets = target_classes(halves.forward_perception(features._replace(x=features.x.clone())), targets)
         height, width = halves.to_maps(features.x, images).shape[2:]
         masks = _windows((height, width)).to(features.x)
         scores = []
         for copies in torch.arange(len(images) * len(masks), device=images.device).split(self._batch_size):
             image, place = copies // len(masks), copies % len(masks)
             copied = halves.of_images(features, image)
-            logits = halves.perceive(copied._replace(x=halves.layout.gate(copied.x, masks[place])))
+            logits = halves.forward_perception(copied._replace(x=halves.layout.gate(copied.x, masks[place])))
             scores.append(halves.probabilities(full_precision(logits)).gather(1, targets[image].unsqueeze(1)))
         return normalize_maps(torch.cat(scores).reshape(len(images), 1, height, width))
 

@@ -48,7 +48,7 @@ class RolloutExplainer(Explainer):
         self._product.begin()
         try:
             features = halves.extract(images, targets)
-            halves.perceive(features)
+            halves.forward_perception(features)
         finally:
             product = self._product.end()
         if product is None or product.shape[1:] != (features.x.shape[1], features.x.shape[1]):

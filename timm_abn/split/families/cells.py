@@ -7,7 +7,7 @@ import torch.nn as nn
 from timm.models.nasnet import NASNetALarge, ReductionCell0, ReductionCell1
 from timm.models.pnasnet import PNASNet5Large
 
-from ..adapter import Adapter, Half
+from ..adapter import Adapter, BackboneHalf
 from ..features import Crossing, Features
 from ..pass_through import is_passed
 
@@ -30,7 +30,7 @@ class _Cells:
         return Features(features, [previous])
 
 
-class NASNetHalf(_Cells, Half, NASNetALarge):
+class NASNetHalf(_Cells, BackboneHalf, NASNetALarge):
     """See ``_Cells``."""
 
     def run_cells(self, x: torch.Tensor, previous: torch.Tensor) -> Pair:
@@ -50,7 +50,7 @@ class NASNetHalf(_Cells, Half, NASNetALarge):
         return x, previous
 
 
-class PNASNetHalf(_Cells, Half, PNASNet5Large):
+class PNASNetHalf(_Cells, BackboneHalf, PNASNet5Large):
     """See ``_Cells``."""
 
     def run_cells(self, x: torch.Tensor, previous: torch.Tensor) -> Pair:

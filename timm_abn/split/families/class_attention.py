@@ -5,13 +5,13 @@ import torch.nn as nn
 from timm.models import Cait, ConVit, Xcit, checkpoint, checkpoint_seq
 from timm.models.volo import VOLO
 
-from ..adapter import Adapter, Half
+from ..adapter import Adapter, BackboneHalf
 from ..pass_through import is_passed
 
 __all__ = ['ADAPTERS']
 
 
-class CaitExtractor(Half, Cait):
+class CaitExtractor(BackboneHalf, Cait):
     """Patch blocks are followed by blocks of class attention, whose token is of the other half."""
 
     def forward_cls(self, x: torch.Tensor) -> torch.Tensor:
@@ -19,7 +19,7 @@ class CaitExtractor(Half, Cait):
         return x
 
 
-class CaitPerception(Half, Cait):
+class CaitPerception(BackboneHalf, Cait):
     """Position embeddings are added in line, before the patch blocks."""
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
@@ -31,7 +31,7 @@ class CaitPerception(Half, Cait):
         return self.norm(self.forward_cls(x))
 
 
-class XcitHalf(Half, Xcit):
+class XcitHalf(BackboneHalf, Xcit):
     """Blocks are called with the size of the grid, which the features tell; the class token joins late."""
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
@@ -50,7 +50,7 @@ class XcitHalf(Half, Xcit):
         return x.reshape(x.shape[0], height, width, -1) if is_first else self.norm(self.forward_cls(x))
 
 
-class VoloExtractor(Half, VOLO):
+class VoloExtractor(BackboneHalf, VOLO):
     """Features are NHWC up to the last stage, and tokens with a class token behind it."""
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
@@ -66,7 +66,7 @@ class VoloExtractor(Half, VOLO):
         return x
 
 
-class VoloPerception(Half, VOLO):
+class VoloPerception(BackboneHalf, VOLO):
     """Images turn to NHWC in line; position embeddings are left out where they came before the cut."""
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
@@ -77,7 +77,7 @@ class VoloPerception(Half, VOLO):
         return self.norm(x)
 
 
-class ConVitPerception(Half, ConVit):
+class ConVitPerception(BackboneHalf, ConVit):
     """Position embeddings are added in line; the class token joins between two blocks, in the half it belongs to."""
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from timm.models.csatv2 import CSATv2
 from timm.models.mobilenetv5 import MobileNetV5, MobileNetV5Encoder
 from timm.models.selecsls import SelecSls
 
-from ..adapter import Adapter, Half
+from ..adapter import Adapter, BackboneHalf
 from ..features import Crossing, Features
 from ..pass_through import is_passed
 
@@ -48,7 +48,7 @@ class XceptionAlignedAdapter(Adapter):
         return f'blocks.{inside - 1}'
 
 
-class SelecSlsExtractor(Half, SelecSls):
+class SelecSlsExtractor(BackboneHalf, SelecSls):
     """Blocks hand on the output of the last one and, for shortcuts, that of the first one of the stage."""
 
     def forward_features(self, x: torch.Tensor) -> Crossing:
@@ -57,7 +57,7 @@ class SelecSlsExtractor(Half, SelecSls):
         return Features(outputs[0], outputs[1:]) if is_passed(self.head) else self.head(self.from_seq(outputs))
 
 
-class SelecSlsPerception(Half, SelecSls):
+class SelecSlsPerception(BackboneHalf, SelecSls):
     """See ``SelecSlsExtractor``."""
 
     def forward_features(self, x: Crossing) -> torch.Tensor:
@@ -78,11 +78,11 @@ class _OneTensor:
         return self.blocks(self.conv_stem(x))
 
 
-class MobileNetV5Extractor(_OneTensor, Half, MobileNetV5):
+class MobileNetV5Extractor(_OneTensor, BackboneHalf, MobileNetV5):
     """See ``_OneTensor``."""
 
 
-class MobileNetV5EncoderExtractor(_OneTensor, Half, MobileNetV5Encoder):
+class MobileNetV5EncoderExtractor(_OneTensor, BackboneHalf, MobileNetV5Encoder):
     """See ``_OneTensor``."""
 
 

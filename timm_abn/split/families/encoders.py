@@ -9,7 +9,7 @@ from timm.models.gemma4_vit import Gemma4VitClassifier, Gemma4VitEncoder
 from timm.models.naflexvit import NaFlexVit
 from timm.models.qwen3_vit import Qwen3VitEncoder
 
-from ..adapter import Adapter, Half
+from ..adapter import Adapter, BackboneHalf
 from ..features import Crossing, Features
 
 __all__ = ['ADAPTERS']
@@ -25,22 +25,22 @@ class _Encoder:
         return self.forward_features(x)
 
 
-class DeepseekVitExtractor(_Encoder, Half, DeepseekVitEncoder):
+class DeepseekVitExtractor(_Encoder, BackboneHalf, DeepseekVitEncoder):
     """See ``_Encoder``."""
 
 
-class Qwen3VitExtractor(_Encoder, Half, Qwen3VitEncoder):
+class Qwen3VitExtractor(_Encoder, BackboneHalf, Qwen3VitEncoder):
     """See ``_Encoder``."""
 
 
-class Qwen3VitPerception(Half, Qwen3VitEncoder):
+class Qwen3VitPerception(BackboneHalf, Qwen3VitEncoder):
     """Position embeddings are added before the blocks; the rotary ones follow from the grid."""
 
     def _pos_embed(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return x.flatten(1, 2), self.rope.get_embed(shape=[x.shape[1], x.shape[2]])
 
 
-class Gemma4VitExtractor(Half, Gemma4VitEncoder):
+class Gemma4VitExtractor(BackboneHalf, Gemma4VitEncoder):
     """Blocks and the pool behind them want the places of the tokens."""
 
     def forward(self, x: torch.Tensor, patch_coord: None = None, patch_valid: None = None) -> Features:
@@ -49,7 +49,7 @@ class Gemma4VitExtractor(Half, Gemma4VitEncoder):
         return Features(self._encode(x, places, padding), [places])
 
 
-class Gemma4VitClassifierExtractor(Half, Gemma4VitClassifier):
+class Gemma4VitClassifierExtractor(BackboneHalf, Gemma4VitClassifier):
     """The head pools what the encoder returns."""
 
     def forward(self, x: torch.Tensor) -> Features:
@@ -65,7 +65,7 @@ class _Embedded(nn.Module):
         return x.x, x.side_inputs[0], None
 
 
-class Gemma4VitPerception(Half, Gemma4VitEncoder):
+class Gemma4VitPerception(BackboneHalf, Gemma4VitEncoder):
     """Only images are checked for their size."""
 
     def _assert_raw_img_conformant(self, x: Any) -> None:
@@ -86,7 +86,7 @@ class Gemma4VitClassifierAdapter(Adapter):
         return f'encoder.{name}'
 
 
-class NaFlexVitHalf(Half, NaFlexVit):
+class NaFlexVitHalf(BackboneHalf, NaFlexVit):
     """Blocks may be called with rotary position embeddings, which pass beside the tokens; images need no masks."""
 
     def _forward_embeds(self, x: Any, *options: Any, **named: Any) -> dict[str, Any]:

@@ -12,14 +12,14 @@ from timm.models.mvitv2 import MultiScaleVit
 from timm.models.pit import PoolingVisionTransformer
 from timm.models.twins import Twins
 
-from ..adapter import Adapter, Half
+from ..adapter import Adapter, BackboneHalf
 from ..features import Crossing, Features, as_features
 from ..pass_through import is_passed
 
 __all__ = ['ADAPTERS']
 
 
-class HieraExtractor(Half, Hiera):
+class HieraExtractor(BackboneHalf, Hiera):
     """Tokens are unrolled, so that those of a mask unit lie next to each other; maps are rolled up again."""
 
     def forward_features(self, x: torch.Tensor, mask: None = None, return_intermediates: bool = False) -> torch.Tensor:
@@ -27,7 +27,7 @@ class HieraExtractor(Half, Hiera):
         return self.reroll(super().forward_features(x), num_passed(self.blocks, False) - 1)
 
 
-class HieraPerception(Half, Hiera):
+class HieraPerception(BackboneHalf, Hiera):
     """Position embeddings are added before the tokens are unrolled."""
 
     def forward_features(self, x: torch.Tensor, mask: None = None, return_intermediates: bool = False) -> torch.Tensor:
@@ -52,7 +52,7 @@ class HieraAdapter(Adapter):
         perception_branch.unroll = Unroll(size, (1,) * len(size), schedule)
 
 
-class HieraDetPerception(Half, HieraDet):
+class HieraDetPerception(BackboneHalf, HieraDet):
     """Position embeddings are added between embedding and blocks."""
 
     def _pos_embed(self, x: torch.Tensor) -> torch.Tensor:
@@ -73,15 +73,15 @@ class _NoFlattening:
         return self.stages(x)
 
 
-class LevitPerception(_NoFlattening, Half, Levit):
+class LevitPerception(_NoFlattening, BackboneHalf, Levit):
     """See ``_NoFlattening``."""
 
 
-class LevitDistilledPerception(_NoFlattening, Half, LevitDistilled):
+class LevitDistilledPerception(_NoFlattening, BackboneHalf, LevitDistilled):
     """See ``_NoFlattening``."""
 
 
-class MultiScaleVitHalf(Half, MultiScaleVit):
+class MultiScaleVitHalf(BackboneHalf, MultiScaleVit):
     """Stages are called with the size of the grid, which the features tell if they are maps."""
 
     def forward_features(self, x: Crossing) -> Crossing:
@@ -111,7 +111,7 @@ class MultiScaleVitAdapter(Adapter):
         return name.replace('block.', 'stages.')
 
 
-class PoolingVisionTransformerHalf(Half, PoolingVisionTransformer):
+class PoolingVisionTransformerHalf(BackboneHalf, PoolingVisionTransformer):
     """Stages hand on maps, and class tokens beside them, which alone reach the head."""
 
     def forward_features(self, x: Crossing) -> Crossing:
@@ -123,7 +123,7 @@ class PoolingVisionTransformerHalf(Half, PoolingVisionTransformer):
         return Features(maps, [tokens])
 
 
-class TwinsHalf(Half, Twins):
+class TwinsHalf(BackboneHalf, Twins):
     """Stages are lists of blocks called with the size of the grid, and maps between them."""
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:

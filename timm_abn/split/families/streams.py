@@ -11,14 +11,14 @@ from timm.models.efficientvim import EfficientViM, EfficientViMDistilled
 from timm.models.hrnet import HighResolutionNet
 from timm.models.tnt import TNT
 
-from ..adapter import Adapter, Half
+from ..adapter import Adapter, BackboneHalf
 from ..features import Crossing, Features, as_features
 from ..pass_through import PassThrough, is_passed
 
 __all__ = ['ADAPTERS']
 
 
-class CoaTHalf(Half, CoaT):
+class CoaTHalf(BackboneHalf, CoaT):
     """Stages run one after the other, each with a class token of its own; then, in some, all of them side by side."""
 
     def run_stages(self, streams: list[torch.Tensor], size: tuple[int, int]) -> list[torch.Tensor]:
@@ -86,7 +86,7 @@ class CoaTAdapter(Adapter):
         return name if '.' in name else f'{name}.{len(getattr(backbone, name)) - 1}'
 
 
-class CrossVitExtractor(Half, CrossVit):
+class CrossVitExtractor(BackboneHalf, CrossVit):
     """Two branches of tokens; the map is for the one of large patches, which the paper calls the primary."""
 
     def forward_features(self, x: torch.Tensor) -> Features:
@@ -95,7 +95,7 @@ class CrossVitExtractor(Half, CrossVit):
         return Features(large, [small])
 
 
-class CrossVitPerception(Half, CrossVit):
+class CrossVitPerception(BackboneHalf, CrossVit):
     """See ``CrossVitExtractor``."""
 
     def _embed(self, x: Features) -> list[torch.Tensor]:
@@ -137,15 +137,15 @@ class _Stages:
         return Features(features, states)
 
 
-class EfficientViMHalf(_Stages, Half, EfficientViM):
+class EfficientViMHalf(_Stages, BackboneHalf, EfficientViM):
     """See ``_Stages``."""
 
 
-class EfficientViMDistilledHalf(_Stages, Half, EfficientViMDistilled):
+class EfficientViMDistilledHalf(_Stages, BackboneHalf, EfficientViMDistilled):
     """See ``_Stages``."""
 
 
-class HighResolutionNetHalf(Half, HighResolutionNet):
+class HighResolutionNetHalf(BackboneHalf, HighResolutionNet):
     """Streams of several resolutions; the map is for the lowest, which has the most channels."""
 
     def stages(self, x: Crossing) -> list[torch.Tensor]:
@@ -191,7 +191,7 @@ class HighResolutionNetAdapter(Adapter):
             perception_branch.layer1 = PassThrough()  # an identity stands for layers that were removed
 
 
-class TNTHalf(Half, TNT):
+class TNTHalf(BackboneHalf, TNT):
     """Blocks hand on tokens of pixels and of patches; the map is for patches."""
 
     def forward_features(self, x: Crossing) -> Crossing:

@@ -16,7 +16,7 @@ from timm.models import (
 )
 from timm.models.deit import VisionTransformerDistilled
 
-from ..adapter import Adapter, Half
+from ..adapter import Adapter, BackboneHalf
 from ..features import Crossing, Features, as_features
 from ..pass_through import OptionPassThrough, pass_through
 
@@ -73,11 +73,11 @@ class _TokenPerception:
         return self.norm(tokens)
 
 
-class VisionTransformerPerception(_TokenPerception, Half, VisionTransformer):
+class VisionTransformerPerception(_TokenPerception, BackboneHalf, VisionTransformer):
     """See ``_TokenPerception``."""
 
 
-class VisionTransformerDistilledPerception(_TokenPerception, Half, VisionTransformerDistilled):
+class VisionTransformerDistilledPerception(_TokenPerception, BackboneHalf, VisionTransformerDistilled):
     """See ``_TokenPerception``."""
 
 
@@ -108,7 +108,7 @@ class VisionTransformerRelPosAdapter(TokenAdapter):
         return (self.extractor_class, self.perception_class) if shares else (None, None)
 
 
-class VisionTransformerRelPosExtractor(Half, VisionTransformerRelPos):
+class VisionTransformerRelPosExtractor(BackboneHalf, VisionTransformerRelPos):
     """A bias of attention scores that all blocks share passes beside the tokens."""
 
     def forward_features(self, x: torch.Tensor) -> Features:
@@ -117,7 +117,7 @@ class VisionTransformerRelPosExtractor(Half, VisionTransformerRelPos):
         return Features(super().forward_features(x), [shared.get_bias()])
 
 
-class VisionTransformerRelPosPerception(Half, VisionTransformerRelPos):
+class VisionTransformerRelPosPerception(BackboneHalf, VisionTransformerRelPos):
     """See ``VisionTransformerRelPosExtractor``."""
 
     def forward_features(self, x: Features) -> torch.Tensor:
@@ -128,7 +128,7 @@ class VisionTransformerRelPosPerception(Half, VisionTransformerRelPos):
         return self.norm(tokens)
 
 
-class EvaHalf(Half, Eva):
+class EvaHalf(BackboneHalf, Eva):
     """Rotary position embeddings pass beside the tokens, where they depend on the image's size or are learned."""
 
     def forward_features(self, x: Crossing, attn_mask: None = None, is_causal: bool = False) -> Crossing:
@@ -155,7 +155,7 @@ class EvaAdapter(Adapter):
         return True
 
 
-class BeitPerception(Half, Beit):
+class BeitPerception(BackboneHalf, Beit):
     """Class token and position embeddings are added in line."""
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
