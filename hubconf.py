@@ -44,8 +44,8 @@ def _entrypoint(name: str) -> typing.Callable:
     create.__doc__ = _DOCSTRING.format(
         summary=timm.model_entrypoint(name).__doc__.splitlines()[0],
         weights=', '.join(repr(tagged.partition('.')[2]) for tagged in timm.list_pretrained(f'{name}.*')) or 'none',
-        example=" and ``backbone='convnext_tiny'``" if name == 'abn' else '',
-        explain=_EXPLAIN if name.startswith(('abn', 'cam')) else '',
+        example=" and ``backbone='convnext_tiny'``" if name in ('abn', 'attached') else '',
+        explain=_EXPLAIN if name.startswith(('abn', 'attached', 'cam')) else '',
     )
     return create
 

@@ -95,7 +95,7 @@ def measure(name: str, gate: str | None = None) -> dict[str, Any]:
     effect = effects(model, images)
     of_class_token = model.layout.num_prefix_tokens > 0 and model.global_pool == 'token'
     return dict(
-        split=model.split,
+        split=model.config.split,
         gate=model.config.gate,
         reads='class token' if of_class_token else 'places',
         **{replacement: f'{change:.4f}' for replacement, change in effect.items()},
@@ -105,7 +105,7 @@ def measure(name: str, gate: str | None = None) -> dict[str, Any]:
 
 def backbone_names(seed: int) -> Iterator[str]:
     """Yield timm's names of backbones that have not too many parameters, in a random order."""
-    names = timm.list_models(exclude_filters=['abn', 'abn_*', 'cam_*'])
+    names = timm.list_models(exclude_filters=['abn', 'abn_*', 'attached', 'cam_*'])
     random.Random(seed).shuffle(names)
     for name in names:
         with warnings.catch_warnings():
