@@ -36,6 +36,7 @@ def run(code, *arguments):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_model_of_a_folder_is_that_of_timm(checkout):
     code = """
 model = torch.hub.load(sys.argv[1], 'abn_resnet20_cifar', source='local', pretrained='fashion_mnist').eval()

@@ -120,6 +120,7 @@ def test_editable_install_finds_the_entry_point(tmp_path):
     assert folders == [[str(ROOT)]] and 'timm-abn = timm_abn_cli:entry_point' in scripts[0]
 
 
+@pytest.mark.slow
 def test_importing_costs_little_more_than_importing_timm(tmp_path):
     # what matters is that nothing heavy is imported besides timm; seconds are measured by scripts/benchmark.py
     code = 'import json, sys, timm; a = set(sys.modules); import timm_abn; print(json.dumps([*(set(sys.modules) - a)]))'

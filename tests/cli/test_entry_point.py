@@ -70,6 +70,7 @@ def test_help_has_examples(name):
     assert f'  timm-abn {name}' in subparsers.choices[name].format_help().partition('examples:')[2]
 
 
+@pytest.mark.slow
 def test_what_needs_a_model(tmp_path):
     (sample,) = SAMPLES.glob('9_*_00000.png')
     folder = tmp_path / 'folder'

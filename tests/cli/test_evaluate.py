@@ -62,6 +62,7 @@ def test_no_image_that_can_be_read(photos, capsys):
     assert refused(capsys, data_dir='broken').startswith('no image can be scored: broken/1.jpg is not an image')
 
 
+@pytest.mark.slow
 def test_masks_and_baseline(photos, capsys):
     for path in sorted(Path('photos').rglob('*.jpg'))[1:]:
         mask = Path('masks') / path.relative_to('photos').with_suffix('.png')

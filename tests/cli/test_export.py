@@ -44,9 +44,15 @@ def export(tmp_path):
     'dynamic, simpler',
     [
         (['--dynamic'], 'simpler is --dynamic batch (images of one size), or give it longer'),
-        (['--dynamic', 'batch'], 'simpler is an export without --dynamic (one image of one size), or give it longer'),
-        (['--dynamic', 'size'], 'simpler is an export without --dynamic (one image of one size), or give it longer'),
-        ([], 'you may give it longer'),
+        *(
+            pytest.param(
+                ['--dynamic', axes],
+                'simpler is an export without --dynamic (one image of one size), or give it longer',
+                marks=pytest.mark.slow,
+            )
+            for axes in ('batch', 'size')
+        ),
+        pytest.param([], 'you may give it longer', marks=pytest.mark.slow),
     ],
 )
 def test_out_of_time_names_what_is_simpler(export, tmp_path, dynamic, simpler):
@@ -59,9 +65,8 @@ def test_out_of_time_names_what_is_simpler(export, tmp_path, dynamic, simpler):
     assert [path.name for path in tmp_path.iterdir()] == ['command.py']
 
 
-@pytest.mark.parametrize(
-    'number, to_group', [(signal.SIGTERM, False), pytest.param(signal.SIGINT, True, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('number, to_group', [(signal.SIGTERM, False), (signal.SIGINT, True)])
 def test_told_to_end_it_leaves_nothing(export, tmp_path, number, to_group):
     process = export('torch-export', '--model', MODEL)
     said = process.stderr.readline()  # the child is at work

@@ -195,7 +195,9 @@ def test_onnx_command(in_this_process, onnxruntime, tmp_path, capsys):
     'dynamic_img_size, said, size',
     [
         pytest.param(True, 'batch x 3 x height x width (multiples of 16)', (48, 32), marks=pytest.mark.slow),
-        (False, 'batch x 3 x 32 x 32 (other image sizes cannot be traced)', (32, 32)),
+        pytest.param(
+            False, 'batch x 3 x 32 x 32 (other image sizes cannot be traced)', (32, 32), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_torch_export_command(in_this_process, tmp_path, capsys, dynamic_img_size, said, size):

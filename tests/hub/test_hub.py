@@ -361,6 +361,7 @@ except Exception as error:
 """
 
 
+@pytest.mark.slow
 def test_an_organisation_named_by_the_environment(hub, tmp_path):
     torch.manual_seed(0)
     model = timm.create_model('abn_resnet20_cifar', num_classes=5, mechanism='product')

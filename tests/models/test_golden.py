@@ -27,7 +27,7 @@ MODELS = {
     'imagenet_se_resnet50': 'abn_seresnet50',
     'imagenet_se_resnet152': 'abn_seresnet152',
 }
-FAST = ('cifar100_resnet20', 'cifar100_wrn28_4', 'imagenet_se_resnet18')
+FAST = ('cifar100_resnet20', 'cifar100_wrn28_4')
 CASES = [pytest.param(*item, marks=() if item[0] in FAST else pytest.mark.slow) for item in MODELS.items()]
 
 

@@ -24,7 +24,13 @@ def rebuilt(model, backbone, **kwargs):
         ('test_vit', [(96, 96), (32, 64)], {}, {}),
         ('test_vit', [(64, 64)], {'patch_size': (8, 8)}, {'patch_size': (8, 8)}),
         ('swin_tiny_patch4_window7_224', [(128, 128)], {}, {'window_size': 4}),  # timm: an eighth of the grid
-        ('swin_tiny_patch4_window7_224', [(96, 96), (192, 96)], {'window_size': 3}, {'window_size': 3}),
+        pytest.param(
+            'swin_tiny_patch4_window7_224',
+            [(96, 96), (192, 96)],
+            {'window_size': 3},
+            {'window_size': 3},
+            marks=pytest.mark.slow,
+        ),
         ('test_resnet', [(96, 64)], {}, {}),
     ],
 )

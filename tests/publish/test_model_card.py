@@ -97,6 +97,7 @@ def test_new_address():
             readdress(damaged, 'hf-hub:you/new')
 
 
+@pytest.mark.slow
 def test_code_of_model_cards_runs_as_it_stands(tmp_path):
     code = re.search('```python\n(.*?)```', (ROOT / 'MODEL_CARDS.md').read_text(), re.DOTALL).group(1)
     Image.new('L', (28, 28), 100).save(tmp_path / 'photo.jpg')

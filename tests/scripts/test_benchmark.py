@@ -81,7 +81,9 @@ def test_every_case_runs_once_a_round_which_begins_elsewhere(script):
     assert all(len(case.seconds) == len(case.rates) == 3 for case in cases)
 
 
-@pytest.mark.parametrize('section', ['explain', 'training', 'tasks'])
+@pytest.mark.parametrize(
+    'section', ['explain', *(pytest.param(name, marks=pytest.mark.slow) for name in ('training', 'tasks'))]
+)
 def test_sections(script, monkeypatch, capsys, section):
     options = ['--model', 'abn_resnet20_cifar', '--tasks', '3', '--rounds', '1', '--batch-size', '2']
     monkeypatch.setattr('sys.argv', ['benchmark.py', section, *options])

@@ -87,6 +87,7 @@ def test_validates_what_was_trained(launch, train, image_folder, tmp_path, capfd
     assert f'"top1": {top1:.4f}'.rstrip('0').rstrip('.') in capfd.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('scripts', BOTH)
 def test_device_modules_of_timm_need_no_launcher(image_folder, tmp_path, scripts):
     data = ['--data-dir', image_folder, '--output', tmp_path]

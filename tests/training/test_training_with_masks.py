@@ -57,8 +57,9 @@ def energy(marked, folder):
     return 1 - AttentionMaskLoss('energy')(model.explain(images).attention_map, masks).item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('scripts', BOTH)
-@pytest.mark.parametrize('kind', fast_and_slow(MASK_LOSSES, ['bce']))
+@pytest.mark.parametrize('kind', MASK_LOSSES)
 def test_maps_move_to_the_masks(launch, marked, tmp_path, scripts, kind, capfd):
     few = ['--epochs', 8, '--train-crop-mode', 'pad', '--opt', 'adamw', '--lr', 1e-2, '--model-kwargs', *FINE]
     found, weights = {}, (0, 20 if kind == 'l1' else 3)  # the slope of l1 is small

@@ -241,7 +241,7 @@ def test_attributes_without_any_mask_are_one_line(celeba, images, masks, tmp_pat
         MaskedDataset(images, settings)
 
 
-@pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.parametrize('workers', [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_masks_that_do_not_fit_are_one_line(images, masks, tmp_path, workers):
     draw(masks / 'class0' / '0.png', box_of(0), size=(30, 20))
     with pytest.raises(BrokenImageError) as raised:

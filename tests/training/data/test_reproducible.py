@@ -111,6 +111,7 @@ def test_each_process_of_several_draws_its_own():
     assert epoch(0) == first
 
 
+@pytest.mark.slow
 def test_a_number_for_each_tuple_of_numbers():
     seeds = {seed_of(seed, epoch, index) for seed in range(3) for epoch in range(5) for index in range(200)}
     assert len(seeds) == 3000 and all(0 <= seed < 2**32 for seed in seeds)
