@@ -7,7 +7,6 @@ import pytest
 import timm.data
 import torch
 from PIL import Image
-from tiers import fast_and_slow
 from timm_scripts import BOTH, MODEL, SMALL, TIMM, finish, needs_timm_scripts, start_training, summary
 
 import timm_abn
