@@ -6,8 +6,8 @@ STAMP := $(VENV)/.installed
 # two test processes of one thread each: more threads than cores make torch many times slower
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: help install demo demo-photos test test-all test-nightly test-timm-scripts lint format conformance coverage works-with benchmark \
-	costs comparison faithful masks attached docs static-page build release clean
+.PHONY: help install demo demo-photos test test-all test-nightly test-timm-scripts lint format conformance coverage \
+	works-with benchmark costs comparison faithful masks attached docs static-page build release clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
