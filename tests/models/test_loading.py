@@ -130,6 +130,7 @@ def test_cam_baseline_from_a_checkpoint(tmp_path):
     ('name', 'kwargs', 'message'),
     [
         ('cam_resnet50', {}, 'no weights are published for cam_resnet50: '),
+        ('attached', {}, 'attached: attach a branch to a trained model with timm-abn attach. Or '),
         ('cam_resnet5', {}, 'cam_resnet5 is no model; did you mean cam_resnet50'),
         ('resnet50', {}, 'resnet50 is not an Attention Branch Network; did you mean abn_resnet50?'),
         ('xyz', {}, 'xyz is no model; see timm-abn list'),
