@@ -33,14 +33,16 @@ class HubError(TimmAbnError):
 
 
 # What an entry may hold: a kind and its bounds. 'int', 'number': lowest, highest. 'one of': the choices. 'text': a
-# pattern, and what it is in words. 'list', 'names': rule of an item, fewest, most. 'either': other rules.
+# pattern, and what it is in words. 'list', 'names': rule of an item, fewest, most. 'items': what they are in words, a
+# rule for each. 'either': other rules.
 _FLAG = ('one of', True, False)
 _NULL = ('one of', None)
 _TEXT = ('text', '.*', f'a text of at most {MAX_TEXT} characters')
 _TEXTS = ('either', _TEXT, ('list', _TEXT, 0, MAX_ITEMS))
 _CLASSES = ('int', 0, MAX_CLASSES)
 _PIXELS = ('int', 1, 2**13)
-_SIZE = ('list', _PIXELS, 3, 3)  # channels, height, width
+_CHANNELS = ('int', 1, 1024)
+_SIZE = ('items', '[channels, height, width], none above 8192', _CHANNELS, _PIXELS, _PIXELS)
 _PATH = ('text', r'\w+(\.\w+)*', 'the path of a module')
 _PATHS = ('either', _PATH, ('list', _PATH, 0, MAX_ITEMS), _NULL)
 _POOL = ('either', ('list', _PIXELS, 1, 2), _NULL)
@@ -92,6 +94,9 @@ def _allows(rule: Any, value: Any) -> bool:
         return any(value == choice and type(value) is type(choice) for choice in bounds)
     if kind == 'text':
         return isinstance(value, str) and len(value) <= MAX_TEXT and bool(re.fullmatch(bounds[0], value, re.DOTALL))
+    if kind == 'items':
+        rules = bounds[1:]
+        return isinstance(value, (list, tuple)) and len(value) == len(rules) and all(map(_allows, rules, value))
     if kind in ('list', 'names'):
         if kind == 'names' and isinstance(value, dict):
             value = list(value.values())
@@ -110,6 +115,8 @@ def _expected(rule: Any) -> str:
         return f'one of {", ".join(map(repr, bounds))}' if len(bounds) > 1 else repr(bounds[0])
     if kind == 'text':
         return bounds[1]
+    if kind == 'items':
+        return bounds[0]
     if kind in ('list', 'names'):
         item, fewest, most = bounds
         return f'a list of {fewest if fewest == most else f"{fewest} to {most}"} items, each {_expected(item)}'
