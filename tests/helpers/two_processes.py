@@ -1,20 +1,40 @@
-"""Gradients of two processes that share a batch."""
+"""Gradients of two processes that share a batch; each imports the test, as forking fails once autograd has run."""
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from runpy import run_path
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
 
 def gradients_of_two(folder, make_model, loss_of, *arguments):
-    """Return the gradients of each of two processes by name, of ``loss_of(model, rank, *arguments)``."""
-    arguments = (str(folder), make_model, loss_of, arguments)
-    torch.multiprocessing.start_processes(_one, arguments, nprocs=2, start_method='fork')
+    """Return the gradients of each of two processes by name, of ``loss_of(model, rank, *arguments)``.
+
+    The functions are those of a test's file, the arguments sequences of numbers.
+    """
+    asked = json.dumps([list(argument) for argument in arguments])
+    command = [sys.executable, __file__, inspect.getfile(make_model), make_model.__name__, loss_of.__name__, asked]
+    helpers = Path(__file__).parent
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(map(str, (helpers, helpers.parents[1]))))
+    processes = [subprocess.Popen([*command, str(folder), str(rank)], env=environment) for rank in range(2)]
+    assert [process.wait(120) for process in processes] == [0, 0]
     return [torch.load(folder / f'{rank}.pth', weights_only=True) for rank in range(2)]
 
 
-def _one(rank, folder, make_model, loss_of, arguments):
+def _one(file, make_model, loss_of, arguments, folder, rank):
     torch.set_num_threads(1)
-    torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
-    model = DistributedDataParallel(make_model())
-    loss_of(model, rank, *arguments).backward()
+    test = run_path(file)
+    torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/store', rank=int(rank), world_size=2)
+    model = DistributedDataParallel(test[make_model]())
+    test[loss_of](model, int(rank), *json.loads(arguments)).backward()
     torch.save({name: value.grad for name, value in model.module.named_parameters()}, f'{folder}/{rank}.pth')
     torch.distributed.destroy_process_group()
+
+
+if __name__ == '__main__':
+    _one(*sys.argv[1:])
