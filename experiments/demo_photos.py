@@ -56,7 +56,7 @@ def main(args: argparse.Namespace) -> None:
         images = see(model, photos_of_scikit_image(SHOWN_OF_SCIKIT_IMAGE))
         compared = compare_methods(model, images, explainers_of(COMPARED[::2], model, attached))  # the better Grad-CAM
         draw(args.out / SECOND_SHEET, model, images, compared, SHOWN_OF_SCIKIT_IMAGE)
-    print(f'\nThe sheet is {args.out / SHEET}. Photos of your own: timm-abn explain PHOTOS --model abn \\')
+    print(f'\nThe sheet is {args.out / SHEET}. Photos of your own: timm-abn explain PHOTOS --model attached \\')
     print(f'    --checkpoint {args.out / "attached" / LAST}')
 
 
