@@ -78,6 +78,15 @@ def test_other_weights_of_the_same_name_are_refused(backbone, hub, monkeypatch, 
         load_model('attached', 'out/last.pth.tar')
 
 
+def test_a_new_classifier_stays_in_the_checkpoint(backbone):
+    assert attach('--epochs', '1', '--model-kwargs', 'num_classes=3') == 0
+    saved = torch.load('out/last.pth.tar', weights_only=False)['state_dict']
+    model = load_model('attached', 'out/last.pth.tar')
+    assert model.num_classes == 3 and torch.equal(
+        model.perception_branch.fc.weight, saved['perception_branch.fc.weight']
+    )
+
+
 def test_a_path_in_a_checkpoint_is_not_read(backbone):
     assert attach('--epochs', '1') == 0
     checkpoint = torch.load('out/last.pth.tar', weights_only=False)

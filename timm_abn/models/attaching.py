@@ -11,14 +11,14 @@ from timm.models import PretrainedCfg, get_pretrained_cfg
 from ..attached.network import AttachedNet
 from ..errors import TimmAbnError, suggest
 from ..hub.state_dicts import CheckpointError, fingerprint_of
+from ..networks.split_network import HALVES
 from .creating import ModelError, create_model
 from .training_checkpoints import OF_BACKBONE, recorded_of_backbone
 
-__all__ = ['MODEL', 'AttachedModel', 'attach', 'with_backbone', 'without_backbone']
+__all__ = ['MODEL', 'AttachedModel', 'attach', 'backbone_fingerprint', 'with_backbone', 'without_backbone']
 
 MODEL = 'attached'
-
-HALVES = ('feature_extractor.', 'perception_branch.')
+_PREFIXES = tuple(f'{half}.' for half in HALVES)
 
 
 class AttachedModel(NamedTuple):
@@ -57,10 +57,13 @@ def attach(
     if checkpoint is None:
         cfg = _weights_of(backbone)
         backbone = f'{cfg.architecture}.{cfg.tag}' if cfg.tag else backbone
-        arguments: dict[str, Any] = dict(num_classes=cfg.num_classes, pretrained_backbone=True)
+        arguments: dict[str, Any] = dict(num_classes=cfg.num_classes)
     else:
         arguments = dict(recorded_of_backbone(backbone, checkpoint)[0])
+    of_weights = arguments.get('num_classes')
     arguments.update(model_kwargs or {}, backbone=backbone)
+    if pretrained and arguments['num_classes'] == of_weights:  # else the classifier is a new one, which timm has not
+        arguments['pretrained_backbone'] = True
     weights = pretrained if checkpoint is None else str(checkpoint)
     model = create_model(MODEL, dict(arguments, pretrained_backbone=weights))
     assert isinstance(model, AttachedNet)
@@ -68,9 +71,18 @@ def attach(
     return AttachedModel(model, arguments, origin + OF_BACKBONE)
 
 
+def backbone_fingerprint(model: AttachedNet) -> str:
+    """Return the SHA-256 of the backbone of an attached network."""
+    return fingerprint_of(_of_backbone(model.state_dict()))
+
+
+def _of_backbone(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in weights.items() if name.startswith(_PREFIXES)}
+
+
 def without_backbone(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return what is trained of an attached network: the weights of its branch, and what its gate records."""
-    return {name: tensor for name, tensor in state_dict.items() if not name.startswith(HALVES)}
+    return {name: tensor for name, tensor in state_dict.items() if not name.startswith(_PREFIXES)}
 
 
 def with_backbone(
@@ -86,16 +98,15 @@ def with_backbone(
     Raises:
         CheckpointError: The branch was trained for other weights of the backbone.
     """
-    if any(name.startswith(HALVES) for name in weights):
+    if _of_backbone(weights):
         return dict(weights)
-    halves = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(HALVES)}
-    found = fingerprint_of(halves)
+    found = backbone_fingerprint(model)
     if fingerprint != found:
         raise CheckpointError(
             f'{path} was trained for other weights of {model.config.backbone}: their SHA-256 begins with '
             f'{str(fingerprint)[:12]}, that of the weights here with {found[:12]}.'
         )
-    return {**weights, **halves}
+    return {**weights, **_of_backbone(model.state_dict())}
 
 
 def _weights_of(backbone: str) -> PretrainedCfg:

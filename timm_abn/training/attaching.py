@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader
 from ..data.images import Preprocessing
 from ..data.photos import Photos, PhotosDataset
 from ..explain.sheets import draw_overlay_sheet, input_picture
-from ..hub.state_dicts import CheckpointError, fingerprint_of
-from ..models.attaching import HALVES, MODEL, AttachedModel, with_backbone, without_backbone
+from ..hub.state_dicts import CheckpointError
+from ..models.attaching import MODEL, AttachedModel, backbone_fingerprint, with_backbone, without_backbone
 from ..models.training_checkpoints import read_checkpoint_file
 from ..staging import staged_files
 from .errors import TrainingError
@@ -105,8 +105,6 @@ class _Run:
         """Return what the checkpoint says of the network and its images, with the names of timm's training script."""
         config = {key: value for key, value in self.preprocessing.config.items() if key in _DATA_KEYS}
         own = {key: value for key, value in attached.arguments.items() if key not in ('num_classes', 'in_chans')}
-        weights = self.model.state_dict().items()
-        halves = {name: tensor for name, tensor in weights if name.startswith(HALVES)}
         return dict(
             model=MODEL,
             model_kwargs=own,
@@ -114,7 +112,7 @@ class _Run:
             in_chans=self.model.in_chans,
             label_names=list(classes) or None,
             origin=attached.origin,
-            **(dict(backbone_sha256=fingerprint_of(halves)) if attached.is_of_timm else {}),
+            **(dict(backbone_sha256=backbone_fingerprint(self.model)) if attached.is_of_timm else {}),
             eval_metric='share of predictions that the map keeps',
             **{key: list(value) if isinstance(value, tuple) else value for key, value in config.items()},
         )

@@ -6,7 +6,6 @@ no batch depends on those before it.
 """
 
 import contextlib
-import hashlib
 import json
 import math
 import shutil
@@ -21,6 +20,7 @@ from safetensors.torch import save_file
 
 from ...data.samples import Sample, read_samples
 from ...errors import TimmAbnError
+from ...hub.state_dicts import fingerprint_of
 from ...networks.network import AttentionBranchNet
 from ...staging import staged_files
 from ..methods import create_explainer
@@ -121,11 +121,7 @@ def evaluate(
 
 def weights_fingerprint(model: nn.Module) -> str:
     """Return a fingerprint of the weights of a model: the beginning of the SHA-256 of its state dict."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return fingerprint_of(model.state_dict())[:16]
 
 
 def _begin(folder: Path, settings: Mapping[str, Any], rank: int) -> None:
