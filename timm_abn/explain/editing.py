@@ -15,6 +15,7 @@ from ..data.images import Box
 from ..errors import TimmAbnError
 from ..maps.explanation import Explanation
 from ..networks.split_network import SplitNetwork
+from ..records import probabilities_of
 
 __all__ = ['Edit', 'check_editable', 'edit_prediction', 'edited_map']
 
@@ -97,4 +98,5 @@ def edit_prediction(
     place = slice(None) if task is None else slice(task, task + 1)
     predicted = before.attention_map[:, place]
     maps[:, place] = edited = edited_map(predicted, painting, box)
-    return Edit(before, task, predicted, edited, before.probabilities_of(model(x, attention=maps))[0])
+    edited_answer = probabilities_of(model(x, attention=maps).float(), before.exclusive)
+    return Edit(before, task, predicted, edited, edited_answer[0])

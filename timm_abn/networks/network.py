@@ -16,6 +16,7 @@ import torch.fx
 import torch.nn as nn
 
 from ..maps.explanation import Explanation
+from ..records import are_exclusive
 from ..split import Features
 from .attention_branch import AttentionBranch
 from .given_maps import given_or_predicted
@@ -149,4 +150,6 @@ class AttentionBranchNet(SplitNetwork):
         """
         self.check_explainable(images)
         seen = self.forward_pass(images, attention)
-        return self.attention_branch.explanation(seen.logits, seen.attention_map, seen.class_features)
+        return self.attention_branch.explanation(
+            seen.logits, seen.attention_map, seen.class_features, exclusive=are_exclusive(self)
+        )
