@@ -14,7 +14,17 @@ import torch.nn as nn
 
 from .errors import TimmAbnError
 
-__all__ = ['OUTPUTS', 'Record', 'answers', 'are_exclusive', 'num_answers', 'output_of', 'probabilities_of', 'record_of', 'set_record']
+__all__ = [
+    'OUTPUTS',
+    'Record',
+    'answers',
+    'are_exclusive',
+    'num_answers',
+    'output_of',
+    'probabilities_of',
+    'record_of',
+    'set_record',
+]
 
 OUTPUTS = ('softmax', 'sigmoid')
 

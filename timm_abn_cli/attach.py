@@ -66,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
     from timm_abn import class_names
     from timm_abn.data.photos import find_photos
     from timm_abn.models.attaching import attach
+    from timm_abn.records import num_answers
     from timm_abn.staging import check_new_folder, check_output_folder
     from timm_abn.training.attaching import LAST, AttachSettings, train_attached
 
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     photos = find_photos(args.data_dir, labelled=not args.unlabelled)
     torch.manual_seed(args.seed)
     attached = attach(args.backbone, args.backbone_checkpoint, args.pretrained, args.model_kwargs)
-    num_classes = attached.model.num_classes
+    num_classes = num_answers(attached.model)
     if photos.classes and num_classes != len(photos.classes):
         raise CommandError(
             f'{args.backbone} has {num_classes} classes, {args.data_dir} has {len(photos.classes)}: pass --unlabelled, '

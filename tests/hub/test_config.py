@@ -15,10 +15,11 @@ from timm.models import load_state_dict
 from tiny_models import tiny_abn
 
 import timm_abn  # noqa: F401  registers the models
+from timm_abn.checkpoint_files import CheckpointError
 from timm_abn.hub.building import MOST, build_without_memory, check_folder
 from timm_abn.hub.config import HubError, check_config, read_config
 from timm_abn.hub.download import one_line_errors, read_header
-from timm_abn.hub.state_dicts import CheckpointError, check_state_dict
+from timm_abn.hub.state_dicts import check_state_dict
 
 NUM_CONFIGS = 2000
 NUM_CHECKPOINTS = 300

@@ -11,6 +11,7 @@ from timm.models import get_model_input_config
 
 from ..data.class_names import class_names, read_class_names
 from ..models.loading import load_model
+from ..records import num_answers
 from .errors import ExportError
 from .graph import DYNAMIC_FORMS, ExportedNetwork, export_metadata, export_network, largest_difference, onnx_runner
 
@@ -46,7 +47,7 @@ def write_graph(
     say(f'loading {model}')
     network: Any = load_model(model, checkpoint, **model_kwargs)
     if label_names is not None:
-        names = read_class_names(label_names, network.num_classes)
+        names = read_class_names(label_names, num_answers(network))
         network.pretrained_cfg = dict(network.pretrained_cfg, label_names=names)
     metadata = export_metadata(network, model)
     say(f'tracing images of {" or ".join(_shape(network, axes) for axes in DYNAMIC_FORMS[dynamic])}')

@@ -19,11 +19,12 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from timm.models import build_model_with_cfg, load_model_config_from_hf
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..checkpoint_files import CheckpointError
 from ..timm_private import load_model_config_from_path, resolve_pretrained_cfg
 from .config import HubError, check_entries, read_config
 from .download import CONFIG_NAME, fetch_file, find_weights, one_line_errors, read_header
 from .published import ORGANISATION_VARIABLE, is_own_repository, no_weights
-from .state_dicts import CheckpointError, check_state_dict
+from .state_dicts import check_state_dict
 
 __all__ = ['ModelT', 'build_model', 'build_without_memory', 'check_address', 'check_folder']
 

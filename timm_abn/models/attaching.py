@@ -9,8 +9,9 @@ import torch
 from timm.models import PretrainedCfg, get_pretrained_cfg
 
 from ..attached.network import AttachedNet
+from ..checkpoint_files import CheckpointError
 from ..errors import TimmAbnError, suggest
-from ..hub.state_dicts import CheckpointError, fingerprint_of
+from ..hub.state_dicts import fingerprint_of
 from ..networks.split_network import HALVES
 from .creating import ModelError, create_model
 from .training_checkpoints import OF_BACKBONE, recorded_of_backbone

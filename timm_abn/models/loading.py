@@ -8,6 +8,7 @@ import timm
 import torch.nn as nn
 
 from ..attached.network import AttachedNet
+from ..checkpoint_files import read_checkpoint, training_settings
 from ..errors import suggest
 from ..hub.published import no_weights
 from ..hub.state_dicts import check_state_dict
@@ -16,15 +17,7 @@ from ..networks.split_network import SplitNetwork
 from .attaching import with_backbone
 from .cam_models import ClassActivationMapping
 from .creating import ModelError, create_model
-from .training_checkpoints import (
-    OWN_MODULES,
-    check_model_of,
-    class_names_of,
-    data_config_of,
-    model_arguments,
-    read_checkpoint,
-    training_settings,
-)
+from .training_checkpoints import OWN_MODULES, check_model_of, class_names_of, data_config_of, model_arguments
 
 __all__ = ['EXPLAINING', 'load_classifier', 'load_model', 'model_names', 'untrained_model']
 

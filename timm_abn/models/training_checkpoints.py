@@ -1,22 +1,18 @@
-"""Reading a checkpoint: its weights, and what it says of the network that they belong to."""
+"""What a checkpoint says of the network that its weights belong to, and of its images."""
 
-import argparse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from safetensors.torch import load_file
 from timm.data import resolve_data_config
-from timm.models import clean_state_dict, is_model_in_modules
+from timm.models import is_model_in_modules
 
-from ..errors import one_line
+from ..checkpoint_files import CheckpointError, read_checkpoint, training_settings
 from ..hub.config import HubError, check_entries
 from ..hub.published import ARGUMENTS_OF_WEIGHTS
-from ..hub.state_dicts import CheckpointError
 from ..networks.gate import recorded_gate
-from ..timm_private import torch_load
 
 __all__ = [
     'OF_BACKBONE',
@@ -26,10 +22,7 @@ __all__ = [
     'data_config_of',
     'model_arguments',
     'origin_of',
-    'read_checkpoint',
-    'read_checkpoint_file',
     'recorded_of_backbone',
-    'training_settings',
 ]
 
 OWN_MODULES = ('abn_models', 'attached_models')  # of networks with an attention branch
@@ -37,48 +30,6 @@ _OF_PLAIN_NAMES = dict(mechanism='residual', hard_attention=1.0)
 OF_BACKBONE = ', for the backbone'  # how the origin of weights ends that are not of the whole network
 _CLASS_WEIGHT = 'attention_branch.class_norm.weight'  # one per class
 _TASK_WEIGHT = 'attention_branch.map_conv.weight'  # a row per task, of networks that have no weight of classes
-
-
-def read_checkpoint_file(path: Path) -> Mapping[str, Any]:
-    """Return all that a checkpoint holds, as it was written, without running code from it.
-
-    Raises:
-        CheckpointError: It is not there, damaged, or holds other things than tensors and plain values.
-    """
-    if not path.is_file():
-        raise CheckpointError(f'there is no checkpoint {path}')
-    try:
-        checkpoint = load_file(path) if path.suffix == '.safetensors' else torch_load(str(path))
-    except Exception as error:  # on damaged files torch.load raises errors of a dozen types
-        raise CheckpointError(f'{path} is no checkpoint, or damaged: {one_line(error)}') from None
-    if not isinstance(checkpoint, Mapping):
-        raise CheckpointError(f'{path} is no checkpoint of a model: it holds a {type(checkpoint).__name__}')
-    return checkpoint
-
-
-def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], Mapping[str, Any]]:
-    """Return the weights of a checkpoint, averaged ones where there are some, and what lies beside them.
-
-    Raises:
-        CheckpointError: See ``read_checkpoint_file``; or it holds no weights.
-    """
-    checkpoint = read_checkpoint_file(path)
-    # where timm looks for weights, and in which order
-    averaged = [checkpoint[key] for key in ('state_dict_ema', 'model_ema') if checkpoint.get(key) is not None]
-    weights = [*averaged, *(checkpoint[key] for key in ('state_dict', 'model') if key in checkpoint), checkpoint][0]
-    if not isinstance(weights, Mapping):
-        raise CheckpointError(f'{path} is no checkpoint of a model: its weights are a {type(weights).__name__}')
-    strangers = [key for key, value in weights.items() if not (isinstance(key, str) and torch.is_tensor(value))]
-    if strangers or not weights:
-        found = ', '.join(map(str, strangers[:3])) or 'nothing'
-        raise CheckpointError(f'{path} is no checkpoint of a model: it holds {found}')
-    return clean_state_dict(dict(weights)), {} if path.suffix == '.safetensors' else checkpoint
-
-
-def training_settings(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of timm's training script that lie beside the weights of a checkpoint, if any."""
-    settings = metadata.get('args')
-    return vars(settings) if isinstance(settings, argparse.Namespace) else {}
 
 
 def model_arguments(

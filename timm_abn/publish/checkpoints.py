@@ -7,21 +7,15 @@ from typing import Any
 import timm
 import torch
 
+from ..checkpoint_files import CheckpointError, read_checkpoint, training_settings
 from ..data.class_names import read_class_names
 from ..hub.building import build_without_memory
 from ..hub.config import check_entries
-from ..hub.state_dicts import CheckpointError, check_state_dict
+from ..hub.state_dicts import check_state_dict
 from ..models.attaching import with_backbone
 from ..models.creating import create_model
 from ..models.loading import EXPLAINING
-from ..models.training_checkpoints import (
-    class_names_of,
-    data_config_of,
-    model_arguments,
-    origin_of,
-    read_checkpoint,
-    training_settings,
-)
+from ..models.training_checkpoints import class_names_of, data_config_of, model_arguments, origin_of
 from .folder import save_hub_folder
 from .model_card import Row, model_card, result_table
 from .model_facts import facts_of

@@ -9,14 +9,9 @@ import timm
 import torch
 import torch.nn as nn
 
+from ..checkpoint_files import read_checkpoint, training_settings
 from ..hub.state_dicts import check_state_dict
-from ..models.training_checkpoints import (
-    check_model_of,
-    data_config_of,
-    model_arguments,
-    read_checkpoint,
-    training_settings,
-)
+from ..models.training_checkpoints import check_model_of, data_config_of, model_arguments
 from .errors import TrainingError
 from .models import check_model
 from .run_settings import flags_of

@@ -1,6 +1,6 @@
 """What all explainers have in common: images and target classes in, one map per image out."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn as nn
