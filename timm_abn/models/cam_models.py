@@ -68,9 +68,8 @@ class ClassActivationMapping:
         height, width = class_maps.shape[2:]
         exclusive = are_exclusive(model)
         index = answers(logits, exclusive).argmax(dim=1)[:, None, None, None].expand(-1, 1, height, width)
-        predicted = answers(class_maps, exclusive).gather(
-            1, index
-        )  # indexing with arange would fix the batch size of an exported graph
+        # indexing with arange would fix the batch size of an exported graph
+        predicted = answers(class_maps, exclusive).gather(1, index)
         return Explanation(
             logits=logits,
             attention_map=normalize_maps(predicted).to(logits.dtype),
