@@ -12,7 +12,7 @@ from timm_abn.explain.methods import create_explainer
 from timm_abn.explain.metrics import deletion_and_insertion_curves, predict
 from timm_abn.explain.metrics.reliance import reliance
 from timm_abn.export.graph import export_metadata
-from timm_abn.records import Record, answers, num_answers, output_of, record_of, set_record
+from timm_abn.records import Record, answers, num_answers, probability_kind, record_of, set_record
 
 METHODS = ('grad_cam', 'recipro_cam', 'class_map')
 
@@ -35,8 +35,8 @@ def test_one_logit_is_a_no_and_a_yes(make):
     p = 1 / (1 + (-logits.double()).exp())
     expected = torch.cat([1 - p, p], dim=1).float()
     torch.testing.assert_close(predict(model, images, 4), expected)
-    assert (num_answers(model), output_of(model)) == (2, 'sigmoid')
-    assert export_metadata(model, 'it')['output'] == 'sigmoid'
+    assert (num_answers(model), probability_kind(model)) == (2, 'sigmoid')
+    assert export_metadata(model, 'it')['probabilities'] == 'sigmoid'
     # the score is the probability of the predicted answer, p or 1 - p, or of the one that is asked for
     maps = torch.rand(6, 1, 4, 4)
     for targets, scores in ((None, expected.max(dim=1).values), ([0] * 6, expected[:, 0])):
@@ -101,14 +101,14 @@ def test_labels_are_sigmoids():
     assert reliance(model, images, right).accuracy == 1 and reliance(model, images, 1 - right).accuracy == 0
     with pytest.raises(timm_abn.TimmAbnError, match=r'labels must have shape \(3, 5\)'):
         reliance(model, images, torch.zeros(3, dtype=torch.long))
-    assert record_of(model).entries() == dict(output='sigmoid')
+    assert record_of(model).entries() == dict(probabilities='sigmoid')
 
 
 def test_a_single_task_keeps_its_probability_of_a_yes():
     model = tiny_abn('test_resnet', num_classes=1, multi_task=True)
     explanation = model.explain(tiny_images(2))
     torch.testing.assert_close(explanation.probabilities, explanation.logits.sigmoid())
-    assert num_answers(model) == 1 and dataclasses.asdict(record_of(model))['output'] == 'sigmoid'
+    assert num_answers(model) == 1 and dataclasses.asdict(record_of(model))['probabilities'] == 'sigmoid'
 
 
 def test_the_softmax_of_both_answers_is_the_sigmoid_of_the_logit():
@@ -120,7 +120,7 @@ def test_the_softmax_of_both_answers_is_the_sigmoid_of_the_logit():
 @pytest.mark.parametrize('kwargs', [dict(num_classes=1), dict(multi_task=True)])
 def test_contradictions(kwargs):
     model = tiny_abn('test_resnet', **kwargs)
-    with pytest.raises(timm_abn.TimmAbnError, match="^output='softmax' is of classes that exclude each other"):
+    with pytest.raises(timm_abn.TimmAbnError, match="^probabilities='softmax' is of classes that exclude each other"):
         set_record(model, Record('softmax'))
-    with pytest.raises(timm_abn.TimmAbnError, match="^output must be one of 'softmax', 'sigmoid', got 'logistic'"):
+    with pytest.raises(timm_abn.TimmAbnError, match="^probabilities must be .*, got 'logistic'"):
         Record('logistic')

@@ -15,18 +15,18 @@ import torch.nn as nn
 from .errors import TimmAbnError
 
 __all__ = [
-    'OUTPUTS',
+    'KINDS',
     'Record',
     'answers',
     'are_exclusive',
     'num_answers',
-    'output_of',
+    'probability_kind',
     'probabilities_of',
     'record_of',
     'set_record',
 ]
 
-OUTPUTS = ('softmax', 'sigmoid')
+KINDS = ('softmax', 'sigmoid')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,19 +34,19 @@ class Record:
     """What timm's configuration has no place for; None where nobody has said.
 
     Attributes:
-        output: What makes probabilities of logits: 'softmax' of classes that exclude each other, 'sigmoid' of labels
+        probabilities: What makes them of logits: 'softmax' of classes that exclude each other, 'sigmoid' of labels
             that do not, and of one logit. By default 'sigmoid' of one logit and of tasks, else 'softmax'.
 
     Raises:
         TimmAbnError: A value has no meaning.
     """
 
-    output: str | None = None
+    probabilities: str | None = None
 
     def __post_init__(self) -> None:
-        if self.output is not None and self.output not in OUTPUTS:
-            choices = ', '.join(map(repr, OUTPUTS))
-            raise TimmAbnError(f'output must be one of {choices}, got {reprlib.repr(self.output)}.')
+        if self.probabilities is not None and self.probabilities not in KINDS:
+            choices = ', '.join(map(repr, KINDS))
+            raise TimmAbnError(f'probabilities must be one of {choices}, got {reprlib.repr(self.probabilities)}.')
 
     @classmethod
     def take(cls, entries: Mapping[str, Any]) -> 'Record':
@@ -60,9 +60,9 @@ class Record:
 
 
 def record_of(model: nn.Module) -> Record:
-    """Return what is known of a model, of this package or of timm; its output is never None."""
+    """Return what is known of a model, of this package or of timm; its kind of probabilities is never None."""
     known: Any = getattr(model, '_record', None) or Record()
-    return dataclasses.replace(known, output=output_of(model))
+    return dataclasses.replace(known, probabilities=probability_kind(model))
 
 
 def set_record(model: nn.Module, record: Record) -> None:
@@ -71,19 +71,19 @@ def set_record(model: nn.Module, record: Record) -> None:
     Raises:
         TimmAbnError: One logit, or tasks, are said to be classes that exclude each other.
     """
-    if record.output == 'softmax' and (_has_tasks(model) or _has_one_logit(model)):
+    if record.probabilities == 'softmax' and (_has_tasks(model) or _has_one_logit(model)):
         what = 'tasks do' if _has_tasks(model) else 'one logit does'
-        raise TimmAbnError(f"output='softmax' is of classes that exclude each other, and {what} not: it is 'sigmoid'.")
+        raise TimmAbnError(f"probabilities='softmax' is of classes that exclude each other; {what} not: 'sigmoid'.")
     model._record = record  # type: ignore[assignment]
 
 
 def are_exclusive(model: nn.Module) -> bool:
     """Return whether one answer of a model excludes the others: its classes, or the no and yes of one logit."""
     known: Any = getattr(model, '_record', None) or Record()
-    return not _has_tasks(model) and (_has_one_logit(model) or known.output != 'sigmoid')
+    return not _has_tasks(model) and (_has_one_logit(model) or known.probabilities != 'sigmoid')
 
 
-def output_of(model: nn.Module) -> str:
+def probability_kind(model: nn.Module) -> str:
     """Return what makes probabilities of the logits of a model: 'softmax' or 'sigmoid'."""
     return 'softmax' if are_exclusive(model) and not _has_one_logit(model) else 'sigmoid'
 

@@ -50,7 +50,7 @@ export class Network {
 
   /** Return the probabilities that logits stand for: their softmax or sigmoids, as the configuration says. */
   probabilities(logits) {
-    if (this.config.output === 'sigmoid') {
+    if (this.config.probabilities === 'sigmoid') {
       const yes = logits.map((logit) => 1 / (1 + Math.exp(-logit)));
       return yes.length === 1 ? [1 - yes[0], yes[0]] : yes;
     }

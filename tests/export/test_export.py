@@ -112,7 +112,7 @@ def test_variants(mechanism, attention_map):
     assert exported.dynamic_axes == {}
     assert_explains(model, exported.program.module()(images), images)
     assert export_metadata(model, 'abn') == dict(
-        model='abn', output='softmax'
+        model='abn', probabilities='softmax'
     )  # nothing is known of images of four channels
 
 

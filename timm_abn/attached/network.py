@@ -131,7 +131,7 @@ class AttachedNet(SplitNetwork):
         Raises:
             TimmAbnError: See ``AttentionBranchNet.explain``.
         """
-        self.check_explainable(images)
+        self.check_explainable(images, attention)
         seen = self.forward_pass(images, attention)
         known = dict(map_gates=attention is not None, exclusive=are_exclusive(self))
         return self.attention_branch.explanation(seen.logits, seen.attention_map, seen.class_features, **known)

@@ -1,5 +1,6 @@
 """What a checkpoint says of the network that its weights belong to, and of its images."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,18 +11,22 @@ from timm.data import resolve_data_config
 from timm.models import is_model_in_modules
 
 from ..checkpoint_files import CheckpointError, read_checkpoint, training_settings
+from ..errors import TimmAbnError
 from ..hub.config import HubError, check_entries
 from ..hub.published import ARGUMENTS_OF_WEIGHTS
 from ..networks.gate import recorded_gate
+from ..records import Record, set_record
 
 __all__ = [
     'OF_BACKBONE',
     'OWN_MODULES',
-    'check_model_of',
     'class_names_of',
     'data_config_of',
     'model_arguments',
+    'model_of',
+    'note_record',
     'origin_of',
+    'recorded_model',
     'recorded_of_backbone',
 ]
 
@@ -78,15 +83,38 @@ def model_arguments(
     return arguments
 
 
-def check_model_of(settings: Mapping[str, Any], name: str, path: Path) -> None:
-    """Raise CheckpointError if a checkpoint says that it is of another model; at an address there may be any."""
-    trained = settings.get('model')
-    if trained and ':' not in name and str(trained).split('.')[0] != name.split('.')[0]:
-        raise CheckpointError(f'{path} is a checkpoint of {trained}, not of {name}.')
+def model_of(settings: Mapping[str, Any], name: str | None, path: Path) -> str:
+    """Return the name of the model of a checkpoint: ``name`` if it is given, else what the settings say.
+
+    At an address there may be any model, and ``abn`` is any Attention Branch Network.
+
+    Raises:
+        CheckpointError: The settings say nothing, or another name.
+    """
+    trained = str(settings.get('model') or '')
+    if name is None:
+        if not re.fullmatch(r'[\w.]+', trained):
+            said = f'is of {trained}' if re.fullmatch(r'[\w.:/@-]+', trained) else 'does not say what model it is of'
+            raise CheckpointError(f'{path} {said}: pass --model NAME.')
+        return trained
+    if not trained or ':' in name or trained.split('.')[0] == name.split('.')[0]:
+        return name
+    if name == 'abn' and trained.startswith('abn_'):
+        return trained
+    raise CheckpointError(f'{path} is a checkpoint of {trained}, not of {name}.')
 
 
-def recorded_of_backbone(name: str, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what a checkpoint says of the backbone that it is of: its arguments, and how images were prepared.
+def recorded_model(path: Path) -> str:
+    """Return the name of the model that a checkpoint is of, as it says itself.
+
+    Raises:
+        CheckpointError: It cannot be read, or does not say so.
+    """
+    return model_of(training_settings(read_checkpoint(path)[1]), None, path)
+
+
+def recorded_of_backbone(name: str, path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Return what a checkpoint says of the backbone that it is of: its arguments, how images were prepared, settings.
 
     It is what timm's training script wrote, or weights alone, which say less.
 
@@ -95,12 +123,25 @@ def recorded_of_backbone(name: str, path: Path) -> tuple[dict[str, Any], dict[st
     """
     weights, metadata = read_checkpoint(path)
     settings = training_settings(metadata)
-    check_model_of(settings, name, path)
+    model_of(settings, name, path)
     arguments = model_arguments(name, settings, {}, weights, path)
     if not settings:
-        return arguments, {}
+        return arguments, {}, {}
     backbone = timm.create_model(name, device=torch.device('meta'), **arguments)
-    return arguments, data_config_of(settings, backbone, path)
+    return arguments, data_config_of(settings, backbone, path), settings
+
+
+def note_record(model: torch.nn.Module, settings: Mapping[str, Any], path: Path) -> None:
+    """Note with a model what the settings of its training say that timm's configuration has no place for.
+
+    Raises:
+        CheckpointError: It makes no sense.
+    """
+    kind = 'sigmoid' if settings.get('task') == 'multilabel' else None
+    try:
+        set_record(model, Record.take(dict(dict(probabilities=kind), **settings)))
+    except TimmAbnError as error:
+        raise CheckpointError(f'{path}: {error}') from None
 
 
 def _arguments_of_weights(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,7 +168,7 @@ def class_names_of(settings: Mapping[str, Any], num_classes: int, path: Path) ->
     if names is None:
         return None
     _check_recorded(dict(label_names=names, num_classes=len(names) if isinstance(names, list) else 0), {}, path)
-    return list(names) if len(names) == num_classes else None
+    return list(names) if len(names) in (num_classes, 2 if num_classes == 1 else num_classes) else None
 
 
 def origin_of(settings: Mapping[str, Any]) -> str:
