@@ -3,7 +3,7 @@
 examples:
   timm-abn attach --backbone resnet18 --backbone-checkpoint plain/model_best.pth.tar --data-dir photos --out attached
   timm-abn attach --backbone convnext_tiny --pretrained --data-dir photos --unlabelled --out attached
-  timm-abn explain photos --model attached --checkpoint attached/last.pth.tar
+  timm-abn explain photos --checkpoint attached/last.pth.tar
 
 The model stays as it is, to the last bit of its predictions: the map explains, and does not gate. It is trained to be
 faithful to that model: from the places where the map is greatest (how many is drawn for each photo), the
@@ -13,7 +13,7 @@ place.
 
 The folder has sub-folders train and validation, each with one folder per class, as timm's scripts expect; or just one
 folder per class, of which a fifth is held out, always the same one. A checkpoint of timm's training script records
-which arguments its model had, and how images are prepared.
+its model, the arguments of this, and how images are prepared; --img-size, --mean and --std say so of weights alone.
 
 After each epoch OUT holds last.pth.tar, summary.csv, and a sheet of overlays of the same few held-out photos. eval_kept
 is the share of held-out photos for which the model predicts the same from the half of the photo where the map is

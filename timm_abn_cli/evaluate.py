@@ -3,8 +3,8 @@
 examples:
   timm-abn evaluate --model abn_resnet20_cifar.fashion_mnist --data-dir data --dataset torch/fashion_mnist \\
       --split test --limit 1000 --methods attention class_map grad_cam centre random --out outputs/evaluate
-  timm-abn evaluate --model abn --checkpoint output/train/abn/last.pth.tar --data-dir photos --masks masks/ \\
-      --baseline resnet50 --baseline-checkpoint plain.pth.tar
+  timm-abn evaluate --checkpoint output/train/abn/last.pth.tar --data-dir photos --masks masks/ \\
+      --baseline-checkpoint plain.pth.tar
 
 Written to --out: scores.csv (a row per image and method), summary.json (means with 95 % bootstrap intervals, paired
 differences to the first method, versions and settings) and curves.png (needs the extra: pip install 'timm-abn[plot]').

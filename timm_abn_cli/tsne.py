@@ -3,7 +3,7 @@
 examples:
   timm-abn tsne --model abn_resnet20_cifar.fashion_mnist --data-dir data --dataset torch/fashion_mnist --split test \\
       --limit 2000 --out outputs/tsne
-  timm-abn tsne --model abn --checkpoint output/train/abn/last.pth.tar --data-dir photos/
+  timm-abn tsne --checkpoint output/train/abn/last.pth.tar --data-dir photos/
 
 Features are those that the attention map is applied to, and what the perception branch sees, averaged over all places
 (paper, Fig. 6). OUT/tsne.png shows both, coloured by class; OUT/tsne.csv has a row per image: name, label, x and y

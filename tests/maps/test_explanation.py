@@ -325,3 +325,12 @@ def test_save_writes_a_picture_a_task(multi_task_explanation, tmp_path):
     tensors = safetensors.torch.load_file(tmp_path / 'explanation.safetensors')
     assert torch.equal(tensors['attention_map'], multi_task_explanation.attention_map)
     assert type(multi_task_explanation[1]) is MultiTaskExplanation
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_ranges_wider_than_the_type(dtype):
+    limit = torch.finfo(dtype).max
+    maps = torch.tensor([-limit, -limit / 2, 0.0, limit], dtype=dtype).view(1, 1, 2, 2)
+    expected = torch.tensor([0.0, 0.25, 0.5, 1.0], dtype=dtype).view(1, 1, 2, 2)
+    torch.testing.assert_close(normalize_maps(maps), expected)
+    torch.testing.assert_close(centre_maps(maps), expected)
