@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: object) -> None:
-    if issubclass(category, UserWarning):
+    if issubclass(category, UserWarning) and os.environ.get('RANK', '0') == '0':
         print(f'timm-abn: warning: {" ".join(str(message).split())}', file=sys.stderr)
 
 
