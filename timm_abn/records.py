@@ -61,8 +61,7 @@ class Record:
 
 def record_of(model: nn.Module) -> Record:
     """Return what is known of a model, of this package or of timm; its kind of probabilities is never None."""
-    known: Any = getattr(model, '_record', None) or Record()
-    return dataclasses.replace(known, probabilities=probability_kind(model))
+    return dataclasses.replace(_known(model), probabilities=probability_kind(model))
 
 
 def set_record(model: nn.Module, record: Record) -> None:
@@ -79,8 +78,7 @@ def set_record(model: nn.Module, record: Record) -> None:
 
 def are_exclusive(model: nn.Module) -> bool:
     """Return whether one answer of a model excludes the others: its classes, or the no and yes of one logit."""
-    known: Any = getattr(model, '_record', None) or Record()
-    return not _has_tasks(model) and (_has_one_logit(model) or known.probabilities != 'sigmoid')
+    return not _has_tasks(model) and (_has_one_logit(model) or _known(model).probabilities != 'sigmoid')
 
 
 def probability_kind(model: nn.Module) -> str:
@@ -92,6 +90,11 @@ def num_answers(model: nn.Module) -> int:
     """Return how many probabilities a model has: one for each class, label or task; two, no and yes, of one logit."""
     num_classes: Any = model.num_classes
     return 2 if _has_one_logit(model) and not _has_tasks(model) else num_classes
+
+
+def _known(model: nn.Module) -> Record:
+    known: Any = getattr(model, '_record', None)
+    return known or Record()
 
 
 def _has_one_logit(model: nn.Module) -> bool:

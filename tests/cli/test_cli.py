@@ -191,7 +191,7 @@ def test_checkpoint_of_training_says_what_model_it_is_of_and_how_images_were_pre
     [
         (dict(input_size=5), 'says that images were prepared with input_size=5, which cannot be'),
         (dict(mean=[1, 2]), 'says that images were prepared with mean=[1, 2], which cannot be'),
-        (dict(crop_pct='a'), "crop_pct must be a number from 0.1 to 10, got 'a'"),
+        (dict(crop_pct='a'), "crop_pct must be a number from 0.25 to 1, got 'a'"),
         (dict(input_size=[3, 10**6, 10**6]), 'input_size must be [channels, height, width], none above 2048'),
         (dict(in_chans='x'), "in_chans must be a whole number from 1 to 1024, got 'x'"),
         (

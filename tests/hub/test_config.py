@@ -121,6 +121,7 @@ BAD_ENTRIES = [
     (('pretrained_cfg', 'mean'), [0.5] * 5, 'pretrained_cfg.mean has 5 values for 3 channels'),
     (('pretrained_cfg', 'std'), [0, 0, 0], 'pretrained_cfg.std'),
     (('pretrained_cfg', 'crop_pct'), 'all', 'pretrained_cfg.crop_pct'),
+    (('pretrained_cfg', 'crop_pct'), 10, 'pretrained_cfg.crop_pct must be a number from 0.25 to 1'),
     (('pretrained_cfg', 'interpolation'), 'cubist', 'pretrained_cfg.interpolation'),
     (('pretrained_cfg', 'interpolation'), 'random', 'pretrained_cfg.interpolation'),
     (('pretrained_cfg', 'first_conv'), '../conv1', 'pretrained_cfg.first_conv'),

@@ -61,7 +61,7 @@ _CFG_RULES = {
     **dict.fromkeys(('input_size', 'test_input_size', 'min_input_size'), _SIZE),
     'fixed_input_size': _FLAG,
     'interpolation': ('one of', 'bilinear', 'bicubic', 'nearest', 'lanczos', 'hamming', 'box'),
-    **dict.fromkeys(('crop_pct', 'test_crop_pct'), ('number', 0.1, 10)),
+    **dict.fromkeys(('crop_pct', 'test_crop_pct'), ('number', 0.25, 1)),
     'crop_mode': ('one of', 'center', 'squash', 'border'),
     'mean': ('list', ('number', -1e4, 1e4), 1, 1024),
     'std': ('list', ('number', 1e-6, 1e4), 1, 1024),

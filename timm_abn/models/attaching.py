@@ -15,7 +15,7 @@ from ..errors import TimmAbnError, suggest
 from ..hub.state_dicts import fingerprint_of
 from ..networks.split_network import HALVES
 from .creating import ModelError, create_model
-from .told import Told, warn_of_unknown
+from .told import Told
 from .training_checkpoints import OF_BACKBONE, recorded_of_backbone
 
 __all__ = ['MODEL', 'AttachedModel', 'attach', 'backbone_fingerprint', 'with_backbone', 'without_backbone']
@@ -76,7 +76,7 @@ def attach(
     assert isinstance(model, AttachedNet)
     told.note(model)
     if checkpoint is not None:
-        warn_of_unknown(model, told.unknown(settings), checkpoint)
+        told.warn(model, settings, checkpoint)
     if size := model._model_args.get('img_size'):
         arguments['img_size'] = size
     origin = 'pretrained weights' if checkpoint is None else 'weights of a file'

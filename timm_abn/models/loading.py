@@ -19,7 +19,7 @@ from ..networks.split_network import SplitNetwork
 from .attaching import with_backbone
 from .cam_models import ClassActivationMapping
 from .creating import ModelError, create_model
-from .told import Told, warn_of_unknown
+from .told import Told
 from .training_checkpoints import (
     OWN_MODULES,
     class_names_of,
@@ -131,7 +131,7 @@ def _load_checkpoint(name: str, path: Path, model_kwargs: Mapping[str, Any], tol
         note_record(model, settings, path)
         model.pretrained_cfg = dict(model.pretrained_cfg, **data_config_of(settings, model, path))
     told.note(model)
-    warn_of_unknown(model, told.unknown(settings), path)
+    told.warn(model, settings, path)
     names = class_names_of(settings, model.num_classes, path)
     if names:
         model.pretrained_cfg = dict(model.pretrained_cfg, num_classes=model.num_classes, label_names=names)

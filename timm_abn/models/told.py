@@ -12,9 +12,9 @@ from ..errors import TimmAbnError
 from ..hub.config import check_entries
 from ..records import record_of, set_record
 
-__all__ = ['Told', 'warn_of_unknown']
+__all__ = ['Told']
 
-_RECORDED_AS = dict(img_size=('img_size', 'input_size'), mean=('mean',), std=('std',))
+_FLAGS = dict(img_size='--img-size', mean='--mean', std='--std')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,24 +78,17 @@ class Told:
         check_entries(found, {}, 'what was given')
         return found
 
-    def unknown(self, settings: Mapping[str, Any]) -> list[str]:
-        """Return what neither the caller nor the settings of a training say: of 'img_size', 'mean' and 'std'."""
-        return [
-            name
-            for name, keys in _RECORDED_AS.items()
-            if getattr(self, name) is None and not any(key in settings for key in keys)
-        ]
-
-
-def warn_of_unknown(model: nn.Module, unknown: Sequence[str], origin: object) -> None:
-    """Warn once of what is taken where nobody said how images were prepared."""
-    cfg: Any = model.pretrained_cfg
-    height, width = get_model_input_config(model)['input_size'][1:]
-    taken = dict(img_size=f'size {height} x {width}', mean=f'mean {cfg["mean"]}', std=f'std {cfg["std"]}')
-    if unknown:
-        flags = ', '.join(f'--{name.replace("_", "-")}' for name in unknown)
-        warnings.warn(
-            f'{origin} does not say how images were prepared; taken is {", ".join(taken[name] for name in unknown)}. '
-            f'If it was trained otherwise, all numbers are wrong: {flags} (in Python {", ".join(unknown)}) say so.',
-            stacklevel=4,
-        )
+    def warn(self, model: nn.Module, settings: Mapping[str, Any], origin: object) -> None:
+        """Warn once of how images are prepared where neither the caller nor the settings of a training say it."""
+        said = {*settings, *(['img_size'] if 'input_size' in settings else [])}
+        cfg: Any = model.pretrained_cfg
+        height, width = get_model_input_config(model)['input_size'][1:]
+        taken = dict(img_size=f'size {height} x {width}', mean=f'mean {cfg["mean"]}', std=f'std {cfg["std"]}')
+        unknown = [name for name in taken if name not in said and getattr(self, name) is None]
+        if unknown:
+            values, flags = (', '.join(of[name] for name in unknown) for of in (taken, _FLAGS))
+            warnings.warn(
+                f'{origin} does not say how images were prepared; taken is {values}. If it was trained otherwise, all '
+                f'numbers are wrong: {flags} (in Python {", ".join(unknown)}) say so.',
+                stacklevel=4,
+            )

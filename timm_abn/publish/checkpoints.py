@@ -15,7 +15,7 @@ from ..hub.state_dicts import check_state_dict
 from ..models.attaching import with_backbone
 from ..models.creating import create_model
 from ..models.loading import EXPLAINING
-from ..models.told import Told, warn_of_unknown
+from ..models.told import Told
 from ..models.training_checkpoints import (
     class_names_of,
     data_config_of,
@@ -81,7 +81,7 @@ def save_checkpoint_folder(
     if settings:
         note_record(model, settings, path)
     told.note(model)
-    warn_of_unknown(model, told.unknown(settings), path)
+    told.warn(model, settings, path)
     data_config = {**(data_config_of(settings, model, path) if settings else {}), **told.data_config(model)} or None
     facts = facts_of(model, data_config['input_size'] if data_config else None)
     # safetensors holds contiguous tensors only, and --channels-last makes others
