@@ -4,10 +4,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .attached.network import AttachedNet
+from .checkpoint_files import CheckpointError
 from .data.class_names import class_names
 from .errors import TimmAbnError
 from .hub.config import HubError
-from .hub.state_dicts import CheckpointError
 from .maps.explanation import Explanation, MultiTaskExplanation
 from .models import abn_models, attached_models, cam_models, cifar_backbones  # noqa: F401  registers the models
 from .models.loading import load_model

@@ -11,8 +11,9 @@ from typing import Any
 
 import timm
 import torch.nn as nn
-from timm.models import get_pretrained_cfg, load_state_dict
+from timm.models import get_pretrained_cfg
 
+from .checkpoint_files import read_checkpoint
 from .errors import TimmAbnError, one_line, suggest
 from .split import family_of
 
@@ -41,13 +42,7 @@ def create_backbone(name: str, pretrained: bool | str, **kwargs: Any) -> nn.Modu
 
 
 def _create_backbone_from_file(name: str, file: str, **kwargs: Any) -> nn.Module:
-    if not Path(file).is_file():
-        raise TimmAbnError(f'there is no checkpoint {file}')
-    try:
-        with _remarks_of_timm():
-            weights = load_state_dict(file)
-    except Exception as error:  # as many kinds as there are formats
-        raise TimmAbnError(f'{file} is no checkpoint, or damaged: {one_line(error)}') from error
+    weights, _ = read_checkpoint(Path(file))
     overlay: dict[str, Any] = dict(state_dict=weights)
     cfg = None if ':' in name else get_pretrained_cfg(name)
     classifier = weights.get(f'{cfg.classifier}.weight') if cfg else None

@@ -9,6 +9,7 @@ import argparse
 import os
 import signal
 import sys
+import warnings
 from typing import NoReturn
 
 from . import app, attach, compare, convert, evaluate, explain, export, list_models, publish, tsne
@@ -57,7 +58,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code: 2 for wrong input, else what the subcommand says."""
     try:
         args = create_parser().parse_args(argv)
-        return args.run(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning  # type: ignore[assignment]
+            return args.run(args)
     except CommandError as error:
         return _fail(error)
     except BrokenPipeError:  # the reader of the output, such as ``head``, has seen enough
@@ -77,6 +80,11 @@ def main(argv: list[str] | None = None) -> int:
         return _fail('out of memory; try a smaller --batch-size')
     except KeyboardInterrupt:
         return 130
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *where: object) -> None:
+    if issubclass(category, UserWarning) and os.environ.get('RANK', '0') == '0':
+        print(f'timm-abn: warning: {" ".join(str(message).split())}', file=sys.stderr)
 
 
 def _fail(message: object) -> int:

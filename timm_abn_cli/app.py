@@ -19,7 +19,7 @@ import threading
 from pathlib import Path
 
 from .argument_types import positive
-from .arguments import add_building_arguments, add_computing_arguments, choose_device, given_model_kwargs
+from .arguments import add_building_arguments, add_computing_arguments, choose_device, given_model_kwargs, given_told
 from .errors import CommandError
 
 __all__ = ['add_arguments', 'run']
@@ -40,19 +40,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve the page until the process is told to end."""
-    given = args.checkpoint or args.num_classes or args.model_kwargs
-    if given and len(args.model) != 1:
-        raise CommandError(
-            f'--checkpoint, --num-classes and --model-kwargs are of one model; --model names {len(args.model)}'
-        )
+    given = args.checkpoint or args.num_classes or args.model_kwargs or given_told(args)
+    if given and len(args.model) != 1 and not (args.checkpoint and not args.model):
+        raise CommandError(f'--checkpoint, and arguments of a model, are of one; --model names {len(args.model)}')
     if args.port and args.port > 65535:
         raise CommandError(f'argument --port: ports are 1 to 65535, got {args.port}')
-    kwargs = given_model_kwargs(args)
 
     from timm_abn.app.models import OfferedModels, models_with_weights
     from timm_abn.app.server import running_page
+    from timm_abn.models.training_checkpoints import recorded_model
 
-    offered = OfferedModels(args.model or models_with_weights(), args.checkpoint, choose_device(args), **kwargs)
+    names = args.model or ([recorded_model(args.checkpoint)] if args.checkpoint else models_with_weights())
+    kwargs = given_model_kwargs(args) if given else {}
+    offered = OfferedModels(names, args.checkpoint, choose_device(args), **kwargs)
     with running_page(offered, args.host, args.port) as address:
         print(f'The page is at {address} (Ctrl-C ends it)', flush=True)
         threading.Event().wait()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .argument_types import KeyValues, device, existing, existing_file, output_file, positive, whole
-from .choices import METHODS
+from .choices import METHODS, PROBABILITIES
 from .errors import CommandError
 
 if TYPE_CHECKING:
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments that say which model to load."""
-    parser.add_argument('--model', required=True, help='name of the model, see timm-abn list; or hf-hub:OWNER/NAME')
+    name = 'name of the model, see timm-abn list; or hf-hub:OWNER/NAME (default: what the checkpoint says)'
+    parser.add_argument('--model', help=name)
     weights = 'weights to load instead of the pretrained ones (.safetensors, .pth, .pth.tar)'
     parser.add_argument('--checkpoint', type=Path, metavar='FILE', help=weights)
     add_building_arguments(parser)
@@ -27,6 +28,24 @@ def add_building_arguments(parser: argparse.ArgumentParser) -> None:
     number = 'number of classes (default: that of the weights)'
     parser.add_argument('--num-classes', type=positive, metavar='K', help=number)
     add_model_kwargs(parser)
+    add_told_arguments(parser)
+
+
+def add_told_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what may be said of weights that do not say it themselves; what is written records it."""
+    add = parser.add_argument
+    add('--img-size', type=positive, metavar='N', help='height and width of images (default: what the weights say)')
+    for name in ('mean', 'std'):
+        text = f'{name} of colours in [0, 1], one for each channel or for all (default: what the weights say)'
+        add(f'--{name}', type=float, nargs='+', metavar='X', help=text)
+    kinds = 'of labels that do not exclude each other: sigmoid (default: what the weights say, else softmax)'
+    add('--probabilities', choices=PROBABILITIES, help=kinds)
+
+
+def given_told(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what a command line with ``add_told_arguments`` says."""
+    said = {name: getattr(args, name) for name in ('img_size', 'mean', 'std', 'probabilities')}
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def add_model_kwargs(parser: argparse.ArgumentParser) -> None:
@@ -39,11 +58,19 @@ def given_model_kwargs(args: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments of the model that a command line gives.
 
     Raises:
-        CommandError: One of them has an option of its own.
+        CommandError: One of them has an option of its own, or neither a model nor a checkpoint is named.
     """
+    if not args.model and args.checkpoint is None:
+        raise CommandError('pass --model NAME, or --checkpoint FILE of one that says what model it is of')
     if 'checkpoint' in args.model_kwargs:
         raise CommandError('argument --model-kwargs: checkpoint is no argument of a model; use --checkpoint')
-    return dict(args.model_kwargs, **({} if args.num_classes is None else dict(num_classes=args.num_classes)))
+    num_classes = {} if args.num_classes is None else dict(num_classes=args.num_classes)
+    return {**args.model_kwargs, **num_classes, **given_told(args)}
+
+
+def model_title(args: argparse.Namespace) -> str:
+    """Return what results call the model of a command line: its name, or its checkpoint's."""
+    return args.model or str(args.checkpoint)
 
 
 def add_images_argument(parser: argparse.ArgumentParser) -> None:

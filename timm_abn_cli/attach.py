@@ -3,7 +3,7 @@
 examples:
   timm-abn attach --backbone resnet18 --backbone-checkpoint plain/model_best.pth.tar --data-dir photos --out attached
   timm-abn attach --backbone convnext_tiny --pretrained --data-dir photos --unlabelled --out attached
-  timm-abn explain photos --model attached --checkpoint attached/last.pth.tar
+  timm-abn explain photos --checkpoint attached/last.pth.tar
 
 The model stays as it is, to the last bit of its predictions: the map explains, and does not gate. It is trained to be
 faithful to that model: from the places where the map is greatest (how many is drawn for each photo), the
@@ -13,7 +13,7 @@ place.
 
 The folder has sub-folders train and validation, each with one folder per class, as timm's scripts expect; or just one
 folder per class, of which a fifth is held out, always the same one. A checkpoint of timm's training script records
-which arguments its model had, and how images are prepared.
+its model, the arguments of this, and how images are prepared; --img-size, --mean and --std say so of weights alone.
 
 After each epoch OUT holds last.pth.tar, summary.csv, and a sheet of overlays of the same few held-out photos. eval_kept
 is the share of held-out photos for which the model predicts the same from the half of the photo where the map is
@@ -28,7 +28,7 @@ import sys
 from pathlib import Path
 
 from .argument_types import existing_file, existing_folder, positive, positive_number, whole
-from .arguments import add_computing_arguments, add_model_kwargs, choose_device
+from .arguments import add_computing_arguments, add_model_kwargs, add_told_arguments, choose_device, given_told
 from .errors import CommandError
 from .table import format_table
 
@@ -38,7 +38,7 @@ __all__ = ['add_arguments', 'run']
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     add = parser.add_argument
-    add('--backbone', required=True, metavar='NAME', help='name of the timm model')
+    add('--backbone', metavar='NAME', help='name of the timm model (default: what its checkpoint says)')
     weights = parser.add_mutually_exclusive_group(required=True)
     file = "weights of it, as timm's training script writes them"
     weights.add_argument('--backbone-checkpoint', type=existing_file, metavar='FILE', help=file)
@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--workers', type=whole, default=0, metavar='N', help='processes that read photos (default: 0)')
     add_computing_arguments(parser)
     add_model_kwargs(parser)
+    add_told_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -61,11 +62,17 @@ def run(args: argparse.Namespace) -> int:
     if args.resume and not (args.out / 'last.pth.tar').is_file():
         raise CommandError(f'there is no {args.out / "last.pth.tar"} to continue from; leave out --resume')
 
+    if args.pretrained and not args.backbone:
+        raise CommandError('--pretrained needs --backbone NAME: the weights of which model?')
+
     import torch
 
     from timm_abn import class_names
     from timm_abn.data.photos import find_photos
     from timm_abn.models.attaching import attach
+    from timm_abn.models.told import Told
+    from timm_abn.models.training_checkpoints import recorded_model
+    from timm_abn.records import num_answers
     from timm_abn.staging import check_new_folder, check_output_folder
     from timm_abn.training.attaching import LAST, AttachSettings, train_attached
 
@@ -73,11 +80,13 @@ def run(args: argparse.Namespace) -> int:
     place = choose_device(args)
     photos = find_photos(args.data_dir, labelled=not args.unlabelled)
     torch.manual_seed(args.seed)
-    attached = attach(args.backbone, args.backbone_checkpoint, args.pretrained, args.model_kwargs)
-    num_classes = attached.model.num_classes
+    backbone = args.backbone or recorded_model(args.backbone_checkpoint)
+    told = Told(**given_told(args))
+    attached = attach(backbone, args.backbone_checkpoint, args.pretrained, args.model_kwargs, told)
+    num_classes = num_answers(attached.model)
     if photos.classes and num_classes != len(photos.classes):
         raise CommandError(
-            f'{args.backbone} has {num_classes} classes, {args.data_dir} has {len(photos.classes)}: pass --unlabelled, '
+            f'{backbone} has {num_classes} classes, {args.data_dir} has {len(photos.classes)}: pass --unlabelled, '
             'or a checkpoint that was fine-tuned on these'
         )
     print(
@@ -92,5 +101,5 @@ def run(args: argparse.Namespace) -> int:
             print(f'\nStopped. {args.out / LAST} is of the last complete epoch; --resume continues.', file=sys.stderr)
         return 130
     print(format_table(list(rows[0]), [[str(value) for value in row.values()] for row in rows]))
-    print(f'\nExplain photos: timm-abn explain {args.data_dir} --model attached --checkpoint {args.out / LAST}')
+    print(f'\nExplain photos: timm-abn explain {args.data_dir} --checkpoint {args.out / LAST}')
     return 0

@@ -38,6 +38,7 @@ from .arguments import (
     add_out_argument,
     choose_device,
     given_model_kwargs,
+    model_title,
 )
 from .errors import report_problems
 from .table import format_table, write_csv
@@ -128,9 +129,9 @@ def _write_sheet(
 
     config, name = preprocessing.config, prepared.source.name
     notes = [
-        f'{args.model}. Colours show each map from its least value to its greatest, which the bars name. Scores: area '
-        f'under the curve of the probability of "{names[comparison.target]}" in {args.steps} steps; deletion (to the '
-        'mean colour): lower is better, insertion (from a blur): higher is better.'
+        f'{model_title(args)}. Colours show each map from its least value to its greatest, which the bars name. '
+        f'Scores: area under the curve of the probability of "{names[comparison.target]}" in {args.steps} steps; '
+        'deletion (to the mean colour): lower is better, insertion (from a blur): higher is better.'
     ]
     picture = input_picture(prepared.x, config['mean'], config['std'])
     sheet = draw_sheet(picture, comparison, names, prepared.source.path.name, notes)

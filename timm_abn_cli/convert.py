@@ -43,9 +43,8 @@ def run(args: argparse.Namespace) -> int:
     import torch
     from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-    from timm_abn.hub.state_dicts import CheckpointError
+    from timm_abn.checkpoint_files import CheckpointError, read_checkpoint_file
     from timm_abn.models.official_checkpoints import convert_official_checkpoint
-    from timm_abn.models.training_checkpoints import read_checkpoint_file
     from timm_abn.publish.checkpoints import recorded_facts
     from timm_abn.publish.folder import save_hub_folder
     from timm_abn.publish.model_card import model_card

@@ -3,8 +3,8 @@
 examples:
   timm-abn evaluate --model abn_resnet20_cifar.fashion_mnist --data-dir data --dataset torch/fashion_mnist \\
       --split test --limit 1000 --methods attention class_map grad_cam centre random --out outputs/evaluate
-  timm-abn evaluate --model abn --checkpoint output/train/abn/last.pth.tar --data-dir photos --masks masks/ \\
-      --baseline resnet50 --baseline-checkpoint plain.pth.tar
+  timm-abn evaluate --checkpoint output/train/abn/last.pth.tar --data-dir photos --masks masks/ \\
+      --baseline-checkpoint plain.pth.tar
 
 Written to --out: scores.csv (a row per image and method), summary.json (means with 95 % bootstrap intervals, paired
 differences to the first method, versions and settings) and curves.png (needs the extra: pip install 'timm-abn[plot]').
@@ -41,6 +41,7 @@ from .arguments import (
     choose_device,
     given_data,
     given_model_kwargs,
+    model_title,
 )
 from .choices import BASELINES
 from .errors import CommandError
@@ -76,8 +77,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    if args.baseline_checkpoint and not args.baseline:
-        raise CommandError('--baseline-checkpoint needs --baseline: which model are these weights of?')
     if args.methods and len(set(args.methods)) != len(args.methods):
         raise CommandError(f'--methods must be different ones, got {" ".join(args.methods)}')
 
@@ -111,7 +110,8 @@ def _evaluate(args: argparse.Namespace, model: 'nn.Module') -> 'Evaluation | Non
     from timm_abn.explain.methods import applicable_explainers, create_explainers
 
     methods = create_explainers(args.methods, model) if args.methods else applicable_explainers(CHOSEN, model)
-    baseline = _load_baseline(args, model) if args.baseline else None  # what is wrong with it is told before long work
+    has_baseline = args.baseline or args.baseline_checkpoint
+    baseline = _load_baseline(args, model) if has_baseline else None  # what is wrong with it is told before long work
     evaluation = _evaluate_model(args, model, methods, args.out)
     if evaluation is not None and not evaluation.rows:
         raise CommandError(f'no image can be scored: {next(iter(evaluation.problems), "there is none")}')
@@ -122,7 +122,7 @@ def _evaluate(args: argparse.Namespace, model: 'nn.Module') -> 'Evaluation | Non
     other = _evaluate_model(args, baseline, others, args.out / 'baseline')
     if evaluation is None or other is None:
         return None
-    joined = join_evaluations(evaluation, args.baseline, other)
+    joined = join_evaluations(evaluation, args.baseline or str(args.baseline_checkpoint), other)
     write_evaluation(args.out, joined)
     return joined
 
@@ -147,6 +147,7 @@ def _load_baseline(args: argparse.Namespace, model: Any) -> 'nn.Module':
     baseline: Any = load_classifier(args.baseline, args.baseline_checkpoint, **given)
     if baseline.num_classes != model.num_classes:
         raise CommandError(
-            f'--baseline {args.baseline} has {baseline.num_classes} classes, {args.model} has {model.num_classes}'
+            f'--baseline {args.baseline or args.baseline_checkpoint} has {baseline.num_classes} classes, '
+            f'{model_title(args)} has {model.num_classes}'
         )
     return baseline.to(next(model.parameters()).device)

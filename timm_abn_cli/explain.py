@@ -11,8 +11,9 @@ CAM baselines (cam_resnet50, ...) are explained as well, with --checkpoint: thei
 
 A multi-task network has a map for each task: those of the most probable tasks are drawn, to OUT/photo.TASK.overlay.png.
 
-A checkpoint of timm-abn-train records which arguments its model had, and how images were prepared. For bare weights,
---model-kwargs gives the arguments that were not the default in training, such as mechanism=product attention_map=raw.
+A checkpoint of timm-abn-train records its model, the arguments of this, and how images were prepared. For bare weights,
+--model-kwargs gives the arguments that were not the default in training, such as mechanism=product attention_map=raw,
+and --img-size, --mean and --std how images were prepared. A model of one logit answers no or yes, with 1 - p and p.
 
 --show class draws the class map of the most probable class, or of --class; --show contrast draws that map minus the
 mean of the other classes' maps. Class maps are contrasts, not amounts: softmax sees only the differences between them.
@@ -94,12 +95,13 @@ def run(args: argparse.Namespace) -> int:
     if args.colormap and args.show == 'contrast':
         raise CommandError('--show contrast needs colours of two directions, and has its own; leave out --colormap')
 
-    from timm_abn import MultiTaskAttentionBranchNet, class_names, load_model
+    from timm_abn import class_names, load_model
     from timm_abn.data.class_names import find_class, read_class_names
     from timm_abn.data.folder_labels import folder_labels
     from timm_abn.data.sources import find_sources
     from timm_abn.explain.files import Drawing
     from timm_abn.explain.runs import explain_files
+    from timm_abn.records import are_exclusive, num_answers
     from timm_abn.staging import check_output_folder
 
     with process_group() as (rank, _):
@@ -108,15 +110,14 @@ def run(args: argparse.Namespace) -> int:
             check_output_folder(args.csv.parent)
         place = choose_device(args)
         model: Any = load_model(args.model, args.checkpoint, **given_model_kwargs(args)).to(place)
-        names = read_class_names(args.label_names, model.num_classes) if args.label_names else class_names(model)
+        names = read_class_names(args.label_names, num_answers(model)) if args.label_names else class_names(model)
         shown_class = None if args.shown_class is None else find_class(args.shown_class, names)
         drawing = Drawing(args.show, shown_class, args.scale, args.interpolation, args.colormap or 'viridis', args.map)
         found = explain_files(model, sources, args.out, names, drawing, args.top_k, args.batch_size, place)
         if rank:
             return 0
-    # tasks do not exclude each other, and a folder names one class
-    multi_task = isinstance(model, MultiTaskAttentionBranchNet)
-    labels = [] if multi_task else folder_labels(sources, names)
+    # labels and tasks do not exclude each other, and a folder names one class
+    labels = folder_labels(sources, names) if are_exclusive(model) else []
     known = {source.path: label for source, label in zip(sources, labels) if label is not None}
     rows = [row for image in found.images for row in _rows(image, names, known.get(image.source.path))]
     if rows:

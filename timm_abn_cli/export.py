@@ -20,7 +20,7 @@ import sys
 import time
 
 from .argument_types import output_file, positive_number
-from .arguments import add_label_names_argument, add_model_arguments, given_model_kwargs
+from .arguments import add_label_names_argument, add_model_arguments, given_model_kwargs, model_title
 from .errors import CommandError
 
 __all__ = ['add_arguments', 'run']
@@ -80,11 +80,11 @@ def run(args: argparse.Namespace) -> int:
     except OutOfTime as phase:
         simpler = f'simpler is {SIMPLER[args.dynamic]}, or' if args.dynamic else 'you may'
         raise CommandError(
-            f'{args.model} is not exported after {args.timeout:g} s, while {phase}; {simpler} give it longer '
+            f'{model_title(args)} is not exported after {args.timeout:g} s, while {phase}; {simpler} give it longer '
             f'(--timeout SECONDS)'
         ) from None
     except ExportError as error:
-        raise CommandError(f'cannot export {args.model}: {error}') from None
+        raise CommandError(f'cannot export {model_title(args)}: {error}') from None
     for fact, value in (*facts.items(), ('Written to', args.out)):
         print(f'{fact}: {value}')
     return 0

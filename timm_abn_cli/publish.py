@@ -23,7 +23,7 @@ import tempfile
 from pathlib import Path
 
 from .argument_types import existing, existing_file
-from .arguments import add_label_names_argument, add_model_kwargs
+from .arguments import add_label_names_argument, add_model_kwargs, add_told_arguments, given_told
 from .errors import CommandError
 
 __all__ = ['add_arguments', 'run']
@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--revision', metavar='BRANCH', help='branch; made if it does not exist (default: main)')
     add('--model', metavar='NAME', help='model of a checkpoint that does not record it')
     add_model_kwargs(parser)
+    add_told_arguments(parser)
     add_label_names_argument(parser)
     scores = 'summary.json of timm-abn evaluate, for the card of a checkpoint'
     add('--scores', type=existing_file, metavar='FILE', help=scores)
@@ -53,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
     if args.out and not args.dry_run:
         raise CommandError('--out says where --dry-run writes; add it, or leave out --out')
     given = args.model or args.model_kwargs or args.label_names or args.scores or args.license != 'unknown'
+    given = given or given_told(args)
     if args.source.is_dir() and given:
         raise CommandError(
             f'{args.source} is a folder, which already records what --model, --model-kwargs, --label-names, '
@@ -85,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _write_folder(args: argparse.Namespace, folder: Path, address: str) -> None:
     """Write what will be published."""
+    from timm_abn.models.told import Told
     from timm_abn.publish.checkpoints import save_checkpoint_folder
     from timm_abn.publish.folder import copy_hub_folder
     from timm_abn.publish.space import make_space
@@ -103,6 +106,7 @@ def _write_folder(args: argparse.Namespace, folder: Path, address: str) -> None:
             args.label_names,
             args.license,
             args.scores,
+            Told(**given_told(args)),
         )
     if args.space:
         make_space(folder, title)

@@ -3,7 +3,7 @@
 examples:
   timm-abn tsne --model abn_resnet20_cifar.fashion_mnist --data-dir data --dataset torch/fashion_mnist --split test \\
       --limit 2000 --out outputs/tsne
-  timm-abn tsne --model abn --checkpoint output/train/abn/last.pth.tar --data-dir photos/
+  timm-abn tsne --checkpoint output/train/abn/last.pth.tar --data-dir photos/
 
 Features are those that the attention map is applied to, and what the perception branch sees, averaged over all places
 (paper, Fig. 6). OUT/tsne.png shows both, coloured by class; OUT/tsne.csv has a row per image: name, label, x and y
@@ -34,6 +34,7 @@ from .arguments import (
     choose_device,
     given_data,
     given_model_kwargs,
+    model_title,
 )
 from .table import format_table
 
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     separations = separation(features, args.seed)
     before = project(features.before, args.seed)
     points = before, aligned(project(features.after, args.seed), before)
-    title = f'{args.model}, {args.dataset or args.data_dir}, {len(features.names)} images'
+    title = f'{model_title(args)}, {args.dataset or args.data_dir}, {len(features.names)} images'
     figure = draw_scatter_plots(points, features.labels, names, separations, title)
     with staged_files(args.out) as staging:
         write_figure(figure, staging / 'tsne.png')

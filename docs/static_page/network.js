@@ -40,15 +40,24 @@ export class Network {
     return { logits: Array.from(outputs.logits.data), attentionMap, box };
   }
 
-  /** Return the most probable classes, as {name, probability}. */
+  /** Return the most probable classes, as {name, probability}; of one logit these are no and yes. */
   mostProbable(logits, count = 5) {
+    return this.probabilities(logits)
+      .map((probability, index) => ({ name: this.config.label_names?.[index] ?? `class ${index}`, probability }))
+      .sort((one, other) => other.probability - one.probability)
+      .slice(0, count);
+  }
+
+  /** Return the probabilities that logits stand for: their softmax or sigmoids, as the configuration says. */
+  probabilities(logits) {
+    if (this.config.probabilities === 'sigmoid') {
+      const yes = logits.map((logit) => 1 / (1 + Math.exp(-logit)));
+      return yes.length === 1 ? [1 - yes[0], yes[0]] : yes;
+    }
     const greatest = Math.max(...logits);
     const exponentials = logits.map((logit) => Math.exp(logit - greatest));
     const sum = exponentials.reduce((total, value) => total + value, 0);
-    return exponentials
-      .map((value, index) => ({ name: this.config.label_names?.[index] ?? `class ${index}`, probability: value / sum }))
-      .sort((one, other) => other.probability - one.probability)
-      .slice(0, count);
+    return exponentials.map((value) => value / sum);
   }
 }
 

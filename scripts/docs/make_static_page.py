@@ -108,8 +108,7 @@ def page_config(file: Path) -> dict[str, Any]:
     if missing:
         raise TimmAbnError(f'the file has no {missing[0]}: it is not of timm-abn export onnx.')
     config = {name: json.loads(metadata[name]) for name in ('model', *PREPARED_BY)}
-    if 'label_names' in metadata:
-        config['label_names'] = json.loads(metadata['label_names'])
+    config.update({name: json.loads(metadata[name]) for name in ('label_names', 'probabilities') if name in metadata})
     if outputs['attention_map'][1].dim_value != 1:
         raise TimmAbnError('the network has a map for each of several tasks: the page shows one.')
     check_preparation(config)

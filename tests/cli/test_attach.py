@@ -151,3 +151,25 @@ def test_a_fifth_of_each_class_is_held_out_always_the_same(photos):
     path.rename(photos.parent / 'split' / 'validation' / 'dark' / '1.png')
     found = find_photos(photos.parent / 'split', labelled=True)
     assert len(found.training) == 19 and [label for _, label in found.validation] == [1]
+
+
+@pytest.mark.parametrize(('num_classes', 'kind'), [(1, None), (3, 'sigmoid')])
+def test_one_logit_and_labels_are_attached_to(photos, capsys, num_classes, kind):
+    torch.manual_seed(0)
+    backbone = timm.create_model(BACKBONE, num_classes=num_classes)
+    torch.save(backbone.state_dict(), 'plain.pth.tar')
+    told = ['--img-size', '16', '--mean', '0.5', '--std', '0.25', *(['--probabilities', kind] if kind else [])]
+    if kind:
+        assert attach(*told) == 2 and '--unlabelled' in capsys.readouterr().err
+    assert attach(*told, *(['--unlabelled'] if kind else []), epochs=1) == 0
+    assert 'warning' not in capsys.readouterr().err
+    model, images = load_model(checkpoint=f'out/{LAST}'), torch.randn(4, 3, 16, 16)
+    p = backbone.eval()(images).sigmoid()
+    expected = p if kind else torch.cat([1 - p, p], dim=1)
+    torch.testing.assert_close(model.explain(images).probabilities, expected)
+    assert model.pretrained_cfg['input_size'] == (3, 16, 16) and model.pretrained_cfg['std'] == (0.25,) * 3
+    (row,) = rows_of('out/summary.csv')
+    assert 0 <= float(row['eval_kept']) <= 1 and 0 < float(row['train_loss']) < 100
+    assert main(['explain', 'photos', '--checkpoint', f'out/{LAST}', '--out', 'shown', '--csv', 'shown.csv']) == 0
+    said = rows_of('shown.csv')
+    assert {entry['class'] for entry in said} == ({f'class {i}' for i in range(3)} if kind else {'bright', 'dark'})

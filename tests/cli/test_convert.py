@@ -10,7 +10,7 @@ from golden_fill import fill_input, fill_state_dict, load_golden
 from huggingface_hub import ModelCard
 from payload import Payload
 
-from timm_abn.hub.state_dicts import CheckpointError
+from timm_abn.checkpoint_files import CheckpointError
 from timm_abn.models.official_checkpoints import convert_official_checkpoint
 from timm_abn_cli import main
 

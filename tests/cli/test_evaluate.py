@@ -96,7 +96,7 @@ def test_masks_and_baseline(photos, capsys):
         (['--methods', 'rollout'], "'rollout' needs"),
         (['--methods', 'gradcam'], "argument --methods: invalid choice: 'gradcam'"),
         (['--masks', 'nowhere'], 'argument --masks: there is no file or folder nowhere'),
-        (['--baseline-checkpoint', 'x.pth'], '--baseline-checkpoint needs --baseline'),
+        (['--baseline-checkpoint', 'x.pth'], 'there is no checkpoint x.pth'),
         (['--baseline', 'resnet5'], 'resnet5 is no model; did you mean resnet50'),
         (['--steps', '0'], 'argument --steps: must be a whole number of 1 or more'),
         (['--out', 'photos/Bag/0.jpg'], 'photos/Bag/0.jpg is a file, not a folder to write into'),

@@ -153,7 +153,7 @@ def test_weights_alone_need_the_name_of_their_model(trained, tmp_path, capsys):
     model, _, _ = trained
     path = tmp_path / 'weights.safetensors'
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
-    assert 'does not say what model it is of; name it with --model' in error_of(capsys, path, '--dry-run')
+    assert 'does not say what model it is of: pass --model NAME' in error_of(capsys, path, '--dry-run')
     options = ('--model', 'abn', '--model-kwargs', 'backbone=test_resnet', 'mechanism=product')
     assert publish(path, *options, '--dry-run', '--out', tmp_path / 'out') == 0
     assert_same(timm.create_model(f'local-dir:{tmp_path / "out"}', pretrained=True), model)

@@ -12,8 +12,8 @@ from own_scripts import load_script
 from PIL import Image
 from tiers import fast_and_slow
 
+from timm_abn.checkpoint_files import read_checkpoint, training_settings
 from timm_abn.data.celeba import CelebA
-from timm_abn.models.training_checkpoints import read_checkpoint, training_settings
 
 
 @pytest.fixture

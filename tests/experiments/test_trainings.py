@@ -11,7 +11,7 @@ from timm_scripts import BOTH, ROOT, STAND_IN, finish, start
 from torchvision.datasets import FashionMNIST
 
 import timm_abn  # noqa: F401
-from timm_abn.models.training_checkpoints import read_checkpoint
+from timm_abn.checkpoint_files import read_checkpoint
 
 
 @pytest.mark.slow

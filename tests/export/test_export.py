@@ -111,7 +111,9 @@ def test_variants(mechanism, attention_map):
     exported = export_network(model)
     assert exported.dynamic_axes == {}
     assert_explains(model, exported.program.module()(images), images)
-    assert export_metadata(model, 'abn') == dict(model='abn')  # nothing is known of images of four channels
+    assert export_metadata(model, 'abn') == dict(
+        model='abn', probabilities='softmax'
+    )  # nothing is known of images of four channels
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import random
 import resource
 import threading
 import time
+from functools import partial
 
 import pytest
 import timm
@@ -14,11 +15,13 @@ from safetensors.torch import load_file, save_file
 from timm.models import load_state_dict
 from tiny_models import tiny_abn
 
-import timm_abn  # noqa: F401  registers the models
+import timm_abn
+from timm_abn import load_model
+from timm_abn.checkpoint_files import CheckpointError
 from timm_abn.hub.building import MOST, build_without_memory, check_folder
 from timm_abn.hub.config import HubError, check_config, read_config
 from timm_abn.hub.download import one_line_errors, read_header
-from timm_abn.hub.state_dicts import CheckpointError, check_state_dict
+from timm_abn.hub.state_dicts import check_state_dict
 
 NUM_CONFIGS = 2000
 NUM_CHECKPOINTS = 300
@@ -103,15 +106,32 @@ BAD_ENTRIES = [
     (('pretrained_cfg', 'custom_load'), 'hf', 'pretrained_cfg.custom_load'),
     (('pretrained_cfg', 'input_size'), [3, 10**6, 10**6], 'pretrained_cfg.input_size'),
     (('pretrained_cfg', 'input_size'), '3x32x32', 'pretrained_cfg.input_size'),
+    (('pretrained_cfg', 'input_size'), [3, 8192, 8192], 'pretrained_cfg.input_size'),
+    (('pretrained_cfg', 'input_size'), [3, 2048, 2048], 'input_size is of 12,582,912 values, more than 8,388,608'),
+    (('pretrained_cfg', 'test_input_size'), [1, 64, 64], 'in_chans contradicts itself: 3 in pretrained_cfg.input_size'),
+    (('model_args', 'in_chans'), 4, 'in_chans contradicts itself: 3 in pretrained_cfg.input_size, 4 in model_args'),
+    (('model_args', 'num_classes'), 0, 'num_classes contradicts itself: 5 in pretrained_cfg, 0 in model_args'),
+    (('model_args', 'num_classes'), 1, 'num_classes contradicts itself: 5 in pretrained_cfg, 1 in model_args'),
+    (('pretrained_cfg', 'num_classes'), 3, 'num_classes contradicts itself: 5 in config.json, 3 in pretrained_cfg'),
+    (('num_classes',), 0, 'num_classes contradicts itself: 0 in pretrained_cfg, 5 in model_args'),
+    (('pretrained_cfg', 'architecture'), 'abn_resnet18', "architecture contradicts itself: 'abn' in config.json"),
+    (('model_args', 'global_pool'), 'max', "global_pool contradicts itself: 'avg' in config.json, 'max' in model_args"),
+    (('probabilities',), 'logistic', 'probabilities must be one of'),
     (('pretrained_cfg', 'mean'), [0.5, None], 'pretrained_cfg.mean'),
+    (('pretrained_cfg', 'mean'), [0.5] * 5, 'pretrained_cfg.mean has 5 values for 3 channels'),
     (('pretrained_cfg', 'std'), [0, 0, 0], 'pretrained_cfg.std'),
     (('pretrained_cfg', 'crop_pct'), 'all', 'pretrained_cfg.crop_pct'),
+    (('pretrained_cfg', 'crop_pct'), 10, 'pretrained_cfg.crop_pct must be a number from 0.25 to 1'),
     (('pretrained_cfg', 'interpolation'), 'cubist', 'pretrained_cfg.interpolation'),
+    (('pretrained_cfg', 'interpolation'), 'random', 'pretrained_cfg.interpolation'),
     (('pretrained_cfg', 'first_conv'), '../conv1', 'pretrained_cfg.first_conv'),
     (('pretrained_cfg', 'classifier'), {'a': 1}, 'pretrained_cfg.classifier'),
     (('num_classes',), 2**60, 'pretrained_cfg.num_classes'),
     (('pretrained_cfg', 'label_names'), 'cat', 'pretrained_cfg.label_names'),
     (('pretrained_cfg', 'label_names'), ['cat'], '1 label_names for 5 classes'),
+    (('pretrained_cfg', 'label_names'), ['cat\ud800'] * 5, 'pretrained_cfg.label_names'),
+    (('pretrained_cfg', 'label_names'), ['\x1b[2Jcat'] * 5, 'pretrained_cfg.label_names'),
+    (('pretrained_cfg', 'label_names'), ['cat\u202etac'] * 5, 'pretrained_cfg.label_names'),
     (('pretrained_cfg', 'license'), 'x' * 10**6, 'pretrained_cfg.license'),
     (('pretrained_cfg',), [], 'pretrained_cfg'),
     (('architecture',), 'no_such_model', 'architecture'),
@@ -161,6 +181,42 @@ def test_networks_that_cannot_be_are_refused_without_memory(arguments, message, 
     assert '\n' not in str(error.value)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB
     assert time.process_time() - start < 20
+
+
+@pytest.mark.parametrize('said', [0, 1, 3])
+@pytest.mark.parametrize('load', [load_model, partial(timm.create_model, pretrained=True)])
+def test_another_number_of_classes_is_no_random_classifier(load, said, good, folder, tmp_path):
+    config = changed(changed(good, ('num_classes',), said), ('pretrained_cfg', 'num_classes'), said)
+    address = written(tmp_path, folder, config)
+    with pytest.raises(timm_abn.TimmAbnError, match=f'num_classes contradicts itself: {said} in pretrained_cfg, 5 in'):
+        load(address)
+    (tmp_path / 'config.json').write_text(json.dumps(good))
+    assert load(address, num_classes=3).num_classes == 3  # who asks for other classes gets a new classifier
+
+
+def test_timm_replaces_nothing_but_classifiers(good, folder, tmp_path):
+    classifiers = [good['pretrained_cfg']['classifier'], 'feature_extractor.conv1']
+    written(tmp_path, folder, changed(good, ('pretrained_cfg', 'classifier'), classifiers))
+    with pytest.raises(HubError, match="classifier 'feature_extractor.conv1' has 16 outputs, not 5"):
+        check_folder(tmp_path)
+
+
+@pytest.mark.parametrize('kind', ['config', 'header'])
+def test_long_lists_of_nothing_are_refused_before_they_take_memory(kind, good, folder, tmp_path):
+    name = 'config.json' if kind == 'config' else 'model.safetensors'
+    text = '{"architecture": "abn", "pretrained_cfg": {"label_names": [' + '[],' * (2**24 // 3)
+    if kind == 'header':
+        tensor = '"%x":{"dtype":"F32","shape":[],"data_offsets":[0,0]},'
+        text = '{' + ''.join(tensor % index for index in range(100_000))[:-1] + '}'
+        written(tmp_path, folder, good)
+        (tmp_path / name).unlink()
+    size = len(text).to_bytes(8, 'little') if kind == 'header' else b''
+    (tmp_path / name).write_bytes(size + text.encode() + b' ')
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    with pytest.raises(HubError, match='more than 4194304'):
+        check_folder(tmp_path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
+    assert time.process_time() - start < 5
 
 
 def test_only_what_is_made_in_the_same_thread_counts():

@@ -135,7 +135,7 @@ def test_contrast_does_not_change_with_what_all_classes_have():
     [
         (of_class_maps(CLASS_MAPS), torch.tensor([0, 3]), r'one index from 0 to 2 for each of 2 images, got \[0, 3\]'),
         (of_class_maps(CLASS_MAPS), torch.tensor([0]), r'for each of 2 images, got \[0\]'),
-        (of_class_maps(CLASS_MAPS[:, :1]), None, 'needs two classes or more, and the model has one'),
+        (dataclasses.replace(of_class_maps(CLASS_MAPS), exclusive=False), None, 'labels, or tasks, .* do not exclude'),
         (dataclasses.replace(of_class_maps(CLASS_MAPS), class_maps=None), None, 'the model makes no class maps'),
         (of_class_maps(CLASS_MAPS, MultiTaskExplanation), None, 'do not exclude each other'),
     ],
@@ -228,7 +228,7 @@ def test_save_writes_overlays_and_tensors(explanation, tmp_path):
         with Image.open(path) as image:
             np.testing.assert_allclose(np.asarray(image), overlay.permute(1, 2, 0) * 255, atol=1)
     loaded = safetensors.torch.load_file(tmp_path / 'out' / 'explanation.safetensors')
-    tensors = {field.name for field in dataclasses.fields(Explanation)} - {'map_gates'}
+    tensors = {field.name for field in dataclasses.fields(Explanation)} - {'map_gates', 'exclusive'}
     assert set(loaded) == tensors
     for name, tensor in loaded.items():
         torch.testing.assert_close(tensor, getattr(explanation, name))
@@ -325,3 +325,12 @@ def test_save_writes_a_picture_a_task(multi_task_explanation, tmp_path):
     tensors = safetensors.torch.load_file(tmp_path / 'explanation.safetensors')
     assert torch.equal(tensors['attention_map'], multi_task_explanation.attention_map)
     assert type(multi_task_explanation[1]) is MultiTaskExplanation
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_ranges_wider_than_the_type(dtype):
+    limit = torch.finfo(dtype).max
+    maps = torch.tensor([-limit, -limit / 2, 0.0, limit], dtype=dtype).view(1, 1, 2, 2)
+    expected = torch.tensor([0.0, 0.25, 0.5, 1.0], dtype=dtype).view(1, 1, 2, 2)
+    torch.testing.assert_close(normalize_maps(maps), expected)
+    torch.testing.assert_close(centre_maps(maps), expected)

@@ -132,7 +132,7 @@ def test_cam_baseline_from_a_checkpoint(tmp_path):
         ('cam_resnet50', {}, 'no weights are published for cam_resnet50: '),
         ('attached', {}, 'attached: attach a branch to a trained model with timm-abn attach. Or '),
         ('cam_resnet5', {}, 'cam_resnet5 is no model; did you mean cam_resnet50'),
-        ('resnet50', {}, 'resnet50 is not an Attention Branch Network; did you mean abn_resnet50?'),
+        ('resnet50', {}, 'resnet50 is not an Attention Branch Network: timm-abn attach gives it a map, timm-abn comp'),
         ('xyz', {}, 'xyz is no model; see timm-abn list'),
         ('', {}, 'is no model'),
         (f'{MODEL}x', {}, "abn_resnet20_cifar has no weights 'fashion_mnistx'; there are abn_resnet20_cifar.fash"),
@@ -159,7 +159,7 @@ def test_what_is_refused(tmp_path, monkeypatch, name, kwargs, message):
 
 
 def test_model_that_explains_nothing(monkeypatch):
-    monkeypatch.setattr('timm_abn.models.creating.check_address', lambda name: None)
+    monkeypatch.setattr('timm_abn.models.creating.check_address', lambda name: {})
     monkeypatch.setattr(timm, 'create_model', lambda *args, **kwargs: torch.nn.Identity())
     with pytest.raises(TimmAbnError, match='^hf-hub:a/b is not an Attention Branch Network, nor a CAM baseline; see '):
         load_model('hf-hub:a/b')

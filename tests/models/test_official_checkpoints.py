@@ -6,7 +6,8 @@ import torch
 from golden_fill import fill_state_dict, load_golden
 from tiers import fast_and_slow
 
-from timm_abn.hub.state_dicts import CheckpointError, check_state_dict
+from timm_abn.checkpoint_files import CheckpointError
+from timm_abn.hub.state_dicts import check_state_dict
 from timm_abn.models.official_checkpoints import convert_official_checkpoint
 
 

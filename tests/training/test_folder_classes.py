@@ -36,6 +36,7 @@ def trained(launch, image_folder, tmp_path):
 def test_number_and_names_of_the_folder(trained, image_folder, tmp_path, capsys):
     args = torch.load(trained, weights_only=False)['args']
     assert args.num_classes == 3 and args.label_names == ['class0', 'class1', 'class2']
+    assert args.probabilities == 'softmax'
     model = timm_abn.load_model('abn', checkpoint=trained)
     assert timm_abn.class_names(model) == ['class0', 'class1', 'class2']
     photo = image_folder / 'validation' / 'class1' / '0.png'

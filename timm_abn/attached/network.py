@@ -5,7 +5,6 @@ images ─► feature_extractor ─► features ─► perception_branch ─► 
                                    └─► attention_branch ─► attention map, class maps, attention logits
 """
 
-import dataclasses
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from ..networks.network import ForwardPass
 from ..networks.parts import build_parts
 from ..networks.scripting import ignored_by_torchscript
 from ..networks.split_network import SplitNetwork
+from ..records import are_exclusive
 from ..split import Features
 
 __all__ = ['AttachedNet']
@@ -131,7 +131,7 @@ class AttachedNet(SplitNetwork):
         Raises:
             TimmAbnError: See ``AttentionBranchNet.explain``.
         """
-        self.check_explainable(images)
+        self.check_explainable(images, attention)
         seen = self.forward_pass(images, attention)
-        explanation = self.attention_branch.explanation(seen.logits, seen.attention_map, seen.class_features)
-        return dataclasses.replace(explanation, map_gates=attention is not None)
+        known = dict(map_gates=attention is not None, exclusive=are_exclusive(self))
+        return self.attention_branch.explanation(seen.logits, seen.attention_map, seen.class_features, **known)

@@ -8,6 +8,7 @@ import torch.nn as nn
 from timm.data import CustomDatasetInfo, ImageNetInfo, infer_imagenet_subset
 
 from ..errors import TimmAbnError, suggest
+from ..records import num_answers
 
 __all__ = ['class_names', 'find_class', 'numbered_names', 'read_class_names']
 
@@ -16,11 +17,13 @@ def class_names(model: nn.Module) -> list[str]:
     """Return the names of the classes, or tasks, of a timm model, in their order.
 
     As in timm's scripts, names come with the model's configuration, else ImageNet's are taken where the number of
-    classes is that of ImageNet; else names are numbers.
+    classes is that of ImageNet; else names are numbers. A model of one logit has two classes, no and yes.
     """
     pretrained_cfg: Any = getattr(model, 'pretrained_cfg', {})
-    num_classes: Any = model.num_classes
+    num_classes = num_answers(model)
     label_names = pretrained_cfg.get('label_names')
+    if num_classes == 2 and label_names and len(label_names) == 1:  # what the yes of one logit says
+        label_names = [f'not {label_names[0]}', label_names[0]]
     subset = infer_imagenet_subset({'num_classes': num_classes})
     info = ImageNetInfo(subset) if subset else None
     if info and label_names and list(label_names) == info.label_names():

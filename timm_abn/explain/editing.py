@@ -14,7 +14,9 @@ from PIL import Image
 from ..data.images import Box
 from ..errors import TimmAbnError
 from ..maps.explanation import Explanation
+from ..networks.given_maps import check_values
 from ..networks.split_network import SplitNetwork
+from ..records import probabilities_of
 
 __all__ = ['Edit', 'check_editable', 'edit_prediction', 'edited_map']
 
@@ -97,4 +99,6 @@ def edit_prediction(
     place = slice(None) if task is None else slice(task, task + 1)
     predicted = before.attention_map[:, place]
     maps[:, place] = edited = edited_map(predicted, painting, box)
-    return Edit(before, task, predicted, edited, before.probabilities_of(model(x, attention=maps))[0])
+    check_values(maps, model.config.attention_map)
+    edited_answer = probabilities_of(model(x, attention=maps).float(), before.exclusive)
+    return Edit(before, task, predicted, edited, edited_answer[0])

@@ -19,6 +19,7 @@ from timm.models import get_model_input_config
 from ..data.images import Preprocessing
 from ..explain.methods.evaluation_copy import evaluation_copy
 from ..networks.config import check_choice
+from ..records import num_answers, record_of
 from .errors import ExportError
 
 __all__ = ['DYNAMIC_FORMS', 'ExportedNetwork', 'export_metadata', 'export_network', 'largest_difference', 'onnx_runner']
@@ -210,9 +211,10 @@ def export_metadata(model: nn.Module, name: str) -> dict[str, Any]:
     metadata: dict[str, Any] = dict(model=name)
     with contextlib.suppress(ValueError):  # neither 1 nor 3 channels, for which nothing is known
         metadata.update(Preprocessing(model).config)
+    metadata.update(record_of(model).entries())
     cfg: Any = model.pretrained_cfg
     label_names = cfg.get('label_names')
-    if label_names and len(label_names) == model.num_classes:
+    if label_names and len(label_names) in (model.num_classes, num_answers(model)):
         metadata['label_names'] = label_names
     return metadata
 

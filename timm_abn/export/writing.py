@@ -11,6 +11,8 @@ from timm.models import get_model_input_config
 
 from ..data.class_names import class_names, read_class_names
 from ..models.loading import load_model
+from ..models.training_checkpoints import recorded_model
+from ..records import num_answers
 from .errors import ExportError
 from .graph import DYNAMIC_FORMS, ExportedNetwork, export_metadata, export_network, largest_difference, onnx_runner
 
@@ -26,7 +28,7 @@ def check_onnx_packages() -> None:
 
 
 def write_graph(
-    model: str,
+    model: str | None,
     checkpoint: Path | None,
     model_kwargs: Mapping[str, Any],
     file_format: str,
@@ -43,12 +45,13 @@ def write_graph(
     Raises:
         TimmAbnError: The model cannot be loaded or exported; the message is one line.
     """
-    say(f'loading {model}')
+    say(f'loading {model or checkpoint}')
     network: Any = load_model(model, checkpoint, **model_kwargs)
     if label_names is not None:
-        names = read_class_names(label_names, network.num_classes)
+        names = read_class_names(label_names, num_answers(network))
         network.pretrained_cfg = dict(network.pretrained_cfg, label_names=names)
-    metadata = export_metadata(network, model)
+    name = model or recorded_model(Path(str(checkpoint)))
+    metadata = export_metadata(network, name)
     say(f'tracing images of {" or ".join(_shape(network, axes) for axes in DYNAMIC_FORMS[dynamic])}')
     exported = export_network(network, dynamic)
     say(f'converting, to {file_format}')
@@ -60,7 +63,7 @@ def write_graph(
     runner = onnx_runner(file) if file_format == 'onnx' else torch.export.load(file).module()
     difference = largest_difference(network, runner, exported.trials)
     return {
-        'Model': model,
+        'Model': name,
         'Images': _describe_images(network, exported, dynamic),
         'Outputs': 'logits, attention_map',
         'Classes': _some(class_names(network)),

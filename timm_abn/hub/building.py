@@ -19,11 +19,13 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from timm.models import build_model_with_cfg, load_model_config_from_hf
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..checkpoint_files import CheckpointError
+from ..records import Record, set_record
 from ..timm_private import load_model_config_from_path, resolve_pretrained_cfg
 from .config import HubError, check_entries, read_config
 from .download import CONFIG_NAME, fetch_file, find_weights, one_line_errors, read_header
 from .published import ORGANISATION_VARIABLE, is_own_repository, no_weights
-from .state_dicts import CheckpointError, check_state_dict
+from .state_dicts import check_state_dict
 
 __all__ = ['ModelT', 'build_model', 'build_without_memory', 'check_address', 'check_folder']
 
@@ -46,12 +48,15 @@ def build_model(
     Raises:
         HubError: Weights are asked for where there are none, or a configuration or weights cannot be used.
     """
-    kwargs = _resolve_arguments(variant, pretrained, **kwargs)
+    kwargs, record = _resolve_arguments(variant, pretrained, **kwargs)
     if not isinstance(model_cls, type):
         model_cls = model_cls(kwargs)
     cfg = kwargs['pretrained_cfg']
     with one_line_errors(_origin(cfg)) if pretrained and cfg.get('source') else contextlib.nullcontext():
-        return build_model_with_cfg(model_cls, variant, pretrained, **kwargs)
+        model: ModelT = build_model_with_cfg(model_cls, variant, pretrained, **kwargs)
+    if kwargs.get('num_classes', cfg['num_classes']) == cfg['num_classes']:  # else the outputs are others
+        set_record(model, record)
+    return model
 
 
 def _resolve_arguments(
@@ -61,15 +66,15 @@ def _resolve_arguments(
     pretrained_cfg_overlay: Mapping[str, Any] | None = None,
     pretrained_model_args: Mapping[str, Any] | None = None,
     **kwargs: Any,
-) -> dict[str, Any]:
-    """Return the arguments of a model, with a ``pretrained_cfg`` that is complete and can be trusted."""
+) -> tuple[dict[str, Any], Record]:
+    """Return the arguments of a model, with a complete ``pretrained_cfg`` that can be trusted, and its record."""
     model_args, overlay = dict(pretrained_model_args or {}), dict(pretrained_cfg_overlay or {})
     if not isinstance(pretrained_cfg, dict) or pretrained_cfg.get('source') not in ('hf-hub', 'local-dir'):
         cfg = resolve_pretrained_cfg(variant, pretrained_cfg, overlay)
         if pretrained and not cfg.has_weights and not cfg.state_dict:
             raise HubError(no_weights(variant))
         if not pretrained or cfg.file or cfg.state_dict or not is_own_repository(cfg.hf_hub_id):
-            return dict(kwargs, pretrained_cfg=cfg.to_dict(), pretrained_model_args=model_args)
+            return dict(kwargs, pretrained_cfg=cfg.to_dict(), pretrained_model_args=model_args), Record()
         hub_id, cache_dir = str(cfg.hf_hub_id), kwargs.get('cache_dir')
         _check_published(variant, hub_id, cache_dir)
         pretrained_cfg, _, model_args = load_model_config_from_hf(hub_id, cache_dir)
@@ -77,9 +82,10 @@ def _resolve_arguments(
     cfg = resolve_pretrained_cfg(variant, pretrained_cfg, overlay)
     kwargs = {**model_args, **kwargs}
     origin, cache_dir = _origin(pretrained_cfg), kwargs.get('cache_dir')
+    record = Record.take(_config_at(pretrained_cfg['source'], origin, cache_dir))
     weights = find_weights(pretrained_cfg['source'], origin, cache_dir) if pretrained else None
     _check_network(variant, pretrained_cfg, model_args, origin, weights)
-    return dict(kwargs, pretrained_cfg=cfg.to_dict(), pretrained_model_args=model_args)
+    return dict(kwargs, pretrained_cfg=cfg.to_dict(), pretrained_model_args=model_args), record
 
 
 def _origin(cfg: Mapping[str, Any]) -> str:
@@ -105,11 +111,22 @@ def _check_network(
     header = read_header(weights, origin) if weights else None
     cfg = {key: value for key, value in pretrained_cfg.items() if key not in ('source', 'hf_hub_id', 'file')}
     network = build_without_memory(partial(timm.model_entrypoint(variant), pretrained_cfg=cfg, **model_args), origin)
+    _check_classifier(network, cfg, origin)
     try:
         if header is not None:
             check_state_dict(header, network.state_dict(), variant, origin)
     except CheckpointError as error:
         raise HubError(str(error)) from None
+
+
+def _check_classifier(network: nn.Module, cfg: Mapping[str, Any], origin: str) -> None:
+    """Check that the layers that timm replaces where another number of classes is asked for are classifiers."""
+    paths = cfg.get('classifier') or ()
+    outputs = cfg.get('num_classes', 0) * getattr(getattr(network, 'config', None), 'outputs_per_class', 1)
+    for path in [paths] if isinstance(paths, str) else paths:
+        weight = network.state_dict().get(f'{path}.weight')
+        if outputs and weight is not None and len(weight) != outputs:
+            raise HubError(f'{origin}: pretrained_cfg.classifier {path!r} has {len(weight)} outputs, not {outputs}.')
 
 
 class _BoundedSize(TorchDispatchMode):
@@ -141,13 +158,19 @@ def build_without_memory(create: Callable[..., nn.Module], origin: str) -> nn.Mo
         return create(device=device)
 
 
-def check_address(address: str) -> None:
-    """Raise HubError unless the ``config.json`` behind an address is there and can be used, before timm reads it."""
+def check_address(address: str) -> dict[str, Any]:
+    """Return the ``config.json`` behind an address, before timm reads it; empty of what is none.
+
+    Raises:
+        HubError: It is not there, or cannot be used.
+    """
     source, _, place = address.partition(':')
-    if source in ('hf-hub', 'hf_hub'):
-        read_config(fetch_file(place, CONFIG_NAME), place)
-    elif source == 'local-dir':
-        read_config(Path(place) / CONFIG_NAME, place)
+    return _config_at(source.replace('_', '-'), place) if source in ('hf-hub', 'hf_hub', 'local-dir') else {}
+
+
+def _config_at(source: str, place: str, cache_dir: str | Path | None = None) -> dict[str, Any]:
+    is_folder = source == 'local-dir'
+    return read_config(Path(place) / CONFIG_NAME if is_folder else fetch_file(place, CONFIG_NAME, cache_dir), place)
 
 
 def check_folder(folder: str | Path) -> dict[str, Any]:

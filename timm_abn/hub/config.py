@@ -18,14 +18,16 @@ from timm.models import PretrainedCfg
 
 from ..errors import TimmAbnError, one_line
 from ..networks.config import AbnConfig
+from ..records import Record
 
 __all__ = ['HubError', 'check_config', 'check_entries', 'read_config']
 
-MAX_CONFIG_BYTES = 2**24  # the names and descriptions of 22,000 classes take a tenth of it
+MAX_CONFIG_BYTES = 2**22  # the names and descriptions of 22,000 classes take half of it
 MAX_CLASSES = 2**20
 MAX_NUMBER = 2**16  # in arguments of backbones, as wide as no timm model is
 MAX_ITEMS = 256
 MAX_TEXT = 2**14
+MAX_PIXELS = 2**23  # times channels, of an input; twice the largest of timm, 3 x 1024 x 1024, and more
 
 
 class HubError(TimmAbnError):
@@ -37,16 +39,19 @@ class HubError(TimmAbnError):
 # rule for each. 'either': other rules.
 _FLAG = ('one of', True, False)
 _NULL = ('one of', None)
-_TEXT = ('text', '.*', f'a text of at most {MAX_TEXT} characters')
+# nothing that moves the cursor of a terminal, turns the direction of writing, or is half of a character
+_PRINTED = r'[^\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\u2066-\u2069]'
+_NAME = ('text', f'{_PRINTED}*', f'a text of one line, of at most {MAX_TEXT} characters')
+_TEXT = ('text', rf'(\s|{_PRINTED})*', f'a text of at most {MAX_TEXT} characters')
 _TEXTS = ('either', _TEXT, ('list', _TEXT, 0, MAX_ITEMS))
 _CLASSES = ('int', 0, MAX_CLASSES)
-_PIXELS = ('int', 1, 2**13)
+_PIXELS = ('int', 1, 2**11)
 _CHANNELS = ('int', 1, 1024)
-_SIZE = ('items', '[channels, height, width], none above 8192', _CHANNELS, _PIXELS, _PIXELS)
+_SIZE = ('items', '[channels, height, width], none above 2048', _CHANNELS, _PIXELS, _PIXELS)
 _PATH = ('text', r'\w+(\.\w+)*', 'the path of a module')
 _PATHS = ('either', _PATH, ('list', _PATH, 0, MAX_ITEMS), _NULL)
 _POOL = ('either', ('list', _PIXELS, 1, 2), _NULL)
-_LABELS = ('names', _TEXT, 0, MAX_CLASSES)
+_LABELS = ('names', _NAME, 0, MAX_CLASSES)
 _PLAIN = ('either', _FLAG, _NULL, ('number', -MAX_NUMBER, MAX_NUMBER), ('text', r'[\w.\-]{0,64}', 'a short name'))
 
 # entries of pretrained_cfg; of its other fields, those that say where weights lie are for timm to set
@@ -55,8 +60,8 @@ _CFG_RULES = {
     'custom_load': ('one of', False),
     **dict.fromkeys(('input_size', 'test_input_size', 'min_input_size'), _SIZE),
     'fixed_input_size': _FLAG,
-    'interpolation': ('one of', 'bilinear', 'bicubic', 'nearest', 'lanczos', 'hamming', 'box', 'random'),
-    **dict.fromkeys(('crop_pct', 'test_crop_pct'), ('number', 0.01, 10)),
+    'interpolation': ('one of', 'bilinear', 'bicubic', 'nearest', 'lanczos', 'hamming', 'box'),
+    **dict.fromkeys(('crop_pct', 'test_crop_pct'), ('number', 0.25, 1)),
     'crop_mode': ('one of', 'center', 'squash', 'border'),
     'mean': ('list', ('number', -1e4, 1e4), 1, 1024),
     'std': ('list', ('number', 1e-6, 1e4), 1, 1024),
@@ -161,9 +166,23 @@ def check_config(config: Any, origin: str) -> None:
         raise HubError(f'{origin}: architecture must be the name of a model, got {reprlib.repr(architecture)}.')
     if not isinstance(cfg, Mapping):
         raise HubError(f'{origin}: pretrained_cfg must be an object, got {reprlib.repr(cfg)}.')
+    model_args = config.get('model_args', {})
     # timm lets these stand at the top, too, and prefers them there
     on_top = {key: config[key] for key in ('num_classes', 'label_names', 'label_descriptions') if key in config}
-    check_entries({**cfg, **on_top}, config.get('model_args', {}), origin)
+    check_entries({**cfg, **on_top}, model_args, origin)
+    for name in ('architecture', *on_top):
+        _check_same(name, {'config.json': config[name], 'pretrained_cfg': cfg.get(name)}, origin)
+    _check_same(
+        'global_pool',
+        {name: place.get('global_pool') for name, place in {'config.json': config, 'model_args': model_args}.items()},
+        origin,
+    )
+    try:
+        record = Record.take(config)
+    except TimmAbnError as error:
+        raise HubError(f'{origin}: {error}') from None
+    if record.probabilities == 'softmax' and (config.get('num_classes') == 1 or model_args.get('multi_task')):
+        raise HubError(f"{origin}: probabilities must be 'sigmoid' of one logit, and of tasks, got 'softmax'.")
 
 
 def check_entries(pretrained_cfg: Mapping[str, Any], model_args: Any, origin: str, source: str = '') -> None:
@@ -181,9 +200,6 @@ def check_entries(pretrained_cfg: Mapping[str, Any], model_args: Any, origin: st
             raise HubError(f'{origin}: pretrained_cfg must not hold {reprlib.repr(key)}.')
         if key in _CFG_RULES and not (value is None and key in _NULLABLE):
             _check(f'pretrained_cfg.{key}', value, _CFG_RULES[key], origin)
-    names, num_classes = pretrained_cfg.get('label_names'), pretrained_cfg.get('num_classes', PretrainedCfg.num_classes)
-    if isinstance(names, (list, tuple)) and len(names) != num_classes:
-        raise HubError(f'{origin}: there are {len(names)} label_names for {num_classes} classes.')
     if not isinstance(model_args, Mapping):
         raise HubError(f'{origin}: model_args must be an object, got {reprlib.repr(model_args)}.')
     for key, value in model_args.items():
@@ -194,6 +210,40 @@ def check_entries(pretrained_cfg: Mapping[str, Any], model_args: Any, origin: st
     except TimmAbnError as error:
         raise HubError(f'{origin}: model_args: {error}') from None
     _check_plain(model_args, 'model_args', origin)
+    _check_agreement(pretrained_cfg, model_args, origin)
+
+
+def _check_agreement(cfg: Mapping[str, Any], model_args: Mapping[str, Any], origin: str) -> None:
+    """Check that what is said twice is the same: else part of the weights would have no place, and be random."""
+    num_classes = cfg.get('num_classes', model_args.get('num_classes', PretrainedCfg.num_classes))
+    _check_same(
+        'num_classes', dict(pretrained_cfg=cfg.get('num_classes'), model_args=model_args.get('num_classes')), origin
+    )
+    names = cfg.get('label_names')
+    # of one logit the yes is named, or no and yes
+    if names is not None and len(names) != num_classes and not (num_classes == 1 and len(names) == 2):
+        raise HubError(f'{origin}: there are {len(names)} label_names for {num_classes} classes.')
+    sizes = {key: cfg[key] for key in ('input_size', 'test_input_size', 'min_input_size') if cfg.get(key)}
+    for key, size in sizes.items():
+        if math.prod(size) > MAX_PIXELS:
+            raise HubError(
+                f'{origin}: pretrained_cfg.{key} is of {math.prod(size):,} values, more than {MAX_PIXELS:,}.'
+            )
+    channels = {f'pretrained_cfg.{key}': size[0] for key, size in sizes.items()}
+    _check_same('in_chans', {**channels, 'model_args': model_args.get('in_chans')}, origin)
+    known = {3, *channels.values()}  # of a backbone for colour images with in_chans=1 the averages are taken
+    for key in ('mean', 'std'):
+        if cfg.get(key) is not None and channels and len(cfg[key]) not in known | {1}:
+            raise HubError(
+                f'{origin}: pretrained_cfg.{key} has {len(cfg[key])} values for {max(channels.values())} channels.'
+            )
+
+
+def _check_same(name: str, said: Mapping[str, Any], origin: str) -> None:
+    known = {place: value for place, value in said.items() if value is not None}
+    if any(value != next(iter(known.values())) for value in known.values()):
+        places = ', '.join(f'{reprlib.repr(value)} in {place}' for place, value in known.items())
+        raise HubError(f'{origin}: {name} contradicts itself: {places}.')
 
 
 def _check_plain(value: Any, name: str, origin: str, depth: int = 0) -> None:

@@ -16,6 +16,7 @@ import torch
 from huggingface_hub import constants, errors, hf_hub_download
 from safetensors import safe_open
 
+from ..checkpoint_files import check_header_size
 from ..errors import one_line
 from ..staging import staged_files
 from .config import HubError
@@ -130,8 +131,10 @@ def read_header(path: Path, origin: str) -> dict[str, torch.Tensor]:
     Raises:
         HubError: It is not a safetensors file, is cut off, or states other sizes than it has.
     """
-    with one_line_errors(origin), safe_open(path, framework='pt') as file:
-        return {name: torch.empty(file.get_slice(name).get_shape(), device='meta') for name in file.keys()}
+    with one_line_errors(origin):
+        check_header_size(path)
+        with safe_open(path, framework='pt') as file:
+            return {name: torch.empty(file.get_slice(name).get_shape(), device='meta') for name in file.keys()}
 
 
 @contextlib.contextmanager

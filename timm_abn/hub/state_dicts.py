@@ -5,21 +5,9 @@ from collections.abc import Mapping
 
 import torch
 
-from ..errors import TimmAbnError
+from ..checkpoint_files import CheckpointError
 
-__all__ = ['CheckpointError', 'check_state_dict', 'fingerprint_of', 'list_some']
-
-
-class CheckpointError(TimmAbnError):
-    """A checkpoint does not hold what was expected; the message names the keys.
-
-    Attributes:
-        num_differences: How many keys differ, where the checkpoint was compared with a model.
-    """
-
-    def __init__(self, message: str, num_differences: int = 0) -> None:
-        super().__init__(message)
-        self.num_differences = num_differences
+__all__ = ['check_state_dict', 'fingerprint_of', 'list_some']
 
 
 def check_state_dict(
@@ -60,4 +48,5 @@ def fingerprint_of(state_dict: Mapping[str, torch.Tensor]) -> str:
 
 def list_some(names: list[str], most: int = 3) -> str:
     """Return the first of some names, for a message."""
-    return ', '.join(names[:most]) + (', ...' if len(names) > most else '')
+    shown = (name if name.isprintable() else ascii(name) for name in names[:most])  # a file may hold any names
+    return ', '.join(shown) + (', ...' if len(names) > most else '')

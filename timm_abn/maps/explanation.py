@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..errors import TimmAbnError
+from ..records import answers, probabilities_of
 from ..staging import staged_files
 from .operations import overlay_maps, upsample_maps
 
@@ -21,6 +22,9 @@ class Explanation:
     ``explanation[i]`` is the explanation of one of the images, still with a batch dimension, ``explanation[i:j]`` of
     several. All methods work on the whole batch, on the device of the tensors.
 
+    Of a model of one logit the answers are no and yes, classes 0 and 1, in all that methods take and return: their
+    probabilities are 1 - p and p, their class maps minus and plus half of the one there is.
+
     Attributes:
         logits: Shape (B, K), the model's prediction.
         attention_map: Shape (B, 1, h, w), at the resolution of the features, or ``map_scale`` times as fine; in [0, 1]
@@ -32,6 +36,7 @@ class Explanation:
             differences between classes mean something. ``contrast_map`` takes them.
         map_gates: Whether the attention map took part in the prediction. False of a network that was attached to a
             backbone whose prediction stays as it is: its map was trained to say what that stands on.
+        exclusive: Whether classes exclude each other; labels, each with a yes or no of its own, do not.
     """
 
     logits: torch.Tensor
@@ -39,6 +44,7 @@ class Explanation:
     attention_logits: torch.Tensor | None = None
     class_maps: torch.Tensor | None = None
     map_gates: bool = True
+    exclusive: bool = True
 
     def __len__(self) -> int:
         return len(self.logits)
@@ -66,18 +72,14 @@ class Explanation:
         """
         if k < 1:
             raise TimmAbnError(f'k must be 1 or more, got {k}.')
-        probabilities, indices = self.probabilities.topk(min(k, self.logits.shape[1]), dim=1)
-        return probabilities, indices
+        probabilities = self.probabilities
+        top = probabilities.topk(min(k, probabilities.shape[1]), dim=1)
+        return top.values, top.indices
 
     @property
     def probabilities(self) -> torch.Tensor:
-        """Probabilities of the classes, or tasks, shape (B, K), in float32."""
-        return self.probabilities_of(self.logits)
-
-    @staticmethod
-    def probabilities_of(logits: torch.Tensor) -> torch.Tensor:
-        """Return the probabilities that logits (B, K) of such a model stand for, in float32: here the softmax."""
-        return logits.float().softmax(dim=1)
+        """Probabilities of the classes (the softmax), or of a yes of each label or task, shape (B, K), in float32."""
+        return probabilities_of(self.logits.float(), self.exclusive)
 
     def class_map(self, classes: torch.Tensor | None = None) -> torch.Tensor:
         """Return the class map of one class for each image, shape (B, 1, h, w); see ``class_maps`` for what it means.
@@ -89,7 +91,8 @@ class Explanation:
             TimmAbnError: The model makes no class maps, or ``classes`` are not one valid index per image.
         """
         class_maps, (num_classes, height, width) = self._class_maps(), self._class_maps().shape[1:]
-        classes = self.logits.argmax(dim=1) if classes is None else classes.to(class_maps.device)
+        logits = answers(self.logits, self.exclusive)
+        classes = logits.argmax(dim=1) if classes is None else classes.to(class_maps.device)
         if classes.shape != (len(self),) or bool(((classes < 0) | (classes >= num_classes)).any()):
             raise TimmAbnError(
                 f'classes must be one index from 0 to {num_classes - 1} for each of {len(self)} images, got '
@@ -108,13 +111,16 @@ class Explanation:
             classes: Index of a class for each image, shape (B,); by default the most probable one.
 
         Raises:
-            TimmAbnError: The model makes no class maps, or that of one class alone, or answers tasks that do not
-                exclude each other; or ``classes`` are not one valid index per image.
+            TimmAbnError: The model makes no class maps, or its classes do not exclude each other; or ``classes`` are
+                not one valid index per image.
         """
+        if not self.exclusive:
+            raise TimmAbnError(
+                'the labels, or tasks, of this network do not exclude each other, so that there is no contrast between '
+                'them; the class map of each is itself yes against no.'
+            )
         class_maps, class_map = self._class_maps(), self.class_map(classes)
         others = class_maps.shape[1] - 1
-        if others == 0:
-            raise TimmAbnError('a contrast needs two classes or more, and the model has one.')
         if class_maps.dtype != torch.float64:
             class_maps, class_map = class_maps.float(), class_map.float()
         # differences first: of classes whose maps are equal they are 0, without rounding
@@ -123,7 +129,7 @@ class Explanation:
     def _class_maps(self) -> torch.Tensor:
         if self.class_maps is None:
             raise TimmAbnError('the model makes no class maps; its attention map is what it has to show.')
-        return self.class_maps
+        return answers(self.class_maps, self.exclusive)
 
     def upsample(self, size: tuple[int, int], interpolation: str = 'bilinear') -> torch.Tensor:
         """Return the attention map at another size, shape (B, 1, H, W), in the range of the original.
@@ -218,6 +224,7 @@ class Explanation:
         return dict(zip(names, self.overlay(images, **overlay_kwargs).cpu(), strict=True))
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class MultiTaskExplanation(Explanation):
     """The answers to several binary tasks and where each looked, for a batch of images (paper, section 3.4).
 
@@ -229,17 +236,7 @@ class MultiTaskExplanation(Explanation):
             logits. Each stands for itself: of a task, yes is already compared with no.
     """
 
-    @staticmethod
-    def probabilities_of(logits: torch.Tensor) -> torch.Tensor:
-        """Return the probabilities of a yes of each task on its own, the sigmoids of logits (B, T), in float32."""
-        return logits.float().sigmoid()
-
-    def contrast_map(self, classes: torch.Tensor | None = None) -> torch.Tensor:
-        """Raise a TimmAbnError: tasks do not exclude each other, and the map of a task is itself yes against no."""
-        raise TimmAbnError(
-            'the tasks of a multi-task network do not exclude each other, so that there is no contrast between them; '
-            'the class map of a task is itself yes against no.'
-        )
+    exclusive: bool = False
 
     def _pictures(self, images: torch.Tensor, names: Sequence[str], **overlay_kwargs: Any) -> dict[str, torch.Tensor]:
         """Return an overlay for each image and task, under '<name of the image>.<index of the task>'."""

@@ -44,6 +44,8 @@ def normalize_maps(maps: torch.Tensor, value_range: tuple[float, float] | None =
     else:
         low, high = maps.new_tensor(value_range)
         maps = maps.clamp(low, high)
+    # of halves, whose differences are finite; the quotient is the same
+    maps, low, high = maps / 2, low / 2, high / 2
     # differences that are only rounding must not be blown up to look like attention
     contrast = high - low > 1e-5 * torch.maximum(high.abs(), low.abs())
     return torch.where(contrast, (maps - low) / torch.where(contrast, high - low, 1.0), 0.0)
@@ -56,7 +58,7 @@ def centre_maps(maps: torch.Tensor) -> torch.Tensor:
     """
     maps = maps if maps.dtype == torch.float64 else maps.float()
     limit = maps.abs().amax(dim=(2, 3), keepdim=True)
-    return 0.5 + maps / torch.where(limit > 0, 2 * limit, 1.0)
+    return 0.5 + maps / torch.where(limit > 0, limit, 1.0) / 2
 
 
 def overlay_maps(

@@ -19,7 +19,7 @@ from ..networks.network import AttentionBranchNet
 from ..networks.split_network import SplitNetwork
 from ..timm_private import update_model_args
 from . import cifar_backbones, cifar_densenet, cifar_wide_resnet  # noqa: F401  registers the 32x32 backbones
-from .training_checkpoints import recorded_of_backbone
+from .training_checkpoints import note_record, recorded_of_backbone
 
 WEIGHTS = Path(__file__).parents[1] / 'weights'
 
@@ -58,8 +58,10 @@ def create_network(
         kwargs.pop('pretrained_backbone', None)  # the weights of the whole network replace them anyway
     chosen: dict[str, Any] = {}
     data_config: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     if isinstance(kwargs.get('pretrained_backbone'), str):
-        recorded, data_config = recorded_of_backbone(kwargs['backbone'], Path(kwargs['pretrained_backbone']))
+        path = Path(kwargs['pretrained_backbone'])
+        recorded, data_config, settings = recorded_of_backbone(kwargs['backbone'], path)
         chosen = {name: value for name, value in recorded.items() if name not in kwargs}
         kwargs.update(chosen)
 
@@ -77,6 +79,8 @@ def create_network(
         network: Any = model
         update_model_args(network, **chosen)
         network.pretrained_cfg = dict(network.pretrained_cfg, **data_config)
+        if settings and not network.config.multi_task:
+            note_record(network, settings, path)
     return model
 
 

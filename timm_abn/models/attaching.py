@@ -1,6 +1,7 @@
 """An attention branch attached to a model of timm, with timm's weights or fine-tuned ones."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,10 +10,12 @@ import torch
 from timm.models import PretrainedCfg, get_pretrained_cfg
 
 from ..attached.network import AttachedNet
+from ..checkpoint_files import CheckpointError
 from ..errors import TimmAbnError, suggest
-from ..hub.state_dicts import CheckpointError, fingerprint_of
+from ..hub.state_dicts import fingerprint_of
 from ..networks.split_network import HALVES
 from .creating import ModelError, create_model
+from .told import Told
 from .training_checkpoints import OF_BACKBONE, recorded_of_backbone
 
 __all__ = ['MODEL', 'AttachedModel', 'attach', 'backbone_fingerprint', 'with_backbone', 'without_backbone']
@@ -39,15 +42,18 @@ def attach(
     checkpoint: Path | None = None,
     pretrained: bool = False,
     model_kwargs: Mapping[str, Any] | None = None,
+    told: Told | None = None,
 ) -> AttachedModel:
     """Attach an attention branch to a model of timm, which stays as it is: the map explains it, and does not gate.
 
     The weights are timm's (``pretrained``), or those of a checkpoint: what timm's training script wrote, whose recorded
-    arguments and preparation of images are taken over where ``model_kwargs`` say nothing else, or weights alone.
+    arguments and preparation of images are taken over where ``model_kwargs`` and ``told`` say nothing else, or weights
+    alone.
 
     Raises:
         TimmAbnError: There is no such model, or there are no weights that fit; the message is one line.
     """
+    told = told or Told()
     if not timm.is_model(backbone.split('.')[0]):
         raise ModelError(f'{backbone} is no model; {suggest(backbone, timm.list_models(), "see timm.list_models()")}')
     if backbone.startswith('abn'):
@@ -59,14 +65,20 @@ def attach(
         backbone = f'{cfg.architecture}.{cfg.tag}' if cfg.tag else backbone
         arguments: dict[str, Any] = dict(num_classes=cfg.num_classes)
     else:
-        arguments = dict(recorded_of_backbone(backbone, checkpoint)[0])
+        recorded, _, settings = recorded_of_backbone(backbone, checkpoint)
+        arguments = dict(recorded)
     of_weights = arguments.get('num_classes')
     arguments.update(model_kwargs or {}, backbone=backbone)
     if pretrained and arguments['num_classes'] == of_weights:  # else the classifier is a new one, which timm has not
         arguments['pretrained_backbone'] = True
     weights = pretrained if checkpoint is None else str(checkpoint)
-    model = create_model(MODEL, dict(arguments, pretrained_backbone=weights))
+    model = told.build(partial(create_model, MODEL), dict(arguments, pretrained_backbone=weights))
     assert isinstance(model, AttachedNet)
+    told.note(model)
+    if checkpoint is not None:
+        told.warn(model, settings, checkpoint)
+    if size := model._model_args.get('img_size'):
+        arguments['img_size'] = size
     origin = 'pretrained weights' if checkpoint is None else 'weights of a file'
     return AttachedModel(model, arguments, origin + OF_BACKBONE)
 

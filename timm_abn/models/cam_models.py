@@ -23,6 +23,7 @@ from ..maps.explanation import Explanation
 from ..maps.operations import normalize_maps
 from ..networks.attention_stage import set_stride_one
 from ..networks.scripting import ignored_by_torchscript
+from ..records import answers, are_exclusive
 from ..split.families.convolutional import CAM_WIDTH
 from .cifar_backbones import CifarResNet, build_cifar, cifar_cfg
 
@@ -65,12 +66,15 @@ class ClassActivationMapping:
         class_maps = F.conv2d(features, classifier.weight[:, :, None, None], classifier.bias)
         logits = model.forward_head(features)
         height, width = class_maps.shape[2:]
-        index = logits.argmax(dim=1)[:, None, None, None].expand(-1, 1, height, width)
-        predicted = class_maps.gather(1, index)  # indexing with arange would fix the batch size of an exported graph
+        exclusive = are_exclusive(model)
+        index = answers(logits, exclusive).argmax(dim=1)[:, None, None, None].expand(-1, 1, height, width)
+        # indexing with arange would fix the batch size of an exported graph
+        predicted = answers(class_maps, exclusive).gather(1, index)
         return Explanation(
             logits=logits,
             attention_map=normalize_maps(predicted).to(logits.dtype),
             class_maps=class_maps,
+            exclusive=exclusive,
         )
 
 

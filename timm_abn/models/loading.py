@@ -1,6 +1,8 @@
 """Loading trained models: by name, from an address, or from a checkpoint."""
 
+import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import timm
 import torch.nn as nn
 
 from ..attached.network import AttachedNet
+from ..checkpoint_files import read_checkpoint, training_settings
 from ..errors import suggest
 from ..hub.published import no_weights
 from ..hub.state_dicts import check_state_dict
@@ -16,18 +19,20 @@ from ..networks.split_network import SplitNetwork
 from .attaching import with_backbone
 from .cam_models import ClassActivationMapping
 from .creating import ModelError, create_model
+from .told import Told
 from .training_checkpoints import (
     OWN_MODULES,
-    check_model_of,
     class_names_of,
     data_config_of,
     model_arguments,
-    read_checkpoint,
-    training_settings,
+    model_of,
+    note_record,
+    recorded_model,
 )
 
 __all__ = ['EXPLAINING', 'load_classifier', 'load_model', 'model_names', 'untrained_model']
 
+_TOLD = tuple(field.name for field in dataclasses.fields(Told))
 EXPLAINING = (SplitNetwork, ClassActivationMapping)  # classes of models that explain themselves
 
 
@@ -37,24 +42,26 @@ def model_names(pattern: str = '') -> list[str]:
 
 
 def load_model(
-    name_or_address: str,
+    name_or_address: str | None = None,
     /,
     checkpoint: str | Path | None = None,
     **model_kwargs: Any,
 ) -> nn.Module:
     """Return a model with trained weights, in evaluation mode.
 
-    A checkpoint of timm's training script records which arguments the model had, and how images were prepared.
+    A checkpoint of timm's training script records its model, the arguments that this had, and how images were prepared.
 
     Args:
         name_or_address: Name of an ABN or a CAM baseline, with or without a tag, or a 'hf-hub:' or 'local-dir:'
-            address.
+            address; None if the checkpoint says it.
         checkpoint: File of weights (.safetensors, or what ``torch.save`` writes); None for the pretrained ones.
-        **model_kwargs: Arguments of ``timm.create_model``, which come before those of the checkpoint.
+        **model_kwargs: Arguments of ``timm.create_model``, and ``img_size``, ``mean``, ``std`` and ``probabilities``
+            ('softmax', or 'sigmoid' of labels that do not exclude each other); all come before what the weights record.
 
     Raises:
         TimmAbnError: There is no such model, or there are no weights that fit; the message is one line.
     """
+    name_or_address = _name_of(name_or_address, checkpoint)
     if ':' not in name_or_address:
         _check_name(name_or_address)
     model = load_classifier(name_or_address, checkpoint, **model_kwargs)
@@ -66,7 +73,7 @@ def load_model(
 
 
 def load_classifier(
-    name_or_address: str,
+    name_or_address: str | None = None,
     /,
     checkpoint: str | Path | None = None,
     **model_kwargs: Any,
@@ -76,15 +83,18 @@ def load_classifier(
     Raises:
         TimmAbnError: There is no such model, or there are no weights that fit; the message is one line.
     """
-    name = name_or_address
+    name = _name_of(name_or_address, checkpoint)
+    told = Told(**{key: model_kwargs.pop(key) for key in _TOLD if key in model_kwargs})
     if ':' not in name:
         _check_exists(name)
         _check_tag(name)
     if checkpoint is not None:
-        return _load_checkpoint(name, Path(checkpoint), model_kwargs).eval()
+        return _load_checkpoint(name, Path(checkpoint), model_kwargs, told).eval()
     if ':' not in name:
         _check_has_weights(name, model_kwargs.get('num_classes'))
-    return create_model(name, dict(model_kwargs, pretrained=True)).eval()
+    model = told.build(partial(create_model, name), dict(model_kwargs, pretrained=True))
+    told.note(model)
+    return model.eval()
 
 
 def untrained_model(name: str, /, **model_kwargs: Any) -> nn.Module:
@@ -97,11 +107,20 @@ def untrained_model(name: str, /, **model_kwargs: Any) -> nn.Module:
     return create_model(name, model_kwargs).eval()
 
 
-def _load_checkpoint(name: str, path: Path, model_kwargs: Mapping[str, Any]) -> nn.Module:
+def _name_of(name: str | None, checkpoint: str | Path | None) -> str:
+    if name is not None:
+        return name
+    if checkpoint is None:
+        raise ModelError('name a model (--model NAME), or pass a checkpoint that does (--checkpoint FILE).')
+    return recorded_model(Path(checkpoint))
+
+
+def _load_checkpoint(name: str, path: Path, model_kwargs: Mapping[str, Any], told: Told) -> nn.Module:
     weights, metadata = read_checkpoint(path)
     settings = training_settings(metadata)
-    check_model_of(settings, name, path)
-    model: Any = create_model(name, model_arguments(name, settings, model_kwargs, weights, path))
+    name = model_of(settings, name, path)
+    arguments = model_arguments(name, settings, model_kwargs, weights, path)
+    model: Any = told.build(partial(create_model, name), arguments)
     if isinstance(model, AttachedNet):
         weights = with_backbone(weights, model, settings.get('backbone_sha256'), path)
     if isinstance(model, SplitNetwork):
@@ -109,10 +128,13 @@ def _load_checkpoint(name: str, path: Path, model_kwargs: Mapping[str, Any]) -> 
     check_state_dict(weights, model.state_dict(), name, path)
     model.load_state_dict(weights)
     if settings:
+        note_record(model, settings, path)
         model.pretrained_cfg = dict(model.pretrained_cfg, **data_config_of(settings, model, path))
+    told.note(model)
+    told.warn(model, settings, path)
     names = class_names_of(settings, model.num_classes, path)
     if names:
-        model.pretrained_cfg = dict(model.pretrained_cfg, num_classes=len(names), label_names=names)
+        model.pretrained_cfg = dict(model.pretrained_cfg, num_classes=model.num_classes, label_names=names)
     return model
 
 
@@ -120,10 +142,10 @@ def _check_name(name: str) -> None:
     architecture = name.partition('.')[0]
     names = model_names()
     if architecture not in names:
-        abn = f'abn_{architecture}'
-        hint = f'did you mean {abn}?' if abn in names else suggest(architecture, names, otherwise='see timm-abn list')
-        reason = 'is not an Attention Branch Network' if timm.is_model(architecture) else 'is no model'
-        raise ModelError(f'{name} {reason}; {hint}')
+        if timm.is_model(architecture):
+            instead = 'timm-abn attach gives it a map, timm-abn compare shows what other methods say of it as it is.'
+            raise ModelError(f'{name} is not an Attention Branch Network: {instead}')
+        raise ModelError(f'{name} is no model; {suggest(architecture, names, otherwise="see timm-abn list")}')
 
 
 def _check_exists(name: str) -> None:

@@ -13,8 +13,9 @@ import torch
 import torch.nn as nn
 from timm.models import ResNet
 
+from ..checkpoint_files import CheckpointError
 from ..errors import TimmAbnError, suggest
-from ..hub.state_dicts import CheckpointError, check_state_dict, list_some
+from ..hub.state_dicts import check_state_dict, list_some
 from ..networks.network import AttentionBranchNet
 from .cifar_backbones import CifarResNet
 from .cifar_densenet import CifarDenseNet

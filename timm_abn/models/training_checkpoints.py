@@ -1,35 +1,33 @@
-"""Reading a checkpoint: its weights, and what it says of the network that they belong to."""
+"""What a checkpoint says of the network that its weights belong to, and of its images."""
 
-import argparse
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from safetensors.torch import load_file
 from timm.data import resolve_data_config
-from timm.models import clean_state_dict, is_model_in_modules
+from timm.models import is_model_in_modules
 
-from ..errors import one_line
+from ..checkpoint_files import CheckpointError, read_checkpoint, training_settings
+from ..errors import TimmAbnError
 from ..hub.config import HubError, check_entries
 from ..hub.published import ARGUMENTS_OF_WEIGHTS
-from ..hub.state_dicts import CheckpointError
 from ..networks.gate import recorded_gate
-from ..timm_private import torch_load
+from ..records import Record, set_record
 
 __all__ = [
     'OF_BACKBONE',
     'OWN_MODULES',
-    'check_model_of',
     'class_names_of',
     'data_config_of',
     'model_arguments',
+    'model_of',
+    'note_record',
     'origin_of',
-    'read_checkpoint',
-    'read_checkpoint_file',
+    'recorded_model',
     'recorded_of_backbone',
-    'training_settings',
 ]
 
 OWN_MODULES = ('abn_models', 'attached_models')  # of networks with an attention branch
@@ -37,48 +35,6 @@ _OF_PLAIN_NAMES = dict(mechanism='residual', hard_attention=1.0)
 OF_BACKBONE = ', for the backbone'  # how the origin of weights ends that are not of the whole network
 _CLASS_WEIGHT = 'attention_branch.class_norm.weight'  # one per class
 _TASK_WEIGHT = 'attention_branch.map_conv.weight'  # a row per task, of networks that have no weight of classes
-
-
-def read_checkpoint_file(path: Path) -> Mapping[str, Any]:
-    """Return all that a checkpoint holds, as it was written, without running code from it.
-
-    Raises:
-        CheckpointError: It is not there, damaged, or holds other things than tensors and plain values.
-    """
-    if not path.is_file():
-        raise CheckpointError(f'there is no checkpoint {path}')
-    try:
-        checkpoint = load_file(path) if path.suffix == '.safetensors' else torch_load(str(path))
-    except Exception as error:  # on damaged files torch.load raises errors of a dozen types
-        raise CheckpointError(f'{path} is no checkpoint, or damaged: {one_line(error)}') from None
-    if not isinstance(checkpoint, Mapping):
-        raise CheckpointError(f'{path} is no checkpoint of a model: it holds a {type(checkpoint).__name__}')
-    return checkpoint
-
-
-def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], Mapping[str, Any]]:
-    """Return the weights of a checkpoint, averaged ones where there are some, and what lies beside them.
-
-    Raises:
-        CheckpointError: See ``read_checkpoint_file``; or it holds no weights.
-    """
-    checkpoint = read_checkpoint_file(path)
-    # where timm looks for weights, and in which order
-    averaged = [checkpoint[key] for key in ('state_dict_ema', 'model_ema') if checkpoint.get(key) is not None]
-    weights = [*averaged, *(checkpoint[key] for key in ('state_dict', 'model') if key in checkpoint), checkpoint][0]
-    if not isinstance(weights, Mapping):
-        raise CheckpointError(f'{path} is no checkpoint of a model: its weights are a {type(weights).__name__}')
-    strangers = [key for key, value in weights.items() if not (isinstance(key, str) and torch.is_tensor(value))]
-    if strangers or not weights:
-        found = ', '.join(map(str, strangers[:3])) or 'nothing'
-        raise CheckpointError(f'{path} is no checkpoint of a model: it holds {found}')
-    return clean_state_dict(dict(weights)), {} if path.suffix == '.safetensors' else checkpoint
-
-
-def training_settings(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of timm's training script that lie beside the weights of a checkpoint, if any."""
-    settings = metadata.get('args')
-    return vars(settings) if isinstance(settings, argparse.Namespace) else {}
 
 
 def model_arguments(
@@ -127,15 +83,38 @@ def model_arguments(
     return arguments
 
 
-def check_model_of(settings: Mapping[str, Any], name: str, path: Path) -> None:
-    """Raise CheckpointError if a checkpoint says that it is of another model; at an address there may be any."""
-    trained = settings.get('model')
-    if trained and ':' not in name and str(trained).split('.')[0] != name.split('.')[0]:
-        raise CheckpointError(f'{path} is a checkpoint of {trained}, not of {name}.')
+def model_of(settings: Mapping[str, Any], name: str | None, path: Path) -> str:
+    """Return the name of the model of a checkpoint: ``name`` if it is given, else what the settings say.
+
+    At an address there may be any model, and ``abn`` is any Attention Branch Network.
+
+    Raises:
+        CheckpointError: The settings say nothing, or another name.
+    """
+    trained = str(settings.get('model') or '')
+    if name is None:
+        if not re.fullmatch(r'[\w.]+', trained):
+            said = f'is of {trained}' if re.fullmatch(r'[\w.:/@-]+', trained) else 'does not say what model it is of'
+            raise CheckpointError(f'{path} {said}: pass --model NAME.')
+        return trained
+    if not trained or ':' in name or trained.split('.')[0] == name.split('.')[0]:
+        return name
+    if name == 'abn' and trained.startswith('abn_'):
+        return trained
+    raise CheckpointError(f'{path} is a checkpoint of {trained}, not of {name}.')
 
 
-def recorded_of_backbone(name: str, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what a checkpoint says of the backbone that it is of: its arguments, and how images were prepared.
+def recorded_model(path: Path) -> str:
+    """Return the name of the model that a checkpoint is of, as it says itself.
+
+    Raises:
+        CheckpointError: It cannot be read, or does not say so.
+    """
+    return model_of(training_settings(read_checkpoint(path)[1]), None, path)
+
+
+def recorded_of_backbone(name: str, path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Return what a checkpoint says of the backbone that it is of: its arguments, how images were prepared, settings.
 
     It is what timm's training script wrote, or weights alone, which say less.
 
@@ -144,12 +123,25 @@ def recorded_of_backbone(name: str, path: Path) -> tuple[dict[str, Any], dict[st
     """
     weights, metadata = read_checkpoint(path)
     settings = training_settings(metadata)
-    check_model_of(settings, name, path)
+    model_of(settings, name, path)
     arguments = model_arguments(name, settings, {}, weights, path)
     if not settings:
-        return arguments, {}
+        return arguments, {}, {}
     backbone = timm.create_model(name, device=torch.device('meta'), **arguments)
-    return arguments, data_config_of(settings, backbone, path)
+    return arguments, data_config_of(settings, backbone, path), settings
+
+
+def note_record(model: torch.nn.Module, settings: Mapping[str, Any], path: Path) -> None:
+    """Note with a model what the settings of its training say that timm's configuration has no place for.
+
+    Raises:
+        CheckpointError: It makes no sense.
+    """
+    kind = 'sigmoid' if settings.get('task') == 'multilabel' else None
+    try:
+        set_record(model, Record.take(dict(dict(probabilities=kind), **settings)))
+    except TimmAbnError as error:
+        raise CheckpointError(f'{path}: {error}') from None
 
 
 def _arguments_of_weights(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,7 +168,7 @@ def class_names_of(settings: Mapping[str, Any], num_classes: int, path: Path) ->
     if names is None:
         return None
     _check_recorded(dict(label_names=names, num_classes=len(names) if isinstance(names, list) else 0), {}, path)
-    return list(names) if len(names) == num_classes else None
+    return list(names) if len(names) in (num_classes, 2 if num_classes == 1 else num_classes) else None
 
 
 def origin_of(settings: Mapping[str, Any]) -> str:

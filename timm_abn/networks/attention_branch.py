@@ -148,10 +148,11 @@ class AttentionBranch(nn.Module):
         logits: torch.Tensor,
         attention_map: torch.Tensor,
         class_features: torch.Tensor,
+        **known: bool,
     ) -> Explanation:
         """Return what the network says of its prediction, logits (B, K), made under this map from these features."""
         class_maps = self.class_maps(class_features)
-        return self.explanation_class(logits, attention_map, class_maps.mean(dim=(2, 3)), class_maps)
+        return self.explanation_class(logits, attention_map, class_maps.mean(dim=(2, 3)), class_maps, **known)
 
     def forward(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return ``(attention_map, attention_logits)`` of features at the cut, shape (B, C, h, w)."""

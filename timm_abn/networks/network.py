@@ -16,6 +16,7 @@ import torch.fx
 import torch.nn as nn
 
 from ..maps.explanation import Explanation
+from ..records import are_exclusive
 from ..split import Features
 from .attention_branch import AttentionBranch
 from .given_maps import given_or_predicted
@@ -104,7 +105,7 @@ class AttentionBranchNet(SplitNetwork):
 
         Args:
             x: Images, shape (B, in_chans, H, W).
-            attention: Attention map to use instead of the predicted one, shape (B, 1, h, w).
+            attention: Attention map to use instead of the predicted one, shape (B, 1, h, w), of any floating type.
         """
         if self.attention_branch is None:  # pruned: nothing is left to attend to
             return self.forward_perception(self.extract(x))
@@ -145,8 +146,10 @@ class AttentionBranchNet(SplitNetwork):
 
         Raises:
             TimmAbnError: The model is in training mode, has lost its attention branch to
-                ``prune_intermediate_layers``, or an argument has the wrong shape.
+                ``prune_intermediate_layers``, an argument has the wrong shape, or a given map values that none has.
         """
-        self.check_explainable(images)
+        self.check_explainable(images, attention)
         seen = self.forward_pass(images, attention)
-        return self.attention_branch.explanation(seen.logits, seen.attention_map, seen.class_features)
+        return self.attention_branch.explanation(
+            seen.logits, seen.attention_map, seen.class_features, exclusive=are_exclusive(self)
+        )

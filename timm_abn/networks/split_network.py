@@ -19,7 +19,7 @@ from ..timm_private import feature_take_indices, update_model_input_size
 from .config import AbnConfig
 from .feature_layout import feature_layout
 from .gate import Gate, check_records
-from .given_maps import check_attention, given_or_predicted, is_fx_proxy
+from .given_maps import check_attention, check_values, given_or_predicted, is_fx_proxy
 from .parts import Parts
 from .scripting import ignored_by_torchscript
 
@@ -107,7 +107,7 @@ class SplitNetwork(nn.Module):
         check_attention(
             attention, [maps.shape[0], self.attention_branch.num_maps, maps.shape[2] * scale, maps.shape[3] * scale]
         )
-        return attention
+        return attention.to(maps)
 
     def attended(self, features: Features, images: torch.Tensor, attention: torch.Tensor | None) -> Features:
         """Return the features that the second half is given, gated, shape (B, ...), of several tasks (B * T, ...)."""
@@ -137,14 +137,16 @@ class SplitNetwork(nn.Module):
         return self.perception_branch.forward_head(x, pre_logits=pre_logits)
 
     @ignored_by_torchscript
-    def check_explainable(self, images: torch.Tensor) -> None:
-        """Raise TimmAbnError unless ``explain`` can explain the prediction for these images."""
+    def check_explainable(self, images: torch.Tensor, attention: torch.Tensor | None = None) -> None:
+        """Raise TimmAbnError unless ``explain`` can explain the prediction for these images, under a given map."""
         if self.training:
             raise TimmAbnError('explain() needs evaluation mode; call model.eval() first.')
         if images.ndim != 4 or images.shape[1] != self.in_chans:
             raise TimmAbnError(f'images must have shape (B, {self.in_chans}, H, W), got {tuple(images.shape)}.')
         if self.attention_branch is None:
             raise TimmAbnError('explain() needs the attention branch, which prune_intermediate_layers() has removed.')
+        if attention is not None:
+            check_values(attention, self.config.attention_map)
 
     @ignored_by_torchscript
     def forward_intermediates(

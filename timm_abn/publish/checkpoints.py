@@ -7,21 +7,24 @@ from typing import Any
 import timm
 import torch
 
+from ..checkpoint_files import CheckpointError, read_checkpoint, training_settings
 from ..data.class_names import read_class_names
 from ..hub.building import build_without_memory
 from ..hub.config import check_entries
-from ..hub.state_dicts import CheckpointError, check_state_dict
+from ..hub.state_dicts import check_state_dict
 from ..models.attaching import with_backbone
 from ..models.creating import create_model
 from ..models.loading import EXPLAINING
+from ..models.told import Told
 from ..models.training_checkpoints import (
     class_names_of,
     data_config_of,
     model_arguments,
+    model_of,
+    note_record,
     origin_of,
-    read_checkpoint,
-    training_settings,
 )
+from ..records import num_answers
 from .folder import save_hub_folder
 from .model_card import Row, model_card, result_table
 from .model_facts import facts_of
@@ -53,36 +56,40 @@ def save_checkpoint_folder(
     label_names: Path | None = None,
     license: str = 'unknown',
     scores: Path | None = None,
+    told: Told | None = None,
 ) -> None:
     """Write what ``save_hub_folder`` writes of a checkpoint of timm's training script, or of weights alone.
 
     ``title`` and ``address`` (for ``timm.create_model``) are of the place where the folder will lie. What the
-    checkpoint records of its model, its arguments and its classes holds where nothing else is given. ``scores`` is the
-    ``summary.json`` that ``timm-abn evaluate`` wrote of these weights.
+    checkpoint records of its model, its arguments and its classes holds where nothing else is given or ``told``.
+    ``scores`` is the ``summary.json`` that ``timm-abn evaluate`` wrote of these weights.
 
     Raises:
         TimmAbnError: The checkpoint is damaged, or not one of the model, or there is no such model; or the scores are
             of other weights.
     """
+    told = told or Told()
     weights, metadata = read_checkpoint(path)
     settings = training_settings(metadata)
-    name = name or settings.get('model')
-    if not name:
-        raise CheckpointError(f'{path} does not say what model it is of; name it with --model')
+    name = model_of(settings, name, path)
     arguments = model_arguments(name, settings, model_kwargs or {}, weights, path)
     if arguments.pop('pretrained_backbone', False):  # the checkpoint holds the branch alone, the Hub gets all
         network: Any = create_model(name, dict(arguments, pretrained_backbone=True))
         weights = with_backbone(weights, network, settings.get('backbone_sha256'), path)
-    model = _network_of(name, arguments, path)
+    model: Any = told.build(lambda arguments: _network_of(name, arguments, path), arguments)
     check_state_dict(weights, model.state_dict(), name, path)
-    data_config = data_config_of(settings, model, path) if settings else None
+    if settings:
+        note_record(model, settings, path)
+    told.note(model)
+    told.warn(model, settings, path)
+    data_config = {**(data_config_of(settings, model, path) if settings else {}), **told.data_config(model)} or None
     facts = facts_of(model, data_config['input_size'] if data_config else None)
     # safetensors holds contiguous tensors only, and --channels-last makes others
     model.load_state_dict({key: tensor.contiguous() for key, tensor in weights.items()}, assign=True)
     shipped = _is_shipped(name, weights)
     cfg: dict[str, Any] = dict(num_classes=model.num_classes, tag=None, license=license)
     recorded = class_names_of(settings, model.num_classes, path)
-    names = read_class_names(label_names, model.num_classes) if label_names else recorded
+    names = read_class_names(label_names, num_answers(model)) if label_names else recorded
     if names or not shipped:  # those of the model's own weights need not be those of the checkpoint
         cfg['label_names'] = names
     if not shipped:  # the authors' repository is where the architecture comes from

@@ -14,6 +14,7 @@ from timm.models import save_for_hf
 from ..hub.building import check_folder
 from ..hub.config import HubError, read_config
 from ..hub.download import CONFIG_NAME, WEIGHTS_NAME, one_line_errors
+from ..records import record_of
 from .model_card import readdress
 
 __all__ = ['CARD_NAME', 'SPACE_NAMES', 'check_repository_name', 'copy_hub_folder', 'publish_folder', 'save_hub_folder']
@@ -49,7 +50,7 @@ def save_hub_folder(
     save_for_hf(
         model,
         str(folder),
-        model_config=dict(pretrained_cfg=dict(pretrained_cfg or {})),
+        model_config=dict(pretrained_cfg=dict(pretrained_cfg or {}), **record_of(model).entries()),
         data_config=dict(data_config) if data_config else None,
         safe_serialization=True,
     )

@@ -20,12 +20,12 @@ from timm.optim import param_groups_weight_decay
 from timm.utils import random_seed
 from torch.utils.data import DataLoader
 
+from ..checkpoint_files import CheckpointError, read_checkpoint_file
 from ..data.images import Preprocessing
 from ..data.photos import Photos, PhotosDataset
 from ..explain.sheets import draw_overlay_sheet, input_picture
-from ..hub.state_dicts import CheckpointError
 from ..models.attaching import MODEL, AttachedModel, backbone_fingerprint, with_backbone, without_backbone
-from ..models.training_checkpoints import read_checkpoint_file
+from ..records import answers, are_exclusive, record_of
 from ..staging import staged_files
 from .errors import TrainingError
 from .faithful import AttachedTraining, complement_of, greatest_half, mask_images
@@ -66,7 +66,7 @@ def train_attached(
     depend on seed and epoch alone. ``names`` are those of the classes, for the sheets.
 
     Raises:
-        TrainingError: There are fewer photos than a batch has.
+        TrainingError: There are fewer photos than a batch has, or folders cannot be the labels of the model.
         TimmAbnError: A photo cannot be read, or the checkpoint to continue from is of another run.
     """
     if len(photos.training) < settings.batch_size:
@@ -74,6 +74,8 @@ def train_attached(
             f'there are {len(photos.training)} photos to train on, fewer than a batch of {settings.batch_size}: pass a '
             f'smaller --batch-size.'
         )
+    if photos.classes and not are_exclusive(attached.model):
+        raise TrainingError('the labels of this model do not exclude each other, and a folder names one: --unlabelled.')
     run = _Run(attached, photos, settings, device)
     rows = run.resume(folder) if resume else []
     for epoch in range(len(rows), settings.epochs):
@@ -89,7 +91,7 @@ class _Run:
 
     def __init__(self, attached: AttachedModel, photos: Photos, settings: AttachSettings, device: torch.device) -> None:
         self.model, self.is_of_timm = attached.model.to(device), attached.is_of_timm
-        self.settings, self.device = settings, device
+        self.settings, self.device, self.exclusive = settings, device, are_exclusive(self.model)
         self.preprocessing = Preprocessing(self.model)
         see = partial(_see, self.preprocessing)  # without the box
         self.training, self.validation = PhotosDataset(photos.training, see), PhotosDataset(photos.validation, see)
@@ -112,6 +114,7 @@ class _Run:
             in_chans=self.model.in_chans,
             label_names=list(classes) or None,
             origin=attached.origin,
+            **record_of(self.model).entries(),
             **(dict(backbone_sha256=backbone_fingerprint(self.model)) if attached.is_of_timm else {}),
             eval_metric='share of predictions that the map keeps',
             **{key: list(value) if isinstance(value, tuple) else value for key, value in config.items()},
@@ -139,6 +142,13 @@ class _Run:
             bar.set_postfix({name.partition('_')[2]: f'{value / (step + 1):.3f}' for name, value in sums.items()})
         return {name: round(value / self.steps, 5) for name, value in sums.items()}
 
+    def _questions(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return logits of the answers to each question: of an image one, (B, K), of K labels K, (B * K, 2)."""
+        return answers(logits if self.exclusive else logits.reshape(-1, 1), True)
+
+    def _answers(self, logits: torch.Tensor) -> torch.Tensor:
+        return self._questions(logits).argmax(dim=1)
+
     def _set_lr(self, step: int) -> None:
         total = self.steps * self.settings.epochs
         warmup = max(round(WARMUP * total), 1)
@@ -148,7 +158,9 @@ class _Run:
     def _step(self, images: torch.Tensor, labels: torch.Tensor | None) -> Row:
         terms: dict[str, torch.Tensor] = {}
         self.criterion.watch = lambda found, _: terms.update(found)
-        loss = self.criterion(self.trainable(images), labels)
+        output = self.trainable(images)
+        questions = {name: self._questions(getattr(output, name)) for name in _LOGITS}
+        loss = self.criterion(output._replace(**questions), labels)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -162,15 +174,17 @@ class _Run:
         for images, labels in DataLoader(self.validation, self.settings.batch_size, num_workers=self.settings.workers):
             images = images.to(self.device)
             explanation = self.model.explain(images)
-            predicted, kept = explanation.logits.argmax(dim=1), greatest_half(explanation.attention_map)
+            predicted, kept = self._answers(explanation.logits), greatest_half(explanation.attention_map)
             found: Row = {}
             for name, shown in (('eval_kept', kept), ('eval_removed', complement_of(kept, False))):
-                answers = self.model(mask_images(images, shown, 'blur')).argmax(dim=1)
-                found[name] = (answers == predicted).sum().item()
+                same = self._answers(self.model(mask_images(images, shown, 'blur'))) == predicted
+                found[name] = same.float().mean().item() * len(images)
             if bool((labels >= 0).all()):
                 assert explanation.attention_logits is not None
                 found['eval_top1'] = (predicted.cpu() == labels).sum().item()
-                found['eval_attention_top1'] = (explanation.attention_logits.argmax(dim=1).cpu() == labels).sum().item()
+                found['eval_attention_top1'] = (
+                    (self._answers(explanation.attention_logits).cpu() == labels).sum().item()
+                )
             sums = {name: sums.get(name, 0.0) + value for name, value in found.items()}
         return {name: round(value / len(self.validation), 5) for name, value in sums.items()}
 
@@ -240,6 +254,7 @@ class _Run:
         return list(checkpoint['rows'])
 
 
+_LOGITS = ('logits', 'attention_logits', 'masked_logits', 'complement_logits')
 _DATA_KEYS = ('input_size', 'interpolation', 'mean', 'std', 'crop_pct', 'crop_mode')
 
 

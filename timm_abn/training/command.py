@@ -212,6 +212,7 @@ def _prepare_training(settings: argparse.Namespace) -> None:
     extend_timm_loader(settings.seed, settings.crop_mode, masks)
     extend_timm_saver(
         label_names=settings.class_names,
+        probabilities='sigmoid' if settings.task == 'multilabel' or settings.num_classes == 1 else 'softmax',
         crop_mode=settings.crop_mode,
         origin=origin_of(settings.recorded) if settings.resume else origin,
     )

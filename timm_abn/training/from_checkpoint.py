@@ -9,14 +9,9 @@ import timm
 import torch
 import torch.nn as nn
 
+from ..checkpoint_files import read_checkpoint, training_settings
 from ..hub.state_dicts import check_state_dict
-from ..models.training_checkpoints import (
-    check_model_of,
-    data_config_of,
-    model_arguments,
-    read_checkpoint,
-    training_settings,
-)
+from ..models.training_checkpoints import data_config_of, model_arguments, model_of
 from .errors import TrainingError
 from .models import check_model
 from .run_settings import flags_of
@@ -46,11 +41,7 @@ def arguments_of_checkpoint(script: str, settings: argparse.Namespace) -> list[s
     path = Path(given)
     weights, metadata = read_checkpoint(path)
     recorded = training_settings(metadata)
-    if 'model' not in settings.said:
-        if not recorded.get('model'):
-            raise TrainingError(f'{path} does not say what model it is of: pass --model.')
-        settings.model = str(recorded['model'])
-    check_model_of(recorded, settings.model, path)
+    settings.model = model_of(recorded, settings.model if 'model' in settings.said else None, path)
     if ':' in settings.model or not timm.is_model(settings.model.split('.')[0]):
         return []
     settings.recorded, settings.trained_checkpoint = recorded, path

@@ -22,6 +22,7 @@ from ...data.samples import Sample, read_samples
 from ...errors import TimmAbnError
 from ...hub.state_dicts import fingerprint_of
 from ...networks.network import AttentionBranchNet
+from ...records import are_exclusive, num_answers
 from ...staging import staged_files
 from ..methods import create_explainer
 from ..metrics import (
@@ -111,9 +112,7 @@ def evaluate(
         wait_for_all()
         if rank:
             return None
-        num_classes: Any = model.num_classes
-        if getattr(getattr(model, 'attention_branch', None), 'num_maps', 1) > 1:
-            num_classes = 0  # labels of several tasks are no classes
+        num_classes = num_answers(model) if are_exclusive(model) else 0  # else labels are no classes
         evaluation = put_together(parts, settings, num_classes)
         write_evaluation(place, evaluation)
         return evaluation
@@ -208,7 +207,7 @@ def _reliance(
         indices.setdefault(sample.name, index)
     first = list(indices.values())
     labels = None
-    if model.attention_branch.num_maps == 1:
+    if are_exclusive(model):
         known = [samples[index].label for index in first]
         labels = torch.tensor([-1 if label is None else label for label in known], device=images.device)
     effects, _ = replacement_effects(model, images[first], labels, settings['batch_size'], settings['seed'])

@@ -9,7 +9,7 @@ from ...errors import TimmAbnError
 from ...models.cam_models import ClassActivationMapping
 from ...networks.split_network import SplitNetwork
 from .evaluation_copy import evaluation_copy
-from .explainer import Explainer, of_classes, target_classes
+from .explainer import Explainer
 
 __all__ = ['ClassMapExplainer']
 
@@ -33,4 +33,4 @@ class ClassMapExplainer(Explainer):
 
     def _maps(self, images: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
         explanation = self._model.explain(images)
-        return of_classes(explanation.class_maps, target_classes(explanation.logits, targets))
+        return explanation.class_map(targets)

@@ -1,11 +1,12 @@
 """What all explainers have in common: images and target classes in, one map per image out."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn as nn
 
 from ...errors import TimmAbnError
+from ...records import num_answers
 
 __all__ = ['Explainer', 'full_precision', 'of_classes', 'target_classes']
 
@@ -21,14 +22,13 @@ class Explainer:
 
     Attributes:
         name: What ``create_explainer`` knows it by.
-        num_classes: Number of classes, or of tasks, that targets are of; None if the model does not say.
+        num_classes: Number of answers that targets are of (``timm_abn.records``); None if the model does not say.
     """
 
     name: ClassVar[str]
 
     def __init__(self, model: nn.Module) -> None:
-        num_classes: Any = getattr(model, 'num_classes', None)
-        self.num_classes: int | None = num_classes
+        self.num_classes: int | None = num_answers(model) if hasattr(model, 'num_classes') else None
 
     def __call__(self, images: torch.Tensor, targets: torch.Tensor | None = None) -> torch.Tensor:
         """Return one map per image, shape (B, 1, h, w), in float32, on the device of the images.

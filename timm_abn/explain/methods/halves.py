@@ -10,6 +10,7 @@ from ...attached.network import AttachedNet
 from ...errors import TimmAbnError
 from ...networks.feature_layout import FeatureLayout, feature_layout
 from ...networks.split_network import SplitNetwork
+from ...records import answers, are_exclusive, probabilities_of
 from ...split import Features, as_features, cut_backbone
 from ...split.halves import join_halves
 from .evaluation_copy import evaluation_copy
@@ -26,6 +27,7 @@ class Halves:
         extractor: What comes before the attention map if there is one, else the first half.
         perception: The second half, of the backbone's own class.
         num_tasks: Number of tasks, each with a map of its own; 0 of a network for classes.
+        exclusive: Whether classes exclude each other.
         per_image: For each of the side inputs, whether it has a row for each image.
     """
 
@@ -33,6 +35,7 @@ class Halves:
     extractor: Any
     perception: Any
     num_tasks: int = 0
+    exclusive: bool = True
     per_image: Sequence[bool] = ()
 
     def __init__(self, backbone: nn.Module, layer: str | None) -> None:
@@ -64,8 +67,8 @@ class Halves:
         return as_features(self.extractor(images))
 
     def forward_perception(self, features: Features) -> torch.Tensor:
-        """Return logits, shape (B, K), of what ``extract`` returned, or a variation of it."""
-        return self.perception(features if features.side_inputs else features.x)
+        """Return logits of the answers, shape (B, K), of what ``extract`` returned, or a variation of it."""
+        return answers(self.perception(features if features.side_inputs else features.x), self.exclusive)
 
     def of_images(self, features: Features, images: torch.Tensor) -> Features:
         """Return the features of the images of these indices, which may be repeated."""
@@ -91,8 +94,8 @@ class Halves:
         return maps.permute(0, 2, 3, 1) if self.layout.layout == 'NHWC' else maps
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
-        """Return probabilities of the classes (softmax), or of a yes of each task (sigmoid), shape (B, K)."""
-        return logits.sigmoid() if self.num_tasks else logits.softmax(dim=1)
+        """Return probabilities of the answers, shape (B, K)."""
+        return probabilities_of(logits, self.exclusive)
 
 
 class _NetworkHalves(Halves):
@@ -190,6 +193,6 @@ def halves_of(model: nn.Module, layer: str | None = None) -> Halves:
         raise TimmAbnError(f'An explanation needs classes: {type(model).__name__} has num_classes=0.')
     with torch.inference_mode(False):
         duplicate = evaluation_copy(model)
-        if isinstance(model, SplitNetwork):
-            return _NetworkHalves(duplicate, layer)
-        return Halves(duplicate, layer)
+        halves = _NetworkHalves(duplicate, layer) if isinstance(model, SplitNetwork) else Halves(duplicate, layer)
+        halves.exclusive = are_exclusive(model)
+        return halves

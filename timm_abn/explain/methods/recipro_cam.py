@@ -17,7 +17,7 @@ class ReciproCamExplainer(Explainer):
     """Masks all but one place of the features, place by place, and asks the second half for the target's probability.
 
     What is left of the features is the paper's 3x3 Gaussian window around the place, cut off at the border. The map is
-    the softmax probability of the target by place (of a task, its sigmoid), stretched from least to greatest to [0, 1];
+    the probability of the target by place, stretched from least to greatest to [0, 1];
     a flat one becomes 0. Prefix tokens are kept. Features are those of ``GradCamExplainer``; where a layer norm reads
     them first (ConvNeXt at its default split) it undoes the window's weights, not its zeros.
     """

@@ -37,7 +37,8 @@ def deletion(
 
     Args:
         model: Any classifier, in evaluation mode, that takes images and returns logits (B, K). The probabilities are
-            the softmax of the logits, of a multi-task ABN their sigmoids.
+            the softmax of the logits; of labels or tasks, which do not exclude each other, their sigmoids; of one logit
+            those of no and yes, 1 - p and p (``timm_abn.records``).
         images: Normalised images, shape (B, C, H, W).
         maps: Shape (B, 1, h, w).
         targets: A class, or task, for each image; by default the most probable of the whole image.

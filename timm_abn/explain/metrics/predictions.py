@@ -6,8 +6,7 @@ import torch
 import torch.nn as nn
 
 from ...errors import TimmAbnError
-from ...maps.explanation import Explanation
-from ...networks.attention_branch import AttentionBranch
+from ...records import are_exclusive, probabilities_of
 
 __all__ = ['Explainer', 'Targets', 'predict', 'probability_function', 'resolve_targets']
 
@@ -16,15 +15,14 @@ Targets = torch.Tensor | Sequence[int]
 
 
 def probability_function(model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return what turns the logits of a model into probabilities: sigmoids of a multi-task ABN, else the softmax."""
-    branch = getattr(model, 'attention_branch', None)
-    kind = branch.explanation_class if isinstance(branch, AttentionBranch) else Explanation
-    return kind.probabilities_of
+    """Return what turns the logits of a model into probabilities (``timm_abn.records``), in float32."""
+    exclusive = are_exclusive(model)
+    return lambda logits: probabilities_of(logits.float(), exclusive)
 
 
 @torch.no_grad()
 def predict(model: nn.Module, images: torch.Tensor, batch_size: int) -> torch.Tensor:
-    """Return the probabilities of classes, or of tasks, shape (B, K), which a model in evaluation mode predicts."""
+    """Return the probabilities of classes, labels or tasks, shape (B, K), which a model in evaluation mode predicts."""
     probabilities_of = probability_function(model)
     return torch.cat([probabilities_of(model(batch)) for batch in images.split(batch_size)])
 

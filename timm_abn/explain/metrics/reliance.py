@@ -12,6 +12,7 @@ import torch
 
 from ...attached.network import AttachedNet
 from ...errors import TimmAbnError
+from ...records import are_exclusive
 from .checks import check_evaluation_mode, check_images, check_positive
 from .predictions import probability_function
 
@@ -120,7 +121,7 @@ def reliance(
     Args:
         model: An ABN with a classifier, in evaluation mode.
         images: Normalised images, shape (B, C, H, W).
-        labels: Classes, shape (B,), or of a multi-task network the right answers, 0 or 1, shape (B, T).
+        labels: Classes, shape (B,), of one logit 0 or 1; of labels or tasks the right answers, 0 or 1, shape (B, K).
         batch_size: How many images pass the model at once; of T tasks, ``batch_size // T`` images with their maps.
         seed: Of the draws, which do not depend on the batch size.
 
@@ -166,7 +167,7 @@ def replacement_effects(
     check_images(images)
     check_positive('batch_size', batch_size)
     maps = torch.cat([model.explain(batch).attention_map for batch in images.split(batch_size)])
-    expected = (len(images),) if maps.shape[1] == 1 and not _is_multi_task(model) else tuple(maps.shape[:2])
+    expected = (len(images),) if are_exclusive(model) else (len(images), model.num_classes)
     if labels is not None and tuple(labels.shape) != expected:
         raise TimmAbnError(f'labels must have shape {expected}, got {tuple(labels.shape)}.')
     batch_size = max(batch_size // maps.shape[1], 1)
@@ -178,10 +179,6 @@ def replacement_effects(
         reference = flat if name in ('uniform', 'half') else own
         effects[name] = _compare(reference, _Answers.of(model, images, replacement, batch_size), labels)
     return effects, None if labels is None else own.correct(labels)
-
-
-def _is_multi_task(model: Any) -> bool:
-    return model.config.multi_task
 
 
 def _replacements(maps: torch.Tensor, is_sigmoid: bool, seed: int) -> dict[str, torch.Tensor]:
@@ -223,7 +220,7 @@ class _Answers:
             pre_logits.append(pooled.flatten(0, -2).float())
             logits.append(model.forward_head(features))
         probabilities = probability_function(model)(torch.cat(logits))
-        predictions = torch.cat(logits) > 0 if _is_multi_task(model) else probabilities.argmax(dim=1)
+        predictions = probabilities.argmax(dim=1) if are_exclusive(model) else torch.cat(logits) > 0
         return _Answers(torch.cat(pre_logits), probabilities, predictions)
 
     def correct(self, labels: torch.Tensor) -> torch.Tensor:

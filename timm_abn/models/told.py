@@ -1,0 +1,94 @@
+"""What the caller says of weights that do not say it themselves: how images are prepared, and what outputs mean."""
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch.nn as nn
+from timm.models import get_model_input_config
+
+from ..errors import TimmAbnError
+from ..hub.config import check_entries
+from ..records import record_of, set_record
+
+__all__ = ['Told']
+
+_FLAGS = dict(img_size='--img-size', mean='--mean', std='--std')
+
+
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """What a caller says; None where nothing is said. It comes before what weights record.
+
+    Attributes:
+        img_size: Height and width of images, or their side.
+        mean: One value per channel, or one for all.
+        std: See ``mean``.
+        probabilities: See ``timm_abn.records.Record``.
+    """
+
+    img_size: int | Sequence[int] | None = None
+    mean: float | Sequence[float] | None = None
+    std: float | Sequence[float] | None = None
+    probabilities: str | None = None
+
+    def build(self, create: Callable[[Mapping[str, Any]], nn.Module], arguments: Mapping[str, Any]) -> nn.Module:
+        """Return ``create(arguments)``, or a model that is built for images of this size, where its size is fixed.
+
+        Raises:
+            TimmAbnError: There is none for this size.
+        """
+        model: Any = create(arguments)
+        if self.img_size is None:
+            return model
+        wanted = self.data_config(model)['input_size']
+        model.pretrained_cfg = dict(model.pretrained_cfg, input_size=wanted)
+        fits = get_model_input_config(model)['input_size'] == wanted
+        return model if fits else create(dict(arguments, img_size=wanted[1:]))
+
+    def note(self, model: nn.Module) -> None:
+        """Note with a model what is said.
+
+        Raises:
+            TimmAbnError: It has no meaning for this model.
+        """
+        noted: Any = model
+        if data_config := self.data_config(model):
+            noted.pretrained_cfg = dict(noted.pretrained_cfg, **data_config)
+        if self.probabilities is not None:
+            set_record(model, dataclasses.replace(record_of(model), probabilities=self.probabilities))
+
+    def data_config(self, model: nn.Module) -> dict[str, Any]:
+        """Return what is said of how images are prepared, as timm names it.
+
+        Raises:
+            TimmAbnError: It has no meaning for this model.
+        """
+        channels = get_model_input_config(model)['input_size'][0]
+        said = {name: value for name in ('mean', 'std') if (value := getattr(self, name)) is not None}
+        found = {name: (value,) if isinstance(value, (int, float)) else tuple(value) for name, value in said.items()}
+        for name, values in found.items():
+            if len(values) not in (1, channels):
+                raise TimmAbnError(f'{name} must be one number, or one for each of {channels} channels, got {values}.')
+            found[name] = values * (channels // len(values))
+        if self.img_size is not None:
+            sides = (self.img_size,) * 2 if isinstance(self.img_size, int) else tuple(self.img_size)
+            found['input_size'] = (channels, *sides)
+        check_entries(found, {}, 'what was given')
+        return found
+
+    def warn(self, model: nn.Module, settings: Mapping[str, Any], origin: object) -> None:
+        """Warn once of how images are prepared where neither the caller nor the settings of a training say it."""
+        said = {*settings, *(['img_size'] if 'input_size' in settings else [])}
+        cfg: Any = model.pretrained_cfg
+        height, width = get_model_input_config(model)['input_size'][1:]
+        taken = dict(img_size=f'size {height} x {width}', mean=f'mean {cfg["mean"]}', std=f'std {cfg["std"]}')
+        unknown = [name for name in taken if name not in said and getattr(self, name) is None]
+        if unknown:
+            values, flags = (', '.join(of[name] for name in unknown) for of in (taken, _FLAGS))
+            warnings.warn(
+                f'{origin} does not say how images were prepared; taken is {values}. If it was trained otherwise, all '
+                f'numbers are wrong: {flags} (in Python {", ".join(unknown)}) say so.',
+                stacklevel=4,
+            )

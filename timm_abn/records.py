@@ -1,0 +1,119 @@
+"""What is known of a model that timm's configuration has no place for, and what its outputs mean.
+
+A record stands in checkpoints, among the settings of the run, and at the top of ``config.json``, whose other entries
+timm takes and leaves these.
+"""
+
+import dataclasses
+import reprlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn as nn
+
+from .errors import TimmAbnError
+
+__all__ = [
+    'KINDS',
+    'Record',
+    'answers',
+    'are_exclusive',
+    'num_answers',
+    'probability_kind',
+    'probabilities_of',
+    'record_of',
+    'set_record',
+]
+
+KINDS = ('softmax', 'sigmoid')
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What timm's configuration has no place for; None where nobody has said.
+
+    Attributes:
+        probabilities: What makes them of logits: 'softmax' of classes that exclude each other, 'sigmoid' of labels
+            that do not, and of one logit. By default 'sigmoid' of one logit and of tasks, else 'softmax'.
+
+    Raises:
+        TimmAbnError: A value has no meaning.
+    """
+
+    probabilities: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.probabilities is not None and self.probabilities not in KINDS:
+            choices = ', '.join(map(repr, KINDS))
+            raise TimmAbnError(f'probabilities must be one of {choices}, got {reprlib.repr(self.probabilities)}.')
+
+    @classmethod
+    def take(cls, entries: Mapping[str, Any]) -> 'Record':
+        """Return the record among other entries: those of a ``config.json``, or settings of a run."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: entries[name] for name in names if entries.get(name) is not None})
+
+    def entries(self) -> dict[str, Any]:
+        """Return what is said, for ``take``."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
+
+def record_of(model: nn.Module) -> Record:
+    """Return what is known of a model, of this package or of timm; its kind of probabilities is never None."""
+    return dataclasses.replace(_known(model), probabilities=probability_kind(model))
+
+
+def set_record(model: nn.Module, record: Record) -> None:
+    """Note what is known of a model.
+
+    Raises:
+        TimmAbnError: One logit, or tasks, are said to be classes that exclude each other.
+    """
+    if record.probabilities == 'softmax' and (_has_tasks(model) or _has_one_logit(model)):
+        what = 'tasks do' if _has_tasks(model) else 'one logit does'
+        raise TimmAbnError(f"probabilities='softmax' is of classes that exclude each other; {what} not: 'sigmoid'.")
+    model._record = record  # type: ignore[assignment]
+
+
+def are_exclusive(model: nn.Module) -> bool:
+    """Return whether one answer of a model excludes the others: its classes, or the no and yes of one logit."""
+    return not _has_tasks(model) and (_has_one_logit(model) or _known(model).probabilities != 'sigmoid')
+
+
+def probability_kind(model: nn.Module) -> str:
+    """Return what makes probabilities of the logits of a model: 'softmax' or 'sigmoid'."""
+    return 'softmax' if are_exclusive(model) and not _has_one_logit(model) else 'sigmoid'
+
+
+def num_answers(model: nn.Module) -> int:
+    """Return how many probabilities a model has: one for each class, label or task; two, no and yes, of one logit."""
+    num_classes: Any = model.num_classes
+    return 2 if _has_one_logit(model) and not _has_tasks(model) else num_classes
+
+
+def _known(model: nn.Module) -> Record:
+    known: Any = getattr(model, '_record', None)
+    return known or Record()
+
+
+def _has_one_logit(model: nn.Module) -> bool:
+    return getattr(model, 'num_classes', None) == 1
+
+
+def _has_tasks(model: nn.Module) -> bool:
+    return getattr(getattr(model, 'config', None), 'multi_task', False) is True
+
+
+def answers(values: torch.Tensor, exclusive: bool) -> torch.Tensor:
+    """Return logits, or class maps, of the answers, (B, K, ...): as they are, but of one logit those of no and yes.
+
+    These are minus and plus half of it, shape (B, 2, ...), whose softmax is the sigmoid of the logit.
+    """
+    return torch.cat([-values, values], dim=1) / 2 if exclusive and values.shape[1] == 1 else values
+
+
+def probabilities_of(logits: torch.Tensor, exclusive: bool) -> torch.Tensor:
+    """Return the probabilities of the answers, (B, K), in float32 or float64; of one logit those of no and yes."""
+    logits = answers(logits if logits.dtype == torch.float64 else logits.float(), exclusive)
+    return logits.softmax(dim=1) if exclusive else logits.sigmoid()
