@@ -17,8 +17,9 @@ from browser import CHROMIUM, DRIVER, PATIENCE, requested, running_chromium, run
 from PIL import Image
 
 import timm_abn
-from timm_abn.data.images import Preprocessing, read_image
+from timm_abn.data.images import Preprocessing
 from timm_abn.data.masks import read_masks
+from timm_abn.data.reading import read_image
 from timm_abn.publish.folder import save_hub_folder
 
 pytest.importorskip('gradio', reason="the page needs gradio: pip install 'timm-abn[app]'")

@@ -6,7 +6,7 @@ from PIL import Image
 
 from timm_abn.app import photos
 from timm_abn.app.photos import read_photo, shown_size, to_shown_box
-from timm_abn.data.images import ImageError
+from timm_abn.data.reading import ImageError
 
 
 def test_a_photo_is_kept_as_it_was_uploaded(tmp_path):

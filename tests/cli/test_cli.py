@@ -12,7 +12,8 @@ import torch
 from command_line import refusal, write_photos
 from PIL import Image
 
-from timm_abn.data.images import Preprocessing, read_image
+from timm_abn.data.images import Preprocessing
+from timm_abn.data.reading import read_image
 from timm_abn.data.sources import find_sources
 from timm_abn.explain.runs import task_stems
 from timm_abn_cli import main

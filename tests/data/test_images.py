@@ -12,7 +12,8 @@ from torch import nn
 from torchvision import transforms
 
 from timm_abn import Explanation
-from timm_abn.data.images import ImageError, Preprocessing, denormalize, draw_overlay, place_map, read_image, to_rgb
+from timm_abn.data.images import Preprocessing, denormalize, draw_overlay, place_map
+from timm_abn.data.reading import ImageError, read_image, to_rgb
 
 SIZE = (6, 4)
 RED = (200, 30, 40)

@@ -347,7 +347,7 @@ def test_weights_of_a_file_are_enough(launch, tmp_path, monkeypatch, script, arg
 
 
 @pytest.mark.parametrize(
-    'module, kind, lines', [('training.errors', 'TrainingError', 0), ('data.celeba', 'BrokenImageError', 1)]
+    'module, kind, lines', [('training.errors', 'TrainingError', 0), ('data.reading', 'ImageError', 1)]
 )
 def test_only_what_one_process_meets_is_said_by_any(launch, capfd, monkeypatch, tmp_path, module, kind, lines):
     code = f'from timm_abn.{module} import {kind}\nraise {kind}("5.jpg is broken")'

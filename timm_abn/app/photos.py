@@ -6,7 +6,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..data.images import Box, ImageError, image_errors, read_image
+from ..data.images import Box
+from ..data.reading import ImageError, open_image, read_image
 
 __all__ = ['MOST_BYTES', 'MOST_PIXELS', 'Photo', 'read_photo', 'shown_size', 'to_shown_box']
 
@@ -39,7 +40,7 @@ def read_photo(path: str | Path) -> tuple[Photo, Image.Image]:
         size = path.stat().st_size / 2**20
         raise ImageError(f'{path.name} has {size:.1f} MB; at most {MOST_BYTES // 2**20} MB are taken.')
     try:
-        with image_errors(path), Image.open(path) as image:
+        with open_image(path) as image:
             width, height = image.size  # of the header: nothing is decoded yet
         if width * height > MOST_PIXELS:
             raise ImageError(

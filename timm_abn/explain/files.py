@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from ..data.images import MOST_PIXELS, Box, ImageError, Preprocessing, draw_overlay, place_map, read_image
+from ..data.images import MOST_PIXELS, Box, Preprocessing, draw_overlay, place_map
+from ..data.reading import ImageError
 from ..data.sources import Source
 from ..maps.colormaps import DIVERGING_COLORMAP
 from ..maps.operations import centre_maps, normalize_maps
@@ -78,7 +79,7 @@ def prepared_batches(
     pixels = 0
     for source in sources:
         try:
-            image = read_image(source.path)
+            image = preprocessing.read(source.path)
             batch.append(Prepared(source, image, *preprocessing(image)))
         except ImageError as error:
             message = str(error).rstrip('.')

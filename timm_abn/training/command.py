@@ -15,11 +15,13 @@ from typing import Any
 
 import timm
 import timm.data
+import timm.data.readers.reader_image_folder as folder_reader
 import torch.nn as nn
 import yaml
 
-from ..data.celeba import BrokenImageError
 from ..data.datasets import create_dataset
+from ..data.reading import ImageError
+from ..data.timm_images import find_images_and_targets
 from ..errors import TimmAbnError, suggest
 from ..hub.published import ARGUMENTS_OF_WEIGHTS, no_weights
 from ..models.training_checkpoints import origin_of
@@ -70,7 +72,7 @@ def main(name: str, arguments: Sequence[str]) -> int:
     try:
         _run(name, arguments)
     except TimmAbnError as error:
-        _say(name, f'error: {error}', every_process=isinstance(error, BrokenImageError))  # which one alone meets
+        _say(name, f'error: {error}', every_process=isinstance(error, ImageError))  # which one alone meets
         return 2
     return 0
 
@@ -100,6 +102,7 @@ def _run(name: str, arguments: Sequence[str]) -> None:
         _prepare_training(settings)
     _check_weights(name, settings)
     replace(timm.data, 'create_dataset', partial(create_dataset, class_names=settings.class_names))
+    replace(folder_reader, 'find_images_and_targets', find_images_and_targets)
     extend_timm_transforms()
     _say(name, 'torch finds no GPU here: this runs on the CPU.' if of_device else None)
     with tempfile.TemporaryDirectory() as scratch:
