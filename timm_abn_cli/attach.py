@@ -28,7 +28,7 @@ import sys
 from pathlib import Path
 
 from .argument_types import existing_file, existing_folder, positive, positive_number, whole
-from .arguments import add_computing_arguments, add_model_kwargs, choose_device
+from .arguments import add_computing_arguments, add_levels_argument, add_model_kwargs, choose_device, take_levels
 from .errors import CommandError
 from .table import format_table
 
@@ -52,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--lr', type=positive_number, default=1e-3, help='learning rate (default: 0.001)')
     add('--seed', type=whole, default=0, help='of order, flips and backgrounds (default: 0)')
     add('--workers', type=whole, default=0, metavar='N', help='processes that read photos (default: 0)')
+    add_levels_argument(parser)
     add_computing_arguments(parser)
     add_model_kwargs(parser)
 
@@ -74,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
     photos = find_photos(args.data_dir, labelled=not args.unlabelled)
     torch.manual_seed(args.seed)
     attached = attach(args.backbone, args.backbone_checkpoint, args.pretrained, args.model_kwargs)
+    take_levels(args, attached.model)
     num_classes = attached.model.num_classes
     if photos.classes and num_classes != len(photos.classes):
         raise CommandError(

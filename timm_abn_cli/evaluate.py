@@ -35,12 +35,14 @@ from .argument_types import existing, positive
 from .arguments import (
     add_computing_arguments,
     add_data_arguments,
+    add_levels_argument,
     add_methods_argument,
     add_model_arguments,
     add_out_argument,
     choose_device,
     given_data,
     given_model_kwargs,
+    take_levels,
 )
 from .choices import BASELINES
 from .errors import CommandError
@@ -62,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     add_model_arguments(parser)
     add_data_arguments(parser)
+    add_levels_argument(parser)
     add_methods_argument(parser, CHOSEN)
     parser.add_argument('--masks', type=existing, metavar='FOLDER|JSON', help='where the objects of the images are')
     parser.add_argument('--baseline', metavar='MODEL', help='another model, whose explanations are scored as well')
@@ -91,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
     with process_group():
         place = choose_device(args)
         model: Any = load_classifier(args.model, args.checkpoint, **given_model_kwargs(args)).to(place)
+        take_levels(args, model)
         evaluation = _evaluate(args, model)
         if evaluation is None:
             return 0
@@ -149,4 +153,5 @@ def _load_baseline(args: argparse.Namespace, model: Any) -> 'nn.Module':
         raise CommandError(
             f'--baseline {args.baseline} has {baseline.num_classes} classes, {args.model} has {model.num_classes}'
         )
+    take_levels(args, baseline)
     return baseline.to(next(model.parameters()).device)

@@ -7,6 +7,7 @@ are taken that are decoded in this process, and only as many pixels, bytes, scan
 import contextlib
 import io
 import logging
+import math
 import os
 import stat
 import struct
@@ -62,6 +63,20 @@ class Levels(NamedTuple):
     low: float
     high: float
     percent: bool = False
+
+    @classmethod
+    def parse(cls, words: Sequence[str]) -> 'Levels':
+        """Return the levels of two words: '0 4095', grey values, or '1% 99%', percentiles of each image.
+
+        Raises:
+            TimmAbnError: They are something else, or the first is not the lower one.
+        """
+        percent = all(word.endswith('%') for word in words)
+        with contextlib.suppress(ValueError):
+            low, high = (float(word.removesuffix('%') if percent else word) for word in words)
+            if (0 <= low < high <= 100) if percent else (-math.inf < low < high < math.inf):
+                return cls(low, high, percent)
+        raise TimmAbnError(f'--levels must be two grey values (0 4095) or percentiles (1% 99%), got {" ".join(words)}.')
 
 
 def read_image(path: str | Path | BinaryIO, levels: Levels | None = None) -> Image.Image:

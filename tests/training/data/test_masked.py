@@ -12,6 +12,7 @@ from celeba_files import ATTRIBUTES
 from PIL import Image
 
 from timm_abn.data.celeba import CelebA
+from timm_abn.data.reading import ImageError
 from timm_abn.training.data.loader import extend_timm_loader
 from timm_abn.training.data.masked import MaskedDataset, choose
 from timm_abn.training.data.transforms import extend_timm_transforms
