@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import TimmAbnError
 
-__all__ = ['IMAGE_EXTENSIONS', 'Source', 'find_images', 'find_sources']
+__all__ = ['IMAGE_EXTENSIONS', 'Source', 'find_images', 'find_sources', 'say_links']
 
 _logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def find_sources(paths: Iterable[Path]) -> list[Source]:
             sources[place] = Source(file, unique, named=not path.is_dir())
     if named_again:
         _logger.warning(f'{named_again} images were named more than once, and are taken once.')
-    _say_links(sources)
+    say_links(sources)
     return list(sources.values())
 
 
@@ -106,7 +106,8 @@ def _is_input(folder: str, name: str, endings: tuple[str, ...]) -> bool:
     return os.path.isfile(path) or os.path.islink(path)  # that a link leads nowhere is told where it is read
 
 
-def _say_links(paths: Iterable[str]) -> None:
+def say_links(paths: Iterable[str]) -> None:
+    """Say in a warning how many paths lead to a file that another of them leads to."""
     files = []
     for path in paths:
         with contextlib.suppress(OSError):  # told where it is read

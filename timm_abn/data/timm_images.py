@@ -11,7 +11,7 @@ from timm.utils.misc import natural_key
 
 from .errors import DataError
 from .reading import Levels, image_errors, read_image, read_or_next, without_damaged
-from .sources import IMAGE_EXTENSIONS, find_images
+from .sources import IMAGE_EXTENSIONS, find_images, say_links
 
 __all__ = ['ReadImages', 'find_images_and_targets']
 
@@ -71,4 +71,5 @@ def find_images_and_targets(
         labels = sorted({label for _, label in found}, key=natural_key)
         class_to_idx = {label: index for index, label in enumerate(labels)}
     images = [(path, class_to_idx[label]) for path, label in found if label in class_to_idx]
+    say_links(path for path, _ in images)
     return sorted(images, key=lambda image: natural_key(image[0])) if sort else images, class_to_idx
