@@ -13,7 +13,7 @@ place.
 
 The folder has sub-folders train and validation, each with one folder per class, as timm's scripts expect; or just one
 folder per class, of which a fifth is held out, always the same one. A checkpoint of timm's training script records
-which arguments its model had, and how images are prepared.
+which arguments its model had, and how images are prepared. Photos that cannot be read are named and left out.
 
 After each epoch OUT holds last.pth.tar, summary.csv, and a sheet of overlays of the same few held-out photos. eval_kept
 is the share of held-out photos for which the model predicts the same from the half of the photo where the map is
