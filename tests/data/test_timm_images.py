@@ -1,5 +1,7 @@
 """timm's loaders over the reader of this package: the tensors of ``load_samples``, and timm's of ordinary images."""
 
+import io
+
 import numpy as np
 import pytest
 import timm.data
@@ -75,6 +77,21 @@ def test_grey_models_and_levels(tmp_path):
     Image.fromarray(np.array([[0, 2048, 4095]], dtype=np.uint16)).save(tmp_path / 'a' / '1.png')
     dataset = of_timm(tmp_path, input_img_mode='L', levels=Levels(0, 4095))
     assert dataset[0][0].mode == 'L' and np.asarray(dataset[0][0]).tolist() == [[0, 128, 255]]
+
+
+def test_images_of_an_archive_or_the_hub(tmp_path):
+    class Reader(list):
+        filename = None
+
+    exif, content = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6
+    Image.new('RGBA', (60, 90), (0, 0, 0, 0)).save(content, 'png', exif=exif)
+    dataset = timm.data.ImageDataset(None, reader=Reader([(content, 3), (io.BytesIO(b'%!PS-Adobe-3.0'), 4)]))
+    read = create_dataset(lambda *args, **kwargs: dataset, 'hfds/somebody/something')
+    image, target = read[0]
+    assert image.size == (90, 60) and image.getpixel((0, 0)) == (255, 255, 255) and target == 3
+    with pytest.raises(ImageError, match='the image is not an image of a format'):
+        read[1]
 
 
 def test_damaged_images(tmp_path, monkeypatch, caplog):
