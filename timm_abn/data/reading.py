@@ -44,6 +44,7 @@ MOST_SECONDS = 60  # of work of the thread on one image, not of waiting for it
 
 _MOST_TRIES = 10  # as timm
 _ROWS = 256  # at once, where numbers are converted
+Place = str | Path | BinaryIO
 _Item = TypeVar('_Item')
 _logger = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ class Levels(NamedTuple):
         raise TimmAbnError(f'--levels must be two grey values (0 4095) or percentiles (1% 99%), got {" ".join(words)}.')
 
 
-def read_image(path: str | Path | BinaryIO, levels: Levels | None = None) -> Image.Image:
+def read_image(path: Place, levels: Levels | None = None) -> Image.Image:
     """Read an image of any mode as 8-bit RGB, upright.
 
     The EXIF orientation is applied, transparency is laid on white, 16-bit and floating point images are scaled to 8 bit
@@ -97,7 +98,7 @@ def read_image(path: str | Path | BinaryIO, levels: Levels | None = None) -> Ima
 
 
 @contextlib.contextmanager
-def open_image(path: str | Path | BinaryIO) -> Iterator[Image.Image]:
+def open_image(path: Place) -> Iterator[Image.Image]:
     """Open an image, whose pixels are not decoded yet; errors of the block become an ``ImageError`` that names it."""
     with _identified(path) as image:
         if image.format in ('JPEG', 'MPO'):
@@ -106,14 +107,12 @@ def open_image(path: str | Path | BinaryIO) -> Iterator[Image.Image]:
 
 
 @contextlib.contextmanager
-def image_errors(path: str | Path | BinaryIO) -> Iterator[None]:
+def image_errors(path: Place) -> Iterator[None]:
     """Turn whatever goes wrong inside, where the file ``path`` is read, into an ``ImageError``."""
     try:
         yield
     except TimmAbnError:
         raise
-    except Image.DecompressionBombError:
-        raise ImageError(_too_many_pixels(path)) from None
     except Exception as error:  # on damaged files Pillow's decoders raise errors of a dozen types
         reason = getattr(error, 'strerror', None) or ' '.join(str(error).split()) or type(error).__name__
         raise ImageError(f'{_name(path)} cannot be read: {reason}') from None
@@ -204,10 +203,10 @@ def read_or_next(read: Callable[[int], _Item], index: int, length: int) -> _Item
 
 
 @contextlib.contextmanager
-def _identified(path: str | Path | BinaryIO) -> Iterator[ImageFile.ImageFile]:
+def _identified(path: Place) -> Iterator[ImageFile.ImageFile]:
     with image_errors(path), contextlib.ExitStack() as stack:
         file = stack.enter_context(open(path, 'rb')) if isinstance(path, (str, Path)) else path
-        stream: Any = _Timed(_checked_stream(file, path), _name(path))
+        stream: Any = _Timed(_checked_stream(file, path), path)
         image = _identify(stream, path)
         if image.format == 'PNG':
             image.verify()  # the checksums, which loading does not look at; the image is used up by it
@@ -215,61 +214,57 @@ def _identified(path: str | Path | BinaryIO) -> Iterator[ImageFile.ImageFile]:
         yield image
 
 
-def _checked_stream(file: BinaryIO, path: str | Path | BinaryIO) -> BinaryIO:
-    """Return a stream that can seek and is not too long: the file itself, or what a pipe holds."""
-    with contextlib.suppress(AttributeError, OSError):  # of what is no file
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            return _read_whole(file, path)
-    if not file.seekable():
-        return _read_whole(file, path)
-    if file.seek(0, os.SEEK_END) > MOST_BYTES:
-        raise ImageError(_too_many_bytes(path))
-    return file
+def _checked_stream(file: BinaryIO, path: Place) -> BinaryIO:
+    """Return a stream that can seek and is not too long: the file itself, or what a pipe or a device gives."""
+    is_file = file.seekable()
+    with contextlib.suppress(AttributeError, OSError):  # a stream that is of no file
+        is_file = is_file and stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+    stream = file if is_file else io.BytesIO()
+    if is_file:
+        stream.seek(0, os.SEEK_END)
+    else:
+        while stream.tell() <= MOST_BYTES and (block := file.read(2**20)):
+            stream.write(block)
+    if stream.tell() > MOST_BYTES:
+        raise ImageError(f'{_name(path)} has more than {MOST_BYTES:,} bytes, which no image here may have.')
+    return stream
 
 
 class _Timed:
     """A stream that ends the work on an image after ``MOST_SECONDS``: parsers and decoders ask for a little at once."""
 
-    def __init__(self, stream: BinaryIO, name: str) -> None:
-        self._stream, self._name, self._end = stream, name, time.thread_time() + MOST_SECONDS
+    def __init__(self, stream: BinaryIO, path: Place) -> None:
+        self._stream, self._path, self._end = stream, path, time.thread_time() + MOST_SECONDS
 
     def read(self, *size: int) -> bytes:
         if time.thread_time() > self._end:
-            raise ImageError(f'{self._name} takes more than {MOST_SECONDS} seconds to read.')
+            raise ImageError(f'{_name(self._path)} takes more than {MOST_SECONDS} seconds to read.')
         return self._stream.read(*size)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
 
-def _read_whole(file: BinaryIO, path: str | Path | BinaryIO) -> BinaryIO:
-    content = io.BytesIO()
-    while block := file.read(2**20):
-        if content.tell() + len(block) > MOST_BYTES:
-            raise ImageError(_too_many_bytes(path))
-        content.write(block)
-    return content
-
-
-def _identify(stream: Any, path: str | Path | BinaryIO) -> ImageFile.ImageFile:
+def _identify(stream: Any, path: Place) -> ImageFile.ImageFile:
     """Do what ``Image.open`` does with ``formats``, but for its warning of many pixels, whose filter threads share."""
     Image.init()
     stream.seek(0)
     prefix = stream.read(16)
+    most = 2 * (Image.MAX_IMAGE_PIXELS or float('inf'))
     for name in FORMATS:
         factory, accept = Image.OPEN.get(name, (None, None))
-        if factory is None or (accept is not None and accept(prefix) is not True):
-            continue
-        stream.seek(0)
         with contextlib.suppress(SyntaxError, IndexError, TypeError, struct.error):  # how a plugin says that it is not
+            if factory is None or (accept is not None and accept(prefix) is not True):
+                continue
+            stream.seek(0)
             image = factory(stream, '')
-            if image.width * image.height > _most_pixels():
-                raise ImageError(_too_many_pixels(path))
+            if image.width * image.height > most:
+                raise ImageError(f"{_name(path)} has more than {most:,} pixels, Pillow's limit; make it smaller first.")
             return image
     raise ImageError(f'{_name(path)} is not an image of a format that is read: {", ".join(FORMATS)}.')
 
 
-def _check_scans(image: Any, path: str | Path | BinaryIO) -> None:
+def _check_scans(image: Any, path: Place) -> None:
     place = image.fp.tell()
     image.fp.seek(0)
     scans = sum(block.count(b'\xff\xda') for block in iter(lambda: image.fp.read(2**20), b''))
@@ -278,19 +273,7 @@ def _check_scans(image: Any, path: str | Path | BinaryIO) -> None:
         raise ImageError(f'{_name(path)} is a JPEG of {scans:,} scans; at most {MOST_SCANS} are decoded.')
 
 
-def _most_pixels() -> float:
-    return 2 * (Image.MAX_IMAGE_PIXELS or float('inf'))
-
-
-def _too_many_pixels(path: str | Path | BinaryIO) -> str:
-    return f"{_name(path)} has more than {_most_pixels():,} pixels, Pillow's limit; make it smaller first."
-
-
-def _too_many_bytes(path: str | Path | BinaryIO) -> str:
-    return f'{_name(path)} has more than {MOST_BYTES:,} bytes, which no image here may have.'
-
-
-def _name(path: str | Path | BinaryIO) -> str:
+def _name(path: Place) -> str:
     return str(path if isinstance(path, (str, Path)) else getattr(path, 'name', None) or 'the image')
 
 
