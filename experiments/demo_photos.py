@@ -26,8 +26,9 @@ from photos import MODEL, draw_comparisons, explainers_of, load_model, load_phot
 from results import Row, interval, run, where
 
 import timm_abn
-from timm_abn.data.images import Preprocessing, read_image
+from timm_abn.data.images import Preprocessing
 from timm_abn.data.photos import find_photos
+from timm_abn.data.reading import read_image
 from timm_abn.data.sources import find_sources
 from timm_abn.explain.comparison import Comparison, compare_methods
 from timm_abn.models.attaching import AttachedModel, attach

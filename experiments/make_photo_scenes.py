@@ -23,7 +23,7 @@ from huggingface_hub.utils import tqdm
 from PIL import Image
 from results import run
 
-from timm_abn.data.images import read_image
+from timm_abn.data.reading import open_image, read_image
 from timm_abn.errors import TimmAbnError
 from timm_abn.staging import check_new_folder, staged_folder
 from timm_abn_cli.argument_types import positive, whole
@@ -64,7 +64,7 @@ def find_backgrounds(folders: Sequence[Path]) -> list[Path]:
     """Return the wallpapers below some folders, of each the largest of its sizes, or raise TimmAbnError."""
     largest: dict[str, Path] = {}
     for path in sorted(path for folder in folders for path in folder.rglob('*.jpg')):
-        with Image.open(path) as image:
+        with open_image(path) as image:
             is_large = min(image.size) >= LEAST_SIDE
         # a picture in several sizes: a folder of files that are called 1920x1080.jpg
         picture = str(path.parent if re.fullmatch(r'\d+x\d+', path.stem) else path)
@@ -82,7 +82,8 @@ def scene(drawn: random.Random, stamps: Sequence[Path], places: Sequence[Image.I
     """Return a scene, a square RGB image of ``size`` pixels a side."""
     image = cut_part(drawn, drawn.choice(places), 0.3, size)
     for _ in range(2 if drawn.random() < SECOND else 1):
-        thing = Image.open(drawn.choice(stamps)).convert('RGBA')
+        with open_image(drawn.choice(stamps)) as stamp:
+            thing = stamp.convert('RGBA')
         thing = thing.crop(thing.getchannel('A').getbbox())
         factor = size * drawn.uniform(0.35, 0.9) / max(thing.size)
         extent = [max(round(length * factor), 1) for length in thing.size]

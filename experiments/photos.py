@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 import timm_abn
-from timm_abn.data.images import Preprocessing, read_image
+from timm_abn.data.images import Preprocessing
+from timm_abn.data.reading import read_image
 from timm_abn.errors import TimmAbnError
 from timm_abn.explain.comparison import Comparison
 from timm_abn.explain.methods import Explainer, create_explainer

@@ -37,7 +37,7 @@ from torch.utils.data import TensorDataset
 
 import timm_abn.task  # noqa: F401  registers the models, and teaches timm's tasks the loss of ABNs
 from timm_abn.data.celeba import CelebA
-from timm_abn.data.images import ImageError, image_errors
+from timm_abn.data.reading import ImageError, open_image
 from timm_abn.errors import TimmAbnError
 from timm_abn.maps.operations import upsample_maps
 from timm_abn.staging import check_output_folder, staged_files
@@ -104,7 +104,7 @@ def load_segmentation(data_dir: Path, limit: int | None = None) -> torch.Tensor:
     for name in CelebA(str(data_dir), 'test').images[:limit]:
         path = data_dir / 'segmentation' / name
         try:
-            with image_errors(path), Image.open(path) as file:
+            with open_image(path) as file:
                 scenes.append(torch.from_numpy(np.array(file)))
         except ImageError as error:
             raise TimmAbnError(f'{error}; make the scenes by experiments/make_multi_attribute_set.py') from None

@@ -12,7 +12,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 import timm_abn
-from timm_abn.data.images import Preprocessing, draw_overlay, read_image
+from timm_abn.data.images import Preprocessing, draw_overlay
+from timm_abn.data.reading import read_image
 from timm_abn.maps.colormaps import colormap_table
 from timm_abn.maps.operations import normalize_maps
 from timm_abn.staging import staged_files

@@ -93,6 +93,24 @@ def given_data(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in ('data_dir', 'dataset', 'split', 'limit', 'seed')}
 
 
+def add_levels_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare what is black and white in images of more than 8 bits; ``take_levels`` gives it to the model."""
+    levels = (
+        'what is black and white in images of more than 8 bits: grey values (12-bit scans: 0 4095), or percentiles of '
+        'each image (1%% 99%%) (default: that of the model, else the range of 16 bits)'
+    )
+    parser.add_argument('--levels', nargs=2, metavar=('LOW', 'HIGH'), help=levels)
+
+
+def take_levels(args: argparse.Namespace, *models: Any) -> None:
+    """Let models read images with the levels of the command line, if it has some."""
+    from timm_abn.data.reading import Levels
+
+    if args.levels:
+        for model in models:
+            model.image_levels = Levels.parse(args.levels)
+
+
 def add_methods_argument(parser: argparse.ArgumentParser, chosen: Sequence[str]) -> None:
     """Declare which explanations a command makes; ``chosen`` are tried where none is named."""
     names = f'{", ".join(METHODS)} (default: those of {", ".join(chosen)} that apply to the model)'

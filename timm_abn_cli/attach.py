@@ -14,6 +14,7 @@ place.
 The folder has sub-folders train and validation, each with one folder per class, as timm's scripts expect; or just one
 folder per class, of which a fifth is held out, always the same one. A checkpoint of timm's training script records
 its model, the arguments of this, and how images are prepared; --img-size, --mean and --std say so of weights alone.
+Photos that cannot be read are named and left out.
 
 After each epoch OUT holds last.pth.tar, summary.csv, and a sheet of overlays of the same few held-out photos. eval_kept
 is the share of held-out photos for which the model predicts the same from the half of the photo where the map is
@@ -28,7 +29,15 @@ import sys
 from pathlib import Path
 
 from .argument_types import existing_file, existing_folder, positive, positive_number, whole
-from .arguments import add_computing_arguments, add_model_kwargs, add_told_arguments, choose_device, given_told
+from .arguments import (
+    add_computing_arguments,
+    add_levels_argument,
+    add_model_kwargs,
+    add_told_arguments,
+    choose_device,
+    given_told,
+    take_levels,
+)
 from .errors import CommandError
 from .table import format_table
 
@@ -52,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--lr', type=positive_number, default=1e-3, help='learning rate (default: 0.001)')
     add('--seed', type=whole, default=0, help='of order, flips and backgrounds (default: 0)')
     add('--workers', type=whole, default=0, metavar='N', help='processes that read photos (default: 0)')
+    add_levels_argument(parser)
     add_computing_arguments(parser)
     add_model_kwargs(parser)
     add_told_arguments(parser)
@@ -84,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
     told = Told(**given_told(args))
     attached = attach(backbone, args.backbone_checkpoint, args.pretrained, args.model_kwargs, told)
     num_classes = num_answers(attached.model)
+    take_levels(args, attached.model)
     if photos.classes and num_classes != len(photos.classes):
         raise CommandError(
             f'{backbone} has {num_classes} classes, {args.data_dir} has {len(photos.classes)}: pass --unlabelled, '

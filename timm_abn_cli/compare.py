@@ -33,12 +33,14 @@ from .arguments import (
     add_computing_arguments,
     add_csv_argument,
     add_images_argument,
+    add_levels_argument,
     add_methods_argument,
     add_model_arguments,
     add_out_argument,
     choose_device,
     given_model_kwargs,
     model_title,
+    take_levels,
 )
 from .errors import report_problems
 from .table import format_table, write_csv
@@ -63,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     add_images_argument(parser)
     add_model_arguments(parser)
+    add_levels_argument(parser)
     add_methods_argument(parser, CHOSEN)
     explained = 'name, or number, of the class or task to explain (default: the most probable one of each image)'
     parser.add_argument('--class', dest='class_name', metavar='NAME', help=explained)
@@ -81,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
     from timm_abn import class_names
     from timm_abn.data.class_names import find_class
     from timm_abn.data.images import Preprocessing
+    from timm_abn.data.reading import ImageError
     from timm_abn.data.sources import find_sources
     from timm_abn.explain.comparison import compare_methods
     from timm_abn.explain.files import prepared_batches
@@ -94,6 +98,7 @@ def run(args: argparse.Namespace) -> int:
         check_output_folder(args.csv.parent)
     place = choose_device(args)
     model: Any = load_classifier(args.model, args.checkpoint, **given_model_kwargs(args)).to(place)
+    take_levels(args, model)
     names = class_names(model)
     target = None if args.class_name is None else find_class(args.class_name, names)
     preprocessing = Preprocessing(model)
@@ -108,7 +113,11 @@ def run(args: argparse.Namespace) -> int:
         targets = None if target is None else [target] * len(images)
         comparisons = compare_methods(model, images, explainers, targets, args.steps, args.batch_size)
         for prepared, comparison in zip(batch, comparisons):
-            path = _write_sheet(args, prepared, preprocessing, comparison, names)
+            try:
+                path = _write_sheet(args, prepared, preprocessing, comparison, names)
+            except ImageError as error:
+                problems.append((prepared.source, str(error)))
+                continue
             rows += _rows(str(prepared.source.path), comparison, names, path)
     if rows:
         print(_table(rows))
@@ -124,6 +133,7 @@ def _write_sheet(
     comparison: 'Comparison',
     names: Sequence[str],
 ) -> Path:
+    from timm_abn.explain.files import name_errors
     from timm_abn.explain.sheets import draw_sheet, input_picture
     from timm_abn.staging import staged_files
 
@@ -135,7 +145,7 @@ def _write_sheet(
     ]
     picture = input_picture(prepared.x, config['mean'], config['std'])
     sheet = draw_sheet(picture, comparison, names, prepared.source.path.name, notes)
-    with staged_files(args.out / name.parent) as staging:
+    with name_errors(prepared.source), staged_files(args.out / name.parent) as staging:
         sheet.save(staging / f'{name.name}.compare.png')
     return args.out / name.parent / f'{name.name}.compare.png'
 

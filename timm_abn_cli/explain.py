@@ -48,10 +48,12 @@ from .arguments import (
     add_csv_argument,
     add_images_argument,
     add_label_names_argument,
+    add_levels_argument,
     add_model_arguments,
     add_out_argument,
     choose_device,
     given_model_kwargs,
+    take_levels,
 )
 from .choices import COLORMAPS, INTERPOLATIONS, SCALES, SHOWN_MAPS
 from .errors import CommandError, report_problems
@@ -70,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     add_images_argument(parser)
     add_model_arguments(parser)
+    add_levels_argument(parser)
     add_out_argument(parser, 'outputs')
     add = parser.add_argument
     add('--top-k', type=positive, default=5, metavar='K', help='classes per image (default: 5)')
@@ -110,6 +113,7 @@ def run(args: argparse.Namespace) -> int:
             check_output_folder(args.csv.parent)
         place = choose_device(args)
         model: Any = load_model(args.model, args.checkpoint, **given_model_kwargs(args)).to(place)
+        take_levels(args, model)
         names = read_class_names(args.label_names, num_answers(model)) if args.label_names else class_names(model)
         shown_class = None if args.shown_class is None else find_class(args.shown_class, names)
         drawing = Drawing(args.show, shown_class, args.scale, args.interpolation, args.colormap or 'viridis', args.map)

@@ -17,8 +17,9 @@ from browser import CHROMIUM, DRIVER, PATIENCE, requested, running_chromium, run
 from PIL import Image
 
 import timm_abn
-from timm_abn.data.images import Preprocessing, read_image
+from timm_abn.data.images import Preprocessing
 from timm_abn.data.masks import read_masks
+from timm_abn.data.reading import read_image
 from timm_abn.publish.folder import save_hub_folder
 
 pytest.importorskip('gradio', reason="the page needs gradio: pip install 'timm-abn[app]'")
@@ -164,7 +165,7 @@ def test_what_is_refused_is_one_line(visitor, folder):
     (folder / 'half.png').write_bytes(SAMPLE.read_bytes()[:300])
     (folder / 'heavy.jpg').write_bytes(bytes(27_000_000))
     for said in (
-        'notes.jpg is not an image that Pillow can read',
+        'notes.jpg is not an image of a format that is read',
         'huge.png has 10000 x 5001 pixels, 50.0 million; at most 50 million are taken',
         'half.png cannot be read',
     ):

@@ -100,6 +100,21 @@ def test_the_weights_of_the_backbone_stay(photos):
     assert halves and all(torch.equal(before[name.partition('.')[2]], tensor) for name, tensor in halves.items())
 
 
+@pytest.mark.parametrize('workers', ['0', pytest.param('2', marks=pytest.mark.slow)])
+def test_damaged_photos_are_left_out_before_training_and_replaced_in_it(photos, monkeypatch, caplog, workers):
+    (photos / 'dark' / '._1.png').write_bytes(b'no photo')  # nobody speaks of those
+    (photos / 'dark' / '1.png').write_bytes(b'no photo')
+    found = find_photos(photos, labelled=True)
+    assert len(found.training) + len(found.validation) == 19
+    named, counted = caplog.messages
+    assert str(photos / 'dark' / '1.png') in named and counted.startswith('1 of 20 images are left out')
+    found.training[3][0].write_bytes(b'no photo')  # after the check
+    monkeypatch.setattr('timm_abn.data.photos.find_photos', lambda *args, **kwargs: found)
+    assert attach('--workers', workers, epochs=1, batch=15) == 0
+    if workers == '0':
+        assert f'{found.training[3][0]} is not an image' in caplog.text and 'image 4 takes its place' in caplog.text
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
@@ -111,7 +126,6 @@ def test_the_weights_of_the_backbone_stay(photos):
         (dict(checkpoint='junk.pth.tar'), 'junk.pth.tar is no checkpoint, or damaged'),
         (dict(checkpoint='three.pth.tar'), 'resnet20_cifar has 3 classes, photos has 2: pass --unlabelled'),
         (dict(data='one'), "one holds one class alone, 'dark'"),
-        (dict(data='broken'), 'broken.png is not an image that Pillow can read'),
         (dict(out='photos'), 'photos is not empty; choose a new folder'),
     ],
 )
@@ -125,14 +139,6 @@ def test_what_cannot_be_attached_is_one_line(photos, capsys, arguments, message)
     if arguments.get('data') == 'one':
         (photos.parent / 'one' / 'dark').unlink()
         (photos / 'dark').rename(photos.parent / 'one' / 'dark')
-    if arguments.get('data') == 'broken':
-        photos.rename(photos.parent / 'broken')
-        for label in ('bright', 'dark'):
-            for path in (photos.parent / 'broken' / label).iterdir():
-                path.write_bytes(b'no photo')
-                path.rename(path.with_name('broken.png'))
-                break
-        arguments = dict(arguments, batch=2)
     assert attach(**arguments) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith('timm-abn: error: ') and message in error

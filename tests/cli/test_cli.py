@@ -12,7 +12,8 @@ import torch
 from command_line import refusal, without_warnings, write_photos
 from PIL import Image
 
-from timm_abn.data.images import Preprocessing, read_image
+from timm_abn.data.images import Preprocessing
+from timm_abn.data.reading import FORMATS, read_image
 from timm_abn.data.sources import find_sources
 from timm_abn.explain.runs import task_stems
 from timm_abn_cli import main
@@ -112,13 +113,15 @@ def test_a_bad_image_does_not_lose_the_others(checkpoint, photos, capsys):
     assert len(written()) == 4
     errors = without_warnings(capsys.readouterr().err).splitlines()
     assert len(errors) == 2
-    assert errors[0] == 'timm-abn: error: folder/bad.jpg is not an image that Pillow can read'
+    assert (
+        errors[0] == f'timm-abn: error: folder/bad.jpg is not an image of a format that is read: {", ".join(FORMATS)}'
+    )
     assert errors[1].startswith('timm-abn: error: folder/cats/truncated.png cannot be read: ')
     assert explain(checkpoint, 'folder/bad.jpg', 'photo.jpg', '--out', 'named') == 2  # of one that was named
     assert written('named') == ['photo.overlay.png']
     assert (
         without_warnings(capsys.readouterr().err)
-        == 'timm-abn: error: folder/bad.jpg is not an image that Pillow can read\n'
+        == f'timm-abn: error: folder/bad.jpg is not an image of a format that is read: {", ".join(FORMATS)}\n'
     )
     Image.new('1', (1, 200_000)).save('thin.png')
     said = refusal(capsys, 'explain', 'thin.png', '--model', MODEL, '--checkpoint', checkpoint)

@@ -10,7 +10,8 @@ from command_line import refusal, rows_of, write_photos
 from PIL import Image
 from tiny_models import tiny_backbone
 
-from timm_abn.data.images import Preprocessing, read_image
+from timm_abn.data.images import Preprocessing
+from timm_abn.data.reading import read_image
 from timm_abn.explain.methods import create_explainer
 from timm_abn.explain.metrics import deletion
 from timm_abn_cli import main

@@ -11,6 +11,7 @@ from command_line import refusal
 
 import timm_abn
 import timm_abn_cli
+from timm_abn.data.reading import FORMATS
 from timm_abn.explain.methods import EXPLAINERS
 from timm_abn.explain.metrics import BASELINES
 from timm_abn.maps.colormaps import SEQUENTIAL_COLORMAPS
@@ -86,7 +87,10 @@ def test_what_needs_a_model(tmp_path):
         text=True,
     )
     assert done.returncode == 1
-    assert done.stderr == 'timm-abn: error: folder/bad.png is not an image that Pillow can read\n'
+    assert (
+        done.stderr
+        == f'timm-abn: error: folder/bad.png is not an image of a format that is read: {", ".join(FORMATS)}\n'
+    )
     assert 'ankle boot' in done.stdout and f'out/{sample.stem}.overlay.png' in done.stdout
     assert [path.name for path in (tmp_path / 'out').iterdir()] == [f'{sample.stem}.overlay.png']
 

@@ -38,6 +38,27 @@ def explain(*args):
     return main(['explain', 'data', '--model', MODEL, '--checkpoint', 'model.safetensors', *args])
 
 
+@pytest.mark.parametrize('scale', ['own', 'common'])
+def test_a_name_that_is_too_long_is_the_problem_of_that_photo_alone(images, capsys, scale):
+    long = Path('data/bee', 'n' * 246 + '.png')
+    Path('data/bee/1.png').rename(long)
+    assert explain('--scale', scale) == 1
+    out, err = capsys.readouterr()
+    assert err == f'timm-abn: error: {long} has too long a name to call files after it.\n' and str(long) not in out
+    assert len(list(Path('outputs').rglob('*.overlay.png'))) == 6
+
+
+def test_levels_are_those_of_the_command_line(images, capsys):
+    values = (np.arange(32 * 32, dtype=np.uint16) * 4).reshape(32, 32)
+    Image.fromarray(values).save('data/12.png')
+    Image.fromarray((values * (255 / 4095)).round().astype(np.uint8)).save('data/8.png')
+    assert explain('--levels', '0', '4095', '--csv', 'out.csv', '--top-k', '1') == 0
+    twelve, eight = ([row for row in rows_of('out.csv') if row['image'].endswith(f'/{n}.png')][0] for n in (12, 8))
+    assert twelve['probability'] == eight['probability']
+    assert explain('--levels', '4095', '0') == 2
+    assert '--levels must be two grey values (0 4095) or percentiles (1% 99%), got 4095 0' in capsys.readouterr().err
+
+
 def test_table_csv_and_labels(images, capsys):
     assert explain('--label-names', 'names.txt', '--csv', 'new/out.csv', '--top-k', '2', '--scale', 'common') == 0
     *table, scale, right = capsys.readouterr().out.splitlines()

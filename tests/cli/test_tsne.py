@@ -11,6 +11,7 @@ from command_line import refusal
 from PIL import Image
 from tiny_models import tiny_abn, tiny_backbone
 
+from timm_abn.data.reading import FORMATS
 from timm_abn_cli import main
 
 MODEL = 'abn_resnet20_cifar.fashion_mnist'
@@ -42,7 +43,10 @@ def test_picture_and_table(photos, capsys):
     Path('data/bag/broken.png').write_text('no image')
     assert tsne('--data-dir', 'data') == 1
     captured = capsys.readouterr()
-    assert captured.err == 'timm-abn: error: data/bag/broken.png is not an image that Pillow can read\n'
+    assert (
+        captured.err
+        == f'timm-abn: error: data/bag/broken.png is not an image of a format that is read: {", ".join(FORMATS)}\n'
+    )
     lines = captured.out.splitlines()
     assert lines[0] == '9 images, 9 with a known class, 3 classes'
     assert [line.split('  ')[0] for line in lines[4:6]] == ['silhouette', '5-NN accuracy']

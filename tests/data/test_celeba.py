@@ -10,6 +10,7 @@ from timm.data import MultiLabelTarget
 from timm_abn.data.celeba import CelebA
 from timm_abn.data.datasets import create_dataset
 from timm_abn.data.errors import DataError
+from timm_abn.data.reading import ImageError
 from timm_abn.training.replacing import replace
 
 ATTR, PART = 'list_attr_celeba.txt', 'list_eval_partition.txt'
@@ -173,14 +174,21 @@ def test_files_and_folders_in_the_place_of_each_other(celeba, tmp_path):
             CelebA(str(celeba), 'train')
 
 
+def test_broken_images_are_left_out_before_training(celeba, caplog):
+    (celeba / 'img_align_celeba' / '000003.jpg').write_bytes(b'nothing')
+    dataset = CelebA(str(celeba), 'train')
+    assert len(dataset) == len(dataset.targets) == len(TRAIN) - 1 and '000003.jpg' not in dataset.images
+    assert '000003.jpg is not an image' in caplog.text and f'1 of {len(TRAIN)} images are left out' in caplog.text
+
+
 @pytest.mark.parametrize('workers', [0, 1])
 @pytest.mark.parametrize('size, reason', [(0, 'is not an image'), (700, 'cannot be read: image file is truncated')])
 def test_broken_image_is_named_in_one_line(celeba, workers, size, reason):
     path = celeba / 'img_align_celeba' / '000003.jpg'
-    path.write_bytes(path.read_bytes()[:size])
     loader = torch.utils.data.DataLoader(CelebA(str(celeba), 'train'), batch_size=None, num_workers=workers)
+    path.write_bytes(path.read_bytes()[:size])
     iterator = iter(loader)
-    with pytest.raises(DataError, match=f'^CelebA: {path} {reason}') as error:
+    with pytest.raises(ImageError, match=f'^CelebA: {path} {reason}') as error:
         list(iterator)
     assert '\n' not in str(error.value)
     if workers:

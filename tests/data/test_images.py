@@ -1,18 +1,15 @@
-import io
-import struct
-import zlib
-
 import numpy as np
 import pytest
 import timm
 import torch
-from PIL import Image, ImageCms
+from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from torch import nn
 from torchvision import transforms
 
 from timm_abn import Explanation
-from timm_abn.data.images import ImageError, Preprocessing, denormalize, draw_overlay, place_map, read_image, to_rgb
+from timm_abn.data.images import Preprocessing, denormalize, draw_overlay, place_map
+from timm_abn.data.reading import ImageError
 
 SIZE = (6, 4)
 RED = (200, 30, 40)
@@ -26,200 +23,6 @@ def model_of(channels=3, size=(32, 32), **cfg):
         input_size=(channels, *size), interpolation='bilinear', mean=(0.5,) * channels, std=(0.25,) * channels, **cfg
     )
     return model
-
-
-def with_info(image, **info):
-    image.info.update(info)
-    return image
-
-
-def red_palette(mode='P'):
-    image = Image.new('P', SIZE, 1)
-    image.putpalette([255, 255, 255, *RED])
-    return image if mode == 'P' else image.convert(mode)
-
-
-def lab(image):
-    profiles = ImageCms.createProfile('sRGB'), ImageCms.createProfile('LAB')
-    return ImageCms.applyTransform(image, ImageCms.buildTransform(*profiles, 'RGB', 'LAB'))
-
-
-def rgb():
-    return Image.new('RGB', SIZE, RED)
-
-
-# image, the RGB value that a viewer shows, and how far rounding may be off
-MODES = {
-    '1': (lambda: Image.new('1', SIZE, 1), (255, 255, 255), 0),
-    'L': (lambda: Image.new('L', SIZE, 77), (77, 77, 77), 0),
-    'L with a transparent level': (lambda: with_info(Image.new('L', SIZE, 77), transparency=77), (255, 255, 255), 0),
-    'L with another transparent level': (lambda: with_info(Image.new('L', SIZE, 77), transparency=3), (77, 77, 77), 0),
-    '1 with a transparent level': (lambda: with_info(Image.new('1', SIZE, 0), transparency=0), (255, 255, 255), 0),
-    'LA': (lambda: Image.new('LA', SIZE, (55, 51)), (215, 215, 215), 1),
-    'La': (lambda: Image.new('LA', SIZE, (55, 51)).convert('La'), (215, 215, 215), 1),
-    'P': (red_palette, RED, 0),
-    'P with a transparent colour': (lambda: with_info(red_palette(), transparency=1), (255, 255, 255), 0),
-    'P with alphas': (lambda: with_info(red_palette(), transparency=bytes([255, 51])), (244, 210, 212), 1),
-    'PA': (lambda: red_palette('PA'), RED, 0),
-    'RGB': (rgb, RED, 0),
-    'RGB with a transparent colour': (lambda: with_info(rgb(), transparency=RED), (255, 255, 255), 0),
-    'RGBA opaque': (lambda: rgb().convert('RGBA'), RED, 0),
-    'RGBA transparent black': (lambda: Image.new('RGBA', SIZE, (0, 0, 0, 0)), (255, 255, 255), 0),
-    'RGBA': (lambda: Image.new('RGBA', SIZE, (*RED, 51)), (244, 210, 212), 1),
-    'RGBa': (lambda: Image.new('RGBA', SIZE, (*RED, 51)).convert('RGBa'), (244, 210, 212), 3),
-    'RGBX': (lambda: rgb().convert('RGBX'), RED, 0),
-    'CMYK': (lambda: Image.new('CMYK', SIZE, (55, 225, 215, 0)), RED, 0),
-    'YCbCr': (lambda: rgb().convert('YCbCr'), RED, 2),
-    'HSV': (lambda: rgb().convert('HSV'), RED, 4),
-    'LAB': (lambda: lab(rgb()), RED, 4),
-    'I;16': (lambda: Image.new('I;16', SIZE, 77 * 257), (77, 77, 77), 0),
-    'I;16 bright': (lambda: Image.new('I;16', SIZE, 65535), (255, 255, 255), 0),
-    'I;16 dark': (lambda: Image.new('I;16', SIZE, 200), (1, 1, 1), 0),
-    'I;16B': (lambda: Image.new('I;16B', SIZE, 77 * 257), (77, 77, 77), 0),
-    'I of 16 bit': (lambda: Image.new('I', SIZE, 77 * 257), (77, 77, 77), 0),
-    'I of 8 bit': (lambda: Image.new('I', SIZE, 77), (77, 77, 77), 0),
-    'F in [0, 1]': (lambda: Image.new('F', SIZE, 0.3), (76, 76, 76), 1),
-    'F in [0, 255]': (lambda: Image.new('F', SIZE, 77.0), (77, 77, 77), 0),
-}
-
-
-@pytest.mark.parametrize('name', MODES)
-def test_modes(name):
-    create, expected, tolerance = MODES[name]
-    image = to_rgb(create())
-    assert image.mode == 'RGB' and image.size == SIZE
-    np.testing.assert_allclose(np.asarray(image)[1, 2], expected, atol=tolerance)
-    assert (np.asarray(image) == np.asarray(image)[0, 0]).all()
-
-
-@pytest.mark.parametrize('values', [[-3.0, 0.0, 7.0], [0.0, 300.0, 1000.0]])
-def test_other_ranges_are_stretched(values):
-    image = to_rgb(Image.fromarray(np.array([values], dtype=np.float32)))
-    expected = np.round((np.array(values) - values[0]) / (values[2] - values[0]) * 255)
-    np.testing.assert_array_equal(np.asarray(image)[0, :, 0], expected)
-    whole = to_rgb(Image.fromarray(np.array([[-70000, 0, 70000]], dtype=np.int32)))
-    np.testing.assert_array_equal(np.asarray(whole)[0, :, 0], [0, 128, 255])
-
-
-def test_values_that_are_not_finite():
-    values = np.array([[np.nan, 0.0, 0.5, 1.0, np.inf, -np.inf]], dtype=np.float32)
-    np.testing.assert_array_equal(np.asarray(to_rgb(Image.fromarray(values)))[0, :, 0], [0, 0, 128, 255, 255, 0])
-    nothing = to_rgb(Image.fromarray(np.full((2, 2), np.nan, dtype=np.float32)))
-    np.testing.assert_array_equal(np.asarray(nothing), 0)
-
-
-@pytest.mark.parametrize('kind', ['png', 'tiff'])
-def test_sixteen_bit_files_are_scaled_not_clipped(tmp_path, kind):
-    values = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
-    path = tmp_path / f'image.{kind}'
-    Image.fromarray(values).save(path)
-    np.testing.assert_array_equal(np.asarray(read_image(path))[..., 0].ravel(), np.arange(256))
-
-
-def test_sixteen_bit_png_with_a_transparent_level(tmp_path):
-    def chunk(kind, data):
-        return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
-
-    pixels = b'\0' + struct.pack('>3H', 0, 1000, 30000)
-    (tmp_path / 'image.png').write_bytes(
-        b'\x89PNG\r\n\x1a\n'
-        + chunk(b'IHDR', struct.pack('>IIBBBBB', 3, 1, 16, 0, 0, 0, 0))
-        + chunk(b'tRNS', struct.pack('>H', 1000))
-        + chunk(b'IDAT', zlib.compress(pixels))
-        + chunk(b'IEND', b'')
-    )
-    np.testing.assert_array_equal(np.asarray(read_image(tmp_path / 'image.png'))[0, :, 0], [0, 255, 117])
-
-
-def test_cmyk_jpeg_and_animated_gif(tmp_path):
-    Image.new('CMYK', SIZE, (55, 225, 215, 0)).save(tmp_path / 'image.jpg', quality=100)
-    np.testing.assert_allclose(np.asarray(read_image(tmp_path / 'image.jpg'))[0, 0], RED, atol=6)
-    frames = [Image.new('RGB', SIZE, color) for color in (RED, (0, 0, 0))]
-    frames[0].save(tmp_path / 'image.gif', save_all=True, append_images=frames[1:])
-    np.testing.assert_allclose(np.asarray(read_image(tmp_path / 'image.gif'))[0, 0], RED, atol=1)
-
-
-# how the stored pixels come from the upright ones, from the EXIF standard (row 0 and column 0 of the stored image)
-STORED = {
-    1: lambda a: a,
-    2: lambda a: a[:, ::-1],  # row 0 is the top, column 0 the right
-    3: lambda a: a[::-1, ::-1],  # the bottom, the right
-    4: lambda a: a[::-1],  # the bottom, the left
-    5: lambda a: a.swapaxes(0, 1),  # the left, the top
-    6: lambda a: a[:, ::-1].swapaxes(0, 1),  # the right, the top
-    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),  # the right, the bottom
-    8: lambda a: a[::-1].swapaxes(0, 1),  # the left, the bottom
-}
-
-
-@pytest.mark.parametrize('orientation', STORED)
-@pytest.mark.parametrize('kind', ['png', 'jpg', 'tiff'])
-def test_exif_orientation(tmp_path, orientation, kind):
-    upright = np.zeros((16, 24, 3), dtype=np.uint8)
-    upright[:8, :8], upright[:8, 16:], upright[8:, :8] = RED, (20, 200, 30), (10, 40, 220)
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    path = tmp_path / f'image.{kind}'
-    options = dict(quality=100, subsampling=0) if kind == 'jpg' else {}
-    Image.fromarray(np.ascontiguousarray(STORED[orientation](upright))).save(path, exif=exif, **options)
-    np.testing.assert_allclose(np.asarray(read_image(path)).astype(int), upright, atol=4)
-
-
-def test_sixteen_bit_with_orientation(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    values = np.arange(6, dtype=np.uint16).reshape(2, 3) * 257
-    Image.fromarray(np.ascontiguousarray(STORED[6](values))).save(tmp_path / 'image.png', exif=exif)
-    np.testing.assert_array_equal(np.asarray(read_image(tmp_path / 'image.png'))[..., 0], values // 257)
-
-
-def test_damaged_exif_does_not_lose_the_image(tmp_path):
-    rgb().save(tmp_path / 'image.png', exif=b'Exif\0\0not a TIFF header')
-    np.testing.assert_array_equal(np.asarray(read_image(tmp_path / 'image.png'))[0, 0], RED)
-
-
-def encoded(kind, size=(64, 64)):
-    noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8) & 0xF0  # so that PNG compresses it
-    buffer = io.BytesIO()
-    Image.fromarray(noise).save(buffer, kind)
-    return buffer.getvalue()
-
-
-@pytest.mark.parametrize(
-    ('content', 'message'),
-    [
-        (b'', 'is not an image'),
-        (b'a text\n' * 100, 'is not an image'),
-        (encoded('jpeg')[:2000], 'truncated'),
-        (encoded('png')[:2000], 'cannot be read'),
-        (encoded('png')[:200] + b'\xff' * 500 + encoded('png')[700:], 'cannot be read'),
-        (encoded('webp')[:500], 'read'),
-        (encoded('gif')[:2000], 'cannot be read'),
-    ],
-)
-def test_damaged_files(tmp_path, content, message):
-    path = tmp_path / 'image.jpg'
-    path.write_bytes(content)
-    with pytest.raises(ImageError, match=message) as error:
-        read_image(path)
-    assert '\n' not in str(error.value) and str(path) in str(error.value)
-
-
-def test_missing_file_and_folder(tmp_path):
-    with pytest.raises(ImageError, match='No such file'):
-        read_image(tmp_path / 'image.jpg')
-    with pytest.raises(ImageError, match='cannot be read'):
-        read_image(tmp_path)
-
-
-def test_decompression_bomb(tmp_path, monkeypatch, recwarn):
-    Image.new('1', (40, 40)).save(tmp_path / 'image.png')
-    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 1000)
-    read_image(tmp_path / 'image.png')
-    assert not recwarn.list
-    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 500)
-    with pytest.raises(ImageError, match='more than 1,000 pixels'):
-        read_image(tmp_path / 'image.png')
 
 
 @pytest.mark.parametrize(('name', 'channels'), [('abn_resnet18', 3), ('abn_resnet20_cifar.fashion_mnist', 1)])

@@ -97,6 +97,26 @@ def test_mask_moves_with_the_image(model, tmp_path):
         load_samples(model, tmp_path, masks=tmp_path / 'masks')[0]
 
 
+@pytest.mark.parametrize('orientation', [1, 3, 6, 8])
+def test_masks_of_stored_and_of_upright_pixels(model, tmp_path, orientation):
+    upright = np.zeros((60, 80), dtype=np.uint8)
+    upright[10:30, 20:70] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = np.rot90(upright, {1: 0, 3: 2, 6: 1, 8: 3}[orientation])  # as EXIF says: 6 is shown turned to the right
+    (tmp_path / 'photos').mkdir()
+    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / 'photos' / '1.jpg', exif=exif)
+    kinds = {'upright': upright, 'tagged': stored} | ({'stored': stored} if orientation in (6, 8) else {})
+    for kind, values in kinds.items():
+        (tmp_path / kind).mkdir()
+        told = dict(exif=exif) if kind == 'tagged' else {}
+        Image.fromarray(np.ascontiguousarray(values)).save(tmp_path / kind / '1.png', **told)
+    found = [load_samples(model, tmp_path / 'photos', masks=tmp_path / kind)[0] for kind in kinds]
+    bright = found[0].image.mean(dim=0) > found[0].image.mean(dim=0).amax() / 2
+    for kind, sample in zip(kinds, found, strict=True):
+        assert (sample.mask != bright).float().mean() < 0.03, kind
+
+
 def test_masks_of_tasks(tmp_path):
     network = tiny_abn('test_resnet', num_classes=3, multi_task=True)
     network.pretrained_cfg = dict(network.pretrained_cfg, label_names=['hat', 'smile', 'glasses'])

@@ -17,7 +17,8 @@ from own_scripts import load_script
 from PIL import Image
 
 import timm_abn
-from timm_abn.data.images import Preprocessing, read_image
+from timm_abn.data.images import Preprocessing
+from timm_abn.data.reading import read_image
 
 script = load_script('scripts/docs/make_static_page')
 NODE, NPM = shutil.which('node'), shutil.which('npm')

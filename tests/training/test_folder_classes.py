@@ -133,10 +133,10 @@ def test_broken_images_are_a_line_each(launch, images, tmp_path, capfd, broken, 
         file.write_bytes(b'no image')
     assert launch('train.py', *RUN, '--data-dir', images, '--output', tmp_path) == code
     error = capfd.readouterr().err
-    skipped = [line for line in error.splitlines() if 'Skipped sample' in line]
-    assert skipped and all('.png' in line for line in skipped) and 'Traceback' not in error
+    assert all(f'{file} is not an image' in error for file in files) and 'Traceback' not in error
+    assert f'{len(files)} of 24 images are left out, since they cannot be read.' in error
     if code:
-        assert error.splitlines()[-1].endswith('images in succession cannot be read; the lines above say why.')
+        assert error.splitlines()[-1].endswith(f'none of the images in {images / "train"} can be read.')
 
 
 def test_names_give_labels(image_folder):

@@ -93,7 +93,7 @@ class _Page:
             return {}
         served = self.offered.load(model)
         try:
-            photo, pixels = read_photo(path)
+            photo, pixels = read_photo(path, served.preprocessing.levels)
         finally:
             Path(path).unlink(missing_ok=True)  # it is in the visitor's session, or of no use
         return self._open(open_session(photo, served, pixels), served, kind)
@@ -101,7 +101,7 @@ class _Page:
     @_reported
     def open_sample(self, model: str, kind: str, event: gr.SelectData) -> dict[Any, Any]:
         served = self.offered.load(model)
-        photo, pixels = read_photo(sample_paths()[event.index])
+        photo, pixels = read_photo(sample_paths()[event.index], served.preprocessing.levels)
         return self._open(open_session(photo, served, pixels), served, kind)
 
     @_reported

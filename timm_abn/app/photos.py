@@ -6,7 +6,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..data.images import Box, ImageError, image_errors, read_image
+from ..data.images import Box
+from ..data.reading import ImageError, Levels, open_image, read_image
 
 __all__ = ['MOST_BYTES', 'MOST_PIXELS', 'Photo', 'read_photo', 'shown_size', 'to_shown_box']
 
@@ -21,13 +22,14 @@ class Photo:
 
     name: str  # of the file, without a folder
     content: bytes
+    levels: Levels | None = None  # of the model that looks at it
 
     def pixels(self) -> Image.Image:
         """Return the photo, upright, as RGB."""
-        return read_image(io.BytesIO(self.content))
+        return read_image(io.BytesIO(self.content), self.levels)
 
 
-def read_photo(path: str | Path) -> tuple[Photo, Image.Image]:
+def read_photo(path: str | Path, levels: Levels | None = None) -> tuple[Photo, Image.Image]:
     """Return a file that was uploaded, and its pixels, if it is an image that is not too large.
 
     Raises:
@@ -39,17 +41,17 @@ def read_photo(path: str | Path) -> tuple[Photo, Image.Image]:
         size = path.stat().st_size / 2**20
         raise ImageError(f'{path.name} has {size:.1f} MB; at most {MOST_BYTES // 2**20} MB are taken.')
     try:
-        with image_errors(path), Image.open(path) as image:
+        with open_image(path) as image:
             width, height = image.size  # of the header: nothing is decoded yet
         if width * height > MOST_PIXELS:
             raise ImageError(
                 f'{path} has {width} x {height} pixels, {width * height / 1e6:.1f} million; at most '
                 f'{MOST_PIXELS // 10**6} million are taken.'
             )
-        pixels = read_image(path)
+        pixels = read_image(path, levels)
     except ImageError as error:  # visitors need not know the folder
         raise ImageError(str(error).replace(str(path), path.name)) from None
-    return Photo(path.name, path.read_bytes()), pixels
+    return Photo(path.name, path.read_bytes(), levels), pixels
 
 
 def shown_size(size: tuple[int, int]) -> tuple[int, int]:

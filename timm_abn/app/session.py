@@ -41,6 +41,7 @@ def open_session(photo: Photo, served: ServedModel, pixels: Image.Image | None =
     Raises:
         TimmAbnError: The photo is too long and thin for the model.
     """
+    photo = dataclasses.replace(photo, levels=served.preprocessing.levels)
     pixels = photo.pixels() if pixels is None else pixels
     x, box = served.preprocessing(pixels)
     x = x[None].to(served.device)

@@ -10,25 +10,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import Dataset
 
 from ..errors import suggest
 from .errors import DataError
-from .images import ImageError, image_errors
+from .reading import ImageError, Levels, read_image, without_damaged
 
-__all__ = ['BrokenImageError', 'CelebA']
+__all__ = ['CelebA']
 
 _PARTITIONS = dict(train='0', val='1', test='2')
 _FILES = ('list_attr_celeba.txt', 'list_eval_partition.txt', 'img_align_celeba')
-
-
-class BrokenImageError(DataError):
-    """An image of a data set cannot be read; the message is one line, also where a worker of the loader met it."""
-
-    def __init__(self, message: str) -> None:
-        # torch makes an error of a worker anew, with the worker's traceback for message: its last line is ours
-        super().__init__(message.rstrip().splitlines()[-1].rpartition(f'{type(self).__name__}: ')[2])
 
 
 class CelebA(Dataset):
@@ -47,6 +38,7 @@ class CelebA(Dataset):
         attributes: str | None = None,
         target_format: str = 'indices',
         target_transform: Callable | None = None,
+        levels: Levels | None = None,
     ) -> None:
         """
         Args:
@@ -57,6 +49,7 @@ class CelebA(Dataset):
                 'multihot' list of zeros and ones. timm's name for it.
             target_transform: Makes the target of that, such as timm's ``MultiLabelTarget``. Without it, a target is a
                 float tensor (T,).
+            levels: What is black and white in images of more than 8 bits (``read_image``).
         """
         self.root = Path(root)
         for name in _FILES:
@@ -71,13 +64,15 @@ class CelebA(Dataset):
             )
         columns = self._columns(attributes, known)
         rows = [index for index, name in enumerate(names) if name in chosen]
+        self._check_images([names[row] for row in rows])
+        rows = without_damaged(rows, lambda row: self.root / _FILES[2] / names[row])
         self.attributes = [known[column] for column in columns]
         self.images = [names[row] for row in rows]
         self.targets = torch.from_numpy(table[rows][:, columns])
         self.transform: Callable | None = None  # timm's loader sets it
         self.target_format = target_format
         self.target_transform = target_transform
-        self._check_images()
+        self.levels = levels
         self._check_target_transform()
 
     def _partition(self, split: str) -> set:
@@ -161,14 +156,14 @@ class CelebA(Dataset):
             raise DataError(f'--target-key names the attribute {twice} twice.')
         return [known.index(name) for name in names]
 
-    def _check_images(self) -> None:
+    def _check_images(self, names: list[str]) -> None:
         try:
             there = {path.name for path in (self.root / _FILES[2]).iterdir()}
         except OSError as error:
             raise DataError(
                 f'CelebA: {self.root / _FILES[2]} must be the folder of the images: {error.strerror}.'
             ) from error
-        missing = [name for name in self.images if name not in there]
+        missing = [name for name in names if name not in there]
         if missing:
             raise DataError(
                 f'CelebA is incomplete: {len(missing)} images of the split are missing, the first is '
@@ -187,12 +182,10 @@ class CelebA(Dataset):
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
-        path = self.root / _FILES[2] / self.images[index]
         try:
-            with image_errors(path), Image.open(path) as file:
-                image: Any = file.convert('RGB')
+            image: Any = read_image(self.root / _FILES[2] / self.images[index], self.levels)
         except ImageError as error:
-            raise BrokenImageError(f'CelebA: {error}') from None
+            raise ImageError(f'CelebA: {error}') from None
         target: Any = self.targets[index]
         if self.target_transform is not None:
             multihot = self.target_format == 'multihot'

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm.data
 import torchvision.datasets
-from PIL import Image
 from torch.utils.data import Dataset
 
 from ..errors import one_line
 from .celeba import CelebA
 from .errors import DataError
+from .reading import Levels, read_image, without_damaged
+from .timm_images import ReadImages
 
 __all__ = ['CompCars', 'create_dataset', 'svhn']
 
@@ -72,7 +74,7 @@ class CompCars(Dataset):
 
     TARGETS = ('model', 'maker')
 
-    def __init__(self, root: str, split: str = 'train', target: str = 'model') -> None:
+    def __init__(self, root: str, split: str = 'train', target: str = 'model', levels: Levels | None = None) -> None:
         if target not in self.TARGETS:
             raise DataError(f'--target-key of CompCars must be model or maker, got {target!r}.')
         self.root = Path(root)
@@ -85,7 +87,10 @@ class CompCars(Dataset):
                     'train_test_split/ of the web-nature data.'
                 )
         self.transform: Callable | None = None
+        self.levels = levels
         self.images = self._read_split('test' if split in _EVALUATION else split)
+        self._check_complete()
+        self.images = without_damaged(self.images, lambda name: self.root / 'image' / name)
         position = self.TARGETS.index(target)
         ids = [self._ids(name)[position] for name in self.images]
         known = sorted({self._ids(name)[position] for name in self._read_split('train')})
@@ -94,7 +99,6 @@ class CompCars(Dataset):
         if strange:
             raise DataError(f'CompCars: {split} has a {target} that train.txt has not: {strange[0]}.')
         self.targets = [self.class_to_idx[identity] for identity in ids]
-        self._check_complete()
 
     def _read_split(self, split: str) -> list[str]:
         folder = self.root / 'train_test_split' / 'classification'
@@ -131,8 +135,7 @@ class CompCars(Dataset):
         name = self.images[index]
         # viewpoint, number of boxes, then the box: x1 y1 x2 y2, counted from 1, both ends inside
         left, top, right, bottom = map(int, self._label_path(name).read_text().splitlines()[2].split())
-        with Image.open(self.root / 'image' / name) as image:
-            car = image.convert('RGB').crop((left - 1, top - 1, right, bottom))
+        car = read_image(self.root / 'image' / name, self.levels).crop((left - 1, top - 1, right, bottom))
         return (car if self.transform is None else self.transform(car)), self.targets[index]
 
 
@@ -142,12 +145,14 @@ def create_dataset(
     root: str | None = None,
     split: str = 'validation',
     class_names: Sequence[str] | None = None,
+    levels: Levels | None = None,
     **kwargs: Any,
 ) -> Any:
     """Create a data set as ``timm.data.create_dataset`` does, which is passed first, or one of this module.
 
     ``class_names`` are those of folders of images, in their order, so that a split that lacks some of them has the same
-    labels as one that has all.
+    labels as one that has all. ``levels`` are black and white in images of more than 8 bits (``read_image``), which
+    reads whatever timm would open itself; torchvision's and streamed data sets decode their images themselves.
     """
     key = name.lower()
     download = bool(kwargs.get('download'))
@@ -155,25 +160,28 @@ def create_dataset(
     if key == 'torch/svhn':
         return svhn(str(root), split, download)
     if key == 'compcars':
-        return CompCars(str(root), split, kwargs.get('target_key') or 'model')
+        return CompCars(str(root), split, kwargs.get('target_key') or 'model', levels)
     if key == 'celeba':
-        return _celeba(str(root), split, **kwargs)
+        return _celeba(str(root), split, levels, **kwargs)
     if class_names and not key and not kwargs.get('class_map'):
         kwargs['class_map'] = {class_name: index for index, class_name in enumerate(class_names)}
     try:
-        return timm_create(name, root=root, split=split, **kwargs)
+        dataset = timm_create(name, root=root, split=split, **kwargs)
     except RuntimeError as error:
         if key not in _TORCH_FOLDERS and key:
             raise
         expected = _TORCH_FOLDERS.get(key, 'a folder for each split, and in it a folder for each class')
         raise DataError(f'{name or "image folder"}: expected {expected} in {root}. {one_line(error)}.') from error
+    if type(dataset) is timm.data.ImageDataset and not dataset.load_bytes:
+        return ReadImages(dataset, bool(kwargs.get('is_training')), levels)
+    return dataset
 
 
-def _celeba(root: str, split: str, **kwargs: Any) -> CelebA:
+def _celeba(root: str, split: str, levels: Levels | None, **kwargs: Any) -> CelebA:
     if kwargs.get('target_transform') is None:
         raise DataError('--dataset celeba has several attributes per image: pass --task multilabel.')
     target_format = kwargs.get('target_format') or 'indices'
-    return CelebA(root, split, kwargs.get('target_key'), target_format, kwargs['target_transform'])
+    return CelebA(root, split, kwargs.get('target_key'), target_format, kwargs['target_transform'], levels)
 
 
 def _check_root(key: str, root: str | None, download: bool) -> None:

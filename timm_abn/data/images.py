@@ -1,18 +1,15 @@
-"""Reading images of any kind, and putting them through a model's own preprocessing and back.
+"""Putting images through a model's own preprocessing, and maps back onto them.
 
 A model sees its preprocessing of an image: resized, and cut to a rectangle in the middle. ``Preprocessing`` remembers
 which part of the original that was, so that an attention map can be laid over the pixels it speaks of.
 """
 
-import contextlib
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageCms, ImageOps
+from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from timm.data.transforms import CenterCropOrPad, MaybeToTensor
 from timm.models import get_model_input_config
@@ -21,83 +18,13 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from ..errors import TimmAbnError
 from ..maps.operations import blend_maps, upsample_maps
+from .reading import ImageError, Levels, read_image
 
-__all__ = [
-    'MOST_PIXELS',
-    'Box',
-    'ImageError',
-    'Preprocessing',
-    'denormalize',
-    'draw_overlay',
-    'image_errors',
-    'place_map',
-    'read_image',
-    'to_rgb',
-]
+__all__ = ['MOST_PIXELS', 'Box', 'Preprocessing', 'denormalize', 'draw_overlay', 'levels_of', 'place_map']
 
 MOST_PIXELS = 100_000_000  # in memory at once, as 8-bit RGB: 300 MB
 
 Box = tuple[int, int, int, int]  # left, top, right and bottom in pixels, as in Pillow
-
-
-class ImageError(TimmAbnError):
-    """An image cannot be used; the message says why, in one line."""
-
-
-def read_image(path: str | Path | BinaryIO) -> Image.Image:
-    """Read an image of any mode as 8-bit RGB, upright.
-
-    The EXIF orientation is applied, transparency is laid on white, 16-bit and floating point images are scaled to 8 bit
-    (see ``to_rgb``). Of several frames or pages the first is read. Colour profiles are not applied, as in timm.
-
-    Args:
-        path: File in any format that Pillow reads, or what it holds, as a stream.
-
-    Raises:
-        ImageError: There is no such file, or it is not an image, damaged, or larger than Pillow's limit.
-    """
-    with image_errors(path), warnings.catch_warnings():
-        # between once and twice its limit Pillow warns, which is no news to somebody with a large photo
-        warnings.simplefilter('ignore', Image.DecompressionBombWarning)
-        with Image.open(path) as image:
-            image.verify()  # the checksums of a PNG, which loading does not look at; the file is used up by it
-        with Image.open(path) as image:
-            return to_rgb(_upright(image))
-
-
-@contextlib.contextmanager
-def image_errors(path: str | Path | BinaryIO) -> Iterator[None]:
-    """Turn whatever goes wrong inside, where the file ``path`` is read, into an ``ImageError``."""
-    try:
-        yield
-    except Image.UnidentifiedImageError:
-        raise ImageError(f'{path} is not an image that Pillow can read.') from None
-    except Image.DecompressionBombError:
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        raise ImageError(f"{path} has more than {limit:,} pixels, Pillow's limit; make it smaller first.") from None
-    except Exception as error:  # on damaged files Pillow's decoders raise errors of a dozen types
-        reason = getattr(error, 'strerror', None) or ' '.join(str(error).split()) or type(error).__name__
-        raise ImageError(f'{path} cannot be read: {reason}') from None
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image of any mode of Pillow to RGB.
-
-    Transparent pixels become white. Grey levels beyond 8 bit are scaled, not clipped: 16-bit ones by 1/257. Integers of
-    32 bit (mode I) count as 8 bit if none is above 255, and as 16 bit if none is above 65,535; floats (mode F) count as
-    [0, 1] if none is outside, else as [0, 255]. Values outside of all that are stretched from least to greatest.
-    """
-    if image.mode == 'F' or image.mode.startswith('I'):
-        image = _to_8_bit(image)
-    elif image.mode == 'LAB':
-        lab, srgb = ImageCms.createProfile('LAB'), ImageCms.createProfile('sRGB')
-        image = ImageCms.applyTransform(image, ImageCms.buildTransform(lab, srgb, 'LAB', 'RGB')) or image
-    elif image.mode == 'La':
-        image = image.convert('LA')
-    if image.has_transparency_data:
-        image = image.convert('RGBA')
-        image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
-    return image.convert('RGB')
 
 
 def denormalize(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
@@ -127,6 +54,7 @@ class Preprocessing:
 
     Attributes:
         config: What timm's ``create_transform`` gets: input size, interpolation, mean, std, crop.
+        levels: What is black and white in images of more than 8 bits (``levels_of`` the model).
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
@@ -139,6 +67,7 @@ class Preprocessing:
         """
         input_size = get_model_input_config(model)['input_size']  # of this model, not of its pretrained weights
         self.channels = input_size[0]
+        self.levels = levels_of(model)
         if self.channels not in (1, 3):
             raise TimmAbnError(f'images have 1 (grey) or 3 (colour) channels, the model takes {self.channels}.')
         config: dict[str, Any] = resolve_model_data_config(model)
@@ -151,6 +80,10 @@ class Preprocessing:
         steps = create_transform(**self.config).transforms
         first_tensor_step = next(index for index, step in enumerate(steps) if isinstance(step, MaybeToTensor))
         self._geometry, self._to_tensor = steps[:first_tensor_step], steps[first_tensor_step:]
+
+    def read(self, path: str | Path | BinaryIO) -> Image.Image:
+        """Read an image as the model is used to it: ``read_image`` with the levels of the model."""
+        return read_image(path, self.levels)
 
     def __call__(self, image: Image.Image) -> tuple[torch.Tensor, Box]:
         """Return the model's input, shape (C, H, W), and the box of the image that it shows.
@@ -229,28 +162,9 @@ def place_map(attention_map: torch.Tensor, box: Box, size: tuple[int, int], inte
     return placed
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:
-        return image  # damaged EXIF data do not make the pixels unreadable
-    return ImageOps.exif_transpose(image) if orientation != 1 else image
-
-
-def _to_8_bit(image: Image.Image) -> Image.Image:
-    values = np.asarray(image)
-    if image.mode.startswith('I;16'):
-        scaled = (np.arange(65536) / 257).round().astype(np.uint8)[values]
-        transparent = image.info.get('transparency')
-        if isinstance(transparent, int):  # a PNG may name one grey level as transparent
-            scaled[values == transparent] = 255
-        return Image.fromarray(scaled)
-    finite = values[np.isfinite(values)].astype(np.float64)
-    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
-    if low >= 0 and high <= (255 if image.mode == 'F' else 65535):
-        low, high = 0.0, next(most for most in (1.0 if image.mode == 'F' else 255.0, 255.0, 65535.0) if high <= most)
-    stretched = (np.nan_to_num(values.astype(np.float64), posinf=high, neginf=low) - low) * (255 / (high - low or 1.0))
-    return Image.fromarray(stretched.round().clip(0, 255).astype(np.uint8))
+def levels_of(model: torch.nn.Module) -> Levels | None:
+    """Return what is black and white to a model in images of more than 8 bits, None for the range of their type."""
+    return getattr(model, 'image_levels', None)
 
 
 def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:

@@ -11,13 +11,21 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..errors import TimmAbnError
-from .images import Box, image_errors
+from .images import Box
+from .reading import ImageError, open_image, upright
 
-__all__ = ['CocoMasks', 'MaskError', 'Masks', 'PngMasks', 'place_mask', 'read_masks']
+__all__ = ['CocoMasks', 'MaskError', 'Masks', 'PngMasks', 'fit_mask', 'place_mask', 'read_masks']
+
+# what brings stored pixels upright, by the EXIF orientations whose width is a height
+_TURNS = {
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
-class MaskError(TimmAbnError):
+class MaskError(ImageError):
     """Masks cannot be read; the message says why, in one line."""
 
 
@@ -32,10 +40,10 @@ class Masks(abc.ABC):
 
     @abc.abstractmethod
     def find(self, name: PurePath, category: str | None = None) -> Image.Image | None:
-        """Return the mask of an image, mode 'L', in the size of the image, above 127 on the object; None without one.
+        """Return the mask of an image, mode 'L', above 127 on the object (see ``fit_mask``); None without one.
 
         ``name`` is the path of the image, relative to the folder that was given; only objects of ``category`` count,
-        all by default. A mask that cannot be read raises a MaskError.
+        all by default. A mask that cannot be read raises an ImageError.
         """
 
     @abc.abstractmethod
@@ -73,8 +81,9 @@ class PngMasks(Masks):
 
 
 def _read_mask(path: Path) -> np.ndarray:
-    with image_errors(path), Image.open(path) as image:
-        values = np.asarray(image if image.mode not in ('P', 'LA', 'RGBA', 'PA') else image.convert('RGB'))
+    with open_image(path) as image:
+        turned = upright(image)
+        values = np.asarray(turned if turned.mode not in ('P', 'LA', 'RGBA', 'PA') else turned.convert('RGB'))
     return np.asarray(np.atleast_3d(values).any(axis=2))
 
 
@@ -186,6 +195,26 @@ def read_masks(path: Path, categories: Sequence[str] = ()) -> Masks:
     if path.is_file():
         return CocoMasks(path)
     raise MaskError(f'there are no masks {path}: expected a folder of PNG files, or a JSON file in the form of COCO.')
+
+
+def fit_mask(mask: Image.Image, image: Image.Image, name: PurePath) -> Image.Image:
+    """Return the mask of an image as it lies on the upright image, which ``read_image`` returned.
+
+    People draw on what is shown, or on the pixels as they are stored; the two differ where a camera was turned. A mask
+    of the size of the upright image is taken as it is, and only else one of the size of the stored pixels is turned as
+    they are. So where both are of one size (squares, and what is stored upside down or mirrored) masks are of the
+    upright image.
+
+    Raises:
+        MaskError: It has neither size.
+    """
+    if mask.size == image.size:
+        return mask
+    orientation = image.info.get('orientation')
+    if orientation in _TURNS and mask.size == image.size[::-1]:
+        return mask.transpose(_TURNS[orientation])
+    found, right = (' x '.join(map(str, size)) for size in (mask.size, image.size))
+    raise MaskError(f'the mask of {name} has {found} pixels, the image has {right}.')
 
 
 def place_mask(mask: Image.Image, box: Box, size: tuple[int, int]) -> np.ndarray:

@@ -3,6 +3,7 @@
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from timm.utils.misc import natural_key
 from torch.utils.data import Dataset
 
 from .errors import DataError
-from .images import read_image
+from .reading import Levels, read_image, read_or_next, without_damaged
 from .sources import Source, find_sources
 
 __all__ = ['Photos', 'PhotosDataset', 'find_photos']
@@ -39,7 +40,8 @@ def find_photos(folder: Path, labelled: bool) -> Photos:
     """Find the photos of a folder with sub-folders ``train`` and ``validation`` (or ``val``, ``test``).
 
     Of a folder without them a fifth of each class is held out; the draw is always the same. If ``labelled``, the
-    folders that photos lie in are their classes.
+    folders that photos lie in are their classes. Photos that are damaged are left out, named and counted: of those to
+    train on what ``check_image`` finds, of the others all.
 
     Raises:
         DataError: There are no photos, only one to train on or to hold out, or of one class.
@@ -50,20 +52,25 @@ def find_photos(folder: Path, labelled: bool) -> Photos:
     held_out = next((folder / name for name in _VALIDATION if (folder / name).is_dir()), None)
     if held_out is not None and training == folder:
         raise DataError(f'{folder} has a folder {held_out.name}, but none called train beside it.')
-    sources = find_sources([training])
+    sources = _whole_sources(training)
     classes = _class_names(sources, training) if labelled else []
     photos = [(source.path, classes.index(_class_of(source)) if labelled else None) for source in sources]
     if held_out is None:
         photos, validation = _hold_out(photos)
     else:
-        found = find_sources([held_out])
+        found = _whole_sources(held_out)
         strangers = sorted({_class_of(source) for source in found} - set(classes)) if labelled else []
         if strangers:
             raise DataError(f'{held_out} has a class {strangers[0]!r}, which {training} has not.')
         validation = [(source.path, classes.index(_class_of(source)) if labelled else None) for source in found]
+    validation = without_damaged(validation, itemgetter(0), read_image)
     if not photos or not validation:
         raise DataError(f'{folder} has too few photos: {len(sources)}.')
     return Photos(photos, validation, classes)
+
+
+def _whole_sources(folder: Path) -> list[Source]:
+    return without_damaged(find_sources([folder]), attrgetter('path'))
 
 
 def _class_names(sources: Sequence[Source], folder: Path) -> list[str]:
@@ -96,19 +103,29 @@ def _hold_out(photos: Sequence[Photo]) -> tuple[list[Photo], list[Photo]]:
 
 
 class PhotosDataset(Dataset):
-    """Photos as a model sees them (``transform``), shape (C, H, W), with their class, -1 where it is not known."""
+    """Photos as a model sees them (``transform``), shape (C, H, W), with their class, -1 where it is not known.
+
+    If they are to train on, one that turns out to be damaged is replaced by the next (``read_or_next``).
+    """
 
     def __init__(
         self,
         photos: Sequence[Photo],
         transform: Callable[[Image.Image], torch.Tensor],
+        is_training: bool = False,
+        levels: Levels | None = None,
     ) -> None:
         self.photos = photos
         self.transform = transform
+        self.is_training = is_training
+        self.levels = levels
 
     def __len__(self) -> int:
         return len(self.photos)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return read_or_next(self._read, index, len(self)) if self.is_training else self._read(index)
+
+    def _read(self, index: int) -> tuple[torch.Tensor, int]:
         path, label = self.photos[index]
-        return self.transform(read_image(path)), -1 if label is None else label
+        return self.transform(read_image(path, self.levels)), -1 if label is None else label

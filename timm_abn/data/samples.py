@@ -18,8 +18,9 @@ from .celeba import CelebA
 from .class_names import class_names
 from .datasets import create_dataset
 from .folder_labels import folder_labels
-from .images import Box, Preprocessing, read_image, to_rgb
-from .masks import Masks, place_mask, read_masks
+from .images import Box, Preprocessing, levels_of
+from .masks import Masks, fit_mask, place_mask, read_masks
+from .reading import Levels, to_rgb
 from .sources import Source, find_sources
 
 __all__ = ['Sample', 'Samples', 'load_samples', 'read_samples']
@@ -83,30 +84,28 @@ class Samples(Sequence[Sample]):
             return [self[place] for place in range(len(self))[index]]
         known = self._images[index]
         photo, label = (
-            self._item(known.place) if isinstance(known.place, int) else (read_image(known.place), known.label)
+            self._item(known.place)
+            if isinstance(known.place, int)
+            else (self._preprocessing.read(known.place), known.label)
         )
         x, box = self._preprocessing(photo)
-        mask = None if self._masks is None else self._mask(self._masks, known, photo.size, box, x)
+        mask = None if self._masks is None else self._mask(self._masks, known, photo, box, x)
         return Sample(known.name, x, label, mask, known.target)
 
     def _item(self, place: int) -> tuple[Image.Image, int | None]:
         image, label = self._items[place][:2]  # type: ignore[index]  # only images of data sets have such a place
         # answers to several tasks are no class
         is_class = not isinstance(label, (list, tuple)) and getattr(label, 'ndim', 0) == 0
-        return to_rgb(image), int(label) if is_class else None
+        return to_rgb(image, self._preprocessing.levels), int(label) if is_class else None
 
-    def _mask(
-        self, masks: Masks, known: _Image, size: tuple[int, int], box: Box, x: torch.Tensor
-    ) -> torch.Tensor | None:
+    def _mask(self, masks: Masks, known: _Image, photo: Image.Image, box: Box, x: torch.Tensor) -> torch.Tensor | None:
         """Return the mask of the task that is the target, else of the class where masks have classes, else of all."""
         name = next((self._class_names[i] for i in (known.target, known.label) if i is not None), None)
         mask = masks.find(PurePath(known.name), name if name in masks.categories else None)
         if mask is None:
             return None
-        if mask.size != size:
-            found, right = (' x '.join(map(str, pixels)) for pixels in (mask.size, size))
-            raise TimmAbnError(f'the mask of {known.name} has {found} pixels, the image has {right}.')
-        return torch.from_numpy(place_mask(mask, box, (x.shape[1], x.shape[2])))
+        fitting = fit_mask(mask, photo, PurePath(known.name))
+        return torch.from_numpy(place_mask(fitting, box, (x.shape[1], x.shape[2])))
 
 
 def load_samples(
@@ -139,7 +138,7 @@ def load_samples(
         raise TimmAbnError(f'masks are found by the names of image files, which {dataset} does not have.')
     names, items = class_names(model), None
     if dataset:
-        items = _data_set(data_dir, dataset, split)
+        items = _data_set(data_dir, dataset, split, levels_of(model))
         images = [_Image(f'{index:06}', index) for index in range(len(items))]
     else:
         images = _folder_images(data_dir, split, names, masks)
@@ -192,11 +191,11 @@ def _without_masks(sources: list[Source], root: Path, masks: Path | None) -> lis
     return [s for s in sources if s.path.suffix.lower() != '.png' or s.path.with_suffix('') not in photos]
 
 
-def _data_set(data_dir: Path, dataset: str, split: str) -> Any:
+def _data_set(data_dir: Path, dataset: str, split: str, levels: Levels | None) -> Any:
     if dataset.lower() == 'celeba':
-        return CelebA(str(data_dir), split)
+        return CelebA(str(data_dir), split, levels=levels)
     try:
-        items = create_dataset(timm.data.create_dataset, dataset, root=str(data_dir), split=split)
+        items = create_dataset(timm.data.create_dataset, dataset, root=str(data_dir), split=split, levels=levels)
     except TimmAbnError:
         raise
     except Exception as error:  # of timm, torchvision, or another package that reads data

@@ -1,6 +1,8 @@
 """Files of images in batches, as a model sees them, and the files of their maps."""
 
+import contextlib
 import dataclasses
+import errno
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -9,13 +11,14 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from ..data.images import MOST_PIXELS, Box, ImageError, Preprocessing, draw_overlay, place_map, read_image
+from ..data.images import MOST_PIXELS, Box, Preprocessing, draw_overlay, place_map
+from ..data.reading import ImageError
 from ..data.sources import Source
 from ..maps.colormaps import DIVERGING_COLORMAP
 from ..maps.operations import centre_maps, normalize_maps
 from ..staging import staged_files
 
-__all__ = ['Drawing', 'Prepared', 'format_range', 'prepared_batches', 'range_of', 'write_maps']
+__all__ = ['Drawing', 'Prepared', 'format_range', 'name_errors', 'prepared_batches', 'range_of', 'write_maps']
 
 Range = tuple[float, float]
 
@@ -78,7 +81,7 @@ def prepared_batches(
     pixels = 0
     for source in sources:
         try:
-            image = read_image(source.path)
+            image = preprocessing.read(source.path)
             batch.append(Prepared(source, image, *preprocessing(image)))
         except ImageError as error:
             message = str(error).rstrip('.')
@@ -108,11 +111,25 @@ def write_maps(
         drawing: How.
         value_range: Values that have the first and the last colour; None for the range of each map, which 'coolwarm'
             takes to be symmetric around 0.
+
+    Raises:
+        ImageError: The name of the image is so long that no file can be called after it.
     """
     name = prepared.source.name
-    with staged_files(folder / name.parent) as staging:
+    with name_errors(prepared.source), staged_files(folder / name.parent) as staging:
         for ending, values in maps.items():
             _write_map(staging / f'{name.name}{ending}', prepared, values, drawing, value_range)
+
+
+@contextlib.contextmanager
+def name_errors(source: Source) -> Iterator[None]:
+    """Turn the error that the files of an image cannot be called after it into an ``ImageError``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise ImageError(f'{source.path} has too long a name to call files after it.') from None
 
 
 def _write_map(

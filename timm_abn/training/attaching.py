@@ -94,7 +94,9 @@ class _Run:
         self.settings, self.device, self.exclusive = settings, device, are_exclusive(self.model)
         self.preprocessing = Preprocessing(self.model)
         see = partial(_see, self.preprocessing)  # without the box
-        self.training, self.validation = PhotosDataset(photos.training, see), PhotosDataset(photos.validation, see)
+        levels = self.preprocessing.levels
+        self.training = PhotosDataset(photos.training, see, is_training=True, levels=levels)
+        self.validation = PhotosDataset(photos.validation, see, levels=levels)
         self.recorded = self._recorded(attached, photos.classes)
         self.criterion = AttachedMapLoss(nn.CrossEntropyLoss())
         self.terms = tuple(self.criterion.weighted_terms())

@@ -15,11 +15,13 @@ from typing import Any
 
 import timm
 import timm.data
+import timm.data.readers.reader_image_folder as folder_reader
 import torch.nn as nn
 import yaml
 
-from ..data.celeba import BrokenImageError
 from ..data.datasets import create_dataset
+from ..data.reading import ImageError, Levels
+from ..data.timm_images import find_images_and_targets
 from ..errors import TimmAbnError, suggest
 from ..hub.published import ARGUMENTS_OF_WEIGHTS, no_weights
 from ..models.training_checkpoints import origin_of
@@ -70,7 +72,7 @@ def main(name: str, arguments: Sequence[str]) -> int:
     try:
         _run(name, arguments)
     except TimmAbnError as error:
-        _say(name, f'error: {error}', every_process=isinstance(error, BrokenImageError))  # which one alone meets
+        _say(name, f'error: {error}', every_process=isinstance(error, ImageError))  # which one alone meets
         return 2
     return 0
 
@@ -78,6 +80,7 @@ def main(name: str, arguments: Sequence[str]) -> int:
 def _run(name: str, arguments: Sequence[str]) -> None:
     trains = name == 'train.py'
     own, for_timm = _own_arguments(name, arguments)
+    levels = Levels.parse(own.levels) if own.levels else None
     extend_timm_tasks()
     scripts = find_scripts(own.timm_scripts)
     _say(name, check_version(scripts, needs_tasks=trains))
@@ -99,7 +102,8 @@ def _run(name: str, arguments: Sequence[str]) -> None:
     if trains:
         _prepare_training(settings)
     _check_weights(name, settings)
-    replace(timm.data, 'create_dataset', partial(create_dataset, class_names=settings.class_names))
+    replace(timm.data, 'create_dataset', partial(create_dataset, class_names=settings.class_names, levels=levels))
+    replace(folder_reader, 'find_images_and_targets', find_images_and_targets)
     extend_timm_transforms()
     _say(name, 'torch finds no GPU here: this runs on the CPU.' if of_device else None)
     with tempfile.TemporaryDirectory() as scratch:
@@ -130,6 +134,10 @@ def _own_arguments(name: str, arguments: Sequence[str]) -> tuple[argparse.Namesp
     parser = argparse.ArgumentParser(program, usage, add_help=False, allow_abbrev=False)
     place = "checkout of timm's repository, or 'download' to fetch the scripts of the installed timm once (default: "
     parser.add_argument('--timm-scripts', metavar='DIR', help=f'{place}$TIMM_SCRIPTS)')
+    levels = (
+        'black and white of images of more than 8 bits: 0 4095, or percentiles: 1%% 99%% (default: range of 16 bits)'
+    )
+    parser.add_argument('--levels', nargs=2, metavar=('LOW', 'HIGH'), help=levels)
     if trains:
         weight = 'weight of the attention loss (default: 1)'
         parser.add_argument('--attention-loss-weight', type=float, metavar='W', help=weight)

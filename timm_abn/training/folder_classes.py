@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from timm.data.readers.class_map import load_class_map
-from timm.data.readers.img_extensions import get_img_extensions
 from timm.utils.misc import natural_key
 
+from ..data.sources import IMAGE_EXTENSIONS, find_images
 from ..errors import one_line
 from ..models.training_checkpoints import class_names_of
 from ..timm_private import search_split
@@ -62,14 +62,11 @@ def _mapped(settings: argparse.Namespace) -> list[str]:
 
 def _folders(root: str, settings: argparse.Namespace) -> list[str]:
     """Return the names of the folders that hold images, in timm's order."""
-    wanted = settings.input_key.split(';') if settings.input_key else get_img_extensions()
-    endings = {ending.lower() for ending in wanted}
-    found: dict[str, str] = {}
-    for folder, _, files in os.walk(root, followlinks=True):
-        if any(os.path.splitext(name)[1].lower() in endings for name in files):
-            found.setdefault('' if folder == root else os.path.basename(folder), folder)
+    endings = settings.input_key.split(';') if settings.input_key else IMAGE_EXTENSIONS
+    folders = {path.parent for path in find_images(root, endings)}
+    found = {'' if folder == Path(root) else folder.name for folder in folders}
     if '' in found:
-        others = f' beside folders ({_some([name for name in found if name])})' if len(found) > 1 else ''
+        others = f' beside folders ({_some(sorted(found - {""}, key=natural_key))})' if len(found) > 1 else ''
         raise TrainingError(f'{root} holds images{others}: each must be in a folder that is called like its class.')
     return sorted(found, key=natural_key)
 

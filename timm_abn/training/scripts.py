@@ -109,12 +109,6 @@ def run_script(folder: Path, name: str, arguments: list[str]) -> None:
         raise TrainingError(
             f'{name} of timm needs {package}, which is not installed: pip install {package}.'
         ) from error
-    except RuntimeError as error:  # of a process that reads images; timm skips broken ones as long as they are few
-        failed = re.search(r'Failed to load (\d+) consecutive samples', str(error))
-        if not failed:
-            raise
-        found = failed.group(1)
-        raise TrainingError(f'{found} images in succession cannot be read; the lines above say why.') from error
 
 
 def _version_in(folder: Path) -> str | None:

@@ -11,7 +11,9 @@ import torch
 from celeba_files import ATTRIBUTES
 from PIL import Image
 
-from timm_abn.data.celeba import BrokenImageError, CelebA
+from timm_abn.data.celeba import CelebA
+from timm_abn.data.datasets import create_dataset
+from timm_abn.data.reading import ImageError
 from timm_abn.training.data.loader import extend_timm_loader
 from timm_abn.training.data.masked import MaskedDataset, choose
 from timm_abn.training.data.transforms import extend_timm_transforms
@@ -96,6 +98,25 @@ def test_masks_are_where_the_images_show_them(images, masks, workers, prefetcher
         else:
             torch.testing.assert_close(mask, image[0], rtol=0, atol=1e-6)
             assert mask.max() == 1
+
+
+@pytest.mark.parametrize('drawn_on', ['upright', 'stored'])
+def test_masks_of_photos_that_a_camera_turned(images, masks, tmp_path, drawn_on):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored turned to the left
+    for path in tmp_path.rglob('class*/*.png'):
+        with Image.open(path) as upright:
+            turned = upright.transpose(Image.Transpose.ROTATE_90)
+        if 'images' in path.parts:
+            turned.save(path, exif=exif)
+        elif drawn_on == 'stored':
+            turned.save(path)
+    dataset = create_dataset(timm.data.create_dataset, '', root=str(tmp_path / 'images'), split='train')
+    inputs, targets = epoch_of(dataset, MaskSettings(masks), scale=(0.3, 1.0))
+    found = label_and_masks(targets)[1][:, 0]
+    has_mask = (inputs[:, 2].amax(dim=(1, 2)) * 255 / 50).round() < 3
+    assert has_mask.sum() == 3
+    torch.testing.assert_close(found[has_mask], inputs[has_mask, 0], rtol=0, atol=1e-6)
 
 
 def test_images_and_labels_are_those_without_masks(images, masks, tmp_path):
@@ -244,11 +265,11 @@ def test_attributes_without_any_mask_are_one_line(celeba, images, masks, tmp_pat
 @pytest.mark.parametrize('workers', [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_masks_that_do_not_fit_are_one_line(images, masks, tmp_path, workers):
     draw(masks / 'class0' / '0.png', box_of(0), size=(30, 20))
-    with pytest.raises(BrokenImageError) as raised:
+    with pytest.raises(ImageError) as raised:
         epoch_of(images, MaskSettings(masks), workers)
     assert str(raised.value) == 'the mask of class0/0.png has 30 x 20 pixels, the image has 36 x 40.'
     (masks / 'class0' / '0.png').write_bytes(b'nothing')
     images.reader = images.reader.reader
-    with pytest.raises(BrokenImageError) as raised:
+    with pytest.raises(ImageError) as raised:
         epoch_of(images, MaskSettings(masks), workers)
     assert '0.png' in str(raised.value) and '\n' not in str(raised.value)

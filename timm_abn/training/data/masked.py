@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from ...data.celeba import BrokenImageError, CelebA
-from ...data.masks import PngMasks, read_masks
+from ...data.celeba import CelebA
+from ...data.masks import PngMasks, fit_mask, read_masks
 from ...errors import TimmAbnError
 from ..errors import TrainingError
 from ..map_settings import MaskSettings
@@ -105,7 +105,7 @@ class MaskedDataset(Dataset):
     def _transform(self, image: Image.Image) -> tuple[Any, torch.Tensor]:
         """Return what became of an image, and its masks, of shape (T, H, W)."""
         index, label = (self._index, None) if self.reader is None else self.reader.last
-        found = self._find(PurePath(self.names[index]), label, image.size) if self.names[index] in self.used else {}
+        found = self._find(PurePath(self.names[index]), label, image) if self.names[index] in self.used else {}
         moved_image, moved = self.paired(image, list(found.values()))
         masks = torch.zeros(len(self.attributes) or 1, *moved_image.shape[-2:])
         for number, mask in zip(found, moved):
@@ -114,17 +114,13 @@ class MaskedDataset(Dataset):
                 masks[number] = torch.from_numpy(values) / 255
         return moved_image, masks
 
-    def _find(self, name: PurePath, label: Any, size: tuple[int, int]) -> dict[int, Image.Image]:
+    def _find(self, name: PurePath, label: Any, image: Image.Image) -> dict[int, Image.Image]:
         """Return the masks of an image by the numbers of their maps."""
         found = {}
         for number, kind in self._kinds(label).items():
-            try:
-                mask = self.masks.find(name, kind)
-            except TimmAbnError as error:
-                raise BrokenImageError(str(error)) from None
+            mask = self.masks.find(name, kind)
             if mask is not None:
-                _check_size(mask, name, size)
-                found[number] = mask
+                found[number] = fit_mask(mask, image, name)
         return found
 
     def _kinds(self, label: Any) -> dict[int, str | None]:
@@ -172,9 +168,3 @@ def _check_place(path: Path, dataset: Any) -> None:
         raise TrainingError(
             f'--attention-mask-dir {path} lies among the training images in {root}, which masks would be, too: move it.'
         )
-
-
-def _check_size(mask: Image.Image, name: PurePath, size: tuple[int, int]) -> None:
-    if mask.size != size:
-        found, right = (' x '.join(map(str, numbers)) for numbers in (mask.size, size))
-        raise BrokenImageError(f'the mask of {name} has {found} pixels, the image has {right}.')

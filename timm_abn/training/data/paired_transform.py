@@ -15,6 +15,7 @@ from timm.data.random_erasing import RandomErasing
 from torchvision import transforms
 
 from ..errors import TrainingError
+from .transforms import AsRead
 
 __all__ = ['PairedTransform']
 
@@ -30,6 +31,7 @@ _MOVING = (
     transforms.Resize,
 )
 _COLOURING = (
+    AsRead,  # a mask was fitted to what is read
     RandomErasing,  # what is erased is still where it was
     timm_transforms.MaybePILToTensor,
     timm_transforms.MaybeToTensor,

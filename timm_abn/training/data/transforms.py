@@ -1,15 +1,18 @@
-"""The crops of the paper's training, beside those of timm's ``--train-crop-mode``."""
+"""Transforms of timm's scripts: images come upright and as RGB; the crops of the paper's training."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import timm.data.loader
 import timm.data.transforms_factory as factory
+from PIL import Image
 from timm.data.transforms import RandomResizedCropAndInterpolation, str_to_interp_mode
 from torchvision import transforms
 
+from ...data.reading import to_rgb, upright
 from ..replacing import replace
 
-__all__ = ['CROP_MODES', 'extend_timm_transforms']
+__all__ = ['CROP_MODES', 'AsRead', 'extend_timm_transforms']
 
 Size = int | Sequence[int]
 
@@ -35,9 +38,27 @@ def _squash(size: Size, interpolation: Any) -> Callable:
 CROP_MODES: dict[str, Callable[[Size, Any], Callable]] = dict(pad=_pad, resize=_resize, squash=_squash)
 
 
+class AsRead:
+    """Makes of an image that a data set decoded itself what ``read_image`` would have made of it; grey stays grey."""
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Return the image upright, in RGB or grey."""
+        turned = upright(image)
+        return turned if turned.mode in ('RGB', 'L') else to_rgb(turned)
+
+
 def extend_timm_transforms() -> None:
-    """Add the modes of ``CROP_MODES`` to timm's training transforms."""
+    """Add the modes of ``CROP_MODES`` to timm's training transforms, and ``AsRead`` to all that its loaders apply."""
     replace(factory, 'transforms_imagenet_train', _transforms_imagenet_train)
+    replace(timm.data.loader, 'create_transform', _create_transform)
+
+
+def _create_transform(timm_create: Callable, *args: Any, **kwargs: Any) -> Any:
+    created = timm_create(*args, **kwargs)
+    first = created[0] if isinstance(created, tuple) else created
+    if isinstance(first, transforms.Compose):
+        first.transforms.insert(0, AsRead())
+    return created
 
 
 def _transforms_imagenet_train(timm_transforms: Callable, img_size: Size = 224, **kwargs: Any) -> Any:
