@@ -40,10 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve the page until the process is told to end."""
-    given = args.checkpoint or args.num_classes or args.model_kwargs
+    given = args.checkpoint or args.num_classes or args.label_names or args.model_kwargs
     if given and len(args.model) != 1:
         raise CommandError(
-            f'--checkpoint, --num-classes and --model-kwargs are of one model; --model names {len(args.model)}'
+            '--checkpoint, --num-classes, --label-names and --model-kwargs are of one model; --model names '
+            f'{len(args.model)}'
         )
     if args.port and args.port > 65535:
         raise CommandError(f'argument --port: ports are 1 to 65535, got {args.port}')
@@ -52,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
     from timm_abn.app.models import OfferedModels, models_with_weights
     from timm_abn.app.server import running_page
 
-    offered = OfferedModels(args.model or models_with_weights(), args.checkpoint, choose_device(args), **kwargs)
+    names = args.model or models_with_weights()
+    offered = OfferedModels(names, args.checkpoint, choose_device(args), args.label_names, **kwargs)
     with running_page(offered, args.host, args.port) as address:
         print(f'The page is at {address} (Ctrl-C ends it)', flush=True)
         threading.Event().wait()

@@ -25,8 +25,9 @@ they say where in an image, not how much, and a map of .1 can look as hot as one
 common, one range for all images of the run, or --scale absolute, the [0, 1] of the sigmoid. The range of each map is in
 the table, in --csv, and in the text of the overlay's PNG file; --map npy writes the values themselves.
 
-Images in folders that are named like classes have a true label (for a model whose classes have no names: in as many
-folders as there are classes, in timm's order). The table holds it, and the number of right answers stands below.
+Images in folders that are called like classes have a true label: by their names, of ImageNet also by synsets, or by
+their numbers (for a model whose classes have no names: in as many folders as there are classes, in timm's order). The
+table holds it, and the number of right answers stands below.
 
 Several processes share the images, with the same results as one process:
 torchrun --no-python --nproc_per_node 2 timm-abn explain ...
@@ -46,7 +47,6 @@ from .arguments import (
     add_computing_arguments,
     add_csv_argument,
     add_images_argument,
-    add_label_names_argument,
     add_model_arguments,
     add_out_argument,
     choose_device,
@@ -55,7 +55,7 @@ from .arguments import (
 from .choices import COLORMAPS, INTERPOLATIONS, SCALES, SHOWN_MAPS
 from .errors import CommandError, report_problems
 from .processes import process_group
-from .table import format_table, write_csv
+from .table import count_right, format_table, write_csv
 
 if TYPE_CHECKING:
     from timm_abn.explain.runs import ExplainedImage, ExplainedImages
@@ -82,7 +82,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--show', choices=SHOWN_MAPS, default='attention', help='which map of the model (default: attention)')
     shown = 'class of --show class or contrast, by name or index (default: the most probable one of each image)'
     add('--class', dest='shown_class', metavar='NAME', help=shown)
-    add_label_names_argument(parser)
     add_csv_argument(parser, 'image and class')
     add_computing_arguments(parser, batch_size=16)
 
@@ -94,8 +93,8 @@ def run(args: argparse.Namespace) -> int:
     if args.colormap and args.show == 'contrast':
         raise CommandError('--show contrast needs colours of two directions, and has its own; leave out --colormap')
 
-    from timm_abn import MultiTaskAttentionBranchNet, class_names, load_model
-    from timm_abn.data.class_names import find_class, read_class_names
+    from timm_abn import MultiTaskAttentionBranchNet, load_model
+    from timm_abn.data.class_names import find_class, name_classes
     from timm_abn.data.folder_labels import folder_labels
     from timm_abn.data.sources import find_sources
     from timm_abn.explain.files import Drawing
@@ -108,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
             check_output_folder(args.csv.parent)
         place = choose_device(args)
         model: Any = load_model(args.model, args.checkpoint, **given_model_kwargs(args)).to(place)
-        names = read_class_names(args.label_names, model.num_classes) if args.label_names else class_names(model)
+        names = name_classes(model, args.label_names)
         shown_class = None if args.shown_class is None else find_class(args.shown_class, names)
         drawing = Drawing(args.show, shown_class, args.scale, args.interpolation, args.colormap or 'viridis', args.map)
         found = explain_files(model, sources, args.out, names, drawing, args.top_k, args.batch_size, place)
@@ -116,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
             return 0
     # tasks do not exclude each other, and a folder names one class
     multi_task = isinstance(model, MultiTaskAttentionBranchNet)
-    labels = [] if multi_task else folder_labels(sources, names)
+    labels = [] if multi_task else folder_labels(sources, model)
     known = {source.path: label for source, label in zip(sources, labels) if label is not None}
     rows = [row for image in found.images for row in _rows(image, names, known.get(image.source.path))]
     if rows:
@@ -170,7 +169,5 @@ def _print_notes(found: 'ExplainedImages', known: Mapping[Path, int], scale: str
 
     if scale == 'common' and found.value_range:
         print(f'range of all maps: {format_range(*found.value_range)}')
-    labelled = [image for image in found.images if image.source.path in known]
-    if labelled:
-        right = sum(image.classes[0] == known[image.source.path] for image in labelled)
-        print(f'right: {right} of {len(labelled)} labelled images ({right / len(labelled):.1%})')
+    if right := count_right([(known.get(image.source.path), image.classes[0]) for image in found.images]):
+        print(right)

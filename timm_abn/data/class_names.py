@@ -1,51 +1,132 @@
-"""What the classes of a model are called."""
+"""What the classes of a model are called, in which order they are, and which of them a word means."""
 
-from collections.abc import Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch.nn as nn
 from timm.data import CustomDatasetInfo, ImageNetInfo, infer_imagenet_subset
+from timm.data.readers.class_map import load_class_map
+from timm.utils.misc import natural_key
 
-from ..errors import TimmAbnError, suggest
+from ..errors import TimmAbnError, one_line, suggest
 
-__all__ = ['class_names', 'find_class', 'numbered_names', 'read_class_names']
+__all__ = [
+    'class_names',
+    'class_order',
+    'class_spellings',
+    'find_class',
+    'label_names_of',
+    'name_classes',
+    'printable',
+    'read_class_map',
+    'read_class_names',
+]
+
+_UNPRINTABLE = ('Cc', 'Cs', 'Zl', 'Zp')  # kinds of characters: control, half of a pair, line, paragraph
 
 
 def class_names(model: nn.Module) -> list[str]:
     """Return the names of the classes, or tasks, of a timm model, in their order.
 
     As in timm's scripts, names come with the model's configuration, else ImageNet's are taken where the number of
-    classes is that of ImageNet; else names are numbers.
+    classes is that of ImageNet; else names are numbers. Characters that no terminal or file takes are escaped.
     """
-    pretrained_cfg: Any = getattr(model, 'pretrained_cfg', {})
     num_classes: Any = model.num_classes
-    label_names = pretrained_cfg.get('label_names')
+    return [printable(name) for name in class_spellings(num_classes, label_names_of(model))[0]]
+
+
+def label_names_of(model: nn.Module) -> Any:
+    """Return the ``label_names`` of a model's configuration."""
+    return (getattr(model, 'pretrained_cfg', None) or {}).get('label_names')
+
+
+def class_spellings(num_classes: int, label_names: Any = None) -> list[list[str]]:
+    """Return what classes are called, by number: their names first; of ImageNet also its synsets and descriptions.
+
+    ``label_names`` are those of a configuration; those of another number of classes are none.
+    """
     subset = infer_imagenet_subset({'num_classes': num_classes})
     info = ImageNetInfo(subset) if subset else None
-    if info and label_names and list(label_names) == info.label_names():
-        label_names = None  # the folders of ImageNet are called by numbers of WordNet, which tell nobody anything
+    if info and (not label_names or list(label_names) == info.label_names()):
+        # the folders of ImageNet are called by numbers of WordNet, which tell nobody anything
+        descriptions = info.label_descriptions()
+        return [[text.split(',')[0] for text in descriptions], list(info.label_names()), list(descriptions)]
     if label_names and len(label_names) == num_classes:
-        return [CustomDatasetInfo(label_names).index_to_label_name(index) for index in range(num_classes)]
-    if info and not label_names:
-        return [info.index_to_description(index).split(',')[0] for index in range(num_classes)]
-    return numbered_names(num_classes)
+        names = CustomDatasetInfo(label_names)
+        return [[names.index_to_label_name(index) for index in range(num_classes)]]
+    return [[f'class {index}' for index in range(num_classes)]]
 
 
-def numbered_names(num_classes: int) -> list[str]:
-    """Return the names of classes that have none: their numbers."""
-    return [f'class {index}' for index in range(num_classes)]
+def class_order(names: Iterable[str]) -> list[str]:
+    """Return the names of folders in the order of their classes: timm's natural order, ties by the names themselves.
+
+    timm leaves ties (A and a, 1 and 01) to the order of a set, which changes from process to process.
+    """
+    return sorted(set(names), key=lambda name: (natural_key(name), name))
+
+
+def printable(name: str) -> str:
+    """Return a name with escapes in place of control characters and of bytes that are not UTF-8."""
+    escaped = (
+        character.encode('unicode_escape').decode() if unicodedata.category(character) in _UNPRINTABLE else character
+        for character in name
+    )
+    return ''.join(escaped)
+
+
+def name_classes(model: Any, path: Path | None) -> list[str]:
+    """Return the names of the classes of a model, once it has those of a text file, if there is one.
+
+    Raises:
+        TimmAbnError: See ``read_class_names``.
+    """
+    if path is not None:
+        names = read_class_names(path, model.num_classes)
+        model.pretrained_cfg = dict(model.pretrained_cfg, num_classes=model.num_classes, label_names=names)
+    return class_names(model)
 
 
 def read_class_names(path: Path, num_classes: int) -> list[str]:
     """Return the names of classes from a text file in UTF-8, one per line; another number of lines is refused."""
-    try:
-        names = path.read_text(encoding='utf-8').splitlines()
-    except UnicodeDecodeError:
-        raise TimmAbnError(f'{path} is not a text file in UTF-8') from None
+    names = _read_lines(path)
     if len(names) != num_classes:
         raise TimmAbnError(f'{path} has {len(names)} lines for {num_classes} classes')
     return names
+
+
+def read_class_map(path: Path) -> dict[str, int]:
+    """Return the class of each folder from a class map as timm takes it: a text file, a name per line, or a .pkl.
+
+    Raises:
+        TimmAbnError: It is none; the message is one line.
+    """
+    if path.suffix.lower() == '.txt' and path.is_file():
+        names = _read_lines(path)
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            raise TimmAbnError(f'--class-map {path} names {twice[0]!r} more than once.')
+        return {name: index for index, name in enumerate(names)}
+    try:
+        found = {str(name): int(index) for name, index in load_class_map(str(path)).items()}
+    except Exception as error:  # as many kinds as there are formats
+        raise TimmAbnError(f'--class-map {path} cannot be read: {one_line(error)}.') from error
+    if not found or min(found.values()) < 0:
+        raise TimmAbnError(f'--class-map {path} must give each name of a class a number of 0 or more.')
+    return found
+
+
+def _read_lines(path: Path) -> list[str]:
+    """Return the lines of a text file, without a byte order mark, spaces around them, and blank ones at the end."""
+    try:
+        text = path.read_text(encoding='utf-8-sig')
+    except UnicodeDecodeError:
+        raise TimmAbnError(f'{path} is not a text file in UTF-8') from None
+    lines = [line.strip() for line in text.rstrip().split('\n')]
+    if '' in lines:
+        raise TimmAbnError(f'line {lines.index("") + 1} of {path} is blank: it must hold the name of a class')
+    return lines
 
 
 def find_class(name_or_index: str, names: Sequence[str]) -> int:

@@ -102,7 +102,7 @@ class CompCars(Dataset):
         if not path.is_file():
             found = ', '.join(sorted(path.stem for path in folder.glob('*.txt'))) or 'none'
             raise DataError(f'CompCars has no split {split!r}: expected {path}; there are: {found}.')
-        return path.read_text().split()
+        return path.read_text(encoding='utf-8-sig').split()
 
     @staticmethod
     def _ids(name: str) -> tuple[int, int]:

@@ -1,42 +1,90 @@
-"""The true classes of images, where the folders that hold them say so."""
+"""Which classes of a model folders of images are: by name, by number, or in order; the only place that decides it."""
 
-from collections import Counter
-from collections.abc import Sequence
+import unicodedata
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from timm.utils.misc import natural_key
+import torch.nn as nn
 
-from .class_names import numbered_names
+from .class_names import class_order, class_spellings, label_names_of, printable
 from .sources import Source
 
-__all__ = ['folder_labels']
+__all__ = ['FolderClasses', 'folder_classes', 'folder_labels']
 
 
-def folder_labels(sources: Sequence[Source], names: Sequence[str]) -> list[int | None]:
-    """Return the true class of each image, as far as folders tell it; None of the others.
+class FolderClasses(NamedTuple):
+    """Folder -> class of a model, of those folders that are one; and how that is known: 'name', 'number', 'order'."""
 
-    Only images that were found in a folder have one: the class that is called like the folder around the image, in
-    small letters or capitals. Of a model whose classes have no names the folders are counted, sorted as timm's
-    ``ImageFolder`` does, if they are as many as the classes, and no image lies outside of them.
+    indices: dict[str, int]
+    known_by: str = ''
+
+
+def folder_classes(folders: Iterable[str], num_classes: int, label_names: Any = None) -> FolderClasses:
+    """Return which classes of a model folders are.
+
+    Folders are called like classes; of ImageNet by a synset, a description or the first word of it; capitals, spaces
+    and ways to encode a letter need not agree where no other class is meant. Or all are called by the numbers of
+    classes. Or, where a model's classes have no names, they are as many as the classes, and in their order
+    (``class_order``), which is a guess.
+
+    Args:
+        folders: Names of folders.
+        num_classes: Of the model.
+        label_names: Of the model's configuration; without them those of ImageNet are taken if the number is its.
     """
-    if list(names) == numbered_names(len(names)):
-        return _by_number(sources, len(names))
-    counts = Counter(name.casefold() for name in names)
-    indices = {name.casefold(): index for index, name in enumerate(names) if counts[name.casefold()] == 1}
-    return [None if source.named else indices.get(_folder_of(source).casefold()) for source in sources]
+    folders = set(folders)
+    spellings = class_spellings(num_classes, label_names)
+    indices: dict[str, int] = {}
+    for spell in (printable, _plainly):
+        for names in spellings:
+            spelt = [spell(name) for name in names]
+            counts = Counter(spelt)
+            found = {name: index for index, name in enumerate(spelt) if counts[name] == 1}
+            indices.update({f: found[spell(f)] for f in folders if f not in indices and spell(f) in found})
+    if indices:
+        return FolderClasses(indices, 'name')
+    numbers = {folder: int(folder) for folder in folders if folder.isdecimal()}
+    if len(set(numbers.values())) == len(folders) and max(numbers.values(), default=num_classes) < num_classes:
+        return FolderClasses(numbers, 'number')
+    has_names = bool(label_names) and len(label_names) == num_classes
+    if len(folders) == num_classes and not has_names:
+        return FolderClasses({folder: index for index, folder in enumerate(class_order(folders))}, 'order')
+    return FolderClasses({})
 
 
-def _by_number(sources: Sequence[Source], num_classes: int) -> list[int | None]:
-    folders: dict[Path, set[str]] = {}
+def folder_labels(sources: Sequence[Source], model: nn.Module) -> list[int | None]:
+    """Return the true class of each image, as far as folders tell it (``folder_classes``); None of the others.
+
+    Only images that were found in a folder have one: that of the folder around the image. Folders are numbers, or in
+    order, if no image lies outside of them; of the latter a warning tells.
+    """
+    num_classes: Any = model.num_classes
+    roots: dict[Path, list[Source]] = defaultdict(list)
     for source in sources:
         if not source.named:
-            folders.setdefault(_root_of(source), set()).add(_folder_of(source) if len(source.name.parts) > 1 else '')
-    indices = {
-        root: {name: index for index, name in enumerate(sorted(found, key=natural_key))}
-        for root, found in folders.items()
-        if len(found) == num_classes and '' not in found
-    }
-    return [None if source.named else indices.get(_root_of(source), {}).get(_folder_of(source)) for source in sources]
+            roots[_root_of(source)].append(source)
+    labels: dict[Path, int] = {}
+    for root, members in roots.items():
+        found = folder_classes({_folder_of(source) for source in members}, num_classes, label_names_of(model))
+        if found.known_by != 'name' and any(len(source.name.parts) == 1 for source in members):
+            continue
+        if found.known_by == 'order':
+            some = ', '.join(list(found.indices)[:3])
+            warnings.warn(
+                f'classes of the model have no names: the folders of {root} are taken as its classes in natural '
+                f'order ({some}, ...). With --label-names FILE they are matched by name.',
+                stacklevel=2,
+            )
+        labels.update({s.path: found.indices[_folder_of(s)] for s in members if _folder_of(s) in found.indices})
+    return [None if source.named else labels.get(source.path) for source in sources]
+
+
+def _plainly(name: str) -> str:
+    """Return a name in small letters, its accents composed, and with spaces for what files have in place of them."""
+    return unicodedata.normalize('NFC', printable(name)).casefold().replace('_', ' ').replace('-', ' ')
 
 
 def _folder_of(source: Source) -> str:

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from ..data.images import Preprocessing
 from ..data.photos import Photos, PhotosDataset
+from ..explain.metrics.accuracy import uneven_scores
 from ..explain.sheets import draw_overlay_sheet, input_picture
 from ..hub.state_dicts import CheckpointError
 from ..models.attaching import MODEL, AttachedModel, backbone_fingerprint, with_backbone, without_backbone
@@ -159,6 +160,7 @@ class _Run:
         """Return what the held-out photos say."""
         self.model.eval()
         sums: Row = {}
+        answers: list[tuple[torch.Tensor, ...]] = []  # labels, probabilities of the model, those of the branch
         for images, labels in DataLoader(self.validation, self.settings.batch_size, num_workers=self.settings.workers):
             images = images.to(self.device)
             explanation = self.model.explain(images)
@@ -171,8 +173,15 @@ class _Run:
                 assert explanation.attention_logits is not None
                 found['eval_top1'] = (predicted.cpu() == labels).sum().item()
                 found['eval_attention_top1'] = (explanation.attention_logits.argmax(dim=1).cpu() == labels).sum().item()
+                both = explanation.logits, explanation.attention_logits
+                answers.append((labels, *(logits.softmax(dim=1).cpu() for logits in both)))
             sums = {name: sums.get(name, 0.0) + value for name, value in found.items()}
-        return {name: round(value / len(self.validation), 5) for name, value in sums.items()}
+        row = {name: value / len(self.validation) for name, value in sums.items()}
+        if answers:
+            labels, *probabilities = (torch.cat(parts) for parts in zip(*answers))
+            for name, own in zip(('eval', 'eval_attention'), probabilities):
+                row.update({f'{name}_{key}': value for key, value in uneven_scores(labels.tolist(), own).items()})
+        return {name: round(value, 5) for name, value in row.items() if name != 'eval_attention_largest_class'}
 
     def write(self, folder: Path, rows: Sequence[Row], names: Sequence[str]) -> None:
         """Write the checkpoint of an epoch, the table, and a sheet."""
