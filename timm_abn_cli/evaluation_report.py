@@ -30,12 +30,8 @@ def report(evaluation: Evaluation, names: Sequence[str]) -> str:
     table = format_table(header, scores)
     sections = [f'Scores: mean and 95 % interval of {number} images{accuracy}\n{table}']
     if evaluation.uneven:
-        sections.append(
-            'Classes are uneven: balanced accuracy {balanced_accuracy:.3f}, area under the ROC curve '
-            '{area_under_roc:.3f}; always saying the largest class: accuracy {largest_class:.3f}'.format_map(
-                evaluation.uneven
-            )
-        )
+        uneven = ', '.join(f'{name.replace("_", " ")} {value:.3f}' for name, value in evaluation.uneven.items())
+        sections.append(f'Classes are uneven: {uneven}')
     if evaluation.differences:
         rows = [[method, *map(str, row.values())] for method, row in evaluation.differences.items()]
         table = format_table(header[:-1], rows)

@@ -6,7 +6,7 @@
 """
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from ..errors import one_line
 from .celeba import CelebA
 from .errors import DataError
+from .photos import hold_out
 
 __all__ = ['CompCars', 'create_dataset', 'svhn']
 
@@ -141,13 +142,14 @@ def create_dataset(
     name: str,
     root: str | None = None,
     split: str = 'validation',
-    class_names: Sequence[str] | None = None,
+    class_indices: Mapping[str, int] | None = None,
+    folders: tuple[Path, Path | None] | None = None,
     **kwargs: Any,
 ) -> Any:
     """Create a data set as ``timm.data.create_dataset`` does, which is passed first, or one of this module.
 
-    ``class_names`` are those of folders of images, in their order, so that a split that lacks some of them has the same
-    labels as one that has all.
+    ``class_indices`` are those of folders of images, so that a split that lacks some of them has the same labels as one
+    that has all, and ``folders`` those to train on and to hold out, as ``split_folders`` returns them.
     """
     key = name.lower()
     download = bool(kwargs.get('download'))
@@ -158,15 +160,28 @@ def create_dataset(
         return CompCars(str(root), split, kwargs.get('target_key') or 'model')
     if key == 'celeba':
         return _celeba(str(root), split, **kwargs)
-    if class_names and not key and not kwargs.get('class_map'):
-        kwargs['class_map'] = {class_name: index for index, class_name in enumerate(class_names)}
+    if class_indices and not key:
+        kwargs['class_map'] = dict(class_indices)
     try:
+        if folders is not None and not key:
+            return _part_of_folders(timm_create, folders, split, **kwargs)
         return timm_create(name, root=root, split=split, **kwargs)
     except RuntimeError as error:
         if key not in _TORCH_FOLDERS and key:
             raise
         expected = _TORCH_FOLDERS.get(key, 'a folder for each split, and in it a folder for each class')
         raise DataError(f'{name or "image folder"}: expected {expected} in {root}. {one_line(error)}.') from error
+
+
+def _part_of_folders(timm_create: Callable, folders: tuple[Path, Path | None], split: str, **kwargs: Any) -> Any:
+    training, held_out = folders
+    is_training = kwargs.get('is_training', False)
+    root = training if is_training or held_out is None else held_out
+    dataset = timm_create('', root=str(root), split=split, search_split=False, **kwargs)
+    if held_out is None:
+        drawn = hold_out((Path(path), label) for path, label in dataset.reader.samples)
+        dataset.reader.samples = [one for one in dataset.reader.samples if (Path(one[0]) in drawn) != is_training]
+    return dataset
 
 
 def _celeba(root: str, split: str, **kwargs: Any) -> CelebA:

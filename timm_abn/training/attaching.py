@@ -20,6 +20,7 @@ from timm.optim import param_groups_weight_decay
 from timm.utils import random_seed
 from torch.utils.data import DataLoader
 
+from ..data.class_names import label_names_of
 from ..data.images import Preprocessing
 from ..data.photos import Photos, PhotosDataset
 from ..explain.metrics.accuracy import uneven_scores
@@ -111,7 +112,7 @@ class _Run:
             model_kwargs=own,
             num_classes=self.model.num_classes,
             in_chans=self.model.in_chans,
-            label_names=list(classes) or None,
+            label_names=list(classes) or label_names_of(self.model),
             origin=attached.origin,
             **(dict(backbone_sha256=backbone_fingerprint(self.model)) if attached.is_of_timm else {}),
             eval_metric='share of predictions that the map keeps',
@@ -160,7 +161,7 @@ class _Run:
         """Return what the held-out photos say."""
         self.model.eval()
         sums: Row = {}
-        answers: list[tuple[torch.Tensor, ...]] = []  # labels, probabilities of the model, those of the branch
+        labelled: list[tuple[torch.Tensor, ...]] = []  # labels, probabilities of the model, those of the branch
         for images, labels in DataLoader(self.validation, self.settings.batch_size, num_workers=self.settings.workers):
             images = images.to(self.device)
             explanation = self.model.explain(images)
@@ -173,15 +174,15 @@ class _Run:
                 assert explanation.attention_logits is not None
                 found['eval_top1'] = (predicted.cpu() == labels).sum().item()
                 found['eval_attention_top1'] = (explanation.attention_logits.argmax(dim=1).cpu() == labels).sum().item()
-                both = explanation.logits, explanation.attention_logits
-                answers.append((labels, *(logits.softmax(dim=1).cpu() for logits in both)))
+                logits = explanation.logits, explanation.attention_logits
+                labelled.append((labels, *(own.softmax(dim=1).cpu() for own in logits)))
             sums = {name: sums.get(name, 0.0) + value for name, value in found.items()}
         row = {name: value / len(self.validation) for name, value in sums.items()}
-        if answers:
-            labels, *probabilities = (torch.cat(parts) for parts in zip(*answers))
-            for name, own in zip(('eval', 'eval_attention'), probabilities):
-                row.update({f'{name}_{key}': value for key, value in uneven_scores(labels.tolist(), own).items()})
-        return {name: round(value, 5) for name, value in row.items() if name != 'eval_attention_largest_class'}
+        if labelled:
+            true, *both = (torch.cat(parts) for parts in zip(*labelled))
+            for name, own in zip(('eval', 'eval_attention'), both):
+                row.update({f'{name}_{key}': value for key, value in uneven_scores(true.tolist(), own).items()})
+        return {name: round(value, 5) for name, value in row.items()}
 
     def write(self, folder: Path, rows: Sequence[Row], names: Sequence[str]) -> None:
         """Write the checkpoint of an epoch, the table, and a sheet."""

@@ -23,14 +23,13 @@ def uneven_scores(labels: Sequence[int], probabilities: torch.Tensor) -> dict[st
         probabilities: Of the classes, shape (N, K).
 
     Returns:
-        ``balanced_accuracy``, ``area_under_roc``, and ``largest_class``, the accuracy of always saying that class.
+        ``balanced_accuracy`` and ``area_under_roc``.
     """
     if not are_uneven(labels):
         return {}
     return dict(
         balanced_accuracy=balanced_accuracy(labels, probabilities.argmax(dim=1)),
         area_under_roc=area_under_roc(labels, probabilities),
-        largest_class=torch.as_tensor(labels).bincount().max().item() / len(labels),
     )
 
 
