@@ -9,6 +9,7 @@ import argparse
 import os
 import signal
 import sys
+import warnings
 from typing import NoReturn
 
 from . import app, attach, compare, convert, evaluate, explain, export, list_models, publish, tsne
@@ -50,6 +51,7 @@ class _Version(argparse.Action):
 def entry_point() -> int:
     """Run the command line of the process; SIGTERM ends it like an error, so that what is half written is removed."""
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    warnings.showwarning = lambda message, *_: print(f'timm-abn: warning: {message}', file=sys.stderr)
     return main()
 
 

@@ -17,9 +17,9 @@ which arguments its model had, and how images are prepared.
 
 Which class a folder is, is told by the names that the model records, those of ImageNet, or --label-names; by numbers
 of classes; or by --class-map. Folders may be some of the classes. If a model has no names, and as many classes as there
-are folders, these are taken in natural order (1, 2, ... 10), as timm takes them; torchvision sorts as plain text (1, 10,
-2). Before training the model predicts photos: if another order fits far better, that is an error, or, where names said
-the order, a warning.
+are folders, these are taken in natural order (1, 2, ... 10), as timm takes them; torchvision sorts as plain text (1,
+10, 2). Before training the model predicts photos: if another order fits far better, that is an error, or, where names
+said the order, a warning.
 
 After each epoch OUT holds last.pth.tar, summary.csv, and a sheet of overlays of the same few held-out photos. eval_kept
 is the share of held-out photos for which the model predicts the same from the half of the photo where the map is

@@ -30,6 +30,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .answers import Answer, print_right
 from .argument_types import positive
 from .arguments import (
     add_computing_arguments,
@@ -42,7 +43,7 @@ from .arguments import (
     given_model_kwargs,
 )
 from .errors import report_problems
-from .table import count_right, format_table, write_csv
+from .table import format_table, write_csv
 
 if TYPE_CHECKING:
     from timm_abn.data.images import Preprocessing
@@ -102,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     explainers = found or create_explainers(args.methods or CHOSEN, model)
     labels = dict(zip([source.path for source in found_sources], folder_labels(found_sources, model)))
     rows: list[dict[str, Any]] = []
-    answers: list[tuple[int | None, int]] = []
+    answers: list[Answer] = []
     problems: list[tuple[Source, str]] = []
     # without a terminal there is no progress bar
     sources = tqdm(found_sources, desc='compare', unit='image', disable=None if len(found_sources) > 1 else True)
@@ -112,12 +113,11 @@ def run(args: argparse.Namespace) -> int:
         comparisons = compare_methods(model, images, explainers, targets, args.steps, args.batch_size)
         for prepared, comparison in zip(batch, comparisons):
             path = _write_sheet(args, prepared, preprocessing, comparison, names)
-            answers.append((labels[prepared.source.path], comparison.predicted))
+            answers.append((prepared.source.path, labels[prepared.source.path], comparison.predicted))
             rows += _rows(str(prepared.source.path), comparison, names, path)
     if rows:
         print(_table(rows))
-        if right := count_right(answers):
-            print(right)
+        print_right(answers, model)
     if args.csv is not None:
         write_csv(args.csv, COLUMNS, rows)
     return report_problems(problems)

@@ -29,9 +29,10 @@ takes its share: torchrun --nproc_per_node 2 --no-python timm-abn evaluate ...
 import argparse
 import importlib.util
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
+from .answers import warn_of_order
 from .argument_types import existing, positive
 from .arguments import (
     add_computing_arguments,
@@ -100,6 +101,8 @@ def run(args: argparse.Namespace) -> int:
         if draws:
             draw_curves(args.out / 'curves.png', evaluation)
     print(report(evaluation, names))
+    first = [row for row in evaluation.rows if row['method'] == evaluation.rows[0]['method']]
+    warn_of_order([(PurePath(row['image']), row['label'], row['predicted']) for row in first], model)
     files = ', '.join(str(args.out / name) for name in ('scores.csv', 'summary.json') + ('curves.png',) * draws)
     missing = '' if draws else " (curves.png takes pip install 'timm-abn[plot]')"
     print(f'\nWritten to: {files}{missing}')

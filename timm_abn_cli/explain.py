@@ -39,9 +39,9 @@ that was named cannot be read, or for wrong arguments.
 import argparse
 import itertools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .answers import print_right
 from .argument_types import positive
 from .arguments import (
     add_computing_arguments,
@@ -55,10 +55,10 @@ from .arguments import (
 from .choices import COLORMAPS, INTERPOLATIONS, SCALES, SHOWN_MAPS
 from .errors import CommandError, report_problems
 from .processes import process_group
-from .table import count_right, format_table, write_csv
+from .table import format_table, write_csv
 
 if TYPE_CHECKING:
-    from timm_abn.explain.runs import ExplainedImage, ExplainedImages
+    from timm_abn.explain.runs import ExplainedImage
 
 __all__ = ['add_arguments', 'run']
 
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     from timm_abn.data.class_names import find_class, name_classes
     from timm_abn.data.folder_labels import folder_labels
     from timm_abn.data.sources import find_sources
-    from timm_abn.explain.files import Drawing
+    from timm_abn.explain.files import Drawing, format_range
     from timm_abn.explain.runs import explain_files
     from timm_abn.staging import check_output_folder
 
@@ -120,7 +120,10 @@ def run(args: argparse.Namespace) -> int:
     rows = [row for image in found.images for row in _rows(image, names, known.get(image.source.path))]
     if rows:
         _print_table(rows, with_labels=bool(known))
-    _print_notes(found, known, args.scale)
+    if args.scale == 'common' and found.value_range:
+        print(f'range of all maps: {format_range(*found.value_range)}')
+    paths = [image.source.path for image in found.images]
+    print_right([(path, known.get(path), image.classes[0]) for path, image in zip(paths, found.images)], model)
     if args.csv:
         write_csv(args.csv, COLUMNS, rows)
     return report_problems(found.problems)
@@ -161,13 +164,3 @@ def _print_table(rows: Sequence[Mapping[str, Any]], with_labels: bool) -> None:
         lines.append([cells[name] for name in header])
         before = row
     print(format_table(header, lines, right=('probability',)))
-
-
-def _print_notes(found: 'ExplainedImages', known: Mapping[Path, int], scale: str) -> None:
-    """Print what is said of all images together: the common range, and how many were right."""
-    from timm_abn.explain.files import format_range
-
-    if scale == 'common' and found.value_range:
-        print(f'range of all maps: {format_range(*found.value_range)}')
-    if right := count_right([(known.get(image.source.path), image.classes[0]) for image in found.images]):
-        print(right)

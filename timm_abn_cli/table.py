@@ -4,7 +4,7 @@ import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-__all__ = ['count_right', 'format_table', 'write_csv']
+__all__ = ['format_table', 'write_csv']
 
 
 def format_table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = ()) -> str:
@@ -19,17 +19,6 @@ def format_table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Se
         for line in lines
     ]
     return '\n'.join([aligned[0], '  '.join('-' * width for width in widths), *aligned[1:]])
-
-
-def count_right(answers: Sequence[tuple[int | None, int]]) -> str:
-    """Return how many predictions are right, of (label, predicted) where a label is known; empty if none is."""
-    known = [label == predicted for label, predicted in answers if label is not None]
-    if not known:
-        return ''
-    others = (
-        f'; {len(answers) - len(known)} of {len(answers)} images have no label' if len(known) < len(answers) else ''
-    )
-    return f'right: {sum(known)} of {len(known)} labelled images ({sum(known) / len(known):.1%}){others}'
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:

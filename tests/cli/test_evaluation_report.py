@@ -33,7 +33,7 @@ def make_evaluation(**kwargs):
 
 def test_scores_and_differences():
     lines = report(make_evaluation(), NAMES).splitlines()
-    assert lines[0] == 'Scores: mean and 95 % interval of 4 images, accuracy 0.750 [0.500, 1.000]'
+    assert lines[0] == 'Scores: mean and 95 % interval of 4 images, accuracy 0.750 [0.500, 1.000] of 4 with a label'
     assert lines[1].split('  ')[0] == 'method' and 'deletion (low)' in lines[1] and 'insertion (high)' in lines[1]
     assert lines[3].split() == 'attention 0.250 [0.125, 0.500] 0.500 [0.400, 0.600] 0.18'.split()
     assert lines[4].split()[-1] == '-'

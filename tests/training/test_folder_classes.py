@@ -5,6 +5,7 @@ import shutil
 import pytest
 import timm.data
 import torch
+from timm.data.dataset_factory import create_dataset as create_timm
 from timm_scripts import MODEL, SMALL
 
 import timm_abn
@@ -97,8 +98,7 @@ def test_what_contradicts_is_one_line(launch, images, tmp_path, capfd, change, s
 def test_a_split_without_some_classes_keeps_its_labels(launch, trained, images, capfd):
     shutil.rmtree(images / 'validation' / 'class0')
     datasets = []
-    create = timm.data.create_dataset  # which the fixture puts back
-    timm.data.create_dataset = lambda *args, **kwargs: datasets.append(create(*args, **kwargs)) or datasets[-1]
+    timm.data.create_dataset = lambda *args, **kwargs: datasets.append(create_timm(*args, **kwargs)) or datasets[-1]
     assert launch('validate.py', '--checkpoint', trained, '--data-dir', images) == 0
     assert {target for _, target in datasets[0].reader.samples} == {1, 2}
     (images / 'validation' / 'class1').rename(images / 'validation' / 'class9')
@@ -139,10 +139,10 @@ def test_broken_images_are_a_line_each(launch, images, tmp_path, capfd, broken, 
 
 
 def test_names_give_labels(image_folder):
-    names = ['class2', 'class0', 'class1']
-    dataset = create_dataset(timm.data.create_dataset, '', str(image_folder), 'train', names)
+    indices = dict(class2=0, class0=1, class1=2)
+    dataset = create_dataset(timm.data.create_dataset, '', str(image_folder), 'train', indices)
     labels = {filename.split('/')[0]: dataset[index][1] for index, filename in enumerate(dataset.filenames())}
-    assert labels == dict(class2=0, class0=1, class1=2)
+    assert labels == indices
 
 
 def test_each_process_needs_a_batch(monkeypatch, launch):

@@ -84,8 +84,8 @@ def _split(settings: argparse.Namespace) -> tuple[Path, Path | None]:
 
 
 def _mapped(settings: argparse.Namespace) -> dict[str, int]:
-    path = Path(settings.class_map)
-    return read_class_map(path if path.exists() else Path(settings.data_dir) / path)
+    places = Path(settings.class_map), Path(settings.data_dir) / settings.class_map
+    return read_class_map(next((path for path in places if path.exists()), places[0]))
 
 
 def _names_of(mapped: Mapping[str, int]) -> list[str]:
