@@ -10,7 +10,10 @@ from timm_abn_cli import main
 @pytest.mark.parametrize(
     ('args', 'message'),
     [
-        (['--checkpoint', 'x.pth'], '--checkpoint, --num-classes and --model-kwargs are of one model; --model names 0'),
+        (
+            ['--checkpoint', 'x.pth'],
+            '--num-classes, --label-names and --model-kwargs are of one model; --model names 0',
+        ),
         (['--model', 'abn_resnet18', 'abn_resnet34', '--num-classes', '3'], 'are of one model; --model names 2'),
         (['--port', '70000'], 'argument --port: ports are 1 to 65535, got 70000'),
         (['--port', 'http'], 'argument --port: must be a whole number of 1 or more'),

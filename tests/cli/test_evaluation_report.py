@@ -41,6 +41,17 @@ def test_scores_and_differences():
     assert lines[9].split() == 'centre -0.010 [-0.020, 0.030] 0.250 [0.125, 0.500]'.split()
 
 
+def test_of_how_many_the_accuracy_is():
+    accuracy, uneven = Interval(0.5, 0.25, 1.0, 2), dict(balanced_accuracy=0.5, area_under_roc=0.75)
+    text = report(make_evaluation(accuracy=accuracy, uneven=uneven), NAMES)
+    assert text.startswith(
+        'Scores: mean and 95 % interval of 4 images, accuracy 0.500 [0.250, 1.000] of 2 with a label\n'
+    )
+    assert 'Classes are uneven: balanced accuracy 0.500, area under roc 0.750\n' in text
+    unlabelled = report(make_evaluation(accuracy=Interval(float('nan'), float('nan'), float('nan'), 0)), NAMES)
+    assert unlabelled.startswith('Scores: mean and 95 % interval of 4 images, none with a label\n')
+
+
 def test_reliance_and_what_was_wrong():
     effect = Interval(0.02, 0.01, 0.03, 4)
     evaluation = make_evaluation(

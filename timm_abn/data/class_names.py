@@ -25,7 +25,9 @@ __all__ = [
     'read_class_names',
 ]
 
-_UNPRINTABLE = ('Cc', 'Cs', 'Zl', 'Zp')  # kinds of characters: control, half of a pair, line, paragraph
+# kinds of characters: control, half of a pair, line, paragraph; and those that turn the direction of writing
+_UNPRINTABLE = ('Cc', 'Cs', 'Zl', 'Zp')
+_TURNING = ('LRE', 'RLE', 'LRO', 'RLO', 'PDF', 'LRI', 'RLI', 'FSI', 'PDI')
 
 
 def class_names(model: nn.Module) -> list[str]:
@@ -70,11 +72,12 @@ def class_order(names: Iterable[str]) -> list[str]:
 
 def printable(name: str) -> str:
     """Return a name with escapes in place of control characters and of bytes that are not UTF-8."""
-    escaped = (
-        character.encode('unicode_escape').decode() if unicodedata.category(character) in _UNPRINTABLE else character
-        for character in name
-    )
-    return ''.join(escaped)
+
+    def is_plain(character: str) -> bool:
+        turns = unicodedata.bidirectional(character) in _TURNING
+        return not turns and unicodedata.category(character) not in _UNPRINTABLE
+
+    return ''.join(c if is_plain(c) else c.encode('unicode_escape').decode() for c in name)
 
 
 def name_classes(model: Any, path: Path | None) -> list[str]:
