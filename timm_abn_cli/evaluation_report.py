@@ -31,7 +31,7 @@ def report(evaluation: Evaluation, names: Sequence[str]) -> str:
     sections = [f'Scores: mean and 95 % interval of {number} images{accuracy}\n{table}']
     if evaluation.uneven:
         uneven = ', '.join(f'{name.replace("_", " ")} {value:.3f}' for name, value in evaluation.uneven.items())
-        sections.append(f'Classes are uneven: {uneven}')
+        sections.append(f'Classes are uneven: {uneven.replace("roc", "ROC")}')
     if evaluation.differences:
         rows = [[method, *map(str, row.values())] for method, row in evaluation.differences.items()]
         table = format_table(header[:-1], rows)

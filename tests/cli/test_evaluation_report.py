@@ -47,7 +47,7 @@ def test_of_how_many_the_accuracy_is():
     assert text.startswith(
         'Scores: mean and 95 % interval of 4 images, accuracy 0.500 [0.250, 1.000] of 2 with a label\n'
     )
-    assert 'Classes are uneven: balanced accuracy 0.500, area under roc 0.750\n' in text
+    assert 'Classes are uneven: balanced accuracy 0.500, area under ROC 0.750\n' in text
     unlabelled = report(make_evaluation(accuracy=Interval(float('nan'), float('nan'), float('nan'), 0)), NAMES)
     assert unlabelled.startswith('Scores: mean and 95 % interval of 4 images, none with a label\n')
 
