@@ -84,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
     photos = find_photos(args.data_dir, labelled=not args.unlabelled)
     torch.manual_seed(args.seed)
     attached = attach(args.backbone, args.backbone_checkpoint, args.pretrained, args.model_kwargs)
+    attached.model.to(place)
     if photos.classes:
         photos, warning = label_photos(photos, attached.model, args.class_map, args.label_names)
         if warning:

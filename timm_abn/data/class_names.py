@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ __all__ = [
     'class_spellings',
     'find_class',
     'label_names_of',
+    'names_of_map',
     'name_classes',
     'printable',
     'read_class_map',
@@ -118,6 +119,13 @@ def read_class_map(path: Path) -> dict[str, int]:
     if not found or min(found.values()) < 0:
         raise TimmAbnError(f'--class-map {path} must give each name of a class a number of 0 or more.')
     return found
+
+
+def names_of_map(indices: Mapping[str, int], names: Sequence[str] = ()) -> list[str]:
+    """Return what classes are called by a class map; those that it leaves out keep their ``names``, or numbers."""
+    by_index = {index: printable(name) for name, index in reversed([*indices.items()])}
+    others = [*names, *(f'class {index}' for index in range(len(names), max(by_index) + 1))]
+    return [by_index.get(index, name) for index, name in enumerate(others)]
 
 
 def _read_lines(path: Path) -> list[str]:

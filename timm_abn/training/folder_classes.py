@@ -10,7 +10,7 @@ import timm
 from timm.data.readers.img_extensions import get_img_extensions
 from timm.models import load_model_config_from_hf
 
-from ..data.class_names import class_order, printable, read_class_map
+from ..data.class_names import class_order, names_of_map, printable, read_class_map
 from ..data.folder_labels import folder_classes
 from ..data.photos import split_folders
 from ..errors import shortened
@@ -21,8 +21,6 @@ from .errors import TrainingError
 from .from_checkpoint import other_classes
 
 __all__ = ['take_classes']
-
-_SYNONYMS = ('train', 'training', 'validation', 'val', 'valid', 'eval', 'evaluation')  # of splits, in timm
 
 
 def take_classes(script: str, settings: argparse.Namespace) -> list[str]:
@@ -39,7 +37,8 @@ def take_classes(script: str, settings: argparse.Namespace) -> list[str]:
         return []
     if not settings.data_dir or not os.path.isdir(settings.data_dir):
         return []
-    mapped = _mapped(settings) if settings.class_map else {}
+    places = Path(settings.class_map), Path(settings.data_dir) / settings.class_map
+    mapped = read_class_map(places[not places[0].exists() and places[1].exists()]) if settings.class_map else {}
     if script == 'validate.py':
         _take_validation(settings, mapped)
         return []
@@ -47,7 +46,7 @@ def take_classes(script: str, settings: argparse.Namespace) -> list[str]:
     folders = _folders(training, settings)
     if mapped:
         _check_mapped(training, folders, mapped, settings)
-    names = _names_of(mapped) if mapped else [printable(folder) for folder in folders]
+    names = names_of_map(mapped) if mapped else [printable(folder) for folder in folders]
     _check_training(training, names, settings)
     recorded = _recorded_names(settings, len(names))
     if recorded and (recorded != names if mapped else set(recorded) != set(names)):
@@ -61,17 +60,13 @@ def take_classes(script: str, settings: argparse.Namespace) -> list[str]:
         folders=(training, held_out) if settings.val_split else None,
     )
     if held_out is not None and not mapped:
-        _check_subset(held_out, settings, settings.class_names, training)
+        _check_known(held_out, set(_folders(held_out, settings)) - set(folders), training)
     return ['--num-classes', str(len(names))]
 
 
 def _split(settings: argparse.Namespace) -> tuple[Path, Path | None]:
     """Return the folders of both splits, as ``timm-abn attach`` takes them."""
     root = Path(settings.data_dir)
-    for flag in ('train_split', 'val_split'):
-        split = getattr(settings, flag)
-        if flag in settings.said and split not in ('', *_SYNONYMS) and not (root / split).is_dir():
-            raise TrainingError(f'--{flag.replace("_", "-")} {split}: there is no folder {root / split}.')
     if not settings.val_split:  # timm then validates nothing
         return Path(search_split(str(root), settings.train_split)), None
     training, held_out = split_folders(root, settings.train_split, settings.val_split)
@@ -81,16 +76,6 @@ def _split(settings: argparse.Namespace) -> tuple[Path, Path | None]:
             'out, always the same.'
         )
     return training, held_out
-
-
-def _mapped(settings: argparse.Namespace) -> dict[str, int]:
-    places = Path(settings.class_map), Path(settings.data_dir) / settings.class_map
-    return read_class_map(next((path for path in places if path.exists()), places[0]))
-
-
-def _names_of(mapped: Mapping[str, int]) -> list[str]:
-    by_index = {index: printable(name) for name, index in reversed([*mapped.items()])}
-    return [by_index.get(index, f'class {index}') for index in range(max(by_index) + 1)]
 
 
 def _check_mapped(root: Path, folders: Sequence[str], mapped: Mapping[str, int], settings: argparse.Namespace) -> None:
@@ -159,7 +144,7 @@ def _take_validation(settings: argparse.Namespace, mapped: dict[str, int]) -> No
             f'{root} has {len(folders)} classes ({shortened(folders)}), but {model} is of {num_classes}: pass '
             '--class-map to say which of them these are.'
         )
-    _check_known(root, [folder for folder in folders if folder not in found.indices], model)
+    _check_known(root, set(folders) - set(found.indices), model)
     if found.known_by == 'order':
         settings.notes.append(f'{model} names no classes: the folders of {root} are its classes in natural order.')
     settings.data = dict(class_indices=found.indices)
@@ -185,11 +170,7 @@ def _recorded_names(settings: argparse.Namespace, num_classes: int | None) -> li
     return class_names_of(settings.recorded, num_classes, settings.trained_checkpoint)
 
 
-def _check_subset(root: Path, settings: argparse.Namespace, names: Sequence[str], source: str | Path) -> None:
-    _check_known(root, [name for name in _folders(root, settings) if printable(name) not in names], source)
-
-
-def _check_known(root: Path, strange: Sequence[str], source: str | Path) -> None:
+def _check_known(root: Path, strange: set[str], source: str | Path) -> None:
     """Refuse images of classes that nothing was trained on, which timm would count as others."""
     if strange:
-        raise TrainingError(f'{root} has classes that {source} has not: {shortened(strange)}.')
+        raise TrainingError(f'{root} has classes that {source} has not: {shortened(class_order(strange))}.')

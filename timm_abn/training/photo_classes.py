@@ -1,13 +1,13 @@
 """Which classes of a trained model the folders of photos are, and whether its predictions agree."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn as nn
 
-from ..data.class_names import class_names, label_names_of, name_classes, printable, read_class_map
+from ..data.class_names import label_names_of, name_classes, names_of_map, read_class_map
 from ..data.folder_labels import FolderClasses, better_order, folder_classes
 from ..data.images import Preprocessing
 from ..data.photos import Photo, Photos, PhotosDataset
@@ -43,12 +43,14 @@ def label_photos(
         TrainingError: Folders are no classes of the model, or cannot be told.
     """
     own_names = label_names_of(model)
-    name_classes(model, label_names)
-    found = _of_map(photos, model, class_map) if class_map else _of_names(photos, model)
-    names = class_names(model)
+    names = name_classes(model, label_names)
+    if class_map:
+        found = FolderClasses(read_class_map(class_map), 'map')
+    else:
+        found = folder_classes(photos.classes, model.num_classes, label_names_of(model))
+    _check_known(photos, found.indices, names)
     if found.known_by in ('order', 'map'):
-        of_classes = {index: printable(folder) for folder, index in reversed(found.indices.items())}
-        names = [of_classes.get(index, name) for index, name in enumerate(names)]
+        names = names_of_map(found.indices, names)
         model.pretrained_cfg = dict(model.pretrained_cfg, num_classes=model.num_classes, label_names=names)
     answers = [(photos.classes[folder], predicted) for folder, predicted in _predictions(photos, model)]
     of_folders = [(folder, found.indices[folder], predicted) for folder, predicted in answers]
@@ -64,26 +66,14 @@ def label_photos(
     return Photos(labelled(photos.training), labelled(photos.validation), names), better
 
 
-def _of_map(photos: Photos, model: Any, path: Path) -> FolderClasses:
-    indices = read_class_map(path)
-    strange = [folder for folder in photos.classes if folder not in indices]
-    if strange:
-        raise TrainingError(f'--class-map {path} lacks folders of the photos: {shortened(strange)}.')
-    if max(indices.values()) >= model.num_classes:
-        raise TrainingError(f'--class-map {path} has a class {max(indices.values())}, the model {model.num_classes}.')
-    return FolderClasses(indices, 'map')
-
-
-def _of_names(photos: Photos, model: Any) -> FolderClasses:
-    found = folder_classes(photos.classes, model.num_classes, label_names_of(model))
-    strange = [folder for folder in photos.classes if folder not in found.indices]
+def _check_known(photos: Photos, indices: Mapping[str, int], names: Sequence[str]) -> None:
+    strange = [folder for folder in photos.classes if not indices.get(folder, len(names)) < len(names)]
     if strange:
         raise TrainingError(
-            f'the model has {model.num_classes} classes ({shortened(class_names(model))}), the photos have '
-            f'{len(photos.classes)} ({shortened(photos.classes)}), and {shortened(strange)} cannot be told: pass '
-            f'--unlabelled, or --class-map FILE or --label-names FILE to say which of them these are.'
+            f'the model has {len(names)} classes ({shortened(names)}), the photos have {len(photos.classes)} '
+            f'({shortened(photos.classes)}), and {shortened(strange)} cannot be told: pass --unlabelled, or say which '
+            'they are by --class-map FILE or --label-names FILE.'
         )
-    return found
 
 
 @torch.no_grad()
