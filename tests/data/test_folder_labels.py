@@ -31,7 +31,7 @@ def labelled(folder, *files, named=()):
     return find_sources([folder, *(folder / file for file in named)] if files else [folder / file for file in named])
 
 
-@pytest.mark.filterwarnings('ignore:classes of the model have no names')
+@pytest.mark.filterwarnings('ignore:the folders of')
 @pytest.mark.parametrize(
     ('files', 'names', 'labels'),
     [
@@ -66,7 +66,7 @@ def test_labels_in_order_are_those_of_timms_image_folder(tmp_path):
     sources = labelled(tmp_path, *files)
     reader = timm.data.readers.reader_image_folder.ReaderImageFolder(tmp_path)
     expected = {path: label for path, label in reader.samples}
-    with pytest.warns(UserWarning, match=r'no names: the folders of .* in natural order \(Cls1, cls2, cls9, ...\)'):
+    with pytest.warns(UserWarning, match=r'as classes in natural order \(Cls1 = 0, cls2 = 1, cls9 = 2, ...\)'):
         labels = folder_labels(sources, model_of(4))
     assert labels == [expected[str(source.path)] for source in sources]
 
@@ -79,6 +79,7 @@ def test_the_order_is_natural_and_total():
     expected = ['01', '1', '2', '10', 'A', 'a', 'B', 'b']
     for seed in range(8):
         assert class_order(random.Random(seed).sample(expected, len(expected))) == expected
+    assert folder_classes(['2', '1', '0'], 3).known_by == 'order' and folder_classes(['2', '0'], 3).known_by == 'number'
     assert folder_classes(expected, 8).indices == {name: index for index, name in enumerate(expected)}
 
 

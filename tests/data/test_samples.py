@@ -26,7 +26,7 @@ def photo(path, size=(80, 60), seed=0):
     return path
 
 
-@pytest.mark.filterwarnings('ignore:classes of the model have no names')
+@pytest.mark.filterwarnings('ignore:the folders of')
 def test_folders_are_classes_and_splits(model, tmp_path):
     for folder in ('val/ant', 'val/bee', 'train/ant'):
         for number in range(2):

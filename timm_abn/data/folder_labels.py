@@ -22,14 +22,20 @@ class FolderClasses(NamedTuple):
     indices: dict[str, int]
     known_by: str = ''
 
+    @property
+    def guess(self) -> str:
+        """What nothing but the folders themselves says, as the end of a sentence; empty if names say it."""
+        guesses = dict(order='classes in natural order', number='numbers of classes, which begin at 0')
+        return f'{guesses[self.known_by]} ({_some(self.indices)})' if self.known_by in guesses else ''
+
 
 def folder_classes(folders: Iterable[str], num_classes: int, label_names: Any = None) -> FolderClasses:
     """Return which classes of a model folders are.
 
     Folders are called like classes; of ImageNet by a synset, a description or the first word of it; capitals, spaces
-    and ways to encode a letter need not agree where no other class is meant. Or all are called by the numbers of
-    classes. Or, where a model's classes have no names, they are as many as the classes, and in their order
-    (``class_order``), which is a guess.
+    and ways to encode a letter need not agree where no other class is meant. Or, where a model's classes have no names,
+    they are as many as the classes, and in their order (``class_order``), which is a guess. Or all are called by the
+    numbers of classes.
 
     Args:
         folders: Names of folders.
@@ -48,10 +54,11 @@ def folder_classes(folders: Iterable[str], num_classes: int, label_names: Any = 
     if indices:
         return FolderClasses(indices, 'name')
     numbers = {folder: int(folder) for folder in folders if folder.isdecimal()}
-    if len(set(numbers.values())) == len(folders) and max(numbers.values(), default=num_classes) < num_classes:
+    are_numbers = len(set(numbers.values())) == len(folders) and all(n < num_classes for n in numbers.values())
+    may_be_all = len(folders) == num_classes and not (label_names and len(label_names) == num_classes)
+    if are_numbers and not (may_be_all and len(spellings) == 1):  # then numbers, too, may be in another order
         return FolderClasses(numbers, 'number')
-    has_names = bool(label_names) and len(label_names) == num_classes
-    if len(folders) == num_classes and not has_names:
+    if may_be_all:
         return FolderClasses({folder: index for index, folder in enumerate(class_order(folders))}, 'order')
     return FolderClasses({})
 
@@ -60,7 +67,7 @@ def folder_labels(sources: Sequence[Source], model: nn.Module) -> list[int | Non
     """Return the true class of each image, as far as folders tell it (``folder_classes``); None of the others.
 
     Only images that were found in a folder have one: that of the folder around the image. Folders are numbers, or in
-    order, if no image lies outside of them; of the latter a warning tells.
+    order, if no image lies outside of them, which a warning tells.
     """
     num_classes: Any = model.num_classes
     roots: dict[Path, list[Source]] = defaultdict(list)
@@ -72,11 +79,10 @@ def folder_labels(sources: Sequence[Source], model: nn.Module) -> list[int | Non
         found = folder_classes({_folder_of(source) for source in members}, num_classes, label_names_of(model))
         if found.known_by != 'name' and any(len(source.name.parts) == 1 for source in members):
             continue
-        if found.known_by == 'order':
-            some = ', '.join(list(found.indices)[:3])
+        if found.guess:
             warnings.warn(
-                f'classes of the model have no names: the folders of {root} are taken as its classes in natural '
-                f'order ({some}, ...). With --label-names FILE they are matched by name.',
+                f'the folders of {root} are not called like classes of the model: they are taken as {found.guess}. '
+                'With --label-names FILE they are matched by name.',
                 stacklevel=2,
             )
         labels.update({s.path: found.indices[_folder_of(s)] for s in members if _folder_of(s) in found.indices})

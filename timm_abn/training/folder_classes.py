@@ -145,8 +145,10 @@ def _take_validation(settings: argparse.Namespace, mapped: dict[str, int]) -> No
             '--class-map to say which of them these are.'
         )
     _check_known(root, set(folders) - set(found.indices), model)
-    if found.known_by == 'order':
-        settings.notes.append(f'{model} names no classes: the folders of {root} are its classes in natural order.')
+    if found.guess:
+        settings.notes.append(
+            f'no class of {model} is called like a folder of {root}: they are taken as {found.guess}.'
+        )
     settings.data = dict(class_indices=found.indices)
 
 

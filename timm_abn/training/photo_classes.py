@@ -31,7 +31,7 @@ def label_photos(
 
     Folders are matched by the class map, else as ``folder_classes`` does. Then the model predicts some of the photos.
     If another order of the folders fits far better (``better_order``), that is the warning, or an error if the order
-    was a guess.
+    was a guess; else a guess itself is the warning.
 
     Args:
         photos: With the folders as their classes.
@@ -63,7 +63,8 @@ def label_photos(
     def labelled(part: Sequence[Photo]) -> list[Photo]:
         return [(path, found.indices[photos.classes[int(label)]]) for path, label in part if label is not None]
 
-    return Photos(labelled(photos.training), labelled(photos.validation), names), better
+    taken = f'the folders are taken as {found.guess}, since none is called like a class of the model'
+    return Photos(labelled(photos.training), labelled(photos.validation), names), better or (found.guess and taken)
 
 
 def _check_known(photos: Photos, indices: Mapping[str, int], names: Sequence[str]) -> None:
