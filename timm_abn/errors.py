@@ -2,9 +2,9 @@
 
 import difflib
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-__all__ = ['TimmAbnError', 'one_line', 'suggest']
+__all__ = ['TimmAbnError', 'one_line', 'shortened', 'suggest']
 
 
 class TimmAbnError(ValueError):
@@ -43,3 +43,8 @@ def suggest(name: str, names: Iterable[str], otherwise: str) -> str:
     longer = [other for other in names if name and other.startswith(name)]
     close = longer[:3] or difflib.get_close_matches(name, names, n=3)
     return f'did you mean {", ".join(close)}?' if close else otherwise
+
+
+def shortened(names: Sequence[str], most: int = 5) -> str:
+    """Return the first of several names, as a list in a sentence."""
+    return ', '.join(names[:most]) + (', ...' if len(names) > most else '')

@@ -51,6 +51,7 @@ class _Version(argparse.Action):
 def entry_point() -> int:
     """Run the command line of the process; SIGTERM ends it like an error, so that what is half written is removed."""
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    warnings.showwarning = lambda message, *_: print(f'timm-abn: warning: {message}', file=sys.stderr)
     return main()
 
 

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve the page until the process is told to end."""
-    given = args.checkpoint or args.num_classes or args.model_kwargs or given_told(args)
+    given = args.checkpoint or args.num_classes or args.label_names or args.model_kwargs or given_told(args)
     if given and len(args.model) != 1 and not (args.checkpoint and not args.model):
         raise CommandError(f'--checkpoint, and arguments of a model, are of one; --model names {len(args.model)}')
     if args.port and args.port > 65535:
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
     names = args.model or ([recorded_model(args.checkpoint)] if args.checkpoint else models_with_weights())
     kwargs = given_model_kwargs(args) if given else {}
-    offered = OfferedModels(names, args.checkpoint, choose_device(args), **kwargs)
+    offered = OfferedModels(names, args.checkpoint, choose_device(args), args.label_names, **kwargs)
     with running_page(offered, args.host, args.port) as address:
         print(f'The page is at {address} (Ctrl-C ends it)', flush=True)
         threading.Event().wait()

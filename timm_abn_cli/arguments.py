@@ -27,6 +27,7 @@ def add_building_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments that a model is built with, those that ``given_model_kwargs`` returns."""
     number = 'number of classes (default: that of the weights)'
     parser.add_argument('--num-classes', type=positive, metavar='K', help=number)
+    add_label_names_argument(parser)
     add_model_kwargs(parser)
     add_told_arguments(parser)
 
@@ -119,7 +120,8 @@ def add_methods_argument(parser: argparse.ArgumentParser, chosen: Sequence[str])
 
 def add_label_names_argument(parser: argparse.ArgumentParser) -> None:
     """Declare the file that names the classes."""
-    parser.add_argument('--label-names', type=existing_file, metavar='FILE', help='names of the classes, one per line')
+    names = 'names of the classes in the order of the model, one per line (default: those that it records)'
+    parser.add_argument('--label-names', type=existing_file, metavar='FILE', help=names)
 
 
 def add_out_argument(parser: argparse.ArgumentParser, default: str) -> None:

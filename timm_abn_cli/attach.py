@@ -16,6 +16,12 @@ folder per class, of which a fifth is held out, always the same one. A checkpoin
 its model, the arguments of this, and how images are prepared; --img-size, --mean and --std say so of weights alone.
 Photos that cannot be read are named and left out.
 
+Which class a folder is, is told by the names that the model records, those of ImageNet, or --label-names; by numbers
+of classes; or by --class-map. Folders may be some of the classes. If a model has no names, and as many classes as there
+are folders, these are taken in natural order (1, 2, ... 10), as timm takes them; torchvision sorts as plain text (1,
+10, 2). Before training the model predicts photos: if another order fits far better, that is an error, or, where names
+said the order, a warning.
+
 After each epoch OUT holds last.pth.tar, summary.csv, and a sheet of overlays of the same few held-out photos. eval_kept
 is the share of held-out photos for which the model predicts the same from the half of the photo where the map is
 greatest; eval_removed, from everything else: low is good. After an interruption the last epoch can be used; --resume
@@ -31,6 +37,7 @@ from pathlib import Path
 from .argument_types import existing_file, existing_folder, positive, positive_number, whole
 from .arguments import (
     add_computing_arguments,
+    add_label_names_argument,
     add_levels_argument,
     add_model_kwargs,
     add_told_arguments,
@@ -54,6 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     weights.add_argument('--pretrained', action='store_true', help="timm's pretrained weights of it")
     add('--data-dir', type=existing_folder, required=True, metavar='FOLDER', help='folder of the photos')
     add('--unlabelled', action='store_true', help='the folders of the photos are not their classes')
+    classes = "which class each folder is, as timm's scripts take it (default: found by name)"
+    add('--class-map', type=existing_file, metavar='FILE', help=classes)
+    add_label_names_argument(parser)
     add('--out', type=Path, required=True, metavar='FOLDER', help='where to write')
     add('--resume', action='store_true', help='continue after the last epoch in --out')
     add('--epochs', type=positive, default=10, metavar='N', help='(default: 10)')
@@ -77,33 +87,31 @@ def run(args: argparse.Namespace) -> int:
 
     import torch
 
-    from timm_abn import class_names
+    from timm_abn.data.class_names import name_classes
     from timm_abn.data.photos import find_photos
     from timm_abn.models.attaching import attach
     from timm_abn.models.told import Told
     from timm_abn.models.training_checkpoints import recorded_model
-    from timm_abn.records import num_answers
     from timm_abn.staging import check_new_folder, check_output_folder
     from timm_abn.training.attaching import LAST, AttachSettings, train_attached
+    from timm_abn.training.photo_classes import label_photos
 
     (check_output_folder if args.resume else check_new_folder)(args.out)
     place = choose_device(args)
     photos = find_photos(args.data_dir, labelled=not args.unlabelled)
     torch.manual_seed(args.seed)
     backbone = args.backbone or recorded_model(args.backbone_checkpoint)
-    told = Told(**given_told(args))
-    attached = attach(backbone, args.backbone_checkpoint, args.pretrained, args.model_kwargs, told)
-    num_classes = num_answers(attached.model)
+    attached = attach(backbone, args.backbone_checkpoint, args.pretrained, args.model_kwargs, Told(**given_told(args)))
     take_levels(args, attached.model)
-    if photos.classes and num_classes != len(photos.classes):
-        raise CommandError(
-            f'{backbone} has {num_classes} classes, {args.data_dir} has {len(photos.classes)}: pass --unlabelled, '
-            'or a checkpoint that was fine-tuned on these'
-        )
+    attached.model.to(place)
+    if photos.classes:
+        photos, warning = label_photos(photos, attached.model, args.class_map, args.label_names)
+        if warning:
+            print(f'timm-abn: warning: {warning}', file=sys.stderr)
+    names = name_classes(attached.model, None if photos.classes else args.label_names)
     print(
         f'{len(photos.training)} photos to train on, {len(photos.validation)} held out; {attached.model.extra_repr()}'
     )
-    names = photos.classes or class_names(attached.model)
     settings = AttachSettings(args.epochs, args.batch_size, args.lr, args.seed, args.workers)
     try:
         rows = train_attached(attached, photos, settings, args.out, place, names, args.resume)

@@ -14,6 +14,8 @@ Scores are areas under the curve of the class's probability: deletion, while pix
 falling order of the map (lower is better); insertion, while they replace a blurred image (higher is better). A score of
 one image is an anecdote: timm-abn evaluate takes many.
 
+Images in folders that are called like classes have a true label: the number of right answers stands below the table.
+
 Any timm model will do, with --checkpoint or with pretrained weights; methods that do not apply to it are reported
 before the work begins. pytorch_grad_cam, torchcam and captum are other packages: pip install 'timm-abn[compare]'.
 
@@ -28,6 +30,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .answers import Answer, print_right
 from .argument_types import positive
 from .arguments import (
     add_computing_arguments,
@@ -81,8 +84,8 @@ def run(args: argparse.Namespace) -> int:
     import torch
     from huggingface_hub.utils import tqdm
 
-    from timm_abn import class_names
-    from timm_abn.data.class_names import find_class
+    from timm_abn.data.class_names import find_class, name_classes
+    from timm_abn.data.folder_labels import folder_labels
     from timm_abn.data.images import Preprocessing
     from timm_abn.data.reading import ImageError
     from timm_abn.data.sources import find_sources
@@ -99,12 +102,14 @@ def run(args: argparse.Namespace) -> int:
     place = choose_device(args)
     model: Any = load_classifier(args.model, args.checkpoint, **given_model_kwargs(args)).to(place)
     take_levels(args, model)
-    names = class_names(model)
+    names = name_classes(model, args.label_names)
     target = None if args.class_name is None else find_class(args.class_name, names)
     preprocessing = Preprocessing(model)
     found = {} if args.methods else applicable_explainers(CHOSEN, model)
     explainers = found or create_explainers(args.methods or CHOSEN, model)
+    labels = dict(zip([source.path for source in found_sources], folder_labels(found_sources, model)))
     rows: list[dict[str, Any]] = []
+    answers: list[Answer] = []
     problems: list[tuple[Source, str]] = []
     # without a terminal there is no progress bar
     sources = tqdm(found_sources, desc='compare', unit='image', disable=None if len(found_sources) > 1 else True)
@@ -118,9 +123,11 @@ def run(args: argparse.Namespace) -> int:
             except ImageError as error:
                 problems.append((prepared.source, str(error)))
                 continue
+            answers.append((prepared.source.path, labels[prepared.source.path], comparison.predicted))
             rows += _rows(str(prepared.source.path), comparison, names, path)
     if rows:
         print(_table(rows))
+        print_right(answers, model)
     if args.csv is not None:
         write_csv(args.csv, COLUMNS, rows)
     return report_problems(problems)

@@ -14,7 +14,8 @@ et al., 2018); the score is the area under the probability of the class that is 
 ABN loses when its map is replaced tells whether the map matters. Position bias is the share of the maps' variance in
 space that is the same in all images.
 
-Folders of images have classes if their sub-folders are named like those of the model. --masks are PNG files with the
+Folders of images have classes if their sub-folders are called like those of the model: by name, of ImageNet also by
+synset, or by number. --masks are PNG files with the
 names of the images, beside them or in a folder of their own (the object is where they are not 0), or one JSON file in
 COCO's format. Masks of a multi-task network lie in one folder per task, or have categories named like the tasks: then
 each task is scored.
@@ -28,9 +29,10 @@ takes its share: torchrun --nproc_per_node 2 --no-python timm-abn evaluate ...
 import argparse
 import importlib.util
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
+from .answers import warn_of_order
 from .argument_types import existing, positive
 from .arguments import (
     add_computing_arguments,
@@ -83,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     if args.methods and len(set(args.methods)) != len(args.methods):
         raise CommandError(f'--methods must be different ones, got {" ".join(args.methods)}')
 
-    from timm_abn.data.class_names import class_names
+    from timm_abn.data.class_names import name_classes
     from timm_abn.models.loading import load_classifier
     from timm_abn.staging import check_output_folder
 
@@ -94,13 +96,16 @@ def run(args: argparse.Namespace) -> int:
         place = choose_device(args)
         model: Any = load_classifier(args.model, args.checkpoint, **given_model_kwargs(args)).to(place)
         take_levels(args, model)
+        names = name_classes(model, args.label_names)
         evaluation = _evaluate(args, model)
         if evaluation is None:
             return 0
         draws = importlib.util.find_spec('matplotlib') is not None
         if draws:
             draw_curves(args.out / 'curves.png', evaluation)
-    print(report(evaluation, class_names(model)))
+    print(report(evaluation, names))
+    first = [row for row in evaluation.rows if row['method'] == evaluation.rows[0]['method']]
+    warn_of_order([(PurePath(row['image']), row['label'], row['predicted']) for row in first], model)
     files = ', '.join(str(args.out / name) for name in ('scores.csv', 'summary.json') + ('curves.png',) * draws)
     missing = '' if draws else " (curves.png takes pip install 'timm-abn[plot]')"
     print(f'\nWritten to: {files}{missing}')
@@ -139,12 +144,15 @@ def _evaluate_model(
 
     data = given_data(args)
     samples = load_samples(model, masks=args.masks, **data)
-    said = ', '.join(f'{name}={value}' for name, value in (*data.items(), ('masks', args.masks)))
+    said = ', '.join(
+        f'{name}={value}' for name, value in (*data.items(), ('masks', args.masks), ('label_names', args.label_names))
+    )
     baselines = args.deletion_baseline, args.insertion_baseline
     return evaluate(model, samples, methods, folder, args.steps, *baselines, args.batch_size, args.seed, said)
 
 
 def _load_baseline(args: argparse.Namespace, model: Any) -> 'nn.Module':
+    from timm_abn.data.class_names import name_classes
     from timm_abn.models.loading import load_classifier
 
     given = {} if args.baseline_checkpoint is None else dict(num_classes=model.num_classes)
@@ -155,4 +163,5 @@ def _load_baseline(args: argparse.Namespace, model: Any) -> 'nn.Module':
             f'{model_title(args)} has {model.num_classes}'
         )
     take_levels(args, baseline)
+    name_classes(baseline, args.label_names)
     return baseline.to(next(model.parameters()).device)

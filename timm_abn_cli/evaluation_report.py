@@ -25,9 +25,13 @@ def report(evaluation: Evaluation, names: Sequence[str]) -> str:
             [method, *(str(row[name]) for name in evaluation.metrics), '-' if bias != bias else f'{bias:.2f}']
         )
     number = len({row['image'] for row in evaluation.rows if row['method'] == first})
-    accuracy = f', accuracy {evaluation.accuracy}' if evaluation.accuracy.number else ''
+    labelled = evaluation.accuracy.number
+    accuracy = f', accuracy {evaluation.accuracy} of {labelled} with a label' if labelled else ', none with a label'
     table = format_table(header, scores)
     sections = [f'Scores: mean and 95 % interval of {number} images{accuracy}\n{table}']
+    if evaluation.uneven:
+        uneven = ', '.join(f'{name.replace("_", " ")} {value:.3f}' for name, value in evaluation.uneven.items())
+        sections.append(f'Classes are uneven: {uneven.replace("roc", "ROC")}')
     if evaluation.differences:
         rows = [[method, *map(str, row.values())] for method, row in evaluation.differences.items()]
         table = format_table(header[:-1], rows)

@@ -26,8 +26,9 @@ they say where in an image, not how much, and a map of .1 can look as hot as one
 common, one range for all images of the run, or --scale absolute, the [0, 1] of the sigmoid. The range of each map is in
 the table, in --csv, and in the text of the overlay's PNG file; --map npy writes the values themselves.
 
-Images in folders that are named like classes have a true label (for a model whose classes have no names: in as many
-folders as there are classes, in timm's order). The table holds it, and the number of right answers stands below.
+Images in folders that are called like classes have a true label: by their names, of ImageNet also by synsets, or by
+their numbers (for a model whose classes have no names: in as many folders as there are classes, in timm's order). The
+table holds it, and the number of right answers stands below.
 
 Several processes share the images, with the same results as one process:
 torchrun --no-python --nproc_per_node 2 timm-abn explain ...
@@ -39,15 +40,14 @@ that was named cannot be read, or for wrong arguments.
 import argparse
 import itertools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .answers import print_right
 from .argument_types import positive
 from .arguments import (
     add_computing_arguments,
     add_csv_argument,
     add_images_argument,
-    add_label_names_argument,
     add_levels_argument,
     add_model_arguments,
     add_out_argument,
@@ -61,7 +61,7 @@ from .processes import process_group
 from .table import format_table, write_csv
 
 if TYPE_CHECKING:
-    from timm_abn.explain.runs import ExplainedImage, ExplainedImages
+    from timm_abn.explain.runs import ExplainedImage
 
 __all__ = ['add_arguments', 'run']
 
@@ -86,7 +86,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--show', choices=SHOWN_MAPS, default='attention', help='which map of the model (default: attention)')
     shown = 'class of --show class or contrast, by name or index (default: the most probable one of each image)'
     add('--class', dest='shown_class', metavar='NAME', help=shown)
-    add_label_names_argument(parser)
     add_csv_argument(parser, 'image and class')
     add_computing_arguments(parser, batch_size=16)
 
@@ -98,13 +97,13 @@ def run(args: argparse.Namespace) -> int:
     if args.colormap and args.show == 'contrast':
         raise CommandError('--show contrast needs colours of two directions, and has its own; leave out --colormap')
 
-    from timm_abn import class_names, load_model
-    from timm_abn.data.class_names import find_class, read_class_names
+    from timm_abn import load_model
+    from timm_abn.data.class_names import find_class, name_classes
     from timm_abn.data.folder_labels import folder_labels
     from timm_abn.data.sources import find_sources
-    from timm_abn.explain.files import Drawing
+    from timm_abn.explain.files import Drawing, format_range
     from timm_abn.explain.runs import explain_files
-    from timm_abn.records import are_exclusive, num_answers
+    from timm_abn.records import are_exclusive
     from timm_abn.staging import check_output_folder
 
     with process_group() as (rank, _):
@@ -114,19 +113,22 @@ def run(args: argparse.Namespace) -> int:
         place = choose_device(args)
         model: Any = load_model(args.model, args.checkpoint, **given_model_kwargs(args)).to(place)
         take_levels(args, model)
-        names = read_class_names(args.label_names, num_answers(model)) if args.label_names else class_names(model)
+        names = name_classes(model, args.label_names)
         shown_class = None if args.shown_class is None else find_class(args.shown_class, names)
         drawing = Drawing(args.show, shown_class, args.scale, args.interpolation, args.colormap or 'viridis', args.map)
         found = explain_files(model, sources, args.out, names, drawing, args.top_k, args.batch_size, place)
         if rank:
             return 0
     # labels and tasks do not exclude each other, and a folder names one class
-    labels = folder_labels(sources, names) if are_exclusive(model) else []
+    labels = folder_labels(sources, model) if are_exclusive(model) else []
     known = {source.path: label for source, label in zip(sources, labels) if label is not None}
     rows = [row for image in found.images for row in _rows(image, names, known.get(image.source.path))]
     if rows:
         _print_table(rows, with_labels=bool(known))
-    _print_notes(found, known, args.scale)
+    if args.scale == 'common' and found.value_range:
+        print(f'range of all maps: {format_range(*found.value_range)}')
+    paths = [image.source.path for image in found.images]
+    print_right([(path, known.get(path), image.classes[0]) for path, image in zip(paths, found.images)], model)
     if args.csv:
         write_csv(args.csv, COLUMNS, rows)
     return report_problems(found.problems)
@@ -167,15 +169,3 @@ def _print_table(rows: Sequence[Mapping[str, Any]], with_labels: bool) -> None:
         lines.append([cells[name] for name in header])
         before = row
     print(format_table(header, lines, right=('probability',)))
-
-
-def _print_notes(found: 'ExplainedImages', known: Mapping[Path, int], scale: str) -> None:
-    """Print what is said of all images together: the common range, and how many were right."""
-    from timm_abn.explain.files import format_range
-
-    if scale == 'common' and found.value_range:
-        print(f'range of all maps: {format_range(*found.value_range)}')
-    labelled = [image for image in found.images if image.source.path in known]
-    if labelled:
-        right = sum(image.classes[0] == known[image.source.path] for image in labelled)
-        print(f'right: {right} of {len(labelled)} labelled images ({right / len(labelled):.1%})')

@@ -20,7 +20,7 @@ import sys
 import time
 
 from .argument_types import output_file, positive_number
-from .arguments import add_label_names_argument, add_model_arguments, given_model_kwargs, model_title
+from .arguments import add_model_arguments, given_model_kwargs, model_title
 from .errors import CommandError
 
 __all__ = ['add_arguments', 'run']
@@ -43,7 +43,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--dynamic', nargs='?', const='all', default='', choices=lengths, help=length)
     limit = 'stop after this time (default: 600)'
     parser.add_argument('--timeout', type=positive_number, default=600, metavar='SECONDS', help=limit)
-    add_label_names_argument(parser)
     parser.add_argument('--out', type=output_file, required=True, metavar='FILE', help='what to write (.onnx, .pt2)')
 
 

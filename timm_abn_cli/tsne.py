@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    from timm_abn import class_names
+    from timm_abn.data.class_names import name_classes
     from timm_abn.data.samples import load_samples
     from timm_abn.explain.plot_packages import check_plot_packages
     from timm_abn.explain.projection import aligned, attended_features, check_attention, project, separation
@@ -71,8 +71,8 @@ def run(args: argparse.Namespace) -> int:
     model: Any = load_classifier(args.model, args.checkpoint, **given_model_kwargs(args)).to(device)
     take_levels(args, model)
     check_attention(model)
+    names = name_classes(model, args.label_names)
     features = attended_features(model, load_samples(model, **given_data(args)), args.batch_size)
-    names = class_names(model)
     separations = separation(features, args.seed)
     before = project(features.before, args.seed)
     points = before, aligned(project(features.after, args.seed), before)

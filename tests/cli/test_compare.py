@@ -44,8 +44,14 @@ def test_sheets_of_files_and_folders(photos, capsys):
     assert captured.err == '' and len(captured.out.splitlines()) == 2 + 3 * 4
     assert captured.out.splitlines()[2].startswith('photo.jpg')
     # what was written lies among the images, and is none of them
+    Path('shirt').mkdir()
+    Path('photo.jpg').rename('shirt/photo.jpg')
     assert compare('.', '--methods', 'centre', '--csv', 'all.csv') == 0
     assert len(rows_of('all.csv')) == 3
+    right = capsys.readouterr().out.splitlines()[-1]
+    assert (
+        right.startswith('right: ') and '1 labelled images' in right and right.endswith('2 of 3 images have no label')
+    )
 
 
 def test_scores_are_those_of_the_class(photos):

@@ -33,12 +33,23 @@ def make_evaluation(**kwargs):
 
 def test_scores_and_differences():
     lines = report(make_evaluation(), NAMES).splitlines()
-    assert lines[0] == 'Scores: mean and 95 % interval of 4 images, accuracy 0.750 [0.500, 1.000]'
+    assert lines[0] == 'Scores: mean and 95 % interval of 4 images, accuracy 0.750 [0.500, 1.000] of 4 with a label'
     assert lines[1].split('  ')[0] == 'method' and 'deletion (low)' in lines[1] and 'insertion (high)' in lines[1]
     assert lines[3].split() == 'attention 0.250 [0.125, 0.500] 0.500 [0.400, 0.600] 0.18'.split()
     assert lines[4].split()[-1] == '-'
     assert lines[6].startswith('Paired differences to attention')
     assert lines[9].split() == 'centre -0.010 [-0.020, 0.030] 0.250 [0.125, 0.500]'.split()
+
+
+def test_of_how_many_the_accuracy_is():
+    accuracy, uneven = Interval(0.5, 0.25, 1.0, 2), dict(balanced_accuracy=0.5, area_under_roc=0.75)
+    text = report(make_evaluation(accuracy=accuracy, uneven=uneven), NAMES)
+    assert text.startswith(
+        'Scores: mean and 95 % interval of 4 images, accuracy 0.500 [0.250, 1.000] of 2 with a label\n'
+    )
+    assert 'Classes are uneven: balanced accuracy 0.500, area under ROC 0.750\n' in text
+    unlabelled = report(make_evaluation(accuracy=Interval(float('nan'), float('nan'), float('nan'), 0)), NAMES)
+    assert unlabelled.startswith('Scores: mean and 95 % interval of 4 images, none with a label\n')
 
 
 def test_reliance_and_what_was_wrong():

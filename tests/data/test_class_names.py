@@ -1,3 +1,4 @@
+import os
 import types
 
 import pytest
@@ -6,7 +7,7 @@ import torch
 from timm.data import ImageNetInfo
 
 from timm_abn import TimmAbnError, class_names
-from timm_abn.data.class_names import find_class, read_class_names
+from timm_abn.data.class_names import find_class, name_classes, read_class_map, read_class_names
 
 MODEL = 'abn_resnet20_cifar.fashion_mnist'
 
@@ -62,6 +63,14 @@ def test_names_are_read_from_a_file(tmp_path):
     assert read_class_names(path, 2) == ['cat', 'no beard']
     with pytest.raises(TimmAbnError, match='names.txt has 2 lines for 3 classes'):
         read_class_names(path, 3)
+    path.write_bytes('\ufeffcat\r\nno beard \r\n\r\n'.encode())  # as editors on Windows write it
+    assert read_class_names(path, 2) == ['cat', 'no beard'] and read_class_map(path) == {'cat': 0, 'no beard': 1}
+    path.write_text('cat\n\ncat')
+    with pytest.raises(TimmAbnError, match='line 2 of .*names.txt is blank'):
+        read_class_names(path, 3)
+    path.write_text('cat\ncat')
+    with pytest.raises(TimmAbnError, match="names 'cat' more than once"):
+        read_class_map(path)
     path.write_bytes(b'\xff\xfe')
     with pytest.raises(TimmAbnError, match='names.txt is not a text file in UTF-8'):
         read_class_names(path, 2)
@@ -72,3 +81,16 @@ def test_folders_of_imagenet_are_called_by_words():
     assert class_names(model)[:2] == ['tench', 'goldfish']
     model.pretrained_cfg = dict(label_names=[f'n{index}' for index in range(1000)])
     assert class_names(model)[:2] == ['n0', 'n1']
+
+
+def test_what_no_terminal_takes_is_escaped():
+    names = ['\x1b[2Jcat', os.fsdecode(b'no \xff'), 'two\nlines', 'k\xe4fer \U0001f41e']
+    model = types.SimpleNamespace(num_classes=4, pretrained_cfg=dict(label_names=names))
+    assert class_names(model) == [r'\x1b[2Jcat', r'no \udcff', r'two\nlines', 'k\xe4fer \U0001f41e']
+
+
+def test_names_of_a_file_take_the_place_of_others(tmp_path):
+    (tmp_path / 'names.txt').write_text('cat\ndog\n')
+    model = types.SimpleNamespace(num_classes=2, pretrained_cfg=dict(label_names=['a', 'b'], num_classes=1000))
+    assert name_classes(model, None) == ['a', 'b'] and name_classes(model, tmp_path / 'names.txt') == ['cat', 'dog']
+    assert model.pretrained_cfg == dict(label_names=['cat', 'dog'], num_classes=2)

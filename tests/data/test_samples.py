@@ -26,6 +26,7 @@ def photo(path, size=(80, 60), seed=0):
     return path
 
 
+@pytest.mark.filterwarnings('ignore:the folders of')
 def test_folders_are_classes_and_splits(model, tmp_path):
     for folder in ('val/ant', 'val/bee', 'train/ant'):
         for number in range(2):
@@ -37,6 +38,7 @@ def test_folders_are_classes_and_splits(model, tmp_path):
         ('bee/0.png', 1),
         ('bee/1.png', 1),
     ]
+    assert [sample.name for sample in load_samples(model, str(tmp_path))] == [sample.name for sample in samples]
     expected, _ = Preprocessing(model)(Image.open(tmp_path / 'val' / 'bee' / '1.png'))
     assert torch.equal(samples[3].image, expected) and samples[3].mask is None
     assert len(load_samples(model, tmp_path, split='train')) == 2

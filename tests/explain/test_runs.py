@@ -1,4 +1,4 @@
-"""Files of images in, overlays out: which map, in which range of colours, and where folders tell the true class."""
+"""Files of images in, overlays out: which map, in which range of colours."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,6 @@ import torch
 from PIL import Image
 
 from timm_abn import Explanation, MultiTaskExplanation, TimmAbnError
-from timm_abn.data.folder_labels import folder_labels
 from timm_abn.data.sources import find_sources
 from timm_abn.explain.files import Drawing
 from timm_abn.explain.runs import explain_files
@@ -165,41 +164,3 @@ def test_class_maps_of_a_cam_baseline(sources, tmp_path):
     assert image.ranges[0] != (0, 1)
     (image,) = explain_files(model, sources[:1], tmp_path, NAMES, Drawing()).images
     assert image.ranges[0] == (0, 1)
-
-
-def labelled(folder, *files, named=()):
-    for file in (*files, *named):
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        (folder / file).touch()
-    return find_sources([folder, *(folder / file for file in named)] if files else [folder / file for file in named])
-
-
-@pytest.mark.parametrize(
-    ('files', 'names', 'labels'),
-    [
-        (['Bee/1.png', 'ant/deep/1.png', 'ant/2.png', 'x.png'], NAMES, [1, None, 0, None]),
-        (['a/1.png', 'b/1.png', 'c/1.png'], NAMES, [None, None, None]),  # as many, but of other names
-        (['bee/1.png', 'ant/1.png'], ['Bee', 'bee', 'ant'], [None, 2]),  # which bee?
-        (['n1/1.png', 'n10/1.png', 'n2/1.png'], ['class 0', 'class 1', 'class 2'], [0, 2, 1]),  # timm's natural order
-        (['a/1.png', 'b/1.png'], ['class 0', 'class 1', 'class 2'], [None, None]),
-        (['a/1.png', 'b/1.png', 'x.png'], ['class 0', 'class 1'], [None, None, None]),
-        (['a/1.png', 'b/1.png', 'x.png'], ['class 0', 'class 1', 'class 2'], [None, None, None]),
-    ],
-)
-def test_folders_that_are_classes(tmp_path, files, names, labels):
-    sources = labelled(tmp_path, *files)
-    found = dict(zip([str(source.path.relative_to(tmp_path)) for source in sources], folder_labels(sources, names)))
-    assert [found[file] for file in files] == labels
-
-
-def test_labels_by_number_are_those_of_timms_image_folder(tmp_path):
-    files = ['cls10/a.png', 'cls9/b.png', 'Cls1/c.png', 'more/cls2/d.png']
-    sources = labelled(tmp_path, *files)
-    reader = timm.data.readers.reader_image_folder.ReaderImageFolder(tmp_path)
-    expected = {path: label for path, label in reader.samples}
-    labels = folder_labels(sources, [f'class {index}' for index in range(4)])
-    assert labels == [expected[str(source.path)] for source in sources]
-
-
-def test_a_file_that_was_named_is_in_no_data_set(tmp_path):
-    assert folder_labels(labelled(tmp_path, named=['ant/1.png']), NAMES) == [None]

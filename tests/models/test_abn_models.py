@@ -6,10 +6,10 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from timm.models import get_pretrained_cfg
+from timm.models import get_pretrained_cfg, save_for_hf
 from tiny_models import NUM_CLASSES, TINY_BACKBONES, tiny_backbone, tiny_images
 
-import timm_abn  # noqa: F401  registers the models
+from timm_abn import TimmAbnError, class_names
 from timm_abn.hub.config import HubError
 
 # DESIGN.md, section 5
@@ -217,3 +217,15 @@ def test_shipped_weights_take_other_classes_and_channels():
     other = timm.create_model('abn_resnet20_cifar.fashion_mnist', pretrained=True, in_chans=3, num_classes=4).eval()
     assert other(tiny_images(size=(28, 28))).shape == (2, 4)
     assert torch.equal(other.perception_branch.layer3[0].conv1.weight, shipped.perception_branch.layer3[0].conv1.weight)
+
+
+def test_names_of_an_overlay_stay_with_another_number_of_classes(tmp_path):
+    def create(num_classes):
+        overlay = dict(label_names=['ant', 'bee', 'cat'])
+        arguments = dict(backbone='resnet20_cifar', num_classes=num_classes, pretrained_cfg_overlay=overlay)
+        return timm.create_model('abn', **arguments)
+
+    save_for_hf(create(3), tmp_path, safe_serialization=True)
+    assert class_names(timm.create_model(f'local-dir:{tmp_path}', pretrained=True)) == ['ant', 'bee', 'cat']
+    with pytest.raises(TimmAbnError, match='pretrained_cfg_overlay has 3 label_names for 5 classes'):
+        create(5)

@@ -1,14 +1,17 @@
 """The classes of folders of images: counted, named in checkpoints, and refused where they contradict the rest."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 import timm.data
 import torch
+from timm.data.dataset_factory import create_dataset as create_timm
 from timm_scripts import MODEL, SMALL
 
 import timm_abn
 from timm_abn.data.datasets import create_dataset
+from timm_abn.data.photos import find_photos
 from timm_abn.training.data.loader import extend_timm_loader
 from timm_abn.training.errors import TrainingError
 from timm_abn_cli import main as timm_abn_main
@@ -97,11 +100,8 @@ def test_what_contradicts_is_one_line(launch, images, tmp_path, capfd, change, s
 
 def test_a_split_without_some_classes_keeps_its_labels(launch, trained, images, capfd):
     shutil.rmtree(images / 'validation' / 'class0')
-    datasets = []
-    create = timm.data.create_dataset  # which the fixture puts back
-    timm.data.create_dataset = lambda *args, **kwargs: datasets.append(create(*args, **kwargs)) or datasets[-1]
-    assert launch('validate.py', '--checkpoint', trained, '--data-dir', images) == 0
-    assert {target for _, target in datasets[0].reader.samples} == {1, 2}
+    (dataset,) = files_of(launch, 'validate.py', '--checkpoint', trained, '--data-dir', images)
+    assert set(dataset.values()) == {1, 2}
     (images / 'validation' / 'class1').rename(images / 'validation' / 'class9')
     assert launch('validate.py', '--checkpoint', trained, '--data-dir', images) == 2
     assert error_of(capfd).endswith(f'{images / "validation"} has classes that {trained} has not: class9.')
@@ -140,10 +140,10 @@ def test_broken_images_are_a_line_each(launch, images, tmp_path, capfd, broken, 
 
 
 def test_names_give_labels(image_folder):
-    names = ['class2', 'class0', 'class1']
-    dataset = create_dataset(timm.data.create_dataset, '', str(image_folder), 'train', names)
+    indices = dict(class2=0, class0=1, class1=2)
+    dataset = create_dataset(timm.data.create_dataset, '', str(image_folder), 'train', indices)
     labels = {filename.split('/')[0]: dataset[index][1] for index, filename in enumerate(dataset.filenames())}
-    assert labels == dict(class2=0, class0=1, class1=2)
+    assert labels == indices
 
 
 def test_each_process_needs_a_batch(monkeypatch, launch):
@@ -152,3 +152,50 @@ def test_each_process_needs_a_batch(monkeypatch, launch):
     dataset = torch.utils.data.TensorDataset(torch.arange(10))
     with pytest.raises(TrainingError, match='10 images, 3 in each of 4 processes, are fewer than a batch of 5'):
         timm.data.create_loader(dataset, input_size=(3, 8, 8), batch_size=5, is_training=True, distributed=True)
+
+
+def files_of(launch, *arguments):
+    """Return the files, and their labels, of the data sets that a script makes."""
+    datasets = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            timm.data, 'create_dataset', lambda *a, **k: datasets.append(create_timm(*a, **k)) or datasets[-1]
+        )
+        assert launch(*arguments) == 0
+    return [dict(dataset.reader.samples) for dataset in datasets]
+
+
+def test_without_a_split_the_fifth_of_attach_is_held_out(launch, images, tmp_path, capfd):
+    folder = images / 'train'  # as if it were all
+    run = [*RUN, '--data-dir', folder, '--output', tmp_path]
+    training, validation = files_of(launch, 'train.py', *run)
+    found = find_photos(folder, labelled=True)
+    assert list(map(len, (training, validation))) == [18, 6]
+    assert training == {str(path): label for path, label in found.training}
+    assert validation == {str(path): label for path, label in found.validation}
+    assert (
+        f'{folder} has no folder validation: a fifth of the images of each class of {folder}' in capfd.readouterr().err
+    )
+    (every,) = files_of(launch, 'validate.py', '--checkpoint', tmp_path / 'run' / 'last.pth.tar', '--data-dir', folder)
+    assert every == {**training, **validation} and 'last.pth.tar was trained on are counted' in capfd.readouterr().err
+
+
+def test_the_order_is_that_of_the_names_where_timm_leaves_it_open(launch, images, tmp_path):
+    for split in ('train', 'validation'):
+        for number, name in enumerate(('a', 'A', 'b')):
+            (images / split / f'class{number}').rename(images / split / name)
+    for dataset in files_of(launch, 'train.py', *RUN, '--data-dir', images, '--output', tmp_path):
+        assert {Path(file).parent.name: label for file, label in dataset.items()} == dict(A=0, a=1, b=2)
+    assert torch.load(tmp_path / 'run' / 'last.pth.tar', weights_only=False)['args'].label_names == ['A', 'a', 'b']
+
+
+def test_some_classes_of_imagenet_are_found_by_name(launch, images, tmp_path, capfd):
+    torch.save(timm.create_model('test_resnet').state_dict(), tmp_path / 'weights.pth')
+    command = ['validate.py', '--model', 'test_resnet', '--checkpoint', tmp_path / 'weights.pth', '--data-dir', images]
+    assert launch(*command) == 2
+    assert 'has 3 classes (class0, class1, class2), but' in error_of(capfd)
+    labels = {'n01440764': 0, 'goldfish': 1, 'n02102040': 217}
+    for number, name in enumerate(labels):
+        (images / 'validation' / f'class{number}').rename(images / 'validation' / name)
+    (dataset,) = files_of(launch, *command)
+    assert {Path(file).parent.name: label for file, label in dataset.items()} == labels

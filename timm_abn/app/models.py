@@ -9,7 +9,7 @@ from typing import Any
 import timm
 import torch
 
-from ..data.class_names import class_names
+from ..data.class_names import name_classes
 from ..data.images import Preprocessing
 from ..errors import TimmAbnError
 from ..explain.editing import check_editable
@@ -25,7 +25,7 @@ METHODS = ('grad_cam', 'recipro_cam', 'class_map', 'rollout')  # of those that a
 class ServedModel:
     """An ABN in evaluation mode whose map can be painted on, and what a page needs of it."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, label_names: Path | None = None) -> None:
         """
         Raises:
             TimmAbnError: The prediction of ``model`` follows no map, or maps that are not in [0, 1].
@@ -33,7 +33,7 @@ class ServedModel:
         self.has_tasks = isinstance(model, MultiTaskAttentionBranchNet)
         check_editable(model)
         self.model: Any = model
-        self.class_names: list[str] = class_names(model)
+        self.class_names = name_classes(model, label_names)
         self.preprocessing = Preprocessing(model)
 
     @functools.cached_property
@@ -55,9 +55,12 @@ class OfferedModels:
         names: Sequence[str],
         checkpoint: Path | None = None,
         device: torch.device | None = None,
+        label_names: Path | None = None,
         **model_kwargs: Any,
     ) -> None:
         """For ``checkpoint`` and ``model_kwargs``, which are of the one model that is named, see ``load_model``.
+
+        ``label_names`` is a file of names of its classes, one per line.
 
         Raises:
             TimmAbnError: No model, or weights for several are given.
@@ -67,7 +70,8 @@ class OfferedModels:
         if len(names) > 1 and (checkpoint is not None or model_kwargs):
             raise TimmAbnError(f'a checkpoint, and arguments, are of one model; {len(names)} are named.')
         self.names = list(dict.fromkeys(names))
-        self._checkpoint, self._device, self._model_kwargs = checkpoint, device, model_kwargs
+        self._checkpoint, self._device, self._label_names = checkpoint, device, label_names
+        self._model_kwargs = model_kwargs
         self._loaded: dict[str, ServedModel] = {}
         self._lock = threading.Lock()
 
@@ -82,7 +86,7 @@ class OfferedModels:
         with self._lock:
             if name not in self._loaded:
                 model = load_model(name, self._checkpoint, **self._model_kwargs).to(self._device)
-                self._loaded[name] = ServedModel(model)
+                self._loaded[name] = ServedModel(model, self._label_names)
             return self._loaded[name]
 
 

@@ -135,7 +135,7 @@ class CelebA(Dataset):
     def _lines(self, name: str) -> list[tuple[int, str]]:
         """Return the lines of a file that are not blank, each with its number, counted from 1."""
         try:
-            text = (self.root / name).read_text(encoding='utf-8')
+            text = (self.root / name).read_text(encoding='utf-8-sig')
         except UnicodeDecodeError:
             raise DataError(f'CelebA: {self.root / name} is not a text file in UTF-8.') from None
         except OSError as error:

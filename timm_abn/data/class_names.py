@@ -1,54 +1,147 @@
-"""What the classes of a model are called."""
+"""What the classes of a model are called, in which order they are, and which of them a word means."""
 
-from collections.abc import Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch.nn as nn
 from timm.data import CustomDatasetInfo, ImageNetInfo, infer_imagenet_subset
+from timm.data.readers.class_map import load_class_map
+from timm.utils.misc import natural_key
 
-from ..errors import TimmAbnError, suggest
+from ..errors import TimmAbnError, one_line, suggest
 from ..records import num_answers
 
-__all__ = ['class_names', 'find_class', 'numbered_names', 'read_class_names']
+__all__ = [
+    'class_names',
+    'class_order',
+    'class_spellings',
+    'find_class',
+    'label_names_of',
+    'names_of_map',
+    'name_classes',
+    'printable',
+    'read_class_map',
+    'read_class_names',
+]
+
+# kinds of characters: control, half of a pair, line, paragraph; and those that turn the direction of writing
+_UNPRINTABLE = ('Cc', 'Cs', 'Zl', 'Zp')
+_TURNING = ('LRE', 'RLE', 'LRO', 'RLO', 'PDF', 'LRI', 'RLI', 'FSI', 'PDI')
 
 
 def class_names(model: nn.Module) -> list[str]:
     """Return the names of the classes, or tasks, of a timm model, in their order.
 
     As in timm's scripts, names come with the model's configuration, else ImageNet's are taken where the number of
-    classes is that of ImageNet; else names are numbers. A model of one logit has two classes, no and yes.
+    classes is that of ImageNet; else names are numbers. A model of one logit has two classes, no and yes. Characters
+    that no terminal or file takes are escaped.
     """
-    pretrained_cfg: Any = getattr(model, 'pretrained_cfg', {})
-    num_classes = num_answers(model)
-    label_names = pretrained_cfg.get('label_names')
-    if num_classes == 2 and label_names and len(label_names) == 1:  # what the yes of one logit says
-        label_names = [f'not {label_names[0]}', label_names[0]]
+    return [printable(name) for name in class_spellings(num_answers(model), label_names_of(model))[0]]
+
+
+def label_names_of(model: nn.Module) -> Any:
+    """Return the ``label_names`` of a model's configuration; of one name of one logit, those of its no and yes."""
+    names = (getattr(model, 'pretrained_cfg', None) or {}).get('label_names')
+    if names and len(names) == 1 and num_answers(model) == 2:
+        return [f'not {names[0]}', names[0]]
+    return names
+
+
+def class_spellings(num_classes: int, label_names: Any = None) -> list[list[str]]:
+    """Return what classes are called, by number: their names first; of ImageNet also its synsets and descriptions.
+
+    ``label_names`` are those of a configuration; those of another number of classes are none.
+    """
     subset = infer_imagenet_subset({'num_classes': num_classes})
     info = ImageNetInfo(subset) if subset else None
-    if info and label_names and list(label_names) == info.label_names():
-        label_names = None  # the folders of ImageNet are called by numbers of WordNet, which tell nobody anything
+    if info and (not label_names or list(label_names) == info.label_names()):
+        # the folders of ImageNet are called by numbers of WordNet, which tell nobody anything
+        descriptions = info.label_descriptions()
+        return [[text.split(',')[0] for text in descriptions], list(info.label_names()), list(descriptions)]
     if label_names and len(label_names) == num_classes:
-        return [CustomDatasetInfo(label_names).index_to_label_name(index) for index in range(num_classes)]
-    if info and not label_names:
-        return [info.index_to_description(index).split(',')[0] for index in range(num_classes)]
-    return numbered_names(num_classes)
+        names = CustomDatasetInfo(label_names)
+        return [[names.index_to_label_name(index) for index in range(num_classes)]]
+    return [[f'class {index}' for index in range(num_classes)]]
 
 
-def numbered_names(num_classes: int) -> list[str]:
-    """Return the names of classes that have none: their numbers."""
-    return [f'class {index}' for index in range(num_classes)]
+def class_order(names: Iterable[str]) -> list[str]:
+    """Return the names of folders in the order of their classes: timm's natural order, ties by the names themselves.
+
+    timm leaves ties (A and a, 1 and 01) to the order of a set, which changes from process to process.
+    """
+    return sorted(set(names), key=lambda name: (natural_key(name), name))
+
+
+def printable(name: str) -> str:
+    """Return a name with escapes in place of control characters and of bytes that are not UTF-8."""
+
+    def is_plain(character: str) -> bool:
+        turns = unicodedata.bidirectional(character) in _TURNING
+        return not turns and unicodedata.category(character) not in _UNPRINTABLE
+
+    return ''.join(c if is_plain(c) else c.encode('unicode_escape').decode() for c in name)
+
+
+def name_classes(model: Any, path: Path | None) -> list[str]:
+    """Return the names of the classes of a model, once it has those of a text file, if there is one.
+
+    Raises:
+        TimmAbnError: See ``read_class_names``.
+    """
+    if path is not None:
+        names = read_class_names(path, num_answers(model))
+        model.pretrained_cfg = dict(model.pretrained_cfg, num_classes=model.num_classes, label_names=names)
+    return class_names(model)
 
 
 def read_class_names(path: Path, num_classes: int) -> list[str]:
     """Return the names of classes from a text file in UTF-8, one per line; another number of lines is refused."""
-    try:
-        names = path.read_text(encoding='utf-8').splitlines()
-    except UnicodeDecodeError:
-        raise TimmAbnError(f'{path} is not a text file in UTF-8') from None
+    names = _read_lines(path)
     if len(names) != num_classes:
         raise TimmAbnError(f'{path} has {len(names)} lines for {num_classes} classes')
     return names
+
+
+def read_class_map(path: Path) -> dict[str, int]:
+    """Return the class of each folder from a class map as timm takes it: a text file, a name per line, or a .pkl.
+
+    Raises:
+        TimmAbnError: It is none; the message is one line.
+    """
+    if path.suffix.lower() == '.txt' and path.is_file():
+        names = _read_lines(path)
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            raise TimmAbnError(f'--class-map {path} names {twice[0]!r} more than once.')
+        return {name: index for index, name in enumerate(names)}
+    try:
+        found = {str(name): int(index) for name, index in load_class_map(str(path)).items()}
+    except Exception as error:  # as many kinds as there are formats
+        raise TimmAbnError(f'--class-map {path} cannot be read: {one_line(error)}.') from error
+    if not found or min(found.values()) < 0:
+        raise TimmAbnError(f'--class-map {path} must give each name of a class a number of 0 or more.')
+    return found
+
+
+def names_of_map(indices: Mapping[str, int], names: Sequence[str] = ()) -> list[str]:
+    """Return what classes are called by a class map; those that it leaves out keep their ``names``, or numbers."""
+    by_index = {index: printable(name) for name, index in reversed([*indices.items()])}
+    others = [*names, *(f'class {index}' for index in range(len(names), max(by_index) + 1))]
+    return [by_index.get(index, name) for index, name in enumerate(others)]
+
+
+def _read_lines(path: Path) -> list[str]:
+    """Return the lines of a text file, without a byte order mark, spaces around them, and blank ones at the end."""
+    try:
+        text = path.read_text(encoding='utf-8-sig')
+    except UnicodeDecodeError:
+        raise TimmAbnError(f'{path} is not a text file in UTF-8') from None
+    lines = [line.strip() for line in text.rstrip().split('\n')]
+    if '' in lines:
+        raise TimmAbnError(f'line {lines.index("") + 1} of {path} is blank: it must hold the name of a class')
+    return lines
 
 
 def find_class(name_or_index: str, names: Sequence[str]) -> int:

@@ -6,7 +6,7 @@
 """
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from ..errors import one_line
 from .celeba import CelebA
 from .errors import DataError
+from .photos import hold_out
 from .reading import Levels, read_image, without_damaged
 from .timm_images import ReadImages
 
@@ -106,7 +107,7 @@ class CompCars(Dataset):
         if not path.is_file():
             found = ', '.join(sorted(path.stem for path in folder.glob('*.txt'))) or 'none'
             raise DataError(f'CompCars has no split {split!r}: expected {path}; there are: {found}.')
-        return path.read_text().split()
+        return path.read_text(encoding='utf-8-sig').split()
 
     @staticmethod
     def _ids(name: str) -> tuple[int, int]:
@@ -144,15 +145,17 @@ def create_dataset(
     name: str,
     root: str | None = None,
     split: str = 'validation',
-    class_names: Sequence[str] | None = None,
+    class_indices: Mapping[str, int] | None = None,
+    folders: tuple[Path, Path | None] | None = None,
     levels: Levels | None = None,
     **kwargs: Any,
 ) -> Any:
     """Create a data set as ``timm.data.create_dataset`` does, which is passed first, or one of this module.
 
-    ``class_names`` are those of folders of images, in their order, so that a split that lacks some of them has the same
-    labels as one that has all. ``levels`` are black and white in images of more than 8 bits (``read_image``), which
-    reads whatever timm would open itself; torchvision's and streamed data sets decode their images themselves.
+    ``class_indices`` are those of folders of images, so that a split that lacks some of them has the same labels as one
+    that has all, and ``folders`` those to train on and to hold out, as ``split_folders`` returns them. ``levels`` are
+    black and white in images of more than 8 bits (``read_image``), which reads whatever timm would open itself;
+    torchvision's and streamed data sets decode their images themselves.
     """
     key = name.lower()
     download = bool(kwargs.get('download'))
@@ -163,8 +166,12 @@ def create_dataset(
         return CompCars(str(root), split, kwargs.get('target_key') or 'model', levels)
     if key == 'celeba':
         return _celeba(str(root), split, levels, **kwargs)
-    if class_names and not key and not kwargs.get('class_map'):
-        kwargs['class_map'] = {class_name: index for index, class_name in enumerate(class_names)}
+    if class_indices and not key:
+        kwargs['class_map'] = dict(class_indices)
+    is_training = bool(kwargs.get('is_training'))
+    if folders is not None and not key:
+        root = str(folders[0] if is_training or folders[1] is None else folders[1])
+        kwargs['search_split'] = False
     try:
         dataset = timm_create(name, root=root, split=split, **kwargs)
     except RuntimeError as error:
@@ -173,7 +180,10 @@ def create_dataset(
         expected = _TORCH_FOLDERS.get(key, 'a folder for each split, and in it a folder for each class')
         raise DataError(f'{name or "image folder"}: expected {expected} in {root}. {one_line(error)}.') from error
     if type(dataset) is timm.data.ImageDataset and not dataset.load_bytes:
-        return ReadImages(dataset, bool(kwargs.get('is_training')), levels)
+        dataset = ReadImages(dataset, is_training, levels)
+    if folders is not None and not key and folders[1] is None:
+        drawn = hold_out((Path(path), label) for path, label in dataset.reader.samples)
+        dataset.reader.samples = [one for one in dataset.reader.samples if (Path(one[0]) in drawn) != is_training]
     return dataset
 
 

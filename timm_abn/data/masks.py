@@ -97,7 +97,7 @@ class CocoMasks(Masks):
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            content = json.loads(path.read_text(encoding='utf-8'))
+            content = json.loads(path.read_text(encoding='utf-8-sig'))
             kinds = {kind['id']: str(kind['name']) for kind in content.get('categories', [])}
             images = {image['id']: image for image in content['images']}
             self._sizes = {

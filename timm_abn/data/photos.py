@@ -2,25 +2,24 @@
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from PIL import Image
-from timm.utils.misc import natural_key
 from torch.utils.data import Dataset
 
+from ..timm_private import search_split
+from .class_names import class_order
 from .errors import DataError
 from .reading import Levels, read_image, read_or_next, without_damaged
 from .sources import Source, find_sources
 
-__all__ = ['Photos', 'PhotosDataset', 'find_photos']
+__all__ = ['Photo', 'Photos', 'PhotosDataset', 'find_photos', 'hold_out', 'split_folders']
 
 HELD_OUT = 0.2  # share of the photos of each class, where there is no folder of them
-_VALIDATION = ('validation', 'val', 'valid', 'test')
-
 
 Photo = tuple[Path, int | None]
 
@@ -28,7 +27,7 @@ Photo = tuple[Path, int | None]
 class Photos(NamedTuple):
     """Photos to train on, and those that are held out: files with their classes, None where there are no labels.
 
-    Names of the classes are in their order, which is that of timm's ``ImageFolder``; none without labels.
+    ``classes`` are names in their order, that of the folders (``class_order``) as they are found; none without labels.
     """
 
     training: list[Photo]
@@ -37,29 +36,27 @@ class Photos(NamedTuple):
 
 
 def find_photos(folder: Path, labelled: bool) -> Photos:
-    """Find the photos of a folder with sub-folders ``train`` and ``validation`` (or ``val``, ``test``).
+    """Find the photos of a folder with sub-folders ``train`` and ``validation`` (``split_folders``).
 
-    Of a folder without them a fifth of each class is held out; the draw is always the same. If ``labelled``, the
-    folders that photos lie in are their classes. Photos that are damaged are left out, named and counted: of those to
-    train on what ``check_image`` finds, of the others all.
+    Of a folder without them a fifth of each class is held out (``hold_out``). If ``labelled``, the folders that photos
+    lie in are their classes. Photos that are damaged are left out, named and counted: of those to train on what
+    ``check_image`` finds, of the others all.
 
     Raises:
         DataError: There are no photos, only one to train on or to hold out, or of one class.
     """
     if not folder.is_dir():
         raise DataError(f'there is no folder {folder}.')
-    training = folder / 'train' if (folder / 'train').is_dir() else folder
-    held_out = next((folder / name for name in _VALIDATION if (folder / name).is_dir()), None)
-    if held_out is not None and training == folder:
-        raise DataError(f'{folder} has a folder {held_out.name}, but none called train beside it.')
+    training, held_out = split_folders(folder)
     sources = _whole_sources(training)
     classes = _class_names(sources, training) if labelled else []
     photos = [(source.path, classes.index(_class_of(source)) if labelled else None) for source in sources]
     if held_out is None:
-        photos, validation = _hold_out(photos)
+        drawn = hold_out(photos)
+        photos, validation = ([photo for photo in photos if (photo[0] in drawn) == held] for held in (False, True))
     else:
         found = _whole_sources(held_out)
-        strangers = sorted({_class_of(source) for source in found} - set(classes)) if labelled else []
+        strangers = class_order({_class_of(source) for source in found} - set(classes)) if labelled else []
         if strangers:
             raise DataError(f'{held_out} has a class {strangers[0]!r}, which {training} has not.')
         validation = [(source.path, classes.index(_class_of(source)) if labelled else None) for source in found]
@@ -73,6 +70,31 @@ def _whole_sources(folder: Path) -> list[Source]:
     return without_damaged(find_sources([folder]), attrgetter('path'))
 
 
+def split_folders(folder: Path, train_split: str = 'train', val_split: str = 'validation') -> tuple[Path, Path | None]:
+    """Return the folder to train on, and that which is held out: None if it is a part of the former (``hold_out``).
+
+    Splits are found as in timm's scripts (val, valid, ... are a validation, too), and ``test`` where there is no other.
+
+    Raises:
+        DataError: There is a folder to hold out, and none to train on.
+    """
+    training, held_out = (Path(search_split(str(folder), split)) for split in (train_split, val_split))
+    if held_out == folder and (folder / 'test').is_dir():
+        held_out = folder / 'test'
+    if training == folder != held_out:
+        raise DataError(f'{folder} has a folder {held_out.name}, but none called {train_split} beside it.')
+    return training, None if held_out == folder else held_out
+
+
+def hold_out(photos: Iterable[tuple[Path, Hashable]]) -> set[Path]:
+    """Return a fifth of the photos of each class, always the same ones whatever the order of the photos."""
+    of_classes: dict[Hashable, list[Path]] = defaultdict(list)
+    for path, label in sorted(photos, key=lambda photo: photo[0]):
+        of_classes[label].append(path)
+    drawn = (random.Random(0).sample(paths, round(HELD_OUT * len(paths))) for paths in of_classes.values())
+    return {path for paths in drawn for path in paths}
+
+
 def _class_names(sources: Sequence[Source], folder: Path) -> list[str]:
     stray = [source.path for source in sources if len(source.name.parts) == 1]
     if stray:
@@ -80,7 +102,7 @@ def _class_names(sources: Sequence[Source], folder: Path) -> list[str]:
             f'{stray[0]} lies in no folder of a class; put the photos of {folder} into one folder per class, or pass '
             f'--unlabelled.'
         )
-    names = sorted({_class_of(source) for source in sources}, key=natural_key)
+    names = class_order(_class_of(source) for source in sources)
     if len(names) == 1:
         raise DataError(f'{folder} holds one class alone, {names[0]!r}: there must be two or more, or --unlabelled.')
     return names
@@ -88,18 +110,6 @@ def _class_names(sources: Sequence[Source], folder: Path) -> list[str]:
 
 def _class_of(source: Source) -> str:
     return source.path.absolute().parent.name
-
-
-def _hold_out(photos: Sequence[Photo]) -> tuple[list[Photo], list[Photo]]:
-    of_classes: dict[int | None, list[Photo]] = defaultdict(list)
-    for photo in photos:
-        of_classes[photo[1]].append(photo)
-    drawn = {
-        photo
-        for members in of_classes.values()
-        for photo in random.Random(0).sample(members, round(HELD_OUT * len(members)))
-    }
-    return [photo for photo in photos if photo not in drawn], [photo for photo in photos if photo in drawn]
 
 
 class PhotosDataset(Dataset):

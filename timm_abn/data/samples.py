@@ -110,11 +110,11 @@ class Samples(Sequence[Sample]):
 
 def load_samples(
     model: nn.Module,
-    data_dir: Path,
+    data_dir: str | Path,
     dataset: str = '',
     split: str = 'validation',
     limit: int | None = None,
-    masks: Path | None = None,
+    masks: str | Path | None = None,
     seed: int = 0,
 ) -> Samples:
     """Return the images of a folder or data set as samples, which are read when they are asked for.
@@ -122,7 +122,7 @@ def load_samples(
     Args:
         model: What the images are preprocessed for.
         data_dir: Folder of the data. Without ``dataset`` its images are taken, or those of the sub-folder of the split,
-            if there is one; their folders are their classes if they are called like those of the model.
+            if there is one; their folders are their classes (``timm_abn.data.folder_labels``).
         dataset: As in timm's scripts: 'torch/fashion_mnist', 'hfds/...', or one of this package: 'torch/svhn',
             'compcars', 'celeba'. Empty for folders of images.
         split: As in timm's scripts.
@@ -134,6 +134,7 @@ def load_samples(
     Raises:
         TimmAbnError: There is no such data set, or no image in it.
     """
+    data_dir, masks = Path(data_dir), None if masks is None else Path(masks)
     if masks is not None and dataset:
         raise TimmAbnError(f'masks are found by the names of image files, which {dataset} does not have.')
     names, items = class_names(model), None
@@ -141,7 +142,7 @@ def load_samples(
         items = _data_set(data_dir, dataset, split, levels_of(model))
         images = [_Image(f'{index:06}', index) for index in range(len(items))]
     else:
-        images = _folder_images(data_dir, split, names, masks)
+        images = _folder_images(model, data_dir, split, masks)
     if limit is not None and limit < len(images):
         images = [images[index] for index in sorted(random.Random(seed).sample(range(len(images)), limit))]
     if masks is None:
@@ -170,12 +171,12 @@ def read_samples(samples: Sequence[Sample], indices: Sequence[int], problems: li
     return read
 
 
-def _folder_images(data_dir: Path, split: str, names: Sequence[str], masks: Path | None) -> list[_Image]:
+def _folder_images(model: nn.Module, data_dir: Path, split: str, masks: Path | None) -> list[_Image]:
     if not data_dir.is_dir():
         raise TimmAbnError(f'--data-dir {data_dir} is not a folder.')
     root = Path(search_split(str(data_dir), split))
     sources = _without_masks(find_sources([root]), root, masks)
-    labels = folder_labels(sources, names)
+    labels = folder_labels(sources, model)
     return [
         _Image(source.path.relative_to(root).as_posix(), source.path, label) for source, label in zip(sources, labels)
     ]

@@ -9,10 +9,9 @@ import torch
 import torch.nn as nn
 from timm.models import get_model_input_config
 
-from ..data.class_names import class_names, read_class_names
+from ..data.class_names import name_classes
 from ..models.loading import load_model
 from ..models.training_checkpoints import recorded_model
-from ..records import num_answers
 from .errors import ExportError
 from .graph import DYNAMIC_FORMS, ExportedNetwork, export_metadata, export_network, largest_difference, onnx_runner
 
@@ -47,9 +46,7 @@ def write_graph(
     """
     say(f'loading {model or checkpoint}')
     network: Any = load_model(model, checkpoint, **model_kwargs)
-    if label_names is not None:
-        names = read_class_names(label_names, num_answers(network))
-        network.pretrained_cfg = dict(network.pretrained_cfg, label_names=names)
+    names = name_classes(network, label_names)
     name = model or recorded_model(Path(str(checkpoint)))
     metadata = export_metadata(network, name)
     say(f'tracing images of {" or ".join(_shape(network, axes) for axes in DYNAMIC_FORMS[dynamic])}')
@@ -66,7 +63,7 @@ def write_graph(
         'Model': name,
         'Images': _describe_images(network, exported, dynamic),
         'Outputs': 'logits, attention_map',
-        'Classes': _some(class_names(network)),
+        'Classes': _some(names),
         'Largest difference from the model': f'{difference:.1e}',
     }
 

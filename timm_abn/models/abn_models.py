@@ -11,6 +11,7 @@ from timm.layers import SEModule
 from timm.models import PretrainedCfg, generate_default_cfgs, get_pretrained_cfg, register_model
 
 from ..backbone import create_backbone
+from ..errors import TimmAbnError
 from ..hub.building import build_model
 from ..hub.published import ARGUMENTS_OF_WEIGHTS, with_hub_ids
 from ..networks.config import AbnConfig
@@ -79,9 +80,18 @@ def create_network(
         network: Any = model
         update_model_args(network, **chosen)
         network.pretrained_cfg = dict(network.pretrained_cfg, **data_config)
+        _take_names(network, (kwargs.get('pretrained_cfg_overlay') or {}).get('label_names'))
         if settings and not network.config.multi_task:
             note_record(network, settings, path)
     return model
+
+
+def _take_names(network: Any, names: Any) -> None:
+    """Keep names of an overlay, which timm drops, when it saves, beside another number of classes."""
+    if names and network.num_classes and len(names) != network.num_classes:
+        raise TimmAbnError(f'pretrained_cfg_overlay has {len(names)} label_names for {network.num_classes} classes.')
+    if names and network.num_classes:
+        network.pretrained_cfg = dict(network.pretrained_cfg, num_classes=network.num_classes)
 
 
 def _arguments_of_weights(variant: str, pretrained: bool, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -135,7 +145,7 @@ def backbone_cfg(backbone: str, **kwargs: Any) -> dict[str, Any]:
 
 _INPUT_FIELDS = (
     'num_classes input_size test_input_size min_input_size fixed_input_size interpolation crop_pct test_crop_pct '
-    'crop_mode mean std pool_size test_pool_size'
+    'crop_mode mean std pool_size test_pool_size label_names label_descriptions'
 ).split()
 
 # a reduction of exactly 16, as in the papers of SENet and ABN; timm rounds the 4 channels of the first stage up to 8

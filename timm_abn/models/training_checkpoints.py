@@ -116,7 +116,8 @@ def recorded_model(path: Path) -> str:
 def recorded_of_backbone(name: str, path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Return what a checkpoint says of the backbone that it is of: its arguments, how images were prepared, settings.
 
-    It is what timm's training script wrote, or weights alone, which say less.
+    With the latter, entries of a ``pretrained_cfg``, comes what its classes are called. It is what timm's training
+    script wrote, or weights alone, which say less.
 
     Raises:
         CheckpointError: It cannot be read, is of another model, or what it says makes no sense.
@@ -127,8 +128,10 @@ def recorded_of_backbone(name: str, path: Path) -> tuple[dict[str, Any], dict[st
     arguments = model_arguments(name, settings, {}, weights, path)
     if not settings:
         return arguments, {}, {}
-    backbone = timm.create_model(name, device=torch.device('meta'), **arguments)
-    return arguments, data_config_of(settings, backbone, path), settings
+    backbone: Any = timm.create_model(name, device=torch.device('meta'), **arguments)
+    names = class_names_of(settings, backbone.num_classes, path)
+    named = dict(num_classes=backbone.num_classes, label_names=names) if names else {}
+    return arguments, {**data_config_of(settings, backbone, path), **named}, settings
 
 
 def note_record(model: torch.nn.Module, settings: Mapping[str, Any], path: Path) -> None:

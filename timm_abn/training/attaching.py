@@ -21,11 +21,13 @@ from timm.utils import random_seed
 from torch.utils.data import DataLoader
 
 from ..checkpoint_files import CheckpointError, read_checkpoint_file
+from ..data.class_names import label_names_of
 from ..data.images import Preprocessing
 from ..data.photos import Photos, PhotosDataset
+from ..explain.metrics.accuracy import uneven_scores
 from ..explain.sheets import draw_overlay_sheet, input_picture
 from ..models.attaching import MODEL, AttachedModel, backbone_fingerprint, with_backbone, without_backbone
-from ..records import answers, are_exclusive, record_of
+from ..records import answers, are_exclusive, probabilities_of, record_of
 from ..staging import staged_files
 from .errors import TrainingError
 from .faithful import AttachedTraining, complement_of, greatest_half, mask_images
@@ -114,7 +116,7 @@ class _Run:
             model_kwargs=own,
             num_classes=self.model.num_classes,
             in_chans=self.model.in_chans,
-            label_names=list(classes) or None,
+            label_names=list(classes) or label_names_of(self.model),
             origin=attached.origin,
             **record_of(self.model).entries(),
             **(dict(backbone_sha256=backbone_fingerprint(self.model)) if attached.is_of_timm else {}),
@@ -173,6 +175,7 @@ class _Run:
         """Return what the held-out photos say."""
         self.model.eval()
         sums: Row = {}
+        labelled: list[tuple[torch.Tensor, ...]] = []  # labels, probabilities of the model, those of the branch
         for images, labels in DataLoader(self.validation, self.settings.batch_size, num_workers=self.settings.workers):
             images = images.to(self.device)
             explanation = self.model.explain(images)
@@ -187,8 +190,15 @@ class _Run:
                 found['eval_attention_top1'] = (
                     (self._answers(explanation.attention_logits).cpu() == labels).sum().item()
                 )
+                logits = explanation.logits, explanation.attention_logits
+                labelled.append((labels, *(probabilities_of(own, self.exclusive).cpu() for own in logits)))
             sums = {name: sums.get(name, 0.0) + value for name, value in found.items()}
-        return {name: round(value / len(self.validation), 5) for name, value in sums.items()}
+        row = {name: value / len(self.validation) for name, value in sums.items()}
+        if labelled:
+            true, *both = (torch.cat(parts) for parts in zip(*labelled))
+            for name, own in zip(('eval', 'eval_attention'), both):
+                row.update({f'{name}_{key}': value for key, value in uneven_scores(true.tolist(), own).items()})
+        return {name: round(value, 5) for name, value in row.items()}
 
     def write(self, folder: Path, rows: Sequence[Row], names: Sequence[str]) -> None:
         """Write the checkpoint of an epoch, the table, and a sheet."""

@@ -102,10 +102,11 @@ def _run(name: str, arguments: Sequence[str]) -> None:
     if trains:
         _prepare_training(settings)
     _check_weights(name, settings)
-    replace(timm.data, 'create_dataset', partial(create_dataset, class_names=settings.class_names, levels=levels))
+    replace(timm.data, 'create_dataset', partial(create_dataset, **settings.data, levels=levels))
     replace(folder_reader, 'find_images_and_targets', find_images_and_targets)
     extend_timm_transforms()
-    _say(name, 'torch finds no GPU here: this runs on the CPU.' if of_device else None)
+    for note in (*settings.notes, *(['torch finds no GPU here: this runs on the CPU.'] if of_device else [])):
+        _say(name, note)
     with tempfile.TemporaryDirectory() as scratch:
         run_script(scripts, name, [*for_timm, *_config_for_timm(config, vars(own), for_timm, Path(scratch))])
 

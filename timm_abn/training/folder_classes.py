@@ -4,14 +4,19 @@ import argparse
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from timm.data.readers.class_map import load_class_map
-from timm.utils.misc import natural_key
+import timm
+from timm.models import load_model_config_from_hf
 
+from ..data.class_names import class_order, names_of_map, printable, read_class_map
+from ..data.folder_labels import folder_classes
+from ..data.photos import split_folders
 from ..data.sources import IMAGE_EXTENSIONS, find_images
-from ..errors import one_line
+from ..errors import shortened
+from ..hub.building import check_address
 from ..models.training_checkpoints import class_names_of
-from ..timm_private import search_split
+from ..timm_private import load_model_config_from_path, search_split
 from .errors import TrainingError
 from .from_checkpoint import other_classes
 
@@ -21,57 +26,78 @@ __all__ = ['take_classes']
 def take_classes(script: str, settings: argparse.Namespace) -> list[str]:
     """Return the flags that give a script the classes of its folder of images.
 
-    ``settings.class_names`` will hold the names in their order, if the folder has some.
+    ``settings.class_names`` will hold the names in their order, if the folder has some, ``settings.data`` what
+    ``create_dataset`` is told, and ``settings.notes`` what the user should know.
 
     Raises:
-        TrainingError: The folder contradicts the arguments, the checkpoint, or itself.
+        TimmAbnError: The folder contradicts the arguments, the checkpoint, or itself.
     """
-    settings.class_names = None
+    settings.class_names, settings.data, settings.notes = None, {}, []
     if script not in ('train.py', 'validate.py') or settings.task == 'multilabel' or settings.dataset:
         return []
     if not settings.data_dir or not os.path.isdir(settings.data_dir):
         return []
-    names = _mapped(settings) if settings.class_map else None
+    places = Path(settings.class_map), Path(settings.data_dir) / settings.class_map
+    mapped = read_class_map(places[not places[0].exists() and places[1].exists()]) if settings.class_map else {}
     if script == 'validate.py':
-        if names is None and settings.trained_checkpoint:
-            _check_validation(settings)
+        _take_validation(settings, mapped)
         return []
-    root = search_split(settings.data_dir, settings.train_split)
-    found = names or _folders(root, settings)
-    _check_training(root, found, settings)
-    recorded = _recorded_names(settings, len(found))
-    if recorded and set(recorded) != set(found):
+    training, held_out = _split(settings)
+    folders = _folders(training, settings)
+    if mapped:
+        _check_mapped(training, folders, mapped, settings)
+    names = names_of_map(mapped) if mapped else [printable(folder) for folder in folders]
+    _check_training(training, names, settings)
+    recorded = _recorded_names(settings, len(names))
+    if recorded and (recorded != names if mapped else set(recorded) != set(names)):
         raise TrainingError(
-            f'{root} has the classes {_some(found)}, but {settings.trained_checkpoint} was trained on '
-            f'{_some(recorded)}{other_classes(settings)}.'
+            f'{training} has the classes {shortened(names)}, but {settings.trained_checkpoint} was trained on '
+            f'{shortened(recorded)}{other_classes(settings)}.'
         )
-    settings.class_names, settings.num_classes = recorded or found, len(found)
-    if settings.val_split and names is None:
-        _check_subset(search_split(settings.data_dir, settings.val_split), settings, settings.class_names, root)
-    return ['--num-classes', str(len(found))]
+    settings.class_names, settings.num_classes = recorded or names, len(names)
+    settings.data = dict(
+        class_indices=mapped or {folder: settings.class_names.index(printable(folder)) for folder in folders},
+        folders=(training, held_out) if settings.val_split else None,
+    )
+    if held_out is not None and not mapped:
+        _check_known(held_out, set(_folders(held_out, settings)) - set(folders), training)
+    return ['--num-classes', str(len(names))]
 
 
-def _mapped(settings: argparse.Namespace) -> list[str]:
-    try:
-        indices: Mapping[str, int] = load_class_map(settings.class_map, settings.data_dir)
-    except Exception as error:  # as many kinds as there are formats
-        raise TrainingError(f'--class-map {settings.class_map} cannot be read: {one_line(error)}.') from error
-    by_index = {index: str(name) for name, index in indices.items()}
-    return [by_index.get(index, f'class {index}') for index in range(max(by_index, default=-1) + 1)]
+def _split(settings: argparse.Namespace) -> tuple[Path, Path | None]:
+    """Return the folders of both splits, as ``timm-abn attach`` takes them."""
+    root = Path(settings.data_dir)
+    if not settings.val_split:  # timm then validates nothing
+        return Path(search_split(str(root), settings.train_split)), None
+    training, held_out = split_folders(root, settings.train_split, settings.val_split)
+    if held_out is None:
+        settings.notes.append(
+            f'{root} has no folder {settings.val_split}: a fifth of the images of each class of {training} is held '
+            'out, always the same.'
+        )
+    return training, held_out
 
 
-def _folders(root: str, settings: argparse.Namespace) -> list[str]:
-    """Return the names of the folders that hold images, in timm's order."""
+def _check_mapped(root: Path, folders: Sequence[str], mapped: Mapping[str, int], settings: argparse.Namespace) -> None:
+    """Say which folders a class map leaves out, as timm does without a word."""
+    strange = [folder for folder in folders if folder not in mapped]
+    if len(strange) == len(folders):
+        raise TrainingError(f'--class-map {settings.class_map} names no folder of {root} ({shortened(folders)}).')
+    if strange:
+        settings.notes.append(f'folders of {root} that --class-map lacks are left out: {shortened(strange)}.')
+
+
+def _folders(root: Path, settings: argparse.Namespace) -> list[str]:
+    """Return the names of the folders that hold images, in the order of their classes."""
     endings = settings.input_key.split(';') if settings.input_key else IMAGE_EXTENSIONS
-    folders = {path.parent for path in find_images(root, endings)}
-    found = {'' if folder == Path(root) else folder.name for folder in folders}
+    found = {'' if path.parent == root else path.parent.name for path in find_images(root, endings)}
     if '' in found:
-        others = f' beside folders ({_some(sorted(found - {""}, key=natural_key))})' if len(found) > 1 else ''
+        others = f' beside folders ({shortened(class_order(found - {""}))})' if len(found) > 1 else ''
         raise TrainingError(f'{root} holds images{others}: each must be in a folder that is called like its class.')
-    return sorted(found, key=natural_key)
+    return class_order(found)
 
 
-def _check_training(root: str, found: Sequence[str], settings: argparse.Namespace) -> None:
+def _check_training(root: Path, found: Sequence[str], settings: argparse.Namespace) -> None:
     if not found:
         raise TrainingError(
             f'image folder: expected a folder for each split, and in it a folder for each class in {root}.'
@@ -81,28 +107,58 @@ def _check_training(root: str, found: Sequence[str], settings: argparse.Namespac
     if settings.num_classes in (None, len(found)):
         return
     if 'num_classes' in settings.said:
-        reason = f'--num-classes {settings.num_classes}, but {root} has {len(found)} classes ({_some(found)})'
+        reason = f'--num-classes {settings.num_classes}, but {root} has {len(found)} classes ({shortened(found)})'
         raise TrainingError(f'{reason}: leave it out to train on these.')
     if settings.trained_checkpoint:
         raise TrainingError(
-            f'{root} has {len(found)} classes ({_some(found)}), but {settings.trained_checkpoint} is of '
+            f'{root} has {len(found)} classes ({shortened(found)}), but {settings.trained_checkpoint} is of '
             f'{settings.num_classes}{other_classes(settings)}.'
         )
 
 
-def _check_validation(settings: argparse.Namespace) -> None:
-    """Let the images be labelled by the names of the checkpoint, or by their number alone if it has none."""
-    root = search_split(settings.data_dir, settings.split)
-    found = _folders(root, settings)
-    names = _recorded_names(settings, settings.num_classes)
-    if names:
-        _check_subset(root, settings, names, settings.trained_checkpoint)
-        settings.class_names = names
-    elif settings.num_classes not in (None, len(found)) and not (settings.valid_labels or settings.real_labels):
+def _take_validation(settings: argparse.Namespace, mapped: dict[str, int]) -> None:
+    """Let images be labelled as the model's classes are called, or by number, or by order if nothing says more."""
+    root = Path(search_split(settings.data_dir, settings.split))
+    folders = _folders(root, settings)
+    model = settings.trained_checkpoint or settings.model
+    trained_on = settings.recorded.get('data_dir')
+    if trained_on and root.resolve() == Path(settings.data_dir).resolve() == Path(str(trained_on)).resolve():
+        settings.notes.append(f'{root} has no folder {settings.split}: images that {model} was trained on are counted.')
+    num_classes, label_names = _of_model(settings)
+    settings.class_names = _recorded_names(settings, num_classes)
+    if mapped:
+        _check_mapped(root, folders, mapped, settings)
+        settings.data = dict(class_indices=mapped)
+        return
+    if num_classes is None or settings.valid_labels or settings.real_labels:  # which count folders themselves
+        settings.data = dict(class_indices={folder: index for index, folder in enumerate(folders)})
+        return
+    found = folder_classes(folders, num_classes, label_names)
+    if not found.indices and not label_names:
         raise TrainingError(
-            f'{root} has {len(found)} classes ({_some(found)}), but {settings.trained_checkpoint} is of '
-            f'{settings.num_classes}: pass --class-map to say which of them these are.'
+            f'{root} has {len(folders)} classes ({shortened(folders)}), but {model} is of {num_classes}: pass '
+            '--class-map to say which of them these are.'
         )
+    _check_known(root, set(folders) - set(found.indices), model)
+    if found.guess:
+        settings.notes.append(
+            f'no class of {model} is called like a folder of {root}: they are taken as {found.guess}.'
+        )
+    settings.data = dict(class_indices=found.indices)
+
+
+def _of_model(settings: argparse.Namespace) -> tuple[int | None, Any]:
+    """Return the number of classes of the model that is validated, and their names, as far as they are known."""
+    if settings.trained_checkpoint:
+        return settings.num_classes, _recorded_names(settings, settings.num_classes)
+    source, _, place = settings.model.partition(':')
+    if place:
+        check_address(settings.model)
+        cfg = (load_model_config_from_path if source == 'local-dir' else load_model_config_from_hf)(place)[0]
+    else:
+        known = timm.get_pretrained_cfg(settings.model.split('.')[0]) and timm.get_pretrained_cfg(settings.model)
+        cfg = known.to_dict() if known else {}
+    return settings.num_classes or cfg.get('num_classes'), cfg.get('label_names')
 
 
 def _recorded_names(settings: argparse.Namespace, num_classes: int | None) -> list[str] | None:
@@ -111,12 +167,7 @@ def _recorded_names(settings: argparse.Namespace, num_classes: int | None) -> li
     return class_names_of(settings.recorded, num_classes, settings.trained_checkpoint)
 
 
-def _check_subset(root: str, settings: argparse.Namespace, names: Sequence[str], source: str | Path) -> None:
+def _check_known(root: Path, strange: set[str], source: str | Path) -> None:
     """Refuse images of classes that nothing was trained on, which timm would count as others."""
-    strange = [name for name in _folders(root, settings) if name not in names]
     if strange:
-        raise TrainingError(f'{root} has classes that {Path(source)} has not: {_some(strange)}.')
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    return ', '.join(names[:most]) + (', ...' if len(names) > most else '')
+        raise TrainingError(f'{root} has classes that {source} has not: {shortened(class_order(strange))}.')

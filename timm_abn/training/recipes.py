@@ -43,7 +43,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         TrainingError: It is not there, or holds something else.
     """
     try:
-        settings = yaml.safe_load(path.read_text())
+        settings = yaml.safe_load(path.read_text(encoding='utf-8-sig'))
     except OSError as error:
         raise TrainingError(f'--config {path} cannot be read: {error.strerror}.') from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:

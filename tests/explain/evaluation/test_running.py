@@ -18,6 +18,7 @@ from timm_abn import TimmAbnError
 from timm_abn.data.samples import Sample
 from timm_abn.explain.evaluation import evaluate, join_evaluations
 from timm_abn.explain.metrics import deletion, energy, insertion, pointing_game, position_bias, reliance
+from timm_abn.explain.metrics.accuracy import uneven_scores
 from timm_abn.explain.statistics import bootstrap_mean
 
 SIZE = (32, 32)
@@ -221,6 +222,10 @@ def test_accuracy_reliance_and_classes_are_of_all_images(model, tmp_path):
         right = model(images[:8]).argmax(dim=1) == labels
     assert evaluation.accuracy.mean == pytest.approx(right.float().mean().item()) and evaluation.accuracy.number == 8
     assert evaluation.classes_without_examples == []
+    with torch.no_grad():
+        of_labelled = model(images[:8]).softmax(dim=1)
+    assert evaluation.uneven == pytest.approx(uneven_scores(labels.tolist(), of_labelled), abs=1e-6)
+    assert set(evaluation.uneven) == {'balanced_accuracy', 'area_under_roc'}  # two of a class, or one
     found = [reliance(model, batch, batch_size=4, seed=0) for batch in images.split(4)]
     for name in ('mean', 'other', 'shuffled', 'inverse', 'uniform', 'half'):
         expected = sum(row[name].effect for row in found) / 3

@@ -17,6 +17,7 @@ from ...errors import TimmAbnError
 from ...staging import staged_files
 from ...version import __version__
 from ..metrics import Reliance, RelianceRow, usable_maps
+from ..metrics.accuracy import are_uneven, uneven_scores
 from ..statistics import Interval, bootstrap_mean
 
 __all__ = [
@@ -77,6 +78,7 @@ class Evaluation:
         classes_without_examples: Classes of the model that no image is of, if images are labelled.
         curves: Method -> mean deletion and insertion curves with the bounds of their 95 % intervals, (2, 3, steps + 1).
         settings: Those of the evaluation, for the record.
+        uneven: What the accuracy hides where classes are uneven (``uneven_scores``); else empty.
     """
 
     rows: list[Row]
@@ -91,6 +93,7 @@ class Evaluation:
     classes_without_examples: list[int]
     curves: dict[str, torch.Tensor]
     settings: dict[str, Any]
+    uneven: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def metrics(self) -> list[str]:
@@ -178,7 +181,22 @@ def put_together(parts: Sequence[Path], settings: dict[str, Any], num_classes: i
         classes_without_examples=[index for index in range(num_classes) if index not in seen] if labelled else [],
         curves={method: moments.band() for method, moments in curves.items()},
         settings=settings,
+        uneven=_uneven(parts, [row['label'] for row in first]),
     )
+
+
+def _uneven(parts: Sequence[Path], labels: Sequence[int | None]) -> dict[str, float]:
+    """Return the scores of uneven classes; probabilities are read only if there are some."""
+    known = [index for index, label in enumerate(labels) if label is not None]
+    true = [label for label in labels if label is not None]
+    if not are_uneven(true):
+        return {}
+    probabilities = []
+    for part in parts:
+        with safe_open(part, framework='pt') as file:
+            if json.loads(file.metadata()['facts'])['rows']:
+                probabilities.append(file.get_tensor('probabilities'))
+    return uneven_scores(true, torch.cat(probabilities)[known])
 
 
 def _complete(rows: Sequence[Row]) -> list[str]:
@@ -260,6 +278,7 @@ def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
         settings=evaluation.settings,
         versions=dict(timm_abn=__version__, timm=timm.__version__, torch=torch.__version__),
         accuracy=_plain(evaluation.accuracy),
+        uneven=_plain(evaluation.uneven),
         scores=_plain(evaluation.scores),
         differences_to_the_first=_plain(evaluation.differences),
         targets=_plain(evaluation.targets),

@@ -154,7 +154,7 @@ def _evaluate_batch(
     given = [own if sample.target is None else sample.target for own, sample in zip(predicted, samples)]
     targets, explained = resolve_targets(probabilities, given)
     rows: list[dict[str, Any]] = []
-    tensors: dict[str, torch.Tensor] = {}
+    tensors = dict(probabilities=probabilities.float().cpu().contiguous())
     for method, explainer in methods.items():
         maps = explainer(images, targets).detach().float()
         baselines = settings['deletion_baseline'], settings['insertion_baseline']
