@@ -4,8 +4,8 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Generic, Protocol, TypeVar
 
 from huggingface_hub.utils import are_progress_bars_disabled, tqdm
 
@@ -13,6 +13,13 @@ __all__ = ['Progress', 'every_minute']
 
 MINUTE = 60.0
 T = TypeVar('T')
+T_co = TypeVar('T_co', covariant=True)
+
+
+class _Items(Protocol[T_co]):
+    def __iter__(self) -> Iterator[T_co]: ...
+
+    def __len__(self) -> int: ...
 
 
 class Progress(Generic[T]):
@@ -28,7 +35,7 @@ class Progress(Generic[T]):
         note: What else to say, such as a loss; may be set at any time.
     """
 
-    def __init__(self, items: Collection[T], what: str, unit: str, shown: bool = True) -> None:
+    def __init__(self, items: _Items[T], what: str, unit: str, shown: bool = True) -> None:
         self.items, self.what, self.unit = items, what, unit
         self.shown = shown and not are_progress_bars_disabled()
         self.done, self.note = 0, ''

@@ -23,6 +23,7 @@ __all__ = [
     'staged_file',
     'staged_files',
     'staged_folder',
+    'synchronise',
 ]
 
 _PARTIAL = '.timm-abn-partial-'
@@ -51,11 +52,11 @@ def staged_files(folder: str | Path) -> Iterator[Path]:
                 yield staging
             written = sorted(path for path in staging.rglob('*') if path.is_file())
             for path in written:
-                _sync(path)
+                synchronise(path)
             for path in written:
                 _put(path, folder / path.relative_to(staging))
             for parent in {folder / path.relative_to(staging).parent for path in written}:
-                _sync(parent)
+                synchronise(parent)
     except BaseException:
         with contextlib.suppress(OSError):  # somebody else wrote there in the meantime
             for parent in missing:
@@ -104,9 +105,9 @@ def staged_folder(folder: str | Path) -> Iterator[Path]:
         (staging / folder.name).mkdir()
         yield staging / folder.name
         for path in staging.rglob('*'):
-            _sync(path)
+            synchronise(path)
         os.replace(staging / folder.name, folder)
-        _sync(folder.parent)
+        synchronise(folder.parent)
 
 
 def check_new_folder(folder: str | Path) -> None:
@@ -258,7 +259,7 @@ def _stream(path: Path, target: Path) -> None:
         shutil.copyfileobj(content, file)
 
 
-def _sync(path: Path) -> None:
+def synchronise(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -15,7 +15,7 @@ from .errors import DataError
 from .images import read_image
 from .sources import Source, find_sources
 
-__all__ = ['Photos', 'PhotosDataset', 'find_photos']
+__all__ = ['Photo', 'Photos', 'PhotosDataset', 'find_photos']
 
 HELD_OUT = 0.2  # share of the photos of each class, where there is no folder of them
 _VALIDATION = ('validation', 'val', 'valid', 'test')

@@ -5,6 +5,7 @@ The model is frozen; the loss asks that the map says what its prediction stands 
 
 import argparse
 import csv
+import hashlib
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -14,18 +15,19 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn as nn
-from huggingface_hub.utils import tqdm
 from PIL import Image
 from timm.optim import param_groups_weight_decay
 from timm.utils import random_seed
 from torch.utils.data import DataLoader
 
 from ..data.images import Preprocessing
-from ..data.photos import Photos, PhotosDataset
+from ..data.photos import Photo, Photos, PhotosDataset
+from ..explain.metrics.checks import check_predictions
 from ..explain.sheets import draw_overlay_sheet, input_picture
 from ..hub.state_dicts import CheckpointError
 from ..models.attaching import MODEL, AttachedModel, backbone_fingerprint, with_backbone, without_backbone
 from ..models.training_checkpoints import read_checkpoint_file
+from ..progress import Progress
 from ..staging import staged_files
 from .errors import TrainingError
 from .faithful import AttachedTraining, complement_of, greatest_half, mask_images
@@ -76,6 +78,8 @@ def train_attached(
         )
     run = _Run(attached, photos, settings, device)
     rows = run.resume(folder) if resume else []
+    if rows:  # the run may have ended between its checkpoint and what is made of it
+        run.write(folder, rows, names)
     for epoch in range(len(rows), settings.epochs):
         start = time.monotonic()
         row = dict(epoch=epoch, **run.train_epoch(epoch), **run.evaluate())
@@ -93,7 +97,9 @@ class _Run:
         self.preprocessing = Preprocessing(self.model)
         see = partial(_see, self.preprocessing)  # without the box
         self.training, self.validation = PhotosDataset(photos.training, see), PhotosDataset(photos.validation, see)
+        self.backbone = backbone_fingerprint(self.model)
         self.recorded = self._recorded(attached, photos.classes)
+        self.content = _content_of([*photos.training, *photos.validation])
         self.criterion = AttachedMapLoss(nn.CrossEntropyLoss())
         self.terms = tuple(self.criterion.weighted_terms())
         self.trainable = AttachedTraining(self.model)
@@ -112,8 +118,8 @@ class _Run:
             in_chans=self.model.in_chans,
             label_names=list(classes) or None,
             origin=attached.origin,
-            **(dict(backbone_sha256=backbone_fingerprint(self.model)) if attached.is_of_timm else {}),
-            eval_metric='share of predictions that the map keeps',
+            **(dict(backbone_sha256=self.backbone) if attached.is_of_timm else {}),
+            eval_metric='share of predictions that the map keeps (%)',
             **{key: list(value) if isinstance(value, tuple) else value for key, value in config.items()},
         )
 
@@ -126,7 +132,7 @@ class _Run:
             self.training, settings.batch_size, shuffle=True, drop_last=True, num_workers=settings.workers
         )
         sums = dict.fromkeys(('train_loss', *(f'train_{name}' for name in self.terms)), 0.0)
-        bar = tqdm(loader, f'epoch {epoch + 1}/{settings.epochs}', unit='batch')
+        bar: Progress[list[torch.Tensor]] = Progress(loader, f'epoch {epoch + 1}/{settings.epochs}', 'batch')
         for step, (images, labels) in enumerate(bar):
             self._set_lr(epoch * self.steps + step)
             images, labels = images.to(self.device), labels.to(self.device)
@@ -136,7 +142,7 @@ class _Run:
             if not math.isfinite(losses['train_loss']):
                 raise TrainingError(f'the loss is {losses["train_loss"]} in epoch {epoch}: pass a smaller --lr.')
             sums = {name: value + losses[name] for name, value in sums.items()}
-            bar.set_postfix({name.partition('_')[2]: f'{value / (step + 1):.3f}' for name, value in sums.items()})
+            bar.note = ', '.join(f'{name[6:]} {value / (step + 1):.3f}' for name, value in sums.items())
         return {name: round(value / self.steps, 5) for name, value in sums.items()}
 
     def _set_lr(self, step: int) -> None:
@@ -162,6 +168,7 @@ class _Run:
         for images, labels in DataLoader(self.validation, self.settings.batch_size, num_workers=self.settings.workers):
             images = images.to(self.device)
             explanation = self.model.explain(images)
+            check_predictions(explanation.logits)
             predicted, kept = explanation.logits.argmax(dim=1), greatest_half(explanation.attention_map)
             found: Row = {}
             for name, shown in (('eval_kept', kept), ('eval_removed', complement_of(kept, False))):
@@ -189,10 +196,10 @@ class _Run:
             rows=list(rows),
         )
         sheet = self._sheet(len(rows), names)
-        with staged_files(folder / 'sheets') as staging:
-            sheet.save(staging / f'epoch-{len(rows):03}.png')
-        with staged_files(folder) as staging:
+        with staged_files(folder) as staging:  # the checkpoint, of which the others can be made again, appears first
             torch.save(checkpoint, staging / LAST)
+            (staging / 'sheets').mkdir()
+            sheet.save(staging / 'sheets' / f'epoch-{len(rows):03}.png')
             with (staging / SUMMARY).open('w', newline='', encoding='utf-8') as file:
                 writer = csv.DictWriter(file, list(rows[0]))
                 writer.writeheader()
@@ -221,7 +228,7 @@ class _Run:
     def _what_must_be_the_same(self) -> dict[str, Any]:
         """Return what a resumed run shares with the one before; only the number of its workers may differ."""
         settings = {key: value for key, value in self.settings._asdict().items() if key != 'workers'}
-        return {**self.recorded, **settings, 'num_photos': len(self.training)}
+        return {**self.recorded, **settings, 'backbone_sha256': self.backbone, 'photos_sha256': self.content}
 
     def resume(self, folder: Path) -> list[Row]:
         """Restore the last epoch of a folder, and return the rows of its table."""
@@ -241,6 +248,15 @@ class _Run:
 
 
 _DATA_KEYS = ('input_size', 'interpolation', 'mean', 'std', 'crop_pct', 'crop_mode')
+
+
+def _content_of(photos: Sequence[Photo]) -> str:
+    """Return the SHA-256 of photos and their classes, which are read for it."""
+    digest = hashlib.sha256()
+    for path, label in Progress(photos, 'reading the photos', 'photo'):
+        digest.update(f'{label} {path.stat().st_size} '.encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _see(preprocessing: Preprocessing, image: Image.Image) -> torch.Tensor:

@@ -11,8 +11,9 @@ import datetime
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import timm
@@ -138,9 +139,9 @@ def weights_fingerprint(model: nn.Module) -> str:
     return fingerprint_of(model.state_dict())[:16]
 
 
-def preparation_of(model: nn.Module) -> dict[str, Any]:
-    """Return how images are prepared for a model, as JSON can say it."""
-    return json.loads(json.dumps(resolve_model_data_config(model)))
+def preparation_of(model: nn.Module, said: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+    """Return how images are prepared for a model, as JSON can say it; what is ``said`` comes first."""
+    return json.loads(json.dumps({**resolve_model_data_config(model), **said}))
 
 
 def _begin(folder: Path, settings: Mapping[str, Any], rank: int) -> None:
@@ -152,9 +153,10 @@ def _begin(folder: Path, settings: Mapping[str, Any], rank: int) -> None:
         before = json.loads(path.read_text(encoding='utf-8'))
     except (FileNotFoundError, ValueError):  # damaged: the parts say what they are of
         before = settings
-    for key, value in settings.items():
-        if before.get(key) != value:
-            found = f'{key}={before.get(key)!r}, not {value!r}'
+    then = dict(_entries(before))
+    for key, value in _entries(settings):
+        if then.get(key) != value:
+            found = f'{key}={then.get(key)!r}, not {value!r}'
             raise TimmAbnError(f'{folder} holds an evaluation with {found}: choose a new folder.')
     wait_for_all()  # all have compared before anything is written
     if rank == 0:
@@ -164,6 +166,15 @@ def _begin(folder: Path, settings: Mapping[str, Any], rank: int) -> None:
         if (folder / 'parts').is_dir() and unknown:
             _logger.warning(f'the code of {", ".join(unknown)} cannot be known: nothing in {folder} is used again')
     wait_for_all()
+
+
+def _entries(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield settings one by one, those of a group as 'group.name'."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from ((f'{key}.{name}', entry) for name, entry in value.items())
+        else:
+            yield key, value
 
 
 def _left_of(
