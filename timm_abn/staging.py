@@ -50,9 +50,9 @@ def staged_files(folder: str | Path) -> Iterator[Path]:
         with _partial_folder(folder) as staging:
             with disk_errors(staging):
                 yield staging
-            written = sorted(path for path in staging.rglob('*') if path.is_file())
-            for path in written:
-                synchronise(path)
+                written = sorted(path for path in staging.rglob('*') if path.is_file())
+                for path in written:
+                    synchronise(path)
             for path in written:
                 _put(path, folder / path.relative_to(staging))
             for parent in {folder / path.relative_to(staging).parent for path in written}:
@@ -169,11 +169,16 @@ def check_output_file(path: str | Path) -> None:
 
 @contextlib.contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Turn what safetensors and torch raise where a file cannot be written into an ``OSError`` that says why."""
+    """Turn what is raised, by safetensors and torch too, where a file cannot be written, into an ``OSError``.
+
+    It says why, and names the folder that ``folder`` is in.
+    """
     try:
         yield
-    except OSError:
-        raise
+    except OSError as error:
+        if error.errno is None or not (error.filename is None or str(error.filename).startswith(str(folder))):
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(folder.parent)) from error
     except Exception as error:
         code = re.search(r'os error (\d+)', str(error))  # safetensors
         if code:

@@ -84,7 +84,7 @@ def _reason(error: Exception) -> str | None:
     if isinstance(error, CommandError):
         return str(error)
     if isinstance(error, OSError):
-        return f'{error.filename}: {error.strerror}' if error.filename else str(error)
+        return f'{error.filename}: {error.strerror}' if error.filename else error.strerror or str(error)
     if isinstance(error, MemoryError) or type(error).__name__ == 'OutOfMemoryError':  # the latter of torch
         return 'out of memory; try a smaller --batch-size'
     if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):  # of torch, on the CPU

@@ -148,11 +148,10 @@ def _begin(folder: Path, settings: Mapping[str, Any], rank: int) -> None:
     """Compare the settings with those of an evaluation that was begun before, and record them."""
     for place in (folder, folder / 'parts'):
         check_output_folder(place)
-    path = folder / 'settings.json'
-    try:
-        before = json.loads(path.read_text(encoding='utf-8'))
-    except (FileNotFoundError, ValueError):  # damaged: the parts say what they are of
-        before = settings
+    path, before = folder / 'settings.json', settings
+    if any((folder / 'parts').glob('*.safetensors')):
+        with contextlib.suppress(FileNotFoundError, ValueError):  # damaged: the parts say what they are of
+            before = json.loads(path.read_text(encoding='utf-8'))
     then = dict(_entries(before))
     for key, value in _entries(settings):
         if then.get(key) != value:
