@@ -140,7 +140,7 @@ class _Run:
             images = torch.where(flipped[:, None, None, None], images.flip(-1), images)
             losses = self._step(images, labels if bool((labels >= 0).all()) else None)
             if not math.isfinite(losses['train_loss']):
-                check_predictions(self.model(images))  # which no --lr changes
+                check_predictions(self.model.eval().explain(images).logits)  # which no --lr changes
                 raise TrainingError(f'the loss is {losses["train_loss"]} in epoch {epoch}: pass a smaller --lr.')
             sums = {name: value + losses[name] for name, value in sums.items()}
             bar.note = ', '.join(f'{name[6:]} {value / (step + 1):.3f}' for name, value in sums.items())
