@@ -168,7 +168,7 @@ def test_a_finished_evaluation_is_shown_again(model, finished, caplog):
         (dict(explainers=dict(mine=lambda images, targets: images[:, :1])), 'code.mine='),
         (
             changed(image=torch.zeros(3, *SIZE)),
-            r'an evaluation of what image0.png was before \(1 differ\): choose a new',
+            r'an evaluation of what image0.png was before \(1 differ\): choose another',
         ),
         (changed(mask=torch.ones(SIZE, dtype=torch.bool)), 'of what image0.png was before'),
         (changed(label=3), 'of what image0.png was before'),

@@ -176,29 +176,26 @@ def _entries(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield key, value
 
 
-def _left_of(
-    own: Sequence[Path], samples: Sequence[Sample], settings: Mapping[str, Any], folder: Path
-) -> Sequence[Path]:
+def _left_of(own: Sequence[Path], samples: Sequence[Sample], settings: Mapping[str, Any], folder: Path) -> list[Path]:
     """Return which parts of this process are not there, damaged, or of something else; says so if all are there.
 
     Raises:
         TimmAbnError: One is of images that have changed since.
     """
-    key, done, changed = _key_of(settings), [], []
-    known = [(part, facts) for part in own if (facts := _facts_of(part)) and key and facts.get('key') == key]
-    for part, facts in Progress(known, 'evaluate: reading what was evaluated before', 'batch', rank_and_size()[0] == 0):
+    key, shown = _key_of(settings), rank_and_size()[0] == 0
+    known = {part: facts['contents'] for part in own if (facts := _facts_of(part)) and key and facts.get('key') == key}
+    changed: list[str] = []
+    for part in Progress(list(known), 'evaluate: reading what was evaluated before', 'batch', shown):
         contents = _contents(*_read(samples, part, settings['batch_size']))
-        changed += [name for content, name in contents.items() if content not in facts['contents']]
-        done.append(part)
+        changed += [name for content, name in contents.items() if content not in known[part]]
     changed = of_all_processes(changed)
     if changed:
         raise TimmAbnError(
-            f'{folder} holds an evaluation of what {changed[0]} was before{f" ({len(changed)} differ)"}: choose a new '
-            'folder.'
+            f'{folder} holds an evaluation of what {changed[0]} was before ({len(changed)} differ): choose another.'
         )
-    left = [part for part in own if part not in set(done)]
-    if not of_all_processes(list(left)) and rank_and_size()[0] == 0:
-        ended = datetime.datetime.fromtimestamp(max(part.stat().st_mtime for part in done))
+    left = [part for part in own if part not in known]
+    if not of_all_processes(left) and shown:
+        ended = datetime.datetime.fromtimestamp(max(part.stat().st_mtime for part in known))
         _logger.warning(f'{folder} holds this evaluation, of {ended:%Y-%m-%d %H:%M}: it is shown again')
     return left
 
