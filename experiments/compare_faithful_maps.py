@@ -15,6 +15,7 @@ drawing images, each with all of its seeds. Seeds agree by the IoU of the highes
 """
 
 import argparse
+import hashlib
 import itertools
 import sys
 from collections.abc import Sequence
@@ -62,8 +63,9 @@ def score(contestant: Contestant, seed: int, args: argparse.Namespace) -> list[R
         methods = METHODS if isinstance(model, AttentionBranchNet) else METHODS[2:]
         return score_predictions(model, images, labels) + score_maps(model, some_of(images, args), methods, args.steps)
 
-    settings = dict(limit=args.limit, steps=args.steps)
-    rows = once(contestant.folder(args, seed) / 'scores.json', settings, make)
+    folder = contestant.folder(args, seed)
+    weights = hashlib.sha256((folder / 'last.pth.tar').read_bytes()).hexdigest()
+    rows = once(folder / 'scores.json', dict(limit=args.limit, steps=args.steps, weights=weights), make)
     return [dict(row, model=contestant.title, seed=seed) for row in rows]
 
 

@@ -17,7 +17,7 @@ import timm_abn
 from timm_abn.errors import TimmAbnError
 from timm_abn.explain.statistics import Interval, bootstrap_mean
 from timm_abn.publish.markdown import markdown_table
-from timm_abn.staging import staged_files
+from timm_abn.staging import staged_file, staged_files
 from timm_abn_cli.table import format_table
 
 Row = dict[str, Any]  # of an image, or of a map of it: what it is of, by name, and scores, by metric
@@ -43,8 +43,8 @@ def once(path: Path, settings: Mapping[str, Any], make: Callable[[], list[Row]])
             raise TimmAbnError(f'{path} is of a run with other settings, {found["settings"]}: choose another --out')
         return found['rows']
     rows = make()
-    with staged_files(path.parent) as folder:
-        (folder / path.name).write_text(json.dumps(dict(settings=settings, rows=rows)), encoding='utf-8')
+    with staged_file(path) as staged:
+        staged.write_text(json.dumps(dict(settings=settings, rows=rows)), encoding='utf-8')
     return rows
 
 
@@ -102,7 +102,7 @@ def write(args: argparse.Namespace, tables: Sequence[Table], rows: Sequence[Row]
     with staged_files(args.out) as folder:
         text = '\n\n'.join(markdown_table(*table) for table in tables)
         (folder / 'table.md').write_text(f'{text}\n', encoding='utf-8')
-        with (folder / 'scores.csv').open('w', newline='', encoding='utf-8') as file:
+        with (folder / 'scores.csv').open('w', newline='', encoding='utf-8', errors='backslashreplace') as file:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(rows)

@@ -41,7 +41,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import timm_abn.task  # registers the models, too
 from timm_abn.models.loading import untrained_model
 from timm_abn.publish.markdown import markdown_table
-from timm_abn.staging import staged_files
+from timm_abn.staging import staged_file
 from timm_abn_cli.argument_types import device, positive
 from timm_abn_cli.table import format_table
 
@@ -280,9 +280,9 @@ def write_costs(args: argparse.Namespace) -> str:
     header = ('backbone', *(name for column in columns for name in (column, 'with ABN')), 'time', 'time per GMAC')
     before, _, rest = args.target.read_text(encoding='utf-8').partition(START)
     after = rest.partition(END)[2]
-    with staged_files(args.target.parent) as staging:
+    with staged_file(args.target) as staged:
         text = f'{before}{START}\n\n{markdown_table(header, rows)}\n\n{END}{after}'
-        (staging / args.target.name).write_text(text, encoding='utf-8')
+        staged.write_text(text, encoding='utf-8')
     return f'Written to: {args.target}'
 
 

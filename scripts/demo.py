@@ -16,7 +16,7 @@ from timm_abn.data.images import Preprocessing, draw_overlay
 from timm_abn.data.reading import read_image
 from timm_abn.maps.colormaps import colormap_table
 from timm_abn.maps.operations import normalize_maps
-from timm_abn.staging import staged_files
+from timm_abn.staging import staged_file
 from timm_abn_cli.table import format_table
 
 MODEL = 'abn_resnet20_cifar.fashion_mnist_faithful'
@@ -39,8 +39,8 @@ def main() -> None:
     args = parse_args()
     results = explain_samples(args.checkpoint)
     print_table(results)
-    with staged_files(args.out.parent) as staging:
-        draw(results).save(staging / args.out.name, optimize=True)
+    with staged_file(args.out) as staged:
+        draw(results).save(staged, optimize=True)
     print(f'\nThe picture is {args.out}.')
 
 

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from . import app, attach, compare, convert, evaluate, explain, export, list_models, publish, tsne
 from .errors import CommandError
+from .printing import visible, visible_output
 
 __all__ = ['CommandError', 'create_parser', 'entry_point', 'main']
 
@@ -51,36 +52,51 @@ class _Version(argparse.Action):
 def entry_point() -> int:
     """Run the command line of the process; SIGTERM ends it like an error, so that what is half written is removed."""
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    warnings.showwarning = lambda message, *_: print(f'timm-abn: warning: {message}', file=sys.stderr)
     return main()
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code: 2 for wrong input, else what the subcommand says."""
-    try:
-        args = create_parser().parse_args(argv)
-        with warnings.catch_warnings():
-            warnings.showwarning = _show_warning  # type: ignore[assignment]
-            return args.run(args)
-    except CommandError as error:
-        return _fail(error)
-    except BrokenPipeError:  # the reader of the output, such as ``head``, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:
-        return _fail(f'{error.filename}: {error.strerror}' if error.filename else error)
-    except ValueError as error:
+    with visible_output():
+        try:
+            args = create_parser().parse_args(argv)
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning  # type: ignore[assignment]
+                code = args.run(args)
+            sys.stdout.flush()
+            return code
+        except BrokenPipeError:  # the reader of the output, such as ``head``, has seen enough
+            _print_no_more()
+            return 0
+        except KeyboardInterrupt:
+            return 130
+        except Exception as error:
+            message = _reason(error)
+            if message is None:
+                raise
+        print(f'timm-abn: error: {visible(message.rstrip("."))}', file=sys.stderr)
+        try:
+            sys.stdout.flush()
+        except OSError:  # what was printed before does not go anywhere either
+            _print_no_more()
+        return 2
+
+
+def _reason(error: Exception) -> str | None:
+    """Return what went wrong in one line, where it is no mistake of ours: input, the disk, memory."""
+    if isinstance(error, CommandError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f'{error.filename}: {error.strerror}' if error.filename else error.strerror or str(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == 'OutOfMemoryError':  # the latter of torch
+        return 'out of memory; try a smaller --batch-size'
+    if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):  # of torch, on the CPU
+        return 'out of memory; try a smaller --batch-size'
+    if isinstance(error, ValueError):
         from timm_abn import TimmAbnError
 
-        if not isinstance(error, TimmAbnError):
-            raise
-        return _fail(error)
-    except RuntimeError as error:
-        if type(error).__name__ != 'OutOfMemoryError':  # of torch, which may not be imported
-            raise
-        return _fail('out of memory; try a smaller --batch-size')
-    except KeyboardInterrupt:
-        return 130
+        return str(error) if isinstance(error, TimmAbnError) else None
+    return None
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: object) -> None:
@@ -88,9 +104,8 @@ def _show_warning(message: Warning | str, category: type[Warning], *where: objec
         print(f'timm-abn: warning: {" ".join(str(message).split())}', file=sys.stderr)
 
 
-def _fail(message: object) -> int:
-    print(f'timm-abn: error: {str(message).rstrip(".")}', file=sys.stderr)
-    return 2
+def _print_no_more() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def create_parser() -> argparse.ArgumentParser:

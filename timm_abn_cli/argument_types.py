@@ -39,14 +39,17 @@ class KeyValues(argparse.Action):
         setattr(namespace, self.dest, arguments)
 
 
-def _whole(text: str, least: int) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f'must be a whole number of {least} or more, got {text!r}')
+def _whole(text: str, least: int, most: float = math.inf) -> int:
+    is_number = text.isdecimal() and len(text) < 1000  # longer ones Python does not read
+    if not is_number or not least <= int(text) <= most:
+        bound = 'or more' if most == math.inf else f'to {most}'
+        raise argparse.ArgumentTypeError(f'must be a whole number of {least} {bound}, got {text[:1000]!r}')
     return int(text)
 
 
 positive = partial(_whole, least=1)
 whole = partial(_whole, least=0)
+seed = partial(_whole, least=0, most=2**32 - 1)  # as NumPy takes them
 
 
 def positive_number(text: str) -> float:

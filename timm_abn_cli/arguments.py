@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .argument_types import KeyValues, device, existing, existing_file, output_file, positive, whole
+from .argument_types import KeyValues, device, existing, existing_file, output_file, positive, seed
 from .choices import METHODS, PROBABILITIES
 from .errors import CommandError
 
@@ -86,7 +86,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--dataset', default='', metavar='NAME', help=names)
     parser.add_argument('--split', default='validation', help="as in timm's scripts (default: validation)")
     parser.add_argument('--limit', type=positive, metavar='N', help='this many images, drawn at random (default: all)')
-    parser.add_argument('--seed', type=whole, default=0, help='of random draws (default: 0)')
+    parser.add_argument('--seed', type=seed, default=0, help='of random draws (default: 0)')
 
 
 def given_data(args: argparse.Namespace) -> dict[str, Any]:

@@ -34,7 +34,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from .argument_types import existing_file, existing_folder, positive, positive_number, whole
+from .argument_types import existing_file, existing_folder, positive, positive_number, seed, whole
 from .arguments import (
     add_computing_arguments,
     add_label_names_argument,
@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--epochs', type=positive, default=10, metavar='N', help='(default: 10)')
     add('--batch-size', type=positive, default=32, metavar='B', help='photos per step (default: 32)')
     add('--lr', type=positive_number, default=1e-3, help='learning rate (default: 0.001)')
-    add('--seed', type=whole, default=0, help='of order, flips and backgrounds (default: 0)')
+    add('--seed', type=seed, default=0, help='of order, flips and backgrounds (default: 0)')
     add('--workers', type=whole, default=0, metavar='N', help='processes that read photos (default: 0)')
     add_levels_argument(parser)
     add_computing_arguments(parser)

@@ -82,7 +82,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     import torch
-    from huggingface_hub.utils import tqdm
 
     from timm_abn.data.class_names import find_class, name_classes
     from timm_abn.data.folder_labels import folder_labels
@@ -93,12 +92,14 @@ def run(args: argparse.Namespace) -> int:
     from timm_abn.explain.files import prepared_batches
     from timm_abn.explain.methods import applicable_explainers, create_explainers
     from timm_abn.models.loading import load_classifier
-    from timm_abn.staging import check_output_folder
+    from timm_abn.progress import Progress
+    from timm_abn.staging import check_output_file, check_output_folder
 
-    found_sources = find_sources(args.images)
-    check_output_folder(args.out)
+    sources = find_sources(args.images)
+    for folder in {args.out / source.name.parent for source in sources}:
+        check_output_folder(folder)
     if args.csv is not None:
-        check_output_folder(args.csv.parent)
+        check_output_file(args.csv)
     place = choose_device(args)
     model: Any = load_classifier(args.model, args.checkpoint, **given_model_kwargs(args)).to(place)
     take_levels(args, model)
@@ -107,13 +108,12 @@ def run(args: argparse.Namespace) -> int:
     preprocessing = Preprocessing(model)
     found = {} if args.methods else applicable_explainers(CHOSEN, model)
     explainers = found or create_explainers(args.methods or CHOSEN, model)
-    labels = dict(zip([source.path for source in found_sources], folder_labels(found_sources, model)))
+    labels = dict(zip([source.path for source in sources], folder_labels(sources, model)))
     rows: list[dict[str, Any]] = []
     answers: list[Answer] = []
     problems: list[tuple[Source, str]] = []
-    # without a terminal there is no progress bar
-    sources = tqdm(found_sources, desc='compare', unit='image', disable=None if len(found_sources) > 1 else True)
-    for batch in prepared_batches(sources, preprocessing, args.batch_size, problems):
+    steps = Progress(sources, 'compare', 'image', shown=len(sources) > 1)
+    for batch in prepared_batches(steps, preprocessing, args.batch_size, problems):
         images = torch.stack([prepared.x for prepared in batch]).to(place)
         targets = None if target is None else [target] * len(images)
         comparisons = compare_methods(model, images, explainers, targets, args.steps, args.batch_size)
@@ -142,7 +142,7 @@ def _write_sheet(
 ) -> Path:
     from timm_abn.explain.files import name_errors
     from timm_abn.explain.sheets import draw_sheet, input_picture
-    from timm_abn.staging import staged_files
+    from timm_abn.staging import staged_file
 
     config, name = preprocessing.config, prepared.source.name
     notes = [
@@ -152,9 +152,10 @@ def _write_sheet(
     ]
     picture = input_picture(prepared.x, config['mean'], config['std'])
     sheet = draw_sheet(picture, comparison, names, prepared.source.path.name, notes)
-    with name_errors(prepared.source), staged_files(args.out / name.parent) as staging:
-        sheet.save(staging / f'{name.name}.compare.png')
-    return args.out / name.parent / f'{name.name}.compare.png'
+    path = args.out / name.parent / f'{name.name}.compare.png'
+    with name_errors(prepared.source), staged_file(path) as staged:
+        sheet.save(staged)
+    return path
 
 
 def _rows(image: str, comparison: 'Comparison', names: Sequence[str], sheet: Path) -> list[dict[str, Any]]:

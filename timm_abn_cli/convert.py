@@ -18,6 +18,7 @@ from pathlib import Path
 
 from .argument_types import existing_file
 from .choices import MECHANISMS
+from .printing import visible
 
 __all__ = ['add_arguments', 'run']
 
@@ -73,5 +74,5 @@ def run(args: argparse.Namespace) -> int:
     with staged_folder(args.out) as staging:
         save_hub_folder(model, staging, card, None if name.endswith('_cifar') else images, dict(license='unknown'))
     for fact, value in (('Model', name), ('Classes', model_args.get('num_classes')), *facts, ('Written to', args.out)):
-        print(f'{fact}: {value}')
+        print(visible(f'{fact}: {value}'))
     return 0

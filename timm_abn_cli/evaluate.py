@@ -22,8 +22,11 @@ each task is scored.
 
 For --baseline, for example a model without ABN, the methods that apply to it are scored on the same images.
 
-An interrupted evaluation continues where it stopped if the same command is given again. Under torchrun each process
-takes its share: torchrun --nproc_per_node 2 --no-python timm-abn evaluate ...
+An interrupted evaluation continues where it stopped if the same command is given again, and a finished one is shown
+again, which a line says. That takes as long as reading the images: results are used again only where weights, network,
+preparation, images, masks, labels and methods are the same; else another --out is asked for.
+
+Under torchrun each process takes its share: torchrun --nproc_per_node 2 --no-python timm-abn evaluate ...
 """
 
 import argparse

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from timm_abn.explain.evaluation.results import FAITHFULNESS, REPLACEMENTS, TITLES, Evaluation
-from timm_abn.staging import staged_files
+from timm_abn.staging import staged_file
 
+from .printing import visible
 from .table import format_table
 
 __all__ = ['draw_curves', 'report']
@@ -78,7 +79,7 @@ def _remarks(evaluation: Evaluation, names: Sequence[str]) -> str:
     remarks += [f'{count} x {problem}' for problem, count in evaluation.problems.items()]
     missing = [names[index] for index in evaluation.classes_without_examples]
     if missing:
-        listed = ', '.join(missing[:5]) + (', ...' if len(missing) > 5 else '')
+        listed = visible(', '.join(missing[:5])) + (', ...' if len(missing) > 5 else '')
         remarks.append(f'{len(missing)} of {len(names)} classes without examples: {listed}')
     return '\n'.join(remarks)
 
@@ -103,5 +104,5 @@ def draw_curves(path: Path, evaluation: Evaluation) -> None:
         axis.legend(frameon=False, title='area under the curve', alignment='left')
     axes[0].set_ylabel('probability of the explained class')
     axes[0].set_ylim(bottom=0)
-    with staged_files(path.parent) as staging:
-        figure.savefig(staging / path.name, dpi=150)
+    with staged_file(path) as staged:
+        figure.savefig(staged, dpi=150)

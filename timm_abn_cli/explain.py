@@ -104,12 +104,14 @@ def run(args: argparse.Namespace) -> int:
     from timm_abn.explain.files import Drawing, format_range
     from timm_abn.explain.runs import explain_files
     from timm_abn.records import are_exclusive
-    from timm_abn.staging import check_output_folder
+    from timm_abn.staging import check_output_file, check_output_folder
 
     with process_group() as (rank, _):
         sources = find_sources(args.images)
+        for folder in {args.out / source.name.parent for source in sources}:
+            check_output_folder(folder)
         if args.csv:
-            check_output_folder(args.csv.parent)
+            check_output_file(args.csv)
         place = choose_device(args)
         model: Any = load_model(args.model, args.checkpoint, **given_model_kwargs(args)).to(place)
         take_levels(args, model)

@@ -22,6 +22,7 @@ import time
 from .argument_types import output_file, positive_number
 from .arguments import add_model_arguments, given_model_kwargs, model_title
 from .errors import CommandError
+from .printing import visible
 
 __all__ = ['add_arguments', 'run']
 
@@ -55,17 +56,23 @@ def run(args: argparse.Namespace) -> int:
     from timm_abn.export.errors import ExportError
     from timm_abn.export.limited import OutOfTime, run_limited
     from timm_abn.export.writing import check_onnx_packages, write_graph
-    from timm_abn.staging import staged_files
+    from timm_abn.progress import every_minute
+    from timm_abn.staging import check_output_file, staged_file
 
-    started = time.monotonic()
+    started, phases = time.monotonic(), ['starting']
+
+    def line() -> str:
+        return f'{time.monotonic() - started:6.1f} s  {phases[-1]}'
 
     def say(phase: str) -> None:
-        print(f'{time.monotonic() - started:6.1f} s  {phase}', file=sys.stderr, flush=True)
+        phases.append(phase)
+        print(line(), file=sys.stderr, flush=True)
 
+    check_output_file(args.out)
     if args.format == 'onnx':
         check_onnx_packages()
     try:
-        with staged_files(args.out.parent) as staging:
+        with staged_file(args.out) as staged, every_minute(line):
             arguments = dict(
                 model=args.model,
                 checkpoint=args.checkpoint,
@@ -73,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
                 file_format=args.format,
                 dynamic=args.dynamic,
                 label_names=args.label_names,
-                file=staging / args.out.name,
+                file=staged,
             )
             facts = run_limited(write_graph, arguments, args.timeout, say)
     except OutOfTime as phase:
@@ -85,5 +92,5 @@ def run(args: argparse.Namespace) -> int:
     except ExportError as error:
         raise CommandError(f'cannot export {model_title(args)}: {error}') from None
     for fact, value in (*facts.items(), ('Written to', args.out)):
-        print(f'{fact}: {value}')
+        print(visible(f'{fact}: {value}'))
     return 0

@@ -4,12 +4,14 @@ import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from .printing import visible
+
 __all__ = ['format_table', 'write_csv']
 
 
 def format_table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = ()) -> str:
     """Return a table whose columns are aligned: those named ``right`` to the right, as numbers are."""
-    lines: list[Sequence[str]] = [header, *rows]
+    lines = [[visible(cell) for cell in line] for line in (header, *rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     aligned = [
         '  '.join(
@@ -23,9 +25,13 @@ def format_table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Se
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
     """Write rows as CSV; nine digits of a number give every value of float32 back."""
-    from timm_abn.staging import staged_files
+    from timm_abn.staging import staged_file
 
-    with staged_files(path.parent) as staging, (staging / path.name).open('w', newline='', encoding='utf-8') as file:
+    # names of files need not be UTF-8
+    with (
+        staged_file(path) as staged,
+        staged.open('w', newline='', encoding='utf-8', errors='backslashreplace') as file,
+    ):
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         for row in rows:

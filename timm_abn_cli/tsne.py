@@ -38,6 +38,7 @@ from .arguments import (
     model_title,
     take_levels,
 )
+from .printing import visible
 from .table import format_table
 
 if TYPE_CHECKING:
@@ -84,12 +85,12 @@ def run(args: argparse.Namespace) -> int:
     print(_report(features, separations))
     print(f'\nWritten to: {args.out / "tsne.png"}, {args.out / "tsne.csv"}')
     for problem in features.problems:
-        print(f'timm-abn: error: {problem}', file=sys.stderr)
+        print(f'timm-abn: error: {visible(problem)}', file=sys.stderr)
     return 1 if features.problems else 0
 
 
 def _write_csv(path: Path, features: 'AttendedFeatures', names: Sequence[str], points: Sequence[Any]) -> None:
-    with path.open('w', newline='', encoding='utf-8') as file:
+    with path.open('w', newline='', encoding='utf-8', errors='backslashreplace') as file:
         writer = csv.writer(file)
         writer.writerow(('image', 'label', 'x_before', 'y_before', 'x_after', 'y_after'))
         for image, label, before, after in zip(features.names, features.labels, *points):

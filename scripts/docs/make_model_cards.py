@@ -19,7 +19,7 @@ from timm_abn.publish.markdown import markdown_table
 from timm_abn.publish.model_card import CITATION, LIMITS, usage
 from timm_abn.publish.model_facts import model_facts
 from timm_abn.publish.results import COMPARISONS, MEASURED_RESULTS, REPORTED_RESULTS, Comparison
-from timm_abn.staging import staged_files
+from timm_abn.staging import staged_file
 
 ROOT = Path(__file__).resolve().parents[2]
 CARDS, FACTS = ROOT / 'MODEL_CARDS.md', ROOT / 'timm_abn' / 'publish' / 'model_facts.json'
@@ -193,5 +193,5 @@ def listed_facts(name: str) -> dict[str, Any]:
 
 if __name__ == '__main__':
     for file, content in ((CARDS, make_model_cards()), (FACTS, make_model_facts())):
-        with staged_files(file.parent) as staging:
-            (staging / file.name).write_text(content, encoding='utf-8')
+        with staged_file(file) as staged:
+            staged.write_text(content, encoding='utf-8')

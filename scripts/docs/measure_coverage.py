@@ -31,7 +31,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import timm_abn
 from timm_abn.errors import TimmAbnError, one_line
-from timm_abn.staging import staged_files
+from timm_abn.staging import staged_file
 from timm_abn_cli.argument_types import positive, whole
 
 ROOT = Path(__file__).parents[2]
@@ -117,7 +117,7 @@ def read_table(file: Path) -> list[dict[str, str]]:
 
 def write_table(file: Path, rows: list[dict[str, str]]) -> None:
     """Write a table, all of it or none."""
-    with staged_files(file.parent) as staging, (staging / file.name).open('w', newline='', encoding='utf-8') as table:
+    with staged_file(file) as staged, staged.open('w', newline='', encoding='utf-8') as table:
         writer = csv.DictWriter(table, COLUMNS, lineterminator='\n')
         writer.writeheader()
         writer.writerows(rows)
@@ -168,9 +168,8 @@ def main() -> int:
     if table:
         write_table(table, rows)
     if is_whole and table == TABLE:
-        with staged_files(README.parent) as staging:
-            text = with_summary(README.read_text(encoding='utf-8'), summary(rows))
-            (staging / README.name).write_text(text, encoding='utf-8')
+        with staged_file(README) as staged:
+            staged.write_text(with_summary(README.read_text(encoding='utf-8'), summary(rows)), encoding='utf-8')
     for row in rows if not is_whole else []:
         print(*(value for value in row.values() if value))
     refused = collections.Counter(row['family'] for row in rows if row['works'] == 'no')

@@ -13,6 +13,7 @@ from timm_abn_cli.argument_types import (
     output_file,
     positive,
     positive_number,
+    seed,
     whole,
     zero_or_more,
 )
@@ -31,6 +32,8 @@ def test_numbers(read, text, value):
     [
         (positive, '0', "must be a whole number of 1 or more, got '0'"),
         (whole, '-1', "must be a whole number of 0 or more, got '-1'"),
+        (whole, '9' * 5000, 'must be a whole number of 0 or more'),
+        (seed, str(2**32), "must be a whole number of 0 to 4294967295, got '4294967296'"),
         (whole, '\u00b2', 'must be a whole number of 0 or more'),
         (positive_number, '0.0', "must be above 0, got '0.0'"),
         (positive_number, 'nan', "must be a number that is finite and not negative, got 'nan'"),

@@ -1,6 +1,12 @@
 """timm-abn attach, on a folder of small photos and a backbone that was trained for them, whatever to."""
 
 import argparse
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +18,7 @@ from PIL import Image
 import timm_abn.training.attaching
 from timm_abn import load_model
 from timm_abn.data.photos import find_photos
-from timm_abn.training.attaching import LAST
+from timm_abn.training.attaching import LAST, SUMMARY
 from timm_abn_cli import main
 
 BACKBONE = 'resnet20_cifar'
@@ -64,6 +70,9 @@ def test_the_model_stays_as_it_is_and_is_explained(photos, capsys, labels):
     assert main(['explain', 'photos', '--model', 'attached', '--checkpoint', f'out/{LAST}', '--out', 'shown']) == 0
     published = ['publish', f'out/{LAST}', '--repo', 'me/attached', '--dry-run', '--out', 'hub']
     assert main(published) == 0
+    card = Path('hub/README.md').read_text().splitlines()
+    for name, share in (('the map', 'eval_kept'), ('the rest', 'eval_removed')):
+        assert any(name in line and f' {100 * float(rows[-1][share]):.2f} |' in line for line in card), card
     again = timm.create_model('local-dir:hub', pretrained=True).eval()
     assert again.config == model.config and torch.equal(again.explain(images).attention_map, explanation.attention_map)
 
@@ -91,6 +100,67 @@ def test_a_resumed_run_ends_as_the_run_would_have(photos, monkeypatch, capsys):
     assert all(torch.equal(first[name], tensor) for name, tensor in second.items())
     assert attach('--resume', '--lr', '0.1', **where) == 2
     assert f'{where["out"]}/{LAST} is of a run with lr=0.001: resume with the same' in capsys.readouterr().err
+    # killed between the checkpoint and what is made of it
+    table, sheet = folder / 'stopped' / SUMMARY, folder / 'stopped' / 'sheets' / 'epoch-002.png'
+    expected = table.read_bytes(), sheet.read_bytes()
+    table.unlink(), sheet.unlink()
+    assert attach('--resume', **where) == 0 and (table.read_bytes(), sheet.read_bytes()) == expected
+
+
+def test_a_resumed_run_has_the_same_photos_and_backbone(photos, capsys):
+    assert attach(epochs=1) == 0
+    checkpoint = torch.load('plain.pth.tar', weights_only=False)
+    checkpoint['state_dict']['conv1.weight'] += 1
+    torch.save(checkpoint, 'other.pth.tar')
+    assert attach('--resume', epochs=1, checkpoint='other.pth.tar') == 2
+    assert f'out/{LAST} is of a run with backbone_sha256=' in capsys.readouterr().err
+    Image.new('RGB', (24, 20)).save(photos / 'dark' / '1.png')
+    assert attach('--resume', epochs=1) == 2
+    assert f'out/{LAST} is of a run with photos_sha256=' in capsys.readouterr().err
+
+
+# ends itself outright at one of the changes that are made in the folder "out"
+KILLED = """
+import os, signal, sys
+left = int(sys.argv.pop(1))
+
+def count(event, args):
+    global left
+    if event in ('open', 'os.mkdir', 'os.rename') and any('/out/' in os.fsdecode(arg) for arg in args[:2] if isinstance(
+        arg, (str, bytes, os.PathLike))):
+        left -= 1
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(count)
+from timm_abn_cli import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('changes', [1, 8, 12, 16, 26])
+def test_a_run_that_is_killed_starts_again_or_goes_on(photos, changes):
+    assert attach(out='whole') == 0
+    out, command = photos.parent / 'out', ['attach', '--backbone', BACKBONE, '--backbone-checkpoint', 'plain.pth.tar']
+    command += ['--data-dir', 'photos', '--epochs', '2', '--batch-size', '8', '--device', 'cpu', '--out', str(out)]
+    environment = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(Path(__file__).parents[2]))
+    done = subprocess.run([sys.executable, '-c', KILLED, str(changes), *command], env=environment, capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert main([*command, *(['--resume'] if (out / LAST).exists() else [])]) == 0
+    first, second = (load_model('attached', folder / LAST).state_dict() for folder in (photos.parent / 'whole', out))
+    assert all(torch.equal(first[name], tensor) for name, tensor in second.items())
+    names = [LAST, 'sheets', 'sheets/epoch-001.png', 'sheets/epoch-002.png', SUMMARY]
+    assert sorted(path.relative_to(out).as_posix() for path in out.rglob('*')) == names
+    assert [row['epoch'] for row in rows_of(out / SUMMARY)] == ['0', '1']
+
+
+def test_a_model_that_predicts_nan_is_named(photos, capsys):
+    checkpoint = torch.load('plain.pth.tar', weights_only=False)
+    checkpoint['state_dict']['fc.bias'][0] = math.nan
+    torch.save(checkpoint, 'nan.pth.tar')
+    assert attach(checkpoint='nan.pth.tar') == 2
+    assert 'the model predicts NaN or infinity for 8 of 8 images' in capsys.readouterr().err
 
 
 def test_the_weights_of_the_backbone_stay(photos):

@@ -1,5 +1,6 @@
 """What timm-abn explain says beyond its overlays: ranges, labels, CSV; and several processes that share the images."""
 
+import math
 import os
 import re
 import subprocess
@@ -30,7 +31,9 @@ def images(tmp_path, monkeypatch):
     write_photos({f'data/{("Ant", "bee")[index % 2]}/{index}.png': (32, 32) for index in range(7)})
     Path('names.txt').write_text('\n'.join(CLASSES))
     torch.manual_seed(0)
-    safetensors.torch.save_file(timm.create_model(MODEL, num_classes=3).state_dict(), 'model.safetensors')
+    weights = timm.create_model(MODEL, num_classes=3).state_dict()
+    safetensors.torch.save_file(weights, 'model.safetensors')
+    safetensors.torch.save_file({key: tensor.float() * math.nan for key, tensor in weights.items()}, 'nan.safetensors')
     return tmp_path
 
 
@@ -116,6 +119,8 @@ def test_tasks_have_names_but_no_labels(images, capsys):
         (['--label-names', 'two.txt'], 'two.txt has 2 lines for 3 classes'),
         (['--csv', 'data'], 'data is a folder, not a file to write'),
         (['--csv', 'names.txt/out.csv'], 'names.txt is a file, not a folder to write into'),
+        (['--out', 'names.txt', '--model', 'never_loaded'], 'names.txt is a file, not a folder to write into'),
+        (['--checkpoint', 'nan.safetensors'], 'the model predicts NaN or infinity for 7 of 7 images'),
         (['--label-names', 'names.txt', '--show', 'class', '--class', 'beee'], "no class 'beee'; did you mean bee?"),
         (['--show', 'class', '--class', '3'], "there is no class '3'; the model has 'class 0' (0) to 'class 2' (2)"),
         (['--show', 'class', '--scale', 'absolute'], 'class maps have no bounds, and so no absolute scale'),

@@ -71,7 +71,7 @@ def test_told_to_end_it_leaves_nothing(export, tmp_path, number, to_group):
     process = export('torch-export', '--model', MODEL)
     said = process.stderr.readline()  # the child is at work
     assert said.endswith(f' s  loading {MODEL}\n')
-    assert [path.name[:9] for path in (tmp_path / 'new').iterdir()] == ['.partial-']
+    assert [path.name[:9] for path in (tmp_path / 'new').iterdir()] == ['.timm-abn']
     (os.killpg if to_group else os.kill)(process.pid, number)  # a terminal sends Ctrl-C to all processes
     rest = process.communicate()[1]
     assert process.returncode == 128 + number
@@ -84,5 +84,6 @@ def test_it_exports(export, tmp_path):
     process = export('torch-export', '--model', MODEL)
     said = process.communicate()[1].splitlines()
     assert process.returncode == 0, said
-    assert [line.split()[2] for line in said] == ['loading', 'tracing', 'converting,', 'comparing']
+    phases = dict.fromkeys(line.split()[2] for line in said)  # said again each minute
+    assert list(phases) == ['loading', 'tracing', 'converting,', 'comparing']
     assert [path.name for path in (tmp_path / 'new').iterdir()] == ['model.pt2']

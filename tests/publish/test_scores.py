@@ -42,6 +42,10 @@ def test_scores_are_those_of_the_weights(evaluated, tmp_path, capsys):
     torch.nn.init.ones_(other.get_classifier().weight)
     with pytest.raises(TimmAbnError, match='summary.json holds the scores of other weights'):
         score_tables(path, other)
+    with pytest.raises(TimmAbnError, match='holds the scores of another network'):
+        score_tables(path, tiny_abn('test_resnet', mechanism='product'))
+    with pytest.raises(TimmAbnError, match='holds the scores of images prepared otherwise'):
+        score_tables(path, model, dict(mean=[0.4] * 3))
 
 
 @pytest.mark.parametrize('content', ['nothing', '{}', '[]', '{"settings": {}, "scores": {}, "reliance": {}}'])

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn as nn
-from huggingface_hub.utils import tqdm
 
 from ..attached.network import AttachedNet
 from ..data.samples import Sample, read_samples
 from ..errors import TimmAbnError
 from ..networks.network import AttentionBranchNet
+from ..progress import Progress
 from .plot_packages import check_plot_packages
 from .statistics import Interval, bootstrap_mean
 
@@ -63,14 +63,12 @@ def attended_features(model: AttentionBranchNet, samples: Sequence[Sample], batc
     labels: list[int | None] = []
     problems: list[str] = []
     parts: list[tuple[torch.Tensor, torch.Tensor]] = []
-    with tqdm(total=len(samples), desc='tsne', unit='image', disable=None) as bar:
-        for indices in torch.arange(len(samples)).split(batch_size):
-            batch = read_samples(samples, indices.tolist(), problems)
-            if batch:
-                parts.append(_pooled(model, batch))
-            names += [sample.name for sample in batch]
-            labels += [sample.label for sample in batch]
-            bar.update(len(indices))
+    for indices in Progress(torch.arange(len(samples)).split(batch_size), 'tsne', 'batch'):
+        batch = read_samples(samples, indices.tolist(), problems)
+        if batch:
+            parts.append(_pooled(model, batch))
+        names += [sample.name for sample in batch]
+        labels += [sample.label for sample in batch]
     if len(names) < LEAST_IMAGES:
         reason = f' ({problems[0]})' if problems else ''
         raise TimmAbnError(f'a picture of features needs {LEAST_IMAGES} images or more, got {len(names)}{reason}.')

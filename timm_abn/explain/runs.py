@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.utils import tqdm
 
 from ..data.images import Preprocessing
 from ..data.reading import ImageError
@@ -22,7 +21,9 @@ from ..errors import TimmAbnError
 from ..maps.colormaps import DIVERGING_COLORMAP
 from ..maps.explanation import Explanation, MultiTaskExplanation
 from ..networks.network import AttentionBranchNet
+from ..progress import Progress
 from .files import Drawing, Prepared, Range, prepared_batches, range_of, write_maps
+from .metrics.checks import check_predictions
 from .processes import of_all_processes, rank_and_size
 
 __all__ = ['ExplainedImage', 'ExplainedImages', 'explain_files', 'task_stems']
@@ -96,10 +97,10 @@ def explain_files(
     problems: list[tuple[Source, str]] = []
     kept: dict[Path, dict[str, torch.Tensor]] = {}
     own = sources[rank::world_size]
-    # without a terminal there is no progress bar
-    bar = tqdm(own, 'explain', unit='image', disable=None if len(sources) > 1 > rank else True)
-    for batch in prepared_batches(bar, preprocessing, batch_size, problems):
+    steps = Progress(own, 'explain', 'image', shown=len(sources) > 1 > rank)
+    for batch in prepared_batches(steps, preprocessing, batch_size, problems):
         explanation = model.explain(torch.stack([prepared.x for prepared in batch]).to(device))
+        check_predictions(explanation.logits)
         for prepared, image, maps in _explained(explanation, batch, folder, stems, drawing, top_k):
             images.append(image)
             if drawing.scale == 'common':

@@ -6,6 +6,7 @@ sizes if it is meant for them, before it is handed out.
 
 import contextlib
 import dataclasses
+import io
 import json
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
@@ -58,7 +59,10 @@ class ExportedNetwork:
 
     def save(self, file: str | Path, metadata: Mapping[str, Any]) -> None:
         """Write what ``torch.export.load`` reads, with the metadata as ``metadata.json`` in the archive."""
-        torch.export.save(self.program, file, extra_files={'metadata.json': json.dumps(metadata)})
+        # at once, since PyTorch's own writer aborts the process on a full disk
+        content = io.BytesIO()
+        torch.export.save(self.program, content, extra_files={'metadata.json': json.dumps(metadata)})
+        Path(file).write_bytes(content.getbuffer())
 
     def save_onnx(self, file: str | Path, metadata: Mapping[str, Any]) -> None:
         """Write an ONNX graph with the input ``images``, and the metadata in its own, each value as JSON.

@@ -18,7 +18,7 @@ from safetensors import safe_open
 
 from ..checkpoint_files import check_header_size
 from ..errors import one_line
-from ..staging import staged_files
+from ..staging import staged_file
 from .config import HubError
 
 __all__ = ['CONFIG_NAME', 'WEIGHTS_NAME', 'fetch_file', 'find_weights', 'one_line_errors', 'read_header']
@@ -107,8 +107,8 @@ def _check_checksum(path: Path, hub_id: str) -> None:
             f'{hub_id}: {path.name} was damaged on the way: its checksum is {checksum[:12]}... instead of '
             f'{blob.name[:12]}...; it was removed from the cache, so that another attempt downloads it again.'
         )
-    with unknown, staged_files(_record_of(blob).parent) as staging:
-        (staging / _record_of(blob).name).write_bytes(state)
+    with unknown, staged_file(_record_of(blob)) as staged:
+        staged.write_bytes(state)
 
 
 def _checksum_of(path: Path) -> str:

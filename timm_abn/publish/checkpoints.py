@@ -26,6 +26,7 @@ from ..models.training_checkpoints import (
 )
 from ..records import num_answers
 from .folder import save_hub_folder
+from .markdown import plain
 from .model_card import Row, model_card, result_table
 from .model_facts import facts_of
 from .results import MEASURED_RESULTS
@@ -94,7 +95,10 @@ def save_checkpoint_folder(
         cfg['label_names'] = names
     if not shipped:  # the authors' repository is where the architecture comes from
         cfg['origin_url'] = None
-    results = [result_table(name, reported=False) if shipped else '', score_tables(scores, model) if scores else '']
+    results = [
+        result_table(name, reported=False) if shipped else '',
+        score_tables(scores, model, data_config) if scores else '',
+    ]
     card = model_card(
         facts,
         title,
@@ -112,7 +116,7 @@ def _class_facts(names: Sequence[str] | None) -> list[Row]:
     if not names:
         return []
     more = f' and {len(names) - _NAMES_IN_CARD} more' if len(names) > _NAMES_IN_CARD else ''
-    shown = [' '.join(name.split()).replace('|', r'\|') for name in names[:_NAMES_IN_CARD]]
+    shown = map(plain, names[:_NAMES_IN_CARD])
     return [('Class names', ', '.join(shown) + more)]
 
 
@@ -151,12 +155,21 @@ def recorded_facts(checkpoint: Mapping[str, Any], settings: Mapping[str, Any] | 
     elif settings:
         epochs, metric = number('epoch'), number('metric')
         epochs = None if epochs is None else epochs + 1  # timm counts from 0
-        named = f'Validation {settings.get("eval_metric", "metric")}, as recorded'
+        named = f'Validation {plain(settings.get("eval_metric", "metric"))}, as recorded'
     else:
         return []
     facts = [] if epochs is None else [('Epochs, as recorded in the checkpoint', f'{epochs:.0f}')]
     facts += [] if metric is None else [(named, f'{metric:.2f}')]
+    rows = checkpoint.get('rows')  # of timm-abn attach: a share that is kept means little without this one
+    removed = rows[-1].get('eval_removed') if isinstance(rows, list) and rows and isinstance(rows[-1], dict) else None
+    if isinstance(removed, (int, float)):
+        facts.append(
+            (
+                'Validation share of predictions that the rest keeps (%, low is good), as recorded',
+                f'{100 * removed:.2f}',
+            )
+        )
     origin = origin_of(settings or {})
-    facts += [('Trained from', origin)] if origin else []
+    facts += [('Trained from', plain(origin))] if origin else []
     dataset = (settings or {}).get('dataset')
-    return [*facts, ('Data set, as timm names it', dataset)] if dataset and isinstance(dataset, str) else facts
+    return [*facts, ('Data set, as timm names it', plain(dataset))] if dataset and isinstance(dataset, str) else facts

@@ -14,6 +14,7 @@ from timm.models import save_for_hf
 from ..hub.building import check_folder
 from ..hub.config import HubError, read_config
 from ..hub.download import CONFIG_NAME, WEIGHTS_NAME, one_line_errors
+from ..hub.state_dicts import list_some
 from ..records import record_of
 from .model_card import readdress
 
@@ -44,9 +45,12 @@ def save_hub_folder(
         pretrained_cfg: Entries of the ``pretrained_cfg`` to store in place of the model's.
 
     Raises:
-        HubError: The model was made with arguments that could not be read back.
+        HubError: The model was made with arguments that could not be read back, or its weights are not finite.
     """
     folder = Path(folder)
+    wrong = [name for name, tensor in model.named_parameters() if not bool(tensor.isfinite().all())]
+    if wrong:
+        raise HubError(f'the weights hold NaN or infinity, in {list_some(wrong)}: nothing was written.')
     save_for_hf(
         model,
         str(folder),

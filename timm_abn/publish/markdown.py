@@ -1,8 +1,16 @@
-"""Tables of Markdown."""
+"""Tables of Markdown, and what others wrote in them."""
 
+import html
+import re
 from collections.abc import Iterable, Sequence
 
-__all__ = ['markdown_table']
+__all__ = ['markdown_table', 'plain']
+
+
+def plain(text: object) -> str:
+    """Return a text of others as it is, in one line: no HTML, link, picture, code or column comes of it."""
+    printable = ''.join(c if c.isprintable() or c in '\u200c\u200d' else ' ' for c in str(text))
+    return html.escape(re.sub(r'([\\`|\[\]])', r'\\\1', ' '.join(printable.split())), quote=False)
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -5,6 +5,7 @@ The model is frozen; the loss asks that the map says what its prediction stands 
 
 import argparse
 import csv
+import hashlib
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,6 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn as nn
-from huggingface_hub.utils import tqdm
 from PIL import Image
 from timm.optim import param_groups_weight_decay
 from timm.utils import random_seed
@@ -23,10 +23,12 @@ from torch.utils.data import DataLoader
 from ..checkpoint_files import CheckpointError, read_checkpoint_file
 from ..data.class_names import label_names_of
 from ..data.images import Preprocessing
-from ..data.photos import Photos, PhotosDataset
+from ..data.photos import Photo, Photos, PhotosDataset
 from ..explain.metrics.accuracy import uneven_scores
+from ..explain.metrics.checks import check_predictions
 from ..explain.sheets import draw_overlay_sheet, input_picture
 from ..models.attaching import MODEL, AttachedModel, backbone_fingerprint, with_backbone, without_backbone
+from ..progress import Progress
 from ..records import answers, are_exclusive, probabilities_of, record_of
 from ..staging import staged_files
 from .errors import TrainingError
@@ -80,6 +82,8 @@ def train_attached(
         raise TrainingError('the labels of this model do not exclude each other, and a folder names one: --unlabelled.')
     run = _Run(attached, photos, settings, device)
     rows = run.resume(folder) if resume else []
+    if rows:  # the run may have ended between its checkpoint and what is made of it
+        run.write(folder, rows, names)
     for epoch in range(len(rows), settings.epochs):
         start = time.monotonic()
         row = dict(epoch=epoch, **run.train_epoch(epoch), **run.evaluate())
@@ -99,7 +103,9 @@ class _Run:
         levels = self.preprocessing.levels
         self.training = PhotosDataset(photos.training, see, is_training=True, levels=levels)
         self.validation = PhotosDataset(photos.validation, see, levels=levels)
+        self.backbone = backbone_fingerprint(self.model)
         self.recorded = self._recorded(attached, photos.classes)
+        self.content = _content_of([*photos.training, *photos.validation])
         self.criterion = AttachedMapLoss(nn.CrossEntropyLoss())
         self.terms = tuple(self.criterion.weighted_terms())
         self.trainable = AttachedTraining(self.model)
@@ -119,21 +125,21 @@ class _Run:
             label_names=list(classes) or label_names_of(self.model),
             origin=attached.origin,
             **record_of(self.model).entries(),
-            **(dict(backbone_sha256=backbone_fingerprint(self.model)) if attached.is_of_timm else {}),
-            eval_metric='share of predictions that the map keeps',
+            **(dict(backbone_sha256=self.backbone) if attached.is_of_timm else {}),
+            eval_metric='share of predictions that the map keeps (%)',
             **{key: list(value) if isinstance(value, tuple) else value for key, value in config.items()},
         )
 
     def train_epoch(self, epoch: int) -> Row:
         """Train for an epoch, and return the means of the losses."""
         settings = self.settings
-        random_seed(settings.seed * 10_000 + epoch)
+        random_seed((settings.seed * 10_000 + epoch) % 2**32)
         self.trainable.train()
         loader = DataLoader(
             self.training, settings.batch_size, shuffle=True, drop_last=True, num_workers=settings.workers
         )
         sums = dict.fromkeys(('train_loss', *(f'train_{name}' for name in self.terms)), 0.0)
-        bar = tqdm(loader, f'epoch {epoch + 1}/{settings.epochs}', unit='batch')
+        bar: Progress[list[torch.Tensor]] = Progress(loader, f'epoch {epoch + 1}/{settings.epochs}', 'batch')
         for step, (images, labels) in enumerate(bar):
             self._set_lr(epoch * self.steps + step)
             images, labels = images.to(self.device), labels.to(self.device)
@@ -141,9 +147,10 @@ class _Run:
             images = torch.where(flipped[:, None, None, None], images.flip(-1), images)
             losses = self._step(images, labels if bool((labels >= 0).all()) else None)
             if not math.isfinite(losses['train_loss']):
+                check_predictions(self.model.eval().explain(images).logits)  # which no --lr changes
                 raise TrainingError(f'the loss is {losses["train_loss"]} in epoch {epoch}: pass a smaller --lr.')
             sums = {name: value + losses[name] for name, value in sums.items()}
-            bar.set_postfix({name.partition('_')[2]: f'{value / (step + 1):.3f}' for name, value in sums.items()})
+            bar.note = ', '.join(f'{name[6:]} {value / (step + 1):.3f}' for name, value in sums.items())
         return {name: round(value / self.steps, 5) for name, value in sums.items()}
 
     def _questions(self, logits: torch.Tensor) -> torch.Tensor:
@@ -179,6 +186,7 @@ class _Run:
         for images, labels in DataLoader(self.validation, self.settings.batch_size, num_workers=self.settings.workers):
             images = images.to(self.device)
             explanation = self.model.explain(images)
+            check_predictions(explanation.logits)
             predicted, kept = self._answers(explanation.logits), greatest_half(explanation.attention_map)
             found: Row = {}
             for name, shown in (('eval_kept', kept), ('eval_removed', complement_of(kept, False))):
@@ -215,10 +223,10 @@ class _Run:
             rows=list(rows),
         )
         sheet = self._sheet(len(rows), names)
-        with staged_files(folder / 'sheets') as staging:
-            sheet.save(staging / f'epoch-{len(rows):03}.png')
-        with staged_files(folder) as staging:
+        with staged_files(folder) as staging:  # the checkpoint, of which the others can be made again, appears first
             torch.save(checkpoint, staging / LAST)
+            (staging / 'sheets').mkdir()
+            sheet.save(staging / 'sheets' / f'epoch-{len(rows):03}.png')
             with (staging / SUMMARY).open('w', newline='', encoding='utf-8') as file:
                 writer = csv.DictWriter(file, list(rows[0]))
                 writer.writeheader()
@@ -247,7 +255,7 @@ class _Run:
     def _what_must_be_the_same(self) -> dict[str, Any]:
         """Return what a resumed run shares with the one before; only the number of its workers may differ."""
         settings = {key: value for key, value in self.settings._asdict().items() if key != 'workers'}
-        return {**self.recorded, **settings, 'num_photos': len(self.training)}
+        return {**self.recorded, **settings, 'backbone_sha256': self.backbone, 'photos_sha256': self.content}
 
     def resume(self, folder: Path) -> list[Row]:
         """Restore the last epoch of a folder, and return the rows of its table."""
@@ -268,6 +276,15 @@ class _Run:
 
 _LOGITS = ('logits', 'attention_logits', 'masked_logits', 'complement_logits')
 _DATA_KEYS = ('input_size', 'interpolation', 'mean', 'std', 'crop_pct', 'crop_mode')
+
+
+def _content_of(photos: Sequence[Photo]) -> str:
+    """Return the SHA-256 of photos and their classes, which are read for it."""
+    digest = hashlib.sha256()
+    for path, label in Progress(photos, 'reading the photos', 'photo'):
+        digest.update(f'{label} {path.stat().st_size} '.encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _see(preprocessing: Preprocessing, image: Image.Image) -> torch.Tensor:

@@ -86,7 +86,7 @@ def _predictions(photos: Photos, model: nn.Module) -> list[tuple[int, int]]:
     tried = found[:: -(-len(found) // MOST_TRIED)]
     preprocessing, was_training = Preprocessing(model), model.training
     place = next(model.parameters()).device
-    dataset = PhotosDataset(tried, lambda image: preprocessing(image)[0])
+    dataset = PhotosDataset(tried, lambda image: preprocessing(image)[0], levels=preprocessing.levels)
     answers = []
     model.eval()
     for start in range(0, len(tried), BATCH_SIZE):

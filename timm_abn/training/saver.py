@@ -4,10 +4,12 @@ import argparse
 import os
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from timm.utils import CheckpointSaver
 
+from ..staging import synchronise
 from .replacing import replace
 
 __all__ = ['extend_timm_saver']
@@ -32,7 +34,9 @@ def extend_timm_saver(**entries: Any) -> None:
 
 
 def _replace(self: CheckpointSaver, src: str, dst: str) -> None:
+    synchronise(Path(src))
     os.replace(src, dst)
+    synchronise(Path(dst).parent)
 
 
 def _duplicate(self: CheckpointSaver, src: str, dst: str) -> None:
@@ -43,6 +47,8 @@ def _duplicate(self: CheckpointSaver, src: str, dst: str) -> None:
         os.link(src, partial)
     except (OSError, NotImplementedError):  # a file system without links
         shutil.copy2(src, partial)
+    synchronise(Path(partial))
     os.replace(partial, dst)
+    synchronise(Path(dst).parent)
     if os.path.exists(partial):  # renaming a link to the same file does nothing
         os.remove(partial)

@@ -4,7 +4,6 @@ import os
 import re
 import runpy
 import sys
-import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import timm
 
 from ..errors import one_line
+from ..staging import staged_folder
 from .errors import TrainingError
 
 __all__ = ['DOWNLOAD', 'SCRIPTS', 'check_version', 'find_scripts', 'knows_multi_label', 'run_script']
@@ -136,27 +136,26 @@ def _download(version: str) -> Path:
     target = _cache(version)
     if target.is_dir():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        partial = Path(scratch) / 'scripts'
-        for name in _FILES:
-            url = _URL.format(version=version, name=name)
-            try:
-                content = _fetch(url)
-                compile(content, url, 'exec')
-            except (urllib.error.URLError, OSError) as error:
-                raise TrainingError(f'{url} could not be downloaded: {one_line(error)}.') from error
-            except (SyntaxError, ValueError) as error:
-                raise TrainingError(f'{url} is not a Python script.') from error
-            path = partial / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        came = _version_in(partial)
-        if came != version:
-            raise TrainingError(f'asked for the scripts of timm {version}, but those of {came} came; nothing was kept.')
-        try:
-            os.replace(partial, target)
-        except OSError:
-            if not target.is_dir():  # else another process was faster
-                raise
+    try:
+        with staged_folder(target) as partial:
+            for name in _FILES:
+                url = _URL.format(version=version, name=name)
+                try:
+                    content = _fetch(url)
+                    compile(content, url, 'exec')
+                except (urllib.error.URLError, OSError) as error:
+                    raise TrainingError(f'{url} could not be downloaded: {one_line(error)}.') from error
+                except (SyntaxError, ValueError) as error:
+                    raise TrainingError(f'{url} is not a Python script.') from error
+                path = partial / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            came = _version_in(partial)
+            if came != version:
+                raise TrainingError(
+                    f'asked for the scripts of timm {version}, but those of {came} came; nothing was kept.'
+                )
+    except OSError:
+        if not target.is_dir():  # else another process was faster
+            raise
     return target

@@ -5,8 +5,10 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
+import threading
 import types
 from pathlib import Path
 
@@ -102,6 +104,15 @@ def test_files(model, tmp_path):
     assert summary['settings']['steps'] == 8 and set(summary['versions']) == {'timm', 'timm_abn', 'torch'}
 
 
+class Interrupted(list):
+    """Samples of which one ends the process while it is read."""
+
+    def __getitem__(self, index):
+        if index == 8:
+            raise KeyboardInterrupt
+        return super().__getitem__(index)
+
+
 def test_an_interrupted_evaluation_goes_on(model, tmp_path):
     expected = evaluated(model, tmp_path / 'whole')
     calls = []
@@ -109,45 +120,124 @@ def test_an_interrupted_evaluation_goes_on(model, tmp_path):
     def counted(name, explainer):
         return lambda images, targets: calls.append(name) or explainer(images, targets)
 
-    def dies(images, targets):
-        if len(calls) >= 3:
-            raise KeyboardInterrupt
-        calls.append('dies')
-        return explainers_of(model)['attention'](images, targets)
-
-    own = explainers_of(model)
+    explainers = {name: counted(name, explainer) for name, explainer in explainers_of(model).items()}
     with pytest.raises(KeyboardInterrupt):
-        evaluated(model, tmp_path / 'out', explainers=dict(attention=dies, brightness=counted('b', own['brightness'])))
+        evaluated(model, tmp_path / 'out', Interrupted(make_samples()), explainers=explainers)
     done = sorted(path.name for path in (tmp_path / 'out' / 'parts').iterdir())
     assert done == ['000000.safetensors', '000001.safetensors'] and not (tmp_path / 'out' / 'scores.csv').exists()
     calls.clear()
-    explainers = {name: counted(name, explainer) for name, explainer in own.items()}
     assert evaluated(model, tmp_path / 'out', explainers=explainers).rows == expected.rows
     assert calls == ['attention', 'brightness']  # one of the three batches was left
+
+
+def half(side):
+    def mine(images, targets):
+        maps = torch.linspace(0, 1, 8).expand(len(images), 1, 8, 8)
+        return maps.flip(-1) if side == 'left' else maps
+
+    return dict(mine=mine)
+
+
+def small(model, folder, samples=None, **kwargs):
+    samples = make_samples(5) if samples is None else samples
+    return evaluated(model, folder, samples, **{'explainers': half('left'), 'steps': 2, **kwargs})
+
+
+@pytest.fixture(scope='module')
+def finished(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('finished')
+    return folder, small(model, folder)
+
+
+def changed(**change):
+    first, *others = make_samples(5)
+    return dict(samples=[dataclasses.replace(first, **change), *others])
+
+
+def test_a_finished_evaluation_is_shown_again(model, finished, caplog):
+    folder, before = finished
+    again = small(tiny_abn('test_resnet'), folder)
+    assert again.scores == before.scores and again.rows == before.rows
+    (said,) = caplog.messages
+    assert f'{folder} holds this evaluation, of 2' in said and said.endswith('it is shown again')
 
 
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        (dict(steps=9), 'holds an evaluation with steps=8, not 9: choose a new folder'),
-        (dict(explainers={}), 'needs images and methods, got 11 and 0'),
-        (dict(samples=[]), 'needs images and methods, got 0 and 2'),
+        (dict(explainers=half('right')), 'holds an evaluation with code.mine='),
+        (dict(explainers=dict(mine=lambda images, targets: images[:, :1])), 'code.mine='),
+        (
+            changed(image=torch.zeros(3, *SIZE)),
+            r'an evaluation of what image0.png was before \(1 differ\): choose another',
+        ),
+        (changed(mask=torch.ones(SIZE, dtype=torch.bool)), 'of what image0.png was before'),
+        (changed(label=3), 'of what image0.png was before'),
+        (dict(samples=make_samples(5)[::-1]), 'of what image4.png was before'),
+        (dict(samples=make_samples(4)), 'images=5, not 4'),
+        (dict(steps=3), 'holds an evaluation with steps=2, not 3: choose a new folder'),
         (dict(deletion_baseline='blur'), "deletion_baseline='mean', not 'blur'"),
+        (dict(num_classes=6), 'weights='),
+        (dict(mechanism='product'), 'network='),
+        (dict(pretrained_cfg_overlay=dict(crop_pct=0.5)), 'preparation.crop_pct='),
     ],
 )
-def test_other_settings_are_refused(model, tmp_path, change, message):
-    evaluated(model, tmp_path / 'out')
+def test_only_what_is_of_the_same_is_used_again(finished, change, message):
+    of_call = ('samples', 'explainers', 'steps', 'deletion_baseline')
+    arguments = {key: change[key] for key in of_call if key in change}
+    model = tiny_abn('test_resnet', **{key: value for key, value in change.items() if key not in arguments})
+    before = (finished[0] / 'scores.csv').read_bytes()
+    with pytest.raises(TimmAbnError, match=message):
+        small(model, finished[0], **arguments)
+    assert (finished[0] / 'scores.csv').read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ('file', 'content'),
+    [('settings.json', b''), ('parts/000001.safetensors', b''), ('parts/000001.safetensors', b'\0' * 400)],
+)
+def test_a_damaged_file_is_made_again(model, finished, tmp_path, file, content):
+    shutil.copytree(finished[0], tmp_path / 'out')
+    (tmp_path / 'out' / file).write_bytes(content)
+    assert small(model, tmp_path / 'out').rows == finished[1].rows
+    assert (tmp_path / 'out' / file).stat().st_size > 400
+    if file == 'settings.json':  # nor is anything used that is of other settings
+        (tmp_path / 'out' / file).write_bytes(content)
+        assert small(model, tmp_path / 'out', explainers=half('right')).rows != finished[1].rows
+
+
+def test_what_cannot_be_known_is_not_used_again(model, tmp_path, caplog):
+    lock, calls = threading.Lock(), []
+
+    def unknown(images, targets):
+        with lock:
+            calls.append(len(images))
+        return images[:, :1]
+
+    for _ in range(2):
+        small(model, tmp_path / 'out', explainers=dict(unknown=unknown))
+    assert calls == [4, 1] * 2
+    assert caplog.messages == [f'the code of unknown cannot be known: nothing in {tmp_path / "out"} is used again']
+
+
+def test_a_network_that_predicts_nan_is_refused(tmp_path):
+    model = tiny_abn('test_resnet')
+    with torch.no_grad():
+        model.get_classifier().bias[0] = math.nan
+    with pytest.raises(TimmAbnError, match='predicts NaN or infinity for 4 of 4 images: its weights hold some'):
+        evaluated(model, tmp_path / 'out')
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (dict(explainers={}), 'needs images and methods, got 11 and 0'),
+        (dict(samples=[]), 'needs images and methods, got 0 and 2'),
+    ],
+)
+def test_nothing_to_evaluate_is_refused(model, tmp_path, change, message):
     with pytest.raises(TimmAbnError, match=message):
         evaluated(model, tmp_path / 'out', **change)
-
-
-def test_other_weights_are_refused(model, tmp_path):
-    evaluated(model, tmp_path / 'out')
-    with pytest.raises(TimmAbnError, match='holds an evaluation with weights='):
-        other = tiny_abn('test_resnet', mechanism='product')
-        with torch.no_grad():
-            next(other.parameters()).add_(1)
-        evaluated(other, tmp_path / 'out')
 
 
 def test_what_is_wrong_is_named_and_counted(model, tmp_path):
@@ -284,12 +374,12 @@ def test_nothing_is_written_without_a_folder(model, tmp_path, monkeypatch):
     assert evaluation.settings['data'] == 'two images'
 
 
-def test_what_a_killed_process_left_is_removed(model, tmp_path):
-    evaluated(model, tmp_path / 'out')
-    (tmp_path / 'out' / 'parts' / '.partial-x').mkdir()
-    (tmp_path / 'out' / 'parts' / '.partial-x' / '000000.safetensors').write_text('half')
-    evaluated(model, tmp_path / 'out')
-    assert not list((tmp_path / 'out' / 'parts').glob('.partial-*'))
+def test_what_a_killed_process_left_is_removed(model, finished):
+    for folder in (finished[0], finished[0] / 'parts'):
+        (folder / '.timm-abn-partial-x').mkdir()
+        (folder / '.timm-abn-partial-x' / '000000.safetensors').write_text('half')
+    small(model, finished[0])
+    assert not list(finished[0].rglob('.*'))
 
 
 def test_baseline_is_paired_by_image(model, tmp_path):

@@ -190,6 +190,7 @@ def test_refused_baselines(baseline, message):
     'changes, message',
     [
         (dict(steps=0), 'steps must be a whole number of 1 or more, got 0.'),
+        (dict(steps=10**9), 'steps must be 1000 or fewer for images of 4 pixels, got 1000000000.'),
         (dict(batch_size=2.0), 'batch_size must be a whole number of 1 or more, got 2.0.'),
         (dict(maps=torch.rand(1, 2, 2, 2)), 'maps must be floats of shape (1, 1, h, w), one per image, got (1, 2, 2, '),
         (dict(images=torch.ones(1, 2, 2)), 'images must be floats of shape (B, C, H, W), at least one, got (1, 2, 2)'),

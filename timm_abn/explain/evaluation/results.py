@@ -291,7 +291,7 @@ def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
     with staged_files(folder) as staging:
         text = json.dumps(summary, indent=1, allow_nan=False)
         (staging / 'summary.json').write_text(text, encoding='utf-8')
-        with (staging / 'scores.csv').open('w', newline='', encoding='utf-8') as file:
+        with (staging / 'scores.csv').open('w', newline='', encoding='utf-8', errors='backslashreplace') as file:
             writer = csv.DictWriter(file, fieldnames=list(evaluation.rows[0]) if evaluation.rows else ['image'])
             writer.writeheader()
             writer.writerows(evaluation.rows)

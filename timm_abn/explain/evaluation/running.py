@@ -2,28 +2,35 @@
 
 The results of a batch are one file, written whole or not at all. An evaluation that was interrupted continues after the
 last of them, and several processes take turns at the batches: in both cases the outcome is that of one process, since
-no batch depends on those before it.
+no batch depends on those before it. A file is used again only if nothing has changed that went into it: it names the
+fingerprints of the settings, the network and the methods, and of all images of the batch, which are read for that.
 """
 
 import contextlib
+import datetime
 import json
+import logging
 import math
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import timm
 import torch
 import torch.nn as nn
-from huggingface_hub.utils import tqdm
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from timm.data import resolve_model_data_config
 
 from ...data.samples import Sample, read_samples
 from ...errors import TimmAbnError
 from ...hub.state_dicts import fingerprint_of
 from ...networks.network import AttentionBranchNet
+from ...progress import Progress
 from ...records import are_exclusive, num_answers
-from ...staging import staged_files
+from ...staging import check_output_folder, staged_file
+from ...version import __version__
 from ..methods import create_explainer
 from ..metrics import (
     area_under_curve,
@@ -38,10 +45,13 @@ from ..metrics import (
     replacement_effects,
 )
 from ..metrics.predictions import Explainer, resolve_targets
-from ..processes import rank_and_size, shared_scratch_folder, wait_for_all
+from ..processes import of_all_processes, rank_and_size, shared_scratch_folder, wait_for_all
+from .fingerprints import fingerprint, sample_fingerprint
 from .results import FAITHFULNESS, LOCALISATION, NO_MASK, Evaluation, put_together, write_evaluation
 
-__all__ = ['evaluate', 'weights_fingerprint']
+__all__ = ['evaluate', 'preparation_of', 'weights_fingerprint']
+
+_logger = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -66,8 +76,10 @@ def evaluate(
             a problem of this image alone.
         methods: Names of methods of explanation (``timm_abn.explain.methods.EXPLAINERS``), or name -> any function of
             images and targets that returns maps (B, 1, h, w). Differences are to the first one.
-        folder: Where results go. An evaluation with the same settings that was interrupted there is resumed. None
-            to leave nothing behind; several processes must then be of one machine.
+        folder: Where results go. An evaluation of the same that was interrupted there is resumed, and one that was
+            finished is shown again, which a line says: that takes as long as reading the images. Where the code of a
+            method cannot be known, it is evaluated anew. None to leave nothing behind; several processes must then be
+            of one machine.
         steps: Of deletion and insertion.
         deletion_baseline: What replaces pixels: 'mean', 'black' or 'blur'.
         insertion_baseline: What pixels replace.
@@ -79,36 +91,39 @@ def evaluate(
         None in processes other than the first.
 
     Raises:
-        TimmAbnError: The folder holds an evaluation with other settings, or an argument has no meaning.
+        TimmAbnError: The folder holds an evaluation of another network, method or image, or with other settings; an
+            argument has no meaning; or the model predicts NaN.
     """
     if not isinstance(methods, Mapping):
         methods = {name: create_explainer(name, model) for name in methods}
     if not len(samples) or not methods:
         raise TimmAbnError(f'an evaluation needs images and methods, got {len(samples)} and {len(methods)}.')
-    settings = dict(
+    settings: dict[str, Any] = dict(
         weights=weights_fingerprint(model),
+        network=fingerprint(model),
+        preparation=preparation_of(model),
         images=len(samples),
         data=data,
         methods=list(methods),
+        code={name: fingerprint(explainer) for name, explainer in methods.items()},
         steps=steps,
         deletion_baseline=deletion_baseline,
         insertion_baseline=insertion_baseline,
         batch_size=batch_size,
         seed=seed,
+        versions=dict(timm_abn=__version__, timm=timm.__version__, torch=torch.__version__),
     )
     rank, world_size = rank_and_size()
     with shared_scratch_folder() if folder is None else contextlib.nullcontext(Path(folder)) as place:
         _begin(place, settings, rank)
         parts = [place / 'parts' / f'{index:06}.safetensors' for index in range(-(-len(samples) // batch_size))]
-        own = [index for index in range(rank, len(parts), world_size) if not parts[index].is_file()]
-        for index in tqdm(own, desc='evaluate', unit='batch', disable=None if rank == 0 else True):
-            problems: list[str] = []
-            members = range(len(samples))[index * batch_size : (index + 1) * batch_size]
-            read = read_samples(samples, members, problems)
+        left = _left_of(parts[rank::world_size], samples, settings, place)
+        for part in Progress(left, 'evaluate', 'batch', shown=rank == 0):
+            read, problems = _read(samples, part, batch_size)
             tensors, facts = _evaluate_batch(model, read, methods, settings) if read else ({}, {'rows': []})
-            with staged_files(parts[index].parent) as staging:
-                facts['unreadable'] = problems
-                save_file(tensors, staging / parts[index].name, metadata={'facts': json.dumps(facts)})
+            facts.update(unreadable=problems, key=_key_of(settings), contents=_contents(read, problems))
+            with staged_file(part) as staged:
+                save_file(tensors, staged, metadata={'facts': json.dumps(facts)})
         wait_for_all()
         if rank:
             return None
@@ -123,21 +138,92 @@ def weights_fingerprint(model: nn.Module) -> str:
     return fingerprint_of(model.state_dict())[:16]
 
 
+def preparation_of(model: nn.Module, said: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+    """Return how images are prepared for a model, as JSON can say it; what is ``said`` comes first."""
+    return json.loads(json.dumps({**resolve_model_data_config(model), **said}))
+
+
 def _begin(folder: Path, settings: Mapping[str, Any], rank: int) -> None:
     """Compare the settings with those of an evaluation that was begun before, and record them."""
-    path = folder / 'settings.json'
-    before = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else settings
-    for key, value in settings.items():
-        if before.get(key) != value:
-            found = f'{key}={before.get(key)!r}, not {value!r}'
+    for place in (folder, folder / 'parts'):
+        check_output_folder(place)
+    path, before = folder / 'settings.json', settings
+    if any((folder / 'parts').glob('*.safetensors')):
+        with contextlib.suppress(FileNotFoundError, ValueError):  # damaged: the parts say what they are of
+            before = json.loads(path.read_text(encoding='utf-8'))
+    then = dict(_entries(before))
+    for key, value in _entries(settings):
+        if then.get(key) != value:
+            found = f'{key}={then.get(key)!r}, not {value!r}'
             raise TimmAbnError(f'{folder} holds an evaluation with {found}: choose a new folder.')
     wait_for_all()  # all have compared before anything is written
     if rank == 0:
-        for left in (folder / 'parts').glob('.partial-*'):  # of a process that was killed
-            shutil.rmtree(left, ignore_errors=True)
-        with staged_files(folder) as staging:
-            (staging / path.name).write_text(json.dumps(settings, indent=1), encoding='utf-8')
+        with staged_file(path) as staged:
+            staged.write_text(json.dumps(settings, indent=1), encoding='utf-8')
+        unknown = [name for name, code in settings['code'].items() if code is None]
+        if (folder / 'parts').is_dir() and unknown:
+            _logger.warning(f'the code of {", ".join(unknown)} cannot be known: nothing in {folder} is used again')
     wait_for_all()
+
+
+def _entries(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield settings one by one, those of a group as 'group.name'."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from ((f'{key}.{name}', entry) for name, entry in value.items())
+        else:
+            yield key, value
+
+
+def _left_of(own: Sequence[Path], samples: Sequence[Sample], settings: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Return which parts of this process are not there, damaged, or of something else; says so if all are there.
+
+    Raises:
+        TimmAbnError: One is of images that have changed since.
+    """
+    key, shown = _key_of(settings), rank_and_size()[0] == 0
+    known = {part: facts['contents'] for part in own if (facts := _facts_of(part)) and key and facts.get('key') == key}
+    changed: list[str] = []
+    for part in Progress(list(known), 'evaluate: reading what was evaluated before', 'batch', shown):
+        contents = _contents(*_read(samples, part, settings['batch_size']))
+        changed += [name for content, name in contents.items() if content not in known[part]]
+    changed = of_all_processes(changed)
+    if changed:
+        raise TimmAbnError(
+            f'{folder} holds an evaluation of what {changed[0]} was before ({len(changed)} differ): choose another.'
+        )
+    left = [part for part in own if part not in known]
+    if not of_all_processes(left) and shown:
+        ended = datetime.datetime.fromtimestamp(max(part.stat().st_mtime for part in known))
+        _logger.warning(f'{folder} holds this evaluation, of {ended:%Y-%m-%d %H:%M}: it is shown again')
+    return left
+
+
+def _facts_of(part: Path) -> dict[str, Any] | None:
+    """Return what a part says of its batch; None if it is not there, or damaged."""
+    try:
+        with safe_open(part, framework='pt') as file:
+            return json.loads(file.metadata()['facts'])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _key_of(settings: Mapping[str, Any]) -> str | None:
+    """Return what says that a part belongs to an evaluation; None where that cannot be known."""
+    is_known = settings['network'] and all(settings['code'].values())
+    return fingerprint(json.dumps(settings, sort_keys=True)) if is_known else None
+
+
+def _read(samples: Sequence[Sample], part: Path, batch_size: int) -> tuple[list[Sample], list[str]]:
+    """Return the samples of a part, and what was wrong with others."""
+    problems: list[str] = []
+    first = int(part.stem) * batch_size
+    return read_samples(samples, range(first, min(first + batch_size, len(samples))), problems), problems
+
+
+def _contents(samples: Sequence[Sample], problems: Sequence[str]) -> dict[str, str]:
+    """Return a fingerprint of each sample -> its name; one that cannot be read stands for itself."""
+    return {**{sample_fingerprint(sample): sample.name for sample in samples}, **dict(zip(problems, problems))}
 
 
 def _evaluate_batch(

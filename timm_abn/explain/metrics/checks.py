@@ -11,6 +11,7 @@ __all__ = [
     'check_maps',
     'check_masks',
     'check_positive',
+    'check_predictions',
     'map_problems',
     'usable_maps',
 ]
@@ -40,6 +41,16 @@ def check_positive(name: str, value: object) -> None:
     """Raise TimmAbnError unless the argument ``name`` is a whole number of 1 or more."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise TimmAbnError(f'{name} must be a whole number of 1 or more, got {value!r}.')
+
+
+def check_predictions(predictions: torch.Tensor) -> None:
+    """Raise TimmAbnError unless predictions (B, K) are finite: of NaN nothing is the most probable class."""
+    wrong = (~predictions.isfinite().flatten(1).all(dim=1)).nonzero().flatten().tolist()
+    if wrong:
+        raise TimmAbnError(
+            f'the model predicts NaN or infinity for {len(wrong)} of {len(predictions)} images: its weights hold some, '
+            'or are too large for their type.'
+        )
 
 
 def check_evaluation_mode(model: nn.Module) -> None:

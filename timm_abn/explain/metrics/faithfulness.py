@@ -16,12 +16,15 @@ from collections.abc import Sequence
 import torch
 import torch.nn as nn
 
+from ...errors import TimmAbnError
 from .baselines import Baseline, make_baseline
 from .checks import check_evaluation_mode, check_images, check_maps, check_positive
 from .predictions import Targets, predict, resolve_targets
 from .replacement import pixel_ranks, scores_of_replaced
 
 __all__ = ['area_under_curve', 'deletion', 'deletion_and_insertion_curves', 'insertion', 'replaced_fractions']
+
+MOST_STEPS = 1000  # where an image has fewer pixels
 
 
 def deletion(
@@ -101,9 +104,8 @@ def replaced_fractions(steps: int, size: Sequence[int]) -> torch.Tensor:
         size: Height and width of the images.
 
     Raises:
-        TimmAbnError: ``steps`` is not 1 or more.
+        TimmAbnError: ``steps`` is not 1 or more, or more than there are pixels.
     """
-    check_positive('steps', steps)
     height, width = size
     return torch.tensor(_counts(steps, height * width), dtype=torch.float64) / (height * width)
 
@@ -131,11 +133,11 @@ def _curves(
     check_evaluation_mode(model)
     check_images(images)
     check_maps(maps, len(images))
-    check_positive('steps', steps)
+    counts = _counts(steps, images[0, 0].numel())
     check_positive('batch_size', batch_size)
     maps = maps.detach().to(images.device)
     targets, whole = resolve_targets(predict(model, images, batch_size), targets)
-    ranks, counts = pixel_ranks(maps, images.shape[2:]), _counts(steps, images[0, 0].numel())
+    ranks = pixel_ranks(maps, images.shape[2:])
     finite = maps.flatten(1).isfinite().all(dim=1, keepdim=True)
     curves = []
     for baseline, is_inserted in ways:
@@ -152,4 +154,9 @@ def _curves(
 
 
 def _counts(steps: int, pixels: int) -> list[int]:
+    """Return how many pixels are replaced after each step."""
+    check_positive('steps', steps)
+    most = max(pixels, MOST_STEPS)
+    if steps > most:
+        raise TimmAbnError(f'steps must be {most} or fewer for images of {pixels} pixels, got {steps}.')
     return [step * pixels // steps for step in range(steps + 1)]

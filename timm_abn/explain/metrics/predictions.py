@@ -7,6 +7,7 @@ import torch.nn as nn
 
 from ...errors import TimmAbnError
 from ...records import are_exclusive, probabilities_of
+from .checks import check_predictions
 
 __all__ = ['Explainer', 'Targets', 'predict', 'probability_function', 'resolve_targets']
 
@@ -35,8 +36,10 @@ def resolve_targets(
 
     Args:
         probabilities: Of whole images, shape (B, K).
-        targets: A class or task for each image; by default the most probable. Others are refused by a TimmAbnError.
+        targets: A class or task for each image; by default the most probable. Others are refused by a TimmAbnError,
+            and so are probabilities that are not finite.
     """
+    check_predictions(probabilities)
     batch_size, classes = probabilities.shape
     if targets is None:
         targets = probabilities.argmax(dim=1)
