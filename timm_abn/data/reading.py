@@ -43,7 +43,7 @@ MOST_SCANS = 100  # of a JPEG, each of which passes over the whole image; as lib
 MOST_SECONDS = 60  # of work of the thread on one image, not of waiting for it
 
 _MOST_TRIES = 10  # as timm
-_ROWS = 256  # at once, where numbers are converted
+_ROWS = 256  # at once where pixels are converted: floats, or copies, of a whole image would take gigabytes
 Place = str | Path | BinaryIO
 _Item = TypeVar('_Item')
 _logger = logging.getLogger(__name__)
@@ -141,8 +141,7 @@ def to_rgb(image: Image.Image, levels: Levels | None = None) -> Image.Image:
     elif image.mode == 'La':
         image = image.convert('LA')
     if image.has_transparency_data:
-        image = image.convert('RGBA')
-        image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
+        image = _on_white(image)
     image = image.convert('RGB')
     if orientation != 1:
         image.info['orientation'] = orientation
@@ -285,11 +284,19 @@ def _orientation(image: Image.Image) -> int:
     return orientation if orientation in range(2, 9) else 1
 
 
+def _on_white(image: Image.Image) -> Image.Image:
+    on_white = Image.new('RGB', image.size)
+    for top in range(0, image.height, _ROWS):
+        rows = image.crop((0, top, image.width, min(top + _ROWS, image.height))).convert('RGBA')
+        on_white.paste(Image.alpha_composite(Image.new('RGBA', rows.size, 'white'), rows), (0, top))
+    return on_white
+
+
 def _to_8_bit(image: Image.Image, levels: Levels | None, tags: Any) -> Image.Image:
     values = np.asarray(image)
     low, high = _range_of(values, image.mode, levels, tags)
     scaled = np.empty(values.shape, dtype=np.uint8)
-    for first in range(0, len(values), _ROWS):  # floats of a whole image would take eight times its size
+    for first in range(0, len(values), _ROWS):
         rows = values[first : first + _ROWS].astype(np.float64)
         part = (np.nan_to_num(rows, posinf=high, neginf=low) - low) * (255 / (high - low or 1.0))
         scaled[first : first + _ROWS] = part.round().clip(0, 255)
