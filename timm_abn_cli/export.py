@@ -16,12 +16,14 @@ metadata_props of the ONNX graph, metadata.json in the archive of torch.export.
 """
 
 import argparse
+import importlib.util
 import sys
 import time
 
 from .argument_types import output_file, positive_number
 from .arguments import add_label_names_argument, add_model_arguments, given_model_kwargs
 from .errors import CommandError
+from .limited import OutOfTime, run_limited
 
 __all__ = ['add_arguments', 'run']
 
@@ -53,38 +55,38 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f'--out must end in {ENDINGS[args.format]} for {args.format}, got {args.out}')
     model_kwargs = given_model_kwargs(args)
 
-    from timm_abn.export.errors import ExportError
-    from timm_abn.export.limited import OutOfTime, run_limited
-    from timm_abn.export.writing import check_onnx_packages, write_graph
-    from timm_abn.staging import staged_files
-
     started = time.monotonic()
 
     def say(phase: str) -> None:
         print(f'{time.monotonic() - started:6.1f} s  {phase}', file=sys.stderr, flush=True)
 
-    if args.format == 'onnx':
-        check_onnx_packages()
+    arguments = dict(
+        model=args.model,
+        checkpoint=args.checkpoint,
+        model_kwargs=model_kwargs,
+        file_format=args.format,
+        dynamic=args.dynamic,
+        label_names=args.label_names,
+        name=args.out.name,
+    )
     try:
-        with staged_files(args.out.parent) as staging:
-            arguments = dict(
-                model=args.model,
-                checkpoint=args.checkpoint,
-                model_kwargs=model_kwargs,
-                file_format=args.format,
-                dynamic=args.dynamic,
-                label_names=args.label_names,
-                file=staging / args.out.name,
-            )
-            facts = run_limited(write_graph, arguments, args.timeout, say)
+        _check_packages(args.format)
+        facts = run_limited('timm_abn.export.writing:write_graph', arguments, args.out.parent, args.timeout, say)
     except OutOfTime as phase:
         simpler = f'simpler is {SIMPLER[args.dynamic]}, or' if args.dynamic else 'you may'
         raise CommandError(
             f'{args.model} is not exported after {args.timeout:g} s, while {phase}; {simpler} give it longer '
             f'(--timeout SECONDS)'
         ) from None
-    except ExportError as error:
+    except CommandError as error:
         raise CommandError(f'cannot export {args.model}: {error}') from None
     for fact, value in (*facts.items(), ('Written to', args.out)):
         print(f'{fact}: {value}')
     return 0
+
+
+def _check_packages(file_format: str) -> None:
+    packages = ('onnx', 'onnxscript', 'onnxruntime') if file_format == 'onnx' else ()
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise CommandError(f'ONNX needs {" and ".join(missing)}: pip install {" ".join(packages)}')

@@ -11,9 +11,13 @@ import torch
 from command_line import refusal
 from tiny_models import tiny_abn, tiny_images
 
+from timm_abn import TimmAbnError
 from timm_abn.export.errors import ExportError
 from timm_abn.export.graph import export_metadata, export_network, largest_difference
+from timm_abn.export.writing import write_graph
+from timm_abn.staging import staged_files
 from timm_abn_cli import main
+from timm_abn_cli.errors import CommandError
 
 MODEL = 'abn_resnet20_cifar.fashion_mnist'
 
@@ -36,8 +40,15 @@ def onnxruntime():
 def in_this_process(monkeypatch):
     """Export without the child process, whose start takes seconds; tests/cli/test_export.py has it."""
 
-    run = lambda function, arguments, seconds, say: function(**arguments, say=say)  # noqa: E731
-    monkeypatch.setattr('timm_abn.export.limited.run_limited', run)
+    def run(function, arguments, folder, seconds, say):
+        given = json.loads(json.dumps(arguments, default=str))
+        try:
+            with staged_files(folder) as staging:
+                return write_graph(**given, folder=staging, say=say)
+        except TimmAbnError as error:
+            raise CommandError(str(error)) from None
+
+    monkeypatch.setattr('timm_abn_cli.export.run_limited', run)
 
 
 def run_onnx(onnxruntime, file, images):

@@ -1,6 +1,5 @@
 """From the name of a model to a file: load, trace, convert, compare, announcing each phase."""
 
-import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,46 +10,38 @@ from timm.models import get_model_input_config
 
 from ..data.class_names import class_names, read_class_names
 from ..models.loading import load_model
-from .errors import ExportError
 from .graph import DYNAMIC_FORMS, ExportedNetwork, export_metadata, export_network, largest_difference, onnx_runner
 
-__all__ = ['check_onnx_packages', 'write_graph']
-
-
-def check_onnx_packages() -> None:
-    """Raise ExportError unless the packages that ONNX needs besides PyTorch are installed."""
-    packages = ('onnx', 'onnxscript', 'onnxruntime')
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ExportError(f'ONNX needs {" and ".join(missing)}: pip install {" ".join(packages)}')
+__all__ = ['write_graph']
 
 
 def write_graph(
     model: str,
-    checkpoint: Path | None,
+    checkpoint: str | None,
     model_kwargs: Mapping[str, Any],
     file_format: str,
     dynamic: str,
-    label_names: Path | None,
-    file: Path,
+    label_names: str | None,
+    name: str,
+    folder: Path,
     say: Callable[[str], None],
 ) -> dict[str, str]:
     """Load a model (``load_model``), write its graph (``export_network``), and return facts about it, by name.
 
     ``file_format`` is 'onnx' or 'torch-export'; ``label_names`` names the classes, one per line, where the model's own
-    names are not meant. ``say`` is called at the beginning of each phase.
+    names are not meant. ``name`` is that of the file, in ``folder``. ``say`` is called at the beginning of each phase.
 
     Raises:
         TimmAbnError: The model cannot be loaded or exported; the message is one line.
     """
     say(f'loading {model}')
-    network: Any = load_model(model, checkpoint, **model_kwargs)
+    network: Any = load_model(model, checkpoint and Path(checkpoint), **model_kwargs)
     if label_names is not None:
-        names = read_class_names(label_names, network.num_classes)
+        names = read_class_names(Path(label_names), network.num_classes)
         network.pretrained_cfg = dict(network.pretrained_cfg, label_names=names)
     metadata = export_metadata(network, model)
     say(f'tracing images of {" or ".join(_shape(network, axes) for axes in DYNAMIC_FORMS[dynamic])}')
-    exported = export_network(network, dynamic)
+    exported, file = export_network(network, dynamic), folder / name
     say(f'converting, to {file_format}')
     if file_format == 'onnx':
         exported.save_onnx(file, metadata)

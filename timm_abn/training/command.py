@@ -38,17 +38,7 @@ from .saver import extend_timm_saver
 from .scripts import SCRIPTS, check_version, find_scripts, knows_multi_label, run_script
 from .task import IS_ATTACHED, IS_SCRIPTED, extend_timm_tasks
 
-__all__ = ['main', 'run', 'train', 'validate']
-
-
-def train() -> int:
-    """Run timm's ``train.py``; returns the exit code."""
-    return main('train.py', sys.argv[1:])
-
-
-def validate() -> int:
-    """Run timm's ``validate.py``; returns the exit code."""
-    return main('validate.py', sys.argv[1:])
+__all__ = ['main', 'run']
 
 
 def run() -> int:
