@@ -22,8 +22,8 @@ def run() -> int:
     return _run()
 
 
-def _run(*name: str) -> int:
+def _run(name: str = '') -> int:
     with ending_on_signals():
         from timm_abn.training.command import main, run
 
-        return main(*name, sys.argv[1:]) if name else run()
+        return main(name, sys.argv[1:]) if name else run()

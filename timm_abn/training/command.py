@@ -15,12 +15,14 @@ from typing import Any
 
 import timm
 import timm.data
+import torch.distributed as dist
 import torch.nn as nn
 import yaml
 
 from ..data.celeba import BrokenImageError
 from ..data.datasets import create_dataset
 from ..errors import TimmAbnError, suggest
+from ..explain.processes import ProcessError, is_one_of_several, join_process_group
 from ..hub.published import ARGUMENTS_OF_WEIGHTS, no_weights
 from ..models.training_checkpoints import origin_of
 from .data.loader import extend_timm_loader
@@ -60,7 +62,8 @@ def main(name: str, arguments: Sequence[str]) -> int:
     try:
         _run(name, arguments)
     except TimmAbnError as error:
-        _say(name, f'error: {error}', every_process=isinstance(error, BrokenImageError))  # which one alone meets
+        # which one alone meets
+        _say(name, f'error: {error}', every_process=isinstance(error, (BrokenImageError, ProcessError)))
         return 2
     return 0
 
@@ -68,6 +71,7 @@ def main(name: str, arguments: Sequence[str]) -> int:
 def _run(name: str, arguments: Sequence[str]) -> None:
     trains = name == 'train.py'
     own, for_timm = _own_arguments(name, arguments)
+    _choose_processes()
     extend_timm_tasks()
     scripts = find_scripts(own.timm_scripts)
     _say(name, check_version(scripts, needs_tasks=trains))
@@ -94,6 +98,15 @@ def _run(name: str, arguments: Sequence[str]) -> None:
     _say(name, 'torch finds no GPU here: this runs on the CPU.' if of_device else None)
     with tempfile.TemporaryDirectory() as scratch:
         run_script(scripts, name, [*for_timm, *_config_for_timm(config, vars(own), for_timm, Path(scratch))])
+
+
+def _choose_processes() -> None:
+    """Let this process be one of several, as torchrun or SLURM says, or one alone, whatever is left of another run."""
+    if is_one_of_several() or is_one_of_several('SLURM_PROCID', 'SLURM_NTASKS'):
+        replace(dist, 'init_process_group', join_process_group)
+        return
+    for variable in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'SLURM_NTASKS'):  # which timm reads
+        os.environ.pop(variable, None)
 
 
 def _say(name: str, text: str | None, every_process: bool = False) -> None:
