@@ -141,13 +141,16 @@ def build_without_memory(create: Callable[..., nn.Module], origin: str) -> nn.Mo
         return create(device=device)
 
 
-def check_address(address: str) -> None:
-    """Raise HubError unless the ``config.json`` behind an address is there and can be used, before timm reads it."""
+def check_address(address: str) -> dict[str, Any]:
+    """Return the ``config.json`` behind an address, or of another one {}, before timm reads it.
+
+    Raises:
+        HubError: It is not there, or cannot be used.
+    """
     source, _, place = address.partition(':')
     if source in ('hf-hub', 'hf_hub'):
-        read_config(fetch_file(place, CONFIG_NAME), place)
-    elif source == 'local-dir':
-        read_config(Path(place) / CONFIG_NAME, place)
+        return read_config(fetch_file(place, CONFIG_NAME), place)
+    return read_config(Path(place) / CONFIG_NAME, place) if source == 'local-dir' else {}
 
 
 def check_folder(folder: str | Path) -> dict[str, Any]:

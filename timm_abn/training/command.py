@@ -30,7 +30,7 @@ from .data.transforms import CROP_MODES, extend_timm_transforms
 from .devices import choose_device, choose_memory_format
 from .errors import TrainingError
 from .folder_classes import take_classes
-from .from_checkpoint import arguments_of_checkpoint
+from .from_checkpoint import arguments_of_checkpoint, channels_of_weights
 from .map_settings import add_map_arguments, check_choices, read_map_loss, read_masks, take_hard_attention
 from .models import check_model
 from .recipes import find_recipe, read_settings, recipe_names, settings_for
@@ -79,6 +79,8 @@ def _run(name: str, arguments: Sequence[str]) -> None:
     settings = read_run_settings(own, config, for_timm)
     said_of_model = dict(settings.model_kwargs)
     for_timm += arguments_of_checkpoint(name, settings)
+    if _loads_weights(name, settings) or settings.trained_checkpoint:
+        for_timm += channels_of_weights(settings)
     of_device = choose_device(name, settings)
     for_timm += [*of_device, *take_classes(name, settings)]
     if trains:
@@ -244,17 +246,24 @@ def _check_settings(settings: argparse.Namespace) -> None:
         )
 
 
+def _loads_weights(name: str, settings: argparse.Namespace) -> bool:
+    """Return whether a script loads pretrained weights: these do without --checkpoint."""
+    loads_some = name in ('validate.py', 'inference.py', 'onnx_export.py')
+    return settings.pretrained or (loads_some and not settings.checkpoint)
+
+
 def _check_weights(name: str, settings: argparse.Namespace) -> None:
     """Refuse to let a script ask for pretrained weights of a model that has none."""
-    # without --checkpoint, these load the pretrained ones
-    loads_weights = name in ('validate.py', 'inference.py', 'onnx_export.py')
-    wanted = settings.pretrained or (loads_weights and not settings.checkpoint)
-    if not wanted or settings.pretrained_path or not timm.is_model(settings.model.split('.')[0]):
+    if (
+        not _loads_weights(name, settings)
+        or settings.pretrained_path
+        or not timm.is_model(settings.model.split('.')[0])
+    ):
         return
     try:
         cfg = timm.get_pretrained_cfg(settings.model)
     except RuntimeError as error:  # no such tag
         raise TrainingError(str(error)) from error
     if cfg is None or not cfg.has_weights:
-        way = 'pass --checkpoint FILE' if loads_weights else 'leave out --pretrained'
+        way = 'leave out --pretrained' if settings.pretrained else 'pass --checkpoint FILE'
         raise TrainingError(f'{no_weights(settings.model.split(".")[0])} Or {way}.')
