@@ -116,10 +116,15 @@ def export_network(model: nn.Module, dynamic: str = '') -> ExportedNetwork:
     """
     check_choice('dynamic', dynamic, tuple(DYNAMIC_FORMS))
     *tried, last = DYNAMIC_FORMS[dynamic]
-    for dynamic_axes in tried:
+    for dynamic_axes in [] if _pads_by_size(model) else tried:
         with contextlib.suppress(ExportError):  # a backbone of one image size
             return _export(model, dynamic_axes)
     return _export(model, last)
+
+
+def _pads_by_size(model: nn.Module) -> bool:
+    """Return whether layers pad as in TensorFlow, which nests a rounding in each: of open sizes tracing five hangs."""
+    return any(type(module).__name__.endswith('Same') for module in model.modules())
 
 
 def _export(model: nn.Module, dynamic_axes: Mapping[int, str]) -> ExportedNetwork:

@@ -79,7 +79,7 @@ def _run(name: str, arguments: Sequence[str]) -> None:
     settings = read_run_settings(own, config, for_timm)
     said_of_model = dict(settings.model_kwargs)
     for_timm += arguments_of_checkpoint(name, settings)
-    if _loads_weights(name, settings) or settings.trained_checkpoint:
+    if _loads_weights(name, settings) or settings.checkpoint or settings.initial_checkpoint or settings.resume:
         for_timm += channels_of_weights(settings)
     of_device = choose_device(name, settings)
     for_timm += [*of_device, *take_classes(name, settings)]
