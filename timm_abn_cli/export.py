@@ -7,9 +7,9 @@ examples:
 
 The input is called images, shape (B, channels, H, W), normalised; the outputs are logits, (B, K), and attention_map,
 (B, 1, h, w), of multi-task models (B, T, h, w). CAM baselines (cam_resnet50, ...) have the same two outputs. Without
---dynamic B is 1, and images have the size of the model. The more is left open, the longer tracing takes: after --timeout
-seconds the export stops, leaves nothing behind, and suggests a simpler form. Image sizes stay those of the model where
-they cannot be traced, as with the padding of TensorFlow (tf_efficientnet); the output says it.
+--dynamic B is 1, and images have the size of the model. The more is left open, the longer tracing takes: after
+--timeout seconds the export stops, leaves nothing behind, and suggests a simpler form. Image sizes stay those of the
+model where they cannot be traced, as with the padding of TensorFlow (tf_efficientnet); the output says it.
 
 Before the file appears it is run (ONNX: by onnxruntime) and compared with the model on random images, with --dynamic in
 several batch and image sizes. The metadata of the file say how images are prepared and what the classes are called:

@@ -103,6 +103,13 @@ def test_multi_task_graph_has_a_map_for_each_task(onnxruntime, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('dynamic, axes', [('all', {0: 'batch'}), ('size', {})])
+def test_sizes_are_not_traced_where_padding_depends_on_them(dynamic, axes):
+    model = tiny_abn('test_efficientnet', pad_type='same')
+    assert export_network(model, dynamic).dynamic_axes == axes
+
+
+@pytest.mark.slow
 def test_cam_baseline_has_the_same_two_outputs(in_this_process, onnxruntime, tmp_path, capsys):
     torch.manual_seed(0)
     model = timm.create_model('cam_resnet110_cifar', num_blocks=1, num_classes=5).eval()
