@@ -6,6 +6,7 @@ sizes if it is meant for them, before it is handed out.
 
 import contextlib
 import dataclasses
+import io
 import json
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
@@ -57,7 +58,9 @@ class ExportedNetwork:
 
     def save(self, file: str | Path, metadata: Mapping[str, Any]) -> None:
         """Write what ``torch.export.load`` reads, with the metadata as ``metadata.json`` in the archive."""
-        torch.export.save(self.program, file, extra_files={'metadata.json': json.dumps(metadata)})
+        archive = io.BytesIO()  # where a disk is full, PyTorch's own writer of files aborts the process
+        torch.export.save(self.program, archive, extra_files={'metadata.json': json.dumps(metadata)})
+        Path(file).write_bytes(archive.getbuffer())
 
     def save_onnx(self, file: str | Path, metadata: Mapping[str, Any]) -> None:
         """Write an ONNX graph with the input ``images``, and the metadata in its own, each value as JSON.
