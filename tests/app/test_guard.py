@@ -22,6 +22,7 @@ from timm_abn.app.guard import Guard, allowed_names, is_allowed_host, is_own_ori
         ('page.example', 'PAGE.example', True),
         ('127.0.0.1', 'added.example', True),
         ('127.0.0.1', 'me-birds.hf.space', True),
+        ('127.0.0.1', 'me-my-birds.hf.space', True),
         ('127.0.0.1', 'you-birds.hf.space', False),
         ('127.0.0.1', '[', False),
         ('127.0.0.1', '', False),
@@ -29,6 +30,7 @@ from timm_abn.app.guard import Guard, allowed_names, is_allowed_host, is_own_ori
 )
 def test_names_that_are_answered(monkeypatch, host, asked, allowed):
     monkeypatch.setenv('SPACE_HOST', 'me-birds.hf.space')
+    monkeypatch.setenv('SPACE_ID', 'Me/my_birds')
     assert is_allowed_host(asked, allowed_names(host, ['added.example'])) == allowed
 
 

@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import re
 import socket
 from collections.abc import Sequence
 from typing import Any
@@ -28,6 +29,8 @@ def allowed_names(host: str, more: Sequence[str] = ()) -> frozenset[str]:
     no names. ``more`` is added, and on the Hub the name of the Space.
     """
     names = {*_LOCAL, host, *more, *os.environ.get('SPACE_HOST', '').split(',')}
+    if space := os.environ.get('SPACE_ID'):
+        names.add(f'{re.sub("[^a-zA-Z0-9]+", "-", space)}.hf.space')
     if host not in _LOCAL:
         names |= {'*', socket.gethostname(), socket.getfqdn()}
     return frozenset(name.strip('[]').lower() for name in names if name)
