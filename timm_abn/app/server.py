@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -73,6 +75,7 @@ def running_page(
 
 def serve_folder(folder: Path) -> None:
     """Serve the model of a folder until the process ends: what ``app.py`` of a Space does."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that what visitors left is removed
     with running_page(OfferedModels([f'local-dir:{folder.resolve()}']), host=None, own_frame=False) as address:
         print(f'The page is at {address}', flush=True)
         threading.Event().wait()
