@@ -235,6 +235,8 @@ def prepared(folder):
     recorded = argparse.Namespace(model='resnet20_cifar', num_classes=2, input_size=[3, 16, 16])
     torch.save(dict(arch='resnet20_cifar', state_dict=weights, args=recorded), folder / 'plain.pth.tar')
     save_hub_folder(timm.create_model(MODEL, pretrained=True), folder / 'model', card='')
+    nameless = timm.create_model('abn_resnet20_cifar', num_classes=2)  # of whose classes no names tell how many
+    save_hub_folder(nameless, folder / 'nameless', card='')
     (folder / 'bin').mkdir()
     (folder / 'bin' / 'gs').write_text(f'#!/bin/sh\ntouch {folder}/started\nexit 1\n')
     (folder / 'bin' / 'gs').chmod(0o755)
@@ -274,7 +276,7 @@ def main():
         signal.signal(signal.SIGALRM, hang)
         rng = random.Random(args.seed + 1)
         for _ in range(args.tries * 45 // 100):
-            count('config', bad_of(try_config, folder / 'model', rng))
+            count('config', bad_of(try_config, folder / rng.choice(['model', 'nameless']), rng))
             count('image', bad_of(try_image, folder, rng))
         count('started programs', (folder / 'started').exists() and 'Ghostscript was started')
         beside.join()
