@@ -10,6 +10,7 @@ another number than without trouble. Prints the bad ones and counts by kind; exi
 import argparse
 import collections
 import concurrent.futures
+import csv
 import importlib.util
 import io
 import json
@@ -128,7 +129,9 @@ def numbers(out):
         json.loads(path.read_text())
     for path in [*out.rglob('*.pt2'), *out.rglob('*.tar')]:
         assert zipfile.ZipFile(path).testzip() is None
-    found = {path.name: path.read_text() for path in out.rglob('*.csv')}
+    found = {path.name: [*csv.DictReader(path.read_text().splitlines())] for path in out.rglob('*.csv')}
+    for row in found.get('summary.csv', []):
+        del row['seconds']  # which an epoch took
     return {**found, **{path.name: np.asarray(Image.open(path)).tobytes() for path in out.rglob('*.png')}}
 
 
