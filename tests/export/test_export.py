@@ -105,7 +105,7 @@ def test_multi_task_graph_has_a_map_for_each_task(onnxruntime, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize('dynamic, axes', [('all', {0: 'batch'}), ('size', {})])
 def test_sizes_are_not_traced_where_padding_depends_on_them(dynamic, axes):
-    model = tiny_abn('test_efficientnet', pad_type='same')
+    model = timm.create_model('abn', backbone='test_efficientnet', pad_type='same', num_classes=3).eval()
     assert export_network(model, dynamic).dynamic_axes == axes
 
 
