@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # two test processes of one thread each: more threads than cores make torch many times slower
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: help install demo demo-photos test test-all test-nightly test-timm-scripts lint format conformance coverage \
+.PHONY: help install demo demo-photos test test-all test-nightly chaos test-timm-scripts lint format conformance coverage \
 	works-with benchmark costs comparison faithful masks attached docs static-page build release clean
 
 help:  ## list the targets
@@ -43,6 +43,11 @@ test-all: $(STAMP)  ## slower tests: a model of every family, every golden file,
 
 test-nightly: $(STAMP)  ## the exhaustive tests, which take too long for each change
 	$(PYTEST) -m nightly
+
+TRIES ?= 5000
+chaos: $(STAMP)  ## kills, full disks, little memory, hostile files, a page under load: half an hour of two cores
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[app]'
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/chaos.py --tries $(TRIES)
 
 test-timm-scripts: $(STAMP)  ## the launcher with timm's own scripts, a checkout of which $TIMM_SCRIPTS names
 	$(PYTEST) tests/training -m 'not nightly'

@@ -2,33 +2,27 @@
 
 It lies beside the library, since importing ``timm_abn``, or any module in it, imports torch and timm, which takes
 seconds: parsing must take no longer than Python itself. Modules here import the library, and what needs it, inside
-``run``, after whatever is wrong with the arguments alone.
+``run``, after whatever is wrong with the arguments alone; and they are imported when the process can end by signals.
 """
 
 import argparse
+import importlib
 import os
-import signal
 import sys
 import warnings
 from typing import NoReturn
 
-from . import app, attach, compare, convert, evaluate, explain, export, list_models, publish, tsne
 from .errors import CommandError
 from .printing import visible, visible_output
+from .signals import ending_on_signals
 
 __all__ = ['CommandError', 'create_parser', 'entry_point', 'main']
 
+# command -> its module
 COMMANDS = {
-    'app': app,
-    'attach': attach,
-    'compare': compare,
-    'convert': convert,
-    'evaluate': evaluate,
-    'explain': explain,
-    'export': export,
-    'list': list_models,
-    'publish': publish,
-    'tsne': tsne,
+    **{name: name for name in ('app', 'attach', 'compare', 'convert', 'evaluate', 'explain', 'export')},
+    'list': 'list_models',
+    **{name: name for name in ('publish', 'tsne')},
 }
 
 
@@ -50,9 +44,9 @@ class _Version(argparse.Action):
 
 
 def entry_point() -> int:
-    """Run the command line of the process; SIGTERM ends it like an error, so that what is half written is removed."""
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    return main()
+    """Run the command line of the process."""
+    with ending_on_signals():
+        return main()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -113,7 +107,8 @@ def create_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog='timm-abn', description='Attention Branch Networks for timm: models that explain themselves.')
     parser.add_argument('--version', action=_Version, nargs=0, help='show the version and exit')
     subparsers = parser.add_subparsers(dest='command', metavar='command', required=True)
-    for name, module in COMMANDS.items():
+    for name, module_name in COMMANDS.items():
+        module = importlib.import_module(f'.{module_name}', __name__)
         summary, _, details = (module.__doc__ or '').partition('\n')
         layout = argparse.RawDescriptionHelpFormatter
         subparser = subparsers.add_parser(

@@ -7,11 +7,12 @@ examples:
 Needs the extra app: pip install 'timm-abn[app]'
 
 Without --model the Attention Branch Networks are offered whose weights are part of the package. Several may be named.
-Only this machine reaches the page, unless --host says otherwise: 0.0.0.0 is everybody in your network.
+Only this machine reaches the page, unless --host says otherwise: 0.0.0.0 is everybody in your network. Requests for
+other names than those of --host and --allowed-host, and from pages of others, get nothing.
 
-Photos stay in the memory of this process, one visitor's apart from another's, and are forgotten an hour after the
-last use; what is saved lies in a temporary folder, which is removed at the end. Files above 25 MB or 50 megapixels are
-refused. Nothing is sent anywhere.
+A small picture of a photo stays in the memory of this process, one visitor's apart from another's, and is forgotten an
+hour after the last use, or when 100 others have come; what is saved lies in a temporary folder, which is removed at the
+end. Files above 25 MB or 50 megapixels are refused. Nothing is sent anywhere.
 """
 
 import argparse
@@ -33,6 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--checkpoint', type=Path, metavar='FILE', help=weights)
     add_building_arguments(parser)
     parser.add_argument('--host', default='127.0.0.1', help='address to listen on (default: 127.0.0.1, this machine)')
+    names = 'other names by which browsers may ask for the page (default: localhost, and those of --host)'
+    parser.add_argument('--allowed-host', nargs='+', default=[], metavar='NAME', help=names)
     port = 'port to listen on (default: the first free one from 7860 on)'
     parser.add_argument('--port', type=positive, metavar='P', help=port)
     add_computing_arguments(parser)
@@ -53,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     names = args.model or ([recorded_model(args.checkpoint)] if args.checkpoint else models_with_weights())
     kwargs = given_model_kwargs(args) if given else {}
     offered = OfferedModels(names, args.checkpoint, choose_device(args), args.label_names, **kwargs)
-    with running_page(offered, args.host, args.port) as address:
+    with running_page(offered, args.host, args.port, allowed_hosts=args.allowed_host) as address:
         print(f'The page is at {address} (Ctrl-C ends it)', flush=True)
         threading.Event().wait()
     return 0

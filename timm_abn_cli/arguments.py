@@ -1,7 +1,6 @@
 """Arguments that several commands share, and what is made of them."""
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -148,10 +147,13 @@ def choose_device(args: argparse.Namespace) -> 'torch.device':
 
     Raises:
         CommandError: There is no such device here.
+        ProcessError: The environment tells of other processes, which cannot be found.
     """
     import torch
 
-    found = f'cuda:{os.environ.get("LOCAL_RANK", 0)}' if torch.cuda.is_available() else 'cpu'
+    from timm_abn.explain.processes import local_rank
+
+    found = f'cuda:{local_rank() % torch.cuda.device_count()}' if torch.cuda.is_available() else 'cpu'
     try:
         return device(args.device or found)
     except argparse.ArgumentTypeError as error:

@@ -7,8 +7,9 @@ examples:
 
 The input is called images, shape (B, channels, H, W), normalised; the outputs are logits, (B, K), and attention_map,
 (B, 1, h, w), of multi-task models (B, T, h, w). CAM baselines (cam_resnet50, ...) have the same two outputs. Without
---dynamic B is 1, and images have the size of the model. The more is left open, the longer tracing takes, for some
-backbones much longer: after --timeout seconds the export stops, leaves nothing behind, and suggests a simpler form.
+--dynamic B is 1, and images have the size of the model. The more is left open, the longer tracing takes: after
+--timeout seconds the export stops, leaves nothing behind, and suggests a simpler form. Image sizes stay those of the
+model where they cannot be traced, as with the padding of TensorFlow (tf_efficientnet); the output says it.
 
 Before the file appears it is run (ONNX: by onnxruntime) and compared with the model on random images, with --dynamic in
 several batch and image sizes. The metadata of the file say how images are prepared and what the classes are called:
@@ -16,12 +17,14 @@ metadata_props of the ONNX graph, metadata.json in the archive of torch.export.
 """
 
 import argparse
+import importlib.util
 import sys
 import time
 
 from .argument_types import output_file, positive_number
 from .arguments import add_model_arguments, given_model_kwargs, model_title
 from .errors import CommandError
+from .limited import OutOfTime, run_limited
 from .printing import visible
 
 __all__ = ['add_arguments', 'run']
@@ -53,44 +56,37 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f'--out must end in {ENDINGS[args.format]} for {args.format}, got {args.out}')
     model_kwargs = given_model_kwargs(args)
 
-    from timm_abn.export.errors import ExportError
-    from timm_abn.export.limited import OutOfTime, run_limited
-    from timm_abn.export.writing import check_onnx_packages, write_graph
-    from timm_abn.progress import every_minute
-    from timm_abn.staging import check_output_file, staged_file
-
-    started, phases = time.monotonic(), ['starting']
-
-    def line() -> str:
-        return f'{time.monotonic() - started:6.1f} s  {phases[-1]}'
+    started = time.monotonic()
 
     def say(phase: str) -> None:
-        phases.append(phase)
-        print(line(), file=sys.stderr, flush=True)
+        print(f'{time.monotonic() - started:6.1f} s  {phase}', file=sys.stderr, flush=True)
 
-    check_output_file(args.out)
-    if args.format == 'onnx':
-        check_onnx_packages()
+    arguments = dict(
+        model=args.model,
+        checkpoint=args.checkpoint,
+        model_kwargs=model_kwargs,
+        file_format=args.format,
+        dynamic=args.dynamic,
+        label_names=args.label_names,
+    )
     try:
-        with staged_file(args.out) as staged, every_minute(line):
-            arguments = dict(
-                model=args.model,
-                checkpoint=args.checkpoint,
-                model_kwargs=model_kwargs,
-                file_format=args.format,
-                dynamic=args.dynamic,
-                label_names=args.label_names,
-                file=staged,
-            )
-            facts = run_limited(write_graph, arguments, args.timeout, say)
+        _check_packages(args.format)
+        facts = run_limited('timm_abn.export.writing:write_graph', arguments, args.out, args.timeout, say)
     except OutOfTime as phase:
         simpler = f'simpler is {SIMPLER[args.dynamic]}, or' if args.dynamic else 'you may'
         raise CommandError(
             f'{model_title(args)} is not exported after {args.timeout:g} s, while {phase}; {simpler} give it longer '
             f'(--timeout SECONDS)'
         ) from None
-    except ExportError as error:
+    except CommandError as error:
         raise CommandError(f'cannot export {model_title(args)}: {error}') from None
     for fact, value in (*facts.items(), ('Written to', args.out)):
         print(visible(f'{fact}: {value}'))
     return 0
+
+
+def _check_packages(file_format: str) -> None:
+    packages = ('onnx', 'onnxscript', 'onnxruntime') if file_format == 'onnx' else ()
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise CommandError(f'ONNX needs {" and ".join(missing)}: pip install {" ".join(packages)}')

@@ -6,7 +6,7 @@ python train_wrappers/run.py benchmark --model abn_resnet50 --bench inference
 
 import sys
 
-from timm_abn.training.command import run
+from timm_abn_cli.training import run
 
 if __name__ == '__main__':
     sys.exit(run())

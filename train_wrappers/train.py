@@ -8,7 +8,7 @@ torchrun --nproc_per_node 8 train_wrappers/train.py --model abn_resnet152 --data
 
 import sys
 
-from timm_abn.training.command import train
+from timm_abn_cli.training import train
 
 if __name__ == '__main__':
     sys.exit(train())

@@ -6,7 +6,7 @@ python train_wrappers/validate.py --model abn_resnet152 --checkpoint model_best.
 
 import sys
 
-from timm_abn.training.command import validate
+from timm_abn_cli.training import validate
 
 if __name__ == '__main__':
     sys.exit(validate())

@@ -1,7 +1,5 @@
 """The packaged model as the page serves it, and photos of noise."""
 
-import io
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -20,9 +18,7 @@ def served():
 @pytest.fixture(scope='session')
 def photo_of():
     def photo_of(name, width, height):
-        file = io.BytesIO()
         pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(file, 'PNG')
-        return Photo(name, file.getvalue())
+        return Photo.of(name, Image.fromarray(pixels))
 
     return photo_of

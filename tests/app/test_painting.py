@@ -8,13 +8,14 @@ import torch
 from PIL import Image, ImageDraw
 
 from timm_abn.app.painting import draw_edited_map, is_empty, mask_of, merge_layers, paint, write_files
-from timm_abn.app.session import MAPS, open_session
+from timm_abn.app.session import MAPS, open_session, prepare
 from timm_abn.data.masks import read_masks
 
 
 @pytest.fixture(scope='module')
 def session(served, photo_of):
-    return open_session(photo_of('my.photo.png', 60, 60), served)
+    photo = photo_of('my.photo.png', 60, 60)
+    return open_session(photo, served, *prepare(served, photo, photo.picture))
 
 
 def strokes(color, box, size=(512, 512)):

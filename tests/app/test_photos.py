@@ -9,13 +9,15 @@ from timm_abn.app.photos import read_photo, shown_size, to_shown_box
 from timm_abn.data.reading import ImageError
 
 
-def test_a_photo_is_kept_as_it_was_uploaded(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+@pytest.mark.parametrize(('size', 'kept'), [((30, 20), (30, 20)), ((3000, 2), (1024, 1)), ((1500, 2048), (750, 1024))])
+def test_a_small_picture_of_a_photo_is_kept(tmp_path, size, kept):
+    pixels = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
     path = tmp_path / 'a photo.png'
     Image.fromarray(pixels).save(path)
     photo, read = read_photo(path)
     path.unlink()
-    assert photo.name == 'a photo.png' and np.array_equal(photo.pixels(), pixels) and np.array_equal(read, pixels)
+    assert photo.name == 'a photo.png' and photo.size == size and np.array_equal(read, pixels)
+    assert photo.picture.size == kept and (size != kept or np.array_equal(photo.picture, pixels))
 
 
 def refusal(path):

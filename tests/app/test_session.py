@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 
 from timm_abn import TimmAbnError
 from timm_abn.app.curves import curves_of
 from timm_abn.app.models import OfferedModels, ServedModel, models_with_weights
-from timm_abn.app.session import MAPS, draw_map, map_of, method_map, open_session, top_classes
+from timm_abn.app.photos import Photo
+from timm_abn.app.session import MAPS, draw_map, map_of, method_map, open_session, prepare, top_classes
 from timm_abn.data.images import draw_overlay
 from timm_abn.explain.methods import create_explainer
 from timm_abn.explain.metrics import deletion, insertion
@@ -24,11 +26,15 @@ def photo(photo_of):
 
 @pytest.fixture(scope='module')
 def session(photo, served):
-    return open_session(photo, served)
+    return opened(photo, served)
+
+
+def opened(photo, served):
+    return open_session(photo, served, *prepare(served, photo, photo.picture))
 
 
 def test_the_prediction_is_that_of_the_model(photo, session, served):
-    x, box = served.preprocessing(photo.pixels())
+    x, box = served.preprocessing(photo.picture)
     expected = served.model.explain(x[None])
     torch.testing.assert_close(session.probabilities, expected.probabilities[0])
     assert session.box == box and session.size == (90, 60) and session.shown.size == (512, 341)
@@ -41,9 +47,22 @@ def test_the_prediction_is_that_of_the_model(photo, session, served):
 
 def test_the_overlay_in_the_size_of_the_photo_is_that_of_the_command(photo, session, served):
     values = map_of(session, served, MAPS[0])
-    expected = draw_overlay(photo.pixels(), normalize_maps(values), session.box)
+    expected = draw_overlay(photo.picture, normalize_maps(values), session.box)
     assert np.array_equal(draw_map(session, values, full_size=True), expected)
     assert draw_map(session, values).size == session.shown.size
+
+
+def test_of_a_large_photo_the_model_sees_all_and_a_picture_is_kept(served, photo_of):
+    pixels = Image.fromarray(np.random.default_rng(0).integers(0, 256, (1500, 3000, 3), dtype=np.uint8))
+    photo = Photo.of('large.png', pixels)
+    session = open_session(photo, served, *prepare(served, photo, pixels))
+    x, box = served.preprocessing(pixels)
+    assert torch.equal(session.x, x[None]) and session.box == box and session.size == (3000, 1500)
+    assert draw_map(session, map_of(session, served, MAPS[0]), full_size=True).size == (1024, 512)
+    held = (session.photo.picture, session.shown)
+    assert sum(len(image.tobytes()) for image in held) < 3 * 2**20  # of 13 MB
+    _, again = prepare(served, photo, photo.picture)  # of another model that is chosen later
+    assert max(abs(before - after) for before, after in zip(box, again)) <= 3
 
 
 def test_methods_and_curves(session, served):
@@ -65,7 +84,7 @@ def test_methods_and_curves(session, served):
 def test_of_several_tasks_the_most_probable_or_the_chosen(photo):
     torch.manual_seed(0)
     served = ServedModel(timm.create_model('abn', backbone='test_resnet', num_classes=4, multi_task=True).eval())
-    session = open_session(photo, served)
+    session = opened(photo, served)
     best = int(session.probabilities.argmax())
     assert torch.equal(map_of(session, served, MAPS[0]), session.explanation.attention_map[:, best : best + 1])
     assert torch.equal(map_of(session, served, MAPS[0], 1), session.explanation.attention_map[:, 1:2])

@@ -107,7 +107,7 @@ def test_errors_of_programming_are_not_told_as_errors_of_the_user(monkeypatch, c
     def summarize(*_):
         raise error
 
-    monkeypatch.setattr(timm_abn_cli.list_models, 'summarize', summarize)
+    monkeypatch.setattr('timm_abn_cli.list_models.summarize', summarize)
     for error in (ValueError('x'), RuntimeError('x')):
         with pytest.raises(type(error), match='x'):
             timm_abn_cli.main(['list'])

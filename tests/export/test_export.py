@@ -11,9 +11,13 @@ import torch
 from command_line import refusal
 from tiny_models import tiny_abn, tiny_images
 
+from timm_abn import TimmAbnError
 from timm_abn.export.errors import ExportError
 from timm_abn.export.graph import export_metadata, export_network, largest_difference
+from timm_abn.export.writing import write_graph
+from timm_abn.staging import staged_file
 from timm_abn_cli import main
+from timm_abn_cli.errors import CommandError
 
 MODEL = 'abn_resnet20_cifar.fashion_mnist'
 
@@ -36,8 +40,15 @@ def onnxruntime():
 def in_this_process(monkeypatch):
     """Export without the child process, whose start takes seconds; tests/cli/test_export.py has it."""
 
-    run = lambda function, arguments, seconds, say: function(**arguments, say=say)  # noqa: E731
-    monkeypatch.setattr('timm_abn.export.limited.run_limited', run)
+    def run(function, arguments, file, seconds, say):
+        given = json.loads(json.dumps(arguments, default=str))
+        try:
+            with staged_file(file) as staged:
+                return write_graph(**given, file=staged, say=say)
+        except TimmAbnError as error:
+            raise CommandError(str(error)) from None
+
+    monkeypatch.setattr('timm_abn_cli.export.run_limited', run)
 
 
 def run_onnx(onnxruntime, file, images):
@@ -89,6 +100,13 @@ def test_multi_task_graph_has_a_map_for_each_task(onnxruntime, tmp_path):
     for outputs in (run_onnx(onnxruntime, tmp_path / 'model.onnx', images), exported.program.module()(images)):
         assert outputs['attention_map'].shape == (5, 3, 5, 4) and outputs['logits'].shape == (5, 3)
         assert_explains(model, outputs, images)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('dynamic, axes', [('all', {0: 'batch'}), ('size', {})])
+def test_sizes_are_not_traced_where_padding_depends_on_them(dynamic, axes):
+    model = timm.create_model('abn', backbone='test_efficientnet', pad_type='same', num_classes=3).eval()
+    assert export_network(model, dynamic).dynamic_axes == axes
 
 
 @pytest.mark.slow

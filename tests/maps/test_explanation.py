@@ -219,6 +219,32 @@ def test_indexing_keeps_the_batch_dimension(explanation):
         explanation[3]
 
 
+@pytest.mark.parametrize(
+    'index, rows',
+    [
+        (np.int64(1), [1]),
+        (torch.tensor(-1), [2]),
+        (slice(None, None, -1), [2, 1, 0]),
+        ([2, 0], [2, 0]),
+        ([], []),
+        (np.array([1], dtype=np.uint8), [1]),
+        (torch.tensor([2]), [2]),
+        (torch.tensor([True, False, True]), [0, 2]),
+        ([False] * 3, []),
+    ],
+)
+def test_whatever_chooses_images_keeps_the_batch_dimension(explanation, index, rows):
+    chosen = explanation[index]
+    assert chosen.logits.tolist() == [explanation.logits.tolist()[row] for row in rows]
+    assert chosen.attention_map.shape == (len(rows), 1, 7, 5)
+
+
+@pytest.mark.parametrize('index', [None, 1.5, 'a', (0, slice(2)), [True], torch.ones(1, 1), torch.tensor([0.5])])
+def test_what_chooses_no_images(explanation, index):
+    with pytest.raises(timm_abn.TimmAbnError, match=r'a list of indices or a mask of 3, got'):
+        explanation[index]
+
+
 def test_save_writes_overlays_and_tensors(explanation, tmp_path):
     images = torch.rand(3, 3, 14, 10)
     paths = explanation.save(tmp_path / 'out', images, names=['a', 'b', 'c'], colormap='magma')

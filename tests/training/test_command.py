@@ -23,6 +23,7 @@ from timm_scripts import (
 )
 
 import timm_abn.task
+from timm_abn.publish.folder import save_hub_folder
 
 
 @pytest.fixture
@@ -355,3 +356,28 @@ def test_only_what_one_process_meets_is_said_by_any(launch, capfd, monkeypatch, 
     monkeypatch.setenv('RANK', '1')
     assert launch('train.py', '--model', 'test_resnet', scripts=tmp_path) == 2
     assert capfd.readouterr().err.splitlines() == ['timm-abn-train: error: 5.jpg is broken'] * lines
+
+
+@pytest.mark.parametrize('checkpoint', [False, True])
+@pytest.mark.parametrize('address', [False, True])
+def test_channels_come_from_the_configuration_of_the_weights(shown, tmp_path, address, checkpoint):
+    model = timm.create_model('abn_resnet20_cifar.fashion_mnist', pretrained=True)
+    save_hub_folder(model, tmp_path / 'grey', card='')
+    named = f'local-dir:{tmp_path / "grey"}' if address else 'abn_resnet20_cifar.fashion_mnist'
+    weights = ['--checkpoint', tmp_path / 'grey' / 'model.safetensors'] if checkpoint else []
+    arguments, _ = shown('--model', named, *weights, script='validate.py')
+    assert arguments[arguments.index('--in-chans') + 1] == '1'
+    arguments, _ = shown('--model', named, '--input-size', 3, 28, 28)  # what is said holds
+    assert '--in-chans' not in arguments
+
+
+def test_one_process_is_alone_whatever_is_left_in_the_environment(launch, capfd, monkeypatch, tmp_path):
+    (tmp_path / 'train.py').write_text('import os; print({"RANK", "WORLD_SIZE"} & set(os.environ))')
+    monkeypatch.setenv('RANK', '3')
+    monkeypatch.setenv('WORLD_SIZE', '1')
+    assert launch('train.py', scripts=tmp_path) == 0
+    assert 'set()' in capfd.readouterr().out
+    monkeypatch.setenv('RANK', '1')
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    assert launch('train.py', scripts=tmp_path) == 2
+    assert 'timm-abn-train: error: WORLD_SIZE tells of 2 processes, but no MASTER_ADDR' in capfd.readouterr().err

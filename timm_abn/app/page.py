@@ -2,6 +2,7 @@
 
 import functools
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from .layout import KEEPS, Parts, sample_paths
 from .models import OfferedModels, ServedModel
 from .painting import draw_edited_map, is_empty, merge_layers, paint, write_files
 from .photos import read_photo
-from .session import Session, draw_map, map_of, method_map, open_session, top_classes
+from .session import Session, draw_map, map_of, method_map, open_session, prepare, top_classes
 from .tables import message, probability_table
 
 __all__ = ['build_page']
@@ -53,22 +54,35 @@ def _reported(handle: Callable[..., dict[Any, Any]]) -> Callable[..., dict[Any, 
     return handle_and_report
 
 
+def _computing(handle: Callable[..., dict[Any, Any]]) -> Callable[..., dict[Any, Any]]:
+    """Let one computation run at a time: several would share the same cores."""
+
+    @_reported
+    @functools.wraps(handle)
+    def handle_alone(self: '_Page', *args: Any) -> dict[Any, Any]:
+        with self.computing:
+            return handle(self, *args)
+
+    return handle_alone
+
+
 class _Page:
     """Connects the components; holds nothing of any visitor, whose session is with the browser's own state."""
 
     def __init__(self, offered: OfferedModels, parts: Parts) -> None:
-        self.offered, self.parts = offered, parts
+        self.offered, self.parts, self.computing = offered, parts, threading.Lock()
         p = parts
-        # one computation at a time: several would share the same cores
         options: dict[str, Any] = dict(
             concurrency_limit=1, concurrency_id='model', api_visibility='private', show_progress='hidden'
         )
+        # photos are read beside the computation: a slow one keeps nobody waiting
+        of_photos = dict(options, concurrency_limit=3, concurrency_id='photos')
         shown = [p.session, p.message, p.canvas, p.table, p.painted, p.target, p.method, p.files, p.curves, p.areas]
         choices = [p.model, p.target, p.kind, p.keeps]
         redrawn = [p.message, p.table, p.painted]
         beside = dict(fn=self.draw_beside, inputs=[p.session, p.model, p.target, p.method], **options)
         beside['outputs'] = [p.message, p.beside]
-        opened = p.upload.upload(self.open_upload, [p.upload, p.model, p.kind], shown, **options)
+        opened = p.upload.upload(self.open_upload, [p.upload, p.model, p.kind], shown, **of_photos)
         # also after a file that was refused there is room for the next one
         opened.then(lambda: None, None, [p.upload], **options).then(**beside)
         p.samples.select(self.open_sample, [p.model, p.kind], shown, **options).then(**beside)
@@ -93,25 +107,28 @@ class _Page:
             return {}
         served = self.offered.load(model)
         try:
-            photo, pixels = read_photo(path, served.preprocessing.levels)
+            return self._read(path, served, kind)
         finally:
-            Path(path).unlink(missing_ok=True)  # it is in the visitor's session, or of no use
-        return self._open(open_session(photo, served, pixels), served, kind)
+            Path(path).unlink(missing_ok=True)  # what is kept of it is in the visitor's session
 
     @_reported
     def open_sample(self, model: str, kind: str, event: gr.SelectData) -> dict[Any, Any]:
-        served = self.offered.load(model)
-        photo, pixels = read_photo(sample_paths()[event.index], served.preprocessing.levels)
-        return self._open(open_session(photo, served, pixels), served, kind)
+        return self._read(sample_paths()[event.index], self.offered.load(model), kind)
 
-    @_reported
+    def _read(self, path: str | Path, served: ServedModel, kind: str) -> dict[Any, Any]:
+        photo, pixels = read_photo(path, served.preprocessing.levels)
+        x, box = prepare(served, photo, pixels)
+        del pixels  # not while others compute
+        with self.computing:
+            return self._open(open_session(photo, served, x, box), served, kind)
+
+    @_computing
     def change_model(self, session: Session | None, model: str, kind: str) -> dict[Any, Any]:
         served = self.offered.load(model)
-        return (
-            self._choices_of(served)
-            if session is None
-            else self._open(open_session(session.photo, served), served, kind)
-        )
+        if session is None:
+            return self._choices_of(served)
+        x, box = prepare(served, session.photo, session.photo.picture)
+        return self._open(open_session(session.photo, served, x, box), served, kind)
 
     def _open(self, session: Session, served: ServedModel, kind: str) -> dict[Any, Any]:
         p = self.parts
@@ -137,7 +154,7 @@ class _Page:
             p.method: gr.Dropdown(methods, value=methods[0] if methods else None),
         }
 
-    @_reported
+    @_computing
     def redraw(self, session: Session, model: str, target: int, kind: str, keeps: str, canvas: Any) -> dict[Any, Any]:
         if session is None:
             return {}
@@ -145,7 +162,7 @@ class _Page:
         shown = dict(background=background, layers=canvas['layers'], composite=background)
         return {self.parts.canvas: shown, **self._predict(session, model, target, keeps, canvas)}
 
-    @_reported
+    @_computing
     def predict_painted(
         self, session: Session, model: str, target: int, kind: str, keeps: str, canvas: Any
     ) -> dict[Any, Any]:
@@ -164,7 +181,7 @@ class _Page:
         table = probability_table(served.class_names, classes, session.probabilities, edit.probabilities)
         return {self.parts.table: table, self.parts.painted: draw_edited_map(session, edit)}
 
-    @_reported
+    @_computing
     def draw_beside(self, session: Session | None, model: str, target: int, method: str | None) -> dict[Any, Any]:
         said = {self.parts.message: gr.skip()}  # what was said of an upload stays
         if session is None or method is None:
@@ -172,7 +189,7 @@ class _Page:
         values = method_map(session, self.offered.load(model), method, _target(target))
         return {**said, self.parts.beside: draw_map(session, values)}
 
-    @_reported
+    @_computing
     def draw_curves(self, session: Session | None, model: str, target: int, method: str | None) -> dict[Any, Any]:
         session, served, wanted = _opened(session), self.offered.load(model), _target(target)
         maps = {OWN: map_of(session, served, OWN, wanted)}
@@ -189,7 +206,7 @@ class _Page:
         note = f'Areas: {areas}. Deletion: lower is better; insertion: higher. One photo is an anecdote.{flatness}'
         return {self.parts.curves: _frame(drawn), self.parts.areas: message(note)}
 
-    @_reported
+    @_computing
     def save(
         self, session: Session | None, model: str, target: int, kind: str, keeps: str, canvas: Any
     ) -> dict[Any, Any]:

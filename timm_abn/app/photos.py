@@ -1,7 +1,6 @@
 """Photos that somebody uploads: what is taken, and in which size they are shown."""
 
 import dataclasses
-import io
 from pathlib import Path
 
 from PIL import Image
@@ -13,24 +12,28 @@ __all__ = ['MOST_BYTES', 'MOST_PIXELS', 'Photo', 'read_photo', 'shown_size', 'to
 
 MOST_BYTES = 25 * 2**20
 MOST_PIXELS = 50_000_000
+KEPT = 1024
 SHOWN = 512  # pixels of the longer side: enough to paint on, and little to send
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Photo:
-    """A photo, as it was uploaded: its pixels are decoded when they are needed, since they take up to 150 MB."""
+    """What is kept of a photo: its pixels, of which there may be 150 MB, are forgotten when a model has seen them."""
 
     name: str  # of the file, without a folder
-    content: bytes
-    levels: Levels | None = None  # of the model that looks at it
+    size: tuple[int, int]  # width and height, upright
+    picture: Image.Image  # RGB, with a longer side of at most KEPT pixels
 
-    def pixels(self) -> Image.Image:
-        """Return the photo, upright, as RGB."""
-        return read_image(io.BytesIO(self.content), self.levels)
+    @classmethod
+    def of(cls, name: str, pixels: Image.Image) -> 'Photo':
+        """Return what is kept of a photo with these pixels."""
+        factor = KEPT / max(pixels.size)
+        width, height = (max(1, round(length * factor)) for length in pixels.size)
+        return cls(name, pixels.size, pixels.resize((width, height), reducing_gap=2.0) if factor < 1 else pixels)
 
 
 def read_photo(path: str | Path, levels: Levels | None = None) -> tuple[Photo, Image.Image]:
-    """Return a file that was uploaded, and its pixels, if it is an image that is not too large.
+    """Return what is kept of a file that was uploaded, and its pixels, if it is an image that is not too large.
 
     Raises:
         ImageError: It is too large, no image, or broken. The message is one line, which names the file without its
@@ -51,7 +54,7 @@ def read_photo(path: str | Path, levels: Levels | None = None) -> tuple[Photo, I
         pixels = read_image(path, levels)
     except ImageError as error:  # visitors need not know the folder
         raise ImageError(str(error).replace(str(path), path.name)) from None
-    return Photo(path.name, path.read_bytes(), levels), pixels
+    return Photo.of(path.name, pixels), pixels
 
 
 def shown_size(size: tuple[int, int]) -> tuple[int, int]:

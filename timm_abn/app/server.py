@@ -2,28 +2,31 @@
 
 import contextlib
 import os
+import signal
+import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import TimmAbnError
+from .guard import Guard, allowed_names
 from .models import OfferedModels
 from .photos import MOST_BYTES
 
 __all__ = ['running_page', 'serve_folder']
 
-# browsers ask nobody but this server, whatever the libraries of the page would like to load
-_POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; worker-src 'self' blob:"
-)
+VISITORS = 100  # whose photos are kept, some 5 MB each; who comes when there are more takes the place of the oldest
 
 
 @contextlib.contextmanager
 def running_page(
-    offered: OfferedModels, host: str | None, port: int | None = None, own_frame: bool = True
+    offered: OfferedModels,
+    host: str | None,
+    port: int | None = None,
+    own_frame: bool = True,
+    allowed_hosts: Sequence[str] = (),
 ) -> Iterator[str]:
     """Serve the page until the block ends, and yield its address.
 
@@ -36,23 +39,31 @@ def running_page(
         port: Where to listen; None for the first that is free from 7860 on.
         own_frame: Whether the page stands alone, and may therefore forbid browsers to ask other servers for anything.
             On the Hub it stands in the frame of another page, which it has to talk to.
+        allowed_hosts: Names by which browsers may ask for the page, besides those of ``host``; see ``allowed_names``.
 
     Raises:
         TimmAbnError: gradio is not installed, the models cannot be offered, or the port is taken.
     """
     with tempfile.TemporaryDirectory(prefix='timm-abn-app-') as folder, _environment(folder):
         build_page = _import_page()
+        from starlette.middleware import Middleware
+
         from .layout import STYLE, theme
 
         page = build_page(offered)
         options: dict[str, Any] = dict(
             server_name=host, server_port=port, theme=theme(), css=STYLE, footer_links=[], max_file_size=MOST_BYTES
         )
-        if own_frame:
-            options['app_kwargs'] = dict(middleware=[_policy_middleware()])
+        names = allowed_names(host or os.environ.get('GRADIO_SERVER_NAME', '127.0.0.1'), allowed_hosts)
+        options['app_kwargs'] = dict(middleware=[Middleware(Guard, names=names, policy=own_frame)])
         try:
             _, address, _ = page.launch(
-                prevent_thread_lock=True, quiet=True, share=False, ssr_mode=False, state_session_capacity=200, **options
+                prevent_thread_lock=True,
+                quiet=True,
+                share=False,
+                ssr_mode=False,
+                state_session_capacity=VISITORS,
+                **options,
             )
         except OSError:
             raise TimmAbnError(f'port {port} of {host} is taken, or not to be had; choose another --port.') from None
@@ -64,6 +75,7 @@ def running_page(
 
 def serve_folder(folder: Path) -> None:
     """Serve the model of a folder until the process ends: what ``app.py`` of a Space does."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that what visitors left is removed
     with running_page(OfferedModels([f'local-dir:{folder.resolve()}']), host=None, own_frame=False) as address:
         print(f'The page is at {address}', flush=True)
         threading.Event().wait()
@@ -95,22 +107,3 @@ def _import_page() -> Any:
             raise
         raise TimmAbnError(f"the page needs {error.name}: pip install 'timm-abn[app]'.") from None
     return build_page
-
-
-def _policy_middleware() -> Any:
-    """Return what adds the policy to every answer."""
-    from starlette.middleware import Middleware
-
-    class ContentPolicy:
-        def __init__(self, app: Any) -> None:
-            self.app = app
-
-        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-            async def send_with_policy(event: Any) -> None:
-                if event['type'] == 'http.response.start':
-                    event['headers'] = [*event.get('headers', []), (b'content-security-policy', _POLICY.encode())]
-                await send(event)
-
-            await self.app(scope, receive, send_with_policy if scope['type'] == 'http' else send)
-
-    return Middleware(ContentPolicy)

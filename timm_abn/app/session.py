@@ -12,7 +12,7 @@ from ..maps.operations import centre_maps, normalize_maps
 from .models import ServedModel
 from .photos import Photo, shown_size, to_shown_box
 
-__all__ = ['MAPS', 'Session', 'draw_map', 'map_of', 'method_map', 'open_session', 'target_of', 'top_classes']
+__all__ = ['MAPS', 'Session', 'draw_map', 'map_of', 'method_map', 'open_session', 'prepare', 'target_of', 'top_classes']
 
 MAPS = ('attention map', 'class map', 'contrast with the other classes')
 
@@ -22,7 +22,6 @@ class Session:
     """What is known of a photo under a model; it belongs to one visitor, and is replaced, not changed."""
 
     photo: Photo
-    size: tuple[int, int]  # width and height, upright
     shown: Image.Image  # the photo in the size in which it is shown
     shown_box: Box  # the part of that which the model sees
     x: torch.Tensor  # the model's input, shape (1, C, H, W)
@@ -30,28 +29,36 @@ class Session:
     explanation: Explanation
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the photo."""
+        return self.photo.size
+
+    @property
     def probabilities(self) -> torch.Tensor:
         """Of all classes, or tasks, shape (K,)."""
         return self.explanation.probabilities[0]
 
 
-def open_session(photo: Photo, served: ServedModel, pixels: Image.Image | None = None) -> Session:
-    """Return what a model says of a photo, whose pixels may be decoded already.
+def prepare(served: ServedModel, photo: Photo, pixels: Image.Image) -> tuple[torch.Tensor, Box]:
+    """Return the input of a model, shape (1, C, H, W), and the part of the photo that it sees.
+
+    ``pixels`` are those of the photo, or of the picture that is kept of it.
 
     Raises:
         TimmAbnError: The photo is too long and thin for the model.
     """
-    photo = dataclasses.replace(photo, levels=served.preprocessing.levels)
-    pixels = photo.pixels() if pixels is None else pixels
     x, box = served.preprocessing(pixels)
-    x = x[None].to(served.device)
-    shown = shown_size(pixels.size)
-    resample = Image.Resampling.NEAREST if shown[0] > 4 * pixels.width else Image.Resampling.BICUBIC
+    return x[None], box if pixels.size == photo.size else to_shown_box(box, pixels.size, photo.size)
+
+
+def open_session(photo: Photo, served: ServedModel, x: torch.Tensor, box: Box) -> Session:
+    """Return what a model says of a photo that was prepared for it."""
+    x, picture, shown = x.to(served.device), photo.picture, shown_size(photo.size)
+    resample = Image.Resampling.NEAREST if shown[0] > 4 * picture.width else Image.Resampling.BICUBIC
     return Session(
         photo=photo,
-        size=pixels.size,
-        shown=pixels.resize(shown, resample, reducing_gap=2.0),
-        shown_box=to_shown_box(box, pixels.size, shown),
+        shown=picture.resize(shown, resample, reducing_gap=2.0),
+        shown_box=to_shown_box(box, photo.size, shown),
         x=x,
         box=box,
         explanation=served.model.explain(x),
@@ -89,13 +96,15 @@ def draw_map(
     """Return the photo with a map of shape (1, 1, h, w) laid over the part that the model saw.
 
     The colours span ``value_range``, by default the range of the map. With ``both_signs`` 0 is neutral: red above, blue
-    below. ``full_size`` is the size of the photo, not of what is shown of it.
+    below. ``full_size`` is that of the picture that is kept of the photo, not of what is shown of it.
     """
     values = values.float().cpu()
     in_range = centre_maps(values) if both_signs else normalize_maps(values, value_range)
     colormap = DIVERGING_COLORMAP if both_signs else 'viridis'
     if full_size:
-        return draw_overlay(session.photo.pixels(), in_range, session.box, colormap=colormap)
+        picture = session.photo.picture
+        box = to_shown_box(session.box, session.size, picture.size)
+        return draw_overlay(picture, in_range, box, colormap=colormap)
     return draw_overlay(session.shown, in_range, session.shown_box, colormap=colormap)
 
 

@@ -1,16 +1,100 @@
 """The processes of ``torch.distributed`` that share a task; one alone where there are none."""
 
 import contextlib
+import os
+import queue
+import socket
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 
-__all__ = ['of_all_processes', 'rank_and_size', 'shared_scratch_folder', 'wait_for_all']
+from ..errors import TimmAbnError, one_line
+
+__all__ = [
+    'ProcessError',
+    'is_one_of_several',
+    'join_process_group',
+    'local_rank',
+    'of_all_processes',
+    'rank_and_size',
+    'shared_scratch_folder',
+    'wait_for_all',
+]
 
 T = TypeVar('T')
+
+_PATIENCE = 120.0  # seconds until all processes are there; torchrun starts them together
+_ADVICE = 'start them by torchrun, or unset {size} for one process alone'
+
+
+class ProcessError(TimmAbnError):
+    """The environment tells of processes that do not come together; the message says why, in one line."""
+
+
+def is_one_of_several(rank_name: str = 'RANK', size_name: str = 'WORLD_SIZE') -> bool:
+    """Return whether the environment tells of several processes that share a task, as torchrun does.
+
+    Raises:
+        ProcessError: It does, but what a process needs to find the others is missing or makes no sense.
+    """
+    if rank_name not in os.environ or size_name not in os.environ:
+        return False
+    rank, size = _number(rank_name), _number(size_name)
+    if size < 2:
+        return False
+    advice = _ADVICE.format(size=size_name)
+    if rank >= size:
+        raise ProcessError(f'{rank_name} is {rank}, but {size_name} is {size}; {advice}')
+    for name in ('MASTER_ADDR', 'MASTER_PORT'):
+        if not os.environ.get(name):
+            raise ProcessError(f'{size_name} tells of {size} processes, but no {name} of where they meet; {advice}')
+    _number('MASTER_PORT')
+    return True
+
+
+def local_rank() -> int:
+    """Return the number of this process among those of this machine, 0 of one that is alone."""
+    return _number('LOCAL_RANK') if is_one_of_several() else 0
+
+
+def _number(name: str) -> int:
+    text = os.environ.get(name, '0')
+    if not text.isdecimal():
+        raise ProcessError(f'the environment variable {name} must be a number, got {text!r}; unset it, or set it right')
+    return int(text)
+
+
+def join_process_group(initialize: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+    """Call ``torch.distributed.init_process_group``; where nobody answers, wait for two minutes at most.
+
+    It runs in a thread, since by itself it waits for half an hour, deaf to Ctrl-C.
+
+    Raises:
+        ProcessError: The processes do not come together.
+    """
+    outcome: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+    host, port = (os.environ.get(name, '') for name in ('MASTER_ADDR', 'MASTER_PORT'))
+
+    def join() -> None:
+        try:
+            socket.getaddrinfo(host, port)  # of an address that does not exist PyTorch warns again and again
+            initialize(*args, **kwargs)
+            outcome.put(None)
+        except Exception as error:
+            outcome.put(error)
+
+    threading.Thread(target=join, daemon=True).start()
+    advice = _ADVICE.format(size='WORLD_SIZE')
+    try:
+        error = outcome.get(timeout=_PATIENCE)
+    except queue.Empty:
+        raise ProcessError(f'not all processes have come to {host}:{port} in {_PATIENCE:g} s; {advice}') from None
+    if error is not None:
+        raise ProcessError(f'the processes cannot meet at {host}:{port}: {one_line(error)}; {advice}') from None
 
 
 def rank_and_size() -> tuple[int, int]:

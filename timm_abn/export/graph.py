@@ -59,10 +59,9 @@ class ExportedNetwork:
 
     def save(self, file: str | Path, metadata: Mapping[str, Any]) -> None:
         """Write what ``torch.export.load`` reads, with the metadata as ``metadata.json`` in the archive."""
-        # at once, since PyTorch's own writer aborts the process on a full disk
-        content = io.BytesIO()
-        torch.export.save(self.program, content, extra_files={'metadata.json': json.dumps(metadata)})
-        Path(file).write_bytes(content.getbuffer())
+        archive = io.BytesIO()  # where a disk is full, PyTorch's own writer of files aborts the process
+        torch.export.save(self.program, archive, extra_files={'metadata.json': json.dumps(metadata)})
+        Path(file).write_bytes(archive.getbuffer())
 
     def save_onnx(self, file: str | Path, metadata: Mapping[str, Any]) -> None:
         """Write an ONNX graph with the input ``images``, and the metadata in its own, each value as JSON.
@@ -121,10 +120,15 @@ def export_network(model: nn.Module, dynamic: str = '') -> ExportedNetwork:
     """
     check_choice('dynamic', dynamic, tuple(DYNAMIC_FORMS))
     *tried, last = DYNAMIC_FORMS[dynamic]
-    for dynamic_axes in tried:
+    for dynamic_axes in [] if _pads_by_size(model) else tried:
         with contextlib.suppress(ExportError):  # a backbone of one image size
             return _export(model, dynamic_axes)
     return _export(model, last)
+
+
+def _pads_by_size(model: nn.Module) -> bool:
+    """Return whether layers pad as in TensorFlow, which nests a rounding in each: of open sizes tracing five hangs."""
+    return any(type(module).__name__.endswith('Same') for module in model.modules())
 
 
 def _export(model: nn.Module, dynamic_axes: Mapping[int, str]) -> ExportedNetwork:

@@ -1,6 +1,5 @@
 """From the name of a model to a file: load, trace, convert, compare, announcing each phase."""
 
-import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,27 +11,18 @@ from timm.models import get_model_input_config
 from ..data.class_names import name_classes
 from ..models.loading import load_model
 from ..models.training_checkpoints import recorded_model
-from .errors import ExportError
 from .graph import DYNAMIC_FORMS, ExportedNetwork, export_metadata, export_network, largest_difference, onnx_runner
 
-__all__ = ['check_onnx_packages', 'write_graph']
-
-
-def check_onnx_packages() -> None:
-    """Raise ExportError unless the packages that ONNX needs besides PyTorch are installed."""
-    packages = ('onnx', 'onnxscript', 'onnxruntime')
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ExportError(f'ONNX needs {" and ".join(missing)}: pip install {" ".join(packages)}')
+__all__ = ['write_graph']
 
 
 def write_graph(
     model: str | None,
-    checkpoint: Path | None,
+    checkpoint: str | None,
     model_kwargs: Mapping[str, Any],
     file_format: str,
     dynamic: str,
-    label_names: Path | None,
+    label_names: str | None,
     file: Path,
     say: Callable[[str], None],
 ) -> dict[str, str]:
@@ -46,7 +36,7 @@ def write_graph(
     """
     say(f'loading {model or checkpoint}')
     network: Any = load_model(model, checkpoint, **model_kwargs)
-    names = name_classes(network, label_names)
+    names = name_classes(network, Path(label_names) if label_names else None)
     name = model or recorded_model(Path(str(checkpoint)))
     metadata = export_metadata(network, name)
     say(f'tracing images of {" or ".join(_shape(network, axes) for axes in DYNAMIC_FORMS[dynamic])}')

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 
@@ -19,8 +19,8 @@ __all__ = ['Explanation', 'MultiTaskExplanation']
 class Explanation:
     """A prediction and where it looked, for a batch of images.
 
-    ``explanation[i]`` is the explanation of one of the images, still with a batch dimension, ``explanation[i:j]`` of
-    several. All methods work on the whole batch, on the device of the tensors.
+    ``explanation[i]`` is the explanation of one of the images, still with a batch dimension; a slice, a list of
+    indices, or a mask of shape (B,), chooses several. All methods work on the whole batch, where the tensors lie.
 
     Of a model of one logit the answers are no and yes, classes 0 and 1, in all that methods take and return: their
     probabilities are 1 - p and p, their class maps minus and plus half of the one there is.
@@ -49,12 +49,28 @@ class Explanation:
     def __len__(self) -> int:
         return len(self.logits)
 
-    def __getitem__(self, index: int | slice) -> 'Explanation':
-        if isinstance(index, int):
-            start = range(len(self))[index]  # raises IndexError, which ends an iteration
-            index = slice(start, start + 1)
-        tensors: dict[str, Any] = {name: tensor[index] for name, tensor in self._tensors().items()}
+    def __getitem__(self, index: SupportsIndex | slice | Sequence[int] | torch.Tensor) -> 'Explanation':
+        rows = self._rows(index)
+        tensors: dict[str, Any] = {name: tensor[rows] for name, tensor in self._tensors().items()}
         return dataclasses.replace(self, **tensors)
+
+    def _rows(self, index: Any) -> slice | torch.Tensor:
+        """Return what takes the images of an index from a tensor, and keeps the batch dimension."""
+        if isinstance(index, slice):
+            return torch.tensor(range(len(self))[index]) if (index.step or 1) < 0 else index
+        if getattr(index, 'ndim', 0) == 0 and hasattr(index, '__index__'):  # of NumPy and PyTorch, too
+            start = range(len(self))[index]  # raises IndexError, which ends an iteration
+            return slice(start, start + 1)
+        try:
+            rows = torch.as_tensor(index if len(index) else torch.empty(0, dtype=torch.long))
+        except (TypeError, ValueError, RuntimeError):
+            rows = torch.empty(())
+        is_mask = rows.dtype == torch.bool and rows.shape == (len(self),)
+        if not is_mask and (rows.ndim != 1 or rows.dtype == torch.bool or rows.is_floating_point()):
+            raise TimmAbnError(
+                f'an explanation takes an index, a slice, a list of indices or a mask of {len(self)}, got {index!r}.'
+            )
+        return rows.to(self.logits.device, torch.bool if is_mask else torch.long)  # bytes would count as a mask
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         """Return those of the fields that the model filled, by name."""

@@ -16,6 +16,7 @@ from typing import Any
 import timm
 import timm.data
 import timm.data.readers.reader_image_folder as folder_reader
+import torch.distributed as dist
 import torch.nn as nn
 import yaml
 
@@ -23,6 +24,7 @@ from ..data.datasets import create_dataset
 from ..data.reading import ImageError, Levels
 from ..data.timm_images import find_images_and_targets
 from ..errors import TimmAbnError, suggest
+from ..explain.processes import ProcessError, is_one_of_several, join_process_group
 from ..hub.published import ARGUMENTS_OF_WEIGHTS, no_weights
 from ..models.training_checkpoints import origin_of
 from .data.loader import extend_timm_loader
@@ -30,7 +32,7 @@ from .data.transforms import CROP_MODES, extend_timm_transforms
 from .devices import choose_device, choose_memory_format
 from .errors import TrainingError
 from .folder_classes import take_classes
-from .from_checkpoint import arguments_of_checkpoint
+from .from_checkpoint import arguments_of_checkpoint, channels_of_weights
 from .map_settings import add_map_arguments, check_choices, read_map_loss, read_masks, take_hard_attention
 from .models import check_model
 from .recipes import find_recipe, read_settings, recipe_names, settings_for
@@ -40,17 +42,7 @@ from .saver import extend_timm_saver
 from .scripts import SCRIPTS, check_version, find_scripts, knows_multi_label, run_script
 from .task import IS_ATTACHED, IS_SCRIPTED, extend_timm_tasks
 
-__all__ = ['main', 'run', 'train', 'validate']
-
-
-def train() -> int:
-    """Run timm's ``train.py``; returns the exit code."""
-    return main('train.py', sys.argv[1:])
-
-
-def validate() -> int:
-    """Run timm's ``validate.py``; returns the exit code."""
-    return main('validate.py', sys.argv[1:])
+__all__ = ['main', 'run']
 
 
 def run() -> int:
@@ -72,7 +64,8 @@ def main(name: str, arguments: Sequence[str]) -> int:
     try:
         _run(name, arguments)
     except TimmAbnError as error:
-        _say(name, f'error: {error}', every_process=isinstance(error, ImageError))  # which one alone meets
+        # which one alone meets
+        _say(name, f'error: {error}', every_process=isinstance(error, (ImageError, ProcessError)))
         return 2
     return 0
 
@@ -81,6 +74,7 @@ def _run(name: str, arguments: Sequence[str]) -> None:
     trains = name == 'train.py'
     own, for_timm = _own_arguments(name, arguments)
     levels = Levels.parse(own.levels) if own.levels else None
+    _choose_processes()
     extend_timm_tasks()
     scripts = find_scripts(own.timm_scripts)
     _say(name, check_version(scripts, needs_tasks=trains))
@@ -88,6 +82,8 @@ def _run(name: str, arguments: Sequence[str]) -> None:
     settings = read_run_settings(own, config, for_timm)
     said_of_model = dict(settings.model_kwargs)
     for_timm += arguments_of_checkpoint(name, settings)
+    if _loads_weights(name, settings) or settings.checkpoint or settings.initial_checkpoint or settings.resume:
+        for_timm += channels_of_weights(settings)
     of_device = choose_device(name, settings)
     for_timm += [*of_device, *take_classes(name, settings)]
     if trains:
@@ -109,6 +105,15 @@ def _run(name: str, arguments: Sequence[str]) -> None:
         _say(name, note)
     with tempfile.TemporaryDirectory() as scratch:
         run_script(scripts, name, [*for_timm, *_config_for_timm(config, vars(own), for_timm, Path(scratch))])
+
+
+def _choose_processes() -> None:
+    """Let this process be one of several, as torchrun or SLURM says, or one alone, whatever is left of another run."""
+    if is_one_of_several() or is_one_of_several('SLURM_PROCID', 'SLURM_NTASKS'):
+        replace(dist, 'init_process_group', join_process_group)
+        return
+    for variable in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'SLURM_NTASKS'):  # which timm reads
+        os.environ.pop(variable, None)
 
 
 def _say(name: str, text: str | None, every_process: bool = False) -> None:
@@ -251,17 +256,24 @@ def _check_settings(settings: argparse.Namespace) -> None:
         )
 
 
+def _loads_weights(name: str, settings: argparse.Namespace) -> bool:
+    """Return whether a script loads pretrained weights: these do without --checkpoint."""
+    loads_some = name in ('validate.py', 'inference.py', 'onnx_export.py')
+    return settings.pretrained or (loads_some and not settings.checkpoint)
+
+
 def _check_weights(name: str, settings: argparse.Namespace) -> None:
     """Refuse to let a script ask for pretrained weights of a model that has none."""
-    # without --checkpoint, these load the pretrained ones
-    loads_weights = name in ('validate.py', 'inference.py', 'onnx_export.py')
-    wanted = settings.pretrained or (loads_weights and not settings.checkpoint)
-    if not wanted or settings.pretrained_path or not timm.is_model(settings.model.split('.')[0]):
+    if (
+        not _loads_weights(name, settings)
+        or settings.pretrained_path
+        or not timm.is_model(settings.model.split('.')[0])
+    ):
         return
     try:
         cfg = timm.get_pretrained_cfg(settings.model)
     except RuntimeError as error:  # no such tag
         raise TrainingError(str(error)) from error
     if cfg is None or not cfg.has_weights:
-        way = 'pass --checkpoint FILE' if loads_weights else 'leave out --pretrained'
+        way = 'leave out --pretrained' if settings.pretrained else 'pass --checkpoint FILE'
         raise TrainingError(f'{no_weights(settings.model.split(".")[0])} Or {way}.')

@@ -1,6 +1,7 @@
 """Arguments for timm's scripts from a checkpoint: its model, and how its images are prepared."""
 
 import argparse
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,14 @@ import torch
 import torch.nn as nn
 
 from ..checkpoint_files import read_checkpoint, training_settings
+from ..hub.building import check_address
 from ..hub.state_dicts import check_state_dict
 from ..models.training_checkpoints import data_config_of, model_arguments, model_of
 from .errors import TrainingError
 from .models import check_model
 from .run_settings import flags_of
 
-__all__ = ['arguments_of_checkpoint', 'other_classes']
+__all__ = ['arguments_of_checkpoint', 'channels_of_weights', 'other_classes']
 
 # script -> its flags of a checkpoint, that which replaces the others first
 _CHECKPOINT_FLAGS = {'train.py': ('resume', 'initial_checkpoint'), 'validate.py': ('checkpoint',)}
@@ -53,6 +55,28 @@ def arguments_of_checkpoint(script: str, settings: argparse.Namespace) -> list[s
     own_flags = {flag: arguments[key] for key, flag in _OWN_FLAGS.items() if key in arguments}
     settings.num_classes, settings.in_chans = own_flags.get('num_classes'), own_flags.get('in_chans')
     return flags_of(dict(model=settings.model, **own_flags, **_of_images(script, settings, model)))
+
+
+def channels_of_weights(settings: argparse.Namespace) -> list[str]:
+    """Return the flag of the channels of images, where the weights are not for timm's three and nothing is said of it.
+
+    Raises:
+        TimmAbnError: The model is at an address, where there is none.
+    """
+    if settings.in_chans or settings.input_size:
+        return []
+    cfg: Mapping[str, Any] = {}
+    if ':' in settings.model:
+        cfg = check_address(settings.model).get('pretrained_cfg') or {}
+    else:
+        with contextlib.suppress(RuntimeError):  # no such tag, which is told with what is wrong about weights
+            known = timm.get_pretrained_cfg(settings.model)
+            cfg = known.to_dict() if known else {}
+    channels = (cfg.get('input_size') or (3,))[0]
+    if channels == 3:
+        return []
+    settings.in_chans = channels
+    return flags_of(dict(in_chans=channels))
 
 
 def _take_arguments(settings: argparse.Namespace, weights: Mapping[str, torch.Tensor], path: Path) -> dict[str, Any]:
