@@ -132,7 +132,7 @@ def numbers(out):
     found = {path.name: [*csv.DictReader(path.read_text().splitlines())] for path in out.rglob('*.csv')}
     for row in found.get('summary.csv', []):
         del row['seconds']  # which an epoch took
-    return {**found, **{path.name: np.asarray(Image.open(path)).tobytes() for path in out.rglob('*.png')}}
+    return {**found, **{path.name: read_image(path).tobytes() for path in out.rglob('*.png')}}
 
 
 class Commands:

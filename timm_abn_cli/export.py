@@ -27,7 +27,7 @@ from .errors import CommandError
 from .limited import OutOfTime, run_limited
 from .printing import visible
 
-__all__ = ['add_arguments', 'run']
+__all__ = ['add_arguments', 'check_packages', 'run']
 
 ENDINGS = {'onnx': '.onnx', 'torch-export': '.pt2'}
 # what is asked for -> what is simpler to trace
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         label_names=args.label_names,
     )
     try:
-        _check_packages(args.format)
+        check_packages(args.format)
         facts = run_limited('timm_abn.export.writing:write_graph', arguments, args.out, args.timeout, say)
     except OutOfTime as phase:
         simpler = f'simpler is {SIMPLER[args.dynamic]}, or' if args.dynamic else 'you may'
@@ -85,7 +85,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_packages(file_format: str) -> None:
+def check_packages(file_format: str) -> None:
+    """Raise CommandError unless the packages that a format needs besides PyTorch are installed."""
     packages = ('onnx', 'onnxscript', 'onnxruntime') if file_format == 'onnx' else ()
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:

@@ -25,7 +25,7 @@ from typing import Any
 from timm_abn import TimmAbnError, load_model
 from timm_abn.data.sources import Source, find_sources
 from timm_abn.export.graph import export_metadata, export_network
-from timm_abn.export.writing import check_onnx_packages
+from timm_abn_cli.export import check_packages
 from timm_abn.maps.colormaps import colormap_table
 from timm_abn.staging import check_new_folder, staged_folder
 
@@ -43,7 +43,7 @@ def main() -> int:
     """Write the page and return the exit code."""
     args = parse_args()
     try:
-        check_onnx_packages()
+        check_packages('onnx')
         check_new_folder(args.out)
         samples = find_sources([args.samples])[:MOST_SAMPLES]
         with staged_folder(args.out) as folder:

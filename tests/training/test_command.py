@@ -353,7 +353,8 @@ def test_weights_of_a_file_are_enough(launch, tmp_path, monkeypatch, script, arg
 def test_only_what_one_process_meets_is_said_by_any(launch, capfd, monkeypatch, tmp_path, module, kind, lines):
     code = f'from timm_abn.{module} import {kind}\nraise {kind}("5.jpg is broken")'
     (tmp_path / 'train.py').write_text(code)
-    monkeypatch.setenv('RANK', '1')
+    for variable, value in dict(RANK='1', WORLD_SIZE='2', MASTER_ADDR='localhost', MASTER_PORT='1').items():
+        monkeypatch.setenv(variable, value)
     assert launch('train.py', '--model', 'test_resnet', scripts=tmp_path) == 2
     assert capfd.readouterr().err.splitlines() == ['timm-abn-train: error: 5.jpg is broken'] * lines
 
