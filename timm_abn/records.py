@@ -4,10 +4,12 @@ A record stands in checkpoints, among the settings of the run, and at the top of
 timm takes and leaves these.
 """
 
+import contextlib
 import dataclasses
+import math
 import reprlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn as nn
@@ -16,9 +18,11 @@ from .errors import TimmAbnError
 
 __all__ = [
     'KINDS',
+    'Levels',
     'Record',
     'answers',
     'are_exclusive',
+    'known_of',
     'num_answers',
     'probability_kind',
     'probabilities_of',
@@ -29,6 +33,35 @@ __all__ = [
 KINDS = ('softmax', 'sigmoid')
 
 
+class Levels(NamedTuple):
+    """What is black and what is white in an image of more than 8 bits: grey values, or percentiles of each image."""
+
+    low: float
+    high: float
+    percent: bool = False
+
+    @classmethod
+    def parse(cls, words: object) -> 'Levels':
+        """Return the levels of two words: '0 4095', grey values, or '1% 99%', percentiles of each image.
+
+        Raises:
+            TimmAbnError: They are something else, or the first is not the lower one.
+        """
+        said: list[str] = [str(word) for word in words] if isinstance(words, (list, tuple)) else []
+        percent = all(word.endswith('%') for word in said)
+        with contextlib.suppress(ValueError):
+            low, high = (float(word.removesuffix('%') if percent else word) for word in said)
+            if (0 <= low < high <= 100) if percent else (-math.inf < low < high < math.inf):
+                return cls(low, high, percent)
+        found = reprlib.repr(' '.join(said) or words)
+        raise TimmAbnError(f'levels must be two grey values (0 4095) or percentiles (1% 99%), got {found}.')
+
+    @property
+    def words(self) -> list[str]:
+        """What ``parse`` returns these of."""
+        return [f'{value:.17g}{"%" * self.percent}' for value in self[:2]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Record:
     """What timm's configuration has no place for; None where nobody has said.
@@ -36,12 +69,14 @@ class Record:
     Attributes:
         probabilities: What makes them of logits: 'softmax' of classes that exclude each other, 'sigmoid' of labels
             that do not, and of one logit. By default 'sigmoid' of one logit and of tasks, else 'softmax'.
+        levels: What is black and white in images of more than 8 bits; by default the range of their type.
 
     Raises:
         TimmAbnError: A value has no meaning.
     """
 
     probabilities: str | None = None
+    levels: Levels | None = None
 
     def __post_init__(self) -> None:
         if self.probabilities is not None and self.probabilities not in KINDS:
@@ -51,17 +86,18 @@ class Record:
     @classmethod
     def take(cls, entries: Mapping[str, Any]) -> 'Record':
         """Return the record among other entries: those of a ``config.json``, or settings of a run."""
-        names = [field.name for field in dataclasses.fields(cls)]
-        return cls(**{name: entries[name] for name in names if entries.get(name) is not None})
+        levels = entries.get('levels')
+        return cls(entries.get('probabilities'), None if levels is None else Levels.parse(levels))
 
     def entries(self) -> dict[str, Any]:
         """Return what is said, for ``take``."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        said = dict(probabilities=self.probabilities, levels=self.levels and self.levels.words)
+        return {name: value for name, value in said.items() if value is not None}
 
 
 def record_of(model: nn.Module) -> Record:
     """Return what is known of a model, of this package or of timm; its kind of probabilities is never None."""
-    return dataclasses.replace(_known(model), probabilities=probability_kind(model))
+    return dataclasses.replace(known_of(model), probabilities=probability_kind(model))
 
 
 def set_record(model: nn.Module, record: Record) -> None:
@@ -78,7 +114,7 @@ def set_record(model: nn.Module, record: Record) -> None:
 
 def are_exclusive(model: nn.Module) -> bool:
     """Return whether one answer of a model excludes the others: its classes, or the no and yes of one logit."""
-    return not _has_tasks(model) and (_has_one_logit(model) or _known(model).probabilities != 'sigmoid')
+    return not _has_tasks(model) and (_has_one_logit(model) or known_of(model).probabilities != 'sigmoid')
 
 
 def probability_kind(model: nn.Module) -> str:
@@ -92,7 +128,8 @@ def num_answers(model: nn.Module) -> int:
     return 2 if _has_one_logit(model) and not _has_tasks(model) else num_classes
 
 
-def _known(model: nn.Module) -> Record:
+def known_of(model: nn.Module) -> Record:
+    """Return what was noted with a model."""
     known: Any = getattr(model, '_record', None)
     return known or Record()
 

@@ -40,11 +40,16 @@ def add_told_arguments(parser: argparse.ArgumentParser) -> None:
         add(f'--{name}', type=float, nargs='+', metavar='X', help=text)
     kinds = 'of labels that do not exclude each other: sigmoid (default: what the weights say, else softmax)'
     add('--probabilities', choices=PROBABILITIES, help=kinds)
+    levels = (
+        'what is black and white in images of more than 8 bits: grey values (12-bit scans: 0 4095), or percentiles of '
+        'each image (1%% 99%%) (default: what the weights say, else the range of 16 bits)'
+    )
+    add('--levels', nargs=2, metavar=('LOW', 'HIGH'), help=levels)
 
 
 def given_told(args: argparse.Namespace) -> dict[str, Any]:
     """Return what a command line with ``add_told_arguments`` says."""
-    said = {name: getattr(args, name) for name in ('img_size', 'mean', 'std', 'probabilities')}
+    said = {name: getattr(args, name) for name in ('img_size', 'mean', 'std', 'probabilities', 'levels')}
     return {name: value for name, value in said.items() if value is not None}
 
 
@@ -91,24 +96,6 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 def given_data(args: argparse.Namespace) -> dict[str, Any]:
     """Return what ``load_samples`` is told by a command line with ``add_data_arguments``."""
     return {name: getattr(args, name) for name in ('data_dir', 'dataset', 'split', 'limit', 'seed')}
-
-
-def add_levels_argument(parser: argparse.ArgumentParser) -> None:
-    """Declare what is black and white in images of more than 8 bits; ``take_levels`` gives it to the model."""
-    levels = (
-        'what is black and white in images of more than 8 bits: grey values (12-bit scans: 0 4095), or percentiles of '
-        'each image (1%% 99%%) (default: that of the model, else the range of 16 bits)'
-    )
-    parser.add_argument('--levels', nargs=2, metavar=('LOW', 'HIGH'), help=levels)
-
-
-def take_levels(args: argparse.Namespace, *models: Any) -> None:
-    """Let models read images with the levels of the command line, if it has some."""
-    from timm_abn.data.reading import Levels
-
-    if args.levels:
-        for model in models:
-            model.image_levels = Levels.parse(args.levels)
 
 
 def add_methods_argument(parser: argparse.ArgumentParser, chosen: Sequence[str]) -> None:

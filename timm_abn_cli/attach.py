@@ -38,12 +38,10 @@ from .argument_types import existing_file, existing_folder, positive, positive_n
 from .arguments import (
     add_computing_arguments,
     add_label_names_argument,
-    add_levels_argument,
     add_model_kwargs,
     add_told_arguments,
     choose_device,
     given_told,
-    take_levels,
 )
 from .errors import CommandError
 from .table import format_table
@@ -71,7 +69,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--lr', type=positive_number, default=1e-3, help='learning rate (default: 0.001)')
     add('--seed', type=seed, default=0, help='of order, flips and backgrounds (default: 0)')
     add('--workers', type=whole, default=0, metavar='N', help='processes that read photos (default: 0)')
-    add_levels_argument(parser)
     add_computing_arguments(parser)
     add_model_kwargs(parser)
     add_told_arguments(parser)
@@ -102,7 +99,6 @@ def run(args: argparse.Namespace) -> int:
     torch.manual_seed(args.seed)
     backbone = args.backbone or recorded_model(args.backbone_checkpoint)
     attached = attach(backbone, args.backbone_checkpoint, args.pretrained, args.model_kwargs, Told(**given_told(args)))
-    take_levels(args, attached.model)
     attached.model.to(place)
     if photos.classes:
         photos, warning = label_photos(photos, attached.model, args.class_map, args.label_names)

@@ -36,14 +36,12 @@ from .arguments import (
     add_computing_arguments,
     add_csv_argument,
     add_images_argument,
-    add_levels_argument,
     add_methods_argument,
     add_model_arguments,
     add_out_argument,
     choose_device,
     given_model_kwargs,
     model_title,
-    take_levels,
 )
 from .errors import report_problems
 from .table import format_table, write_csv
@@ -68,7 +66,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     add_images_argument(parser)
     add_model_arguments(parser)
-    add_levels_argument(parser)
     add_methods_argument(parser, CHOSEN)
     explained = 'name, or number, of the class or task to explain (default: the most probable one of each image)'
     parser.add_argument('--class', dest='class_name', metavar='NAME', help=explained)
@@ -102,7 +99,6 @@ def run(args: argparse.Namespace) -> int:
         check_output_file(args.csv)
     place = choose_device(args)
     model: Any = load_classifier(args.model, args.checkpoint, **given_model_kwargs(args)).to(place)
-    take_levels(args, model)
     names = name_classes(model, args.label_names)
     target = None if args.class_name is None else find_class(args.class_name, names)
     preprocessing = Preprocessing(model)

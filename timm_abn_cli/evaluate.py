@@ -40,7 +40,6 @@ from .argument_types import existing, positive
 from .arguments import (
     add_computing_arguments,
     add_data_arguments,
-    add_levels_argument,
     add_methods_argument,
     add_model_arguments,
     add_out_argument,
@@ -48,7 +47,6 @@ from .arguments import (
     given_data,
     given_model_kwargs,
     model_title,
-    take_levels,
 )
 from .choices import BASELINES
 from .errors import CommandError
@@ -70,7 +68,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     add_model_arguments(parser)
     add_data_arguments(parser)
-    add_levels_argument(parser)
     add_methods_argument(parser, CHOSEN)
     parser.add_argument('--masks', type=existing, metavar='FOLDER|JSON', help='where the objects of the images are')
     parser.add_argument('--baseline', metavar='MODEL', help='another model, whose explanations are scored as well')
@@ -98,7 +95,6 @@ def run(args: argparse.Namespace) -> int:
     with process_group():
         place = choose_device(args)
         model: Any = load_classifier(args.model, args.checkpoint, **given_model_kwargs(args)).to(place)
-        take_levels(args, model)
         names = name_classes(model, args.label_names)
         evaluation = _evaluate(args, model)
         if evaluation is None:
@@ -165,6 +161,5 @@ def _load_baseline(args: argparse.Namespace, model: Any) -> 'nn.Module':
             f'--baseline {args.baseline or args.baseline_checkpoint} has {baseline.num_classes} classes, '
             f'{model_title(args)} has {model.num_classes}'
         )
-    take_levels(args, baseline)
     name_classes(baseline, args.label_names)
     return baseline.to(next(model.parameters()).device)

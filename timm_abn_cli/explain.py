@@ -48,12 +48,10 @@ from .arguments import (
     add_computing_arguments,
     add_csv_argument,
     add_images_argument,
-    add_levels_argument,
     add_model_arguments,
     add_out_argument,
     choose_device,
     given_model_kwargs,
-    take_levels,
 )
 from .choices import COLORMAPS, INTERPOLATIONS, SCALES, SHOWN_MAPS
 from .errors import CommandError, report_problems
@@ -72,7 +70,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     add_images_argument(parser)
     add_model_arguments(parser)
-    add_levels_argument(parser)
     add_out_argument(parser, 'outputs')
     add = parser.add_argument
     add('--top-k', type=positive, default=5, metavar='K', help='classes per image (default: 5)')
@@ -114,7 +111,6 @@ def run(args: argparse.Namespace) -> int:
             check_output_file(args.csv)
         place = choose_device(args)
         model: Any = load_model(args.model, args.checkpoint, **given_model_kwargs(args)).to(place)
-        take_levels(args, model)
         names = name_classes(model, args.label_names)
         shown_class = None if args.shown_class is None else find_class(args.shown_class, names)
         drawing = Drawing(args.show, shown_class, args.scale, args.interpolation, args.colormap or 'viridis', args.map)

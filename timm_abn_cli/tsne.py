@@ -29,14 +29,12 @@ from typing import TYPE_CHECKING, Any
 from .arguments import (
     add_computing_arguments,
     add_data_arguments,
-    add_levels_argument,
     add_model_arguments,
     add_out_argument,
     choose_device,
     given_data,
     given_model_kwargs,
     model_title,
-    take_levels,
 )
 from .printing import visible
 from .table import format_table
@@ -51,7 +49,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     add_model_arguments(parser)
     add_data_arguments(parser)
-    add_levels_argument(parser)
     add_out_argument(parser, 'outputs/tsne')
     add_computing_arguments(parser, batch_size=64)
 
@@ -70,7 +67,6 @@ def run(args: argparse.Namespace) -> int:
     check_output_folder(args.out)
     device = choose_device(args)
     model: Any = load_classifier(args.model, args.checkpoint, **given_model_kwargs(args)).to(device)
-    take_levels(args, model)
     check_attention(model)
     names = name_classes(model, args.label_names)
     features = attended_features(model, load_samples(model, **given_data(args)), args.batch_size)

@@ -25,9 +25,9 @@ from typing import Any
 from timm_abn import TimmAbnError, load_model
 from timm_abn.data.sources import Source, find_sources
 from timm_abn.export.graph import export_metadata, export_network
-from timm_abn_cli.export import check_packages
 from timm_abn.maps.colormaps import colormap_table
 from timm_abn.staging import check_new_folder, staged_folder
+from timm_abn_cli.export import check_packages
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / 'docs' / 'static_page'

@@ -16,7 +16,8 @@ from PIL import Image, ImageCms
 
 from timm_abn import TimmAbnError
 from timm_abn.data import reading
-from timm_abn.data.reading import ImageError, Levels, check_image, read_image, read_or_next, to_rgb, without_damaged
+from timm_abn.data.reading import ImageError, check_image, read_image, read_or_next, to_rgb, without_damaged
+from timm_abn.records import Levels
 
 ROOT = Path(__file__).parents[2]
 SIZE = (6, 4)
@@ -253,7 +254,7 @@ def test_levels_of_a_scan_of_12_bits_in_a_file_of_16(tmp_path, words, expected):
 
 @pytest.mark.parametrize('words', [('4095', '0'), ('1%', '99'), ('0', 'nan'), ('0%', '101%'), ('0', 'inf'), ('a', 'b')])
 def test_levels_that_are_none(words):
-    with pytest.raises(TimmAbnError, match=rf'--levels must be two grey values .*, got {words[0]} {words[1]}\.'):
+    with pytest.raises(TimmAbnError, match=rf'levels must be two grey values .*, got .{words[0]} {words[1]}.\.'):
         Levels.parse(words)
 
 

@@ -12,9 +12,10 @@ from tiny_models import tiny_abn
 
 from timm_abn.data.datasets import create_dataset
 from timm_abn.data.errors import DataError
-from timm_abn.data.reading import ImageError, Levels
+from timm_abn.data.reading import ImageError
 from timm_abn.data.samples import load_samples
 from timm_abn.data.timm_images import find_images_and_targets
+from timm_abn.records import Levels
 from timm_abn.training.data.transforms import extend_timm_transforms
 from timm_abn.training.replacing import replace
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from PIL import Image
 
 from ..data.images import Box
-from ..data.reading import ImageError, Levels, open_image, read_image
+from ..data.reading import ImageError, open_image, read_image
+from ..records import Levels
 
 __all__ = ['MOST_BYTES', 'MOST_PIXELS', 'Photo', 'read_photo', 'shown_size', 'to_shown_box']
 

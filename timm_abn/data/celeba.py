@@ -13,8 +13,9 @@ import torch
 from torch.utils.data import Dataset
 
 from ..errors import suggest
+from ..records import Levels
 from .errors import DataError
-from .reading import ImageError, Levels, read_image, without_damaged
+from .reading import ImageError, read_image, without_damaged
 
 __all__ = ['CelebA']
 

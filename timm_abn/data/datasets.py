@@ -16,10 +16,11 @@ import torchvision.datasets
 from torch.utils.data import Dataset
 
 from ..errors import one_line
+from ..records import Levels
 from .celeba import CelebA
 from .errors import DataError
 from .photos import hold_out
-from .reading import Levels, read_image, without_damaged
+from .reading import read_image, without_damaged
 from .timm_images import ReadImages
 
 __all__ = ['CompCars', 'create_dataset', 'svhn']

@@ -18,9 +18,10 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from ..errors import TimmAbnError
 from ..maps.operations import blend_maps, upsample_maps
-from .reading import ImageError, Levels, read_image
+from ..records import record_of
+from .reading import ImageError, read_image
 
-__all__ = ['MOST_PIXELS', 'Box', 'Preprocessing', 'denormalize', 'draw_overlay', 'levels_of', 'place_map']
+__all__ = ['MOST_PIXELS', 'Box', 'Preprocessing', 'denormalize', 'draw_overlay', 'place_map']
 
 MOST_PIXELS = 100_000_000  # in memory at once, as 8-bit RGB: 300 MB
 
@@ -54,7 +55,7 @@ class Preprocessing:
 
     Attributes:
         config: What timm's ``create_transform`` gets: input size, interpolation, mean, std, crop.
-        levels: What is black and white in images of more than 8 bits (``levels_of`` the model).
+        levels: What is black and white in images of more than 8 bits (``timm_abn.records``).
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
@@ -67,7 +68,7 @@ class Preprocessing:
         """
         input_size = get_model_input_config(model)['input_size']  # of this model, not of its pretrained weights
         self.channels = input_size[0]
-        self.levels = levels_of(model)
+        self.levels = record_of(model).levels
         if self.channels not in (1, 3):
             raise TimmAbnError(f'images have 1 (grey) or 3 (colour) channels, the model takes {self.channels}.')
         config: dict[str, Any] = resolve_model_data_config(model)
@@ -160,11 +161,6 @@ def place_map(attention_map: torch.Tensor, box: Box, size: tuple[int, int], inte
     placed = torch.zeros(size[1], size[0])
     placed[first_row : first_row + values.shape[0], first_column : first_column + values.shape[1]] = values
     return placed
-
-
-def levels_of(model: torch.nn.Module) -> Levels | None:
-    """Return what is black and white to a model in images of more than 8 bits, None for the range of their type."""
-    return getattr(model, 'image_levels', None)
 
 
 def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:

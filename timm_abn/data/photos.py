@@ -11,10 +11,11 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from ..records import Levels
 from ..timm_private import search_split
 from .class_names import class_order
 from .errors import DataError
-from .reading import Levels, read_image, read_or_next, without_damaged
+from .reading import read_image, read_or_next, without_damaged
 from .sources import Source, find_sources
 
 __all__ = ['Photo', 'Photos', 'PhotosDataset', 'find_photos', 'hold_out', 'split_folders']

@@ -7,26 +7,25 @@ are taken that are decoded in this process, and only as many pixels, bytes, scan
 import contextlib
 import io
 import logging
-import math
 import os
 import stat
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from huggingface_hub.utils import tqdm
 from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps
 
 from ..errors import TimmAbnError
+from ..records import Levels
 
 __all__ = [
     'FORMATS',
     'MOST_BYTES',
     'ImageError',
-    'Levels',
     'check_image',
     'image_errors',
     'open_image',
@@ -56,28 +55,6 @@ class ImageError(TimmAbnError):
         if '\n' in message:  # torch makes an error of a worker anew, with the worker's traceback, which ends with ours
             message = message.rstrip().splitlines()[-1].rpartition(f'{type(self).__name__}: ')[2]
         super().__init__(message)
-
-
-class Levels(NamedTuple):
-    """What is black and what is white in an image of more than 8 bits: grey values, or percentiles of each image."""
-
-    low: float
-    high: float
-    percent: bool = False
-
-    @classmethod
-    def parse(cls, words: Sequence[str]) -> 'Levels':
-        """Return the levels of two words: '0 4095', grey values, or '1% 99%', percentiles of each image.
-
-        Raises:
-            TimmAbnError: They are something else, or the first is not the lower one.
-        """
-        percent = all(word.endswith('%') for word in words)
-        with contextlib.suppress(ValueError):
-            low, high = (float(word.removesuffix('%') if percent else word) for word in words)
-            if (0 <= low < high <= 100) if percent else (-math.inf < low < high < math.inf):
-                return cls(low, high, percent)
-        raise TimmAbnError(f'--levels must be two grey values (0 4095) or percentiles (1% 99%), got {" ".join(words)}.')
 
 
 def read_image(path: Place, levels: Levels | None = None) -> Image.Image:

@@ -13,14 +13,15 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from ..errors import TimmAbnError, one_line
+from ..records import Levels, record_of
 from ..timm_private import search_split
 from .celeba import CelebA
 from .class_names import class_names
 from .datasets import create_dataset
 from .folder_labels import folder_labels
-from .images import Box, Preprocessing, levels_of
+from .images import Box, Preprocessing
 from .masks import Masks, fit_mask, place_mask, read_masks
-from .reading import Levels, to_rgb
+from .reading import to_rgb
 from .sources import Source, find_sources
 
 __all__ = ['Sample', 'Samples', 'load_samples', 'read_samples']
@@ -139,7 +140,7 @@ def load_samples(
         raise TimmAbnError(f'masks are found by the names of image files, which {dataset} does not have.')
     names, items = class_names(model), None
     if dataset:
-        items = _data_set(data_dir, dataset, split, levels_of(model))
+        items = _data_set(data_dir, dataset, split, record_of(model).levels)
         images = [_Image(f'{index:06}', index) for index in range(len(items))]
     else:
         images = _folder_images(model, data_dir, split, masks)

@@ -9,8 +9,9 @@ from timm.data import ImageDataset
 from timm.data.readers.reader_image_folder import ReaderImageFolder
 from timm.utils.misc import natural_key
 
+from ..records import Levels
 from .errors import DataError
-from .reading import Levels, image_errors, read_image, read_or_next, without_damaged
+from .reading import image_errors, read_image, read_or_next, without_damaged
 from .sources import IMAGE_EXTENSIONS, find_images, say_links
 
 __all__ = ['ReadImages', 'find_images_and_targets']

@@ -10,7 +10,7 @@ from timm.models import get_model_input_config
 
 from ..errors import TimmAbnError
 from ..hub.config import check_entries
-from ..records import record_of, set_record
+from ..records import Levels, Record, known_of, set_record
 
 __all__ = ['Told']
 
@@ -26,12 +26,14 @@ class Told:
         mean: One value per channel, or one for all.
         std: See ``mean``.
         probabilities: See ``timm_abn.records.Record``.
+        levels: See there; two words, as on a command line.
     """
 
     img_size: int | Sequence[int] | None = None
     mean: float | Sequence[float] | None = None
     std: float | Sequence[float] | None = None
     probabilities: str | None = None
+    levels: Sequence[str] | None = None
 
     def build(self, create: Callable[[Mapping[str, Any]], nn.Module], arguments: Mapping[str, Any]) -> nn.Module:
         """Return ``create(arguments)``, or a model that is built for images of this size, where its size is fixed.
@@ -56,8 +58,9 @@ class Told:
         noted: Any = model
         if data_config := self.data_config(model):
             noted.pretrained_cfg = dict(noted.pretrained_cfg, **data_config)
-        if self.probabilities is not None:
-            set_record(model, dataclasses.replace(record_of(model), probabilities=self.probabilities))
+        known = known_of(model)
+        levels = Levels.parse(self.levels) if self.levels is not None else known.levels
+        set_record(model, Record(self.probabilities or known.probabilities, levels))
 
     def data_config(self, model: nn.Module) -> dict[str, Any]:
         """Return what is said of how images are prepared, as timm names it.

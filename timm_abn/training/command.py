@@ -21,12 +21,13 @@ import torch.nn as nn
 import yaml
 
 from ..data.datasets import create_dataset
-from ..data.reading import ImageError, Levels
+from ..data.reading import ImageError
 from ..data.timm_images import find_images_and_targets
 from ..errors import TimmAbnError, suggest
 from ..explain.processes import ProcessError, is_one_of_several, join_process_group
 from ..hub.published import ARGUMENTS_OF_WEIGHTS, no_weights
 from ..models.training_checkpoints import origin_of
+from ..records import Levels, Record
 from .data.loader import extend_timm_loader
 from .data.transforms import CROP_MODES, extend_timm_transforms
 from .devices import choose_device, choose_memory_format
@@ -73,7 +74,7 @@ def main(name: str, arguments: Sequence[str]) -> int:
 def _run(name: str, arguments: Sequence[str]) -> None:
     trains = name == 'train.py'
     own, for_timm = _own_arguments(name, arguments)
-    levels = Levels.parse(own.levels) if own.levels else None
+    said_levels = Levels.parse(own.levels) if own.levels else None
     _choose_processes()
     extend_timm_tasks()
     scripts = find_scripts(own.timm_scripts)
@@ -84,6 +85,7 @@ def _run(name: str, arguments: Sequence[str]) -> None:
     for_timm += arguments_of_checkpoint(name, settings)
     if _loads_weights(name, settings) or settings.checkpoint or settings.initial_checkpoint or settings.resume:
         for_timm += channels_of_weights(settings)
+    settings.levels = said_levels or Record.take(settings.recorded).levels
     of_device = choose_device(name, settings)
     for_timm += [*of_device, *take_classes(name, settings)]
     if trains:
@@ -98,7 +100,7 @@ def _run(name: str, arguments: Sequence[str]) -> None:
     if trains:
         _prepare_training(settings)
     _check_weights(name, settings)
-    replace(timm.data, 'create_dataset', partial(create_dataset, **settings.data, levels=levels))
+    replace(timm.data, 'create_dataset', partial(create_dataset, **settings.data, levels=settings.levels))
     replace(folder_reader, 'find_images_and_targets', find_images_and_targets)
     extend_timm_transforms()
     for note in (*settings.notes, *(['torch finds no GPU here: this runs on the CPU.'] if of_device else [])):
@@ -140,9 +142,7 @@ def _own_arguments(name: str, arguments: Sequence[str]) -> tuple[argparse.Namesp
     parser = argparse.ArgumentParser(program, usage, add_help=False, allow_abbrev=False)
     place = "checkout of timm's repository, or 'download' to fetch the scripts of the installed timm once (default: "
     parser.add_argument('--timm-scripts', metavar='DIR', help=f'{place}$TIMM_SCRIPTS)')
-    levels = (
-        'black and white of images of more than 8 bits: 0 4095, or percentiles: 1%% 99%% (default: range of 16 bits)'
-    )
+    levels = 'black and white of images of more than 8 bits: 0 4095, or percentiles: 1%% 99%% (default: of 16 bits)'
     parser.add_argument('--levels', nargs=2, metavar=('LOW', 'HIGH'), help=levels)
     if trains:
         weight = 'weight of the attention loss (default: 1)'
@@ -227,6 +227,7 @@ def _prepare_training(settings: argparse.Namespace) -> None:
     extend_timm_saver(
         label_names=settings.class_names,
         probabilities='sigmoid' if settings.task == 'multilabel' or settings.num_classes == 1 else 'softmax',
+        levels=settings.levels and settings.levels.words,
         crop_mode=settings.crop_mode,
         origin=origin_of(settings.recorded) if settings.resume else origin,
     )
