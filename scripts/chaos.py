@@ -139,7 +139,7 @@ class Commands:
     """Commands in processes of their own, each in a new folder, beside what they give without trouble."""
 
     def __init__(self, folder, photos, checkpoint, others):
-        attach = f'attach --backbone resnet20_cifar --backbone-checkpoint {checkpoint} --data-dir {photos}'
+        attach = f'attach --model resnet20_cifar --checkpoint {checkpoint} --data-dir {photos}'
         self.folder, self.others = folder, others
         self.commands = {
             'attach': f'{attach} --epochs 2 --batch-size 8 --device cpu --out out',

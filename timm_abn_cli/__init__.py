@@ -112,7 +112,12 @@ def create_parser() -> argparse.ArgumentParser:
         summary, _, details = (module.__doc__ or '').partition('\n')
         layout = argparse.RawDescriptionHelpFormatter
         subparser = subparsers.add_parser(
-            name, help=summary, description=summary, epilog=details.strip(), formatter_class=layout
+            name,
+            help=summary,
+            description=summary,
+            epilog=details.strip(),
+            formatter_class=layout,
+            allow_abbrev=False,  # --model would be --model-kwargs where there is no --model
         )
         module.add_arguments(subparser)
         subparser.set_defaults(run=module.run)

@@ -1,8 +1,8 @@
 """Attach an attention branch to a trained timm model, and train its map on a folder of photos.
 
 examples:
-  timm-abn attach --backbone resnet18 --backbone-checkpoint plain/model_best.pth.tar --data-dir photos --out attached
-  timm-abn attach --backbone convnext_tiny --pretrained --data-dir photos --unlabelled --out attached
+  timm-abn attach --checkpoint plain/model_best.pth.tar --data-dir photos --out attached
+  timm-abn attach --model convnext_tiny --data-dir photos --unlabelled --out attached
   timm-abn explain photos --checkpoint attached/last.pth.tar
 
 The model stays as it is, to the last bit of its predictions: the map explains, and does not gate. It is trained to be
@@ -37,11 +37,9 @@ from pathlib import Path
 from .argument_types import existing_file, existing_folder, positive, positive_number, seed, whole
 from .arguments import (
     add_computing_arguments,
-    add_label_names_argument,
-    add_model_kwargs,
-    add_told_arguments,
+    add_model_arguments,
     choose_device,
-    given_told,
+    given_model_kwargs,
 )
 from .errors import CommandError
 from .table import format_table
@@ -52,16 +50,11 @@ __all__ = ['add_arguments', 'run']
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     add = parser.add_argument
-    add('--backbone', metavar='NAME', help='name of the timm model (default: what its checkpoint says)')
-    weights = parser.add_mutually_exclusive_group(required=True)
-    file = "weights of it, as timm's training script writes them"
-    weights.add_argument('--backbone-checkpoint', type=existing_file, metavar='FILE', help=file)
-    weights.add_argument('--pretrained', action='store_true', help="timm's pretrained weights of it")
+    add_model_arguments(parser)
     add('--data-dir', type=existing_folder, required=True, metavar='FOLDER', help='folder of the photos')
     add('--unlabelled', action='store_true', help='the folders of the photos are not their classes')
     classes = "which class each folder is, as timm's scripts take it (default: found by name)"
     add('--class-map', type=existing_file, metavar='FILE', help=classes)
-    add_label_names_argument(parser)
     add('--out', type=Path, required=True, metavar='FOLDER', help='where to write')
     add('--resume', action='store_true', help='continue after the last epoch in --out')
     add('--epochs', type=positive, default=10, metavar='N', help='(default: 10)')
@@ -70,8 +63,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--seed', type=seed, default=0, help='of order, flips and backgrounds (default: 0)')
     add('--workers', type=whole, default=0, metavar='N', help='processes that read photos (default: 0)')
     add_computing_arguments(parser)
-    add_model_kwargs(parser)
-    add_told_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -79,16 +70,13 @@ def run(args: argparse.Namespace) -> int:
     if args.resume and not (args.out / 'last.pth.tar').is_file():
         raise CommandError(f'there is no {args.out / "last.pth.tar"} to continue from; leave out --resume')
 
-    if args.pretrained and not args.backbone:
-        raise CommandError('--pretrained needs --backbone NAME: the weights of which model?')
+    model_kwargs = given_model_kwargs(args)
 
     import torch
 
     from timm_abn.data.class_names import name_classes
     from timm_abn.data.photos import find_photos
     from timm_abn.models.attaching import attach
-    from timm_abn.models.told import Told
-    from timm_abn.models.training_checkpoints import recorded_model
     from timm_abn.staging import check_new_folder, check_output_folder
     from timm_abn.training.attaching import LAST, AttachSettings, train_attached
     from timm_abn.training.photo_classes import label_photos
@@ -97,8 +85,7 @@ def run(args: argparse.Namespace) -> int:
     place = choose_device(args)
     photos = find_photos(args.data_dir, labelled=not args.unlabelled)
     torch.manual_seed(args.seed)
-    backbone = args.backbone or recorded_model(args.backbone_checkpoint)
-    attached = attach(backbone, args.backbone_checkpoint, args.pretrained, args.model_kwargs, Told(**given_told(args)))
+    attached = attach(args.model, args.checkpoint, **model_kwargs)
     attached.model.to(place)
     if photos.classes:
         photos, warning = label_photos(photos, attached.model, args.class_map, args.label_names)

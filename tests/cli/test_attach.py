@@ -42,7 +42,7 @@ def photos(tmp_path, monkeypatch):
 
 
 def attach(*arguments, data='photos', checkpoint='plain.pth.tar', out='out', epochs=2, batch=8):
-    fixed = ['--backbone', BACKBONE, '--backbone-checkpoint', checkpoint, '--data-dir', data, '--out', out]
+    fixed = ['--model', BACKBONE, '--checkpoint', checkpoint, '--data-dir', data, '--out', out]
     return main(['attach', *fixed, '--epochs', str(epochs), '--batch-size', str(batch), '--device', 'cpu', *arguments])
 
 
@@ -142,7 +142,7 @@ sys.exit(main())
 @pytest.mark.parametrize('changes', [1, 8, 12, 16, 26])
 def test_a_run_that_is_killed_starts_again_or_goes_on(photos, changes):
     assert attach(out='whole') == 0
-    out, command = photos.parent / 'out', ['attach', '--backbone', BACKBONE, '--backbone-checkpoint', 'plain.pth.tar']
+    out, command = photos.parent / 'out', ['attach', '--model', BACKBONE, '--checkpoint', 'plain.pth.tar']
     command += ['--data-dir', 'photos', '--epochs', '2', '--batch-size', '8', '--device', 'cpu', '--out', str(out)]
     environment = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(Path(__file__).parents[2]))
     done = subprocess.run([sys.executable, '-c', KILLED, str(changes), *command], env=environment, capture_output=True)
@@ -191,7 +191,7 @@ def test_damaged_photos_are_left_out_before_training_and_replaced_in_it(photos, 
         (dict(batch=17), 'there are 16 photos to train on, fewer than a batch of 17: pass a smaller --batch-size'),
         (dict(data='nowhere'), 'there is no folder nowhere'),
         (dict(data='photos/dark'), 'lies in no folder of a class'),
-        (dict(checkpoint='nothing.pth'), 'there is no file nothing.pth'),
+        (dict(checkpoint='nothing.pth'), 'there is no checkpoint nothing.pth'),
         (dict(checkpoint='other.pth.tar'), 'other.pth.tar is a checkpoint of resnet18, not of resnet20_cifar'),
         (dict(checkpoint='junk.pth.tar'), 'junk.pth.tar is no checkpoint, or damaged'),
         (

@@ -1,4 +1,4 @@
-"""timm-abn attach --pretrained: the checkpoint holds the branch alone, and says which weights of timm it is for."""
+"""timm-abn attach of timm's own weights: the checkpoint holds the branch alone, and says which they are."""
 
 import numpy as np
 import pytest
@@ -35,9 +35,8 @@ def backbone(hub, tmp_path, monkeypatch):
 def attach(*arguments):
     fixed = [
         'attach',
-        '--backbone',
+        '--model',
         'test_resnet',
-        '--pretrained',
         '--data-dir',
         'photos',
         '--unlabelled',

@@ -11,12 +11,12 @@ from timm.models import PretrainedCfg, get_pretrained_cfg
 
 from ..attached.network import AttachedNet
 from ..checkpoint_files import CheckpointError
-from ..errors import TimmAbnError, suggest
+from ..errors import suggest
 from ..hub.state_dicts import fingerprint_of
 from ..networks.split_network import HALVES
 from .creating import ModelError, create_model
 from .told import Told
-from .training_checkpoints import OF_BACKBONE, recorded_of_backbone
+from .training_checkpoints import OF_BACKBONE, recorded_model, recorded_of_backbone
 
 __all__ = ['MODEL', 'AttachedModel', 'attach', 'backbone_fingerprint', 'with_backbone', 'without_backbone']
 
@@ -38,28 +38,31 @@ class AttachedModel(NamedTuple):
 
 
 def attach(
-    backbone: str,
+    backbone: str | None = None,
     checkpoint: Path | None = None,
-    pretrained: bool = False,
-    model_kwargs: Mapping[str, Any] | None = None,
-    told: Told | None = None,
+    /,
+    **model_kwargs: Any,
 ) -> AttachedModel:
     """Attach an attention branch to a model of timm, which stays as it is: the map explains it, and does not gate.
 
-    The weights are timm's (``pretrained``), or those of a checkpoint: what timm's training script wrote, whose recorded
-    arguments and preparation of images are taken over where ``model_kwargs`` and ``told`` say nothing else, or weights
-    alone.
+    Args:
+        backbone: Name of the model; None if the checkpoint says it.
+        checkpoint: What timm's training script wrote, or weights alone; None for timm's pretrained weights.
+        **model_kwargs: Arguments of ``timm.create_model``, and what ``Told`` says; they come before what the checkpoint
+            records.
 
     Raises:
         TimmAbnError: There is no such model, or there are no weights that fit; the message is one line.
     """
-    told = told or Told()
+    told, model_kwargs = Told.take(model_kwargs)
+    if backbone is None:
+        if checkpoint is None:
+            raise ModelError('name a model (--model NAME), or pass a checkpoint that does (--checkpoint FILE).')
+        backbone = recorded_model(checkpoint)
     if not timm.is_model(backbone.split('.')[0]):
         raise ModelError(f'{backbone} is no model; {suggest(backbone, timm.list_models(), "see timm.list_models()")}')
     if backbone.startswith('abn'):
         raise ModelError(f'{backbone} is an Attention Branch Network already; pass its backbone.')
-    if (checkpoint is None) != pretrained:
-        raise TimmAbnError('weights come either from a checkpoint of the backbone, or are those that timm has of it.')
     if checkpoint is None:
         cfg = _weights_of(backbone)
         backbone = f'{cfg.architecture}.{cfg.tag}' if cfg.tag else backbone
@@ -68,10 +71,10 @@ def attach(
         recorded, _, settings = recorded_of_backbone(backbone, checkpoint)
         arguments = dict(recorded)
     of_weights = arguments.get('num_classes')
-    arguments.update(model_kwargs or {}, backbone=backbone)
-    if pretrained and arguments['num_classes'] == of_weights:  # else the classifier is a new one, which timm has not
+    arguments.update(model_kwargs, backbone=backbone)
+    if checkpoint is None and arguments['num_classes'] == of_weights:  # timm has no other classifier
         arguments['pretrained_backbone'] = True
-    weights = pretrained if checkpoint is None else str(checkpoint)
+    weights = checkpoint is None or str(checkpoint)
     model = told.build(partial(create_model, MODEL), dict(arguments, pretrained_backbone=weights))
     assert isinstance(model, AttachedNet)
     told.note(model)
@@ -127,5 +130,5 @@ def _weights_of(backbone: str) -> PretrainedCfg:
     except RuntimeError as error:  # no such tag
         raise ModelError(str(error)) from error
     if cfg is None or not cfg.has_weights:
-        raise ModelError(f'{backbone} has no pretrained weights; pass a checkpoint of it.')
+        raise ModelError(f'{backbone} has no pretrained weights; pass a checkpoint of it (--checkpoint FILE).')
     return cfg

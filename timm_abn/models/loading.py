@@ -1,6 +1,5 @@
 """Loading trained models: by name, from an address, or from a checkpoint."""
 
-import dataclasses
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -32,7 +31,6 @@ from .training_checkpoints import (
 
 __all__ = ['EXPLAINING', 'load_classifier', 'load_model', 'model_names', 'untrained_model']
 
-_TOLD = tuple(field.name for field in dataclasses.fields(Told))
 EXPLAINING = (SplitNetwork, ClassActivationMapping)  # classes of models that explain themselves
 
 
@@ -84,7 +82,7 @@ def load_classifier(
         TimmAbnError: There is no such model, or there are no weights that fit; the message is one line.
     """
     name = _name_of(name_or_address, checkpoint)
-    told = Told(**{key: model_kwargs.pop(key) for key in _TOLD if key in model_kwargs})
+    told, model_kwargs = Told.take(model_kwargs)
     if ':' not in name:
         _check_exists(name)
         _check_tag(name)

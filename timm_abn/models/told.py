@@ -35,6 +35,13 @@ class Told:
     probabilities: str | None = None
     levels: Sequence[str] | None = None
 
+    @classmethod
+    def take(cls, arguments: Mapping[str, Any]) -> tuple['Told', dict[str, Any]]:
+        """Return what is said among arguments of a model, and the others."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        said = {name: value for name, value in arguments.items() if name in names}
+        return cls(**said), {name: value for name, value in arguments.items() if name not in names}
+
     def build(self, create: Callable[[Mapping[str, Any]], nn.Module], arguments: Mapping[str, Any]) -> nn.Module:
         """Return ``create(arguments)``, or a model that is built for images of this size, where its size is fixed.
 

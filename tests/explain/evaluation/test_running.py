@@ -165,8 +165,8 @@ def test_a_finished_evaluation_is_shown_again(model, finished, caplog):
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        (dict(explainers=half('right')), 'holds an evaluation with code.mine='),
-        (dict(explainers=dict(mine=lambda images, targets: images[:, :1])), 'code.mine='),
+        (dict(explainers=half('right')), 'holds an evaluation with other code of the method mine'),
+        (dict(explainers=dict(mine=lambda images, targets: images[:, :1])), 'other code of the method mine'),
         (
             changed(image=torch.zeros(3, *SIZE)),
             r'an evaluation of what image0.png was before \(1 differ\): choose another',
@@ -177,8 +177,8 @@ def test_a_finished_evaluation_is_shown_again(model, finished, caplog):
         (dict(samples=make_samples(4)), 'images=5, not 4'),
         (dict(steps=3), 'holds an evaluation with steps=2, not 3: choose a new folder'),
         (dict(deletion_baseline='blur'), "deletion_baseline='mean', not 'blur'"),
-        (dict(num_classes=6), 'weights='),
-        (dict(mechanism='product'), 'network='),
+        (dict(num_classes=6), 'other weights'),
+        (dict(mechanism='product'), 'a network of other arguments'),
         (dict(pretrained_cfg_overlay=dict(crop_pct=0.5)), 'preparation.crop_pct='),
     ],
 )

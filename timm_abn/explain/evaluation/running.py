@@ -143,6 +143,9 @@ def preparation_of(model: nn.Module, said: Mapping[str, Any] = MappingProxyType(
     return json.loads(json.dumps({**resolve_model_data_config(model), **said}))
 
 
+_OTHER = dict(weights='other weights', network='a network of other arguments', code='other code of the method {}')
+
+
 def _begin(folder: Path, settings: Mapping[str, Any], rank: int) -> None:
     """Compare the settings with those of an evaluation that was begun before, and record them."""
     for place in (folder, folder / 'parts'):
@@ -154,7 +157,8 @@ def _begin(folder: Path, settings: Mapping[str, Any], rank: int) -> None:
     then = dict(_entries(before))
     for key, value in _entries(settings):
         if then.get(key) != value:
-            found = f'{key}={then.get(key)!r}, not {value!r}'
+            found = _OTHER.get(key.partition('.')[0], f'{key}={then.get(key)!r}, not {value!r}')
+            found = found.format(key.partition('.')[2])
             raise TimmAbnError(f'{folder} holds an evaluation with {found}: choose a new folder.')
     wait_for_all()  # all have compared before anything is written
     if rank == 0:
