@@ -38,6 +38,12 @@ def add_told_arguments(parser: argparse.ArgumentParser) -> None:
     for name in ('mean', 'std'):
         text = f'{name} of colours in [0, 1], one for each channel or for all (default: what the weights say)'
         add(f'--{name}', type=float, nargs='+', metavar='X', help=text)
+    add(
+        '--crop-pct',
+        type=float,
+        metavar='X',
+        help="share of an image's side that is seen (default: what the weights say)",
+    )
     kinds = 'of labels that do not exclude each other: sigmoid (default: what the weights say, else softmax)'
     add('--probabilities', choices=PROBABILITIES, help=kinds)
     levels = (
@@ -49,7 +55,7 @@ def add_told_arguments(parser: argparse.ArgumentParser) -> None:
 
 def given_told(args: argparse.Namespace) -> dict[str, Any]:
     """Return what a command line with ``add_told_arguments`` says."""
-    said = {name: getattr(args, name) for name in ('img_size', 'mean', 'std', 'probabilities', 'levels')}
+    said = {name: getattr(args, name) for name in ('img_size', 'mean', 'std', 'crop_pct', 'probabilities', 'levels')}
     return {name: value for name, value in said.items() if value is not None}
 
 

@@ -13,7 +13,8 @@ place.
 
 The folder has sub-folders train and validation, each with one folder per class, as timm's scripts expect; or just one
 folder per class, of which a fifth is held out, always the same one. A checkpoint of timm's training script records
-its model, the arguments of this, and how images are prepared; --img-size, --mean and --std say so of weights alone.
+its model, the arguments of this, and how images are prepared; --img-size, --mean, --std and --crop-pct say so of
+weights alone.
 Photos that cannot be read are named and left out.
 
 Which class a folder is, is told by the names that the model records, those of ImageNet, or --label-names; by numbers

@@ -223,7 +223,17 @@ def test_one_logit_and_labels_are_attached_to(photos, capsys, num_classes, kind)
     torch.manual_seed(0)
     backbone = timm.create_model(BACKBONE, num_classes=num_classes)
     torch.save(backbone.state_dict(), 'plain.pth.tar')
-    told = ['--img-size', '16', '--mean', '0.5', '--std', '0.25', *(['--probabilities', kind] if kind else [])]
+    told = [
+        '--img-size',
+        '16',
+        '--mean',
+        '0.5',
+        '--std',
+        '0.25',
+        '--crop-pct',
+        '1',
+        *(['--probabilities', kind] if kind else []),
+    ]
     if kind:
         assert attach(*told) == 2 and '--unlabelled' in capsys.readouterr().err
     assert attach(*told, *(['--unlabelled'] if kind else []), epochs=1) == 0

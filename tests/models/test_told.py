@@ -20,7 +20,7 @@ from timm_abn.records import num_answers, record_of
 from timm_abn_cli import main
 
 MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
-TOLD = dict(img_size=48, mean=MEAN, std=STD)
+TOLD = dict(img_size=48, mean=MEAN, std=STD, crop_pct=1.0)
 
 
 @pytest.fixture
@@ -41,7 +41,9 @@ def warned(call, *args, **kwargs):
 def test_one_warning_of_what_nobody_said(bare):
     model, (message,) = warned(load_classifier, 'test_resnet', bare)
     size, mean = (model.pretrained_cfg[key] for key in ('input_size', 'mean'))
-    assert f'size {size[1]} x {size[2]}, mean {mean}' in message and '--img-size, --mean, --std (' in message
+    assert (
+        f'size {size[1]} x {size[2]}, mean {mean}' in message and '--img-size, --mean, --std, --crop-pct (' in message
+    )
     _, (message,) = warned(load_classifier, 'test_resnet', bare, img_size=48, mean=0.5)
     assert 'taken is std' in message and '--mean' not in message
     model, messages = warned(load_classifier, 'test_resnet', bare, **TOLD, probabilities='sigmoid')
@@ -53,7 +55,6 @@ def test_one_warning_of_what_nobody_said(bare):
 
 def test_the_numbers_are_those_of_ones_own_loop(bare):
     model = load_classifier('test_resnet', bare, **TOLD)
-    model.pretrained_cfg = dict(model.pretrained_cfg, crop_pct=1.0)
     photo = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
     own = (torch.from_numpy(photo / 255) - torch.tensor(MEAN)) / torch.tensor(STD)
     torch.testing.assert_close(Preprocessing(model)(Image.fromarray(photo))[0], own.permute(2, 0, 1).float())

@@ -14,7 +14,7 @@ from ..records import Levels, Record, known_of, set_record
 
 __all__ = ['Told']
 
-_FLAGS = dict(img_size='--img-size', mean='--mean', std='--std')
+_FLAGS = dict(img_size='--img-size', mean='--mean', std='--std', crop_pct='--crop-pct')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Told:
         img_size: Height and width of images, or their side.
         mean: One value per channel, or one for all.
         std: See ``mean``.
+        crop_pct: Share of an image's side that is seen of it.
         probabilities: See ``timm_abn.records.Record``.
         levels: See there; two words, as on a command line.
     """
@@ -32,6 +33,7 @@ class Told:
     img_size: int | Sequence[int] | None = None
     mean: float | Sequence[float] | None = None
     std: float | Sequence[float] | None = None
+    crop_pct: float | None = None
     probabilities: str | None = None
     levels: Sequence[str] | None = None
 
@@ -77,7 +79,9 @@ class Told:
         """
         channels = get_model_input_config(model)['input_size'][0]
         said = {name: value for name in ('mean', 'std') if (value := getattr(self, name)) is not None}
-        found = {name: (value,) if isinstance(value, (int, float)) else tuple(value) for name, value in said.items()}
+        found: dict[str, Any] = {
+            name: (value,) if isinstance(value, (int, float)) else tuple(value) for name, value in said.items()
+        }
         for name, values in found.items():
             if len(values) not in (1, channels):
                 raise TimmAbnError(f'{name} must be one number, or one for each of {channels} channels, got {values}.')
@@ -85,6 +89,7 @@ class Told:
         if self.img_size is not None:
             sides = (self.img_size,) * 2 if isinstance(self.img_size, int) else tuple(self.img_size)
             found['input_size'] = (channels, *sides)
+        found.update({} if self.crop_pct is None else dict(crop_pct=self.crop_pct))
         check_entries(found, {}, 'what was given')
         return found
 
@@ -94,6 +99,7 @@ class Told:
         cfg: Any = model.pretrained_cfg
         height, width = get_model_input_config(model)['input_size'][1:]
         taken = dict(img_size=f'size {height} x {width}', mean=f'mean {cfg["mean"]}', std=f'std {cfg["std"]}')
+        taken['crop_pct'] = f'crop {cfg["crop_pct"]}'
         unknown = [name for name in taken if name not in said and getattr(self, name) is None]
         if unknown:
             values, flags = (', '.join(of[name] for name in unknown) for of in (taken, _FLAGS))
