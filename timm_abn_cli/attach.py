@@ -14,8 +14,7 @@ place.
 The folder has sub-folders train and validation, each with one folder per class, as timm's scripts expect; or just one
 folder per class, of which a fifth is held out, always the same one. A checkpoint of timm's training script records
 its model, the arguments of this, and how images are prepared; --img-size, --mean, --std and --crop-pct say so of
-weights alone.
-Photos that cannot be read are named and left out.
+weights alone. Photos that cannot be read are named and left out.
 
 Which class a folder is, is told by the names that the model records, those of ImageNet, or --label-names; by numbers
 of classes; or by --class-map. Folders may be some of the classes. If a model has no names, and as many classes as there

@@ -13,7 +13,8 @@ A multi-task network has a map for each task: those of the most probable tasks a
 
 A checkpoint of timm-abn-train records its model, the arguments of this, and how images were prepared. For bare weights,
 --model-kwargs gives the arguments that were not the default in training, such as mechanism=product attention_map=raw,
-and --img-size, --mean, --std and --crop-pct how images were prepared. A model of one logit answers no or yes, with 1 - p and p.
+and --img-size, --mean, --std and --crop-pct how images were prepared. A model of one logit answers no or yes, with
+1 - p and p.
 
 --show class draws the class map of the most probable class, or of --class; --show contrast draws that map minus the
 mean of the other classes' maps. Class maps are contrasts, not amounts: softmax sees only the differences between them.

@@ -36,7 +36,8 @@ def photos(tmp_path, monkeypatch):
         Image.fromarray((rng.integers(0, 128, (20, 24, 3)) + 127 * (label == 'bright')).astype(np.uint8)).save(path)
     torch.manual_seed(0)
     backbone = timm.create_model(BACKBONE, num_classes=2)
-    settings = argparse.Namespace(model=BACKBONE, num_classes=2, input_size=[3, 16, 16], mean=[0.5] * 3, std=[0.25] * 3)
+    images = dict(input_size=[3, 16, 16], mean=[0.5] * 3, std=[0.25] * 3, crop_pct=1.0)
+    settings = argparse.Namespace(model=BACKBONE, num_classes=2, **images)
     torch.save(dict(arch=BACKBONE, state_dict=backbone.state_dict(), args=settings), 'plain.pth.tar')
     return tmp_path / 'photos'
 
