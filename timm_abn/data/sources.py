@@ -35,6 +35,11 @@ class Source:
     name: Path
     named: bool
 
+    @property
+    def folder(self) -> str:
+        """Name of the folder that the file lies in."""
+        return self.path.absolute().parent.name
+
 
 def find_sources(paths: Iterable[Path]) -> list[Source]:
     """Return the images among files, taken whatever their name, and in folders, each with an output name of its own.
