@@ -171,9 +171,7 @@ def _partial_folder(folder: Path) -> Iterator[Path]:
     with contextlib.ExitStack() as stack:
         while True:
             path = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=folder))
-            with contextlib.suppress(
-                FileNotFoundError
-            ):  # another process took it for one that was left, before the lock
+            with contextlib.suppress(FileNotFoundError):  # before the lock, another process took it for one left behind
                 stack.enter_context(_locked(path))
                 if path.exists():
                     break

@@ -22,9 +22,8 @@ def report(evaluation: Evaluation, names: Sequence[str]) -> str:
     scores = []
     for method, row in evaluation.scores.items():
         bias = evaluation.position_bias[method]
-        scores.append(
-            [method, *(str(row[name]) for name in evaluation.metrics), '-' if bias != bias else f'{bias:.2f}']
-        )
+        bias_text = '-' if bias != bias else f'{bias:.2f}'
+        scores.append([method, *(str(row[name]) for name in evaluation.metrics), bias_text])
     number = len({row['image'] for row in evaluation.rows if row['method'] == first})
     labelled = evaluation.accuracy.number
     accuracy = f', accuracy {evaluation.accuracy} of {labelled} with a label' if labelled else ', none with a label'

@@ -145,7 +145,6 @@ def find_class(name_or_index: str, names: Sequence[str]) -> int:
             return found[0]
     if name_or_index.isdecimal() and int(name_or_index) < len(names):
         return int(name_or_index)
-    hint = suggest(
-        name_or_index, names, otherwise=f'the model has {names[0]!r} (0) to {names[-1]!r} ({len(names) - 1})'
-    )
+    span = f'the model has {names[0]!r} (0) to {names[-1]!r} ({len(names) - 1})'
+    hint = suggest(name_or_index, names, otherwise=span)
     raise TimmAbnError(f'there is no class {name_or_index!r}; {hint}')

@@ -63,9 +63,8 @@ def _describe_images(network: nn.Module, exported: ExportedNetwork, dynamic: str
     shape = _shape(network, exported.dynamic_axes)
     if dynamic in ('all', 'size') and 2 not in exported.dynamic_axes:
         return f'{shape} (other image sizes cannot be traced)'
-    return (
-        f'{shape} (multiples of {exported.multiple})' if 2 in exported.dynamic_axes and exported.multiple > 1 else shape
-    )
+    are_multiples = 2 in exported.dynamic_axes and exported.multiple > 1
+    return f'{shape} (multiples of {exported.multiple})' if are_multiples else shape
 
 
 def _shape(network: nn.Module, dynamic_axes: Mapping[int, str]) -> str:

@@ -157,12 +157,8 @@ def recorded_facts(checkpoint: Mapping[str, Any], settings: Mapping[str, Any] | 
     rows = checkpoint.get('rows')  # of timm-abn attach: a share that is kept means little without this one
     removed = rows[-1].get('eval_removed') if isinstance(rows, list) and rows and isinstance(rows[-1], dict) else None
     if isinstance(removed, (int, float)):
-        facts.append(
-            (
-                'Validation share of predictions that the rest keeps (%, low is good), as recorded',
-                f'{100 * removed:.2f}',
-            )
-        )
+        named = 'Validation share of predictions that the rest keeps (%, low is good), as recorded'
+        facts.append((named, f'{100 * removed:.2f}'))
     origin = origin_of(settings or {})
     facts += [('Trained from', plain(origin))] if origin else []
     dataset = (settings or {}).get('dataset')

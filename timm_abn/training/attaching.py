@@ -193,11 +193,9 @@ class _Run:
                 found[name] = same.float().mean().item() * len(images)
             if bool((labels >= 0).all()):
                 assert explanation.attention_logits is not None
-                found['eval_top1'] = (predicted.cpu() == labels).sum().item()
-                found['eval_attention_top1'] = (
-                    (self._answers(explanation.attention_logits).cpu() == labels).sum().item()
-                )
                 logits = explanation.logits, explanation.attention_logits
+                for name, own in zip(('eval_top1', 'eval_attention_top1'), logits):
+                    found[name] = (self._answers(own).cpu() == labels).sum().item()
                 labelled.append((labels, *(probabilities_of(own, self.exclusive).cpu() for own in logits)))
             sums = {name: sums.get(name, 0.0) + value for name, value in found.items()}
         row = {name: value / len(self.validation) for name, value in sums.items()}
