@@ -31,7 +31,7 @@ def test_what_is_short_or_not_shown_says_nothing(short_minutes, capsys):
     for _ in Progress([1], 'explain', 'image', shown=False):
         time.sleep(0.1)
     assert list(Progress(range(3), 'explain', 'image')) == [0, 1, 2]
-    with pytest.raises(KeyError), every_minute(lambda: 'never'):
+    with pytest.raises(KeyError), every_minute(lambda: print('never', file=sys.stderr)):
         raise KeyError
     assert capsys.readouterr().err == ''
 

@@ -12,7 +12,7 @@ from timm_abn.explain.methods import create_explainer
 from timm_abn.explain.metrics import deletion_and_insertion_curves, predict
 from timm_abn.explain.metrics.reliance import reliance
 from timm_abn.export.graph import export_metadata
-from timm_abn.records import Record, answers, num_answers, probability_kind, record_of, set_record
+from timm_abn.records import Record, answers, num_answers, record_of, set_record
 
 METHODS = ('grad_cam', 'recipro_cam', 'class_map')
 
@@ -35,7 +35,7 @@ def test_one_logit_is_a_no_and_a_yes(make):
     p = 1 / (1 + (-logits.double()).exp())
     expected = torch.cat([1 - p, p], dim=1).float()
     torch.testing.assert_close(predict(model, images, 4), expected)
-    assert (num_answers(model), probability_kind(model)) == (2, 'sigmoid')
+    assert (num_answers(model), record_of(model).probabilities) == (2, 'sigmoid')
     assert export_metadata(model, 'it')['probabilities'] == 'sigmoid'
     # the score is the probability of the predicted answer, p or 1 - p, or of the one that is asked for
     maps = torch.rand(6, 1, 4, 4)

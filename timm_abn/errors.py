@@ -2,9 +2,14 @@
 
 import difflib
 import textwrap
+import unicodedata
 from collections.abc import Iterable, Sequence
 
-__all__ = ['TimmAbnError', 'one_line', 'shortened', 'suggest']
+__all__ = ['TimmAbnError', 'one_line', 'printable', 'shortened', 'suggest']
+
+# kinds of characters: control, half of a pair, line, paragraph; and those that turn the direction of writing
+_UNPRINTABLE = ('Cc', 'Cs', 'Zl', 'Zp')
+_TURNING = ('LRE', 'RLE', 'LRO', 'RLO', 'PDF', 'LRI', 'RLI', 'FSI', 'PDI')
 
 
 class TimmAbnError(ValueError):
@@ -16,9 +21,6 @@ def one_line(error: BaseException) -> str:
 
     Of errors of other packages only the first sentence is taken: the rest is advice, and not always safe to follow.
     Those whose message says little without the name of their class, such as a ``KeyError``, get it in front.
-
-    Args:
-        error: The error.
     """
     message = ' '.join(str(error).split())
     if not isinstance(error, TimmAbnError):
@@ -46,5 +48,15 @@ def suggest(name: str, names: Iterable[str], otherwise: str) -> str:
 
 
 def shortened(names: Sequence[str], most: int = 5) -> str:
-    """Return the first of several names, as a list in a sentence."""
-    return ', '.join(names[:most]) + (', ...' if len(names) > most else '')
+    """Return the first of several names, which may come from a file, as a list in a sentence."""
+    return ', '.join(map(printable, names[:most])) + (', ...' if len(names) > most else '')
+
+
+def printable(name: str) -> str:
+    """Return a name with escapes in place of control characters and of bytes that are not UTF-8."""
+
+    def is_plain(character: str) -> bool:
+        turns = unicodedata.bidirectional(character) in _TURNING
+        return not turns and unicodedata.category(character) not in _UNPRINTABLE
+
+    return ''.join(c if is_plain(c) else c.encode('unicode_escape').decode() for c in name)

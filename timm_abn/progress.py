@@ -44,9 +44,10 @@ class Progress(Generic[T]):
         """Yield the items; how many of them were asked for and worked on is how many are done."""
         started, items = time.monotonic(), iter(self.items)
 
-        def line() -> str:
-            minutes, total = (time.monotonic() - started) / 60, len(self.items)
-            return f'{self.what}: {self.done} of {total} {self.unit}, {minutes:.0f} min{self.note and ", "}{self.note}'
+        def say() -> None:
+            done, minutes = f'{self.done} of {len(self.items)}', (time.monotonic() - started) / 60
+            note = f', {self.note}' if self.note else ''
+            print(f'{self.what}: {done} {self.unit}, {minutes:.0f} min{note}', file=sys.stderr, flush=True)
 
         if self.shown and sys.stderr.isatty():
             with tqdm(items, self.what, len(self.items), unit=self.unit) as bar:
@@ -54,22 +55,22 @@ class Progress(Generic[T]):
                     yield item
                     bar.set_postfix_str(self.note)
             return
-        with every_minute(line) if self.shown else contextlib.nullcontext():
+        with every_minute(say) if self.shown else contextlib.nullcontext():
             for item in items:
                 yield item
                 self.done += 1
 
 
 @contextlib.contextmanager
-def every_minute(line: Callable[[], str]) -> Iterator[None]:
-    """Print a line each minute on standard error while the block runs."""
+def every_minute(say: Callable[[], None]) -> Iterator[None]:
+    """Call ``say`` each minute while the block runs."""
     ended = threading.Event()
 
-    def say() -> None:
+    def repeat() -> None:
         while not ended.wait(MINUTE):
-            print(line(), file=sys.stderr, flush=True)
+            say()
 
-    thread = threading.Thread(target=say, daemon=True)
+    thread = threading.Thread(target=repeat, daemon=True)
     thread.start()
     try:
         yield

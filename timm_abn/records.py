@@ -24,7 +24,6 @@ __all__ = [
     'are_exclusive',
     'known_of',
     'num_answers',
-    'probability_kind',
     'probabilities_of',
     'record_of',
     'set_record',
@@ -97,7 +96,8 @@ class Record:
 
 def record_of(model: nn.Module) -> Record:
     """Return what is known of a model, of this package or of timm; its kind of probabilities is never None."""
-    return dataclasses.replace(known_of(model), probabilities=probability_kind(model))
+    kind = 'softmax' if are_exclusive(model) and not _has_one_logit(model) else 'sigmoid'
+    return dataclasses.replace(known_of(model), probabilities=kind)
 
 
 def set_record(model: nn.Module, record: Record) -> None:
@@ -115,11 +115,6 @@ def set_record(model: nn.Module, record: Record) -> None:
 def are_exclusive(model: nn.Module) -> bool:
     """Return whether one answer of a model excludes the others: its classes, or the no and yes of one logit."""
     return not _has_tasks(model) and (_has_one_logit(model) or known_of(model).probabilities != 'sigmoid')
-
-
-def probability_kind(model: nn.Module) -> str:
-    """Return what makes probabilities of the logits of a model: 'softmax' or 'sigmoid'."""
-    return 'softmax' if are_exclusive(model) and not _has_one_logit(model) else 'sigmoid'
 
 
 def num_answers(model: nn.Module) -> int:

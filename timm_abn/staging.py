@@ -1,13 +1,14 @@
 """Writing files so that either all of them exist or none, whatever ends the process."""
 
 import contextlib
+import csv
 import os
 import re
 import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 try:
@@ -24,6 +25,7 @@ __all__ = [
     'staged_files',
     'staged_folder',
     'synchronise',
+    'write_csv',
 ]
 
 _PARTIAL = '.timm-abn-partial-'
@@ -35,10 +37,7 @@ def staged_files(folder: str | Path) -> Iterator[Path]:
 
     They may lie in sub-folders. Files of the same name are replaced, in the order of their names; where there is a
     link, the file that it leads to. They are on the disk before they appear. If the block fails, ``folder`` is left as
-    it was.
-
-    Args:
-        folder: Where the files go. It is made, with its parents, if it does not exist.
+    it was. A folder that does not exist is made, with its parents.
 
     Raises:
         OSError: A file cannot be written, whatever error the package that writes it has for that.
@@ -70,11 +69,7 @@ def staged_file(path: str | Path) -> Iterator[Path]:
 
     A link stays, and leads to the new file; what is no regular file, such as a pipe or /dev/stdout, gets the content.
 
-    Args:
-        path: The file; its folder is made if it does not exist.
-
-    Raises:
-        OSError: It cannot be written.
+    Its folder is made if it does not exist. If it cannot be written, an ``OSError`` says why.
     """
     path = Path(path)
     if _is_stream(path):
@@ -90,9 +85,6 @@ def staged_file(path: str | Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def staged_folder(folder: str | Path) -> Iterator[Path]:
     """Yield an empty folder to write into, which becomes ``folder`` when the block ends without an error.
-
-    Args:
-        folder: The new folder; its parents are made if they do not exist.
 
     Raises:
         FileExistsError: ``folder`` exists and is not an empty folder.
@@ -111,14 +103,7 @@ def staged_folder(folder: str | Path) -> Iterator[Path]:
 
 
 def check_new_folder(folder: str | Path) -> None:
-    """Raise FileExistsError if ``folder`` exists, unless it is an empty folder.
-
-    Args:
-        folder: The folder.
-
-    Raises:
-        OSError: It cannot be made: see ``check_output_folder``.
-    """
+    """Raise FileExistsError if ``folder`` exists, unless it is an empty folder; see ``check_output_folder``."""
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f'{folder} is a file; choose a new folder')
@@ -131,9 +116,6 @@ def check_output_folder(folder: str | Path) -> None:
     """Check that files can be written into a folder, which need not exist, before long work.
 
     What a process that was killed left half-written there is removed; what a living one writes stays.
-
-    Args:
-        folder: The folder.
 
     Raises:
         NotADirectoryError: It, or what should be a parent of it, is a file, or a link that leads nowhere.
@@ -153,14 +135,7 @@ def check_output_folder(folder: str | Path) -> None:
 
 
 def check_output_file(path: str | Path) -> None:
-    """Check that ``staged_file`` can write a file, before long work.
-
-    Args:
-        path: The file, which need not exist.
-
-    Raises:
-        OSError: It must not be written; or see ``check_output_folder``.
-    """
+    """Check that ``staged_file`` can write a file, which need not exist, before long work; else an ``OSError``."""
     if not _is_stream(path):
         check_output_folder(Path(os.path.realpath(path)).parent)
     elif not os.access(path, os.W_OK):
@@ -196,9 +171,7 @@ def _partial_folder(folder: Path) -> Iterator[Path]:
     with contextlib.ExitStack() as stack:
         while True:
             path = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=folder))
-            with contextlib.suppress(
-                FileNotFoundError
-            ):  # another process took it for one that was left, before the lock
+            with contextlib.suppress(FileNotFoundError):  # before the lock, another process took it for one left behind
                 stack.enter_context(_locked(path))
                 if path.exists():
                     break
@@ -272,3 +245,11 @@ def synchronise(path: Path) -> None:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_csv(path: Path, rows: Iterable[Mapping[str, object]], columns: Iterable[str]) -> None:
+    """Write a table; names of files in it need not be UTF-8."""
+    with path.open('w', newline='', encoding='utf-8', errors='backslashreplace') as file:
+        writer = csv.DictWriter(file, list(columns))
+        writer.writeheader()
+        writer.writerows(rows)

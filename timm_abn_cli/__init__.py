@@ -12,7 +12,7 @@ import sys
 import warnings
 from typing import NoReturn
 
-from .errors import CommandError
+from .errors import CommandError, reason_of
 from .printing import visible, visible_output
 from .signals import ending_on_signals
 
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         except KeyboardInterrupt:
             return 130
         except Exception as error:
-            message = _reason(error)
+            message = reason_of(error)
             if message is None:
                 raise
         print(f'timm-abn: error: {visible(message.rstrip("."))}', file=sys.stderr)
@@ -74,23 +74,6 @@ def main(argv: list[str] | None = None) -> int:
         except OSError:  # what was printed before does not go anywhere either
             _print_no_more()
         return 2
-
-
-def _reason(error: Exception) -> str | None:
-    """Return what went wrong in one line, where it is no mistake of ours: input, the disk, memory."""
-    if isinstance(error, CommandError):
-        return str(error)
-    if isinstance(error, OSError):
-        return f'{error.filename}: {error.strerror}' if error.filename else error.strerror or str(error)
-    if isinstance(error, MemoryError) or type(error).__name__ == 'OutOfMemoryError':  # the latter of torch
-        return 'out of memory; try a smaller --batch-size'
-    if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):  # of torch, on the CPU
-        return 'out of memory; try a smaller --batch-size'
-    if isinstance(error, ValueError):
-        from timm_abn import TimmAbnError
-
-        return str(error) if isinstance(error, TimmAbnError) else None
-    return None
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: object) -> None:

@@ -18,10 +18,9 @@ def print_right(answers: Sequence[Answer], model: 'nn.Module') -> None:
     known = [label == predicted for _, label, predicted in answers if label is not None]
     if not known:
         return
-    others = (
-        f'; {len(answers) - len(known)} of {len(answers)} images have no label' if len(known) < len(answers) else ''
-    )
-    print(f'right: {sum(known)} of {len(known)} labelled images ({sum(known) / len(known):.1%}){others}')
+    others = len(answers) - len(known)
+    without = f'; {others} of {len(answers)} images have no label' if others else ''
+    print(f'right: {sum(known)} of {len(known)} labelled images ({sum(known) / len(known):.1%}){without}')
     warn_of_order(answers, model)
 
 

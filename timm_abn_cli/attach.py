@@ -35,12 +35,7 @@ import sys
 from pathlib import Path
 
 from .argument_types import existing_file, existing_folder, positive, positive_number, seed, whole
-from .arguments import (
-    add_computing_arguments,
-    add_model_arguments,
-    choose_device,
-    given_model_kwargs,
-)
+from .arguments import add_computing_arguments, add_model_arguments, choose_device, given_model_kwargs
 from .errors import CommandError
 from .table import format_table
 

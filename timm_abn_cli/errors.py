@@ -9,11 +9,27 @@ from .printing import visible
 if TYPE_CHECKING:
     from timm_abn.data.sources import Source
 
-__all__ = ['CommandError', 'report_problems']
+__all__ = ['CommandError', 'reason_of', 'report_problems']
 
 
 class CommandError(Exception):
     """The input of the user cannot be used; the message says why, in one line."""
+
+
+def reason_of(error: Exception) -> str | None:
+    """Return what went wrong in one line, where it is no mistake of ours: input, the disk, memory."""
+    if isinstance(error, CommandError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f'{error.filename}: {error.strerror}' if error.filename else error.strerror or str(error)
+    is_full = "can't allocate memory" in str(error)  # of torch, on the CPU; on a GPU it has a class for it
+    if is_full or isinstance(error, MemoryError) or type(error).__name__ == 'OutOfMemoryError':
+        return 'out of memory; smaller batches and images take less'
+    if isinstance(error, ValueError):
+        from timm_abn import TimmAbnError
+
+        return str(error) if isinstance(error, TimmAbnError) else None
+    return None
 
 
 def report_problems(problems: 'Sequence[tuple[Source, str]]') -> int:

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from timm_abn.errors import shortened
 from timm_abn.explain.evaluation.results import FAITHFULNESS, REPLACEMENTS, TITLES, Evaluation
 from timm_abn.staging import staged_file
 
-from .printing import visible
 from .table import format_table
 
 __all__ = ['draw_curves', 'report']
@@ -22,9 +22,8 @@ def report(evaluation: Evaluation, names: Sequence[str]) -> str:
     scores = []
     for method, row in evaluation.scores.items():
         bias = evaluation.position_bias[method]
-        scores.append(
-            [method, *(str(row[name]) for name in evaluation.metrics), '-' if bias != bias else f'{bias:.2f}']
-        )
+        bias_text = '-' if bias != bias else f'{bias:.2f}'
+        scores.append([method, *(str(row[name]) for name in evaluation.metrics), bias_text])
     number = len({row['image'] for row in evaluation.rows if row['method'] == first})
     labelled = evaluation.accuracy.number
     accuracy = f', accuracy {evaluation.accuracy} of {labelled} with a label' if labelled else ', none with a label'
@@ -79,8 +78,7 @@ def _remarks(evaluation: Evaluation, names: Sequence[str]) -> str:
     remarks += [f'{count} x {problem}' for problem, count in evaluation.problems.items()]
     missing = [names[index] for index in evaluation.classes_without_examples]
     if missing:
-        listed = visible(', '.join(missing[:5])) + (', ...' if len(missing) > 5 else '')
-        remarks.append(f'{len(missing)} of {len(names)} classes without examples: {listed}')
+        remarks.append(f'{len(missing)} of {len(names)} classes without examples: {shortened(missing)}')
     return '\n'.join(remarks)
 
 

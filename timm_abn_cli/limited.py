@@ -1,31 +1,28 @@
 """Work with a time limit: it runs in a Python of its own, which ends with the call in any case.
 
 Work inside PyTorch cannot be stopped otherwise: it checks no flag, and swallows exceptions. That Python knows nothing
-of the script that called: it gets a line of JSON, and answers in lines of JSON. Who asks need not import the library.
+of the script that called: it gets a line of JSON, and answers in lines of JSON.
 """
 
 import contextlib
 import importlib
 import json
 import os
-import queue
 import shutil
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from .errors import CommandError
+from .errors import CommandError, reason_of
 
 __all__ = ['OutOfTime', 'run_limited']
 
 # its folder of modules is that of the caller, and never where it happens to be started
 _START = 'import sys; sys.path[:] = sys.argv[1:]; from timm_abn_cli.limited import work; work()'
-_PATIENCE = 20  # seconds for removing what is half written
-_MINUTE = 60.0
 
 
 class OutOfTime(Exception):
@@ -49,9 +46,8 @@ def run_limited(
         OutOfTime: It took longer.
         CommandError: The function raised an error of the user, or its process died; the message is one line.
     """
-    request = dict(function=function, arguments=arguments, file=file)
     try:
-        line = json.dumps(request, default=_path_as_text)
+        request = json.dumps(dict(function=function, arguments=arguments), default=_path_as_text)
     except TypeError as error:
         raise CommandError(f'an argument cannot be handed on: {error}') from None
     process = subprocess.Popen(
@@ -61,61 +57,37 @@ def run_limited(
         text=True,
         start_new_session=True,  # Ctrl-C is for this process, which ends the other
     )
-    assert process.stdin is not None and process.stdout is not None
-    deadline, phase, partial = time.monotonic() + seconds, 'starting', None
-    answers: queue.SimpleQueue[str] = queue.SimpleQueue()
-    reader = threading.Thread(target=_read, args=(process.stdout, answers))
-    reader.start()
+    phase, is_late = 'starting', threading.Event()
+
+    def stop() -> None:
+        is_late.set()
+        process.kill()
+
+    timer = threading.Timer(seconds, stop)
+    timer.start()
     try:
-        process.stdin.write(f'{line}\n')
-        process.stdin.flush()
-        while True:
-            left = deadline - time.monotonic()
-            try:
-                answer = answers.get(timeout=max(min(left, _MINUTE), 0))
-            except queue.Empty:
-                if left <= _MINUTE:
-                    raise OutOfTime(phase) from None
-                say(phase)
-                continue
-            if not answer:
-                raise CommandError(f'the process that does it died while {phase} (exit code {process.wait()})')
-            kind, value = json.loads(answer)
-            if kind == 'done':
-                return value
-            if kind == 'error':
-                raise CommandError(value)
-            if kind == 'partial':
-                partial = value
-            else:
+        from timm_abn.progress import every_minute  # which the other Python imports meanwhile
+        from timm_abn.staging import staged_file
+
+        assert process.stdin is not None and process.stdout is not None
+        with staged_file(file) as staged, every_minute(lambda: say(phase)):
+            with contextlib.suppress(BrokenPipeError):
+                print(request, json.dumps(str(staged)), sep='\n', file=process.stdin, flush=True)
+            for line in process.stdout:
+                kind, value = json.loads(line)
+                if kind == 'done':
+                    return value
+                if kind == 'error':
+                    raise CommandError(value)
                 phase = value
                 say(phase)
-    except BrokenPipeError:
-        raise CommandError(f'the process that does it died while {phase} (exit code {process.wait()})') from None
+            if is_late.is_set():
+                raise OutOfTime(phase)
+            raise CommandError(f'the process that does it died while {phase} (exit code {process.wait()})')
     finally:
-        _end(process)
-        reader.join()
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
-
-
-def _read(lines: Iterable[str], answers: 'queue.SimpleQueue[str]') -> None:
-    for line in lines:
-        answers.put(line)
-    answers.put('')
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    """End a process: it stops, and removes what it has not finished, when nobody writes to it any more."""
-    assert process.stdin is not None
-    try:
-        process.stdin.close()
-        process.wait(_PATIENCE)
-    except (OSError, subprocess.TimeoutExpired):
-        pass
-    finally:
+        timer.cancel()
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 def _path_as_text(value: object) -> str:
@@ -124,9 +96,8 @@ def _path_as_text(value: object) -> str:
     raise TypeError(f'{value!r} is no number, text or list')
 
 
-def work() -> NoReturn:
-    """Do what ``run_limited`` of another process asks for, until that closes the standard input of this one."""
-    request = json.loads(sys.stdin.readline())
+def work() -> None:
+    """Do what ``run_limited`` of another process asks for, and end, with what is half written, as soon as that ends."""
     answers = os.fdopen(os.dup(1), 'w')
     os.dup2(2, 1)  # what libraries print is no answer
 
@@ -134,59 +105,25 @@ def work() -> NoReturn:
         with contextlib.suppress(BrokenPipeError):  # who asked is gone
             print(json.dumps([kind, value]), file=answers, flush=True)
 
-    os._exit(_work(request, tell))
+    import timm_abn  # noqa: F401  while the other process does
 
-
-def _work(request: Mapping[str, Any], tell: Callable[[str, object], None]) -> int:
-    events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-    has_begun = threading.Event()
-
-    def watch() -> None:
-        sys.stdin.read()
-        if not has_begun.is_set():  # nothing is written yet, and importing cannot be interrupted
-            os._exit(1)
-        events.put(('ended', None))
-
-    threading.Thread(target=watch, daemon=True).start()
-    from timm_abn.staging import staged_file
-
-    module, _, name = request['function'].partition(':')
-    function = getattr(importlib.import_module(module), name)
-
-    def call(staged: Path) -> None:
-        try:
-            events.put(('done', function(**request['arguments'], file=staged, say=lambda text: tell('say', text))))
-        except BaseException as error:
-            events.put(('error', error))
-
-    has_begun.set()
-    threading.stack_size(2**26)  # of some systems that of threads is too small to trace in
+    lines = sys.stdin.readline(), sys.stdin.readline()
+    if not lines[1]:
+        return
+    request, file = json.loads(lines[0]), Path(json.loads(lines[1]))
+    threading.Thread(target=_end_with_input, args=(file.parent,), daemon=True).start()
     try:
-        with staged_file(request['file']) as staged:
-            tell('partial', str(staged.parent))
-            threading.Thread(target=call, args=(staged,), daemon=True).start()
-            kind, value = events.get()
-            if kind == 'error':
-                raise value
-            if kind == 'ended':
-                raise KeyboardInterrupt
-    except KeyboardInterrupt:
-        return 1
+        module, _, name = request['function'].partition(':')
+        function = getattr(importlib.import_module(module), name)
+        tell('done', function(**request['arguments'], file=file, say=partial(tell, 'say')))
     except Exception as error:
-        return _tell_error(error, tell)
-    tell(kind, value)
-    return 0
+        reason = reason_of(error)
+        if reason is None:
+            raise
+        tell('error', reason)
 
 
-def _tell_error(error: Exception, tell: Callable[[str, object], None]) -> int:
-    from timm_abn import TimmAbnError
-
-    if isinstance(error, OSError):
-        tell('error', f'{error.filename}: {error.strerror}' if error.filename else str(error))
-    elif isinstance(error, TimmAbnError):
-        tell('error', str(error))
-    elif isinstance(error, MemoryError):
-        tell('error', 'out of memory')
-    else:
-        raise error
-    return 2
+def _end_with_input(folder: Path) -> None:
+    sys.stdin.read()
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(1)

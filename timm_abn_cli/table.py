@@ -1,6 +1,5 @@
 """Tables, as text and as CSV."""
 
-import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -25,15 +24,10 @@ def format_table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Se
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
     """Write rows as CSV; nine digits of a number give every value of float32 back."""
-    from timm_abn.staging import staged_file
+    from timm_abn import staging
 
-    # names of files need not be UTF-8
-    with (
-        staged_file(path) as staged,
-        staged.open('w', newline='', encoding='utf-8', errors='backslashreplace') as file,
-    ):
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        for row in rows:
-            numbers = {name: f'{value:.9g}' for name, value in row.items() if isinstance(value, float)}
-            writer.writerow({**row, **numbers})
+    def text_of(value: object) -> object:
+        return f'{value:.9g}' if isinstance(value, float) else value
+
+    with staging.staged_file(path) as staged:
+        staging.write_csv(staged, [{name: text_of(value) for name, value in row.items()} for row in rows], columns)

@@ -20,10 +20,8 @@ exit code: 0 if all went well, 1 if images cannot be read (the others are drawn)
 """
 
 import argparse
-import csv
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .arguments import (
@@ -44,6 +42,8 @@ if TYPE_CHECKING:
 
 __all__ = ['add_arguments', 'run']
 
+COLUMNS = ('image', 'label', 'x_before', 'y_before', 'x_after', 'y_after')
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     from timm_abn.explain.projection import aligned, attended_features, check_attention, project, separation
     from timm_abn.explain.scatter_plots import draw_scatter_plots, write_figure
     from timm_abn.models.loading import load_classifier
-    from timm_abn.staging import check_output_folder, staged_files
+    from timm_abn.staging import check_output_folder, staged_files, write_csv
 
     check_plot_packages('matplotlib', 'sklearn')
     check_output_folder(args.out)
@@ -77,20 +77,14 @@ def run(args: argparse.Namespace) -> int:
     figure = draw_scatter_plots(points, features.labels, names, separations, title)
     with staged_files(args.out) as staging:
         write_figure(figure, staging / 'tsne.png')
-        _write_csv(staging / 'tsne.csv', features, names, points)
+        labels = ['' if label is None else names[label] for label in features.labels]
+        cells = [(image, label, *xy, *xy_after) for image, label, xy, xy_after in zip(features.names, labels, *points)]
+        write_csv(staging / 'tsne.csv', [dict(zip(COLUMNS, row)) for row in cells], COLUMNS)
     print(_report(features, separations))
     print(f'\nWritten to: {args.out / "tsne.png"}, {args.out / "tsne.csv"}')
     for problem in features.problems:
         print(f'timm-abn: error: {visible(problem)}', file=sys.stderr)
     return 1 if features.problems else 0
-
-
-def _write_csv(path: Path, features: 'AttendedFeatures', names: Sequence[str], points: Sequence[Any]) -> None:
-    with path.open('w', newline='', encoding='utf-8', errors='backslashreplace') as file:
-        writer = csv.writer(file)
-        writer.writerow(('image', 'label', 'x_before', 'y_before', 'x_after', 'y_after'))
-        for image, label, before, after in zip(features.names, features.labels, *points):
-            writer.writerow((image, '' if label is None else names[label], *before, *after))
 
 
 def _report(features: 'AttendedFeatures', separations: Mapping[str, 'Separation']) -> str:

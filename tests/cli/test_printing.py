@@ -43,8 +43,11 @@ def test_any_encoding_will_do(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ('error', 'said'),
     [
-        (MemoryError(), 'out of memory; try a smaller --batch-size'),
-        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), 'out of memory; try'),
+        (MemoryError(), 'out of memory; smaller batches and images take less'),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+            'out of memory; smaller',
+        ),
         (OSError(28, 'No space left on device', 'out'), 'out: No space left on device'),
         (OSError(28, 'No space left on device'), 'No space left on device'),
     ],

@@ -27,10 +27,7 @@ OWN = 'attention map'  # among the methods: what curves are of where no other is
 
 
 def build_page(offered: OfferedModels) -> gr.Blocks:
-    """Return the page.
-
-    Args:
-        offered: The models to choose from; the first is loaded now.
+    """Return the page for models to choose from, of which the first is loaded now.
 
     Raises:
         TimmAbnError: It cannot be loaded, or has no map to paint on.

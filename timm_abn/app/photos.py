@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..data.images import Box
-from ..data.reading import ImageError, open_image, read_image
+from ..data.reading import ImageError, open_image, to_rgb
 from ..records import Levels
 
 __all__ = ['MOST_BYTES', 'MOST_PIXELS', 'Photo', 'read_photo', 'shown_size', 'to_shown_box']
@@ -47,12 +47,12 @@ def read_photo(path: str | Path, levels: Levels | None = None) -> tuple[Photo, I
     try:
         with open_image(path) as image:
             width, height = image.size  # of the header: nothing is decoded yet
-        if width * height > MOST_PIXELS:
-            raise ImageError(
-                f'{path} has {width} x {height} pixels, {width * height / 1e6:.1f} million; at most '
-                f'{MOST_PIXELS // 10**6} million are taken.'
-            )
-        pixels = read_image(path, levels)
+            if width * height > MOST_PIXELS:
+                raise ImageError(
+                    f'{path} has {width} x {height} pixels, {width * height / 1e6:.1f} million; at most '
+                    f'{MOST_PIXELS // 10**6} million are taken.'
+                )
+            pixels = to_rgb(image, levels)
     except ImageError as error:  # visitors need not know the folder
         raise ImageError(str(error).replace(str(path), path.name)) from None
     return Photo.of(path.name, pixels), pixels

@@ -51,20 +51,13 @@ def running_page(
         from .layout import STYLE, theme
 
         page = build_page(offered)
-        options: dict[str, Any] = dict(
-            server_name=host, server_port=port, theme=theme(), css=STYLE, footer_links=[], max_file_size=MOST_BYTES
-        )
         names = allowed_names(host or os.environ.get('GRADIO_SERVER_NAME', '127.0.0.1'), allowed_hosts)
-        options['app_kwargs'] = dict(middleware=[Middleware(Guard, names=names, policy=own_frame)])
+        shown: dict[str, Any] = dict(theme=theme(), css=STYLE, footer_links=[], quiet=True)
+        taken: dict[str, Any] = dict(max_file_size=MOST_BYTES, state_session_capacity=VISITORS)
+        taken['app_kwargs'] = dict(middleware=[Middleware(Guard, names=names, policy=own_frame)])
+        place: dict[str, Any] = dict(server_name=host, server_port=port, share=False, ssr_mode=False)
         try:
-            _, address, _ = page.launch(
-                prevent_thread_lock=True,
-                quiet=True,
-                share=False,
-                ssr_mode=False,
-                state_session_capacity=VISITORS,
-                **options,
-            )
+            _, address, _ = page.launch(prevent_thread_lock=True, **place, **shown, **taken)
         except OSError:
             raise TimmAbnError(f'port {port} of {host} is taken, or not to be had; choose another --port.') from None
         try:

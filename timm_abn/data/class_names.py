@@ -1,6 +1,5 @@
 """What the classes of a model are called, in which order they are, and which of them a word means."""
 
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from timm.data import CustomDatasetInfo, ImageNetInfo, infer_imagenet_subset
 from timm.data.readers.class_map import load_class_map
 from timm.utils.misc import natural_key
 
-from ..errors import TimmAbnError, one_line, suggest
+from ..errors import TimmAbnError, one_line, printable, suggest
 from ..records import num_answers
 
 __all__ = [
@@ -22,14 +21,9 @@ __all__ = [
     'label_names_of',
     'names_of_map',
     'name_classes',
-    'printable',
     'read_class_map',
     'read_class_names',
 ]
-
-# kinds of characters: control, half of a pair, line, paragraph; and those that turn the direction of writing
-_UNPRINTABLE = ('Cc', 'Cs', 'Zl', 'Zp')
-_TURNING = ('LRE', 'RLE', 'LRO', 'RLO', 'PDF', 'LRI', 'RLI', 'FSI', 'PDI')
 
 
 def class_names(model: nn.Module) -> list[str]:
@@ -73,16 +67,6 @@ def class_order(names: Iterable[str]) -> list[str]:
     timm leaves ties (A and a, 1 and 01) to the order of a set, which changes from process to process.
     """
     return sorted(set(names), key=lambda name: (natural_key(name), name))
-
-
-def printable(name: str) -> str:
-    """Return a name with escapes in place of control characters and of bytes that are not UTF-8."""
-
-    def is_plain(character: str) -> bool:
-        turns = unicodedata.bidirectional(character) in _TURNING
-        return not turns and unicodedata.category(character) not in _UNPRINTABLE
-
-    return ''.join(c if is_plain(c) else c.encode('unicode_escape').decode() for c in name)
 
 
 def name_classes(model: Any, path: Path | None) -> list[str]:
@@ -161,7 +145,6 @@ def find_class(name_or_index: str, names: Sequence[str]) -> int:
             return found[0]
     if name_or_index.isdecimal() and int(name_or_index) < len(names):
         return int(name_or_index)
-    hint = suggest(
-        name_or_index, names, otherwise=f'the model has {names[0]!r} (0) to {names[-1]!r} ({len(names) - 1})'
-    )
+    span = f'the model has {names[0]!r} (0) to {names[-1]!r} ({len(names) - 1})'
+    hint = suggest(name_or_index, names, otherwise=span)
     raise TimmAbnError(f'there is no class {name_or_index!r}; {hint}')

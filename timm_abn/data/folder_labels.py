@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import torch.nn as nn
 
-from ..errors import shortened
+from ..errors import printable, shortened
 from ..records import num_answers
-from .class_names import class_order, class_spellings, label_names_of, printable
+from .class_names import class_order, class_spellings, label_names_of
 from .sources import Source
 
 __all__ = ['FolderClasses', 'better_order', 'folder_classes', 'folder_labels']
@@ -73,10 +73,11 @@ def folder_labels(sources: Sequence[Source], model: nn.Module) -> list[int | Non
     roots: dict[Path, list[Source]] = defaultdict(list)
     for source in sources:
         if not source.named:
-            roots[_root_of(source)].append(source)
+            # the folder that was named, in which the image was found
+            roots[source.path.absolute().parents[len(source.name.parts) - 1]].append(source)
     labels: dict[Path, int] = {}
     for root, members in roots.items():
-        folders = {_folder_of(source) for source in members}
+        folders = {source.folder for source in members}
         found = folder_classes(folders, num_answers(model), label_names_of(model))
         if found.known_by != 'name' and any(len(source.name.parts) == 1 for source in members):
             continue
@@ -86,7 +87,7 @@ def folder_labels(sources: Sequence[Source], model: nn.Module) -> list[int | Non
                 'With --label-names FILE they are matched by name.',
                 stacklevel=2,
             )
-        labels.update({s.path: found.indices[_folder_of(s)] for s in members if _folder_of(s) in found.indices})
+        labels.update({s.path: found.indices[s.folder] for s in members if s.folder in found.indices})
     return [None if source.named else labels.get(source.path) for source in sources]
 
 
@@ -123,18 +124,9 @@ def better_order(answers: Sequence[tuple[str, int, int]], num_classes: int, labe
 
 
 def _some(indices: Mapping[str, int]) -> str:
-    return shortened([f'{printable(folder)} = {indices[folder]}' for folder in class_order(indices)], 3)
+    return shortened([f'{folder} = {indices[folder]}' for folder in class_order(indices)], 3)
 
 
 def _plainly(name: str) -> str:
     """Return a name in small letters, its accents composed, and with spaces for what files have in place of them."""
     return unicodedata.normalize('NFC', printable(name)).casefold().replace('_', ' ').replace('-', ' ')
-
-
-def _folder_of(source: Source) -> str:
-    return source.path.absolute().parent.name
-
-
-def _root_of(source: Source) -> Path:
-    """Return the folder that was named, in which the image was found."""
-    return source.path.absolute().parents[len(source.name.parts) - 1]

@@ -51,16 +51,20 @@ def find_photos(folder: Path, labelled: bool) -> Photos:
     training, held_out = split_folders(folder)
     sources = _whole_sources(training)
     classes = _class_names(sources, training) if labelled else []
-    photos = [(source.path, classes.index(_class_of(source)) if labelled else None) for source in sources]
+
+    def labelled_photos(found: Sequence[Source]) -> list[Photo]:
+        return [(source.path, classes.index(source.folder) if labelled else None) for source in found]
+
+    photos = labelled_photos(sources)
     if held_out is None:
         drawn = hold_out(photos)
         photos, validation = ([photo for photo in photos if (photo[0] in drawn) == held] for held in (False, True))
     else:
         found = _whole_sources(held_out)
-        strangers = class_order({_class_of(source) for source in found} - set(classes)) if labelled else []
+        strangers = class_order({source.folder for source in found} - set(classes)) if labelled else []
         if strangers:
             raise DataError(f'{held_out} has a class {strangers[0]!r}, which {training} has not.')
-        validation = [(source.path, classes.index(_class_of(source)) if labelled else None) for source in found]
+        validation = labelled_photos(found)
     validation = without_damaged(validation, itemgetter(0), read_image)
     if not photos or not validation:
         raise DataError(f'{folder} has too few photos: {len(sources)}.')
@@ -103,14 +107,10 @@ def _class_names(sources: Sequence[Source], folder: Path) -> list[str]:
             f'{stray[0]} lies in no folder of a class; put the photos of {folder} into one folder per class, or pass '
             f'--unlabelled.'
         )
-    names = class_order(_class_of(source) for source in sources)
+    names = class_order(source.folder for source in sources)
     if len(names) == 1:
         raise DataError(f'{folder} holds one class alone, {names[0]!r}: there must be two or more, or --unlabelled.')
     return names
-
-
-def _class_of(source: Source) -> str:
-    return source.path.absolute().parent.name
 
 
 class PhotosDataset(Dataset):

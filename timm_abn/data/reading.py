@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
-from huggingface_hub.utils import tqdm
 from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps
 
 from ..errors import TimmAbnError
+from ..progress import Progress
 from ..records import Levels
 
 __all__ = [
@@ -156,7 +156,7 @@ def without_damaged(
     ``check_image`` costs about a twentieth of reading the images, ``read_image`` as much, and misses nothing.
     """
     whole = []
-    for item in tqdm(items, 'check', unit='image', leave=False, disable=None if len(items) > 1000 else True):
+    for item in Progress(items, 'check', 'image', shown=len(items) > 1000):
         try:
             check(path_of(item))
             whole.append(item)

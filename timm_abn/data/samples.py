@@ -84,11 +84,10 @@ class Samples(Sequence[Sample]):
         if isinstance(index, slice):
             return [self[place] for place in range(len(self))[index]]
         known = self._images[index]
-        photo, label = (
-            self._item(known.place)
-            if isinstance(known.place, int)
-            else (self._preprocessing.read(known.place), known.label)
-        )
+        if isinstance(known.place, int):
+            photo, label = self._item(known.place)
+        else:
+            photo, label = self._preprocessing.read(known.place), known.label
         x, box = self._preprocessing(photo)
         mask = None if self._masks is None else self._mask(self._masks, known, photo, box, x)
         return Sample(known.name, x, label, mask, known.target)
@@ -178,9 +177,8 @@ def _folder_images(model: nn.Module, data_dir: Path, split: str, masks: Path | N
     root = Path(search_split(str(data_dir), split))
     sources = _without_masks(find_sources([root]), root, masks)
     labels = folder_labels(sources, model)
-    return [
-        _Image(source.path.relative_to(root).as_posix(), source.path, label) for source, label in zip(sources, labels)
-    ]
+    paths = [source.path for source in sources]
+    return [_Image(path.relative_to(root).as_posix(), path, label) for path, label in zip(paths, labels)]
 
 
 def _without_masks(sources: list[Source], root: Path, masks: Path | None) -> list[Source]:

@@ -35,6 +35,11 @@ class Source:
     name: Path
     named: bool
 
+    @property
+    def folder(self) -> str:
+        """Name of the folder that the file lies in."""
+        return self.path.absolute().parent.name
+
 
 def find_sources(paths: Iterable[Path]) -> list[Source]:
     """Return the images among files, taken whatever their name, and in folders, each with an output name of its own.
@@ -82,9 +87,7 @@ def find_images(folder: str | Path, endings: Iterable[str] = IMAGE_EXTENSIONS) -
     folder that cannot be searched is named in a warning.
     """
     wanted, found = tuple(ending.lower() for ending in endings), []
-    above = {
-        str(folder): {os.path.realpath(folder)}
-    }  # of each folder still to come, where the path to it leads through
+    above = {str(folder): {os.path.realpath(folder)}}  # of each folder still to come, where the path leads through
     for place, folders, names in os.walk(folder, onerror=_say_unsearched, followlinks=True):
         passed = above.pop(place)
         inner = {name: os.path.realpath(os.path.join(place, name)) for name in folders if not name.startswith('.')}

@@ -23,6 +23,9 @@ class ReadImages(ImageDataset):
     Images of a folder that ``check_image`` finds damaged are left out, named and counted. Of one that turns out to be
     damaged only when it is decoded, the error is raised; in training the next image takes its place, and a warning
     names it.
+
+    Attributes:
+        last: Which image was read last, and its target.
     """
 
     def __init__(self, dataset: ImageDataset, is_training: bool = False, levels: Levels | None = None) -> None:
@@ -32,6 +35,7 @@ class ReadImages(ImageDataset):
         """
         vars(self).update(vars(dataset))
         self.is_training, self.levels = is_training, levels
+        self.last: tuple[int, Any] = (0, None)
         if isinstance(self.reader, ReaderImageFolder):
             self.reader.samples = without_damaged(self.reader.samples, itemgetter(0))
             if not self.reader.samples:
@@ -50,6 +54,7 @@ class ReadImages(ImageDataset):
     def _read(self, index: int) -> tuple[Any, ...]:
         with image_errors(f'image {index}'):  # of a reader that does not find the file
             file, *others = self.reader[index]
+        self.last = index, others[0]
         with contextlib.closing(file):
             image = read_image(file, self.levels)
         return image if self.input_img_mode in (None, 'RGB') else image.convert(self.input_img_mode), *others

@@ -1,6 +1,6 @@
 """From the name of a model to a file: load, trace, convert, compare, announcing each phase."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch.nn as nn
 from timm.models import get_model_input_config
 
 from ..data.class_names import name_classes
+from ..errors import shortened
 from ..models.loading import load_model
 from ..models.training_checkpoints import recorded_model
 from .graph import DYNAMIC_FORMS, ExportedNetwork, export_metadata, export_network, largest_difference, onnx_runner
@@ -37,7 +38,7 @@ def write_graph(
     say(f'loading {model or checkpoint}')
     network: Any = load_model(model, checkpoint, **model_kwargs)
     names = name_classes(network, Path(label_names) if label_names else None)
-    name = model or recorded_model(Path(str(checkpoint)))
+    name = model or recorded_model(checkpoint)
     metadata = export_metadata(network, name)
     say(f'tracing images of {" or ".join(_shape(network, axes) for axes in DYNAMIC_FORMS[dynamic])}')
     exported = export_network(network, dynamic)
@@ -53,22 +54,17 @@ def write_graph(
         'Model': name,
         'Images': _describe_images(network, exported, dynamic),
         'Outputs': 'logits, attention_map',
-        'Classes': _some(names),
+        'Classes': f'{len(names)}: {shortened(names)}',
         'Largest difference from the model': f'{difference:.1e}',
     }
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    return ', '.join(names[:most]) + (f' and {len(names) - most} more' if len(names) > most else '')
 
 
 def _describe_images(network: nn.Module, exported: ExportedNetwork, dynamic: str) -> str:
     shape = _shape(network, exported.dynamic_axes)
     if dynamic in ('all', 'size') and 2 not in exported.dynamic_axes:
         return f'{shape} (other image sizes cannot be traced)'
-    return (
-        f'{shape} (multiples of {exported.multiple})' if 2 in exported.dynamic_axes and exported.multiple > 1 else shape
-    )
+    are_multiples = 2 in exported.dynamic_axes and exported.multiple > 1
+    return f'{shape} (multiples of {exported.multiple})' if are_multiples else shape
 
 
 def _shape(network: nn.Module, dynamic_axes: Mapping[int, str]) -> str:

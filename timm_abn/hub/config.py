@@ -172,11 +172,8 @@ def check_config(config: Any, origin: str) -> None:
     check_entries({**cfg, **on_top}, model_args, origin)
     for name in ('architecture', *on_top):
         _check_same(name, {'config.json': config[name], 'pretrained_cfg': cfg.get(name)}, origin)
-    _check_same(
-        'global_pool',
-        {name: place.get('global_pool') for name, place in {'config.json': config, 'model_args': model_args}.items()},
-        origin,
-    )
+    pools = {'config.json': config.get('global_pool'), 'model_args': model_args.get('global_pool')}
+    _check_same('global_pool', pools, origin)
     try:
         record = Record.take(config)
     except TimmAbnError as error:
@@ -215,10 +212,9 @@ def check_entries(pretrained_cfg: Mapping[str, Any], model_args: Any, origin: st
 
 def _check_agreement(cfg: Mapping[str, Any], model_args: Mapping[str, Any], origin: str) -> None:
     """Check that what is said twice is the same: else part of the weights would have no place, and be random."""
+    said = dict(pretrained_cfg=cfg.get('num_classes'), model_args=model_args.get('num_classes'))
+    _check_same('num_classes', said, origin)
     num_classes = cfg.get('num_classes', model_args.get('num_classes', PretrainedCfg.num_classes))
-    _check_same(
-        'num_classes', dict(pretrained_cfg=cfg.get('num_classes'), model_args=model_args.get('num_classes')), origin
-    )
     names = cfg.get('label_names')
     # of one logit the yes is named, or no and yes
     if names is not None and len(names) != num_classes and not (num_classes == 1 and len(names) == 2):

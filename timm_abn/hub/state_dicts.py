@@ -6,8 +6,9 @@ from collections.abc import Mapping
 import torch
 
 from ..checkpoint_files import CheckpointError
+from ..errors import shortened
 
-__all__ = ['check_state_dict', 'fingerprint_of', 'list_some']
+__all__ = ['check_state_dict', 'fingerprint_of']
 
 
 def check_state_dict(
@@ -29,7 +30,7 @@ def check_state_dict(
             if name in state_dict and state_dict[name].shape != tensor.shape
         ],
     }
-    problems = [f'{len(names)} {problem} ({list_some(names)})' for problem, names in found.items() if names]
+    problems = [f'{len(names)} {problem} ({shortened(names, 3)})' for problem, names in found.items() if names]
     if problems:
         raise CheckpointError(
             f'{origin}{origin and ": "}the checkpoint is not one of {model_name}: keys {"; ".join(problems)}.',
@@ -44,9 +45,3 @@ def fingerprint_of(state_dict: Mapping[str, torch.Tensor]) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def list_some(names: list[str], most: int = 3) -> str:
-    """Return the first of some names, for a message."""
-    shown = (name if name.isprintable() else ascii(name) for name in names[:most])  # a file may hold any names
-    return ', '.join(shown) + (', ...' if len(names) > most else '')

@@ -56,8 +56,6 @@ def attach(
     """
     told, model_kwargs = Told.take(model_kwargs)
     if backbone is None:
-        if checkpoint is None:
-            raise ModelError('name a model (--model NAME), or pass a checkpoint that does (--checkpoint FILE).')
         backbone = recorded_model(checkpoint)
     if not timm.is_model(backbone.split('.')[0]):
         raise ModelError(f'{backbone} is no model; {suggest(backbone, timm.list_models(), "see timm.list_models()")}')

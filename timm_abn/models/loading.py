@@ -59,7 +59,7 @@ def load_model(
     Raises:
         TimmAbnError: There is no such model, or there are no weights that fit; the message is one line.
     """
-    name_or_address = _name_of(name_or_address, checkpoint)
+    name_or_address = recorded_model(checkpoint) if name_or_address is None else name_or_address
     if ':' not in name_or_address:
         _check_name(name_or_address)
     model = load_classifier(name_or_address, checkpoint, **model_kwargs)
@@ -81,7 +81,7 @@ def load_classifier(
     Raises:
         TimmAbnError: There is no such model, or there are no weights that fit; the message is one line.
     """
-    name = _name_of(name_or_address, checkpoint)
+    name = recorded_model(checkpoint) if name_or_address is None else name_or_address
     told, model_kwargs = Told.take(model_kwargs)
     if ':' not in name:
         _check_exists(name)
@@ -103,14 +103,6 @@ def untrained_model(name: str, /, **model_kwargs: Any) -> nn.Module:
     """
     _check_exists(name)
     return create_model(name, model_kwargs).eval()
-
-
-def _name_of(name: str | None, checkpoint: str | Path | None) -> str:
-    if name is not None:
-        return name
-    if checkpoint is None:
-        raise ModelError('name a model (--model NAME), or pass a checkpoint that does (--checkpoint FILE).')
-    return recorded_model(Path(checkpoint))
 
 
 def _load_checkpoint(name: str, path: Path, model_kwargs: Mapping[str, Any], told: Told) -> nn.Module:

@@ -14,8 +14,8 @@ import torch.nn as nn
 from timm.models import ResNet
 
 from ..checkpoint_files import CheckpointError
-from ..errors import TimmAbnError, suggest
-from ..hub.state_dicts import check_state_dict, list_some
+from ..errors import TimmAbnError, shortened, suggest
+from ..hub.state_dicts import check_state_dict
 from ..networks.network import AttentionBranchNet
 from .cifar_backbones import CifarResNet
 from .cifar_densenet import CifarDenseNet
@@ -134,7 +134,7 @@ def convert_official_checkpoint(checkpoint: Mapping[str, Any], model_name: str |
     if not errors:
         raise CheckpointError(
             "the checkpoint is not one of the authors' code: it has none of the names att_layer3, att_layer4, "
-            f'att_block3, att_dense3, stage_att, layer4_att, but {list_some(list(state_dict))}.'
+            f'att_block3, att_dense3, stage_att, layer4_att, but {shortened(list(state_dict), 3)}.'
         )
     raise min(errors, key=lambda error: error.num_differences)
 
@@ -183,7 +183,7 @@ def _state_dict_of(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     state_dict = {re.sub(r'^module\.', '', str(name)): tensor for name, tensor in inner.items()}
     strangers = [name for name, tensor in state_dict.items() if not isinstance(tensor, torch.Tensor)]
     if strangers:
-        raise CheckpointError(f'expected a state dict of tensors, got {list_some(strangers)} of other types.')
+        raise CheckpointError(f'expected a state dict of tensors, got {shortened(strangers, 3)} of other types.')
     if not state_dict:
         raise CheckpointError('the checkpoint holds no tensors.')
     return state_dict
@@ -206,7 +206,7 @@ def _with_one_classifier(state_dict: dict[str, torch.Tensor]) -> dict[str, torch
         shapes = {tuple(tensor.shape) for tensor in rows.values()}
         num_outputs = {shape[:1] for shape in shapes}
         if sorted(rows) != list(range(len(rows))) or len(shapes) > 1 or num_outputs not in ({(1,)}, {(2,)}):
-            found = f'tasks {list_some([str(task) for task in sorted(rows)])} of shapes {sorted(shapes)}'
+            found = f'tasks {shortened([str(task) for task in sorted(rows)], 3)} of shapes {sorted(shapes)}'
             raise CheckpointError(
                 f'the checkpoint must hold output_per.0.{kind}, output_per.1.{kind} ..., all of one or all of two '
                 f'outputs, got those of {found}.'

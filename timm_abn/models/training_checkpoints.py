@@ -104,13 +104,15 @@ def model_of(settings: Mapping[str, Any], name: str | None, path: Path) -> str:
     raise CheckpointError(f'{path} is a checkpoint of {trained}, not of {name}.')
 
 
-def recorded_model(path: Path) -> str:
+def recorded_model(path: str | Path | None) -> str:
     """Return the name of the model that a checkpoint is of, as it says itself.
 
     Raises:
-        CheckpointError: It cannot be read, or does not say so.
+        CheckpointError: There is none, it cannot be read, or does not say so.
     """
-    return model_of(training_settings(read_checkpoint(path)[1]), None, path)
+    if path is None:
+        raise CheckpointError('name a model (--model NAME), or pass a checkpoint that does (--checkpoint FILE).')
+    return model_of(training_settings(read_checkpoint(Path(path))[1]), None, Path(path))
 
 
 def recorded_of_backbone(name: str, path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:

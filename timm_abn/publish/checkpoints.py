@@ -1,6 +1,6 @@
 """Folders for the Hub, made from checkpoints of timm's training script."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 
 from ..checkpoint_files import CheckpointError, read_checkpoint, training_settings
 from ..data.class_names import read_class_names
+from ..errors import shortened
 from ..hub.building import build_without_memory
 from ..hub.config import check_entries
 from ..hub.state_dicts import check_state_dict
@@ -99,25 +100,18 @@ def save_checkpoint_folder(
         result_table(name, reported=False) if shipped else '',
         score_tables(scores, model, data_config) if scores else '',
     ]
+    named = [('Class names', shortened([*map(plain, names)], _NAMES_IN_CARD))] if names else []
     card = model_card(
         facts,
         title,
         _TRAINED,
         license=license,
         address=address,
-        more_facts=[*_class_facts(names), *recorded_facts(metadata, settings)],
+        more_facts=[*named, *recorded_facts(metadata, settings)],
         datasets=[_DATASETS[settings['dataset']]] if settings.get('dataset') in _DATASETS else [],
         results='\n\n'.join(filter(None, results)),
     )
     save_hub_folder(model, folder, card, data_config, cfg)
-
-
-def _class_facts(names: Sequence[str] | None) -> list[Row]:
-    if not names:
-        return []
-    more = f' and {len(names) - _NAMES_IN_CARD} more' if len(names) > _NAMES_IN_CARD else ''
-    shown = map(plain, names[:_NAMES_IN_CARD])
-    return [('Class names', ', '.join(shown) + more)]
 
 
 def _network_of(name: str, arguments: Mapping[str, Any], path: Path) -> Any:
@@ -163,12 +157,8 @@ def recorded_facts(checkpoint: Mapping[str, Any], settings: Mapping[str, Any] | 
     rows = checkpoint.get('rows')  # of timm-abn attach: a share that is kept means little without this one
     removed = rows[-1].get('eval_removed') if isinstance(rows, list) and rows and isinstance(rows[-1], dict) else None
     if isinstance(removed, (int, float)):
-        facts.append(
-            (
-                'Validation share of predictions that the rest keeps (%, low is good), as recorded',
-                f'{100 * removed:.2f}',
-            )
-        )
+        named = 'Validation share of predictions that the rest keeps (%, low is good), as recorded'
+        facts.append((named, f'{100 * removed:.2f}'))
     origin = origin_of(settings or {})
     facts += [('Trained from', plain(origin))] if origin else []
     dataset = (settings or {}).get('dataset')

@@ -11,10 +11,10 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 from timm.models import save_for_hf
 
+from ..errors import shortened
 from ..hub.building import check_folder
 from ..hub.config import HubError, read_config
 from ..hub.download import CONFIG_NAME, WEIGHTS_NAME, one_line_errors
-from ..hub.state_dicts import list_some
 from ..records import record_of
 from .model_card import readdress
 
@@ -50,7 +50,7 @@ def save_hub_folder(
     folder = Path(folder)
     wrong = [name for name, tensor in model.named_parameters() if not bool(tensor.isfinite().all())]
     if wrong:
-        raise HubError(f'the weights hold NaN or infinity, in {list_some(wrong)}: nothing was written.')
+        raise HubError(f'the weights hold NaN or infinity, in {shortened(wrong, 3)}: nothing was written.')
     save_for_hf(
         model,
         str(folder),

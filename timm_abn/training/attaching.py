@@ -4,7 +4,6 @@ The model is frozen; the loss asks that the map says what its prediction stands 
 """
 
 import argparse
-import csv
 import hashlib
 import math
 import time
@@ -30,7 +29,7 @@ from ..explain.sheets import draw_overlay_sheet, input_picture
 from ..models.attaching import MODEL, AttachedModel, backbone_fingerprint, with_backbone, without_backbone
 from ..progress import Progress
 from ..records import answers, are_exclusive, probabilities_of, record_of
-from ..staging import staged_files
+from ..staging import staged_files, write_csv
 from .errors import TrainingError
 from .faithful import AttachedTraining, complement_of, greatest_half, mask_images
 from .loss import AttachedMapLoss
@@ -194,11 +193,9 @@ class _Run:
                 found[name] = same.float().mean().item() * len(images)
             if bool((labels >= 0).all()):
                 assert explanation.attention_logits is not None
-                found['eval_top1'] = (predicted.cpu() == labels).sum().item()
-                found['eval_attention_top1'] = (
-                    (self._answers(explanation.attention_logits).cpu() == labels).sum().item()
-                )
                 logits = explanation.logits, explanation.attention_logits
+                for name, own in zip(('eval_top1', 'eval_attention_top1'), logits):
+                    found[name] = (self._answers(own).cpu() == labels).sum().item()
                 labelled.append((labels, *(probabilities_of(own, self.exclusive).cpu() for own in logits)))
             sums = {name: sums.get(name, 0.0) + value for name, value in found.items()}
         row = {name: value / len(self.validation) for name, value in sums.items()}
@@ -227,10 +224,7 @@ class _Run:
             torch.save(checkpoint, staging / LAST)
             (staging / 'sheets').mkdir()
             sheet.save(staging / 'sheets' / f'epoch-{len(rows):03}.png')
-            with (staging / SUMMARY).open('w', newline='', encoding='utf-8') as file:
-                writer = csv.DictWriter(file, list(rows[0]))
-                writer.writeheader()
-                writer.writerows(rows)
+            write_csv(staging / SUMMARY, rows, rows[0])
 
     @torch.no_grad()
     def _sheet(self, epoch: int, names: Sequence[str]) -> Image.Image:

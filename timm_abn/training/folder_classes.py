@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from timm.models import load_model_config_from_hf
 
-from ..data.class_names import class_order, names_of_map, printable, read_class_map
+from ..data.class_names import class_order, names_of_map, read_class_map
 from ..data.folder_labels import folder_classes
 from ..data.photos import split_folders
 from ..data.sources import IMAGE_EXTENSIONS, find_images
-from ..errors import shortened
+from ..errors import printable, shortened
 from ..hub.building import check_address
 from ..models.training_checkpoints import class_names_of
-from ..timm_private import load_model_config_from_path, search_split
+from ..timm_private import search_split
 from .errors import TrainingError
 from .from_checkpoint import other_classes
 
@@ -151,10 +150,9 @@ def _of_model(settings: argparse.Namespace) -> tuple[int | None, Any]:
     """Return the number of classes of the model that is validated, and their names, as far as they are known."""
     if settings.trained_checkpoint:
         return settings.num_classes, _recorded_names(settings, settings.num_classes)
-    source, _, place = settings.model.partition(':')
-    if place:
-        check_address(settings.model)
-        cfg = (load_model_config_from_path if source == 'local-dir' else load_model_config_from_hf)(place)[0]
+    if ':' in settings.model:
+        config = check_address(settings.model)
+        cfg = {**config.get('pretrained_cfg', {}), **config}  # what stands at the top, too, timm takes from there
     else:
         known = timm.get_pretrained_cfg(settings.model.split('.')[0]) and timm.get_pretrained_cfg(settings.model)
         cfg = known.to_dict() if known else {}

@@ -45,7 +45,8 @@ def images(tmp_path):
         path = root / f'class{index % 2}' / f'{index}.png'
         red = draw(path, box_of(index))
         Image.fromarray(np.stack([red, red // 2, np.full_like(red, 50 * index)], axis=2)).save(path)
-    return timm.data.create_dataset('', root=str(tmp_path / 'images'), split='train')
+    root = str(tmp_path / 'images')
+    return create_dataset(timm.data.create_dataset, '', root, split='train', is_training=True)
 
 
 @pytest.fixture
@@ -149,7 +150,6 @@ def test_objects_of_the_class_of_the_image(images, tmp_path):
     assert not masks_of(dataset, 1).any()  # 2.png is of class0, and only persons are marked in it
     assert np.array_equal(masks_of(dataset, 2)[0], draw(tmp_path / 'x.png', box_of(1)))
     # where no category is called like a class, all objects count
-    images.reader = images.reader.reader
     dataset = MaskedDataset(images, MaskSettings(coco(tmp_path / 'b.json', boxes, ['person', 'cat', 'dog'])))
     both = np.maximum(draw(tmp_path / 'x.png', box_of(0)), draw(tmp_path / 'x.png', other))
     assert np.array_equal(masks_of(dataset, 0)[0], both)
@@ -269,7 +269,6 @@ def test_masks_that_do_not_fit_are_one_line(images, masks, tmp_path, workers):
         epoch_of(images, MaskSettings(masks), workers)
     assert str(raised.value) == 'the mask of class0/0.png has 30 x 20 pixels, the image has 36 x 40.'
     (masks / 'class0' / '0.png').write_bytes(b'nothing')
-    images.reader = images.reader.reader
     with pytest.raises(ImageError) as raised:
         epoch_of(images, MaskSettings(masks), workers)
     assert '0.png' in str(raised.value) and '\n' not in str(raised.value)

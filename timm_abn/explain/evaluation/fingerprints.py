@@ -88,7 +88,8 @@ class _Description:
         self.digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 
     def add_code(self, value: Any) -> None:
-        module = sys.modules.get(value.__name__ if isinstance(value, types.ModuleType) else _module_of(value))
+        name = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, '__module__', '')
+        module = sys.modules.get(name)
         self.say(getattr(module, '__name__', ''), getattr(value, '__qualname__', ''))
         if module is not None and _is_installed(module):
             self.say(getattr(sys.modules[module.__name__.partition('.')[0]], '__version__', ''))
@@ -99,8 +100,7 @@ class _Description:
             self.add((value.co_code, value.co_names, value.co_consts))
         elif isinstance(value, types.FunctionType):
             names = set(_globals_of(value.__code__)) & value.__globals__.keys()
-            cells = [cell.cell_contents for cell in value.__closure__ or () if not _is_empty(cell)]
-            self.add([value.__code__, value.__defaults__, value.__kwdefaults__, cells])
+            self.add([value.__code__, value.__defaults__, value.__kwdefaults__, value.__closure__])
             self.add({name: value.__globals__[name] for name in sorted(names)})
         else:
             own = {
@@ -123,6 +123,9 @@ def _parts_of(value: Any) -> Iterator[Any]:
         yield from value
     elif isinstance(value, (staticmethod, classmethod)):
         yield value.__func__
+    elif isinstance(value, types.CellType):
+        with contextlib.suppress(ValueError):  # nothing is in it yet
+            yield value.cell_contents
     elif isinstance(value, property):
         yield [value.fget, value.fset, value.fdel]
     else:
@@ -132,10 +135,6 @@ def _parts_of(value: Any) -> Iterator[Any]:
             raise _UnknownError from None
         # after a function: its arguments, the state, and iterators over what a list or dictionary holds
         yield reduced if isinstance(reduced, str) else [*reduced[1:3], *(list(items or ()) for items in reduced[3:5])]
-
-
-def _module_of(value: Any) -> str:
-    return '' if isinstance(value, types.CodeType) else value.__module__
 
 
 def _is_installed(module: types.ModuleType) -> bool:
@@ -154,9 +153,3 @@ def _globals_of(code: types.CodeType) -> Iterator[str]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _globals_of(constant)
-
-
-def _is_empty(cell: types.CellType) -> bool:
-    with contextlib.suppress(ValueError):
-        return cell.cell_contents is None
-    return True

@@ -1,6 +1,5 @@
 """What an evaluation found: put together from its parts, joined with that of a baseline, and written to files."""
 
-import csv
 import dataclasses
 import json
 import math
@@ -14,7 +13,7 @@ import torch
 from safetensors import safe_open
 
 from ...errors import TimmAbnError
-from ...staging import staged_files
+from ...staging import staged_files, write_csv
 from ...version import __version__
 from ..metrics import Reliance, RelianceRow, usable_maps
 from ..metrics.accuracy import are_uneven, uneven_scores
@@ -291,10 +290,8 @@ def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
     with staged_files(folder) as staging:
         text = json.dumps(summary, indent=1, allow_nan=False)
         (staging / 'summary.json').write_text(text, encoding='utf-8')
-        with (staging / 'scores.csv').open('w', newline='', encoding='utf-8', errors='backslashreplace') as file:
-            writer = csv.DictWriter(file, fieldnames=list(evaluation.rows[0]) if evaluation.rows else ['image'])
-            writer.writeheader()
-            writer.writerows(evaluation.rows)
+        columns = list(evaluation.rows[0]) if evaluation.rows else ['image']
+        write_csv(staging / 'scores.csv', evaluation.rows, columns)
 
 
 def _plain(value: Any) -> Any:

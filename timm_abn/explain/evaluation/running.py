@@ -247,12 +247,8 @@ def _evaluate_batch(
     tensors = dict(probabilities=probabilities.float().cpu().contiguous())
     for method, explainer in methods.items():
         maps = explainer(images, targets).detach().float()
-        baselines = settings['deletion_baseline'], settings['insertion_baseline']
-        curves = torch.stack(
-            deletion_and_insertion_curves(
-                model, images, maps, targets, settings['steps'], *baselines, settings['batch_size']
-            )
-        )
+        options = (settings[name] for name in ('steps', 'deletion_baseline', 'insertion_baseline', 'batch_size'))
+        curves = torch.stack(deletion_and_insertion_curves(model, images, maps, targets, *options))
         tensors[f'{method}.maps'], tensors[f'{method}.curves'] = maps.cpu().contiguous(), curves.cpu().contiguous()
         for index, scores in enumerate(_scores(maps, curves, samples)):
             sample = samples[index]

@@ -16,15 +16,7 @@ def are_uneven(labels: Sequence[int]) -> bool:
 
 
 def uneven_scores(labels: Sequence[int], probabilities: torch.Tensor) -> dict[str, float]:
-    """Return what accuracy hides where classes are uneven (``are_uneven``); nothing where they are not.
-
-    Args:
-        labels: Of images, shape (N,).
-        probabilities: Of the classes, shape (N, K).
-
-    Returns:
-        ``balanced_accuracy`` and ``area_under_roc``.
-    """
+    """Return ``balanced_accuracy`` and ``area_under_roc`` where classes are uneven (``are_uneven``), else nothing."""
     if not are_uneven(labels):
         return {}
     return dict(
@@ -36,11 +28,8 @@ def uneven_scores(labels: Sequence[int], probabilities: torch.Tensor) -> dict[st
 def balanced_accuracy(labels: Sequence[int], predicted: torch.Tensor) -> float:
     """Return the mean over the classes that have images of the share of these that is predicted rightly.
 
-    Source: Brodersen et al., "The Balanced Accuracy and Its Posterior Distribution", ICPR 2010.
-
-    Args:
-        labels: Of images, shape (N,).
-        predicted: Classes, shape (N,).
+    Labels and predicted classes are of N images. Source: Brodersen et al., "The Balanced Accuracy and Its Posterior
+    Distribution", ICPR 2010.
     """
     true = torch.as_tensor(labels)
     right = (predicted.cpu() == true).double()
@@ -51,11 +40,8 @@ def area_under_roc(labels: Sequence[int], probabilities: torch.Tensor) -> float:
     """Return the area under the ROC curve, the mean over the classes that have images.
 
     It is the chance that an image of a class has a greater probability of it than an image of another class, where
-    equal ones count half (Hanley & McNeil, Radiology 143, 1982).
-
-    Args:
-        labels: Of images, shape (N,), of two classes or more.
-        probabilities: Of the classes, shape (N, K).
+    equal ones count half (Hanley & McNeil, Radiology 143, 1982). Labels are of two classes or more, probabilities of
+    shape (N, K).
     """
     true, areas = torch.as_tensor(labels), []
     for index in true.unique():

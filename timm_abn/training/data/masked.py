@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from ...data.celeba import CelebA
 from ...data.masks import PngMasks, fit_mask, read_masks
+from ...data.timm_images import ReadImages
 from ...errors import TimmAbnError
 from ..errors import TrainingError
 from ..map_settings import MaskSettings
@@ -30,7 +31,7 @@ class MaskedDataset(Dataset):
 
     A network with one map gets one mask: of objects of the image's class where masks know of classes, else of all. A
     multi-task network gets one for each attribute. A mask is missing where nothing was drawn, or where nothing of it is
-    in sight after the crop. The data set is timm's ``ImageDataset`` of a folder, or ``CelebA``.
+    in sight after the crop. The data set is ``ReadImages`` of a folder, or ``CelebA``.
 
     Attributes:
         names: Names of the images, relative to the folder of the data set.
@@ -54,11 +55,9 @@ class MaskedDataset(Dataset):
             self.masks = read_masks(settings.path, self.attributes)
         except TimmAbnError as error:
             raise TrainingError(f'--attention-mask-dir: {error}') from error
-        self.reader: _NotingReader | None = None
         self.classes: dict[Any, str] = {}
-        if hasattr(dataset, 'reader'):
+        if isinstance(dataset, ReadImages):
             self.classes = {index: name for name, index in getattr(dataset.reader, 'class_to_idx', {}).items()}
-            self.reader = dataset.reader = _NotingReader(dataset.reader)
         self.used = self._choose(settings, seed)
 
     def _choose(self, settings: MaskSettings, seed: int) -> set[str]:
@@ -104,7 +103,7 @@ class MaskedDataset(Dataset):
 
     def _transform(self, image: Image.Image) -> tuple[Any, torch.Tensor]:
         """Return what became of an image, and its masks, of shape (T, H, W)."""
-        index, label = (self._index, None) if self.reader is None else self.reader.last
+        index, label = self.dataset.last if isinstance(self.dataset, ReadImages) else (self._index, None)
         found = self._find(PurePath(self.names[index]), label, image) if self.names[index] in self.used else {}
         moved_image, moved = self.paired(image, list(found.values()))
         masks = torch.zeros(len(self.attributes) or 1, *moved_image.shape[-2:])
@@ -130,27 +129,6 @@ class MaskedDataset(Dataset):
             return {number: name for number, name in enumerate(self.attributes) if name in known}
         kind = self.classes.get(label)
         return {0: kind if kind in known else None}
-
-
-class _NotingReader:
-    """A reader of timm that tells which image was read last: of one that is broken, timm takes the next one."""
-
-    def __init__(self, reader: Any) -> None:
-        self.reader = reader
-        self.last: tuple[int, Any] = (0, None)
-
-    def __getattr__(self, name: str) -> Any:
-        if name == 'reader':  # not there yet while a copy is being unpickled
-            raise AttributeError(name)
-        return getattr(self.reader, name)
-
-    def __len__(self) -> int:
-        return len(self.reader)
-
-    def __getitem__(self, index: int) -> Any:
-        sample = self.reader[index]
-        self.last = index, sample[1]
-        return sample
 
 
 def choose(names: Sequence[str], share: float, seed: int) -> set[str]:
