@@ -33,16 +33,7 @@ def backbone(hub, tmp_path, monkeypatch):
 
 
 def attach(*arguments):
-    fixed = [
-        'attach',
-        '--model',
-        'test_resnet',
-        '--data-dir',
-        'photos',
-        '--unlabelled',
-        '--out',
-        'out',
-    ]
+    fixed = ['attach', '--model', 'test_resnet', '--data-dir', 'photos', '--unlabelled', '--out', 'out']
     return main([*fixed, '--batch-size', '2', '--device', 'cpu', *arguments])
 
 

@@ -16,8 +16,4 @@ BACKBONES = dict(
     celeba=('resnet101',),  # section 4.4
 )
 # Table 2
-CAM = dict(
-    cifar10=('resnet110_cifar',),
-    cifar100=('resnet110_cifar',),
-    imagenet=('resnet50', 'resnet152', 'vgg16_bn'),
-)
+CAM = dict(cifar10=('resnet110_cifar',), cifar100=('resnet110_cifar',), imagenet=('resnet50', 'resnet152', 'vgg16_bn'))

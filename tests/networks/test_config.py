@@ -57,10 +57,7 @@ NEUTRAL = (
         ),
         (dict(init='open'), "init must be one of 'random', 'neutral', got 'open'."),
         (dict(init='neutral', attention_map='sum_log'), f"{NEUTRAL} 'sum_log' and hard_attention=1.0."),
-        (
-            dict(init='neutral', hard_attention=0.3, mechanism='product'),
-            f"{NEUTRAL} 'sigmoid' and hard_attention=0.3.",
-        ),
+        (dict(init='neutral', hard_attention=0.3, mechanism='product'), f"{NEUTRAL} 'sigmoid' and hard_attention=0.3."),
         *(
             (dict(map_scale=value), f'map_scale must be a whole number from 1 to 16, got {value!r}.')
             for value in (0, -1, True, 1.5, '2', 17)

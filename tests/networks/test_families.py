@@ -9,7 +9,7 @@ from timm_families import SMALLEST, small_image_size
 
 import timm_abn  # noqa: F401
 
-FAST_FAMILIES = {'efficientvim', 'eva', 'levit', 'pit', 'resnet'}
+FAST_FAMILIES = {'levit', 'resnet'}
 
 
 @pytest.mark.parametrize('family', fast_and_slow(SMALLEST, FAST_FAMILIES))

@@ -40,11 +40,9 @@ def by_the_equations(model, images):
         if model.attention_branch.map_kind == 'sigmoid':
             task_map = 1 / (1 + torch.exp(-task_map))
         image_features = features[:, prefix:] if features.ndim == 3 else features
-        by_place = {
-            'NCHW': task_map,
-            'NHWC': task_map.permute(0, 2, 3, 1),
-            'NLC': task_map.flatten(2).transpose(1, 2),
-        }[model.layout.layout]
+        by_place = {'NCHW': task_map, 'NHWC': task_map.permute(0, 2, 3, 1), 'NLC': task_map.flatten(2).transpose(1, 2)}[
+            model.layout.layout
+        ]
         mean = 0 if gate == 'features' else image_features.mean(dim=places, keepdim=True)
         gated = mean + (image_features - mean) * by_place + (image_features - mean if is_residual else 0)
         if features.ndim == 3:

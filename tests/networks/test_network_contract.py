@@ -27,7 +27,7 @@ def test_compiles_without_a_graph_break(backbone):
         torch.testing.assert_close(compiled(images), expected)
 
 
-@all_backbones
+@pytest.mark.parametrize('backbone', fast_and_slow(TINY_BACKBONES, ['test_resnet', 'test_vit']))
 def test_scripts(backbone):
     model = tiny_abn(backbone)
     scripted = torch.jit.script(model)

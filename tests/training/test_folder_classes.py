@@ -30,10 +30,18 @@ def images(image_folder, tmp_path):
     return shutil.copytree(image_folder, tmp_path / 'images')
 
 
+@pytest.fixture(scope='module')
+def run_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp('trained')
+
+
 @pytest.fixture
-def trained(launch, image_folder, tmp_path):
-    assert launch('train.py', *RUN, '--data-dir', image_folder, '--output', tmp_path) == 0
-    return tmp_path / 'run' / 'last.pth.tar'
+def trained(launch, image_folder, run_folder):
+    """A checkpoint, trained once for all tests here."""
+    path = run_folder / 'run' / 'last.pth.tar'
+    if not path.exists():
+        assert launch('train.py', *RUN, '--data-dir', image_folder, '--output', run_folder) == 0
+    return path
 
 
 def test_number_and_names_of_the_folder(trained, image_folder, tmp_path, capsys):
