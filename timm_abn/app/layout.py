@@ -5,6 +5,7 @@ from typing import Any
 
 import gradio as gr
 
+from .inputs import only_strokes, only_uploads
 from .session import MAPS
 
 __all__ = ['KEEPS', 'STYLE', 'Parts', 'sample_paths', 'theme']
@@ -76,7 +77,7 @@ class Parts:
                 gr.Markdown(SAVED)
 
     def _add_choices(self, models: list[str]) -> None:
-        self.upload = gr.File(label='Photo', elem_id='upload', height=130)
+        self.upload = only_uploads(gr.File(label='Photo', elem_id='upload', height=130))
         self.samples = gr.Gallery(
             [str(path) for path in sample_paths()],
             label='Or an example',
@@ -92,7 +93,7 @@ class Parts:
 
     def _add_canvas(self) -> None:
         self.kind = gr.Radio(list(MAPS), value=MAPS[0], label='What the colours show', elem_id='kind')
-        self.canvas = gr.ImageEditor(
+        canvas = gr.ImageEditor(
             label='Paint on the attention map',
             type='pil',
             image_mode='RGBA',
@@ -107,6 +108,7 @@ class Parts:
             height=470,
             elem_id='canvas',
         )
+        self.canvas = only_strokes(canvas)
         self.keeps = gr.Radio(list(KEEPS), value=KEEPS[0], label='Places that are not painted', elem_id='keeps')
 
     def _add_curves(self) -> None:
