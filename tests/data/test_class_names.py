@@ -60,20 +60,32 @@ def test_a_class_that_is_not_found(wanted, message):
 def test_names_are_read_from_a_file(tmp_path):
     path = tmp_path / 'names.txt'
     path.write_text('cat\nno beard\n', encoding='utf-8')
-    assert read_class_names(path, 2) == ['cat', 'no beard']
+    assert read_class_names(path, types.SimpleNamespace(num_classes=2)) == ['cat', 'no beard']
     with pytest.raises(TimmAbnError, match='names.txt has 2 lines for 3 classes'):
-        read_class_names(path, 3)
+        read_class_names(path, types.SimpleNamespace(num_classes=3))
     path.write_bytes('\ufeffcat\r\nno beard \r\n\r\n'.encode())  # as editors on Windows write it
-    assert read_class_names(path, 2) == ['cat', 'no beard'] and read_class_map(path) == {'cat': 0, 'no beard': 1}
+    assert read_class_names(path, types.SimpleNamespace(num_classes=2)) == ['cat', 'no beard'] and read_class_map(path) == {'cat': 0, 'no beard': 1}
     path.write_text('cat\n\ncat')
     with pytest.raises(TimmAbnError, match='line 2 of .*names.txt is blank'):
-        read_class_names(path, 3)
+        read_class_names(path, types.SimpleNamespace(num_classes=3))
     path.write_text('cat\ncat')
     with pytest.raises(TimmAbnError, match="names 'cat' more than once"):
         read_class_map(path)
     path.write_bytes(b'\xff\xfe')
     with pytest.raises(TimmAbnError, match='names.txt is not a text file in UTF-8'):
-        read_class_names(path, 2)
+        read_class_names(path, types.SimpleNamespace(num_classes=2))
+
+
+def test_one_logit_has_two_names_or_that_of_its_yes(tmp_path):
+    path = tmp_path / 'names.txt'
+    path.write_text('tumour')
+    model = types.SimpleNamespace(num_classes=1, pretrained_cfg={})
+    assert name_classes(model, path) == ['not tumour', 'tumour'] and model.pretrained_cfg['label_names'] == ['tumour']
+    path.write_text('healthy\ntumour')
+    assert name_classes(model, path) == ['healthy', 'tumour']
+    path.write_text('tumour')
+    with pytest.raises(TimmAbnError, match=r'names.txt has 1 line for 2 classes'):
+        read_class_names(path, types.SimpleNamespace(num_classes=2))
 
 
 def test_folders_of_imagenet_are_called_by_words():

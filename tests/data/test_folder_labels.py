@@ -8,12 +8,13 @@ import pytest
 import timm.data
 from timm.data import ImageNetInfo
 
-from timm_abn.data.class_names import class_order
+from timm_abn.data.class_names import class_order, class_spellings
 from timm_abn.data.folder_labels import better_order, folder_classes, folder_labels
 from timm_abn.data.sources import find_sources
 
 NAMES = ['ant', 'bee', 'cat']
 SYNSETS = ImageNetInfo().label_names()
+WORDS = class_spellings(1000)[0]
 NUMBERS = [str(number) for number in range(1, 13)]
 
 
@@ -45,6 +46,7 @@ def labelled(folder, *files, named=()):
         (['a/1.png', 'b/1.png', 'x.png'], 3, [None, None, None]),
         (['n01440764/1.png', 'n02102040/1.png'], 1000, [0, 217]),
         (['n01440764/1.png', 'n02102040/1.png'], SYNSETS, [0, 217]),
+        (['n01440764/1.png', 'English_springer/1.png'], WORDS, [0, 217]),  # as attach records them
         (['tench/1.png', 'English_springer/1.png', 'mine/1.png'], 1000, [0, 217, None]),
         (['crane/1.png', 'n02012849/1.png'], 1000, [None, 134]),  # a bird, or a machine
         (['0/1.png', '0217/1.png'], 1000, [0, 217]),

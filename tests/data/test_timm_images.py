@@ -95,6 +95,14 @@ def test_images_of_an_archive_or_the_hub(tmp_path):
         read[1]
 
 
+def test_folders_that_natural_order_does_not_tell_apart(tmp_path):
+    names = ['00001', '0001', '001', '01', '1', 'A', 'a']  # timm leaves them to the order of a set, which changes
+    for name in names:
+        (tmp_path / name).mkdir()
+        Image.new('RGB', (8, 8)).save(tmp_path / name / '1.png')
+    assert [*of_timm(tmp_path).reader.class_to_idx] == names
+
+
 def test_damaged_images(tmp_path, monkeypatch, caplog):
     write(tmp_path, '16 bits')
     (tmp_path / 'class0' / '04.png').write_bytes(b'nothing')

@@ -39,7 +39,7 @@ def class_names(model: nn.Module) -> list[str]:
 def label_names_of(model: nn.Module) -> Any:
     """Return the ``label_names`` of a model's configuration; of one name of one logit, those of its no and yes."""
     names = (getattr(model, 'pretrained_cfg', None) or {}).get('label_names')
-    if names and len(names) == 1 and num_answers(model) == 2:
+    if names and len(names) == model.num_classes == 1 and num_answers(model) == 2:
         return [f'not {names[0]}', names[0]]
     return names
 
@@ -51,10 +51,12 @@ def class_spellings(num_classes: int, label_names: Any = None) -> list[list[str]
     """
     subset = infer_imagenet_subset({'num_classes': num_classes})
     info = ImageNetInfo(subset) if subset else None
-    if info and (not label_names or list(label_names) == info.label_names()):
+    if info:
         # the folders of ImageNet are called by numbers of WordNet, which tell nobody anything
         descriptions = info.label_descriptions()
-        return [[text.split(',')[0] for text in descriptions], list(info.label_names()), list(descriptions)]
+        spellings = [[text.split(',')[0] for text in descriptions], list(info.label_names()), list(descriptions)]
+        if not label_names or list(label_names) in spellings:
+            return spellings
     if label_names and len(label_names) == num_classes:
         names = CustomDatasetInfo(label_names)
         return [[names.index_to_label_name(index) for index in range(num_classes)]]
@@ -76,16 +78,21 @@ def name_classes(model: Any, path: Path | None) -> list[str]:
         TimmAbnError: See ``read_class_names``.
     """
     if path is not None:
-        names = read_class_names(path, num_answers(model))
+        names = read_class_names(path, model)
         model.pretrained_cfg = dict(model.pretrained_cfg, num_classes=model.num_classes, label_names=names)
     return class_names(model)
 
 
-def read_class_names(path: Path, num_classes: int) -> list[str]:
-    """Return the names of classes from a text file in UTF-8, one per line; another number of lines is refused."""
+def read_class_names(path: Path, model: nn.Module) -> list[str]:
+    """Return the names of a model's classes from a text file in UTF-8, one per line; of one logit also its yes alone.
+
+    Raises:
+        TimmAbnError: It has another number of lines, or blank ones.
+    """
     names = _read_lines(path)
-    if len(names) != num_classes:
-        raise TimmAbnError(f'{path} has {len(names)} lines for {num_classes} classes')
+    if len(names) not in (model.num_classes, num_answers(model)):
+        lines = '1 line' if len(names) == 1 else f'{len(names)} lines'
+        raise TimmAbnError(f'{path} has {lines} for {num_answers(model)} classes')
     return names
 
 

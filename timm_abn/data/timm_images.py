@@ -10,6 +10,7 @@ from timm.data.readers.reader_image_folder import ReaderImageFolder
 from timm.utils.misc import natural_key
 
 from ..records import Levels
+from .class_names import class_order
 from .errors import DataError
 from .reading import image_errors, read_image, read_or_next, without_damaged
 from .sources import IMAGE_EXTENSIONS, find_images, say_links
@@ -74,8 +75,7 @@ def find_images_and_targets(
         parts = path.relative_to(folder).parts[:-1]
         found.append((str(path), ''.join(parts[-1:]) if leaf_name_only else '_'.join(parts)))
     if class_to_idx is None:
-        labels = sorted({label for _, label in found}, key=natural_key)
-        class_to_idx = {label: index for index, label in enumerate(labels)}
+        class_to_idx = {label: index for index, label in enumerate(class_order(label for _, label in found))}
     images = [(path, class_to_idx[label]) for path, label in found if label in class_to_idx]
     say_links(path for path, _ in images)
     return sorted(images, key=lambda image: natural_key(image[0])) if sort else images, class_to_idx

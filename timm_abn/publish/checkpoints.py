@@ -25,7 +25,6 @@ from ..models.training_checkpoints import (
     note_record,
     origin_of,
 )
-from ..records import num_answers
 from .folder import save_hub_folder
 from .markdown import plain
 from .model_card import Row, model_card, result_table
@@ -91,7 +90,7 @@ def save_checkpoint_folder(
     shipped = _is_shipped(name, weights)
     cfg: dict[str, Any] = dict(num_classes=model.num_classes, tag=None, license=license)
     recorded = class_names_of(settings, model.num_classes, path)
-    names = read_class_names(label_names, num_answers(model)) if label_names else recorded
+    names = read_class_names(label_names, model) if label_names else recorded
     if names or not shipped:  # those of the model's own weights need not be those of the checkpoint
         cfg['label_names'] = names
     if not shipped:  # the authors' repository is where the architecture comes from
