@@ -64,7 +64,9 @@ def test_names_are_read_from_a_file(tmp_path):
     with pytest.raises(TimmAbnError, match='names.txt has 2 lines for 3 classes'):
         read_class_names(path, types.SimpleNamespace(num_classes=3))
     path.write_bytes('\ufeffcat\r\nno beard \r\n\r\n'.encode())  # as editors on Windows write it
-    assert read_class_names(path, types.SimpleNamespace(num_classes=2)) == ['cat', 'no beard'] and read_class_map(path) == {'cat': 0, 'no beard': 1}
+    assert read_class_names(path, types.SimpleNamespace(num_classes=2)) == ['cat', 'no beard'] and read_class_map(
+        path
+    ) == {'cat': 0, 'no beard': 1}
     path.write_text('cat\n\ncat')
     with pytest.raises(TimmAbnError, match='line 2 of .*names.txt is blank'):
         read_class_names(path, types.SimpleNamespace(num_classes=3))

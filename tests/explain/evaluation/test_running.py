@@ -141,7 +141,9 @@ def half(side):
 
 def small(model, folder, samples=None, **kwargs):
     samples = make_samples(5) if samples is None else samples
-    return evaluated(model, folder, samples, **{'explainers': half('left'), 'steps': 2, 'data': 'dir=mine, seed=1', **kwargs})
+    return evaluated(
+        model, folder, samples, **{'explainers': half('left'), 'steps': 2, 'data': 'dir=mine, seed=1', **kwargs}
+    )
 
 
 @pytest.fixture(scope='module')

@@ -203,7 +203,8 @@ def _left_of(own: Sequence[Path], samples: Sequence[Sample], settings: Mapping[s
     changed = of_all_processes(changed)
     if changed:
         raise TimmAbnError(
-            f'{folder} holds an evaluation of what {changed[0]} was before ({len(changed)} differ): choose a new folder.'
+            f'{folder} holds an evaluation of what {changed[0]} was before ({len(changed)} differ): '
+            'choose a new folder.'
         )
     left = [part for part in own if part not in known]
     if not of_all_processes(left) and shown:
