@@ -115,6 +115,7 @@ def test_the_softmax_of_both_answers_is_the_sigmoid_of_the_logit():
     logits = torch.tensor([[-200.0], [-3.0], [0.0], [80.0]], dtype=torch.float64)
     torch.testing.assert_close(answers(logits, True).softmax(dim=1)[:, 1:], logits.sigmoid())
     assert answers(logits, False) is logits
+    assert not answers(torch.zeros(1, 1), True).signbit().any()  # '-0' in tables
 
 
 @pytest.mark.parametrize('kwargs', [dict(num_classes=1), dict(multi_task=True)])

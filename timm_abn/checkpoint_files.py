@@ -49,7 +49,9 @@ def read_checkpoint_file(path: Path) -> Mapping[str, Any]:
         CheckpointError: It is not there, damaged, or holds other things than tensors and plain values.
     """
     if not path.is_file():
-        raise CheckpointError(f'there is no checkpoint {path}')
+        folder = path.is_dir() and (path / 'config.json').is_file()
+        hint = f': it is a folder, which --model local-dir:{path} loads' if folder else ''
+        raise CheckpointError(f'there is no checkpoint {path}{hint}')
     try:
         if path.suffix == '.safetensors':
             check_header_size(path)

@@ -142,7 +142,8 @@ def answers(values: torch.Tensor, exclusive: bool) -> torch.Tensor:
 
     These are minus and plus half of it, shape (B, 2, ...), whose softmax is the sigmoid of the logit.
     """
-    return torch.cat([-values, values], dim=1) / 2 if exclusive and values.shape[1] == 1 else values
+    # 0 - x, since -x of 0 would be shown as -0
+    return torch.cat([0 - values, values], dim=1) / 2 if exclusive and values.shape[1] == 1 else values
 
 
 def probabilities_of(logits: torch.Tensor, exclusive: bool) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """Which photos are trained on, and which are held out."""
 
 import random
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -26,6 +27,8 @@ def test_a_fifth_of_each_class_is_held_out_always_the_same(folder):
     photos = [*found.training, *found.validation]
     for seed in range(4):
         assert hold_out(random.Random(seed).sample(photos, 20)) == {path for path, _ in found.validation}
+    with pytest.raises(DataError, match='no photo can be held out: it takes 3 of a class, none has more than 2'):
+        hold_out([(Path(f'{label}{number}.jpg'), label) for label in 'abc' for number in range(2)])
 
 
 def test_splits_that_are_there_are_taken(folder):

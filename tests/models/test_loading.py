@@ -141,6 +141,7 @@ def test_cam_baseline_from_a_checkpoint(tmp_path):
         (MODEL, dict(pretrained=False, nonsense=3), f'{MODEL} cannot be created with nonsense=3: '),
         (MODEL, dict(name='x'), f"{MODEL} cannot be created with name='x': "),
         (MODEL, dict(checkpoint='missing.pth'), 'there is no checkpoint missing.pth'),
+        (None, dict(checkpoint='published'), 'published: it is a folder, which --model local-dir:published loads'),
         ('abn_resnet18', dict(checkpoint='abn.pth.tar'), 'is a checkpoint of abn, not of abn_resnet18'),
         ('abn', dict(checkpoint='abn.pth.tar', num_classes=3), 'instead of (3, '),
         ('abn', dict(checkpoint='text.pth'), 'text.pth is no checkpoint, or damaged'),
@@ -153,6 +154,8 @@ def test_what_is_refused(tmp_path, monkeypatch, name, kwargs, message):
     network = timm.create_model('abn', backbone='test_resnet', num_classes=5)
     saved(network, tmp_path / 'abn.pth.tar', model='abn', model_kwargs=dict(backbone='test_resnet'), num_classes=5)
     (tmp_path / 'text.pth').write_text('no checkpoint')
+    (tmp_path / 'published').mkdir()
+    (tmp_path / 'published' / 'config.json').touch()
     with pytest.raises(TimmAbnError) as error:
         load_model(name, **kwargs)
     assert message in str(error.value) and '\n' not in str(error.value)

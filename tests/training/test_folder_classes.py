@@ -197,6 +197,13 @@ def test_the_order_is_that_of_the_names_where_timm_leaves_it_open(launch, images
     assert torch.load(tmp_path / 'run' / 'last.pth.tar', weights_only=False)['args'].label_names == ['A', 'a', 'b']
 
 
+def test_timm_counts_no_accuracy_of_one_logit(launch, images, tmp_path, capfd):
+    torch.save(timm.create_model('test_resnet', num_classes=1).state_dict(), tmp_path / 'weights.pth')
+    command = ['validate.py', '--model', 'test_resnet', '--num-classes', 1, '--checkpoint', tmp_path / 'weights.pth']
+    assert launch(*command, '--data-dir', images) == 2
+    assert 'has one logit, of which timm counts no accuracy: timm-abn evaluate does' in error_of(capfd)
+
+
 def test_some_classes_of_imagenet_are_found_by_name(launch, images, tmp_path, capfd):
     torch.save(timm.create_model('test_resnet').state_dict(), tmp_path / 'weights.pth')
     command = ['validate.py', '--model', 'test_resnet', '--checkpoint', tmp_path / 'weights.pth', '--data-dir', images]

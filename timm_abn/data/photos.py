@@ -92,11 +92,18 @@ def split_folders(folder: Path, train_split: str = 'train', val_split: str = 'va
 
 
 def hold_out(photos: Iterable[tuple[Path, Hashable]]) -> set[Path]:
-    """Return a fifth of the photos of each class, always the same ones whatever the order of the photos."""
+    """Return a fifth of the photos of each class, always the same ones whatever the order of the photos.
+
+    Raises:
+        DataError: No class has three photos, of which one could be held out.
+    """
     of_classes: dict[Hashable, list[Path]] = defaultdict(list)
     for path, label in sorted(photos, key=lambda photo: photo[0]):
         of_classes[label].append(path)
-    drawn = (random.Random(0).sample(paths, round(HELD_OUT * len(paths))) for paths in of_classes.values())
+    drawn = [random.Random(0).sample(paths, round(HELD_OUT * len(paths))) for paths in of_classes.values()]
+    if of_classes and not any(drawn):
+        most = max(map(len, of_classes.values()))
+        raise DataError(f'no photo can be held out: it takes 3 of a class, none has more than {most}.')
     return {path for paths in drawn for path in paths}
 
 

@@ -124,6 +124,8 @@ def _take_validation(settings: argparse.Namespace, mapped: dict[str, int]) -> No
     if trained_on and root.resolve() == Path(settings.data_dir).resolve() == Path(str(trained_on)).resolve():
         settings.notes.append(f'{root} has no folder {settings.split}: images that {model} was trained on are counted.')
     num_classes, label_names = _of_model(settings)
+    if num_classes == 1:
+        raise TrainingError(f'{model} has one logit, of which timm counts no accuracy: timm-abn evaluate does.')
     settings.class_names = _recorded_names(settings, num_classes)
     if mapped:
         _check_mapped(root, folders, mapped, settings)

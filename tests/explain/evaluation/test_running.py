@@ -22,6 +22,7 @@ from timm_abn.explain.evaluation import evaluate, join_evaluations
 from timm_abn.explain.metrics import deletion, energy, insertion, pointing_game, position_bias, reliance
 from timm_abn.explain.metrics.accuracy import uneven_scores
 from timm_abn.explain.statistics import bootstrap_mean
+from timm_abn.records import Record, set_record
 
 SIZE = (32, 32)
 NUM_IMAGES = 11
@@ -140,7 +141,9 @@ def half(side):
 
 def small(model, folder, samples=None, **kwargs):
     samples = make_samples(5) if samples is None else samples
-    return evaluated(model, folder, samples, **{'explainers': half('left'), 'steps': 2, **kwargs})
+    return evaluated(
+        model, folder, samples, **{'explainers': half('left'), 'steps': 2, 'data': 'dir=mine, seed=1', **kwargs}
+    )
 
 
 @pytest.fixture(scope='module')
@@ -169,7 +172,7 @@ def test_a_finished_evaluation_is_shown_again(model, finished, caplog):
         (dict(explainers=dict(mine=lambda images, targets: images[:, :1])), 'other code of the method mine'),
         (
             changed(image=torch.zeros(3, *SIZE)),
-            r'an evaluation of what image0.png was before \(1 differ\): choose another',
+            r'an evaluation of what image0.png was before \(1 differ\): choose a new folder',
         ),
         (changed(mask=torch.ones(SIZE, dtype=torch.bool)), 'of what image0.png was before'),
         (changed(label=3), 'of what image0.png was before'),
@@ -180,12 +183,16 @@ def test_a_finished_evaluation_is_shown_again(model, finished, caplog):
         (dict(num_classes=6), 'other weights'),
         (dict(mechanism='product'), 'a network of other arguments'),
         (dict(pretrained_cfg_overlay=dict(crop_pct=0.5)), 'preparation.crop_pct='),
+        (dict(record=Record('sigmoid')), "probabilities='softmax', not 'sigmoid'"),
+        (dict(data='dir=x, seed=1'), "holds an evaluation with data='dir=mine', not 'dir=x': choose a new folder"),
     ],
 )
 def test_only_what_is_of_the_same_is_used_again(finished, change, message):
-    of_call = ('samples', 'explainers', 'steps', 'deletion_baseline')
+    of_call = ('samples', 'explainers', 'steps', 'deletion_baseline', 'data')
     arguments = {key: change[key] for key in of_call if key in change}
-    model = tiny_abn('test_resnet', **{key: value for key, value in change.items() if key not in arguments})
+    others = {key: value for key, value in change.items() if key not in (*of_call, 'record')}
+    model = tiny_abn('test_resnet', **others)
+    set_record(model, change.get('record', Record()))
     before = (finished[0] / 'scores.csv').read_bytes()
     with pytest.raises(TimmAbnError, match=message):
         small(model, finished[0], **arguments)

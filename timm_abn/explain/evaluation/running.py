@@ -28,7 +28,7 @@ from ...errors import TimmAbnError
 from ...hub.state_dicts import fingerprint_of
 from ...networks.network import AttentionBranchNet
 from ...progress import Progress
-from ...records import are_exclusive, num_answers
+from ...records import are_exclusive, num_answers, probability_kind
 from ...staging import check_output_folder, staged_file
 from ...version import __version__
 from ..methods import create_explainer
@@ -102,6 +102,7 @@ def evaluate(
         weights=weights_fingerprint(model),
         network=fingerprint(model),
         preparation=preparation_of(model),
+        probabilities=probability_kind(model),
         images=len(samples),
         data=data,
         methods=list(methods),
@@ -157,8 +158,10 @@ def _begin(folder: Path, settings: Mapping[str, Any], rank: int) -> None:
     then = dict(_entries(before))
     for key, value in _entries(settings):
         if then.get(key) != value:
-            found = _OTHER.get(key.partition('.')[0], f'{key}={then.get(key)!r}, not {value!r}')
-            found = found.format(key.partition('.')[2])
+            kind, _, name = key.partition('.')
+            found = _OTHER.get(kind, f'{key}={then.get(key)!r}, not {value!r}').format(name)
+            if kind == 'data':
+                found = f'data={_rest(then.get(key), value)!r}, not {_rest(value, then.get(key))!r}'
             raise TimmAbnError(f'{folder} holds an evaluation with {found}: choose a new folder.')
     wait_for_all()  # all have compared before anything is written
     if rank == 0:
@@ -168,6 +171,12 @@ def _begin(folder: Path, settings: Mapping[str, Any], rank: int) -> None:
         if (folder / 'parts').is_dir() and unknown:
             _logger.warning(f'the code of {", ".join(unknown)} cannot be known: nothing in {folder} is used again')
     wait_for_all()
+
+
+def _rest(words: object, others: object) -> str:
+    """Return what a description of data says that another does not."""
+    known = str(others).split(', ')
+    return ', '.join(word for word in str(words).split(', ') if word not in known)
 
 
 def _entries(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -194,7 +203,8 @@ def _left_of(own: Sequence[Path], samples: Sequence[Sample], settings: Mapping[s
     changed = of_all_processes(changed)
     if changed:
         raise TimmAbnError(
-            f'{folder} holds an evaluation of what {changed[0]} was before ({len(changed)} differ): choose another.'
+            f'{folder} holds an evaluation of what {changed[0]} was before ({len(changed)} differ): '
+            'choose a new folder.'
         )
     left = [part for part in own if part not in known]
     if not of_all_processes(left) and shown:
