@@ -68,10 +68,7 @@ class Drawing:
 
 
 def prepared_batches(
-    sources: Iterable[Source],
-    preprocessing: Preprocessing,
-    batch_size: int,
-    problems: list[tuple[Source, str]],
+    sources: Iterable[Source], preprocessing: Preprocessing, batch_size: int, problems: list[tuple[Source, str]]
 ) -> Iterator[list[Prepared]]:
     """Read images and yield them in batches, smaller ones where large photos would fill the memory.
 
