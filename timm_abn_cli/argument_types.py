@@ -88,9 +88,19 @@ def _existing(text: str, is_there: Callable[[Path], bool], kind: str) -> Path:
     return path
 
 
-existing = partial(_existing, is_there=Path.exists, kind='file or folder')
-existing_file = partial(_existing, is_there=Path.is_file, kind='file')
-existing_folder = partial(_existing, is_there=Path.is_dir, kind='folder')
+def existing(text: str) -> Path:
+    """Parse the path of a file or folder."""
+    return _existing(text, Path.exists, 'file or folder')
+
+
+def existing_file(text: str) -> Path:
+    """Parse the path of a file."""
+    return _existing(text, Path.is_file, 'file')
+
+
+def existing_folder(text: str) -> Path:
+    """Parse the path of a folder."""
+    return _existing(text, Path.is_dir, 'folder')
 
 
 def output_file(text: str) -> Path:
