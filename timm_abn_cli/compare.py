@@ -83,10 +83,9 @@ def run(args: argparse.Namespace) -> int:
     from timm_abn.data.class_names import find_class, name_classes
     from timm_abn.data.folder_labels import folder_labels
     from timm_abn.data.images import Preprocessing
-    from timm_abn.data.reading import ImageError
     from timm_abn.data.sources import find_sources
     from timm_abn.explain.comparison import compare_methods
-    from timm_abn.explain.files import prepared_batches
+    from timm_abn.explain.files import long_names, prepared_batches
     from timm_abn.explain.methods import applicable_explainers, create_explainers
     from timm_abn.models.loading import load_classifier
     from timm_abn.progress import Progress
@@ -114,13 +113,10 @@ def run(args: argparse.Namespace) -> int:
         targets = None if target is None else [target] * len(images)
         comparisons = compare_methods(model, images, explainers, targets, args.steps, args.batch_size)
         for prepared, comparison in zip(batch, comparisons):
-            try:
+            with long_names(prepared.source, problems):
                 path = _write_sheet(args, prepared, preprocessing, comparison, names)
-            except ImageError as error:
-                problems.append((prepared.source, str(error)))
-                continue
-            answers.append((prepared.source.path, labels[prepared.source.path], comparison.predicted))
-            rows += _rows(str(prepared.source.path), comparison, names, path)
+                answers.append((prepared.source.path, labels[prepared.source.path], comparison.predicted))
+                rows += _rows(str(prepared.source.path), comparison, names, path)
     if rows:
         print(_table(rows))
         print_right(answers, model)
@@ -136,7 +132,6 @@ def _write_sheet(
     comparison: 'Comparison',
     names: Sequence[str],
 ) -> Path:
-    from timm_abn.explain.files import name_errors
     from timm_abn.explain.sheets import draw_sheet, input_picture
     from timm_abn.staging import staged_file
 
@@ -149,7 +144,7 @@ def _write_sheet(
     picture = input_picture(prepared.x, config['mean'], config['std'])
     sheet = draw_sheet(picture, comparison, names, prepared.source.path.name, notes)
     path = args.out / name.parent / f'{name.name}.compare.png'
-    with name_errors(prepared.source), staged_file(path) as staged:
+    with staged_file(path) as staged:
         sheet.save(staged)
     return path
 

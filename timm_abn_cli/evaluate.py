@@ -50,7 +50,6 @@ from .arguments import (
 )
 from .choices import BASELINES
 from .errors import CommandError
-from .processes import process_group
 
 if TYPE_CHECKING:
     import torch.nn as nn
@@ -86,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f'--methods must be different ones, got {" ".join(args.methods)}')
 
     from timm_abn.data.class_names import name_classes
+    from timm_abn.explain.processes import process_group
     from timm_abn.models.loading import load_classifier
     from timm_abn.staging import check_output_folder
 

@@ -56,7 +56,6 @@ from .arguments import (
 )
 from .choices import COLORMAPS, INTERPOLATIONS, SCALES, SHOWN_MAPS
 from .errors import CommandError, report_problems
-from .processes import process_group
 from .table import format_table, write_csv
 
 if TYPE_CHECKING:
@@ -100,6 +99,7 @@ def run(args: argparse.Namespace) -> int:
     from timm_abn.data.folder_labels import folder_labels
     from timm_abn.data.sources import find_sources
     from timm_abn.explain.files import Drawing, format_range
+    from timm_abn.explain.processes import process_group
     from timm_abn.explain.runs import explain_files
     from timm_abn.records import are_exclusive
     from timm_abn.staging import check_output_file, check_output_folder

@@ -96,17 +96,7 @@ def _write_folder(args: argparse.Namespace, folder: Path, address: str) -> None:
     if args.source.is_dir():
         copy_hub_folder(args.source, folder, address)
     else:
-        save_checkpoint_folder(
-            args.source,
-            folder,
-            title,
-            address,
-            args.model,
-            args.model_kwargs,
-            args.label_names,
-            args.license,
-            args.scores,
-            Told(**given_told(args)),
-        )
+        given = args.model, args.model_kwargs, args.label_names, args.license, args.scores, Told(**given_told(args))
+        save_checkpoint_folder(args.source, folder, title, address, *given)
     if args.space:
         make_space(folder, title)

@@ -1,29 +1,19 @@
 """The commands ``timm-abn-train`` and ``timm-abn-validate``, and ``train_wrappers/run.py``: timm's scripts for ABNs."""
 
 import sys
+from functools import partial
 
 from .signals import ending_on_signals
 
 __all__ = ['run', 'train', 'validate']
 
 
-def train() -> int:
-    """Run timm's ``train.py``; returns the exit code."""
-    return _run('train.py')
-
-
-def validate() -> int:
-    """Run timm's ``validate.py``; returns the exit code."""
-    return _run('validate.py')
-
-
-def run() -> int:
-    """Run the script of timm that the first argument names; returns the exit code."""
-    return _run()
-
-
-def _run(name: str = '') -> int:
+def run(name: str = '') -> int:
+    """Run a script of timm, by default the one that the first argument names; returns the exit code."""
     with ending_on_signals():
-        from timm_abn.training.command import main, run
+        from timm_abn.training import command
 
-        return main(name, sys.argv[1:]) if name else run()
+        return command.main(name, sys.argv[1:]) if name else command.run()
+
+
+train, validate = partial(run, 'train.py'), partial(run, 'validate.py')

@@ -90,12 +90,8 @@ class _Page:
         painting = dict(fn=self.predict_painted, inputs=[p.session, *choices, p.canvas], outputs=redrawn, **options)
         p.canvas.input(**painting, trigger_mode='always_last')
         p.keeps.input(**painting)
-        p.draw_curves.click(
-            self.draw_curves,
-            [p.session, p.model, p.target, p.method],
-            [p.message, p.curves, p.areas],
-            **dict(options, show_progress='full'),
-        )
+        of_curves = dict(options, show_progress='full')
+        p.draw_curves.click(self.draw_curves, beside['inputs'], [p.message, p.curves, p.areas], **of_curves)
         p.save.click(self.save, [p.session, *choices, p.canvas], [p.message, p.files], **options)
 
     @_reported

@@ -62,11 +62,7 @@ class Samples(Sequence[Sample]):
     """
 
     def __init__(
-        self,
-        images: Sequence[_Image],
-        model: nn.Module,
-        items: Dataset | None = None,
-        masks: Masks | None = None,
+        self, images: Sequence[_Image], model: nn.Module, items: Dataset | None = None, masks: Masks | None = None
     ) -> None:
         self._images, self._items, self._masks = images, items, masks
         self._preprocessing, self._class_names = Preprocessing(model), class_names(model)

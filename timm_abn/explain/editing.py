@@ -74,12 +74,7 @@ def edited_map(predicted: torch.Tensor, painting: Image.Image, box: Box) -> torc
 
 @torch.no_grad()
 def edit_prediction(
-    model: SplitNetwork,
-    before: Explanation,
-    x: torch.Tensor,
-    painting: Image.Image,
-    box: Box,
-    task: int | None = None,
+    model: SplitNetwork, before: Explanation, x: torch.Tensor, painting: Image.Image, box: Box, task: int | None = None
 ) -> Edit:
     """Predict with a map that was painted on.
 

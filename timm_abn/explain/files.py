@@ -18,7 +18,7 @@ from ..maps.colormaps import DIVERGING_COLORMAP
 from ..maps.operations import centre_maps, normalize_maps
 from ..staging import staged_files
 
-__all__ = ['Drawing', 'Prepared', 'format_range', 'name_errors', 'prepared_batches', 'range_of', 'write_maps']
+__all__ = ['Drawing', 'Prepared', 'format_range', 'long_names', 'prepared_batches', 'range_of', 'write_maps']
 
 Range = tuple[float, float]
 
@@ -68,10 +68,7 @@ class Drawing:
 
 
 def prepared_batches(
-    sources: Iterable[Source],
-    preprocessing: Preprocessing,
-    batch_size: int,
-    problems: list[tuple[Source, str]],
+    sources: Iterable[Source], preprocessing: Preprocessing, batch_size: int, problems: list[tuple[Source, str]]
 ) -> Iterator[list[Prepared]]:
     """Read images and yield them in batches, smaller ones where large photos would fill the memory.
 
@@ -111,25 +108,22 @@ def write_maps(
         drawing: How.
         value_range: Values that have the first and the last colour; None for the range of each map, which 'coolwarm'
             takes to be symmetric around 0.
-
-    Raises:
-        ImageError: The name of the image is so long that no file can be called after it.
     """
     name = prepared.source.name
-    with name_errors(prepared.source), staged_files(folder / name.parent) as staging:
+    with staged_files(folder / name.parent) as staging:
         for ending, values in maps.items():
             _write_map(staging / f'{name.name}{ending}', prepared, values, drawing, value_range)
 
 
 @contextlib.contextmanager
-def name_errors(source: Source) -> Iterator[None]:
-    """Turn the error that the files of an image cannot be called after it into an ``ImageError``."""
+def long_names(source: Source, problems: list[tuple[Source, str]]) -> Iterator[None]:
+    """Add to ``problems`` that the name of an image is too long to call the files after it that the block writes."""
     try:
         yield
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
-        raise ImageError(f'{source.path} has too long a name to call files after it.') from None
+        problems.append((source, f'{source.path} has too long a name to call files after it.'))
 
 
 def _write_map(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 
 from ..errors import TimmAbnError, one_line
@@ -20,6 +21,7 @@ __all__ = [
     'join_process_group',
     'local_rank',
     'of_all_processes',
+    'process_group',
     'rank_and_size',
     'shared_scratch_folder',
     'wait_for_all',
@@ -95,6 +97,29 @@ def join_process_group(initialize: Callable[..., None], *args: Any, **kwargs: An
         raise ProcessError(f'not all processes have come to {host}:{port} in {_PATIENCE:g} s; {advice}') from None
     if error is not None:
         raise ProcessError(f'the processes cannot meet at {host}:{port}: {one_line(error)}; {advice}') from None
+
+
+@contextlib.contextmanager
+def process_group() -> Iterator[tuple[int, int]]:
+    """Yield the rank of this process and the number of processes: (0, 1) where torchrun started one, or none.
+
+    Those of torchrun join in a process group of ``torch.distributed`` (gloo for tensors on the CPU and for objects,
+    NCCL for those on a GPU), which is left at the end; each has a GPU of its own as its current one, where there are
+    enough. An existing process group is used, and not left.
+
+    Raises:
+        ProcessError: The environment tells of other processes, which cannot be found.
+    """
+    if (dist.is_available() and dist.is_initialized()) or not is_one_of_several():
+        yield rank_and_size()
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank() % torch.cuda.device_count())
+    join_process_group(dist.init_process_group, 'cpu:gloo,cuda:nccl' if torch.cuda.is_available() else 'gloo')
+    try:
+        yield rank_and_size()
+    finally:
+        dist.destroy_process_group()
 
 
 def rank_and_size() -> tuple[int, int]:

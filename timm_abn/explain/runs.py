@@ -15,14 +15,13 @@ from typing import Any
 import torch
 
 from ..data.images import Preprocessing
-from ..data.reading import ImageError
 from ..data.sources import Source
 from ..errors import TimmAbnError
 from ..maps.colormaps import DIVERGING_COLORMAP
 from ..maps.explanation import Explanation, MultiTaskExplanation
 from ..networks.network import AttentionBranchNet
 from ..progress import Progress
-from .files import Drawing, Prepared, Range, prepared_batches, range_of, write_maps
+from .files import Drawing, Prepared, Range, long_names, prepared_batches, range_of, write_maps
 from .metrics.checks import check_predictions
 from .processes import of_all_processes, rank_and_size
 
@@ -106,13 +105,15 @@ def explain_files(
             if drawing.scale == 'common':
                 kept[prepared.source.path] = maps
             else:
-                _write(folder, prepared, maps, drawing, value_range, problems)
+                with long_names(prepared.source, problems):
+                    write_maps(folder, prepared, maps, drawing, value_range)
     images = of_all_processes(images)
     if drawing.scale == 'common':
         value_range = _common_range([pair for image in images for pair in image.ranges], drawing.colors)
         read_before = [source for source in own if source.path in kept]
         for (prepared,) in prepared_batches(read_before, preprocessing, 1, problems):
-            _write(folder, prepared, kept[prepared.source.path], drawing, value_range, problems)
+            with long_names(prepared.source, problems):
+                write_maps(folder, prepared, kept[prepared.source.path], drawing, value_range)
     problems = of_all_processes(problems)
     position = {source.path: index for index, source in enumerate(sources)}
     lost = {source.path for source, _ in problems}  # one may become unreadable before it is drawn
@@ -121,20 +122,6 @@ def explain_files(
         sorted(problems, key=lambda problem: position[problem[0].path]),
         value_range,
     )
-
-
-def _write(
-    folder: Path,
-    prepared: Prepared,
-    maps: dict[str, torch.Tensor],
-    drawing: Drawing,
-    value_range: Range | None,
-    problems: list[tuple[Source, str]],
-) -> None:
-    try:
-        write_maps(folder, prepared, maps, drawing, value_range)
-    except ImageError as error:
-        problems.append((prepared.source, str(error)))
 
 
 def _explained(

@@ -12,10 +12,7 @@ __all__ = ['check_state_dict', 'fingerprint_of']
 
 
 def check_state_dict(
-    state_dict: Mapping[str, torch.Tensor],
-    expected: Mapping[str, torch.Tensor],
-    model_name: str,
-    origin: object = '',
+    state_dict: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], model_name: str, origin: object = ''
 ) -> None:
     """Raise CheckpointError where names are missing or unknown, or shapes differ.
 

@@ -37,12 +37,7 @@ class AttachedModel(NamedTuple):
         return bool(self.arguments.get('pretrained_backbone'))
 
 
-def attach(
-    backbone: str | None = None,
-    checkpoint: Path | None = None,
-    /,
-    **model_kwargs: Any,
-) -> AttachedModel:
+def attach(backbone: str | None = None, checkpoint: Path | None = None, /, **model_kwargs: Any) -> AttachedModel:
     """Attach an attention branch to a model of timm, which stays as it is: the map explains it, and does not gate.
 
     Args:
@@ -99,10 +94,7 @@ def without_backbone(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.
 
 
 def with_backbone(
-    weights: Mapping[str, torch.Tensor],
-    model: AttachedNet,
-    fingerprint: object,
-    path: Path,
+    weights: Mapping[str, torch.Tensor], model: AttachedNet, fingerprint: object, path: Path
 ) -> dict[str, torch.Tensor]:
     """Return the weights of an attached network, with those of its backbone, which are timm's, if they lack them.
 

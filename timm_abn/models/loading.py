@@ -40,10 +40,7 @@ def model_names(pattern: str = '') -> list[str]:
 
 
 def load_model(
-    name_or_address: str | None = None,
-    /,
-    checkpoint: str | Path | None = None,
-    **model_kwargs: Any,
+    name_or_address: str | None = None, /, checkpoint: str | Path | None = None, **model_kwargs: Any
 ) -> nn.Module:
     """Return a model with trained weights, in evaluation mode.
 
@@ -71,10 +68,7 @@ def load_model(
 
 
 def load_classifier(
-    name_or_address: str | None = None,
-    /,
-    checkpoint: str | Path | None = None,
-    **model_kwargs: Any,
+    name_or_address: str | None = None, /, checkpoint: str | Path | None = None, **model_kwargs: Any
 ) -> nn.Module:
     """Return any model of timm with trained weights, in evaluation mode: ``load_model`` for those without a map, too.
 

@@ -38,11 +38,7 @@ _TASK_WEIGHT = 'attention_branch.map_conv.weight'  # a row per task, of networks
 
 
 def model_arguments(
-    name: str,
-    settings: Mapping[str, Any],
-    given: Mapping[str, Any],
-    weights: Mapping[str, torch.Tensor],
-    path: Path,
+    name: str, settings: Mapping[str, Any], given: Mapping[str, Any], weights: Mapping[str, torch.Tensor], path: Path
 ) -> dict[str, Any]:
     """Return the arguments that build the network of a checkpoint.
 

@@ -137,11 +137,6 @@ def publish_folder(
             raise HubError(f'{repository} exists and is public; leave out --private, or choose another name.')
         if revision:
             api.create_branch(repository, branch=revision, exist_ok=True, repo_type=repo_type)
-        commit = api.create_commit(
-            repository,
-            files,
-            commit_message='Publish an Attention Branch Network',
-            revision=revision,
-            repo_type=repo_type,
-        )
+        message = 'Publish an Attention Branch Network'
+        commit = api.create_commit(repository, files, commit_message=message, revision=revision, repo_type=repo_type)
     return str(commit.commit_url)

@@ -241,10 +241,7 @@ def _contents(samples: Sequence[Sample], problems: Sequence[str]) -> dict[str, s
 
 
 def _evaluate_batch(
-    model: nn.Module,
-    samples: Sequence[Sample],
-    methods: Mapping[str, Explainer],
-    settings: Mapping[str, Any],
+    model: nn.Module, samples: Sequence[Sample], methods: Mapping[str, Explainer], settings: Mapping[str, Any]
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Return the curves and maps of a batch, and its rows and reliance."""
     device = next((parameter.device for parameter in model.parameters()), torch.device('cpu'))
@@ -289,10 +286,7 @@ def _scores(maps: torch.Tensor, curves: torch.Tensor, samples: Sequence[Sample])
 
 
 def _reliance(
-    model: nn.Module,
-    images: torch.Tensor,
-    samples: Sequence[Sample],
-    settings: Mapping[str, Any],
+    model: nn.Module, images: torch.Tensor, samples: Sequence[Sample], settings: Mapping[str, Any]
 ) -> dict[str, dict[str, list[float]]]:
     """Return what replacements of the map change for each image: replacement -> effect -> values."""
     if not isinstance(model, AttentionBranchNet) or model.attention_branch is None:

@@ -53,11 +53,7 @@ class Halves:
         self.extractor = parts.feature_extractor.eval()
         self.per_image = parts.side_inputs_per_image
 
-    def extract(
-        self,
-        images: torch.Tensor,
-        targets: torch.Tensor | None,
-    ) -> Features:
+    def extract(self, images: torch.Tensor, targets: torch.Tensor | None) -> Features:
         """Return what the second half is given, as the backbone lays it out.
 
         Args:
@@ -143,11 +139,7 @@ class _NetworkHalves(Halves):
             return self._network(images).argmax(dim=1)
         return targets
 
-    def extract(
-        self,
-        images: torch.Tensor,
-        targets: torch.Tensor | None,
-    ) -> Features:
+    def extract(self, images: torch.Tensor, targets: torch.Tensor | None) -> Features:
         network = self._network
         features = network.extract(images)
         attention_map = network.attention_map(features, images, None)

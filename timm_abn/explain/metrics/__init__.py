@@ -10,13 +10,7 @@ Which maps are flat or hold a NaN, and so have no result or one without a meanin
 
 from .baselines import BASELINES, gaussian_blur, make_baseline
 from .checks import map_problems, usable_maps
-from .faithfulness import (
-    area_under_curve,
-    deletion,
-    deletion_and_insertion_curves,
-    insertion,
-    replaced_fractions,
-)
+from .faithfulness import area_under_curve, deletion, deletion_and_insertion_curves, insertion, replaced_fractions
 from .localisation import chance_corrected_energy, energy, iou, pointing_game
 from .mosaics import Mosaics, explain_mosaics, grid_pointing_game, make_mosaics
 from .position_bias import position_bias

@@ -28,10 +28,7 @@ def predict(model: nn.Module, images: torch.Tensor, batch_size: int) -> torch.Te
     return torch.cat([probabilities_of(model(batch)) for batch in images.split(batch_size)])
 
 
-def resolve_targets(
-    probabilities: torch.Tensor,
-    targets: Targets | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
+def resolve_targets(probabilities: torch.Tensor, targets: Targets | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the class, or task, that is explained for each image, and its probability, both of shape (B,).
 
     Args:

@@ -9,8 +9,7 @@ import torch.distributed as dist
 
 from timm_abn import TimmAbnError
 from timm_abn.explain import processes
-from timm_abn.explain.processes import local_rank
-from timm_abn_cli.processes import process_group
+from timm_abn.explain.processes import local_rank, process_group
 
 needs_gloo = pytest.mark.skipif(
     not dist.is_available() or not dist.is_gloo_available(), reason='PyTorch is built without gloo'
@@ -71,7 +70,7 @@ def test_several_without_each_other_are_one_line(torchrun, monkeypatch, wrong, m
     assert '\n' not in str(raised.value)
 
 
-OTHER = 'from timm_abn_cli.processes import process_group\nwith process_group() as found: assert found == (1, 2)'
+OTHER = 'from timm_abn.explain.processes import process_group\nwith process_group() as found: assert found == (1, 2)'
 
 
 @needs_gloo
