@@ -61,6 +61,7 @@ def children():
     return [pid for pid in listed.split() if os.path.exists(f'/proc/{pid}/cmdline')]
 
 
+@pytest.mark.slow
 def test_result_files_and_phases(run, tmp_path):
     said = []
     assert run('add', say=said.append, first=1, second=2) == 3
