@@ -101,6 +101,7 @@ def test_what_the_documents_say_is_what_torch_takes():
         assert call.func.attr == 'load' or not any(word.arg == 'source' for word in call.keywords)
 
 
+@pytest.mark.slow
 def test_missing_dependency_is_named_by_torch_hub(checkout):
     code = """
 for name in ('timm', 'safetensors'):

@@ -42,7 +42,7 @@ def official_file(tmp_path):
     ('golden_name', 'model_name', 'options'),
     [
         ('cifar100_resnet20', 'abn_resnet20_cifar', {}),
-        ('cifar100_densenet100_12', 'abn_densenet100_12_cifar', {}),
+        pytest.param('cifar100_densenet100_12', 'abn_densenet100_12_cifar', {}, marks=pytest.mark.slow),
         ('imagenet_se_resnet18', 'abn_seresnet18', dict(_use_new_zipfile_serialization=False)),
     ],
 )

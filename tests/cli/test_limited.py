@@ -14,7 +14,6 @@ from timm_abn_cli.limited import OutOfTime, run_limited
 
 WORK = """
 import os, signal, time
-from timm_abn import TimmAbnError
 
 def add(first, second, file, say):
     say('adding')
@@ -33,6 +32,7 @@ def sleep(seconds, file, say):
         seconds -= 0.1
 
 def fail(file, say):
+    from timm_abn import TimmAbnError  # with torch, which takes seconds
     raise TimmAbnError('no')
 
 def find(file, say):
@@ -61,6 +61,7 @@ def children():
     return [pid for pid in listed.split() if os.path.exists(f'/proc/{pid}/cmdline')]
 
 
+@pytest.mark.slow
 def test_result_files_and_phases(run, tmp_path):
     said = []
     assert run('add', say=said.append, first=1, second=2) == 3

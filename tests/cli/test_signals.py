@@ -71,6 +71,6 @@ def test_later_what_is_half_done_is_removed(tmp_path, number):
 
 
 def test_an_import_in_the_middle_of_the_work_comes_to_its_end(tmp_path):
-    slow = 'import sys, time; print("importing", flush=True); time.sleep(2); print("whole", flush=True)'
+    slow = 'import sys, time; print("importing", flush=True); time.sleep(0.5); print("whole", flush=True)'
     modules = dict(timm_abn='', slow_module='import timm_abn, sys, slower', slower=slow)
     assert run(tmp_path, signal.SIGTERM, 'importing', modules).startswith('whole\n')

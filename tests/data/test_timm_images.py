@@ -63,6 +63,7 @@ def write(folder, kind):
 def test_validate_and_evaluate_see_the_same_to_the_last_bit(tmp_path, kind):
     write(tmp_path, kind)
     model = tiny_abn('test_resnet', num_classes=2)
+    model.pretrained_cfg = dict(model.pretrained_cfg, label_names=['class0', 'class1'])
     samples = load_samples(model, tmp_path)
     expected = torch.stack([sample.image for sample in samples])
     images, labels = tensors(of_timm(tmp_path), model)

@@ -63,7 +63,7 @@ def test_one_process_is_alone_whatever_is_left_in_the_environment(torchrun, left
 )
 def test_several_without_each_other_are_one_line(torchrun, monkeypatch, wrong, message):
     torchrun(**wrong)
-    monkeypatch.setattr(processes, '_PATIENCE', 1.0)
+    monkeypatch.setattr(processes, '_PATIENCE', 0.2)
     monkeypatch.setattr(dist, 'init_process_group', lambda *_: time.sleep(60))  # as it does where nobody comes
     with pytest.raises(TimmAbnError, match=message) as raised, process_group():
         pass

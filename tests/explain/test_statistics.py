@@ -17,6 +17,7 @@ def test_interval_is_that_of_a_normal_distribution_for_many_values():
     assert interval.high == pytest.approx(values.mean() + error, abs=0.1 * error)
 
 
+@pytest.mark.slow  # two hundred intervals
 def test_coverage_of_small_samples():
     random = np.random.default_rng(0)
     intervals = [bootstrap_mean(random.normal(0, 1, 30), seed) for seed in range(200)]

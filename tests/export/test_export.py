@@ -136,7 +136,10 @@ def test_variants(mechanism, attention_map):
 
 @pytest.mark.parametrize(
     'dynamic, axes, others',
-    [('batch', {0: 'batch'}, tiny_images(5)), ('size', {2: 'height', 3: 'width'}, tiny_images(1, size=(72, 100)))],
+    [
+        ('batch', {0: 'batch'}, tiny_images(5)),
+        pytest.param('size', {2: 'height', 3: 'width'}, tiny_images(1, size=(72, 100)), marks=pytest.mark.slow),
+    ],
 )
 def test_what_may_have_any_length_can_be_chosen(dynamic, axes, others):
     model = tiny_abn('test_resnet')
@@ -149,6 +152,7 @@ def test_what_may_have_any_length_can_be_chosen(dynamic, axes, others):
         exported.program.module()(fixed)
 
 
+@pytest.mark.slow
 def test_files_do_not_say_where_they_were_made(onnxruntime, tmp_path):
     onnx = pytest.importorskip('onnx')
     exported = export_network(tiny_abn('test_resnet'))

@@ -16,6 +16,7 @@ def fast_and_slow(cases, fast, slow=None):
     assert all(case in cases for case in [*fast, *slow]), [*fast, *slow]
 
     def marked(case):
-        return pytest.param(case, marks=pytest.mark.slow if case in slow else pytest.mark.nightly)
+        values = case if isinstance(case, tuple) else (case,)
+        return pytest.param(*values, marks=pytest.mark.slow if case in slow else pytest.mark.nightly)
 
     return [case if case in fast else marked(case) for case in cases]

@@ -172,7 +172,7 @@ def test_timm_refuses_them_as_well(path, value, name, good, folder, tmp_path):
         (dict(backbone='resnet18', split='layer2.0.bn1'), 'cannot be split'),
     ],
 )
-@pytest.mark.parametrize('pretrained', [True, False])
+@pytest.mark.parametrize('pretrained', [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_networks_that_cannot_be_are_refused_without_memory(arguments, message, pretrained, good, folder, tmp_path):
     address = written(tmp_path, folder, changed(good, ('model_args',), dict(arguments, num_classes=5)))
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
@@ -314,6 +314,7 @@ def test_fuzzed_configurations(good, folder, tmp_path, num_configs):
     assert outcomes['accepted'] > num_configs / 20
 
 
+@pytest.mark.filterwarnings('ignore:TypedStorage', 'ignore:Defining your')  # of PyTorch, of what it refuses
 @pytest.mark.parametrize('ending', ['safetensors', 'pth'])
 def test_fuzzed_checkpoints(ending, folder, tmp_path):
     weights = load_file(folder / 'model.safetensors')

@@ -15,6 +15,7 @@ from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 from PIL import Image
 from proofs import counted_proofs
 from safetensors.torch import load_file, save
+from tiers import fast_and_slow
 from tiny_models import TINY_BACKBONES, tiny_abn, tiny_images
 
 import timm_abn  # noqa: F401  registers the models
@@ -77,15 +78,15 @@ def cached_files(folder):
     return [path for path in (folder / 'cache').rglob('*') if path.is_file() and '.lock' not in path.name]
 
 
-@pytest.mark.parametrize('backbone', list(TINY_BACKBONES))
-@pytest.mark.parametrize(
-    'arguments',
-    [
-        dict(),
-        dict(mechanism='product', attention_map='sum_log', attention_norm=False, map_scale=2, padding_mode='replicate'),
-        dict(multi_task=True, task_chunk_size=2, attention_map='raw'),
-    ],
-)
+ARGUMENTS = [
+    dict(),
+    dict(mechanism='product', attention_map='sum_log', attention_norm=False, map_scale=2, padding_mode='replicate'),
+    dict(multi_task=True, task_chunk_size=2, attention_map='raw'),
+]
+
+
+@pytest.mark.parametrize('backbone', fast_and_slow(TINY_BACKBONES, ['test_resnet', 'test_vit']))
+@pytest.mark.parametrize('arguments', ARGUMENTS)
 def test_folders_reload_bit_by_bit(backbone, arguments, tmp_path):
     model = write_folder(tmp_path / 'folder', backbone, **arguments)
     loaded = load(f'local-dir:{tmp_path / "folder"}')

@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from tiers import fast_and_slow
 from timm.models import get_pretrained_cfg, save_for_hf
 from tiny_models import NUM_CLASSES, TINY_BACKBONES, tiny_backbone, tiny_images
 
@@ -22,6 +23,7 @@ NAMES = [
         'wrn28_4_cifar wrn28_10_cifar densenet100_12_cifar resnext29_8x64d_cifar'
     ).split()
 ]
+QUICK = ('abn_resnet18', 'abn_vgg16', 'abn_efficientnet_b0', 'abn_vit_small_patch16_224', 'abn_resnet20_cifar')
 K_DEPENDENT = {
     f'attention_branch.{name}' for name in ('class_conv', 'class_norm', 'classifier', 'map_conv', 'map_norm')
 }
@@ -39,7 +41,7 @@ def test_names_are_registered():
     assert {'abn', *NAMES} <= set(timm.list_models(module='abn_models'))
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', fast_and_slow(NAMES, QUICK))
 def test_configuration_is_that_of_the_backbone(name):
     cfg, backbone_cfg = get_pretrained_cfg(name), get_pretrained_cfg(name.removeprefix('abn_'))
     for field in ('mean', 'std', 'input_size', 'interpolation', 'crop_pct', 'num_classes', 'pool_size'):

@@ -45,7 +45,8 @@ def test_equals_the_authors_code(name):
     model = timm.create_model(model_name, **model_args).double()
     model.load_state_dict(converted)
 
-    for task_chunk_size in (1, 3, golden['num_tasks']):
+    # that chunks change nothing is what tests/networks/test_multi_task_network.py proves for each change
+    for task_chunk_size in (3,) if name == FAST else (1, 3, golden['num_tasks']):
         model.task_chunk_size = task_chunk_size
         check_evaluation(model.eval(), images, golden)
     model.task_chunk_size = 1

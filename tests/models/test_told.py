@@ -19,6 +19,8 @@ from timm_abn.publish.folder import save_hub_folder
 from timm_abn.records import num_answers, record_of
 from timm_abn_cli import main
 
+unprepared = pytest.mark.filterwarnings('ignore:.* does not say how images were prepared')
+
 MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
 TOLD = dict(img_size=48, mean=MEAN, std=STD, crop_pct=1.0)
 
@@ -106,6 +108,7 @@ def saved(network, path, **settings):
     return path
 
 
+@unprepared
 def test_the_file_alone(tmp_path):
     torch.manual_seed(0)
     network = timm.create_model('abn_resnet20_cifar', num_classes=2)
@@ -124,6 +127,7 @@ def test_the_file_alone(tmp_path):
         timm_abn.load_model()
 
 
+@unprepared
 @pytest.mark.parametrize(
     ('settings', 'kind'),
     [({}, 'softmax'), (dict(task='multilabel'), 'sigmoid'), (dict(probabilities='sigmoid'), 'sigmoid')],
@@ -138,6 +142,7 @@ def test_a_checkpoint_says_what_its_outputs_mean(tmp_path, settings, kind):
         )
 
 
+@unprepared
 @pytest.mark.parametrize('names', [['no', 'yes'], ['yes'], None])
 def test_one_logit_has_two_names(tmp_path, names):
     network = tiny_backbone('test_resnet', num_classes=1)
@@ -148,6 +153,7 @@ def test_one_logit_has_two_names(tmp_path, names):
     assert timm_abn.class_names(model) == expected
 
 
+@unprepared
 def test_a_folder_says_what_its_outputs_mean(tmp_path):
     labels = timm_abn.load_model(
         'abn', saved(tiny_abn('test_resnet'), tmp_path / 'it.pth'), backbone='test_resnet', probabilities='sigmoid'

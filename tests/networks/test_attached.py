@@ -11,6 +11,9 @@ from timm_abn import AttachedNet, AttentionBranchNet, TimmAbnError, load_model
 from timm_abn.explain.metrics import reliance
 from timm_abn.publish.folder import save_hub_folder
 
+# files of weights alone; tests/models/test_told.py is of the warning
+pytestmark = pytest.mark.filterwarnings('ignore:.* does not say how images were prepared')
+
 
 @pytest.mark.parametrize('name', TINY_BACKBONES)
 def test_the_prediction_is_that_of_the_backbone_to_the_last_bit(name):

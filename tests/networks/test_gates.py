@@ -23,6 +23,9 @@ from timm_abn.explain.metrics import reliance
 from timm_abn.networks.feature_layout import FeatureLayout
 from timm_abn.networks.gate import CentredGate, Gate, TokenGate, recorded_gate
 
+# files of weights alone; tests/models/test_told.py is of the warning
+pytestmark = pytest.mark.filterwarnings('ignore:.* does not say how images were prepared')
+
 PVT = dict(backbone='pvt_v2_b0', embed_dims=(8, 8, 16, 16), depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1))
 
 
@@ -98,19 +101,19 @@ def test_tokens_by_hand():
         (dict(backbone='test_resnet'), 'features'),
         (dict(backbone='vgg11'), 'features'),
         (dict(backbone='test_nfnet'), 'features'),
-        (dict(backbone='maxvit_tiny_tf_224'), 'features'),
+        pytest.param(dict(backbone='maxvit_tiny_tf_224'), 'features', marks=pytest.mark.slow),
         (dict(backbone='test_convnext'), 'centred'),
         (dict(backbone='test_convnext', split='stages.2.blocks.0'), 'centred'),
         (dict(backbone='convnext_zepto_rms'), 'centred'),
         (dict(backbone='swin_tiny_patch4_window7_224'), 'centred'),
         (PVT, 'centred'),
         (dict(backbone='resnet50_gn'), 'centred'),
-        (dict(backbone='gmlp_ti16_224'), 'centred'),
+        pytest.param(dict(backbone='gmlp_ti16_224'), 'centred', marks=pytest.mark.slow),
         (dict(backbone='test_vit'), 'tokens'),
         (dict(backbone='test_vit', global_pool='avg'), 'tokens'),
         (dict(backbone='test_vit', global_pool='avg', split='blocks.5'), 'centred'),  # no block is left to read tokens
         (dict(backbone='test_vit_relpos'), 'centred'),  # its blocks take no mask
-        (dict(backbone='vit_relpos_medium_patch16_rpn_224'), 'centred'),
+        pytest.param(dict(backbone='vit_relpos_medium_patch16_rpn_224'), 'centred', marks=pytest.mark.slow),
     ],
 )
 def test_gate_fits_what_follows_the_cut(arguments, gate):

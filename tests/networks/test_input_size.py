@@ -34,6 +34,7 @@ def rebuilt(model, backbone, **kwargs):
         ('test_resnet', [(96, 64)], {}, {}),
     ],
 )
+@pytest.mark.filterwarnings('ignore:torch.searchsorted', 'ignore:Using a non-tuple')  # timm's interpolation
 def test_equals_a_network_built_for_that_size(backbone, sizes, kwargs, arguments):
     model = tiny_abn(backbone)
     for size in sizes:

@@ -27,6 +27,12 @@ def multi_task(backbone='resnet20_cifar', **kwargs):
     return tiny_abn(backbone, **{'multi_task': True, 'num_classes': TASKS, 'task_chunk_size': 2, **kwargs})
 
 
+def images_of(backbone):
+    """Return images that are as small as the backbone takes them."""
+    size = (64, 64) if backbone.startswith(('swin', 'test_vit')) else (32, 32)
+    return tiny_images(size=size, dtype=torch.float64)
+
+
 def by_the_equations(model, images):
     """Return the probabilities of both answers, shape (B, T, 2), the maps and the attention logits, task by task."""
     features = model.feature_extractor(images)
@@ -62,7 +68,7 @@ def by_the_equations(model, images):
 @all_gates
 def test_equals_a_loop_over_the_equations(backbone, gate, attention_map, mechanism):
     model = multi_task(backbone, attention_map=attention_map, mechanism=mechanism, gate=gate).double()
-    images = tiny_images(dtype=torch.float64)
+    images = images_of(backbone)
     targets = torch.tensor([[1.0, 0, 1, 0, 1], [0, 0, 1, 1, 0]], dtype=torch.float64)
 
     explanation = model.explain(images)
@@ -86,7 +92,7 @@ def test_equals_a_loop_over_the_equations(backbone, gate, attention_map, mechani
 @all_gates
 def test_chunks_and_gates_one_by_one_change_nothing_in_evaluation(backbone, gate):
     model = multi_task(backbone, gate=gate).double()
-    images = tiny_images(dtype=torch.float64)
+    images = images_of(backbone)
     with torch.no_grad():
         features, maps = model.extract(images), model.explain(images).attention_map
         together = model.attend(features, maps)

@@ -1,8 +1,11 @@
 """What timm asks of every model: groups of parameters, intermediate features, and models that return these alone."""
 
+import itertools
+
 import pytest
 import timm
 import torch
+from tiers import fast_and_slow
 from timm.models._manipulate import group_parameters
 from timm.optim import create_optimizer_v2
 from tiny_models import TINY_BACKBONES, TINY_SPLITS, Calls, tiny_abn, tiny_backbone, tiny_images, without_half
@@ -99,8 +102,13 @@ def test_intermediates_refuse():
         model.forward_intermediates(tiny_images(), indices=[0], norm=True)
 
 
-@all_backbones
-@pytest.mark.parametrize('feature_cls', [None, 'hook', 'fx'])
+@pytest.mark.parametrize(
+    ('feature_cls', 'backbone'),
+    fast_and_slow(
+        itertools.product((None, 'hook', 'fx'), TINY_BACKBONES),
+        itertools.product((None, 'hook', 'fx'), ('test_resnet', 'test_vit')),
+    ),
+)
 def test_features_only_returns_the_stages_of_the_backbone(backbone, feature_cls):
     images = tiny_images()
     expected = tiny_backbone(backbone, features_only=True, feature_cls='getter')

@@ -301,11 +301,13 @@ def test_halves_of_a_remembered_cut_are_exact(monkeypatch):
         assert torch.equal(halves.perception_branch(halves.feature_extractor(images)), expected)
 
 
-@pytest.mark.parametrize(
-    'name',
-    'test_resnet test_vit vgg11 swin_tiny_patch4_window7_224 densenet121 beit_base_patch16_224 hiera_tiny_224 '
-    'pit_ti_224 qwen3_vit_88m'.split(),
-)
+JOINED = (
+    'test_resnet test_vit vgg11 pit_ti_224 swin_tiny_patch4_window7_224 densenet121 beit_base_patch16_224 '
+    'hiera_tiny_224 qwen3_vit_88m'
+).split()
+
+
+@pytest.mark.parametrize('name', fast_and_slow(JOINED, JOINED[:4]))
 def test_joined_halves_are_the_backbone(name):
     backbone = timm.create_model(name, num_classes=5, device='meta')
     names, representation, family = list(backbone.state_dict()), repr(backbone), type(backbone)

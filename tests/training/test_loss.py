@@ -153,6 +153,7 @@ def test_the_prediction_comes_to_depend_on_the_map():
     assert known[0.0] > 0.9 and known[1.0] < 0.7
 
 
+@pytest.mark.slow
 def test_gradients_of_two_processes(tmp_path):
     """Each process takes half of the batch; DDP sees one forward, and averages the gradients."""
     expected = {}

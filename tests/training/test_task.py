@@ -259,6 +259,7 @@ def test_distributed_on_the_cpu(abn, tmp_path):
     torch.testing.assert_close(loss, expected)
 
 
+@pytest.mark.slow  # torch.compile; in the quick tier tests/networks/test_network_contract.py compiles a network
 def test_compiled_model_trains_and_validates(abn):
     images, target = batch()
     reference = copy.deepcopy(abn)

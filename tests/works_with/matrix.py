@@ -42,8 +42,8 @@ TOOLS: list[Tool] = [
     Tool('DataParallel', parallel.data_parallel, ('ResNet',), ('Swin',)),
     Tool('DDP', parallel.distributed, (), ('ResNet',)),
     Tool('FSDP2', parallel.fully_sharded, (), ('DINOv3',)),
-    Tool('`set_input_size`', sizes.set_input_size, ('DINOv3',), ('MaxViT',)),
-    Tool('`dynamic_img_size`, `dynamic_img_pad`', sizes.dynamic_img_size, ('DINOv3',), ('Hiera',)),
+    Tool('`set_input_size`', sizes.set_input_size, (), ('DINOv3', 'MaxViT')),
+    Tool('`dynamic_img_size`, `dynamic_img_pad`', sizes.dynamic_img_size, (), ('DINOv3', 'Hiera')),
 ]
 
 _DYNAMIC = TOOLS[-1].title

@@ -63,8 +63,13 @@ def evaluated(model, folder, samples=None, **kwargs):
     return evaluate(model, make_samples() if samples is None else samples, explainers, folder, **kwargs)
 
 
-def test_rows_are_the_metrics_of_each_image(model, tmp_path):
-    evaluation = evaluated(model, tmp_path / 'out')
+@pytest.fixture(scope='module')
+def whole(model, tmp_path_factory):
+    return evaluated(model, tmp_path_factory.mktemp('whole'))
+
+
+def test_rows_are_the_metrics_of_each_image(model, whole):
+    evaluation = whole
     samples = make_samples()
     images = torch.stack([sample.image for sample in samples])
     masks = torch.stack([sample.mask for sample in samples])[:, None]
@@ -114,8 +119,7 @@ class Interrupted(list):
         return super().__getitem__(index)
 
 
-def test_an_interrupted_evaluation_goes_on(model, tmp_path):
-    expected = evaluated(model, tmp_path / 'whole')
+def test_an_interrupted_evaluation_goes_on(model, whole, tmp_path):
     calls = []
 
     def counted(name, explainer):
@@ -127,7 +131,7 @@ def test_an_interrupted_evaluation_goes_on(model, tmp_path):
     done = sorted(path.name for path in (tmp_path / 'out' / 'parts').iterdir())
     assert done == ['000000.safetensors', '000001.safetensors'] and not (tmp_path / 'out' / 'scores.csv').exists()
     calls.clear()
-    assert evaluated(model, tmp_path / 'out', explainers=explainers).rows == expected.rows
+    assert evaluated(model, tmp_path / 'out', explainers=explainers).rows == whole.rows
     assert calls == ['attention', 'brightness']  # one of the three batches was left
 
 
@@ -293,14 +297,14 @@ dist.destroy_process_group()
 
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason='PyTorch is built without distributed')
-def test_two_processes_find_what_one_finds(model, tmp_path):
+def test_two_processes_find_what_one_finds(whole, tmp_path):
     here = Path(__file__).parent
     code = TWO.format(tests=str(here), helpers=str(here.parents[1] / 'helpers'), folder=str(tmp_path / 'two'))
     (tmp_path / 'two.py').write_text(code)
     command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2']
     environment = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT))
     subprocess.run([*command, str(tmp_path / 'two.py')], check=True, env=environment, timeout=300)
-    expected = evaluated(model, tmp_path / 'one').rows
+    expected = whole.rows
     rows = list(csv.DictReader((tmp_path / 'two' / 'scores.csv').open()))
     assert [(row['image'], row['method']) for row in rows] == [(row['image'], row['method']) for row in expected]
     assert [float(row['deletion']) for row in rows] == pytest.approx([row['deletion'] for row in expected], abs=1e-5)
@@ -389,9 +393,8 @@ def test_what_a_killed_process_left_is_removed(model, finished):
     assert not list(finished[0].rglob('.*'))
 
 
-def test_baseline_is_paired_by_image(model, tmp_path):
-    other = tiny_abn('test_resnet', mechanism='product')
-    own = evaluated(model, tmp_path / 'own')
+def test_baseline_is_paired_by_image(whole, tmp_path):
+    other, own = tiny_abn('test_resnet', mechanism='product'), whole
     baseline = evaluated(other, tmp_path / 'other', explainers=['grad_cam'])
     joined = join_evaluations(own, 'plain', baseline)
     assert list(joined.scores) == ['attention', 'brightness', 'plain: grad_cam'] == list(joined.curves)
