@@ -9,7 +9,6 @@ another number than without trouble. Prints the bad ones and counts by kind; exi
 
 import argparse
 import collections
-import concurrent.futures
 import csv
 import importlib.util
 import io
@@ -24,8 +23,6 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.error
-import urllib.request
 import warnings
 import zipfile
 from pathlib import Path
@@ -33,6 +30,7 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
+from chaos_page import PATIENCE, SAMPLES, bad_of_page
 from PIL import Image
 
 import timm_abn
@@ -42,18 +40,21 @@ from timm_abn.publish.folder import save_hub_folder
 MODEL = 'abn_resnet20_cifar.fashion_mnist'
 START = [sys.executable, '-c', 'import sys, timm_abn_cli; sys.exit(timm_abn_cli.entry_point())']
 SECONDS, MEGABYTES = 5, 1000  # of the processor, and of memory, for a file that somebody else made
-PATIENCE = 300  # seconds for a command, on a machine that is busy with other things
 LIMITS = {'disk': (resource.RLIMIT_FSIZE, 100, 200_000), 'memory': (resource.RLIMIT_AS, 3_800_000_000, 5_000_000_000)}
 VALUES = [None, True, 0, -1, 1, 2, 3, 7, 1e308, -0.5, '', 'x' * 5000, '\x1b[2J\n', '\ud800', [], {}, [3, 8192, 8192]]
 VALUES += [[1, 28], [0, 0, 0], 10**30, float('nan'), 'layer2', 'relu', '../../etc/passwd', [[]] * 10_000]
 TEXTS = ['', '{', '[' * 100_000, '{"a":' * 5000, f'[{"[]," * 10**6}0]', '\0', '9' * 10**5]
 FORMATS = ('PNG', 'JPEG', 'GIF', 'TIFF', 'BMP', 'WEBP', 'ICO', 'PPM')
-HEADS = (b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n', b'GIF89a\xff\xff\xff\xff', b'II*\0\xff\xff\xff\xff', b'')
-HEADS += (
-    b'\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\1\0\0\0\1\0\0\x08\2\0\0\0',
+POSTSCRIPT = b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n'
+HUGE = b'\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\1\0\0\0\1\0\0\x08\2\0\0\0'  # 65,536 x 65,536 pixels
+HEADS = (
+    POSTSCRIPT,
+    HUGE,
+    b'GIF89a\xff\xff\xff\xff',
+    b'II*\0\xff\xff\xff\xff',
     b'P6 99999 99999 255\n',
-    b'qh\x88\x1c',
     b'%PDF-1.4',
+    b'',
 )
 
 
@@ -84,9 +85,9 @@ def try_config(folder, rng):
     assert torch.equal(*logits), f'predictions change with the seed: {text[:300]}'
 
 
-def try_image(folder, rng):
-    """Read an image that was changed at random places, cut, or given another head."""
-    path, content = folder / 'hostile.png', io.BytesIO()
+def hostile_image(rng):
+    """Return an image that was changed at random places, cut, or given another head."""
+    content = io.BytesIO()
     pixels = np.random.default_rng(rng.randrange(2**32)).integers(0, 256, (24, 20, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(content, rng.choice(FORMATS))
     data, what = bytearray(content.getvalue()), rng.randrange(6)
@@ -96,11 +97,14 @@ def try_image(folder, rng):
         data = rng.choice(HEADS) + data[rng.randrange(len(data)) :]
     for _ in range(rng.choice([1, 3, 30]) if what > 1 else 0):
         data[rng.randrange(min(len(data), rng.choice([64, 10**6])))] = rng.randrange(256)
-    if rng.random() < 0.02:
-        path = folder
-    else:
-        path.write_bytes(data)
-    read_image(path).load()
+    return bytes(data)
+
+
+def try_image(folder, rng):
+    """Read a hostile image, or a folder."""
+    path = folder / 'hostile.png'
+    path.write_bytes(hostile_image(rng))
+    read_image(folder if rng.random() < 0.02 else path).load()
 
 
 def bad_of(function, *args):
@@ -178,7 +182,7 @@ class Commands:
         command, folder = self.commands[name], self.folder / f'{name}-{rng.randrange(10**9)}'
         if kind == 'kill':
             number = rng.choice([signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-            codes = (0, -9 if number == signal.SIGKILL else 128 + number)
+            codes = (0, -number, 128 + number)  # the former before Python begins, and after it has ended
             options = dict(wait=rng.uniform(0.1, 1) * self.seconds[name], number=number)
         else:
             limit, low, high = LIMITS[kind]
@@ -198,39 +202,9 @@ class Commands:
         return f'{name}, {options}: {", ".join(wrong)} {error[-300:]!r}' if wrong else None
 
 
-def bad_of_page(folder, visits, others):
-    """Return what is bad about a page that many ask at once, most of them for what they must not get."""
-    command = [*START, 'app', '--model', MODEL]
-    env = dict(os.environ, **others, TMPDIR=str(folder))
-    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    address = process.stdout.readline().split()[4]
-    upload, stranger = {'Content-Type': 'multipart/form-data; boundary=x'}, 'http://stranger.example'
-    asked = [('/config', {}, None, 200), ('/config', dict(Host='stranger.example'), None, 403)]
-    asked += [('/config', dict(Origin=stranger), None, 403), ('/gradio_api/queue/join', {}, bytes(2**23), 413)]
-    asked += [('/gradio_api/upload', upload, bytes(2**25), 413)]
-
-    def ask(index):
-        path, headers, body, expected = asked[index % len(asked)]
-        try:
-            request = urllib.request.Request(address + path, body, headers)
-            return expected, urllib.request.urlopen(request, timeout=60).status
-        except urllib.error.HTTPError as error:
-            return expected, error.code
-        except OSError:  # refused while the body is still being sent
-            return expected, 413 if body else 0
-
-    with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        bad = [f'{found}, not {expected}' for expected, found in pool.map(ask, range(visits)) if found != expected]
-    process.send_signal(signal.SIGTERM)
-    error = process.communicate(timeout=60)[1]
-    if process.returncode != 143 or 'Traceback' in error or any(folder.glob('timm-abn-app-*')):
-        bad.append(f'it ended with {process.returncode}, {error[-300:]!r}')
-    return bad
-
-
 def prepared(folder):
     """Write photos, a checkpoint and a model, and a program that says so if it is started as Ghostscript."""
-    for index, sample in enumerate(sorted((Path(timm_abn.__file__).parent / 'samples').glob('*.png')) * 2):
+    for index, sample in enumerate(SAMPLES * 2):
         (folder / 'photos' / 'ab'[index % 2]).mkdir(parents=True, exist_ok=True)
         shutil.copy(sample, folder / 'photos' / 'ab'[index % 2] / f'{index}.png')
     torch.manual_seed(0)
@@ -281,12 +255,14 @@ def main():
         for _ in range(args.tries * 45 // 100):
             count('config', bad_of(try_config, folder / rng.choice(['model', 'nameless']), rng))
             count('image', bad_of(try_image, folder, rng))
-        count('started programs', (folder / 'started').exists() and 'Ghostscript was started')
         beside.join()
         if importlib.util.find_spec('gradio'):
-            for found in bad_of_page(folder, args.tries // 10, others):
+            images = [rng.choice([POSTSCRIPT, hostile_image(rng)]) for _ in range(args.tries // 10)]
+            command = [*START, 'app', '--model', MODEL]
+            for found in bad_of_page(command, folder, dict(os.environ, **others), images, rng):
                 count('page', found)
-            counts['page'] = args.tries // 10
+            counts['page'] = len(images)
+        count('started programs', (folder / 'started').exists() and 'Ghostscript was started')
     for kind in sorted(counts):
         print(f'{kind}: {counts[kind]} tries, {bad[kind]} bad')
     return 1 if bad.total() else 0

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import os
 
 import pytest
 from PIL import Image
@@ -75,3 +76,16 @@ def test_no_address_is_fetched(parts):
     for component in (parts.upload, parts.canvas):
         with pytest.raises(gr.Error, match='files are uploaded here, not fetched from elsewhere'):
             asyncio.run(component.async_move_resource_to_block_cache('http://192.0.2.1/photo.png'))
+
+
+def test_a_photo_of_two_visitors_is_there_for_both(tmp_path, monkeypatch):
+    from timm_abn.app import page
+
+    shown = page._Page.__new__(page._Page)
+    shown.uploads, photo = [], tmp_path / 'photo.png'
+    photo.touch()
+    shown._forget(photo)
+    assert photo.exists()  # the other may just have sent it, too
+    os.utime(photo, (0, 0))
+    shown._forget(tmp_path / 'another.png')
+    assert not photo.exists() and not shown.uploads

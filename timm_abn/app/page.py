@@ -1,8 +1,10 @@
 """What happens on the page: from what a visitor does to what is shown."""
 
+import contextlib
 import functools
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from .tables import message, probability_table
 __all__ = ['build_page']
 
 MOST_PROBABLE = -1  # of the classes to choose from
+FORGOTTEN_AFTER = 60  # seconds: what a photo may wait for its turn after it was uploaded
 OWN = 'attention map'  # among the methods: what curves are of where no other is chosen
 
 
@@ -68,6 +71,7 @@ class _Page:
 
     def __init__(self, offered: OfferedModels, parts: Parts) -> None:
         self.offered, self.parts, self.computing = offered, parts, threading.Lock()
+        self.uploads: list[Path] = []
         p = parts
         options: dict[str, Any] = dict(
             concurrency_limit=1, concurrency_id='model', api_visibility='private', show_progress='hidden'
@@ -102,7 +106,21 @@ class _Page:
         try:
             return self._read(path, served, kind)
         finally:
-            Path(path).unlink(missing_ok=True)  # what is kept of it is in the visitor's session
+            self._forget(Path(path))
+
+    def _forget(self, path: Path) -> None:
+        """Remove uploads, of which the sessions have all they need; not yet those that others may just have sent.
+
+        gradio keeps equal files once, so that one visitor would take the photo of another away.
+        """
+        self.uploads.append(path)
+        for old in list(self.uploads):
+            with contextlib.suppress(OSError):  # another thread did it
+                if time.time() - old.stat().st_mtime > FORGOTTEN_AFTER:
+                    old.unlink()
+            if not old.exists():
+                with contextlib.suppress(ValueError):
+                    self.uploads.remove(old)
 
     @_reported
     def open_sample(self, model: str, kind: str, event: gr.SelectData) -> dict[Any, Any]:
