@@ -85,6 +85,7 @@ BAD_ENTRIES = [
     (('model_args', 'num_classes'), -1, 'model_args: num_classes must be'),
     (('model_args', 'num_classes'), True, 'model_args: num_classes must be'),
     (('model_args', 'num_classes'), '10', 'model_args: num_classes must be'),
+    (('model_args', 'in_chans'), None, 'model_args: in_chans must be'),
     (('model_args', 'in_chans'), 2**40, 'model_args: in_chans must be'),
     (('model_args', 'img_size'), [10**9, 10**9], 'model_args.img_size'),
     (('model_args', 'pretrained_backbone'), '/etc/passwd', 'pretrained_backbone'),

@@ -206,6 +206,8 @@ def check_entries(pretrained_cfg: Mapping[str, Any], model_args: Any, origin: st
         AbnConfig.take(model_args)
     except TimmAbnError as error:
         raise HubError(f'{origin}: model_args: {error}') from None
+    if 'in_chans' in model_args and model_args['in_chans'] is None:  # timm would build a network for no channels
+        raise HubError(f'{origin}: model_args: in_chans must be a whole number, got None.')
     _check_plain(model_args, 'model_args', origin)
     _check_agreement(pretrained_cfg, model_args, origin)
 
