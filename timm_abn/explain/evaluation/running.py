@@ -28,7 +28,7 @@ from ...errors import TimmAbnError
 from ...hub.state_dicts import fingerprint_of
 from ...networks.network import AttentionBranchNet
 from ...progress import Progress
-from ...records import are_exclusive, num_answers, probability_kind
+from ...records import are_exclusive, num_answers, record_of
 from ...staging import check_output_folder, staged_file
 from ...version import __version__
 from ..methods import create_explainer
@@ -102,7 +102,7 @@ def evaluate(
         weights=weights_fingerprint(model),
         network=fingerprint(model),
         preparation=preparation_of(model),
-        probabilities=probability_kind(model),
+        probabilities=record_of(model).probabilities,
         images=len(samples),
         data=data,
         methods=list(methods),
