@@ -1,6 +1,7 @@
 """Checkpoints as files: what they hold, read without running code, whoever wrote them."""
 
 import argparse
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,17 @@ class CheckpointError(TimmAbnError):
 
 
 def check_header_size(path: Path) -> None:
-    """Raise CheckpointError if a safetensors file says that its list of tensors is longer than any real one."""
+    """Raise CheckpointError if a safetensors file, or one of torch, lists more tensors than any real one."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            pickled = sum(entry.file_size for entry in archive.infolist() if entry.filename.endswith('data.pkl'))
+        if pickled > 2 * MAX_HEADER_BYTES:  # beside the weights, optimizers and averages of them
+            raise CheckpointError(
+                f'{path.name} lists its tensors in {pickled} bytes, more than {2 * MAX_HEADER_BYTES}.'
+            )
+        return
+    if path.suffix != '.safetensors':
+        return
     with path.open('rb') as file:
         length = int.from_bytes(file.read(8), 'little')
     if MAX_HEADER_BYTES < length < path.stat().st_size:  # else safetensors says that it is none
@@ -53,8 +64,8 @@ def read_checkpoint_file(path: Path) -> Mapping[str, Any]:
         hint = f': it is a folder, which --model local-dir:{path} loads' if folder else ''
         raise CheckpointError(f'there is no checkpoint {path}{hint}')
     try:
+        check_header_size(path)
         if path.suffix == '.safetensors':
-            check_header_size(path)
             checkpoint: Any = load_file(path)
         else:
             with torch.serialization.safe_globals(_numpy_scalars()):

@@ -1,5 +1,6 @@
 """What the command line says is wrong."""
 
+import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -22,7 +23,8 @@ def reason_of(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, OSError):
         return f'{error.filename}: {error.strerror}' if error.filename else error.strerror or str(error)
-    is_full = "can't allocate memory" in str(error)  # of torch, on the CPU; on a GPU it has a class for it
+    # of torch and its library on the CPU; on a GPU it has a class for it
+    is_full = re.search("can't allocate memory|could not create a (primitive|memory)", str(error))
     if is_full or isinstance(error, MemoryError) or type(error).__name__ == 'OutOfMemoryError':
         return 'out of memory; smaller batches and images take less'
     if isinstance(error, ValueError):

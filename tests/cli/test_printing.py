@@ -48,6 +48,7 @@ def test_any_encoding_will_do(monkeypatch, tmp_path):
             RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
             'out of memory; smaller',
         ),
+        (RuntimeError('could not create a primitive'), 'out of memory; smaller'),
         (OSError(28, 'No space left on device', 'out'), 'out: No space left on device'),
         (OSError(28, 'No space left on device'), 'No space left on device'),
     ],

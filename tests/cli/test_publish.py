@@ -204,7 +204,7 @@ def test_bad_checkpoints_publish_nothing(change, message, trained, hub, logged_i
         (('--repo', 'tiny'), "'tiny' is not the name of a repository: it must be USER/NAME"),
         (('--repo', 'me/../tiny'), 'is not the name of a repository'),
         (('--out', 'folder'), '--out says where --dry-run writes'),
-        (('--label-names', 'labels.txt'), 'labels.txt has 1 lines for 5 classes'),
+        (('--label-names', 'labels.txt'), 'labels.txt has 1 line for 5 classes'),
         (('--label-names', 'none.txt'), 'none.txt'),
         ((), 'needs a token to publish'),
     ],

@@ -2,6 +2,7 @@
 
 import argparse
 import warnings
+import zipfile
 
 import numpy as np
 import pytest
@@ -66,7 +67,7 @@ def test_a_model_of_one_size_is_built_for_it(tmp_path):
     torch.manual_seed(0)
     network = timm.create_model('test_vit', num_classes=3, img_size=64)
     torch.save(network.state_dict(), tmp_path / 'vit.pth')
-    model = load_classifier('test_vit', tmp_path / 'vit.pth', img_size=64, mean=0.5, std=0.5)
+    model = load_classifier('test_vit', tmp_path / 'vit.pth', img_size=64, mean=0.5, std=0.5, crop_pct=0.95)
     images = tiny_images(2)
     assert torch.equal(model(images), network.eval()(images)) and Preprocessing(model).config['input_size'][1] == 64
 
@@ -181,3 +182,10 @@ def test_commands_need_a_model_or_a_file_that_says_it(bare, capsys):
     command = ['compare', 'photo.png', '--model', 'test_resnet', '--checkpoint', bare, '--steps', '2']
     assert main([*command, '--methods', 'random', '--img-size', '48', '--mean', '0.5']) == 0
     assert capsys.readouterr().err.startswith('timm-abn: warning: bare.pth does not say how images were prepared; ')
+
+
+def test_more_tensors_than_any_model_has_are_not_unpickled(tmp_path):
+    with zipfile.ZipFile(tmp_path / 'many.pth', 'w', zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr('many/data.pkl', bytes(2**23 + 1))
+    with pytest.raises(timm_abn.TimmAbnError, match='many.pth lists its tensors in 8388609 bytes, more than 8388608'):
+        load_classifier('test_resnet', tmp_path / 'many.pth')

@@ -11,6 +11,7 @@ import os
 import stat
 import struct
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -293,7 +294,14 @@ def _range_of(values: np.ndarray, mode: str, levels: Levels | None, tags: Any) -
     if levels is not None and not levels.percent:
         return levels.low, levels.high
     if levels is None and mode.startswith('I;16'):
-        return 0.0, 4095.0 if tags.get(_BITS_PER_SAMPLE) == (12,) else 65535.0
+        white = 4095.0 if tags.get(_BITS_PER_SAMPLE) == (12,) else 65535.0
+        if white > 4095 and 255 < values.max() <= 4095:
+            warnings.warn(
+                'the grey levels of an image of 16 bits end below 4,096, so that it is nearly black to the model: '
+                '--levels 0 4095 says what is white.',
+                stacklevel=2,
+            )
+        return 0.0, white
     finite = values[np.isfinite(values)]
     if not finite.size:
         return 0.0, 0.0
