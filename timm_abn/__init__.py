@@ -1,13 +1,7 @@
 """Attention Branch Networks for timm. Importing this package registers its models with timm."""
 
 import importlib
-import sys
 from typing import TYPE_CHECKING, Any
-
-if sys.argv[:1] == ['-m'] and 'timm_abn' in sys.orig_argv:  # python -m timm_abn imports all this before it can begin
-    from timm_abn_cli.signals import hear_signals
-
-    hear_signals()
 
 from .attached.network import AttachedNet
 from .checkpoint_files import CheckpointError

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
-__all__ = ['ending_on_signals', 'hear_signals']
+__all__ = ['ending_on_signals']
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
@@ -17,7 +17,9 @@ _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 @contextlib.contextmanager
 def ending_on_signals() -> Iterator[None]:
     """Let signals end the block like an error, so that what is half written is removed; for the whole process."""
-    hear_signals()
+    for number in _NUMBERS:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as of a job in the background
+            signal.signal(number, _end)
     try:
         yield
     except KeyboardInterrupt:
@@ -26,13 +28,6 @@ def ending_on_signals() -> Iterator[None]:
         for number in _NUMBERS:  # all is done but what the interpreter has to do
             if signal.getsignal(number) == _end:
                 signal.signal(number, _exit)
-
-
-def hear_signals() -> None:
-    """Let signals end the process from now on."""
-    for number in _NUMBERS:
-        if signal.getsignal(number) != signal.SIG_IGN:  # as of a job in the background
-            signal.signal(number, _end)
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -33,13 +33,13 @@ def wait():
 """
 
 
-def run(tmp_path, number, until, modules, command=('-c', CODE)):
+def run(tmp_path, number, until, modules):
     (tmp_path / 'waiting.py').write_text(SLOW)
     for name, text in modules.items():
         (tmp_path / f'{name}.py').write_text(text)
     paths = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
     process = subprocess.Popen(
-        [sys.executable, *command],
+        [sys.executable, '-c', CODE],
         cwd=tmp_path,
         env=dict(os.environ, PYTHONPATH=paths),
         stdout=subprocess.PIPE,
@@ -74,9 +74,3 @@ def test_an_import_in_the_middle_of_the_work_comes_to_its_end(tmp_path):
     slow = 'import sys, time; print("importing", flush=True); time.sleep(0.5); print("whole", flush=True)'
     modules = dict(timm_abn='', slow_module='import timm_abn, sys, slower', slower=slow)
     assert run(tmp_path, signal.SIGTERM, 'importing', modules).startswith('whole\n')
-
-
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_as_a_module_it_imports_the_library_before_it_begins(tmp_path, number):
-    modules = dict(torch='import waiting; waiting.wait()')
-    assert run(tmp_path, number, 'importing', modules, ('-m', 'timm_abn', 'list')) == ''
