@@ -65,7 +65,7 @@ def test_exported_names(trained, tmp_path, capsys):
     out = tmp_path / 'model.pt2'
     command = ['export', 'torch-export', '--model', 'abn', '--checkpoint', str(trained), '--out', str(out)]
     assert timm_abn_main(command) == 0
-    assert 'Classes: class0, class1, class2\n' in capsys.readouterr().out
+    assert 'Classes: 3: class0, class1, class2\n' in capsys.readouterr().out
     (tmp_path / 'names.txt').write_text('red\ngreen\nblue\n')
     assert timm_abn_main([*command, '--label-names', str(tmp_path / 'names.txt')]) == 0
     assert 'Classes: red, green, blue\n' in capsys.readouterr().out
