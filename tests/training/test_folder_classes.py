@@ -68,7 +68,7 @@ def test_exported_names(trained, tmp_path, capsys):
     assert 'Classes: 3: class0, class1, class2\n' in capsys.readouterr().out
     (tmp_path / 'names.txt').write_text('red\ngreen\nblue\n')
     assert timm_abn_main([*command, '--label-names', str(tmp_path / 'names.txt')]) == 0
-    assert 'Classes: red, green, blue\n' in capsys.readouterr().out
+    assert 'Classes: 3: red, green, blue\n' in capsys.readouterr().out
     files = {'metadata.json': ''}
     torch.export.load(out, extra_files=files)
     assert '"red"' in files['metadata.json']
