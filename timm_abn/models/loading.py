@@ -50,8 +50,9 @@ def load_model(
         name_or_address: Name of an ABN or a CAM baseline, with or without a tag, or a 'hf-hub:' or 'local-dir:'
             address; None if the checkpoint says it.
         checkpoint: File of weights (.safetensors, or what ``torch.save`` writes); None for the pretrained ones.
-        **model_kwargs: Arguments of ``timm.create_model``, and ``img_size``, ``mean``, ``std`` and ``probabilities``
-            ('softmax', or 'sigmoid' of labels that do not exclude each other); all come before what the weights record.
+        **model_kwargs: Arguments of ``timm.create_model``, and what ``Told`` says (``img_size``, ``mean``, ``std``,
+            ``crop_pct``, ``levels``, and ``probabilities``: 'softmax', or 'sigmoid' of labels that do not exclude each
+            other); all come before what the weights record.
 
     Raises:
         TimmAbnError: There is no such model, or there are no weights that fit; the message is one line.
