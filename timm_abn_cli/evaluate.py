@@ -4,7 +4,7 @@ examples:
   timm-abn evaluate --model abn_resnet20_cifar.fashion_mnist --data-dir data --dataset torch/fashion_mnist \\
       --split test --limit 1000 --methods attention class_map grad_cam centre random --out outputs/evaluate
   timm-abn evaluate --checkpoint output/train/abn/last.pth.tar --data-dir photos --masks masks/ \\
-      --baseline-checkpoint plain.pth.tar
+      --reference-checkpoint plain.pth.tar
 
 Written to --out: scores.csv (a row per image and method), summary.json (means with 95 % bootstrap intervals, paired
 differences to the first method, versions and settings) and curves.png (needs the extra: pip install 'timm-abn[plot]').
@@ -20,7 +20,7 @@ names of the images, beside them or in a folder of their own (the object is wher
 COCO's format. Masks of a multi-task network lie in one folder per task, or have categories named like the tasks: then
 each task is scored.
 
-For --baseline, for example a model without ABN, the methods that apply to it are scored on the same images.
+For --reference, for example a model without ABN, the methods that apply to it are scored on the same images.
 
 An interrupted evaluation continues where it stopped if the same command is given again, and a finished one is shown
 again, which a line says. That takes as long as reading the images: results are used again only where weights, network,
@@ -69,12 +69,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(parser)
     add_methods_argument(parser, CHOSEN)
     parser.add_argument('--masks', type=existing, metavar='FOLDER|JSON', help='where the objects of the images are')
-    parser.add_argument('--baseline', metavar='MODEL', help='another model, whose explanations are scored as well')
-    parser.add_argument('--baseline-checkpoint', type=Path, metavar='FILE', help='weights of it')
-    parser.add_argument('--steps', type=positive, default=224, help='of deletion and insertion (default: 224)')
-    for metric, default, text in (('deletion', 'mean', 'replaces pixels'), ('insertion', 'blur', 'pixels replace')):
-        what = f'what {text} (default: {default})'
-        parser.add_argument(f'--{metric}-baseline', choices=BASELINES, default=default, help=what)
+    parser.add_argument('--reference', metavar='MODEL', help='another model, whose explanations are scored as well')
+    parser.add_argument('--reference-checkpoint', type=Path, metavar='FILE', help='weights of it')
+    parser.add_argument('--steps', type=positive, default=32, help='of deletion and insertion (default: 32)')
+    parser.add_argument('--baseline', choices=BASELINES, default='mean', help='what replaces pixels (default: mean)')
+    size = 'side, in pixels, of the squares that are replaced (default: 1)'
+    parser.add_argument('--patch-size', type=positive, default=1, metavar='P', help=size)
     add_out_argument(parser, 'outputs/evaluate')
     add_computing_arguments(parser, batch_size=32)
 
@@ -112,25 +112,27 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace, model: 'nn.Module') -> 'Evaluation | None':
-    """Return the evaluation of the model, joined with that of the baseline; None in processes other than the first."""
+    """Return the evaluation of the model, joined with that of the reference; None in processes other than the first."""
     from timm_abn.explain.evaluation import join_evaluations
     from timm_abn.explain.evaluation.results import write_evaluation
     from timm_abn.explain.methods import applicable_explainers, create_explainers
 
     methods = create_explainers(args.methods, model) if args.methods else applicable_explainers(CHOSEN, model)
-    has_baseline = args.baseline or args.baseline_checkpoint
-    baseline = _load_baseline(args, model) if has_baseline else None  # what is wrong with it is told before long work
+    has_reference = args.reference or args.reference_checkpoint
+    reference = (
+        _load_reference(args, model) if has_reference else None
+    )  # what is wrong with it is told before long work
     evaluation = _evaluate_model(args, model, methods, args.out)
     if evaluation is not None and not evaluation.rows:
         raise CommandError(f'no image can be scored: {next(iter(evaluation.problems), "there is none")}')
-    if baseline is None:
+    if reference is None:
         return evaluation
-    others = applicable_explainers([name for name in methods if name not in FLOORS], baseline)
-    others = others or create_explainers(['grad_cam'], baseline)
-    other = _evaluate_model(args, baseline, others, args.out / 'baseline')
+    others = applicable_explainers([name for name in methods if name not in FLOORS], reference)
+    others = others or create_explainers(['grad_cam'], reference)
+    other = _evaluate_model(args, reference, others, args.out / 'reference')
     if evaluation is None or other is None:
         return None
-    joined = join_evaluations(evaluation, args.baseline or str(args.baseline_checkpoint), other)
+    joined = join_evaluations(evaluation, args.reference or str(args.reference_checkpoint), other)
     write_evaluation(args.out, joined)
     return joined
 
@@ -146,20 +148,20 @@ def _evaluate_model(
     said = ', '.join(
         f'{name}={value}' for name, value in (*data.items(), ('masks', args.masks), ('label_names', args.label_names))
     )
-    baselines = args.deletion_baseline, args.insertion_baseline
-    return evaluate(model, samples, methods, folder, args.steps, *baselines, args.batch_size, args.seed, said)
+    options = args.steps, args.baseline, args.patch_size, args.batch_size, args.seed
+    return evaluate(model, samples, methods, folder, *options, said)
 
 
-def _load_baseline(args: argparse.Namespace, model: Any) -> 'nn.Module':
+def _load_reference(args: argparse.Namespace, model: Any) -> 'nn.Module':
     from timm_abn.data.class_names import name_classes
     from timm_abn.models.loading import load_classifier
 
-    given = {} if args.baseline_checkpoint is None else dict(num_classes=model.num_classes)
-    baseline: Any = load_classifier(args.baseline, args.baseline_checkpoint, **given)
-    if baseline.num_classes != model.num_classes:
+    given = {} if args.reference_checkpoint is None else dict(num_classes=model.num_classes)
+    reference: Any = load_classifier(args.baseline, args.reference_checkpoint, **given)
+    if reference.num_classes != model.num_classes:
         raise CommandError(
-            f'--baseline {args.baseline or args.baseline_checkpoint} has {baseline.num_classes} classes, '
+            f'--reference {args.reference or args.reference_checkpoint} has {reference.num_classes} classes, '
             f'{model_title(args)} has {model.num_classes}'
         )
-    name_classes(baseline, args.label_names)
-    return baseline.to(next(model.parameters()).device)
+    name_classes(reference, args.label_names)
+    return reference.to(next(model.parameters()).device)

@@ -88,7 +88,7 @@ def draw_curves(path: Path, evaluation: Evaluation) -> None:
 
     figure = Figure(figsize=(11, 4.4), layout='constrained')
     axes = figure.subplots(1, 2, sharey=True)
-    for index, (axis, metric) in enumerate(zip(axes, FAITHFULNESS)):
+    for index, (axis, metric) in enumerate(zip(axes, FAITHFULNESS[1:])):
         for method, band in evaluation.curves.items():
             mean, low, high = band[index].tolist()
             fractions = [step / (len(mean) - 1) for step in range(len(mean))]

@@ -4,7 +4,7 @@ import dataclasses
 
 import torch
 
-from ..explain.metrics import area_under_curve, deletion_and_insertion_curves, replaced_fractions, usable_maps
+from ..explain.metrics import replacement_curves, usable_maps
 from .models import ServedModel
 from .session import Session, target_of
 
@@ -19,9 +19,14 @@ class Curves:
 
     fractions: list[float]  # of the pixels, from 0 to 1
     deletion: list[float]  # while they are replaced by the mean colour; lower is better
-    insertion: list[float]  # while they replace a blurred photo; higher is better
+    insertion: list[float]  # while they are given back; higher is better
     deletion_area: float
     insertion_area: float
+
+    @property
+    def gain(self) -> float:
+        """The symmetric relevance gain: higher is better, a map of noise has 0."""
+        return self.insertion_area - self.deletion_area
 
 
 def curves_of(
@@ -34,8 +39,6 @@ def curves_of(
     if not bool(usable_maps(values.float())):
         return None
     targets = [target_of(session, target)]
-    fractions = replaced_fractions(steps, session.x.shape[2:])
-    curves = deletion_and_insertion_curves(served.model, session.x, values.float(), targets, steps, batch_size=8)
-    deletion, insertion = (curve[0].tolist() for curve in curves)
-    areas = (area_under_curve(curve, fractions).item() for curve in curves)
-    return Curves(fractions.tolist(), deletion, insertion, *areas)
+    curves = replacement_curves(served.model, session.x, values.float(), targets, steps, batch_size=8)
+    areas = curves.deletion.item(), curves.insertion.item()
+    return Curves(curves.fractions.tolist(), curves.deleted[0].tolist(), curves.inserted[0].tolist(), *areas)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 import torch.nn as nn
 
-from .metrics import area_under_curve, deletion_and_insertion_curves, map_problems, predict, replaced_fractions
+from .metrics import STEPS, map_problems, predict, replacement_curves
 from .metrics.predictions import Explainer, Targets, resolve_targets
 
 __all__ = ['Comparison', 'MethodResult', 'compare_methods']
@@ -22,7 +22,8 @@ class MethodResult:
         map: Shape (1, 1, h, w), float32, on the CPU.
         low: Least value of the map; NaN if it holds one.
         high: Greatest value of the map.
-        deletion: Area under the deletion curve, in [0, 1]; NaN of a map with a problem.
+        gain: Symmetric relevance gain, insertion less deletion, in [-1, 1]; NaN of a map with a problem.
+        deletion: Area under the deletion curve, in [0, 1].
         insertion: Area under the insertion curve.
         problem: Why the map says nothing: it is flat, or holds a NaN; empty if there is none.
     """
@@ -31,6 +32,7 @@ class MethodResult:
     map: torch.Tensor
     low: float
     high: float
+    gain: float
     deletion: float
     insertion: float
     problem: str
@@ -60,10 +62,10 @@ def compare_methods(
     images: torch.Tensor,
     explainers: Mapping[str, Explainer],
     targets: Targets | None = None,
-    steps: int = 32,
+    steps: int = STEPS,
     batch_size: int = 64,
 ) -> list[Comparison]:
-    """Explain images by several methods, and score each map by deletion and insertion.
+    """Explain images by several methods, and score each map (``timm_abn.explain.metrics.replacement_curves``).
 
     Args:
         model: The model, in evaluation mode.
@@ -71,7 +73,7 @@ def compare_methods(
         explainers: Name -> function of images and targets that returns maps (B, 1, h, w)
             (``timm_abn.explain.methods.create_explainers``).
         targets: A class, or task, for each image; by default the most probable.
-        steps: Of deletion, to the mean colour, and of insertion, from a blur (``timm_abn.explain.metrics``).
+        steps: Of deletion and insertion, which replace pixels by the mean colour.
         batch_size: How many images pass the model at once.
 
     Returns:
@@ -100,14 +102,13 @@ def _results(
     steps: int,
     batch_size: int,
 ) -> list[MethodResult]:
-    curves = deletion_and_insertion_curves(model, images, maps, targets, steps, batch_size=batch_size)
-    fractions = replaced_fractions(steps, images.shape[2:])
-    areas = [area_under_curve(curve, fractions).tolist() for curve in curves]
+    curves = replacement_curves(model, images, maps, targets, steps, batch_size=batch_size)
+    scores = list(zip(*(area.tolist() for area in (curves.gain, curves.deletion, curves.insertion))))
     low, high = maps.flatten(1).amin(dim=1).tolist(), maps.flatten(1).amax(dim=1).tolist()
     # a flat map has an order, that of the pixels, and scores that say nothing of the method
     results = []
     for index, problem in enumerate(map_problems(maps)):
-        deletion, insertion = (math.nan, math.nan) if problem else (area[index] for area in areas)
+        gain, deletion, insertion = (math.nan,) * 3 if problem else scores[index]
         one = maps[index : index + 1].cpu()
-        results.append(MethodResult(name, one, low[index], high[index], deletion, insertion, problem))
+        results.append(MethodResult(name, one, low[index], high[index], gain, deletion, insertion, problem))
     return results

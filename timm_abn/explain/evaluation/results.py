@@ -31,14 +31,15 @@ __all__ = [
     'write_evaluation',
 ]
 
-FAITHFULNESS = ('deletion', 'insertion')
+FAITHFULNESS = ('symmetric_relevance_gain', 'deletion', 'insertion')
 LOCALISATION = ('pointing_game', 'energy', 'chance_corrected_energy', 'iou')
 NO_MASK = 'no mask'
 
 # how tables call the metrics, and the maps that replace the predicted one
 TITLES = {
-    'deletion': 'deletion (low)',
-    'insertion': 'insertion (high)',
+    'symmetric_relevance_gain': 'SRG ↑',
+    'deletion': 'deletion ↓',
+    'insertion': 'insertion ↑',
     'pointing_game': 'pointing game',
     'energy': 'energy',
     'chance_corrected_energy': 'energy above chance',

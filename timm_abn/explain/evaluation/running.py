@@ -33,15 +33,15 @@ from ...staging import check_output_folder, staged_file
 from ...version import __version__
 from ..methods import create_explainer
 from ..metrics import (
-    area_under_curve,
+    STEPS,
+    ReplacementCurves,
     chance_corrected_energy,
-    deletion_and_insertion_curves,
     energy,
     iou,
     map_problems,
     pointing_game,
     predict,
-    replaced_fractions,
+    replacement_curves,
     replacement_effects,
 )
 from ..metrics.predictions import Explainer, resolve_targets
@@ -59,9 +59,9 @@ def evaluate(
     samples: Sequence[Sample],
     methods: Sequence[str] | Mapping[str, Explainer],
     folder: str | Path | None = None,
-    steps: int = 224,
-    deletion_baseline: str = 'mean',
-    insertion_baseline: str = 'blur',
+    steps: int = STEPS,
+    baseline: str = 'mean',
+    patch_size: int = 1,
     batch_size: int = 32,
     seed: int = 0,
     data: str = '',
@@ -81,8 +81,8 @@ def evaluate(
             method cannot be known, it is evaluated anew. None to leave nothing behind; several processes must then be
             of one machine.
         steps: Of deletion and insertion.
-        deletion_baseline: What replaces pixels: 'mean', 'black' or 'blur'.
-        insertion_baseline: What pixels replace.
+        baseline: What replaces pixels: 'mean', 'black' or 'blur'.
+        patch_size: Side of the squares that are replaced, in pixels.
         batch_size: Images at once, and at most as many changed images.
         seed: Of the bootstrap, and of what reliance draws.
         data: What the samples are, for the record; an evaluation of others in the same folder is refused.
@@ -108,8 +108,8 @@ def evaluate(
         methods=list(methods),
         code={name: fingerprint(explainer) for name, explainer in methods.items()},
         steps=steps,
-        deletion_baseline=deletion_baseline,
-        insertion_baseline=insertion_baseline,
+        baseline=baseline,
+        patch_size=patch_size,
         batch_size=batch_size,
         seed=seed,
         versions=dict(timm_abn=__version__, timm=timm.__version__, torch=torch.__version__),
@@ -254,9 +254,10 @@ def _evaluate_batch(
     tensors = dict(probabilities=probabilities.float().cpu().contiguous())
     for method, explainer in methods.items():
         maps = explainer(images, targets).detach().float()
-        options = (settings[name] for name in ('steps', 'deletion_baseline', 'insertion_baseline', 'batch_size'))
-        curves = torch.stack(deletion_and_insertion_curves(model, images, maps, targets, *options))
-        tensors[f'{method}.maps'], tensors[f'{method}.curves'] = maps.cpu().contiguous(), curves.cpu().contiguous()
+        options = (settings[name] for name in ('steps', 'baseline', 'patch_size', 'batch_size'))
+        curves = replacement_curves(model, images, maps, targets, *options)
+        tensors[f'{method}.maps'] = maps.cpu().contiguous()
+        tensors[f'{method}.curves'] = torch.stack([curves.deleted, curves.inserted]).cpu()
         for index, scores in enumerate(_scores(maps, curves, samples)):
             sample = samples[index]
             row = dict(image=sample.name, method=method, label=sample.label, predicted=predicted[index])
@@ -266,11 +267,10 @@ def _evaluate_batch(
     return tensors, dict(rows=rows, reliance=reliance, given_targets=given_targets)
 
 
-def _scores(maps: torch.Tensor, curves: torch.Tensor, samples: Sequence[Sample]) -> list[dict[str, Any]]:
+def _scores(maps: torch.Tensor, curves: ReplacementCurves, samples: Sequence[Sample]) -> list[dict[str, Any]]:
     """Return the scores of each map of a batch, and what is wrong with it."""
     size = samples[0].image.shape[1:]
-    fractions = replaced_fractions(curves.shape[2] - 1, size)
-    columns = {name: area_under_curve(curve, fractions) for name, curve in zip(FAITHFULNESS, curves)}
+    columns = dict(zip(FAITHFULNESS, (curves.gain, curves.deletion, curves.insertion)))
     has_masks = any(sample.mask is not None for sample in samples)
     if has_masks:
         empty = torch.zeros(size, dtype=torch.bool)

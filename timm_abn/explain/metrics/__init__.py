@@ -1,6 +1,6 @@
 """Metrics of explanations: tensors in, one number per image out, on the device of the images.
 
-- Faithfulness: ``deletion``, ``insertion``; ``deletion_and_insertion_curves``.
+- Faithfulness: ``symmetric_relevance_gain``, ``deletion``, ``insertion``; ``replacement_curves`` for all.
 - Localisation: ``pointing_game``, ``energy``, ``chance_corrected_energy``, ``iou``; ``grid_pointing_game``.
 - Reliance of an ABN on its map: ``reliance``.
 - Doubt: ``position_bias``, ``cascading_randomisation``; how similar maps are: ``rank_correlation``, ``top_overlap``.
@@ -10,7 +10,15 @@ Which maps are flat or hold a NaN, and so have no result or one without a meanin
 
 from .baselines import BASELINES, gaussian_blur, make_baseline
 from .checks import map_problems, usable_maps
-from .faithfulness import area_under_curve, deletion, deletion_and_insertion_curves, insertion, replaced_fractions
+from .faithfulness import (
+    STEPS,
+    ReplacementCurves,
+    deletion,
+    insertion,
+    replaced_fractions,
+    replacement_curves,
+    symmetric_relevance_gain,
+)
 from .localisation import chance_corrected_energy, energy, iou, pointing_game
 from .mosaics import Mosaics, explain_mosaics, grid_pointing_game, make_mosaics
 from .position_bias import position_bias
@@ -22,14 +30,14 @@ from .similarity import rank_correlation, top_overlap
 __all__ = [
     'BASELINES',
     'Mosaics',
+    'STEPS',
     'Reliance',
     'RelianceRow',
+    'ReplacementCurves',
     'ReplacementEffects',
-    'area_under_curve',
     'cascading_randomisation',
     'chance_corrected_energy',
     'deletion',
-    'deletion_and_insertion_curves',
     'energy',
     'explain_mosaics',
     'gaussian_blur',
@@ -46,7 +54,9 @@ __all__ = [
     'rank_correlation',
     'reliance',
     'replaced_fractions',
+    'replacement_curves',
     'replacement_effects',
+    'symmetric_relevance_gain',
     'top_overlap',
     'usable_maps',
 ]

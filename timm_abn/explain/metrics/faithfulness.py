@@ -1,17 +1,28 @@
-"""Deletion and insertion: does the prediction depend on the pixels that a map points to?
+"""Does the prediction depend on the pixels that a map points to? Deletion, insertion, symmetric relevance gain.
 
-Petsiuk, Das, Saenko, "RISE: Randomized Input Sampling for Explanation of Black-box Models", BMVC 2018, section 4.2.
-Pixels are replaced in falling order of the map, upsampled bilinearly; after step k of S, exactly ``k * H * W // S`` of
-them, equal values in the order of their index. The score is the probability of the target, and the area under its curve
-over the fraction of replaced pixels is the metric:
+One replacement and one order serve all three. Pixels, or square patches, are replaced in falling order of the map,
+upsampled bilinearly; after step k of S exactly ``k * N // S`` of all N, equal values in the order of their index.
+Insertion begins with an image that is replaced altogether, and gives pixels back in the same order. The score is the
+probability of the target, and an area lies under its curve over the fraction f of pixels:
 
-    AUC = sum over k of (f_k - f_(k-1)) * (p_k + p_(k-1)) / 2,   f_k = (k * H * W // S) / (H * W)
+    area = sum over k of (f_k - f_(k-1)) * (p_k + p_(k-1)) / 2,   f_k = (k * N // S) / N
+
+Deletion and insertion: Petsiuk, Das, Saenko, "RISE: Randomized Input Sampling for Explanation of Black-box Models",
+BMVC 2018, section 4.2 (who replace by the mean in one and by a blur in the other).
+
+Symmetric relevance gain: Blücher, Vielhaben, Strodthoff, "Decoupling Pixel Flipping and Occlusion Strategy for
+Consistent XAI Benchmarks", TMLR 2024, arXiv 2401.06654: the area while the least important pixels are deleted first,
+less that while the most important are. The former passes through the images of insertion: the gain is insertion
+less deletion. Independent noise has 0 in expectation whatever replaces pixels; its deletion and insertion depend on it.
+
+Patches: Iida et al., "Patch insertion-deletion", 2022. A patch has the mean of the map.
 
 A flat map has an order, too, that of the index, and therefore a score: ``usable_maps`` tells which maps are flat. A map
 with a NaN or an infinity has none: all scores of that image are NaN.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn as nn
@@ -22,9 +33,64 @@ from .checks import check_evaluation_mode, check_images, check_maps, check_posit
 from .predictions import Targets, predict, resolve_targets
 from .replacement import pixel_ranks, scores_of_replaced
 
-__all__ = ['area_under_curve', 'deletion', 'deletion_and_insertion_curves', 'insertion', 'replaced_fractions']
+__all__ = [
+    'STEPS',
+    'ReplacementCurves',
+    'deletion',
+    'insertion',
+    'replaced_fractions',
+    'replacement_curves',
+    'symmetric_relevance_gain',
+]
 
+STEPS = 32
 MOST_STEPS = 1000  # where an image has fewer pixels
+
+
+class ReplacementCurves(NamedTuple):
+    """Probabilities of the targets while images are replaced, and while they are given back.
+
+    Attributes:
+        deleted: After each step of deletion, from the whole image on, shape (B, S + 1).
+        inserted: After each step of insertion, up to the whole image, shape (B, S + 1).
+        fractions: Of the pixels that are replaced, or inserted, after each step, shape (S + 1,), float64.
+    """
+
+    deleted: torch.Tensor
+    inserted: torch.Tensor
+    fractions: torch.Tensor
+
+    @property
+    def deletion(self) -> torch.Tensor:
+        """The area under ``deleted``, shape (B,), in [0, 1]; lower is better."""
+        return torch.trapezoid(self.deleted, self.fractions.to(self.deleted), dim=1)
+
+    @property
+    def insertion(self) -> torch.Tensor:
+        """The area under ``inserted``, shape (B,), in [0, 1]; higher is better."""
+        return torch.trapezoid(self.inserted, self.fractions.to(self.inserted), dim=1)
+
+    @property
+    def gain(self) -> torch.Tensor:
+        """The symmetric relevance gain, shape (B,), in [-1, 1]; higher is better, noise has 0."""
+        return self.insertion - self.deletion
+
+
+def symmetric_relevance_gain(
+    model: nn.Module,
+    images: torch.Tensor,
+    maps: torch.Tensor,
+    targets: Targets | None = None,
+    steps: int = STEPS,
+    baseline: Baseline = 'mean',
+    patch_size: int = 1,
+    batch_size: int = 64,
+) -> torch.Tensor:
+    """Return insertion less deletion, by the same replacement, shape (B,), in [-1, 1]; higher is better, noise has 0.
+
+    Arguments, NaN and errors are those of ``replacement_curves``.
+    """
+    return replacement_curves(model, images, maps, targets, steps, baseline, patch_size, batch_size).gain
 
 
 def deletion(
@@ -32,11 +98,46 @@ def deletion(
     images: torch.Tensor,
     maps: torch.Tensor,
     targets: Targets | None = None,
-    steps: int = 224,
+    steps: int = STEPS,
     baseline: Baseline = 'mean',
+    patch_size: int = 1,
     batch_size: int = 64,
 ) -> torch.Tensor:
-    """Return the area under the probability of the target while an image is replaced, shape (B,); lower is better.
+    """Return the area under the probability while an image is replaced, shape (B,), in [0, 1]; lower is better.
+
+    Arguments, NaN and errors are those of ``replacement_curves``.
+    """
+    return replacement_curves(model, images, maps, targets, steps, baseline, patch_size, batch_size).deletion
+
+
+def insertion(
+    model: nn.Module,
+    images: torch.Tensor,
+    maps: torch.Tensor,
+    targets: Targets | None = None,
+    steps: int = STEPS,
+    baseline: Baseline = 'mean',
+    patch_size: int = 1,
+    batch_size: int = 64,
+) -> torch.Tensor:
+    """Return the area under the probability while an image is given back, shape (B,), in [0, 1]; higher is better.
+
+    Arguments, NaN and errors are those of ``replacement_curves``.
+    """
+    return replacement_curves(model, images, maps, targets, steps, baseline, patch_size, batch_size).insertion
+
+
+def replacement_curves(
+    model: nn.Module,
+    images: torch.Tensor,
+    maps: torch.Tensor,
+    targets: Targets | None = None,
+    steps: int = STEPS,
+    baseline: Baseline = 'mean',
+    patch_size: int = 1,
+    batch_size: int = 64,
+) -> ReplacementCurves:
+    """Return the curves of deletion and insertion, of which the whole and the empty image are predicted only once.
 
     Args:
         model: Any classifier, in evaluation mode, that takes images and returns logits (B, K). The probabilities are
@@ -47,116 +148,58 @@ def deletion(
         targets: A class, or task, for each image; by default the most probable of the whole image.
         steps: In how many steps all pixels are replaced (S).
         baseline: What replaces them: 'mean', 'black', 'blur' or a tensor (see ``make_baseline``).
+        patch_size: Height and width, in pixels, of the patches that are replaced; it must divide those of the images.
         batch_size: How many images pass the model at once, whichever image they were made from.
 
     Returns:
-        In [0, 1]; NaN if the map holds a NaN or an infinity.
+        All NaN where the map holds a NaN or an infinity.
 
     Raises:
         TimmAbnError: The model is in training mode, or an argument has no meaning or the wrong shape.
     """
-    (curves,) = _curves(model, images, maps, targets, steps, [(baseline, False)], batch_size)
-    return area_under_curve(curves, replaced_fractions(steps, images.shape[2:]))
+    check_evaluation_mode(model)
+    check_images(images)
+    check_maps(maps, len(images))
+    check_positive('batch_size', batch_size)
+    counts = _counts(steps, images.shape[2:], patch_size)
+    maps = maps.detach().to(images.device)
+    targets, whole = resolve_targets(predict(model, images, batch_size), targets)
+    ranks = pixel_ranks(maps, images.shape[2:], patch_size)
+    replacements = make_baseline(baseline, model, images)
+    deleted = scores_of_replaced(model, images, replacements, ranks, counts[1:], targets, batch_size)
+    inserted = scores_of_replaced(model, replacements, images, ranks, counts[1:-1], targets, batch_size)
+    is_usable = maps.flatten(1).isfinite().all(dim=1, keepdim=True)
+    deleted = torch.cat([whole[:, None], deleted], dim=1)
+    inserted = torch.cat([deleted[:, -1:], inserted, whole[:, None]], dim=1)
+    deleted, inserted = (curve.masked_fill(~is_usable, float('nan')) for curve in (deleted, inserted))
+    return ReplacementCurves(deleted, inserted, replaced_fractions(steps, images.shape[2:], patch_size))
 
 
-def insertion(
-    model: nn.Module,
-    images: torch.Tensor,
-    maps: torch.Tensor,
-    targets: Targets | None = None,
-    steps: int = 224,
-    baseline: Baseline = 'blur',
-    batch_size: int = 64,
-) -> torch.Tensor:
-    """Return the area under the probability of the target while a baseline is replaced, shape (B,); higher is better.
-
-    All else is that of ``deletion``.
-    """
-    (curves,) = _curves(model, images, maps, targets, steps, [(baseline, True)], batch_size)
-    return area_under_curve(curves, replaced_fractions(steps, images.shape[2:]))
-
-
-def deletion_and_insertion_curves(
-    model: nn.Module,
-    images: torch.Tensor,
-    maps: torch.Tensor,
-    targets: Targets | None = None,
-    steps: int = 224,
-    deletion_baseline: Baseline = 'mean',
-    insertion_baseline: Baseline = 'blur',
-    batch_size: int = 64,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return both curves, each of shape (B, steps + 1); the whole images are predicted, and pixels ranked, only once.
-
-    Pixels are replaced by ``deletion_baseline``, and replace ``insertion_baseline``; all else is that of ``deletion``.
-    Column k is the probability after step k.
-    """
-    ways = [(deletion_baseline, False), (insertion_baseline, True)]
-    deleted, inserted = _curves(model, images, maps, targets, steps, ways, batch_size)
-    return deleted, inserted
-
-
-def replaced_fractions(steps: int, size: Sequence[int]) -> torch.Tensor:
+def replaced_fractions(steps: int, size: Sequence[int], patch_size: int = 1) -> torch.Tensor:
     """Return the fraction of pixels that are replaced after each step, from 0 to 1, shape (steps + 1,), float64.
 
     Args:
         steps: Number of steps.
         size: Height and width of the images.
+        patch_size: That of the patches.
 
     Raises:
-        TimmAbnError: ``steps`` is not 1 or more, or more than there are pixels.
+        TimmAbnError: ``steps`` is not 1 or more, or more than there are patches, or those do not fill the images.
     """
-    height, width = size
-    return torch.tensor(_counts(steps, height * width), dtype=torch.float64) / (height * width)
+    counts = torch.tensor(_counts(steps, size, patch_size), dtype=torch.float64)
+    return counts / counts[-1]
 
 
-def area_under_curve(curves: torch.Tensor, fractions: torch.Tensor) -> torch.Tensor:
-    """Return the areas under curves by the trapezoidal rule, shape (B,).
-
-    Args:
-        curves: Shape (B, S + 1).
-        fractions: Where on the axis the columns lie, shape (S + 1,) (see ``replaced_fractions``).
-    """
-    return torch.trapezoid(curves, fractions.to(curves), dim=1)
-
-
-def _curves(
-    model: nn.Module,
-    images: torch.Tensor,
-    maps: torch.Tensor,
-    targets: Targets | None,
-    steps: int,
-    ways: Sequence[tuple[Baseline, bool]],
-    batch_size: int,
-) -> list[torch.Tensor]:
-    """Return the scores on each way from an image to a baseline, or back (True), in the order of its map."""
-    check_evaluation_mode(model)
-    check_images(images)
-    check_maps(maps, len(images))
-    counts = _counts(steps, images[0, 0].numel())
-    check_positive('batch_size', batch_size)
-    maps = maps.detach().to(images.device)
-    targets, whole = resolve_targets(predict(model, images, batch_size), targets)
-    ranks = pixel_ranks(maps, images.shape[2:])
-    finite = maps.flatten(1).isfinite().all(dim=1, keepdim=True)
-    curves = []
-    for baseline, is_inserted in ways:
-        replacements = make_baseline(baseline, model, images)
-        # the whole image, where deletion begins and insertion ends, is known
-        if is_inserted:
-            scores = scores_of_replaced(model, replacements, images, ranks, counts[:-1], targets, batch_size)
-            curve = torch.cat([scores, whole[:, None]], dim=1)
-        else:
-            scores = scores_of_replaced(model, images, replacements, ranks, counts[1:], targets, batch_size)
-            curve = torch.cat([whole[:, None], scores], dim=1)
-        curves.append(curve.masked_fill(~finite, float('nan')))
-    return curves
-
-
-def _counts(steps: int, pixels: int) -> list[int]:
-    """Return how many pixels are replaced after each step."""
+def _counts(steps: int, size: Sequence[int], patch_size: int) -> list[int]:
+    """Return how many patches are replaced after each step."""
     check_positive('steps', steps)
-    most = max(pixels, MOST_STEPS)
+    check_positive('patch_size', patch_size)
+    height, width = size
+    if height % patch_size or width % patch_size:
+        raise TimmAbnError(f'patch_size must divide the size of the images, {height} x {width}, got {patch_size}.')
+    patches = (height // patch_size) * (width // patch_size)
+    most = max(patches, MOST_STEPS)
     if steps > most:
-        raise TimmAbnError(f'steps must be {most} or fewer for images of {pixels} pixels, got {steps}.')
-    return [step * pixels // steps for step in range(steps + 1)]
+        what = 'pixels' if patch_size == 1 else 'patches'
+        raise TimmAbnError(f'steps must be {most} or fewer for images of {patches} {what}, got {steps}.')
+    return [step * patches // steps for step in range(steps + 1)]

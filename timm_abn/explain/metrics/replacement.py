@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 
 from ...maps.operations import upsample_maps
 from .predictions import probability_function
@@ -22,10 +23,14 @@ def rank_places(values: torch.Tensor) -> torch.Tensor:
     return torch.empty_like(order, dtype=torch.int32).scatter_(1, order, places.expand_as(order))
 
 
-def pixel_ranks(maps: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """Return the place of each pixel in falling order of a map, (B, 1, h, w) upsampled bilinearly to (B, 1, H, W)."""
-    pixels = upsample_maps(maps, size)
-    return rank_places(pixels.flatten(1)).view_as(pixels)
+def pixel_ranks(maps: torch.Tensor, size: Sequence[int], patch_size: int = 1) -> torch.Tensor:
+    """Return the place of each pixel in falling order of a map, (B, 1, h, w) upsampled bilinearly to (B, 1, H, W).
+
+    All pixels of a patch have its place, in the order of the mean of the map in each.
+    """
+    values = F.avg_pool2d(upsample_maps(maps, size), patch_size)
+    ranks = rank_places(values.flatten(1)).view_as(values)
+    return ranks.repeat_interleave(patch_size, dim=2).repeat_interleave(patch_size, dim=3)
 
 
 @torch.no_grad()
@@ -43,6 +48,8 @@ def scores_of_replaced(
     Pixels of an image (B, C, H, W) whose rank (B, 1, H, W) is below the count come from ``replacements``, of its
     shape. ``batch_size`` images pass the model at once, whichever image they were made from.
     """
+    if not counts:
+        return targets.new_empty((len(images), 0), dtype=torch.float32)
     probabilities_of = probability_function(model)
     total = len(images) * len(counts)
     limits = torch.tensor(counts, dtype=torch.int32, device=images.device).view(-1, 1, 1, 1)
