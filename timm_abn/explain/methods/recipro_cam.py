@@ -17,9 +17,10 @@ class ReciproCamExplainer(Explainer):
     """Masks all but one place of the features, place by place, and asks the second half for the target's probability.
 
     What is left of the features is the paper's 3x3 Gaussian window around the place, cut off at the border. The map is
-    the probability of the target by place, stretched from least to greatest to [0, 1];
-    a flat one becomes 0. Prefix tokens are kept. Features are those of ``GradCamExplainer``; where a layer norm reads
-    them first (ConvNeXt at its default split) it undoes the window's weights, not its zeros.
+    the probability of the target by place, stretched from least to greatest to [0, 1]; a flat one becomes 0. Prefix
+    tokens are kept. Features are those of ``GradCamExplainer``: the last stage has the fewest places, and the least to
+    compute for each. Where a layer norm reads the features first (ConvNeXt) it undoes the window's weights, not its
+    zeros.
     """
 
     name = 'recipro_cam'
@@ -40,6 +41,7 @@ class ReciproCamExplainer(Explainer):
             raise TimmAbnError(f'batch_size must be a whole number of 1 or more, got {batch_size!r}.')
         self._batch_size = batch_size
         self._halves = halves_of(model, layer)
+        self.layer = self._halves.path
 
     def _maps(self, images: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
         halves = self._halves
