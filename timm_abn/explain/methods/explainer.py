@@ -9,7 +9,7 @@ import torch.nn as nn
 from ...errors import TimmAbnError
 from ...records import num_answers
 
-__all__ = ['Explainer', 'full_precision', 'less_mean', 'of_classes', 'target_classes']
+__all__ = ['Explainer', 'full_precision', 'less_mean', 'method_title', 'of_classes', 'target_classes']
 
 
 class Explainer:
@@ -76,6 +76,11 @@ class Explainer:
     def _maps(self, images: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
         """Return the maps; called without gradients, which an explainer that needs them switches on."""
         raise NotImplementedError
+
+
+def method_title(method: str, layer: str) -> str:
+    """Return what sheets and pages call a method: 'grad_cam at layer4'."""
+    return f'{method} at {layer}' if layer else method
 
 
 def target_classes(logits: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:

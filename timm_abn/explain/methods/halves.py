@@ -1,5 +1,6 @@
 """A model of any kind as two halves: features, and the logits that its second half makes of them."""
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from ...errors import TimmAbnError
 from ...networks.feature_layout import FeatureLayout, feature_layout
 from ...networks.split_network import SplitNetwork
 from ...records import answers, are_exclusive, probabilities_of
-from ...split import Features, Split, as_features, cut_backbone, cut_behind_last_stage
+from ...split import Features, Split, SplitError, as_features, cut_backbone, cut_behind_last_stage
 from ...split.halves import join_halves
 from .evaluation_copy import evaluation_copy
 from .explainer import of_classes
@@ -122,7 +123,9 @@ class _NetworkHalves(Halves):
         self._middle: nn.Module | None = None
         self.path = network.config.split
         if layer != CUT:
-            self._cut_again(evaluation_copy(network), layer)
+            # without a layer, the network's own cut stands where there is no exact one behind it (XCiT)
+            with contextlib.suppress(*([SplitError] if layer is None else [])):
+                self._cut_again(evaluation_copy(network), layer)
 
     def _cut_again(self, spare: Any, layer: str | None) -> None:
         """Cut the backbone at ``layer``, and what comes before that at the network's split."""
@@ -137,9 +140,9 @@ class _NetworkHalves(Halves):
                 f'layer must come after the cut at {spare.config.split!r}, where the attention map is applied, '
                 f'got {layer!r}.'
             )
+        self._middle = cut_backbone(later.feature_extractor, spare.config.split).perception_branch.eval()
         self.path, (self.layout, _) = later.path, feature_layout(later)
         self.per_image = later.side_inputs_per_image
-        self._middle = cut_backbone(later.feature_extractor, spare.config.split).perception_branch.eval()
         self.perception = later.perception_branch.eval()
 
     def targets(self, images: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor | None:
