@@ -27,7 +27,7 @@ MODEL = 'tf_efficientnet_lite0'
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     'Grad-CAM at the cut': ('grad_cam', dict(layer='cut')),
     'Grad-CAM at the last stage': ('grad_cam', {}),
-    'Recipro-CAM at the last stage': ('recipro_cam', {}),
+    'Recipro-CAM at the last stage': ('recipro_cam', dict(layer='blocks.6')),
     'CAM': ('cam', {}),
     'centre': ('centre', {}),
     'random': ('random', {}),

@@ -113,7 +113,7 @@ def add_methods_argument(parser: argparse.ArgumentParser, chosen: Sequence[str])
     parser.add_argument('--methods', nargs='+', type=method, metavar='METHOD', help=names)
     path = (
         'where Grad-CAM, Recipro-CAM and methods of packages are taken, such as layer3; cut: before the last stage, or '
-        'where an ABN applies its map (default: the last stage)'
+        'where an ABN applies its map (default: the last stage, of Recipro-CAM the cut)'
     )
     parser.add_argument('--layer', metavar='PATH', help=path)
 

@@ -8,8 +8,8 @@ examples:
 The sheet of photo.jpg is written to OUT/photo.compare.png; that of folder/dogs/1.jpg to OUT/dogs/1.compare.png. It
 shows the image as the model sees it, and each map laid over it, stretched to its own range, which stands below; CAM and
 class maps are given less their mean over the places, and drawn from 0. Each method stands there with the layer that its
-map comes from: Grad-CAM, Recipro-CAM and methods of packages take the last stage (of a ViT that reads its class token
-the last block but one), or --layer.
+map comes from: --layer, or for Grad-CAM and methods of packages the last stage (of a ViT that reads its class token the
+last block but one), for Recipro-CAM the cut before it.
 
 The class that is explained is the most probable one, or --class; of a multi-task network it is a task. Attention maps
 of a network with one map, rollout, random and centre are the same for all classes; their scores are not.

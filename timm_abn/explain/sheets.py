@@ -10,7 +10,7 @@ from ..data.images import denormalize
 from ..maps.colormaps import colormap_table
 from ..maps.operations import overlay_maps
 from .comparison import Comparison, MethodResult
-from .lettering import GREY, HEADING, INK, LINE, NOTE, RED, TEXT, TITLE, Pen, line_height
+from .lettering import GREY, HEADING, LINE, NOTE, RED, TEXT, TITLE, Pen, line_height
 from .methods.explainer import method_title
 
 __all__ = ['SCORES', 'draw_overlay_sheet', 'draw_sheet', 'enlarge', 'input_picture']
@@ -54,11 +54,10 @@ def draw_sheet(
     sheet = Image.new('RGB', (width, 4000), 'white')
     pen = Pen(sheet)
     top = _draw_header(pen, comparison, class_names, title, width)
-    titles = ['input', *(method_title(result.method, result.layer) for result in comparison.results)]
-    fits = all(pen.width(word, HEADING) <= column for title in titles for word in title.split())
+    titles = [['input'], *(_title(pen, result, column) for result in comparison.results)]
+    size = HEADING if all(pen.width(line, HEADING) <= column for title in titles for line in title) else TEXT
     lefts = range(MARGIN, width, column + GAP)
-    size = HEADING if fits else TEXT
-    ends = [pen.paragraphs((left, top), [title], size, column, INK) for left, title in zip(lefts, titles)]
+    ends = [pen.paragraphs((left, top), title, size, column) for left, title in zip(lefts, titles)]
     top_of_panels = max(ends) + 4
     sheet.paste(enlarged, (MARGIN, top_of_panels))
     bottom = top_of_panels + panel[1]
@@ -136,6 +135,13 @@ def _draw_header(pen: Pen, comparison: Comparison, class_names: Sequence[str], t
         top += line_height(TEXT)
     pen.draw.line([(MARGIN, top + 6), (width - MARGIN, top + 6)], fill=LINE)
     return top + 18
+
+
+def _title(pen: Pen, result: MethodResult, room: int) -> list[str]:
+    """Return the title of a method, the layer in a line of its own where one is too short for both."""
+    title = method_title(result.method, result.layer)
+    fits = not result.layer or pen.width(title, HEADING) <= room
+    return [title] if fits else [result.method, f'at {result.layer}']
 
 
 def _overlay(enlarged: Image.Image, result: MethodResult, colormap: str) -> Image.Image:

@@ -6,7 +6,7 @@ import torch.nn as nn
 from ...errors import TimmAbnError
 from ...maps.operations import normalize_maps
 from .explainer import Explainer, full_precision, target_classes
-from .halves import halves_of
+from .halves import CUT, halves_of
 
 __all__ = ['ReciproCamExplainer']
 
@@ -18,18 +18,18 @@ class ReciproCamExplainer(Explainer):
 
     What is left of the features is the paper's 3x3 Gaussian window around the place, cut off at the border. The map is
     the probability of the target by place, stretched from least to greatest to [0, 1]; a flat one becomes 0. Prefix
-    tokens are kept. Features are those of ``GradCamExplainer``: the last stage has the fewest places, and the least to
-    compute for each. Where a layer norm reads the features first (ConvNeXt) it undoes the window's weights, not its
-    zeros.
+    tokens are kept. Features are those at the cut, before the last stage: behind it one place alone may say nothing (of
+    EfficientNet-lite0, 4 of 8 photos have a flat map there). Where a layer norm reads the features first (ConvNeXt) it
+    undoes the window's weights, not its zeros.
     """
 
     name = 'recipro_cam'
 
-    def __init__(self, model: nn.Module, layer: str | None = None, batch_size: int = 64) -> None:
+    def __init__(self, model: nn.Module, layer: str = CUT, batch_size: int = 64) -> None:
         """
         Args:
             model: A timm model, with or without an attention branch.
-            layer: See ``GradCamExplainer``.
+            layer: See ``GradCamExplainer``; by default 'cut'.
             batch_size: How many masked copies pass the second half at once; copies of several images share a batch.
 
         Raises:
