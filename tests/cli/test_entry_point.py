@@ -38,7 +38,7 @@ CASES = [
     (['nonsense'], 2, "invalid choice: 'nonsense'"),
     (['list', 'resnet*'], 2, "no model matches 'resnet*'"),
     (['compare', '.', '--model', MODEL, '--methods', 'y'], 2, "there is no method 'y'"),
-    (['convert', '--mechanism', 'y', 'x'], 2, "there is no method 'y'"),
+    (['convert', '--mechanism', 'y', 'x'], 2, "invalid choice: 'y'"),
     (['explain', '.', '--model', MODEL, '--colormap', 'jet'], 2, "invalid choice: 'jet'"),
     (['explain', 'missing.jpg', '--model', MODEL, '--device', 'warp'], 2, 'there is no file or folder missing.jpg'),
     (['export', 'onnx', '--model', MODEL, '--out', 'x.pt2'], 2, '--out must end in .onnx'),

@@ -227,7 +227,7 @@ AFTER_THE_CUT = "layer must come after the cut at 'layer3',"
     [
         ('grad_camm', {}, "Unknown explainer 'grad_camm': did you mean grad_cam, pytorch_grad_cam?"),
         ('x', {}, f"Unknown explainer 'x': there are {', '.join(OWN)}, pytorch_grad_cam, torchcam, captum."),
-        ('captm:Saliency', {}, "Unknown explainer 'captm:Saliency': did you mean captum?"),
+        ('captm:Saliency', {}, "Unknown explainer 'captm:Saliency': did you mean captum, cam?"),
         (
             'grad_cam:LayerCAM',
             {},
