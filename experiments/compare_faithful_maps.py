@@ -8,7 +8,7 @@ fine-tuning with the loss of the paper, and ResNet-20 without ABN, trained from 
 Stopped and started again, it goes on with the runs that have not ended.
 
 Deletion and insertion are of ``--limit`` test images, ``deletion, black`` with black pixels, which no training saw;
-Grad-CAM of an ABN is taken where its map gates. Accuracies, and what they lose with the map of another image, or the
+Grad-CAM is taken at the last stage. Accuracies, and what they lose with the map of another image, or the
 mean of each map everywhere, are of all 10,000 test images. Means are over all images and seeds; intervals come from
 drawing images, each with all of its seeds. Seeds agree by the IoU of the highest 30 % of their maps (two random maps:
 0.18).

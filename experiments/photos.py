@@ -23,12 +23,11 @@ from timm_abn.explain.metrics import predict
 from timm_abn.explain.sheets import draw_sheet, input_picture
 
 MODEL = 'tf_efficientnet_lite0'
-# chosen before scores were looked at; at the cut Recipro-CAM takes minutes a mosaic without a GPU
-LAST_STAGE = dict(layer='blocks.6')
+# at the cut Recipro-CAM takes minutes a mosaic without a GPU
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
-    'Grad-CAM at the cut': ('grad_cam', {}),
-    'Grad-CAM at the last stage': ('grad_cam', LAST_STAGE),
-    'Recipro-CAM at the last stage': ('recipro_cam', LAST_STAGE),
+    'Grad-CAM at the cut': ('grad_cam', dict(layer='cut')),
+    'Grad-CAM at the last stage': ('grad_cam', {}),
+    'Recipro-CAM at the last stage': ('recipro_cam', dict(layer='blocks.6')),
     'CAM': ('cam', {}),
     'centre': ('centre', {}),
     'random': ('random', {}),

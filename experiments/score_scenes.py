@@ -9,7 +9,8 @@ Example:
 Of each object of the test scenes, the map of its attribute is scored: pointing game, energy in the mask, the same
 corrected for the mask's area, IoU at the best threshold; and of the objects of the first scenes, deletion: the
 probability of the attribute (a sigmoid) while pixels are replaced by the mean colour. The attention map is compared
-with Grad-CAM of the same network at its cut, with the same Gaussian in the middle of each image, and with random maps.
+with Grad-CAM of the same network at its last stage, with the same Gaussian in the middle of each image, and with random
+maps.
 
 Means are over all objects and runs. Intervals, and those of paired differences, come from drawing scenes, each with all
 of its objects in all runs; the deviation is that of the means of the runs.

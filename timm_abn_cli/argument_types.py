@@ -2,12 +2,15 @@
 
 import argparse
 import ast
+import difflib
 import math
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .choices import METHODS, PACKAGES
 
 if TYPE_CHECKING:
     import torch
@@ -69,6 +72,18 @@ def zero_or_more(text: str) -> float:
     if not (math.isfinite(number) and number >= 0):
         raise argparse.ArgumentTypeError(f'must be a number that is finite and not negative, got {text!r}')
     return number
+
+
+def method(text: str) -> str:
+    """Parse the name of a method, or PACKAGE:METHOD of a package that is imported later."""
+    package, colon, name = text.partition(':')
+    if package not in METHODS:
+        close = difflib.get_close_matches(package, METHODS)
+        hint = f'did you mean {", ".join(close)}?' if close else f'there are {", ".join(METHODS)}'
+        raise argparse.ArgumentTypeError(f'there is no method {text!r}; {hint}')
+    if colon and (package not in PACKAGES or not name):
+        raise argparse.ArgumentTypeError(f'PACKAGE:METHOD is of {", ".join(PACKAGES)}, got {text!r}')
+    return text
 
 
 def device(text: str) -> 'torch.device':

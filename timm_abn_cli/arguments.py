@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .argument_types import KeyValues, device, existing, existing_file, output_file, positive, seed
+from .argument_types import KeyValues, device, existing, existing_file, method, output_file, positive, seed
 from .choices import METHODS, PROBABILITIES
 from .errors import CommandError
 
@@ -105,9 +105,17 @@ def given_data(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def add_methods_argument(parser: argparse.ArgumentParser, chosen: Sequence[str]) -> None:
-    """Declare which explanations a command makes; ``chosen`` are tried where none is named."""
-    names = f'{", ".join(METHODS)} (default: those of {", ".join(chosen)} that apply to the model)'
-    parser.add_argument('--methods', nargs='+', choices=METHODS, metavar='METHOD', help=names)
+    """Declare which explanations a command makes, and where; ``chosen`` are tried where none is named."""
+    names = (
+        f'{", ".join(METHODS)}; of the last three also PACKAGE:METHOD, such as torchcam:LayerCAM (default: those of '
+        f'{", ".join(chosen)} that apply to the model)'
+    )
+    parser.add_argument('--methods', nargs='+', type=method, metavar='METHOD', help=names)
+    path = (
+        'where Grad-CAM, Recipro-CAM and methods of packages are taken, such as layer3; cut: before the last stage, or '
+        'where an ABN applies its map (default: the last stage, of Recipro-CAM the cut)'
+    )
+    parser.add_argument('--layer', metavar='PATH', help=path)
 
 
 def add_label_names_argument(parser: argparse.ArgumentParser) -> None:

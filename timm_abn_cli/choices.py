@@ -1,15 +1,16 @@
 """What a command line offers by name. The library says the same, but only to those who wait for it to be imported."""
 
-__all__ = ['BASELINES', 'COLORMAPS', 'INTERPOLATIONS', 'MECHANISMS', 'METHODS', 'PROBABILITIES', 'SCALES', 'SHOWN_MAPS']
+__all__ = [
+    *('BASELINES', 'COLORMAPS', 'INTERPOLATIONS', 'MECHANISMS', 'METHODS', 'PACKAGES', 'PROBABILITIES', 'SCALES'),
+    'SHOWN_MAPS',
+]
 
 BASELINES = ('mean', 'black', 'blur')
 COLORMAPS = ('viridis', 'inferno', 'magma')
 INTERPOLATIONS = ('bilinear', 'bicubic')
 MECHANISMS = ('residual', 'product')
-METHODS = (
-    *('attention', 'class_map', 'cam', 'grad_cam', 'recipro_cam', 'rollout', 'random', 'centre'),
-    *('pytorch_grad_cam', 'torchcam', 'captum'),
-)
+PACKAGES = ('pytorch_grad_cam', 'torchcam', 'captum')  # each with methods of its own
+METHODS = ('attention', 'class_map', 'cam', 'grad_cam', 'recipro_cam', 'rollout', 'random', 'centre', *PACKAGES)
 PROBABILITIES = ('softmax', 'sigmoid')
 SCALES = ('own', 'common', 'absolute')
 SHOWN_MAPS = ('attention', 'class', 'contrast')

@@ -3,9 +3,13 @@
 examples:
   timm-abn compare photo.jpg --model abn_resnet20_cifar.fashion_mnist --methods attention class_map grad_cam recipro_cam
   timm-abn compare folder/ --model resnet18 --methods cam grad_cam centre --class "tabby" --csv scores.csv
+  timm-abn compare photo.jpg --model resnet18 --methods grad_cam torchcam:LayerCAM captum:Saliency --layer layer3
 
 The sheet of photo.jpg is written to OUT/photo.compare.png; that of folder/dogs/1.jpg to OUT/dogs/1.compare.png. It
-shows the image as the model sees it, and each map laid over it, stretched to its own range, which stands below.
+shows the image as the model sees it, and each map laid over it, stretched to its own range, which stands below; CAM and
+class maps are given less their mean over the places, and drawn from 0. Each method stands there with the layer that its
+map comes from: --layer, or for Grad-CAM and methods of packages the last stage (of a ViT that reads its class token the
+last block but one), for Recipro-CAM the cut before it.
 
 The class that is explained is the most probable one, or --class; of a multi-task network it is a task. Attention maps
 of a network with one map, rollout, random and centre are the same for all classes; their scores are not.
@@ -17,7 +21,8 @@ one image is an anecdote: timm-abn evaluate takes many.
 Images in folders that are called like classes have a true label: the number of right answers stands below the table.
 
 Any timm model will do, with --checkpoint or with pretrained weights; methods that do not apply to it are reported
-before the work begins. pytorch_grad_cam, torchcam and captum are other packages: pip install 'timm-abn[compare]'.
+before the work begins. pytorch_grad_cam, torchcam and captum are other packages: pip install 'timm-abn[compare]'. Each
+has methods of its own: pytorch_grad_cam:LayerCAM, torchcam:SmoothGradCAMpp, captum:IntegratedGradients.
 
 exit code: 0 if all went well, 1 if images found in a folder cannot be read (the others are compared), 2 if a file that
 was named cannot be read, or for wrong arguments.
@@ -57,7 +62,7 @@ __all__ = ['add_arguments', 'run']
 CHOSEN = ('attention', 'class_map', 'grad_cam', 'recipro_cam')
 NUMBERS = ('probability', 'least', 'greatest', 'deletion', 'insertion')
 COLUMNS = (
-    *('image', 'predicted', 'predicted_probability', 'class', 'probability', 'method'),
+    *('image', 'predicted', 'predicted_probability', 'class', 'probability', 'method', 'layer'),
     *('least', 'greatest', 'deletion', 'insertion', 'problem', 'sheet'),
 )
 
@@ -101,8 +106,8 @@ def run(args: argparse.Namespace) -> int:
     names = name_classes(model, args.label_names)
     target = None if args.class_name is None else find_class(args.class_name, names)
     preprocessing = Preprocessing(model)
-    found = {} if args.methods else applicable_explainers(CHOSEN, model)
-    explainers = found or create_explainers(args.methods or CHOSEN, model)
+    found = {} if args.methods else applicable_explainers(CHOSEN, model, args.layer)
+    explainers = found or create_explainers(args.methods or CHOSEN, model, args.layer)
     labels = dict(zip([source.path for source in sources], folder_labels(sources, model)))
     rows: list[dict[str, Any]] = []
     answers: list[Answer] = []
@@ -137,7 +142,8 @@ def _write_sheet(
 
     config, name = preprocessing.config, prepared.source.name
     notes = [
-        f'{model_title(args)}. Colours show each map from its least value to its greatest, which the bars name. '
+        f'{model_title(args)}. Colours show each map from its least value to its greatest, which the bars name; CAM '
+        'and class maps, less their mean, from 0. '
         f'Scores: area under the curve of the probability of "{names[comparison.target]}" in {args.steps} steps; '
         'deletion (to the mean colour): lower is better, insertion (from a blur): higher is better.'
     ]
@@ -160,11 +166,15 @@ def _rows(image: str, comparison: 'Comparison', names: Sequence[str], sheet: Pat
     }
     renamed = dict(low='least', high='greatest')
     results = [dataclasses.asdict(result) for result in comparison.results]
-    return [{**known, **{renamed.get(key, key): result[key] for key in result if key != 'map'}} for result in results]
+    left_out = ('map', 'centred')
+    shown = [{key: value for key, value in result.items() if key not in left_out} for result in results]
+    return [{**known, **{renamed.get(key, key): value for key, value in result.items()}} for result in shown]
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:
     """Return the table, in which what belongs to an image stands in the first of its rows."""
+    from timm_abn.explain.sheets import SCORES
+
     columns = [column for column in COLUMNS if not column.startswith('predicted')]
     if not any(row['problem'] for row in rows):
         columns.remove('problem')
@@ -176,7 +186,8 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
             shown.update(dict.fromkeys(('image', 'class', 'probability', 'sheet'), ''))
         before = row['image']
         cells.append(tuple(shown.values()))
-    return format_table(columns, cells, right=NUMBERS)
+    titles = [SCORES.get(column, column) for column in columns]
+    return format_table(titles, cells, right=[*NUMBERS, *SCORES.values()])
 
 
 def _number(name: str, value: float) -> str:

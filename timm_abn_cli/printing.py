@@ -8,6 +8,7 @@ from typing import Any, TextIO
 __all__ = ['visible', 'visible_output']
 
 JOINERS = '\u200c\u200d'  # of scripts and emoji
+ARROWS = {'\u2191': '^', '\u2193': 'v'}  # in tables, and what stands for them where they cannot be encoded
 
 
 def visible(text: str, kept: str = '') -> str:
@@ -24,7 +25,11 @@ class _VisibleStream:
 
     def write(self, text: str) -> int:
         encoding = self._stream.encoding or 'utf-8'
-        self._stream.write(visible(text, '\n\r\t').encode(encoding, 'backslashreplace').decode(encoding))
+        shown = visible(text, '\n\r\t')
+        for arrow, plain in ARROWS.items():
+            if not arrow.encode(encoding, 'ignore'):
+                shown = shown.replace(arrow, plain)
+        self._stream.write(shown.encode(encoding, 'backslashreplace').decode(encoding))
         return len(text)
 
     def __getattr__(self, name: str) -> Any:

@@ -10,7 +10,7 @@ from timm_abn import TimmAbnError
 from timm_abn.app.curves import curves_of
 from timm_abn.app.models import OfferedModels, ServedModel, models_with_weights
 from timm_abn.app.photos import Photo
-from timm_abn.app.session import MAPS, draw_map, map_of, method_map, open_session, prepare, top_classes
+from timm_abn.app.session import MAPS, draw_kind, draw_map, map_of, method_map, open_session, prepare, top_classes
 from timm_abn.data.images import draw_overlay
 from timm_abn.explain.methods import create_explainer
 from timm_abn.explain.metrics import deletion, insertion
@@ -41,7 +41,12 @@ def test_the_prediction_is_that_of_the_model(photo, session, served):
     assert top_classes(session, 3) == expected.top_k(3)[1][0].tolist()
     assert torch.equal(map_of(session, served, MAPS[0]), session.explanation.attention_map)
     classes = torch.tensor([4])
-    assert torch.equal(map_of(session, served, MAPS[1], 4), session.explanation.class_map(classes))
+    class_map = session.explanation.class_map(classes)
+    values = map_of(session, served, MAPS[1], 4)
+    torch.testing.assert_close(values, class_map - class_map.mean())
+    drawn = draw_map(session, values.relu())  # what speaks for the class more than the mean place
+    assert np.array_equal(draw_kind(session, served, MAPS[1], 4), drawn)
+    assert served.title('class_map') == 'class_map at layer2' and served.title('grad_cam') == 'grad_cam at layer3'
     assert torch.equal(map_of(session, served, MAPS[2], 4), session.explanation.contrast_map(classes))
 
 

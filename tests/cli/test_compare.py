@@ -39,10 +39,12 @@ def test_sheets_of_files_and_folders(photos, capsys):
         assert sheet.width > 5 * 224
     rows = rows_of('tables/scores.csv')
     assert [row['method'] for row in rows] == methods * 3  # by default those that apply
+    assert [row['layer'] for row in rows] == ['layer2', 'layer2', 'layer3', 'layer2'] * 3
     assert [row['sheet'] for row in rows[::4]] == sheets
     captured = capsys.readouterr()
     assert captured.err == '' and len(captured.out.splitlines()) == 2 + 3 * 4
     assert captured.out.splitlines()[2].startswith('photo.jpg')
+    assert 'deletion ↓  insertion ↑' in captured.out.splitlines()[0]
     # what was written lies among the images, and is none of them
     Path('shirt').mkdir()
     Path('photo.jpg').rename('shirt/photo.jpg')
@@ -114,7 +116,13 @@ def test_images_that_cannot_be_read(photos, capsys):
     ('args', 'message'),
     [
         (['missing.jpg'], 'there is no file or folder missing.jpg'),
-        (['photo.jpg', '--methods', 'gradcam'], "argument --methods: invalid choice: 'gradcam'"),
+        (
+            ['photo.jpg', '--methods', 'gradcam'],
+            "argument --methods: there is no method 'gradcam'; did you mean grad_cam",
+        ),
+        (['photo.jpg', '--methods', 'cam:X'], 'argument --methods: PACKAGE:METHOD is of pytorch_grad_cam, torchcam, '),
+        (['photo.jpg', '--layer', 'layr3'], "has no module 'layr3'; did you mean layer3"),
+        (['photo.jpg', '--methods', 'centre', '--layer', 'layer3'], "layer 'layer3' is for methods that take one ("),
         (['photo.jpg', '--methods'], 'argument --methods: expected at least one argument'),
         (['photo.jpg', '--class', 'shirts'], "there is no class 'shirts'; did you mean shirt"),
         (['photo.jpg', '--class', '10'], "there is no class '10'; the model has 't-shirt/top' (0) to "),

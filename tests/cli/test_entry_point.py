@@ -37,7 +37,7 @@ CASES = [
     ([], 2, 'required: command; see timm-abn --help'),
     (['nonsense'], 2, "invalid choice: 'nonsense'"),
     (['list', 'resnet*'], 2, "no model matches 'resnet*'"),
-    (['compare', '.', '--model', MODEL, '--methods', 'y'], 2, "invalid choice: 'y'"),
+    (['compare', '.', '--model', MODEL, '--methods', 'y'], 2, "there is no method 'y'"),
     (['convert', '--mechanism', 'y', 'x'], 2, "invalid choice: 'y'"),
     (['explain', '.', '--model', MODEL, '--colormap', 'jet'], 2, "invalid choice: 'jet'"),
     (['explain', 'missing.jpg', '--model', MODEL, '--device', 'warp'], 2, 'there is no file or folder missing.jpg'),

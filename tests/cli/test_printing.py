@@ -33,9 +33,9 @@ def test_any_encoding_will_do(monkeypatch, tmp_path):
     stream = io.TextIOWrapper(io.BytesIO(), 'ascii')
     monkeypatch.setattr(sys, 'stdout', stream)
     with visible_output():
-        print('größer 猫')
+        print('größer 猫 ↓↑')
     stream.flush()
-    assert stream.buffer.getvalue() == rb'gr\xf6\xdfer \u732b' + b'\n'
+    assert stream.buffer.getvalue() == rb'gr\xf6\xdfer \u732b v^' + b'\n'
     write_csv(tmp_path / 'a.csv', ['image'], [dict(image='größer\udce9')])
     assert (tmp_path / 'a.csv').read_text(encoding='utf-8').splitlines() == ['image', r'größer\udce9']
 

@@ -7,7 +7,7 @@ from PIL import Image, ImageColor
 from torchvision.transforms.functional import pil_to_tensor
 
 from timm_abn.explain.comparison import Comparison, MethodResult
-from timm_abn.explain.lettering import INK, RED
+from timm_abn.explain.lettering import INK, RED, Pen
 from timm_abn.explain.sheets import GAP, MARGIN, draw_sheet, input_picture
 from timm_abn.maps.operations import overlay_maps
 
@@ -18,10 +18,11 @@ def picture(width=32, height=32):
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-def result(method='grad_cam', problem='', seed=0):
-    maps = torch.rand(1, 1, 4, 4, generator=torch.Generator().manual_seed(seed))
+def result(method='grad_cam', problem='', seed=0, least=0, **options):
+    maps = torch.rand(1, 1, 4, 4, generator=torch.Generator().manual_seed(seed)) + least
     score = float('nan') if problem else 0.25
-    return MethodResult(method, maps, maps.min().item(), maps.max().item(), score, score, problem)
+    low, high = maps.min().item(), maps.max().item()
+    return MethodResult(method, maps, low, high, score, score, problem, **options)
 
 
 def sheet_of(*results, image=None, target=0, title='photo.jpg', notes=('a note',)):
@@ -53,6 +54,43 @@ def test_the_image_and_its_maps():
         overlay = overlay_maps(pil_to_tensor(enlarged)[None], one.map)[0].permute(1, 2, 0).numpy()
         assert place_of(sheet, overlay) == (MARGIN + (index + 1) * (224 + GAP), top)
     assert not has_color(sheet, RED)
+
+
+def test_of_a_centred_map_what_is_above_0_is_drawn():
+    enlarged = picture().resize((224, 224), Image.Resampling.NEAREST)
+    for centred in (False, True):
+        one = result(least=-0.5, centred=centred)
+        drawn = [
+            overlay_maps(pil_to_tensor(enlarged)[None], maps)[0].permute(1, 2, 0).numpy()
+            for maps in (one.map, one.map.relu())
+        ]
+        assert [place_of(sheet_of(one), overlay) is not None for overlay in drawn] == [not centred, centred]
+
+
+def test_titles_name_the_layer(monkeypatch):
+    written, write = [], Pen.text
+    monkeypatch.setattr(
+        Pen, 'text', lambda self, place, text, *args: written.append(text) or write(self, place, text, *args)
+    )
+    sheet_of(
+        result('grad_cam', layer='layer4'), result('random'), result('pytorch_grad_cam', layer='stages.3.blocks.2')
+    )
+    assert {'grad_cam at layer4', 'random', 'pytorch_grad_cam', 'at stages.3.blocks.2', 'deletion ↓'} <= set(written)
+
+
+def test_arrows_which_the_font_lacks_are_drawn():
+    drawn = []
+    for text in ('↑', '↓'):
+        sheet = Image.new('RGB', (40, 40), 'white')
+        assert Pen(sheet).text((5, 5), text, 20, 40) == 14
+        drawn.append(np.asarray(sheet) < 128)
+    up, down = (arrow[:, :, 0].sum(axis=1) for arrow in drawn)  # dark pixels by row
+    (rows,) = np.nonzero(up)
+    upper, lower = np.array_split(up[rows], 2)
+    assert upper.max() > 2 * lower.max() and up.sum() == pytest.approx(down.sum(), abs=4)
+    (rows,) = np.nonzero(down)
+    upper, lower = np.array_split(down[rows], 2)
+    assert lower.max() > 2 * upper.max()
 
 
 @pytest.mark.parametrize('problem', ['flat map', 'NaN or infinity in the map'])

@@ -13,7 +13,7 @@ from ..data.class_names import name_classes
 from ..data.images import Preprocessing
 from ..errors import TimmAbnError
 from ..explain.editing import check_editable
-from ..explain.methods import Explainer, applicable_explainers
+from ..explain.methods import Explainer, applicable_explainers, method_title
 from ..models.loading import load_model, model_names
 from ..networks.multi_task import MultiTaskAttentionBranchNet
 
@@ -40,6 +40,10 @@ class ServedModel:
     def explainers(self) -> dict[str, Explainer]:
         """The methods that apply to the model; finding out takes a forward and a backward pass of each."""
         return applicable_explainers(METHODS, self.model)
+
+    def title(self, method: str) -> str:
+        """Return what one of the ``explainers`` is called, with its layer."""
+        return method_title(method, self.explainers[method].layer)
 
     @property
     def device(self) -> torch.device:

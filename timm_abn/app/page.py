@@ -19,7 +19,7 @@ from .layout import KEEPS, Parts, sample_paths
 from .models import OfferedModels, ServedModel
 from .painting import draw_edited_map, is_empty, merge_layers, paint, write_files
 from .photos import read_photo
-from .session import Session, draw_map, map_of, method_map, open_session, prepare, top_classes
+from .session import Session, draw_kind, draw_map, map_of, method_map, open_session, prepare, top_classes
 from .tables import message, probability_table
 
 __all__ = ['build_page']
@@ -144,7 +144,7 @@ class _Page:
     def _open(self, session: Session, served: ServedModel, kind: str) -> dict[Any, Any]:
         p = self.parts
         table = probability_table(served.class_names, top_classes(session), session.probabilities)
-        background = _drawn(session, served, kind, None)
+        background = draw_kind(session, served, kind)
         empty = Image.new('RGBA', background.size)  # without any layer the strokes on the last photo would stay
         return {
             p.session: session,
@@ -158,18 +158,18 @@ class _Page:
         }
 
     def _choices_of(self, served: ServedModel) -> dict[Any, Any]:
-        p, methods = self.parts, list(served.explainers)
+        p, methods = self.parts, [(served.title(name), name) for name in served.explainers]
         targets = [('most probable', MOST_PROBABLE), *((name, i) for i, name in enumerate(served.class_names))]
         return {
             p.target: gr.Dropdown(targets, value=MOST_PROBABLE),
-            p.method: gr.Dropdown(methods, value=methods[0] if methods else None),
+            p.method: gr.Dropdown(methods, value=methods[0][1] if methods else None),
         }
 
     @_computing
     def redraw(self, session: Session, model: str, target: int, kind: str, keeps: str, canvas: Any) -> dict[Any, Any]:
         if session is None:
             return {}
-        background = _drawn(session, self.offered.load(model), kind, _target(target))
+        background = draw_kind(session, self.offered.load(model), kind, _target(target))
         shown = dict(background=background, layers=canvas['layers'], composite=background)
         return {self.parts.canvas: shown, **self._predict(session, model, target, keeps, canvas)}
 
@@ -197,20 +197,22 @@ class _Page:
         said = {self.parts.message: gr.skip()}  # what was said of an upload stays
         if session is None or method is None:
             return said
-        values = method_map(session, self.offered.load(model), method, _target(target))
-        return {**said, self.parts.beside: draw_map(session, values)}
+        served = self.offered.load(model)
+        values = method_map(session, served, method, _target(target))
+        value_range = (0.0, values.max().item()) if served.explainers[method].centred else None
+        return {**said, self.parts.beside: draw_map(session, values, value_range)}
 
     @_computing
     def draw_curves(self, session: Session | None, model: str, target: int, method: str | None) -> dict[Any, Any]:
         session, served, wanted = _opened(session), self.offered.load(model), _target(target)
         maps = {OWN: map_of(session, served, OWN, wanted)}
         if method is not None:
-            maps[method] = method_map(session, served, method, wanted)
+            maps[served.title(method)] = method_map(session, served, method, wanted)
         curves = {name: curves_of(session, served, values, wanted) for name, values in maps.items()}
         flat = [name for name, found in curves.items() if found is None]
         drawn = {name: found for name, found in curves.items() if found is not None}
         areas = '; '.join(
-            f'{name}: deletion {found.deletion_area:.3f}, insertion {found.insertion_area:.3f}'
+            f'{name}: deletion \u2193 {found.deletion_area:.3f}, insertion \u2191 {found.insertion_area:.3f}'
             for name, found in drawn.items()
         )
         flatness = f' {", ".join(flat)}: flat, which has no order.' if flat else ''
@@ -237,10 +239,6 @@ def _opened(session: Session | None) -> Session:
 
 def _target(chosen: int | None) -> int | None:
     return None if chosen is None or chosen == MOST_PROBABLE else chosen
-
-
-def _drawn(session: Session, served: ServedModel, kind: str, target: int | None) -> Any:
-    return draw_map(session, map_of(session, served, kind, target), both_signs=kind.startswith('contrast'))
 
 
 def _frame(curves: dict[str, Curves]) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from ..data.images import place_map
 from ..explain.editing import Edit, edit_prediction
 from ..staging import staged_files
 from .models import ServedModel
-from .session import Session, draw_map, map_of, target_of
+from .session import Session, draw_kind, draw_map, map_of, target_of
 
 __all__ = ['draw_edited_map', 'is_empty', 'mask_of', 'merge_layers', 'paint', 'write_files']
 
@@ -72,7 +72,7 @@ def write_files(
     shown = map_of(session, served, kind, target).float().cpu()
     names = [f'{stem}.overlay.png', f'{stem}.map.npy', f'{stem}.painted.npy', f'{stem}.png']
     with staged_files(folder) as staging:
-        draw_map(session, shown, both_signs=kind.startswith('contrast'), full_size=True).save(staging / names[0])
+        draw_kind(session, served, kind, target, full_size=True).save(staging / names[0])
         np.save(staging / names[1], place_map(shown, session.box, session.size, 'bilinear').numpy())
         np.save(staging / names[2], edit.edited_map[0, 0].float().cpu().numpy())
         mask_of(session, edit, painting).save(staging / names[3])

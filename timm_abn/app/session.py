@@ -6,13 +6,17 @@ import torch
 from PIL import Image
 
 from ..data.images import Box, draw_overlay
+from ..explain.methods.explainer import less_mean
 from ..maps.colormaps import DIVERGING_COLORMAP
 from ..maps.explanation import Explanation
 from ..maps.operations import centre_maps, normalize_maps
 from .models import ServedModel
 from .photos import Photo, shown_size, to_shown_box
 
-__all__ = ['MAPS', 'Session', 'draw_map', 'map_of', 'method_map', 'open_session', 'prepare', 'target_of', 'top_classes']
+__all__ = [
+    *('MAPS', 'Session', 'draw_kind', 'draw_map', 'map_of', 'method_map', 'open_session', 'prepare', 'target_of'),
+    'top_classes',
+]
 
 MAPS = ('attention map', 'class map', 'contrast with the other classes')
 
@@ -71,7 +75,7 @@ def target_of(session: Session, target: int | None) -> int:
 
 
 def map_of(session: Session, served: ServedModel, kind: str, target: int | None = None) -> torch.Tensor:
-    """Return a map of the model's own, shape (1, 1, h, w); ``kind`` is one of ``MAPS``.
+    """Return a map of the model's own, shape (1, 1, h, w); ``kind`` is one of ``MAPS``, a class map less its mean.
 
     Raises:
         TimmAbnError: The model has no such map.
@@ -82,7 +86,7 @@ def map_of(session: Session, served: ServedModel, kind: str, target: int | None 
         return maps[:, index : index + 1] if served.has_tasks else maps
     classes = torch.tensor([index])
     if kind == MAPS[1]:
-        return session.explanation.class_map(classes)
+        return less_mean(session.explanation.class_map(classes))
     return session.explanation.contrast_map(classes)
 
 
@@ -106,6 +110,15 @@ def draw_map(
         box = to_shown_box(session.box, session.size, picture.size)
         return draw_overlay(picture, in_range, box, colormap=colormap)
     return draw_overlay(session.shown, in_range, session.shown_box, colormap=colormap)
+
+
+def draw_kind(
+    session: Session, served: ServedModel, kind: str, target: int | None = None, full_size: bool = False
+) -> Image.Image:
+    """Return ``draw_map`` of what ``map_of`` returns; of a class map what is above 0."""
+    values = map_of(session, served, kind, target)
+    value_range = (0.0, values.max().item()) if kind == MAPS[1] else None
+    return draw_map(session, values, value_range, both_signs=kind == MAPS[2], full_size=full_size)
 
 
 def method_map(session: Session, served: ServedModel, method: str, target: int | None = None) -> torch.Tensor:

@@ -26,6 +26,8 @@ class MethodResult:
         deletion: Area under the deletion curve, in [0, 1].
         insertion: Area under the insertion curve.
         problem: Why the map says nothing: it is flat, or holds a NaN; empty if there is none.
+        layer: Where the map comes from, see ``timm_abn.explain.methods.Explainer``; '' if the method does not say.
+        centred: Whether the map is given less its mean, so that what is drawn is what is above 0.
     """
 
     method: str
@@ -36,6 +38,8 @@ class MethodResult:
     deletion: float
     insertion: float
     problem: str
+    layer: str = ''
+    centred: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +92,9 @@ def compare_methods(
     columns = []
     for name, explainer in explainers.items():
         maps = explainer(images, explained).detach().float()
-        columns.append(_results(name, model, images, maps, explained, steps, batch_size))
+        layer, centred = getattr(explainer, 'layer', ''), getattr(explainer, 'centred', False)
+        results = _results(name, model, images, maps, explained, steps, batch_size)
+        columns.append([dataclasses.replace(result, layer=layer, centred=centred) for result in results])
     facts = zip(predicted.tolist(), probability.tolist(), explained.tolist(), target_probability.tolist())
     return [Comparison(*fact, results=tuple(column[index] for column in columns)) for index, fact in enumerate(facts)]
 

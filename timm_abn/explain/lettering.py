@@ -1,6 +1,7 @@
 """Text on pictures, in the font that comes with Pillow: sizes and colours, and a pen whose words fit."""
 
 import functools
+import re
 import unicodedata
 from collections.abc import Sequence
 
@@ -11,6 +12,7 @@ __all__ = ['GREY', 'HEADING', 'INK', 'LINE', 'NOTE', 'RED', 'TEXT', 'TITLE', 'Pe
 TITLE, HEADING, TEXT, NOTE = 24, 18, 15, 13  # sizes of the font
 INK, GREY, RED, LINE = '#1c1c1c', '#6a6a6a', '#b3261e', '#d8d8d8'
 LEADING = 1.45  # from one line of text to the next, in sizes of the font
+ARROWS, ARROW = '\u2191\u2193', 0.7  # up and down, which the font does not have, and their width in sizes of it
 
 
 def line_height(size: int) -> int:
@@ -26,7 +28,8 @@ class Pen:
 
     def width(self, text: str, size: int) -> int:
         """Return the width of a text in pixels."""
-        return round(_font(size).getlength(_printable(text)))
+        pieces = re.split(f'([{ARROWS}])', _printable(text))
+        return round(sum(map(_font(size).getlength, pieces[::2])) + ARROW * size * len(pieces[1::2]))
 
     def text(self, place: tuple[int, int], text: str, size: int, room: int, color: str = INK) -> int:
         """Write a text, shortened in the middle where it is wider than ``room``, and return its width."""
@@ -35,8 +38,23 @@ class Pen:
         while most > 2 and self.width(text, size) > room:
             most -= 1
             text = shortened(whole, most)
-        self.draw.text(place, text, fill=color, font=_font(size))
+        for match in re.finditer(f'[{ARROWS}]|[^{ARROWS}]+', text):
+            left, piece = place[0] + self.width(text[: match.start()], size), match.group()
+            if piece in ARROWS:
+                self._arrow((left, place[1]), size, color, points_up=piece == ARROWS[0])
+            else:
+                self.draw.text((left, place[1]), piece, fill=color, font=_font(size))
         return self.width(text, size)
+
+    def _arrow(self, place: tuple[int, int], size: int, color: str, points_up: bool) -> None:
+        """Draw an arrow as high as a capital letter."""
+        middle, half = place[0] + round(ARROW * size / 2), round(0.22 * size)
+        tip, end = place[1] + round(0.3 * size), place[1] + round(0.95 * size)
+        if not points_up:
+            tip, end = end, tip
+        back = tip + half if points_up else tip - half
+        self.draw.line([(middle, tip), (middle, end)], fill=color, width=max(round(size / 12), 1))
+        self.draw.polygon([(middle, tip), (middle - half, back), (middle + half, back)], fill=color)
 
     def paragraphs(self, place: tuple[int, int], texts: Sequence[str], size: int, room: int, color: str = INK) -> int:
         """Write texts, each in as many lines as it takes, and return where they end."""
@@ -76,6 +94,8 @@ def _printable(text: str) -> str:
 
 @functools.cache
 def _has(character: str) -> bool:
+    if character in ARROWS:
+        return True
     if not character.isprintable():
         return False
     return character == ' ' or bytes(_font(TEXT).getmask(character)) != bytes(_font(TEXT).getmask('\uffff'))

@@ -11,10 +11,12 @@ from ..maps.colormaps import colormap_table
 from ..maps.operations import overlay_maps
 from .comparison import Comparison, MethodResult
 from .lettering import GREY, HEADING, LINE, NOTE, RED, TEXT, TITLE, Pen, line_height
+from .methods.explainer import method_title
 
-__all__ = ['draw_overlay_sheet', 'draw_sheet', 'enlarge', 'input_picture']
+__all__ = ['SCORES', 'draw_overlay_sheet', 'draw_sheet', 'enlarge', 'input_picture']
 
 MARGIN, GAP, BAR = 28, 18, 10
+SCORES = dict(deletion='deletion \u2193', insertion='insertion \u2191')  # of a result, and which way is better
 LEAST_WIDTH, MOST_WIDTH = 208, 416  # of a panel, in pixels: below, text does not fit; above, sheets get too large
 
 
@@ -33,8 +35,9 @@ def draw_sheet(
 ) -> Image.Image:
     """Return a sheet: the image, then each method's map laid over it, with its range and its scores below.
 
-    Each map is stretched to its own range, which a bar of the colours names. Maps that are flat or hold a NaN are not
-    drawn; the sheet says so. Characters that the font of Pillow does not have become '?'.
+    Each map is stretched to its own range, which a bar of the colours names; of a centred one what is above 0 is shown.
+    Maps that are flat or hold a NaN are not drawn; the sheet says so. Characters that the font of Pillow does not have
+    become '?'.
 
     Args:
         picture: The image as the model sees it (``input_picture``).
@@ -51,13 +54,14 @@ def draw_sheet(
     sheet = Image.new('RGB', (width, 4000), 'white')
     pen = Pen(sheet)
     top = _draw_header(pen, comparison, class_names, title, width)
-    pen.text((MARGIN, top), 'input', HEADING, column)
-    top_of_panels = top + line_height(HEADING) + 4
+    titles = [['input'], *(_title(pen, result, column) for result in comparison.results)]
+    size = HEADING if all(pen.width(line, HEADING) <= column for title in titles for line in title) else TEXT
+    lefts = range(MARGIN, width, column + GAP)
+    ends = [pen.paragraphs((left, top), title, size, column) for left, title in zip(lefts, titles)]
+    top_of_panels = max(ends) + 4
     sheet.paste(enlarged, (MARGIN, top_of_panels))
     bottom = top_of_panels + panel[1]
-    for index, result in enumerate(comparison.results):
-        left = MARGIN + (index + 1) * (column + GAP)
-        pen.text((left, top), result.method, HEADING, column)
+    for left, result in zip(lefts[1:], comparison.results):
         sheet.paste(_overlay(enlarged, result, colormap), (left, top_of_panels))
         bottom = max(bottom, _draw_facts(pen, result, (left, top_of_panels + panel[1]), column, panel[0], colormap))
     bottom = pen.paragraphs((MARGIN, bottom + GAP), notes, NOTE, width - 2 * MARGIN, GREY)
@@ -133,10 +137,18 @@ def _draw_header(pen: Pen, comparison: Comparison, class_names: Sequence[str], t
     return top + 18
 
 
+def _title(pen: Pen, result: MethodResult, room: int) -> list[str]:
+    """Return the title of a method, the layer in a line of its own where one is too short for both."""
+    title = method_title(result.method, result.layer)
+    fits = not result.layer or pen.width(title, HEADING) <= room
+    return [title] if fits else [result.method, f'at {result.layer}']
+
+
 def _overlay(enlarged: Image.Image, result: MethodResult, colormap: str) -> Image.Image:
     if result.problem:
         return enlarged
-    return to_pil_image(overlay_maps(pil_to_tensor(enlarged)[None], result.map, colormap=colormap)[0])
+    shown = result.map.clamp(min=0) if result.centred else result.map
+    return to_pil_image(overlay_maps(pil_to_tensor(enlarged)[None], shown, colormap=colormap)[0])
 
 
 def _draw_facts(pen: Pen, result: MethodResult, place: tuple[int, int], column: int, panel: int, colormap: str) -> int:
@@ -147,15 +159,15 @@ def _draw_facts(pen: Pen, result: MethodResult, place: tuple[int, int], column: 
         colors = colormap_table(colormap).numpy()[None]
         pen.sheet.paste(Image.fromarray(colors).resize((panel, BAR)), (left, top))
     top += BAR + 3
-    low, high = f'{result.low:.3g}', f'{result.high:.3g}'
+    low, high = '0' if result.centred else f'{result.low:.3g}', f'{result.high:.3g}'
     pen.text((left, top), low, NOTE, column, GREY)
     pen.text((left + panel - pen.width(high, NOTE), top), high, NOTE, column, GREY)
     top += line_height(NOTE) + 4
     if result.problem:
         pen.text((left, top), result.problem, TEXT, column, RED)
         return top + 2 * line_height(TEXT)
-    for label, score in (('deletion', result.deletion), ('insertion', result.insertion)):
-        number = f'{score:.3f}'
+    for name, label in SCORES.items():
+        number = f'{getattr(result, name):.3f}'
         pen.text((left, top), label, TEXT, column, GREY)
         pen.text((left + panel - pen.width(number, TEXT), top), number, TEXT, column)
         top += line_height(TEXT)

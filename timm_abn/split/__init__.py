@@ -2,7 +2,7 @@
 
 from .adapter import Adapter, BackboneHalf, family_of
 from .adapters import find_adapter, register_adapter
-from .cut import Cut, Split, SplitError, cut_backbone, split_backbone
+from .cut import Cut, Split, SplitError, cut_backbone, cut_behind_last_stage, split_backbone
 from .features import Features, as_features
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     'SplitError',
     'as_features',
     'cut_backbone',
+    'cut_behind_last_stage',
     'family_of',
     'find_adapter',
     'register_adapter',

@@ -14,6 +14,7 @@ Families that do work between their modules (position embeddings, say) need an a
 """
 
 import dataclasses
+import math
 from collections.abc import Hashable
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch
 import torch.nn as nn
 from timm.models import get_model_input_config
 
+from ..errors import suggest
 from .adapters import find_adapter
 from .expressions import Expressions
 from .factor import ignores_features, ignores_places, is_behind_norms
@@ -30,7 +32,7 @@ from .module_copy import copy_module, meta_tensors
 from .nearest import nearest_cut
 from .observation import Run, SplitError, observe
 
-__all__ = ['Cut', 'Split', 'SplitError', 'cut_backbone', 'split_backbone']
+__all__ = ['Cut', 'Split', 'SplitError', 'cut_backbone', 'cut_behind_last_stage', 'split_backbone']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +106,30 @@ def cut_backbone(backbone: nn.Module, split: int | str | None = None, architectu
             raise SplitError(f'{str(error).rstrip(".")}; {hint}.') from error
     if architecture is not None:
         _PROVEN[key] = cut
+    return _split(backbone, cut)
+
+
+def cut_behind_last_stage(backbone: nn.Module) -> Split:
+    """Cut a backbone after the last of its stages whose places what follows reads, else at its default split.
+
+    A stage of one place is left out, as is one where an exact cut is not possible, and the last block of a ViT whose
+    classifier reads the class token alone: its other tokens get no gradients.
+    """
+    images, default = _probe_images(backbone), _resolve_split(backbone, None)
+    for info in reversed(_feature_info(backbone)):
+        try:
+            cut = _prove_cut(backbone, _resolve_split(backbone, info.get('module', '')), images)
+        except SplitError:
+            continue
+        if cut.plan.sides.get(default) != 'before':
+            break
+        places = math.prod(cut.feature_shape[:1] if len(cut.feature_shape) == 2 else sorted(cut.feature_shape)[:2])
+        if places > cut.num_prefix_tokens + 1 and not cut.unread:
+            return _split(backbone, cut)
+    return cut_backbone(backbone, default)
+
+
+def _split(backbone: nn.Module, cut: Cut) -> Split:
     tensors = {id(tensor): tensor for tensor in [*backbone.parameters(), *backbone.buffers()]}
     extractor, perception = build_halves(backbone, cut.plan, tensors)
     feature_info = _feature_info(backbone)
@@ -193,8 +219,9 @@ def _resolve_split(backbone: nn.Module, split: int | str | None) -> str:
         path = stages[index]
     else:
         path = split
-    if not path or path not in dict(backbone.named_modules()):
-        raise SplitError(f'{name} has no module {path!r}; {valid}.')
+    modules = dict(backbone.named_modules())
+    if not path or path not in modules:
+        raise SplitError(f'{name} has no module {path!r}; {suggest(path, modules, otherwise=f"{valid}.")}')
     return path
 
 

@@ -188,8 +188,8 @@ def ignores_features(perception_branch: nn.Module, crossing: Crossing, num_prefi
 
 
 def ignores_places(perception_branch: nn.Module, crossing: Crossing, num_prefix_tokens: int) -> bool:
-    """Return whether a second half reads the tokens before those of the image only; see ``ignores_features``."""
-    return num_prefix_tokens > 0 and _undoes(perception_branch, crossing, _OfPlaces, CHANGED, num_prefix_tokens)
+    """Return whether a second half reads class tokens alone, in the features or beside; see ``ignores_features``."""
+    return _undoes(perception_branch, crossing, _OfPlaces, CHANGED, num_prefix_tokens)
 
 
 def is_behind_norms(perception_branch: nn.Module, crossing: Crossing) -> bool:

@@ -35,6 +35,31 @@ def test_all_of_an_abn_of_tokens():
     assert list(applicable_explainers(names, model)) == names
 
 
+def test_a_layer_is_for_those_that_take_one():
+    model = tiny_backbone('test_resnet').eval()
+    for create in (create_explainers, applicable_explainers):
+        explainers = create(['grad_cam', 'cam', 'recipro_cam', 'random'], model, 'layer2')
+        assert [explainer.layer for explainer in explainers.values()] == ['layer2', 'last features', 'layer2', '']
+        with pytest.raises(TimmAbnError, match="^ResNet has no module 'layr4'; did you mean layer4"):
+            create(['grad_cam'], model, 'layr4')
+    with pytest.raises(TimmAbnError) as error:
+        create_explainers(['centre', 'cam'], model, 'layer4')
+    takers = 'grad_cam, recipro_cam, pytorch_grad_cam, torchcam'
+    assert str(error.value) == f"layer 'layer4' is for methods that take one ({takers}), got centre, cam."
+
+
+@pytest.mark.parametrize(
+    'backbone, layers',
+    [
+        ('test_resnet', dict(attention='layer3', class_map='layer3', grad_cam='layer4', recipro_cam='layer3')),
+        ('test_vit', dict(attention='blocks.3', grad_cam='blocks.4', rollout='all blocks', random='', centre='')),
+    ],
+)
+def test_each_says_its_layer(backbone, layers):
+    explainers = create_explainers(layers, tiny_abn(backbone).eval())
+    assert {name: explainer.layer for name, explainer in explainers.items()} == layers
+
+
 def test_unknown_name():
     with pytest.raises(TimmAbnError, match="^Unknown explainer 'gradcam': did you mean grad_cam"):
         create_explainers(['gradcam'], tiny_backbone('test_resnet').eval())

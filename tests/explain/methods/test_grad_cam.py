@@ -1,12 +1,14 @@
 """Grad-CAM: by hand, by gradients through the whole model, and as the package grad-cam has it."""
 
 import pytest
+import timm
 import torch
 import torch.nn as nn
 from tiers import fast_and_slow
 from tiny_models import TINY_SPLITS, tiny_abn, tiny_backbone, tiny_images
 
 from timm_abn.explain.methods import create_explainer
+from timm_abn.explain.metrics import usable_maps
 from timm_abn.split import cut_backbone
 
 TARGETS = torch.tensor([3, 0])
@@ -84,8 +86,10 @@ def test_equals_the_gradients_of_the_whole_model(backbone, attention):
         model.gate = GateWithLeaf(model.gate)
     at_the_cut = model.gate.gated if attention else model.get_submodule(cut_backbone(model).path)
     later = (model.perception_branch if attention else model).get_submodule(LATER[backbone])
-    for layer, module in ((None, at_the_cut), (LATER[backbone], later)):
-        maps = create_explainer('grad_cam', model, layer=layer)(images, TARGETS)
+    for layer, module in (('cut', at_the_cut), (None, later)):
+        explainer = create_explainer('grad_cam', model, layer=layer)
+        assert layer or explainer.layer == LATER[backbone]  # of ViT not the last block, whose tokens nothing reads
+        maps = explainer(images, TARGETS)
         expected = through_the_whole_model(backbone, model, module, images, TARGETS)
         assert expected.std() > 0
         torch.testing.assert_close(maps, expected, rtol=2e-7, atol=1e-12)
@@ -94,7 +98,7 @@ def test_equals_the_gradients_of_the_whole_model(backbone, attention):
 @pytest.mark.parametrize('backbone', ['test_resnet', 'test_vit'])
 def test_a_task_is_explained_under_its_own_map(backbone):
     model, images = tiny_abn(backbone, multi_task=True).double(), tiny_images(dtype=torch.float64)
-    explainer = create_explainer('grad_cam', model)
+    explainer = create_explainer('grad_cam', model, layer='cut')
     for task in range(5):
         targets = torch.tensor([task, task])
         attention = model.explain(images).attention_map[:, task : task + 1]
@@ -111,12 +115,47 @@ def test_a_task_is_explained_under_its_own_map(backbone):
 
 def test_the_cut_of_the_network_may_be_named():
     model, images = tiny_abn('test_resnet'), tiny_images()
-    expected = create_explainer('grad_cam', model)(images)
+    expected = create_explainer('grad_cam', model, layer='cut')(images)
     for layer in ('layer3', '3'):
-        assert torch.equal(create_explainer('grad_cam', model, layer=layer)(images), expected)
+        explainer = create_explainer('grad_cam', model, layer=layer)
+        assert torch.equal(explainer(images), expected) and explainer.layer == 'layer3'
 
 
-@pytest.mark.parametrize('layer', [None, 'last stage'])
+# backbone -> its last stage whose places the classifier reads
+LAST_STAGES = {
+    **LATER,
+    'test_efficientnet': 'blocks.4',  # before the last convolution
+    'deit_tiny_distilled_patch16_224': 'blocks.10',  # two tokens are read
+    'pit_ti_224': 'transformers.1',  # class tokens pass beside the maps
+    'vit_base_patch16_gap_224': 'blocks.11',  # their mean is
+    'nasnetalarge': 'cell_11',  # no exact cut behind the last stage
+}
+
+
+@pytest.mark.parametrize('backbone', fast_and_slow(LAST_STAGES, ['test_efficientnet', 'test_vit', 'test_convnext']))
+def test_the_last_stage_is_the_default_and_has_gradients(backbone):
+    torch.manual_seed(0)
+    model = timm.create_model(backbone, num_classes=5).eval()
+    with torch.no_grad():
+        model.get_classifier().weight.normal_()
+    explainer = create_explainer('grad_cam', model)
+    assert explainer.layer == LAST_STAGES[backbone]
+    images = torch.randn(1, *model.default_cfg['input_size'])
+    features = explainer._halves.extract(images, None)
+    gradients = explainer._halves.to_maps(explainer._gradients(features, torch.tensor([1])), images)
+    assert gradients.abs().amax(dim=(1, 2, 3)) > 0
+    maps = torch.cat([explainer(images, torch.tensor([target])) for target in range(5)])
+    assert torch.isfinite(maps).all() and bool(usable_maps(maps).any())
+
+
+@pytest.mark.slow
+def test_a_network_without_an_exact_cut_behind_its_own_is_explained_there():
+    torch.manual_seed(0)
+    model = timm.create_model('abn', backbone='efficientvim_m1', num_classes=5).eval()
+    assert create_explainer('grad_cam', model).layer == model.config.split == 'stages.1'
+
+
+@pytest.mark.parametrize('layer', ['cut', 'last stage'])
 @pytest.mark.parametrize('attention', [False, True])
 @pytest.mark.parametrize('backbone', LATER)
 def test_equals_the_package(backbone, attention, layer):
@@ -125,14 +164,18 @@ def test_equals_the_package(backbone, attention, layer):
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     model, images = tiny_abn(backbone) if attention else tiny_backbone(backbone).eval(), tiny_images()
-    path = LATER[backbone] if layer else cut_backbone(tiny_backbone(backbone), TINY_SPLITS.get(backbone)).path
-    maps = create_explainer('grad_cam', model, layer=layer and path)(images, TARGETS)
+    path = (
+        LATER[backbone]
+        if layer == 'last stage'
+        else cut_backbone(tiny_backbone(backbone), TINY_SPLITS.get(backbone)).path
+    )
+    maps = create_explainer('grad_cam', model, layer='cut' if layer == 'cut' else None)(images, TARGETS)
     if not attention:
         maps = create_explainer('grad_cam', model, layer=path)(images, TARGETS)
     if attention:
         model.gate = GateWithLeaf(model.gate)
     half = model.perception_branch if attention else model
-    module = model.gate.gated if attention and layer is None else half.get_submodule(path)
+    module = model.gate.gated if attention and layer == 'cut' else half.get_submodule(path)
     with package.GradCAM(model, [module], reshape_transform=lambda x: as_maps(backbone, x)) as cam:
         expected = cam(images, [ClassifierOutputTarget(target) for target in TARGETS.tolist()])
     scaled = torch.as_tensor(scale_cam_image(scale_cam_image(maps[:, 0].numpy(), (64, 64))))

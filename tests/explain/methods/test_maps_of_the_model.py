@@ -6,7 +6,8 @@ import torch
 from tiny_models import tiny_abn, tiny_backbone, tiny_images
 
 import timm_abn
-from timm_abn.explain.methods import create_explainer
+from timm_abn.explain.methods import cam, create_explainer
+from timm_abn.explain.methods.explainer import less_mean
 
 TARGETS = torch.tensor([3, 0])
 
@@ -33,8 +34,10 @@ def test_class_map_of_the_target(multi_task):
     model, images = tiny_abn('test_resnet', multi_task=multi_task), tiny_images()
     maps = create_explainer('class_map', model)(images, TARGETS)
     explanation = model.explain(images)
-    torch.testing.assert_close(maps, explanation.class_maps[[0, 1], TARGETS].unsqueeze(1))
-    torch.testing.assert_close(maps.mean(dim=(1, 2, 3)), explanation.attention_logits[[0, 1], TARGETS])
+    logits = explanation.attention_logits[[0, 1], TARGETS]
+    class_maps = explanation.class_maps[[0, 1], TARGETS].unsqueeze(1)
+    torch.testing.assert_close(maps, class_maps - logits[:, None, None, None], rtol=1e-4, atol=1e-6)
+    assert maps.min() < 0 < maps.max()
 
 
 @pytest.mark.slow
@@ -42,21 +45,31 @@ def test_class_map_and_cam_of_a_cam_model_agree():
     torch.manual_seed(0)
     model = timm.create_model('cam_resnet110_cifar', num_classes=5).eval().double()
     images = tiny_images(dtype=torch.float64)
-    expected = model.explain(images).class_maps[[0, 1], TARGETS].unsqueeze(1).float()
+    class_maps = model.explain(images).class_maps[[0, 1], TARGETS].unsqueeze(1)
+    expected = (class_maps - model(images)[[0, 1], TARGETS][:, None, None, None]).float()
     torch.testing.assert_close(create_explainer('class_map', model)(images, TARGETS), expected)
     torch.testing.assert_close(create_explainer('cam', model)(images, TARGETS), expected)
 
 
 @pytest.mark.parametrize('multi_task', [None, False, True])
 @pytest.mark.parametrize('backbone', ['test_resnet', 'swin_tiny_patch4_window7_224'])
-def test_the_mean_of_cam_is_the_logit(backbone, multi_task):
-    images = tiny_images()
+def test_the_mean_that_cam_leaves_out_is_the_logit(backbone, multi_task, monkeypatch):
+    images, whole = tiny_images(), []
+    monkeypatch.setattr(cam, 'less_mean', lambda maps: less_mean(whole.append(maps) or maps))
     model = tiny_backbone(backbone).eval() if multi_task is None else tiny_abn(backbone, multi_task=multi_task)
     explainer = create_explainer('cam', model)
-    logits = model(images)
+    logits, bias = model(images), (model if multi_task is None else model.perception_branch).get_classifier().bias
+    bias = bias[1::2] - bias[::2] if multi_task else bias
     for targets in (TARGETS, logits.argmax(dim=1)):
         maps = explainer(images, targets)
-        torch.testing.assert_close(maps.mean(dim=(1, 2, 3)), logits[[0, 1], targets], rtol=1e-4, atol=1e-5)
+        mean = whole[-1].mean(dim=(2, 3), keepdim=True)
+        torch.testing.assert_close(mean.flatten(), logits[[0, 1], targets] - bias[targets], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(maps, whole[-1] - mean)
+
+
+def test_rounding_is_not_blown_up_by_taking_the_mean_off():
+    maps = torch.tensor([[3.1, 3.1000004], [1.0, 2.0]])[:, None, None]
+    assert less_mean(maps).flatten().tolist() == [0, 0, -0.5, 0.5]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Methods of other packages under our protocol; where a package is not installed, one line says how to get it."""
 
 import importlib
+import types
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ def test_their_grad_cam_is_ours(backbone, attention):
         pytest.importorskip(module)
     model = tiny_abn(backbone) if attention else tiny_backbone(backbone).eval()
     images = tiny_images()
-    ours = create_explainer('grad_cam', model)(images, TARGETS)
+    ours = create_explainer('grad_cam', model)(images, TARGETS)  # at the last stage, as theirs
     captum = create_explainer('captum', model, method='LayerGradCam')(images, TARGETS)
     torch.testing.assert_close(captum, ours, rtol=1e-4, atol=1e-7)
     torchcam = create_explainer('torchcam', model)(images, TARGETS)
@@ -54,7 +55,7 @@ def test_their_grad_cam_is_ours(backbone, attention):
         ('pytorch_grad_cam', {}),
         ('pytorch_grad_cam', {'method': 'LayerCAM', 'layer': 'layer4'}),
         ('torchcam', {'method': 'GradCAMpp'}),
-        ('torchcam', {'method': 'LayerCAM'}),
+        ('torchcam:LayerCAM', {}),
         ('captum', {'n_steps': 4}),
         ('captum', {'method': 'Saliency'}),
         ('captum', {'method': 'GuidedBackprop'}),
@@ -62,7 +63,7 @@ def test_their_grad_cam_is_ours(backbone, attention):
     ],
 )
 def test_protocol(name, options):
-    pytest.importorskip(PACKAGES[name])
+    pytest.importorskip(PACKAGES[name.partition(':')[0]])
     model, images = tiny_abn('test_resnet').train(), tiny_images()
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     explainer = create_explainer(name, model, **options)
@@ -82,8 +83,37 @@ def test_protocol(name, options):
 def test_wrong_methods_and_models_are_refused_in_one_line():
     pytest.importorskip('captum')
     with pytest.raises(timm_abn.TimmAbnError) as error:
-        create_explainer('captum', tiny_backbone('test_resnet'), method='Salience')
+        create_explainer('captum:Salience', tiny_backbone('test_resnet'))
     assert str(error.value) == "captum has no method 'Salience'; did you mean Saliency?"
     with pytest.raises(timm_abn.TimmAbnError) as error:
         create_explainer('captum', tiny_abn('test_resnet', multi_task=True))
     assert str(error.value) == "'captum' explains one map, and the network has one for each of its tasks."
+
+
+class FakeMethod:
+    def __init__(self, *args):
+        pass
+
+
+class LayerFake(FakeMethod):
+    pass
+
+
+@pytest.mark.parametrize(
+    'name, layer, expected',
+    [
+        ('captum:FakeMethod', None, 'input'),
+        ('captum:LayerFake', 'layer2', 'layer2'),
+        ('torchcam:FakeMethod', None, 'layer4'),
+        ('pytorch_grad_cam:FakeMethod', 'cut', 'layer3'),
+    ],
+)
+def test_the_layer_of_a_method_of_a_package(name, layer, expected, monkeypatch):
+    fakes = types.SimpleNamespace(FakeMethod=FakeMethod, LayerFake=LayerFake)
+    monkeypatch.setattr(importlib, 'import_module', lambda name: fakes)
+    explainer = create_explainer(name, tiny_backbone('test_resnet').eval(), **({'layer': layer} if layer else {}))
+    assert explainer.layer == expected
+    with pytest.raises(
+        timm_abn.TimmAbnError, match='^captum has no layer in FakeMethod, whose maps are of the input; '
+    ):
+        create_explainer('captum:FakeMethod', tiny_backbone('test_resnet'), layer='layer4')

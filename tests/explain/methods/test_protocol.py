@@ -227,6 +227,12 @@ AFTER_THE_CUT = "layer must come after the cut at 'layer3',"
     [
         ('grad_camm', {}, "Unknown explainer 'grad_camm': did you mean grad_cam, pytorch_grad_cam?"),
         ('x', {}, f"Unknown explainer 'x': there are {', '.join(OWN)}, pytorch_grad_cam, torchcam, captum."),
+        ('captm:Saliency', {}, "Unknown explainer 'captm:Saliency': did you mean captum, cam?"),
+        (
+            'grad_cam:LayerCAM',
+            {},
+            "Unknown explainer 'grad_cam:LayerCAM': PACKAGE:METHOD is of pytorch_grad_cam, torchcam, captum.",
+        ),
         ('grad_cam', {'layr': 'x'}, "Explainer 'grad_cam' has no option 'layr'; did you mean layer?"),
         ('centre', {'z': 1}, "Explainer 'centre' has no option 'z'; its options are sigma."),
         ('attention', {'layer': 'x'}, "Explainer 'attention' has no option 'layer'; it has none."),

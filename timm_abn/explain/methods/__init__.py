@@ -7,7 +7,7 @@ What takes time once (cutting the model in two) is done when an explainer is cre
 """
 
 from .create import EXPLAINERS, applicable_explainers, create_explainer, create_explainers
-from .explainer import Explainer
+from .explainer import Explainer, method_title
 from .package import PackageExplainer
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     'applicable_explainers',
     'create_explainer',
     'create_explainers',
+    'method_title',
 ]

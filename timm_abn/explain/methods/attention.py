@@ -27,6 +27,7 @@ class AttentionExplainer(Explainer):
         if not isinstance(model, SplitNetwork) or model.attention_branch is None:
             raise TimmAbnError(f"'attention' needs an Attention Branch Network, got {type(model).__name__}.")
         self._network: Any = evaluation_copy(model)
+        self.layer = str(self._network.config.split)
         self._several = model.attention_branch.num_maps > 1
 
     def _maps(self, images: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:

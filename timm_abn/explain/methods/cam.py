@@ -8,24 +8,25 @@ from timm.models import get_model_input_config
 
 from ...errors import TimmAbnError
 from ...split import family_of
-from .explainer import Explainer, full_precision, target_classes
-from .halves import halves_of
+from .explainer import Explainer, full_precision, less_mean, target_classes
+from .halves import CUT, halves_of
 
 __all__ = ['CamExplainer']
 
 
 class CamExplainer(Explainer):
-    """Applies a linear classifier at each place of the last features, instead of to their mean.
+    """Applies a linear classifier at each place of the last features, instead of to their mean, less the map's mean.
 
-    The mean of a map is the logit of its class. That takes a classifier that is one linear layer on the mean of the
-    features over all places; models with anything between (a norm, a further layer, other pooling) are refused.
+    That mean over the places is the logit of the class, so that a map says how much more each place speaks for the
+    class. It takes a classifier that is one linear layer on the mean of the features over all places; models with
+    anything between (a norm, a further layer, other pooling) are refused.
     """
 
-    name = 'cam'
+    name, layer, centred = 'cam', 'last features', True
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        self._halves = halves_of(model)
+        self._halves = halves_of(model, CUT)
         classifier = self._halves.perception.get_classifier()
         if not isinstance(classifier, nn.Linear):
             raise self._refusal(f'its classifier is a {type(classifier).__name__}')
@@ -82,16 +83,11 @@ class CamExplainer(Explainer):
         features = self._last_features(images, targets)
         if targets is None:
             targets = target_classes(self._halves.perception.forward_head(features), targets)
-        weight, bias = self._of_classes(self._classifier.weight, targets), self._classifier.bias
+        rows = full_precision(self._classifier.weight)
+        # of a task, yes minus no
+        weight = rows[2 * targets + 1] - rows[2 * targets] if self._halves.num_tasks else rows[targets]
         maps = full_precision(self._last_maps(features, images))
-        maps = torch.einsum('bc,bchw->bhw', full_precision(weight), maps)
-        if bias is not None:
-            maps = maps + full_precision(self._of_classes(bias, targets))[:, None, None]
-        return maps.unsqueeze(1)
-
-    def _of_classes(self, rows: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Return the rows of the classifier that make the logits of the targets; of a task, yes minus no."""
-        return rows[2 * targets + 1] - rows[2 * targets] if self._halves.num_tasks else rows[targets]
+        return less_mean(torch.einsum('bc,bchw->bhw', weight, maps).unsqueeze(1))
 
 
 def _equal(first: torch.Tensor, second: torch.Tensor) -> bool:

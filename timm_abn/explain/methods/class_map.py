@@ -9,18 +9,19 @@ from ...errors import TimmAbnError
 from ...models.cam_models import ClassActivationMapping
 from ...networks.split_network import SplitNetwork
 from .evaluation_copy import evaluation_copy
-from .explainer import Explainer
+from .explainer import Explainer, less_mean
 
 __all__ = ['ClassMapExplainer']
 
 
 class ClassMapExplainer(Explainer):
-    """The class map of the target class, of any sign, from the attention branch or from a CAM model of the package.
+    """The class map of the target class, less its mean, from the attention branch or from a CAM model of the package.
 
-    Other models are refused.
+    The mean over the places is the branch's logit of the class, or the model's, and says nothing of any place. Other
+    models are refused.
     """
 
-    name = 'class_map'
+    name, centred = 'class_map', True
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
@@ -30,7 +31,7 @@ class ClassMapExplainer(Explainer):
                 "'cam' makes those of other models."
             )
         self._model: Any = evaluation_copy(model)
+        self.layer = str(self._model.config.split) if isinstance(model, SplitNetwork) else 'last features'
 
     def _maps(self, images: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
-        explanation = self._model.explain(images)
-        return explanation.class_map(targets)
+        return less_mean(self._model.explain(images).class_map(targets))

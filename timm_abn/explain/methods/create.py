@@ -10,6 +10,7 @@ import torch.nn as nn
 from timm.models import get_model_input_config
 
 from ...errors import TimmAbnError, one_line, suggest
+from ...split import SplitError
 from .attention import AttentionExplainer
 from .cam import CamExplainer
 from .class_map import ClassMapExplainer
@@ -44,43 +45,60 @@ def create_explainer(name: str, model: nn.Module, **options: Any) -> Explainer:
     """Create an explainer of a model.
 
     Args:
-        name: One of ``EXPLAINERS``.
+        name: One of ``EXPLAINERS``; of another package also with one of its methods, such as 'torchcam:LayerCAM'.
         model: A timm model, with or without an attention branch, on its device.
         **options: Those of the explainer, such as ``layer``; see its class.
 
     Raises:
         TimmAbnError: There is no such explainer or option, or it does not apply to the model.
     """
-    if name not in EXPLAINERS:
-        known = f'there are {", ".join(EXPLAINERS)}.'
-        raise TimmAbnError(f'Unknown explainer {name!r}: {suggest(str(name), EXPLAINERS, otherwise=known)}')
-    explainer = EXPLAINERS[name]
+    explainer, method = _find(name)
     arguments = inspect.signature(explainer.__init__).parameters
     names = [argument for argument in arguments if argument not in ('self', 'model', 'options')]
     unknown = [option for option in options if option not in names]
     if unknown and 'options' not in arguments:
         known = f'its options are {", ".join(names)}.' if names else 'it has none.'
         raise TimmAbnError(f'Explainer {name!r} has no option {unknown[0]!r}; {suggest(unknown[0], names, known)}')
-    return explainer(model, **options)
+    return explainer(model, **method, **options)
 
 
-def create_explainers(names: Sequence[str], model: nn.Module) -> dict[str, Explainer]:
+def _find(name: str) -> tuple[type[Explainer], dict[str, str]]:
+    """Return the explainer that a name stands for, and the method of another package, as its option."""
+    package, colon, method = str(name).partition(':')
+    if package not in EXPLAINERS:
+        known = f'there are {", ".join(EXPLAINERS)}.'
+        raise TimmAbnError(f'Unknown explainer {name!r}: {suggest(package, EXPLAINERS, otherwise=known)}')
+    explainer = EXPLAINERS[package]
+    if colon and not issubclass(explainer, PackageExplainer):
+        packages = ', '.join(name for name, other in EXPLAINERS.items() if issubclass(other, PackageExplainer))
+        raise TimmAbnError(f'Unknown explainer {name!r}: PACKAGE:METHOD is of {packages}.')
+    return explainer, {'method': method} if colon else {}
+
+
+def create_explainers(names: Sequence[str], model: nn.Module, layer: str | None = None) -> dict[str, Explainer]:
     """Create explainers of a model, and try each on one empty image, so that it is known before long work.
 
     Args:
-        names: Names among ``EXPLAINERS``; a name that is there twice counts once.
+        names: See ``create_explainer``; a name that is there twice counts once.
         model: A timm model, with or without an attention branch, on its device.
+        layer: Of the methods that take one; see ``GradCamExplainer``.
 
     Returns:
         Name -> explainer, in the order of the names.
 
     Raises:
-        TimmAbnError: Some do not apply to the model; the message says why, and which do.
+        TimmAbnError: Some do not apply to the model; the message says why, and which do. Or there is no such layer, or
+            no method that takes one.
     """
     explainers, refusals = {}, {}
+    if layer is not None and not any(_layer_of(name, layer) for name in names):
+        takers = ', '.join(name for name in EXPLAINERS if _layer_of(name, layer))
+        raise TimmAbnError(f'layer {layer!r} is for methods that take one ({takers}), got {", ".join(names)}.')
     for name in dict.fromkeys(names):
         try:
-            explainers[name] = _tried(name, model)
+            explainers[name] = _tried(name, model, **_layer_of(name, layer))
+        except SplitError:
+            raise  # of the layer, which is the same for all
         except TimmAbnError as error:
             reason = one_line(error)
             refusals[name] = reason if repr(name) in reason else f'{name!r}: {reason}'
@@ -91,22 +109,30 @@ def create_explainers(names: Sequence[str], model: nn.Module) -> dict[str, Expla
     return explainers
 
 
-def applicable_explainers(names: Iterable[str], model: nn.Module) -> dict[str, Explainer]:
+def applicable_explainers(names: Iterable[str], model: nn.Module, layer: str | None = None) -> dict[str, Explainer]:
     """Create those explainers of a model that apply to it: name -> explainer, empty if none applies.
 
-    Args:
-        names: Names among ``EXPLAINERS``.
-        model: See ``create_explainers``.
+    For the arguments see ``create_explainers``.
+
+    Raises:
+        TimmAbnError: A layer is named at which a method that takes one does not apply.
     """
     explainers = {}
     for name in names:
-        with contextlib.suppress(TimmAbnError):
-            explainers[name] = _tried(name, model)
+        options = _layer_of(name, layer)
+        with contextlib.suppress(*([] if options else [TimmAbnError])):
+            explainers[name] = _tried(name, model, **options)
     return explainers
 
 
-def _tried(name: str, model: nn.Module) -> Explainer:
-    explainer = create_explainer(name, model)
+def _layer_of(name: str, layer: str | None) -> dict[str, str]:
+    """Return the layer as an option of a method, if it takes one."""
+    explainer, method = _find(name)
+    return {'layer': layer} if layer is not None and explainer.takes_layer(**method) else {}
+
+
+def _tried(name: str, model: nn.Module, **options: str) -> Explainer:
+    explainer = create_explainer(name, model, **options)
     size = get_model_input_config(model)['input_size']
     first = next(model.parameters())
     image = torch.zeros((1, *size), device=first.device, dtype=first.dtype)

@@ -1,5 +1,6 @@
 """What all explainers have in common: images and target classes in, one map per image out."""
 
+import inspect
 from typing import ClassVar
 
 import torch
@@ -8,7 +9,7 @@ import torch.nn as nn
 from ...errors import TimmAbnError
 from ...records import num_answers
 
-__all__ = ['Explainer', 'full_precision', 'of_classes', 'target_classes']
+__all__ = ['Explainer', 'full_precision', 'less_mean', 'method_title', 'of_classes', 'target_classes']
 
 
 class Explainer:
@@ -22,10 +23,21 @@ class Explainer:
 
     Attributes:
         name: What ``create_explainer`` knows it by.
+        layer: Where its maps come from: the path of a module in the backbone, such as 'layer4' (of maps of an attention
+            branch that of the features which the branch reads), else 'input', 'last features' or 'all blocks'; '' of
+            maps that come from nowhere.
+        centred: Whether each map is given less its mean over the places, so that what is drawn is what is above 0.
         num_classes: Number of answers that targets are of (``timm_abn.records``); None if the model does not say.
     """
 
     name: ClassVar[str]
+    layer: str = ''
+    centred: ClassVar[bool] = False
+
+    @classmethod
+    def takes_layer(cls, method: str | None = None) -> bool:
+        """Return whether a layer can be chosen; ``method`` is that of another package."""
+        return 'layer' in inspect.signature(cls.__init__).parameters
 
     def __init__(self, model: nn.Module) -> None:
         self.num_classes: int | None = num_answers(model) if hasattr(model, 'num_classes') else None
@@ -66,6 +78,11 @@ class Explainer:
         raise NotImplementedError
 
 
+def method_title(method: str, layer: str) -> str:
+    """Return what sheets and pages call a method: 'grad_cam at layer4'."""
+    return f'{method} at {layer}' if layer else method
+
+
 def target_classes(logits: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
     """Return the classes to explain, shape (B,): those that were asked for, else the predicted ones."""
     return logits.argmax(dim=1) if targets is None else targets
@@ -79,3 +96,12 @@ def of_classes(maps: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
 def full_precision(tensor: torch.Tensor) -> torch.Tensor:
     """Return a tensor in float32, or in float64 if that is what it is in, to be summed up."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def less_mean(maps: torch.Tensor) -> torch.Tensor:
+    """Return maps (B, 1, h, w) less their mean over the places, in float32 or float64; a flat one becomes 0."""
+    maps = full_precision(maps)
+    low, high = maps.amin(dim=(2, 3), keepdim=True), maps.amax(dim=(2, 3), keepdim=True)
+    # rounding must not be all that is left of a map
+    contrast = high - low > 1e-5 * torch.maximum(high.abs(), low.abs())
+    return torch.where(contrast, maps - maps.mean(dim=(2, 3), keepdim=True), 0.0)

@@ -13,10 +13,11 @@ __all__ = ['GradCamExplainer']
 class GradCamExplainer(Explainer):
     """Channels of the features, weighted by the mean gradient of the target's logit, summed, and without the negative.
 
-    ``maps = ReLU(sum_c mean_hw(d logit / d A_c) A_c)``. The features ``A`` are those at the cut: an Attention Branch
-    Network's own, behind the gate (gated by the attention map, of the target task where there are several), since
-    these are what the perception branch sees; another model's default split, before its last stage. Tokens are laid out
-    as maps, prefix tokens left out. Up to the cut nothing is kept for gradients, and none are computed for weights.
+    ``maps = ReLU(sum_c mean_hw(d logit / d A_c) A_c)``. The features ``A`` are those of the last stage, as in the paper
+    (section 3); in an Attention Branch Network the map gates what leads there, of several tasks that of the target.
+    Where a classifier reads the class token alone, other tokens have no gradients behind the last block: there it is
+    the block before. Tokens are laid out as maps, prefix tokens left out. Up to the layer nothing is kept for
+    gradients, and none are computed for weights.
     """
 
     name = 'grad_cam'
@@ -25,7 +26,8 @@ class GradCamExplainer(Explainer):
         """
         Args:
             model: A timm model, with or without an attention branch.
-            layer: Path, in the backbone, of another module at which it can be cut exactly, such as 'layer4'.
+            layer: Path, in the backbone, of another module at which it can be cut exactly, such as 'layer3'; or 'cut',
+                the default split, before the last stage, or where an Attention Branch Network applies its map.
 
         Raises:
             SplitError: There is no such module, or no exact cut there.
@@ -33,6 +35,7 @@ class GradCamExplainer(Explainer):
         """
         super().__init__(model)
         self._halves = halves_of(model, layer)
+        self.layer = self._halves.path
 
     def _maps(self, images: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
         targets = self._halves.targets(images, targets)

@@ -1,5 +1,6 @@
 """A model of any kind as two halves: features, and the logits that its second half makes of them."""
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,18 +12,21 @@ from ...errors import TimmAbnError
 from ...networks.feature_layout import FeatureLayout, feature_layout
 from ...networks.split_network import SplitNetwork
 from ...records import answers, are_exclusive, probabilities_of
-from ...split import Features, as_features, cut_backbone
+from ...split import Features, Split, SplitError, as_features, cut_backbone, cut_behind_last_stage
 from ...split.halves import join_halves
 from .evaluation_copy import evaluation_copy
 from .explainer import of_classes
 
-__all__ = ['Halves', 'halves_of']
+__all__ = ['CUT', 'Halves', 'halves_of']
+
+CUT = 'cut'  # as a layer: before the last stage, or where a network with an attention branch applies its map
 
 
 class Halves:
     """A backbone without an attention branch, cut in two.
 
     Attributes:
+        path: Of the module, in the backbone, after which it is cut.
         layout: Layout of the features.
         extractor: What comes before the attention map if there is one, else the first half.
         perception: The second half, of the backbone's own class.
@@ -31,6 +35,7 @@ class Halves:
         per_image: For each of the side inputs, whether it has a row for each image.
     """
 
+    path: str
     layout: FeatureLayout
     extractor: Any
     perception: Any
@@ -42,12 +47,13 @@ class Halves:
         """
         Args:
             backbone: An evaluation copy of a timm model.
-            layer: Path of the module after which it is cut, its default split if None.
+            layer: See ``halves_of``.
 
         Raises:
             SplitError: There is no such module, or no exact cut there.
         """
-        parts = cut_backbone(backbone, layer)
+        parts = _cut_at(backbone, layer)
+        self.path = parts.path
         self.layout, _ = feature_layout(parts)
         self.perception = parts.perception_branch.eval()
         self.extractor = parts.feature_extractor.eval()
@@ -101,7 +107,7 @@ class _NetworkHalves(Halves):
         """
         Args:
             network: An evaluation copy of an ``AttentionBranchNet``.
-            layer: Path, in the backbone, of the module after which it is cut; None for the network's own cut.
+            layer: See ``halves_of``.
 
         Raises:
             SplitError: There is no such module, or no exact cut there.
@@ -115,23 +121,28 @@ class _NetworkHalves(Halves):
         self.layout, self.perception = network.layout, network.perception_branch
         self.extractor, self.per_image = network.feature_extractor, network.side_inputs_per_image
         self._middle: nn.Module | None = None
-        if layer is not None:
-            self._cut_again(evaluation_copy(network), layer)
+        self.path = network.config.split
+        if layer != CUT:
+            # without a layer, the network's own cut stands where there is no exact one behind it (XCiT)
+            with contextlib.suppress(*([SplitError] if layer is None else [])):
+                self._cut_again(evaluation_copy(network), layer)
 
-    def _cut_again(self, spare: Any, layer: str) -> None:
+    def _cut_again(self, spare: Any, layer: str | None) -> None:
         """Cut the backbone at ``layer``, and what comes before that at the network's split."""
         backbone = join_halves(spare.feature_extractor, spare.perception_branch, spare._plan)
-        later = cut_backbone(backbone, layer)
+        later = _cut_at(backbone, layer)
         if later.path == spare.config.split:
             return
         if later.plan.sides.get(spare.config.split) != 'before':
+            if layer is None:
+                return
             raise TimmAbnError(
                 f'layer must come after the cut at {spare.config.split!r}, where the attention map is applied, '
                 f'got {layer!r}.'
             )
-        self.layout, _ = feature_layout(later)
-        self.per_image = later.side_inputs_per_image
         self._middle = cut_backbone(later.feature_extractor, spare.config.split).perception_branch.eval()
+        self.path, (self.layout, _) = later.path, feature_layout(later)
+        self.per_image = later.side_inputs_per_image
         self.perception = later.perception_branch.eval()
 
     def targets(self, images: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor | None:
@@ -166,16 +177,22 @@ class _NetworkHalves(Halves):
         return no_and_yes[:, :, 1] - no_and_yes[:, :, 0]
 
 
+def _cut_at(backbone: nn.Module, layer: str | None) -> Split:
+    if layer is None:
+        return cut_behind_last_stage(backbone)
+    return cut_backbone(backbone, None if layer == CUT else layer)
+
+
 def halves_of(model: nn.Module, layer: str | None = None) -> Halves:
     """Return a model as two halves, which are copies in evaluation mode that share its weights.
 
-    An Attention Branch Network is cut behind its gate, so that the features are those that the perception branch
-    sees; with several tasks they are those under the map of the target task. Other models are cut at their default
-    split (``timm_abn.split_backbone``).
+    Features of an Attention Branch Network are those under its map; with several tasks, under that of the target task.
 
     Args:
         model: A timm model, with or without an attention branch.
-        layer: Path, in the backbone, of the module to cut at instead; it must come after an attention branch.
+        layer: Path, in the backbone, of the module to cut after, which must come after an attention branch; 'cut' for
+            the default split (``timm_abn.split_backbone``), or behind the gate of an Attention Branch Network. By
+            default the last stage whose places what follows reads (``timm_abn.split.cut_behind_last_stage``).
 
     Raises:
         SplitError: There is no such module, or no exact cut there.

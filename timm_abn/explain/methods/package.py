@@ -19,6 +19,7 @@ __all__ = ['CaptumExplainer', 'GradCamPackageExplainer', 'PackageExplainer', 'To
 class PackageExplainer(Explainer):
     """A method of another package, at the layer that our own methods use, for every kind of backbone.
 
+    It is named as in ``captum:Saliency``; without a method, ``captum`` is its ``default_method``.
     The package sees a model whose only layer of interest, ``model.maps``, hands on the features as (B, C, h, w): no
     choice of a layer and no reshaping of tokens is left to its user. Calls from several threads wait for each other.
     """
@@ -39,10 +40,14 @@ class PackageExplainer(Explainer):
             TimmAbnError: The package is not installed or has no such method, or the model has several tasks.
         """
         super().__init__(model)
-        self._method, self._options = self._find(method or self.default_method), options
+        method = self.default_method if method is None else method
+        self._method, self._options = self._find(method), options
+        if layer is not None and not self.takes_layer(method):
+            raise TimmAbnError(f'{self.package} has no layer in {method}, whose maps are of the input; got {layer!r}.')
         halves = halves_of(model, layer)
         if halves.num_tasks:
             raise TimmAbnError(f'{self.name!r} explains one map, and the network has one for each of its tasks.')
+        self.layer = halves.path if self.takes_layer(method) else 'input'
         self._model = _WithMaps(halves)
         self._lock = threading.Lock()
 
@@ -115,10 +120,18 @@ class CaptumExplainer(PackageExplainer):
     name, package, methods_module = 'captum', 'captum', 'captum.attr'
     default_method = 'IntegratedGradients'
 
+    @classmethod
+    def takes_layer(cls, method: str | None = None) -> bool:
+        """Return whether attributions are of a layer, not of pixels."""
+        return (cls.default_method if method is None else method).startswith('Layer')
+
     def _package_maps(self, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        of_layer = self._method.__name__.startswith('Layer')
+        of_layer = self.takes_layer(self._method.__name__)
         method = self._method(self._model, self._model.maps) if of_layer else self._method(self._model)
-        attributions = method.attribute(images, target=targets, **self._options)
+        at_once = max(64, len(images))  # of integrated gradients, which are 50 images for each; else all are at once
+        takes = inspect.signature(method.attribute).parameters
+        options = {'internal_batch_size': at_once, **self._options} if 'internal_batch_size' in takes else self._options
+        attributions = method.attribute(images, target=targets, **options)
         if of_layer:
             return attributions.sum(dim=1, keepdim=True).relu()
         return attributions.abs().sum(dim=1, keepdim=True)

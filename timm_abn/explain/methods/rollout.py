@@ -9,7 +9,7 @@ import torch.nn as nn
 from ...errors import TimmAbnError
 from ...split import family_of
 from .explainer import Explainer, full_precision
-from .halves import halves_of
+from .halves import CUT, halves_of
 
 __all__ = ['RolloutExplainer']
 
@@ -23,11 +23,11 @@ class RolloutExplainer(Explainer):
     tokens do not attend to all others in each block (all but ViT, DeiT) are refused.
     """
 
-    name = 'rollout'
+    name, layer = 'rollout', 'all blocks'
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        self._halves = halves_of(model)
+        self._halves = halves_of(model, CUT)
         perception, layout = self._halves.perception, self._halves.layout
         self._product = _Product()
         modules = [module for half in (self._halves.extractor, perception) for module in _attention_of(half)]
