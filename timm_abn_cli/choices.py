@@ -2,7 +2,7 @@
 
 __all__ = ['BASELINES', 'COLORMAPS', 'INTERPOLATIONS', 'MECHANISMS', 'METHODS', 'PROBABILITIES', 'SCALES', 'SHOWN_MAPS']
 
-BASELINES = ('mean', 'black', 'blur')
+BASELINES = ('mean', 'black', 'blur', 'linear')
 COLORMAPS = ('viridis', 'inferno', 'magma')
 INTERPOLATIONS = ('bilinear', 'bicubic')
 MECHANISMS = ('residual', 'product')
