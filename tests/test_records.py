@@ -9,7 +9,7 @@ from tiny_models import tiny_abn, tiny_attached, tiny_backbone, tiny_images
 import timm_abn
 from timm_abn.explain.comparison import compare_methods
 from timm_abn.explain.methods import create_explainer
-from timm_abn.explain.metrics import deletion_and_insertion_curves, predict
+from timm_abn.explain.metrics import predict, replacement_curves
 from timm_abn.explain.metrics.reliance import reliance
 from timm_abn.export.graph import export_metadata
 from timm_abn.records import Record, answers, num_answers, record_of, set_record
@@ -40,7 +40,7 @@ def test_one_logit_is_a_no_and_a_yes(make):
     # the score is the probability of the predicted answer, p or 1 - p, or of the one that is asked for
     maps = torch.rand(6, 1, 4, 4)
     for targets, scores in ((None, expected.max(dim=1).values), ([0] * 6, expected[:, 0])):
-        curves = deletion_and_insertion_curves(model, images, maps, targets, steps=4)
+        curves = replacement_curves(model, images, maps, targets, steps=4)
         torch.testing.assert_close(curves[0][:, 0], scores)
         torch.testing.assert_close(curves[1][:, -1], scores)
         assert curves[0].unique().numel() > 6

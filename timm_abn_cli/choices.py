@@ -5,7 +5,7 @@ __all__ = [
     'SHOWN_MAPS',
 ]
 
-BASELINES = ('mean', 'black', 'blur')
+BASELINES = ('mean', 'black', 'blur', 'linear')
 COLORMAPS = ('viridis', 'inferno', 'magma')
 INTERPOLATIONS = ('bilinear', 'bicubic')
 MECHANISMS = ('residual', 'product')

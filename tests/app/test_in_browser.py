@@ -140,7 +140,7 @@ def test_a_photo_is_explained_and_painted_on(visitor, page):
 def test_curves_and_files(visitor, folder):
     visitor.click('#draw-curves')
     areas, _ = visitor.wait(lambda: visitor.find('#areas .message'), 'no curves')
-    assert 'attention map: deletion 0.' in areas[0].text and 'grad_cam: deletion 0.' in areas[0].text
+    assert 'attention map: SRG ↑ ' in areas[0].text and 'grad_cam: SRG ↑ ' in areas[0].text
     visitor.click('#save')
     links, _ = visitor.wait(lambda: visitor.find('#files a[href*="shirt"]'), 'no files')
     addresses = {PurePath(link.get_attribute('href')).name: link.get_attribute('href') for link in links}

@@ -13,7 +13,7 @@ from timm_abn.app.photos import Photo
 from timm_abn.app.session import MAPS, draw_kind, draw_map, map_of, method_map, open_session, prepare, top_classes
 from timm_abn.data.images import draw_overlay
 from timm_abn.explain.methods import create_explainer
-from timm_abn.explain.metrics import deletion, insertion
+from timm_abn.explain.metrics import deletion, insertion, symmetric_relevance_gain
 from timm_abn.maps.operations import normalize_maps
 
 MODEL = 'abn_resnet20_cifar.fashion_mnist_faithful'
@@ -82,6 +82,9 @@ def test_methods_and_curves(session, served):
     assert curves.deletion_area == pytest.approx(deletion(served.model, session.x, values, targets, 4).item(), abs=1e-5)
     area = insertion(served.model, session.x, values, targets, 4).item()
     assert curves.insertion_area == pytest.approx(area, abs=1e-5)
+    gain = symmetric_relevance_gain(served.model, session.x, values, targets, 4).item()
+    assert curves.gain == pytest.approx(gain, abs=1e-5)
+    assert curves.insertion[0] == curves.deletion[-1] and curves.insertion[-1] == curves.deletion[0]
     assert curves.deletion[0] == pytest.approx(session.probabilities[3].item(), abs=1e-5)
     assert curves_of(session, served, torch.zeros_like(values)) is None
 

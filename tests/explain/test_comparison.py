@@ -9,7 +9,7 @@ from tiny_models import tiny_abn, tiny_images
 from timm_abn import TimmAbnError
 from timm_abn.explain.comparison import compare_methods
 from timm_abn.explain.methods import create_explainers
-from timm_abn.explain.metrics import deletion, insertion
+from timm_abn.explain.metrics import deletion, insertion, symmetric_relevance_gain
 
 METHODS = ['attention', 'class_map', 'grad_cam']
 
@@ -35,13 +35,15 @@ def test_equal_to_each_method_alone(model, targets):
         assert [result.method for result in comparison.results] == METHODS
     for column, (name, explainer) in enumerate(explainers.items()):
         maps = explainer(images, own)
-        scores = [metric(model, images, maps, own, steps=6) for metric in (deletion, insertion)]
+        scores = [
+            metric(model, images, maps, own, steps=6) for metric in (symmetric_relevance_gain, deletion, insertion)
+        ]
         for index, comparison in enumerate(comparisons):
             result = comparison.results[column]
             assert torch.equal(result.map, maps[index : index + 1]), name
             assert (result.low, result.high) == (maps[index].min().item(), maps[index].max().item())
-            assert result.deletion == pytest.approx(scores[0][index].item(), abs=1e-6)
-            assert result.insertion == pytest.approx(scores[1][index].item(), abs=1e-6)
+            own_scores = (result.gain, result.deletion, result.insertion)
+            assert own_scores == pytest.approx([score[index].item() for score in scores], abs=1e-6)
             assert result.problem == ''
 
 
@@ -52,8 +54,8 @@ def test_maps_that_say_nothing_have_no_scores(model):
     maps[2, 0, 0, 0] = float('nan')
     results = [row.results[0] for row in compare_methods(model, images, {'own': lambda x, y: maps}, steps=2)]
     assert [result.problem for result in results] == ['', 'flat map', 'NaN or infinity in the map']
-    assert [math.isnan(result.deletion) for result in results] == [False, True, True]
-    assert [math.isnan(result.insertion) for result in results] == [False, True, True]
+    for name in ('gain', 'deletion', 'insertion'):
+        assert [math.isnan(getattr(result, name)) for result in results] == [False, True, True]
     assert (results[1].low, results[1].high) == (0.5, 0.5) and math.isnan(results[2].low)
 
 

@@ -1,4 +1,4 @@
-"""Deletion and insertion curves of one photo: does the prediction hang on the pixels that a map points to?"""
+"""Deletion and insertion of one photo, both by the mean colour: does the prediction hang on where a map points?"""
 
 import dataclasses
 

@@ -212,11 +212,12 @@ class _Page:
         flat = [name for name, found in curves.items() if found is None]
         drawn = {name: found for name, found in curves.items() if found is not None}
         areas = '; '.join(
-            f'{name}: deletion \u2193 {found.deletion_area:.3f}, insertion \u2191 {found.insertion_area:.3f}'
+            f'{name}: SRG ↑ {found.gain:.3f}, '
+            f'deletion ↓ {found.deletion_area:.3f}, insertion ↑ {found.insertion_area:.3f}'
             for name, found in drawn.items()
         )
         flatness = f' {", ".join(flat)}: flat, which has no order.' if flat else ''
-        note = f'Areas: {areas}. Deletion: lower is better; insertion: higher. One photo is an anecdote.{flatness}'
+        note = f'{areas}. SRG: insertion less deletion, noise has 0. One photo is an anecdote.{flatness}'
         return {self.parts.curves: _frame(drawn), self.parts.areas: message(note)}
 
     @_computing

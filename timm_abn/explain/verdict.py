@@ -1,6 +1,7 @@
 """A verdict in words on the maps of a method: what their scores, beside those of controls, allow to say.
 
-The rules are the table ``RULES``, from the first to the last; the first that applies gives the verdict.
+The rules are the table ``RULES``, from the first to the last; the first that applies gives the verdict. A comparison
+on fewer than ``FEWEST_IMAGES`` counts as none.
 """
 
 import dataclasses
@@ -43,17 +44,25 @@ class Rule(NamedTuple):
     words: Callable[[Evidence], str]
 
 
+def _enough(interval: Interval | None) -> bool:
+    return interval is not None and interval.number >= FEWEST_IMAGES
+
+
 def _above(interval: Interval | None) -> bool:
-    return interval is not None and interval.number > 0 and interval.low > 0
+    return interval is not None and _enough(interval) and interval.low > 0
 
 
 def _below(interval: Interval | None) -> bool:
-    return interval is not None and interval.number > 0 and interval.high < 0
+    return interval is not None and _enough(interval) and interval.high < 0
+
+
+def _start(known: Evidence) -> str:
+    return 'above the mean map of its class' if _above(known.above_mean_map) else 'above random'
 
 
 RULES: Sequence[Rule] = (
     Rule(
-        lambda known: known.gain.number < FEWEST_IMAGES,
+        lambda known: not _enough(known.gain),
         lambda known: f'too few to say: {known.gain.number} images with a map, {FEWEST_IMAGES} or more are needed',
     ),
     Rule(
@@ -65,29 +74,29 @@ RULES: Sequence[Rule] = (
         lambda known: f'not above random, SRG {_words(known.gain)}: it does not show what the prediction depends on',
     ),
     Rule(
-        lambda known: known.above_mean_map is not None and not _above(known.above_mean_map),
+        lambda known: _enough(known.above_mean_map) and not _above(known.above_mean_map),
         lambda known: 'above random, not above the mean map of its class: it shows where such objects usually are',
     ),
     Rule(
-        lambda known: bool(known.one_class),
-        lambda known: (
-            f'above the mean map of its class for {known.one_class} alone: no more than that in other classes'
-        ),
+        lambda known: bool(known.one_class) and _above(known.above_mean_map),
+        lambda known: f'above the mean map of its class for {known.one_class} alone, not for other classes',
     ),
     Rule(
         lambda known: _above(known.above_rival),
-        lambda known: f'more faithful than {known.rival} by {_words(known.above_rival)} SRG',
+        lambda known: f'{_start(known)}, more faithful than {known.rival} by {_words(known.above_rival)} SRG',
     ),
     Rule(
         lambda known: _below(known.above_rival),
-        lambda known: f'above random, less faithful than {known.rival} by {_words(known.above_rival, -1)} SRG',
+        lambda known: f'{_start(known)}, less faithful than {known.rival} by {_words(known.above_rival, -1)} SRG',
     ),
     Rule(
-        lambda known: bool(known.rival),
-        lambda known: f'above random, as faithful as {known.rival}: {_words(known.above_rival)} SRG apart',
+        lambda known: _enough(known.above_rival),
+        lambda known: (
+            f'{_start(known)}, not told apart from {known.rival}: {_words(known.above_rival)} SRG between them'
+        ),
     ),
     Rule(
-        lambda known: known.above_mean_map is not None,
+        lambda known: _above(known.above_mean_map),
         lambda known: f'above the mean map of its class by {_words(known.above_mean_map)} SRG: it is of this image',
     ),
     Rule(
@@ -102,7 +111,7 @@ def verdict(evidence: Evidence) -> str:
     """Return what can be said of the maps of a method, in one line."""
     words = next(rule.words(evidence) for rule in RULES if rule.applies(evidence))
     alike = evidence.classes_alike
-    if alike is not None and alike.number >= FEWEST_IMAGES and alike.low > ALIKE:
+    if _enough(evidence.gain) and alike is not None and _enough(alike) and alike.low > ALIKE:
         words += '; it is the same for the two most probable classes'
     return words
 

@@ -29,12 +29,12 @@ from timm_abn.explain.methods import create_explainer
 from timm_abn.explain.metrics import (
     cascading_randomisation,
     deletion,
-    deletion_and_insertion_curves,
     energy,
     insertion,
     pointing_game,
     randomised_models,
     rank_correlation,
+    replacement_curves,
 )
 
 SIZE = 12
@@ -74,8 +74,8 @@ def test_pixel_flipping_of_quantus(quantus, features_in_step):
         features_in_step=features_in_step, perturb_baseline=0.0, disable_warnings=True, normalise=False
     )
     theirs = torch.tensor(quantus_scores(metric, model, images, maps, targets, softmax=True))
-    ours, _ = deletion_and_insertion_curves(model, images, maps, targets, SIZE * SIZE // features_in_step)
-    torch.testing.assert_close(ours[:, 1:], theirs.float(), atol=1e-5, rtol=0)
+    ours = replacement_curves(model, images, maps, targets, SIZE * SIZE // features_in_step)
+    torch.testing.assert_close(ours.deleted[:, 1:], theirs.float(), atol=1e-5, rtol=0)
 
 
 def test_localisation_of_quantus(quantus):

@@ -9,7 +9,7 @@ from ...errors import TimmAbnError, suggest
 
 __all__ = ['BASELINES', 'Baseline', 'gaussian_blur', 'make_baseline']
 
-BASELINES = ('mean', 'black', 'blur')
+BASELINES = ('mean', 'black', 'blur', 'linear')
 BLUR_KERNEL_SIZE, BLUR_SIGMA = 11, 5.0  # Petsiuk et al., section 4.2 and their code
 
 Baseline = str | torch.Tensor
@@ -20,8 +20,9 @@ def make_baseline(baseline: Baseline, model: nn.Module, images: torch.Tensor) ->
 
     Args:
         baseline: 'mean', zeros of the normalised input, which is the mean colour; 'black', what a pixel of 0 becomes
-            by the model's normalisation; 'blur', the images under a Gaussian blur; or a tensor that can be broadcast
-            to ``images``, such as other images, normalised.
+            by the model's normalisation; 'blur', the images under a Gaussian blur; 'linear', zeros where nothing is
+            left to interpolate from (``imputation``); or a tensor that can be broadcast to ``images``, such as other
+            images, normalised.
         model: Its ``pretrained_cfg`` tells the normalisation, which only 'black' asks for.
         images: Normalised images, shape (B, C, H, W).
 
@@ -30,7 +31,7 @@ def make_baseline(baseline: Baseline, model: nn.Module, images: torch.Tensor) ->
     """
     if isinstance(baseline, torch.Tensor):
         return _given(baseline, images)
-    if baseline == 'mean':
+    if baseline in ('mean', 'linear'):
         return images.new_zeros(1).expand(images.shape)
     if baseline == 'black':
         return images.new_tensor(_black(model, images.shape[1]))[:, None, None].expand(images.shape)

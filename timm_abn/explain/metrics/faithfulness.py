@@ -30,6 +30,7 @@ import torch.nn as nn
 from ...errors import TimmAbnError
 from .baselines import Baseline, make_baseline
 from .checks import check_evaluation_mode, check_images, check_maps, check_positive
+from .imputation import impute_linearly
 from .predictions import Targets, predict, resolve_targets
 from .replacement import pixel_ranks, scores_of_replaced
 
@@ -147,7 +148,8 @@ def replacement_curves(
         maps: Shape (B, 1, h, w).
         targets: A class, or task, for each image; by default the most probable of the whole image.
         steps: In how many steps all pixels are replaced (S).
-        baseline: What replaces them: 'mean', 'black', 'blur' or a tensor (see ``make_baseline``).
+        baseline: What replaces them: 'mean', 'black', 'blur' or a tensor (see ``make_baseline``); or 'linear', what
+            is interpolated from the pixels that are left, with a little noise (ROAD, Rong et al., ICML 2022).
         patch_size: Height and width, in pixels, of the patches that are replaced; it must divide those of the images.
         batch_size: How many images pass the model at once, whichever image they were made from.
 
@@ -166,8 +168,10 @@ def replacement_curves(
     targets, whole = resolve_targets(predict(model, images, batch_size), targets)
     ranks = pixel_ranks(maps, images.shape[2:], patch_size)
     replacements = make_baseline(baseline, model, images)
-    deleted = scores_of_replaced(model, images, replacements, ranks, counts[1:], targets, batch_size)
-    inserted = scores_of_replaced(model, replacements, images, ranks, counts[1:-1], targets, batch_size)
+    is_linear = isinstance(baseline, str) and baseline == 'linear'
+    impute, impute_others = (impute_linearly, lambda x, kept: impute_linearly(x, ~kept)) if is_linear else (None, None)
+    deleted = scores_of_replaced(model, images, replacements, ranks, counts[1:], targets, batch_size, impute)
+    inserted = scores_of_replaced(model, replacements, images, ranks, counts[1:-1], targets, batch_size, impute_others)
     is_usable = maps.flatten(1).isfinite().all(dim=1, keepdim=True)
     deleted = torch.cat([whole[:, None], deleted], dim=1)
     inserted = torch.cat([deleted[:, -1:], inserted, whole[:, None]], dim=1)

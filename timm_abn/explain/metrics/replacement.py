@@ -4,7 +4,7 @@ The rank of each pixel is computed once. An image of which n pixels are replaced
 rank < n, written into a buffer that all batches share: beside the forward pass of a network that costs next to nothing.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn as nn
@@ -42,11 +42,13 @@ def scores_of_replaced(
     counts: list[int],
     targets: torch.Tensor,
     batch_size: int,
+    impute: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Return the probabilities of the targets for images of which some pixels are replaced, shape (B, len(counts)).
 
     Pixels of an image (B, C, H, W) whose rank (B, 1, H, W) is below the count come from ``replacements``, of its
-    shape. ``batch_size`` images pass the model at once, whichever image they were made from.
+    shape; ``impute`` has the last word, told which those are. ``batch_size`` images pass the model at once, whichever
+    image they were made from.
     """
     if not counts:
         return targets.new_empty((len(images), 0), dtype=torch.float32)
@@ -68,7 +70,8 @@ def scores_of_replaced(
         for index, steps, rows in _pieces(start, stop, len(counts)):
             torch.lt(ranks[index], limits[steps], out=selected[rows])
             torch.where(selected[rows], replacements[index], images[index], out=buffer[rows])
-        probabilities = probabilities_of(model(buffer[: stop - start]))
+        batch = buffer[: stop - start]
+        probabilities = probabilities_of(model(batch if impute is None else impute(batch, selected[: stop - start])))
         scores.append(probabilities.gather(1, targets_of_all[start:stop, None])[:, 0])
     return torch.cat(scores).view(len(images), len(counts))
 
