@@ -15,11 +15,11 @@ under the probability of the class that is predicted for the whole image (Petsiu
 relevance gain, is insertion less deletion: noise has 0, whatever replaces pixels (Bluecher et al., 2024).
 
 The column that counts is 'above the mean map': SRG less that of the mean of the same method's maps of other images that
-are predicted as the same class, which looks at no pixel of the image. random, and centre, a Gaussian, are in every table.
-'classes alike' is the rank correlation with the map of the most probable other class, 'randomised' that with the map once
-the head of the network is drawn anew: near 1, the map knows nothing of the class, or of what was learned. Position bias
-is the share of the maps' variance in space that is the same in all images. What an ABN loses when its map is replaced
-tells whether the map matters. The last lines say in words what follows, method by method.
+are predicted as the same class, which looks at no pixel of the image. random, and centre, a Gaussian, are always there.
+'classes alike' is the rank correlation with the map of the most probable other class, 'randomised' that with the map of
+the network with another head: near 1, the map knows nothing of the class, or of what was learned. Position bias is the
+share of the maps' variance in space that is the same in all images. What an ABN loses when its map is replaced tells
+whether the map matters. The last lines say in words what follows, method by method.
 
 Folders of images have classes if their sub-folders are called like those of the model: by name, of ImageNet also by
 synset, or by number. --masks are PNG files with the

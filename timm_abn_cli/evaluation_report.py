@@ -1,5 +1,6 @@
 """What an evaluation found, as tables for people and as a picture of its curves; imports the library."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,7 +13,6 @@ from timm_abn.staging import staged_file
 from .table import format_table
 
 __all__ = ['draw_curves', 'report']
-
 
 OTHER_CLASSES = 'all of fewer than 10 images'
 # columns of the first table; all others stand in the second
@@ -49,7 +49,7 @@ def report(evaluation: Evaluation, names: Sequence[str], by_class: bool = False)
 
 
 def _score_table(evaluation: Evaluation) -> str:
-    layers = _layers(evaluation)
+    layers = evaluation.settings['layers']
     shown = [name for name in SCORES if name in evaluation.metrics]
     rows = [
         [method, layers.get(method) or '-', *(str(row[name]) for name in shown)]
@@ -60,8 +60,8 @@ def _score_table(evaluation: Evaluation) -> str:
     labelled = evaluation.accuracy.number
     accuracy = f', accuracy {evaluation.accuracy} of {labelled} with a label' if labelled else ', none with a label'
     table = format_table(['method', 'layer', *(TITLES[name] for name in shown)], rows)
-    few = sum(row['mean_map_of_all'] for row in first)
-    note = f'\nThe mean map is that of all classes for {few} of {len(first)} images, of whose class are fewer than 6'
+    few = max(Counter(row['method'] for row in evaluation.rows if row['mean_map_of_all']).values(), default=0)
+    note = f'\nFor {few} of {len(first)} the mean map is that of all others: fewer than 5 others are of their class'
     return f'Scores: mean and 95 % interval of {number} images{accuracy}\n{table}{note if few else ""}'
 
 
@@ -73,29 +73,20 @@ def _map_table(evaluation: Evaluation) -> str:
         bias = evaluation.position_bias[method]
         rows.append([method, *(str(row[name]) for name in shown), '-' if bias != bias else f'{bias:.2f}'])
     table = format_table(['method', *(TITLES[name] for name in shown), 'position bias ↓'], rows)
-    return f'Maps: 1 is a map that stays, whatever the class, whatever the network has learned, whatever the image\n{table}'
-
-
-def _layers(evaluation: Evaluation) -> dict[str, str]:
-    """Return the layer of each method, those of the reference included."""
-    settings = evaluation.settings
-    of_reference = settings.get('reference', {}).get('layers', {})
-    others = [method for method in evaluation.scores if method not in settings['layers']]
-    return {**settings['layers'], **dict(zip(others, of_reference.values()))}
+    title = 'Maps; 1 in the last columns: the same for another class, another head of the network, another image'
+    return f'{title}\n{table}'
 
 
 def _target_table(targets: Mapping[str, Mapping[int, Mapping[str, Interval]]], what: str, names: Sequence[str]) -> str:
     """Return the scores of each task or class, of all methods."""
-    rows: list[list[str]] = []
-    columns: list[str] = []
-    for target in next(iter(targets.values())):
+    columns = list(next(row for by_target in targets.values() for row in by_target.values()))
+    rows = []
+    for target in dict.fromkeys(target for by_target in targets.values() for target in by_target):
+        name = OTHER_CLASSES if target == OTHERS else names[target]
         for method, by_target in targets.items():
             row = by_target.get(target, {})
-            columns = columns or list(row)
             number = max((interval.number for interval in row.values()), default=0)
-            rows.append(
-                [OTHER_CLASSES if target == OTHERS else names[target], method, str(number), *map(str, row.values())]
-            )
+            rows.append([name, method, str(number), *(str(row.get(column, '-')) for column in columns)])
     return format_table([what, 'method', 'images', *(TITLES[name] for name in columns)], rows)
 
 

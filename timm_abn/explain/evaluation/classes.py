@@ -42,12 +42,18 @@ def only_class(by_class: ByClass) -> int | None:
     return above[0] if len(above) == 1 < len(known) else None
 
 
-def contradictions(by_method: Mapping[str, Sequence[Row]], names: Sequence[str], seed: int) -> list[str]:
-    """Return a sentence for each pair of methods of which each is more faithful in another class, beyond doubt."""
+def contradictions(
+    by_method: Mapping[str, Sequence[Row]],
+    scores: Mapping[str, Mapping[str, Interval]],
+    names: Sequence[str],
+    seed: int,
+) -> list[str]:
+    """Return a sentence for each pair of methods above random of which each is better in another class."""
     found = []
-    for (first, own), (second, others) in itertools.combinations(by_method.items(), 2):
-        if {first, second} & {*FLOORS}:
-            continue
+    above = {
+        method: rows for method, rows in by_method.items() if method not in FLOORS and scores[method][GAIN].low > 0
+    }
+    for (first, own), (second, others) in itertools.combinations(above.items(), 2):
         own_by_class, others_by_class = _by_class(own), _by_class(others)
         differences = {
             index: paired_differences(rows, others_by_class[index], [GAIN], seed)[GAIN]
@@ -59,9 +65,8 @@ def contradictions(by_method: Mapping[str, Sequence[Row]], names: Sequence[str],
         if wins and losses:
             best, worst = max(wins, key=lambda c: wins[c].mean), min(losses, key=lambda c: losses[c].mean)
             found.append(
-                f'{first} or {second}? By SRG {first} is better by {wins[best]} for {names[best]} '
-                f'({wins[best].number} images), and worse, {losses[worst]}, for {names[worst]} '
-                f'({losses[worst].number} images)'
+                f'{first} or {second}, that depends on the class: SRG differs by {wins[best]} for {names[best]} '
+                f'({wins[best].number} images), by {losses[worst]} for {names[worst]} ({losses[worst].number})'
             )
     return found
 

@@ -120,7 +120,7 @@ def put_together(
         accuracy=bootstrap_mean([float(row['label'] == row['predicted']) for row in labelled], seed),
         position_bias={method: _bias(maps[method]) if usable[method] else math.nan for method in methods},
         reliance=intervals,
-        findings=[*_findings(intervals), *contradictions(by_method, names, seed), *findings],
+        findings=[*_findings(intervals), *contradictions(by_method, means, names, seed), *findings],
         problems=dict(Counter([*(row['problem'] for row in rows if row['problem']), *problems])),
         classes_without_examples=[i for i in range(len(names)) if i not in seen] if labelled and exclusive else [],
         curves={method: moments.band() for method, moments in curves.items()},

@@ -149,6 +149,7 @@ def join_evaluations(evaluation: Evaluation, name: str, reference: Evaluation) -
         title: paired_differences([row for row in rows if row['method'] == title], own, metrics, settings['seed'])
         for title in (f'{name}: {method}' for method in reference.scores)
     }
+    layers = both(settings['layers'], reference.settings['layers'])
     return dataclasses.replace(
         evaluation,
         rows=[*evaluation.rows, *rows],
@@ -160,7 +161,7 @@ def join_evaluations(evaluation: Evaluation, name: str, reference: Evaluation) -
         position_bias=both(evaluation.position_bias, reference.position_bias),
         problems=both(evaluation.problems, reference.problems),
         curves=both(evaluation.curves, reference.curves),
-        settings={**settings, 'reference': reference.settings},
+        settings={**settings, 'layers': layers, 'reference': reference.settings},
     )
 
 
