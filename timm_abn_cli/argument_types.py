@@ -52,6 +52,7 @@ def _whole(text: str, least: int, most: float = math.inf) -> int:
 
 positive = partial(_whole, least=1)
 whole = partial(_whole, least=0)
+cells = partial(_whole, least=2)  # along each side of a grid
 seed = partial(_whole, least=0, most=2**32 - 1)  # as NumPy takes them
 
 

@@ -1,18 +1,25 @@
-"""Score explanations on a data set: deletion, insertion, localisation, and what the prediction loses without its map.
+"""Score explanations on a data set: are maps faithful, are they about the image, and does the prediction need them?
 
 examples:
   timm-abn evaluate --model abn_resnet20_cifar.fashion_mnist --data-dir data --dataset torch/fashion_mnist \\
-      --split test --limit 1000 --methods attention class_map grad_cam centre random --out outputs/evaluate
+      --split test --limit 1000 --methods attention class_map grad_cam --by-class --out outputs/evaluate
   timm-abn evaluate --checkpoint output/train/abn/last.pth.tar --data-dir photos --masks masks/ \\
       --reference-checkpoint plain.pth.tar
 
-Written to --out: scores.csv (a row per image and method), summary.json (means with 95 % bootstrap intervals, paired
-differences to the first method, versions and settings) and curves.png (needs the extra: pip install 'timm-abn[plot]').
+Written to --out: scores.csv (a row per image and method), summary.json (means with 95 % bootstrap intervals, also class
+by class, paired differences to the first method, verdicts, versions and settings) and curves.png (needs the extra:
+pip install 'timm-abn[plot]').
 
-Deletion replaces the pixels in the order of the map by the mean colour, insertion starts from a blurred image (Petsiuk
-et al., 2018); the score is the area under the probability of the class that is predicted for the whole image. What an
-ABN loses when its map is replaced tells whether the map matters. Position bias is the share of the maps' variance in
-space that is the same in all images.
+Deletion replaces the pixels in the order of the map, insertion gives them back in the same order; the score is the area
+under the probability of the class that is predicted for the whole image (Petsiuk et al., 2018). SRG, the symmetric
+relevance gain, is insertion less deletion: noise has 0, whatever replaces pixels (Bluecher et al., 2024).
+
+The column that counts is 'above the mean map': SRG less that of the mean of the same method's maps of other images that
+are predicted as the same class, which looks at no pixel of the image. random, and centre, a Gaussian, are always there.
+'classes alike' is the rank correlation with the map of the most probable other class, 'randomised' that with the map of
+the network with another head: near 1, the map knows nothing of the class, or of what was learned. Position bias is the
+share of the maps' variance in space that is the same in all images. What an ABN loses when its map is replaced tells
+whether the map matters. The last lines say in words what follows, method by method.
 
 Folders of images have classes if their sub-folders are called like those of the model: by name, of ImageNet also by
 synset, or by number. --masks are PNG files with the
@@ -36,7 +43,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from .answers import warn_of_order
-from .argument_types import existing, positive
+from .argument_types import cells, existing, positive
 from .arguments import (
     add_computing_arguments,
     add_data_arguments,
@@ -59,8 +66,7 @@ if TYPE_CHECKING:
 
 __all__ = ['add_arguments', 'run']
 
-FLOORS = ('centre', 'random')  # what any explanation must beat; the same for a baseline
-CHOSEN = ('attention', 'class_map', 'grad_cam', 'recipro_cam', *FLOORS)
+CHOSEN = ('attention', 'class_map', 'grad_cam', 'recipro_cam')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,6 +81,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--baseline', choices=BASELINES, default='mean', help='what replaces pixels (default: mean)')
     size = 'side, in pixels, of the squares that are replaced (default: 1)'
     parser.add_argument('--patch-size', type=positive, default=1, metavar='P', help=size)
+    classes = 'also tell the gains for each predicted class'
+    parser.add_argument('--by-class', action='store_true', help=classes)
+    mosaics = 'also score GridPG, on mosaics of N x N images that are predicted rightly and with confidence'
+    parser.add_argument('--grid', type=cells, metavar='N', help=mosaics)
     add_out_argument(parser, 'outputs/evaluate')
     add_computing_arguments(parser, batch_size=32)
 
@@ -102,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
         draws = importlib.util.find_spec('matplotlib') is not None
         if draws:
             draw_curves(args.out / 'curves.png', evaluation)
-    print(report(evaluation, names))
+    print(report(evaluation, names, args.by_class))
     first = [row for row in evaluation.rows if row['method'] == evaluation.rows[0]['method']]
     warn_of_order([(PurePath(row['image']), row['label'], row['predicted']) for row in first], model)
     files = ', '.join(str(args.out / name) for name in ('scores.csv', 'summary.json') + ('curves.png',) * draws)
@@ -116,6 +126,7 @@ def _evaluate(args: argparse.Namespace, model: 'nn.Module') -> 'Evaluation | Non
     from timm_abn.explain.evaluation import join_evaluations
     from timm_abn.explain.evaluation.results import write_evaluation
     from timm_abn.explain.methods import applicable_explainers, create_explainers
+    from timm_abn.explain.methods.floors import FLOORS
 
     methods = create_explainers(args.methods, model) if args.methods else applicable_explainers(CHOSEN, model)
     has_reference = args.reference or args.reference_checkpoint
@@ -149,7 +160,7 @@ def _evaluate_model(
         f'{name}={value}' for name, value in (*data.items(), ('masks', args.masks), ('label_names', args.label_names))
     )
     options = args.steps, args.baseline, args.patch_size, args.batch_size, args.seed
-    return evaluate(model, samples, methods, folder, *options, said)
+    return evaluate(model, samples, methods, folder, *options, said, args.grid)
 
 
 def _load_reference(args: argparse.Namespace, model: Any) -> 'nn.Module':
@@ -157,7 +168,7 @@ def _load_reference(args: argparse.Namespace, model: Any) -> 'nn.Module':
     from timm_abn.models.loading import load_classifier
 
     given = {} if args.reference_checkpoint is None else dict(num_classes=model.num_classes)
-    reference: Any = load_classifier(args.baseline, args.reference_checkpoint, **given)
+    reference: Any = load_classifier(args.reference, args.reference_checkpoint, **given)
     if reference.num_classes != model.num_classes:
         raise CommandError(
             f'--reference {args.reference or args.reference_checkpoint} has {reference.num_classes} classes, '

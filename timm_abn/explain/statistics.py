@@ -8,6 +8,7 @@ import numpy as np
 __all__ = ['Interval', 'bootstrap_mean']
 
 SAMPLES = 2000
+AT_ONCE = 10**6  # numbers drawn
 
 
 class Interval(NamedTuple):
@@ -45,7 +46,9 @@ def bootstrap_mean(values: Sequence[float], seed: int = 0, groups: Sequence[Hash
         indices = [numbers[group] for group in own]
         sums, counts = np.bincount(indices, present), np.bincount(indices)
     generator = np.random.default_rng(seed)
-    draws = (generator.integers(0, len(sums), len(sums)) for _ in range(SAMPLES))
-    means = [sums[draw].sum() / counts[draw].sum() for draw in draws]
+    at_once = max(AT_ONCE // len(sums), 1)
+    sizes = [min(at_once, SAMPLES - start) for start in range(0, SAMPLES, at_once)]
+    draws = (generator.integers(0, len(sums), (size, len(sums))) for size in sizes)
+    means = np.concatenate([sums[draw].sum(axis=1) / counts[draw].sum(axis=1) for draw in draws])
     low, high = np.percentile(means, (2.5, 97.5))
     return Interval(float(present.mean()), float(low), float(high), len(present))

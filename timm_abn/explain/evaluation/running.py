@@ -1,17 +1,15 @@
-"""Evaluating explanations batch by batch.
+"""Evaluating explanations batch by batch: first all maps, then the curves of these and of the mean maps of others.
 
-The results of a batch are one file, written whole or not at all. An evaluation that was interrupted continues after the
-last of them, and several processes take turns at the batches: in both cases the outcome is that of one process, since
-no batch depends on those before it. A file is used again only if nothing has changed that went into it: it names the
-fingerprints of the settings, the network and the methods, and of all images of the batch, which are read for that.
+The results of a batch are one file for each. An evaluation that was interrupted continues after the last of them, and
+several processes take turns at the batches: in both cases the outcome is that of one process, since no batch depends on
+others but by the mean maps, which are those of all. Only sums of maps are kept in memory.
 """
 
 import contextlib
 import datetime
 import json
 import logging
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,35 +17,38 @@ from typing import Any
 import timm
 import torch
 import torch.nn as nn
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from timm.data import resolve_model_data_config
 
-from ...data.samples import Sample, read_samples
+from ...data.class_names import class_names
+from ...data.samples import Sample
 from ...errors import TimmAbnError
 from ...hub.state_dicts import fingerprint_of
-from ...networks.network import AttentionBranchNet
 from ...progress import Progress
-from ...records import are_exclusive, num_answers, record_of
-from ...staging import check_output_folder, staged_file
+from ...records import are_exclusive, record_of
 from ...version import __version__
 from ..methods import create_explainer
-from ..metrics import (
-    STEPS,
-    ReplacementCurves,
-    chance_corrected_energy,
-    energy,
-    iou,
-    map_problems,
-    pointing_game,
-    predict,
-    replacement_curves,
-    replacement_effects,
-)
-from ..metrics.predictions import Explainer, resolve_targets
+from ..methods.floors import FLOORS
+from ..metrics import STEPS
+from ..metrics.predictions import Explainer
 from ..processes import of_all_processes, rank_and_size, shared_scratch_folder, wait_for_all
-from .fingerprints import fingerprint, sample_fingerprint
-from .results import FAITHFULNESS, LOCALISATION, NO_MASK, Evaluation, put_together, write_evaluation
+from .batches import explain_batch, nothing, score_batch
+from .collecting import put_together
+from .controls import MeanMaps
+from .fingerprints import fingerprint
+from .grids import Grid, check_grid, draw_grid, score_grid
+from .parts import (
+    begin,
+    changed_error,
+    contents_of,
+    facts_of,
+    key_of,
+    load_maps,
+    parts_left,
+    read_again,
+    read_batch,
+    save_part,
+)
+from .results import Evaluation, write_evaluation
 
 __all__ = ['evaluate', 'preparation_of', 'weights_fingerprint']
 
@@ -65,17 +66,20 @@ def evaluate(
     batch_size: int = 32,
     seed: int = 0,
     data: str = '',
+    grid: int | None = None,
 ) -> Evaluation | None:
     """Score explanations of a model's predictions, and write ``scores.csv`` and ``summary.json``.
 
     Under ``torch.distributed`` each process takes its share of the batches.
 
     Args:
-        model: The model, in evaluation mode, on the device to compute on.
+        model: The model, in evaluation mode, on the device to compute on. While maps of a network that has forgotten
+            its classes are made, its head is another one.
         samples: Any sequence of samples, such as ``load_samples`` returns; an error that one raises while it is read is
-            a problem of this image alone.
+            a problem of this image alone. Each is read twice.
         methods: Names of methods of explanation (``timm_abn.explain.methods.EXPLAINERS``), or name -> any function of
-            images and targets that returns maps (B, 1, h, w). Differences are to the first one.
+            images and targets that returns maps (B, 1, h, w). Differences are to the first one. 'random' and 'centre'
+            are added.
         folder: Where results go. An evaluation of the same that was interrupted there is resumed, and one that was
             finished is shown again, which a line says: that takes as long as reading the images. Where the code of a
             method cannot be known, it is evaluated anew. None to leave nothing behind; several processes must then be
@@ -84,8 +88,9 @@ def evaluate(
         baseline: What replaces pixels: 'mean', 'black' or 'blur'.
         patch_size: Side of the squares that are replaced, in pixels.
         batch_size: Images at once, and at most as many changed images.
-        seed: Of the bootstrap, and of what reliance draws.
+        seed: Of the bootstrap, and of what reliance, mosaics and the network with another head draw.
         data: What the samples are, for the record; an evaluation of others in the same folder is refused.
+        grid: Images along each side of mosaics, to score methods by GridPG; None to leave it out.
 
     Returns:
         None in processes other than the first.
@@ -94,10 +99,12 @@ def evaluate(
         TimmAbnError: The folder holds an evaluation of another network, method or image, or with other settings; an
             argument has no meaning; or the model predicts NaN.
     """
-    if not isinstance(methods, Mapping):
-        methods = {name: create_explainer(name, model) for name in methods}
     if not len(samples) or not methods:
         raise TimmAbnError(f'an evaluation needs images and methods, got {len(samples)} and {len(methods)}.')
+    if grid is not None:
+        check_grid(model, grid)
+    explainers = dict(methods) if isinstance(methods, Mapping) else {n: create_explainer(n, model) for n in methods}
+    explainers.update({name: create_explainer(name, model) for name in FLOORS if name not in explainers})
     settings: dict[str, Any] = dict(
         weights=weights_fingerprint(model),
         network=fingerprint(model),
@@ -105,31 +112,25 @@ def evaluate(
         probabilities=record_of(model).probabilities,
         images=len(samples),
         data=data,
-        methods=list(methods),
-        code={name: fingerprint(explainer) for name, explainer in methods.items()},
+        methods=list(explainers),
+        layers={name: getattr(explainer, 'layer', '') for name, explainer in explainers.items()},
+        code={name: fingerprint(explainer) for name, explainer in explainers.items()},
         steps=steps,
         baseline=baseline,
         patch_size=patch_size,
         batch_size=batch_size,
         seed=seed,
+        grid=grid,
         versions=dict(timm_abn=__version__, timm=timm.__version__, torch=torch.__version__),
     )
-    rank, world_size = rank_and_size()
     with shared_scratch_folder() if folder is None else contextlib.nullcontext(Path(folder)) as place:
-        _begin(place, settings, rank)
-        parts = [place / 'parts' / f'{index:06}.safetensors' for index in range(-(-len(samples) // batch_size))]
-        left = _left_of(parts[rank::world_size], samples, settings, place)
-        for part in Progress(left, 'evaluate', 'batch', shown=rank == 0):
-            read, problems = _read(samples, part, batch_size)
-            tensors, facts = _evaluate_batch(model, read, methods, settings) if read else ({}, {'rows': []})
-            facts.update(unreadable=problems, key=_key_of(settings), contents=_contents(read, problems))
-            with staged_file(part) as staged:
-                save_file(tensors, staged, metadata={'facts': json.dumps(facts)})
-        wait_for_all()
-        if rank:
+        begin(place, settings)
+        work = _Work(model, samples, explainers, settings, place)
+        mosaics, findings = work.run()
+        if work.rank:
             return None
-        num_classes = num_answers(model) if are_exclusive(model) else 0  # else labels are no classes
-        evaluation = put_together(parts, settings, num_classes)
+        parts, names = list(zip(work.maps, work.curves)), class_names(model)
+        evaluation = put_together(parts, mosaics, settings, names, are_exclusive(model), findings)
         write_evaluation(place, evaluation)
         return evaluation
 
@@ -144,167 +145,106 @@ def preparation_of(model: nn.Module, said: Mapping[str, Any] = MappingProxyType(
     return json.loads(json.dumps({**resolve_model_data_config(model), **said}))
 
 
-_OTHER = dict(weights='other weights', network='a network of other arguments', code='other code of the method {}')
+class _Work:
+    """The phases of an evaluation, the share of this process of each; all wait for each other between them."""
 
+    def __init__(
+        self,
+        model: nn.Module,
+        samples: Sequence[Sample],
+        methods: Mapping[str, Explainer],
+        settings: Mapping[str, Any],
+        folder: Path,
+    ) -> None:
+        self.model, self.samples, self.methods, self.settings, self.folder = model, samples, methods, settings, folder
+        self.rank, self.world_size = rank_and_size()
+        self.key, self.batch_size = key_of(settings), settings['batch_size']
+        self.maps, self.curves = (self._paths(kind, -(-len(samples) // self.batch_size)) for kind in ('maps', 'curves'))
 
-def _begin(folder: Path, settings: Mapping[str, Any], rank: int) -> None:
-    """Compare the settings with those of an evaluation that was begun before, and record them."""
-    for place in (folder, folder / 'parts'):
-        check_output_folder(place)
-    path, before = folder / 'settings.json', settings
-    if any((folder / 'parts').glob('*.safetensors')):
-        with contextlib.suppress(FileNotFoundError, ValueError):  # damaged: the parts say what they are of
-            before = json.loads(path.read_text(encoding='utf-8'))
-    then = dict(_entries(before))
-    for key, value in _entries(settings):
-        if then.get(key) != value:
-            kind, _, name = key.partition('.')
-            found = _OTHER.get(kind, f'{key}={then.get(key)!r}, not {value!r}').format(name)
-            if kind == 'data':
-                found = f'data={_rest(then.get(key), value)!r}, not {_rest(value, then.get(key))!r}'
-            raise TimmAbnError(f'{folder} holds an evaluation with {found}: choose a new folder.')
-    wait_for_all()  # all have compared before anything is written
-    if rank == 0:
-        with staged_file(path) as staged:
-            staged.write_text(json.dumps(settings, indent=1), encoding='utf-8')
-        unknown = [name for name, code in settings['code'].items() if code is None]
-        if (folder / 'parts').is_dir() and unknown:
-            _logger.warning(f'the code of {", ".join(unknown)} cannot be known: nothing in {folder} is used again')
-    wait_for_all()
+    def _paths(self, kind: str, number: int) -> list[Path]:
+        return [self.folder / kind / f'{index:06}.safetensors' for index in range(number)]
 
+    def run(self) -> tuple[list[Path], list[str]]:
+        """Write all files that are left to write; return those of mosaics, and what is to be said of these.
 
-def _rest(words: object, others: object) -> str:
-    """Return what a description of data says that another does not."""
-    known = str(others).split(', ')
-    return ', '.join(word for word in str(words).split(', ') if word not in known)
+        Raises:
+            TimmAbnError: Images have changed since files were written of them.
+        """
+        left = self._left(self.maps, self.key)
+        self._check([part for part in self._own(self.maps) if part not in left])
+        self._explain(left)
+        wait_for_all()
+        # curves depend on the maps of all images
+        contents = [(facts_of(part) or {})['contents'] for part in self.maps]
+        key = fingerprint(self.key, contents) if self.key else None
+        curves_left = self._left(self.curves, key)
+        self._score(curves_left, key)
+        mosaics, findings = self._play(key)
+        if not of_all_processes([*left, *curves_left]) and self.rank == 0:
+            ended = datetime.datetime.fromtimestamp(max(part.stat().st_mtime for part in self.curves))
+            _logger.warning(f'{self.folder} holds this evaluation, of {ended:%Y-%m-%d %H:%M}: it is shown again')
+        wait_for_all()
+        return mosaics, findings
 
+    def _own(self, parts: Sequence[Path]) -> Sequence[Path]:
+        return parts[self.rank :: self.world_size]
 
-def _entries(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield settings one by one, those of a group as 'group.name'."""
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from ((f'{key}.{name}', entry) for name, entry in value.items())
-        else:
-            yield key, value
+    def _left(self, parts: Sequence[Path], key: str | None) -> list[Path]:
+        return parts_left(self._own(parts), key)
 
+    def _progress(self, parts: list[Path], what: str) -> Progress[Path]:
+        return Progress(parts, f'evaluate: {what}', 'batch', shown=self.rank == 0)
 
-def _left_of(own: Sequence[Path], samples: Sequence[Sample], settings: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Return which parts of this process are not there, damaged, or of something else; says so if all are there.
+    def _check(self, written: list[Path]) -> None:
+        """Raise TimmAbnError if images have changed since files were written of them, in any process."""
+        changed: list[str] = []
+        for part in self._progress(written, 'reading what was evaluated before'):
+            changed += read_again(self.samples, part, self.batch_size)[1]
+        changed = of_all_processes(changed)
+        if changed:
+            raise changed_error(self.folder, changed)
 
-    Raises:
-        TimmAbnError: One is of images that have changed since.
-    """
-    key, shown = _key_of(settings), rank_and_size()[0] == 0
-    known = {part: facts['contents'] for part in own if (facts := _facts_of(part)) and key and facts.get('key') == key}
-    changed: list[str] = []
-    for part in Progress(list(known), 'evaluate: reading what was evaluated before', 'batch', shown):
-        contents = _contents(*_read(samples, part, settings['batch_size']))
-        changed += [name for content, name in contents.items() if content not in known[part]]
-    changed = of_all_processes(changed)
-    if changed:
-        raise TimmAbnError(
-            f'{folder} holds an evaluation of what {changed[0]} was before ({len(changed)} differ): '
-            'choose a new folder.'
-        )
-    left = [part for part in own if part not in known]
-    if not of_all_processes(left) and shown:
-        ended = datetime.datetime.fromtimestamp(max(part.stat().st_mtime for part in known))
-        _logger.warning(f'{folder} holds this evaluation, of {ended:%Y-%m-%d %H:%M}: it is shown again')
-    return left
+    def _explain(self, left: list[Path]) -> None:
+        for part in self._progress(left, 'maps'):
+            read, problems = read_batch(self.samples, part, self.batch_size)
+            samples = list(read.values())
+            tensors, facts = explain_batch(self.model, samples, self.methods, self.settings) if samples else nothing()
+            facts.update(indices=list(read), unreadable=problems, contents=contents_of(samples, problems))
+            save_part(part, self.key, tensors, facts)
 
+    def _score(self, left: list[Path], key: str | None) -> None:
+        controls = self._controls() if left else {}
+        for part in self._progress(left, 'curves'):
+            of_maps = self.folder / 'maps' / part.name
+            samples, changed = read_again(self.samples, of_maps, self.batch_size)
+            if changed:
+                raise changed_error(self.folder, changed)
+            maps, targets = load_maps(of_maps, self.methods)
+            options = maps, targets, controls, self.settings
+            tensors, facts = score_batch(self.model, samples, *options) if samples else nothing()
+            save_part(part, key, tensors, facts)
 
-def _facts_of(part: Path) -> dict[str, Any] | None:
-    """Return what a part says of its batch; None if it is not there, or damaged."""
-    try:
-        with safe_open(part, framework='pt') as file:
-            return json.loads(file.metadata()['facts'])
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-        return None
+    def _play(self, key: str | None) -> tuple[list[Path], list[str]]:
+        """Write the files of GridPG; return them, or why there are none."""
+        if not self.settings['grid']:
+            return [], []
+        try:
+            grid = draw_grid(self.maps, self.settings['grid'], self.settings['seed'])
+        except TimmAbnError as error:
+            return [], [f'no GridPG: {error}']
+        at_once = max(self.batch_size // grid.members.shape[1], 1)
+        parts = self._paths('mosaics', -(-len(grid.members) // at_once))
+        for part in self._progress(self._left(parts, key), 'mosaics'):
+            shown = slice(int(part.stem) * at_once, (int(part.stem) + 1) * at_once)
+            own = Grid(grid.members[shown], grid.classes[shown])
+            save_part(part, key, {}, score_grid(self.model, self.samples, self.methods, own, self.batch_size))
+        return parts, []
 
-
-def _key_of(settings: Mapping[str, Any]) -> str | None:
-    """Return what says that a part belongs to an evaluation; None where that cannot be known."""
-    is_known = settings['network'] and all(settings['code'].values())
-    return fingerprint(json.dumps(settings, sort_keys=True)) if is_known else None
-
-
-def _read(samples: Sequence[Sample], part: Path, batch_size: int) -> tuple[list[Sample], list[str]]:
-    """Return the samples of a part, and what was wrong with others."""
-    problems: list[str] = []
-    first = int(part.stem) * batch_size
-    return read_samples(samples, range(first, min(first + batch_size, len(samples))), problems), problems
-
-
-def _contents(samples: Sequence[Sample], problems: Sequence[str]) -> dict[str, str]:
-    """Return a fingerprint of each sample -> its name; one that cannot be read stands for itself."""
-    return {**{sample_fingerprint(sample): sample.name for sample in samples}, **dict(zip(problems, problems))}
-
-
-def _evaluate_batch(
-    model: nn.Module, samples: Sequence[Sample], methods: Mapping[str, Explainer], settings: Mapping[str, Any]
-) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Return the curves and maps of a batch, and its rows and reliance."""
-    device = next((parameter.device for parameter in model.parameters()), torch.device('cpu'))
-    images = torch.stack([sample.image for sample in samples]).to(device)
-    probabilities = predict(model, images, settings['batch_size'])
-    predicted = probabilities.argmax(dim=1).tolist()
-    given = [own if sample.target is None else sample.target for own, sample in zip(predicted, samples)]
-    targets, explained = resolve_targets(probabilities, given)
-    rows: list[dict[str, Any]] = []
-    tensors = dict(probabilities=probabilities.float().cpu().contiguous())
-    for method, explainer in methods.items():
-        maps = explainer(images, targets).detach().float()
-        options = (settings[name] for name in ('steps', 'baseline', 'patch_size', 'batch_size'))
-        curves = replacement_curves(model, images, maps, targets, *options)
-        tensors[f'{method}.maps'] = maps.cpu().contiguous()
-        tensors[f'{method}.curves'] = torch.stack([curves.deleted, curves.inserted]).cpu()
-        for index, scores in enumerate(_scores(maps, curves, samples)):
-            sample = samples[index]
-            row = dict(image=sample.name, method=method, label=sample.label, predicted=predicted[index])
-            rows.append({**row, 'target': given[index], 'probability': float(explained[index]), **scores})
-    given_targets = any(sample.target is not None for sample in samples)
-    reliance = _reliance(model, images, samples, settings)
-    return tensors, dict(rows=rows, reliance=reliance, given_targets=given_targets)
-
-
-def _scores(maps: torch.Tensor, curves: ReplacementCurves, samples: Sequence[Sample]) -> list[dict[str, Any]]:
-    """Return the scores of each map of a batch, and what is wrong with it."""
-    size = samples[0].image.shape[1:]
-    columns = dict(zip(FAITHFULNESS, (curves.gain, curves.deletion, curves.insertion)))
-    has_masks = any(sample.mask is not None for sample in samples)
-    if has_masks:
-        empty = torch.zeros(size, dtype=torch.bool)
-        masks = torch.stack([empty if sample.mask is None else sample.mask for sample in samples])[:, None]
-        for name, metric in zip(LOCALISATION, (pointing_game, energy, chance_corrected_energy, iou)):
-            columns[name] = metric(maps, masks.to(maps.device))
-    rows = []
-    for index, (sample, problem) in enumerate(zip(samples, map_problems(maps))):
-        if not problem and has_masks:
-            problem = NO_MASK if sample.mask is None else '' if sample.mask.any() else 'empty mask'
-        rows.append({**{name: values[index].item() for name, values in columns.items()}, 'problem': problem})
-    return rows
-
-
-def _reliance(
-    model: nn.Module, images: torch.Tensor, samples: Sequence[Sample], settings: Mapping[str, Any]
-) -> dict[str, dict[str, list[float]]]:
-    """Return what replacements of the map change for each image: replacement -> effect -> values."""
-    if not isinstance(model, AttentionBranchNet) or model.attention_branch is None:
-        return {}
-    # of several tasks an image may be there once for each
-    indices: dict[str, int] = {}
-    for index, sample in enumerate(samples):
-        indices.setdefault(sample.name, index)
-    first = list(indices.values())
-    labels = None
-    if are_exclusive(model):
-        known = [samples[index].label for index in first]
-        labels = torch.tensor([-1 if label is None else label for label in known], device=images.device)
-    effects, _ = replacement_effects(model, images[first], labels, settings['batch_size'], settings['seed'])
-    found: dict[str, dict[str, list[float]]] = {}
-    for replacement, columns in effects.items():
-        found[replacement] = {name: values.tolist() for name, values in columns._asdict().items() if values is not None}
-        if labels is not None:
-            changes = columns.accuracy_change.masked_fill(labels < 0, math.nan)  # type: ignore[union-attr]
-            found[replacement]['accuracy_change'] = changes.tolist()
-    return found
+    def _controls(self) -> dict[str, MeanMaps]:
+        """Return the sums of the maps of all images, for each method but the floors."""
+        controls = {method: MeanMaps() for method in self.methods if method not in FLOORS}
+        for part in self.maps:
+            maps, targets = load_maps(part, controls)
+            for method, own in maps.items():
+                controls[method].add(own, targets)
+        return controls

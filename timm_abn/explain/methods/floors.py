@@ -8,7 +8,9 @@ import torch.nn as nn
 from ...errors import TimmAbnError
 from .explainer import Explainer
 
-__all__ = ['CentreExplainer', 'RandomExplainer']
+__all__ = ['FLOORS', 'CentreExplainer', 'RandomExplainer']
+
+FLOORS = ('random', 'centre')
 
 
 class RandomExplainer(Explainer):

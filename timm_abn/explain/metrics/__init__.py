@@ -3,7 +3,7 @@
 - Faithfulness: ``symmetric_relevance_gain``, ``deletion``, ``insertion``; ``replacement_curves`` for all.
 - Localisation: ``pointing_game``, ``energy``, ``chance_corrected_energy``, ``iou``; ``grid_pointing_game``.
 - Reliance of an ABN on its map: ``reliance``.
-- Doubt: ``position_bias``, ``cascading_randomisation``; how similar maps are: ``rank_correlation``, ``top_overlap``.
+- Doubt: ``position_bias``, ``random_head``; how similar maps are: ``rank_correlation``, ``top_overlap``.
 
 Which maps are flat or hold a NaN, and so have no result or one without a meaning, is told by ``usable_maps``.
 """
@@ -20,10 +20,10 @@ from .faithfulness import (
     symmetric_relevance_gain,
 )
 from .localisation import chance_corrected_energy, energy, iou, pointing_game
-from .mosaics import Mosaics, explain_mosaics, grid_pointing_game, make_mosaics
+from .mosaics import Mosaics, draw_members, explain_mosaics, grid_pointing_game, join_mosaics, make_mosaics
 from .position_bias import position_bias
 from .predictions import predict
-from .randomisation import cascading_randomisation, randomised_models
+from .randomisation import random_head
 from .reliance import Reliance, RelianceRow, ReplacementEffects, reliance, replacement_effects
 from .similarity import rank_correlation, top_overlap
 
@@ -35,22 +35,23 @@ __all__ = [
     'RelianceRow',
     'ReplacementCurves',
     'ReplacementEffects',
-    'cascading_randomisation',
     'chance_corrected_energy',
     'deletion',
     'energy',
+    'draw_members',
     'explain_mosaics',
     'gaussian_blur',
     'grid_pointing_game',
     'insertion',
     'iou',
+    'join_mosaics',
     'make_baseline',
     'make_mosaics',
     'map_problems',
     'pointing_game',
     'position_bias',
     'predict',
-    'randomised_models',
+    'random_head',
     'rank_correlation',
     'reliance',
     'replaced_fractions',

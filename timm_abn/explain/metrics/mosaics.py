@@ -15,7 +15,18 @@ from ...maps.operations import upsample_maps
 from .checks import check_evaluation_mode, check_images, check_positive, usable_maps
 from .predictions import Explainer, predict
 
-__all__ = ['Mosaics', 'explain_mosaics', 'grid_pointing_game', 'make_mosaics']
+__all__ = [
+    'CONFIDENCE',
+    'Mosaics',
+    'draw_members',
+    'explain_mosaics',
+    'grid_pointing_game',
+    'join_mosaics',
+    'make_mosaics',
+]
+
+CONFIDENCE = 0.8  # least probability of the label of an image that is shown
+COUNT = 50
 
 
 class Mosaics(NamedTuple):
@@ -38,8 +49,8 @@ def make_mosaics(
     images: torch.Tensor,
     labels: torch.Tensor,
     cells: int = 3,
-    count: int = 50,
-    min_confidence: float = 0.95,
+    count: int = COUNT,
+    min_confidence: float = CONFIDENCE,
     seed: int = 0,
     batch_size: int = 64,
 ) -> Mosaics:
@@ -70,13 +81,37 @@ def make_mosaics(
         )
     labels = labels.cpu()
     confidence, predicted = predict(model, images, batch_size).cpu().max(dim=1)
-    chosen = ((predicted == labels) & (confidence >= min_confidence)).nonzero()[:, 0]
+    confidence = confidence.where(predicted == labels, 0)
+    members = draw_members(labels, confidence, cells, count, min_confidence, seed)
+    mosaics = join_mosaics(images[members.to(images.device)])
+    return Mosaics(mosaics, labels[members].to(images.device), members)
+
+
+def draw_members(
+    labels: torch.Tensor,
+    confidence: torch.Tensor,
+    cells: int,
+    count: int = COUNT,
+    min_confidence: float = CONFIDENCE,
+    seed: int = 0,
+) -> torch.Tensor:
+    """Return which images each mosaic shows, shape (M, n * n); see ``make_mosaics``.
+
+    Args:
+        labels: The class of each image, shape (N,).
+        confidence: Its probability, shape (N,); 0 where another class is predicted.
+        cells: Images along each side of a mosaic (n).
+        count: How many mosaics (M).
+        min_confidence: Least probability of the label.
+        seed: Of the draws, which depend on nothing else.
+    """
+    chosen = (confidence >= min_confidence).nonzero()[:, 0]
     classes = labels[chosen].unique()
     if len(classes) < cells**2:
         raise TimmAbnError(
             f'Mosaics of {cells} x {cells} need images of {cells**2} classes that are predicted rightly with a '
-            f'probability of {min_confidence} or more; of {len(images)} images {len(chosen)} are, of {len(classes)} '
-            f'classes. Lower min_confidence or cells.'
+            f'probability of {min_confidence} or more; of {len(labels)} images {len(chosen)} are, of {len(classes)} '
+            f'classes.'
         )
     generator = torch.Generator().manual_seed(seed)
     by_class = {int(label): chosen[labels[chosen] == label] for label in classes}
@@ -85,10 +120,14 @@ def make_mosaics(
         drawn = classes[torch.randperm(len(classes), generator=generator)[: cells**2]].tolist()
         pools = [by_class[label] for label in drawn]
         drawn_members.append([int(pool[torch.randint(len(pool), (1,), generator=generator)]) for pool in pools])
-    members = torch.tensor(drawn_members)
-    rows = images[members.to(images.device)].unflatten(1, (cells, cells))  # M, row, column, C, H, W
-    mosaics = rows.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
-    return Mosaics(mosaics, labels[members].to(images.device), members)
+    return torch.tensor(drawn_members)
+
+
+def join_mosaics(images: torch.Tensor) -> torch.Tensor:
+    """Return mosaics (M, C, n * H, n * W) of the images of their cells, row by row, shape (M, n * n, C, H, W)."""
+    cells = math.isqrt(images.shape[1])
+    rows = images.unflatten(1, (cells, cells))  # M, row, column, C, H, W
+    return rows.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
 
 
 def explain_mosaics(explainer: Explainer, mosaics: Mosaics, batch_size: int = 64) -> torch.Tensor:

@@ -1,74 +1,58 @@
-"""Cascading randomisation: does a map change when the network forgets what it has learned?
+"""Does a map change when the network forgets what it has learned of its classes?
 
-Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018, section 3 (cascading randomisation). The weights of one
-module after the other are drawn anew, from the output to the input; the maps of the classes that the trained network
-predicted are compared with those of the trained network. A map that stays similar shows the image, not the network.
+After Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018, section 3, of which this is the first step: the
+head alone is drawn anew, and all before it stays. A map that stays similar shows the image, not what was learned of it.
 """
 
-import copy
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn as nn
 
-from .checks import check_evaluation_mode, check_images, check_positive
-from .predictions import Explainer, Targets, predict, resolve_targets
-from .similarity import rank_correlation
-
-__all__ = ['cascading_randomisation', 'randomised_models']
+__all__ = ['random_head']
 
 
-def cascading_randomisation(
-    model: nn.Module,
-    images: torch.Tensor,
-    explainer_factory: Callable[[nn.Module], Explainer],
-    targets: Targets | None = None,
-    similarity: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = rank_correlation,
-    seed: int = 0,
-    batch_size: int = 64,
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the name of each module that was drawn anew, and how similar the maps still are, shape (B,).
+@contextlib.contextmanager
+def random_head(model: nn.Module, seed: int = 0) -> Iterator[None]:
+    """Draw the classifier of a model anew while the block runs, and the attention branch where there is one.
+
+    Each tensor of weights is drawn from a Gaussian of its own mean and deviation, in place: what has been made of the
+    model before, such as an explainer, sees it. Afterwards all weights are what they were, bit for bit.
+
+    Example:
+        >>> with random_head(model):  # doctest: +SKIP
+        ...     others = explainer(images, targets)
+        >>> rank_correlation(maps, others)  # near 1: the map says nothing of what was learned  # doctest: +SKIP
 
     Args:
-        model: A classifier, in evaluation mode; it is left as it is.
-        images: Normalised images, shape (B, C, H, W).
-        explainer_factory: Makes an explainer of a model.
-        targets: Class or task of each image; by default those that the model predicts.
-        similarity: Of the trained network's maps and those of the other, each (B, 1, h, w), to (B,).
+        model: A classifier; one that is not timm's loses the last of its modules that has weights.
         seed: Of the weights.
-        batch_size: How many images pass the model, or are given to an explainer, at once.
     """
-    check_evaluation_mode(model)
-    check_images(images)
-    check_positive('batch_size', batch_size)
-    targets, _ = resolve_targets(predict(model, images, batch_size), targets)
-    batches = list(zip(images.split(batch_size), targets.split(batch_size), strict=True))
-
-    def explain(explained: nn.Module) -> torch.Tensor:
-        explainer = explainer_factory(explained)
-        return torch.cat([explainer(*batch).detach() for batch in batches])
-
-    maps = explain(model)
-    for name, randomised in randomised_models(model, seed):
-        yield name, similarity(maps, explain(randomised))
+    weights = _head_weights(model)
+    kept = [tensor.detach().clone() for tensor in weights]
+    generator = torch.Generator().manual_seed(seed)
+    try:
+        for tensor, values in zip(weights, kept):
+            deviation, mean = torch.std_mean(values.float(), correction=0)
+            _set(tensor, torch.randn(values.shape, generator=generator).to(values.device) * deviation + mean)
+        yield
+    finally:
+        for tensor, values in zip(weights, kept):
+            _set(tensor, values)
 
 
-def randomised_models(model: nn.Module, seed: int = 0) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the name of each module with weights, from the last to the first, and the model that has lost them.
+def _head_weights(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters of the classifier, or classifiers, and of the attention branch."""
+    network: Any = model
+    found = network.get_classifier() if hasattr(model, 'get_classifier') else None
+    heads = [*(found if isinstance(found, (tuple, list)) else [found]), getattr(model, 'attention_branch', None)]
+    weights = {id(p): p for head in heads if isinstance(head, nn.Module) for p in head.parameters()}
+    last = [list(module.parameters(recurse=False)) for module in model.modules()]
+    return list(weights.values()) or next((own for own in reversed(last) if own), [])
 
-    It is one copy, of which more and more is drawn anew by the modules' own ``reset_parameters``; statistics of batch
-    norm are reset with them. The state of PyTorch's random numbers is the same afterwards.
 
-    Args:
-        model: Is left as it is.
-        seed: The weights of each module follow from this and its place. (Quantus 0.6 seeds all of them alike, so that
-            modules of the same shape get the same weights.)
-    """
-    randomised = copy.deepcopy(model)
-    modules = [(name, module) for name, module in randomised.named_modules() if hasattr(module, 'reset_parameters')]
-    devices = sorted({tensor.device.index for tensor in model.parameters() if tensor.is_cuda})
-    for place, (name, module) in enumerate(reversed(modules)):
-        with torch.random.fork_rng(devices), torch.no_grad():
-            torch.manual_seed(seed + place)
-            module.reset_parameters()
-        yield name, randomised
+def _set(tensor: torch.Tensor, values: torch.Tensor) -> None:
+    with torch.inference_mode(tensor.is_inference()), torch.no_grad():
+        tensor.copy_(values)
