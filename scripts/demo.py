@@ -28,7 +28,7 @@ class Result(NamedTuple):
 
     name: str
     image: Image.Image
-    attention_map: torch.Tensor  # (1, 1, h, w), in [0, 1]
+    map: torch.Tensor  # that explains the model best, (1, 1, h, w), in [0, 1]
     prediction: str
     probability: float
     truth: str
@@ -53,12 +53,13 @@ def explain_samples(checkpoint: Path | None = None) -> list[Result]:
     paths = sorted(SAMPLES.glob('*.png'))
     images = [read_image(path) for path in paths]
     explanation = model.explain(torch.stack([preprocessing(image)[0] for image in images]))
+    shown = normalize_maps(explanation.explaining_map().clamp(min=0))
     probabilities, indices = explanation.top_k(1)
     return [
         Result(
             name=path.stem,
             image=image,
-            attention_map=normalize_maps(explanation.attention_map[index : index + 1]),
+            map=shown[index : index + 1],
             prediction=names[indices[index].item()],
             probability=probabilities[index].item(),
             truth=names[int(path.name.split('_')[0])],  # names begin with the index of the class
@@ -97,9 +98,10 @@ def draw(results: list[Result]) -> Image.Image:
     height = HEADER + rows * (TILE + CAPTION) + MARGIN // 4
     picture = Image.new('RGB', (width, height), PAPER)
     canvas = ImageDraw.Draw(picture)
-    canvas.text((MARGIN, 76), 'Where an Attention Branch Network looks', INK, font(40), anchor='ls')
+    canvas.text((MARGIN, 76), 'What an Attention Branch Network stands on', INK, font(40), anchor='ls')
     score = f'{count_right(results)} of {len(results)} right'
-    subtitle = f'{MODEL}   |   Fashion-MNIST, the first two test images of each class   |   {score}'
+    words = map_words(timm_abn.load_model(MODEL), explained_by(timm_abn.load_model(MODEL)).removesuffix('_map'))
+    subtitle = f'{MODEL}   |   {words}   |   {score}'
     canvas.text((MARGIN, 116), subtitle, GREY, font(20), anchor='ls')
     draw_legend(picture, right=width - MARGIN, top=52)
     for index, result in enumerate(results):
@@ -112,7 +114,7 @@ def draw_result(picture: Image.Image, result: Result, left: int, top: int) -> No
     """Draw one result: input, overlay, prediction and truth."""
     image = result.image.resize((TILE, TILE), Image.Resampling.BICUBIC)
     picture.paste(image, (left, top))
-    picture.paste(draw_overlay(image, result.attention_map, (0, 0, TILE, TILE)), (left + TILE + SEAM, top))
+    picture.paste(draw_overlay(image, result.map, (0, 0, TILE, TILE)), (left + TILE + SEAM, top))
     canvas = ImageDraw.Draw(picture)
     is_right = result.prediction == result.truth
     color = RIGHT if is_right else WRONG
@@ -130,7 +132,7 @@ def draw_legend(picture: Image.Image, right: int, top: int, width: int = 240) ->
     colors = colormap_table('viridis').numpy()[None]
     picture.paste(Image.fromarray(colors).resize((width, 18), Image.Resampling.BILINEAR), (right - width, top))
     canvas = ImageDraw.Draw(picture)
-    canvas.text((right - width, top + 42), 'least attention', GREY, font(18), anchor='ls')
+    canvas.text((right - width, top + 42), 'least', GREY, font(18), anchor='ls')
     canvas.text((right, top + 42), 'most', GREY, font(18), anchor='rs')
 
 
