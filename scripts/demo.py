@@ -14,8 +14,10 @@ from PIL import Image, ImageDraw, ImageFont
 import timm_abn
 from timm_abn.data.images import Preprocessing, draw_overlay
 from timm_abn.data.reading import read_image
+from timm_abn.explain.runs import map_words
 from timm_abn.maps.colormaps import colormap_table
 from timm_abn.maps.operations import normalize_maps
+from timm_abn.records import explained_by
 from timm_abn.staging import staged_file
 from timm_abn_cli.table import format_table
 
@@ -24,7 +26,7 @@ SAMPLES = Path(timm_abn.__file__).parent / 'samples'
 
 
 class Result(NamedTuple):
-    """An image, where the model looked, and what it said."""
+    """An image, the map that explains the model, and what it said."""
 
     name: str
     image: Image.Image
@@ -32,6 +34,7 @@ class Result(NamedTuple):
     prediction: str
     probability: float
     truth: str
+    words: str  # what the map is
 
 
 def main() -> None:
@@ -49,6 +52,7 @@ def explain_samples(checkpoint: Path | None = None) -> list[Result]:
     model: Any = timm_abn.load_model(MODEL, checkpoint)
     preprocessing = Preprocessing(model)
     names = timm_abn.class_names(model)
+    words = map_words(model, explained_by(model).removesuffix('_map'))
 
     paths = sorted(SAMPLES.glob('*.png'))
     images = [read_image(path) for path in paths]
@@ -63,6 +67,7 @@ def explain_samples(checkpoint: Path | None = None) -> list[Result]:
             prediction=names[indices[index].item()],
             probability=probabilities[index].item(),
             truth=names[int(path.name.split('_')[0])],  # names begin with the index of the class
+            words=words,
         )
         for index, (path, image) in enumerate(zip(paths, images, strict=True))
     ]
@@ -76,7 +81,7 @@ def print_table(results: list[Result]) -> None:
         for r in results
     ]
     print(format_table(header, rows, right=('probability',)))
-    print(f'\n{count_right(results)} of {len(results)} right')
+    print(f'\n{count_right(results)} of {len(results)} right; overlays: {results[0].words}')
 
 
 def count_right(results: list[Result]) -> int:
@@ -100,8 +105,7 @@ def draw(results: list[Result]) -> Image.Image:
     canvas = ImageDraw.Draw(picture)
     canvas.text((MARGIN, 76), 'What an Attention Branch Network stands on', INK, font(40), anchor='ls')
     score = f'{count_right(results)} of {len(results)} right'
-    words = map_words(timm_abn.load_model(MODEL), explained_by(timm_abn.load_model(MODEL)).removesuffix('_map'))
-    subtitle = f'{MODEL}   |   {words}   |   {score}'
+    subtitle = f'{MODEL}   |   {results[0].words}   |   {score}'
     canvas.text((MARGIN, 116), subtitle, GREY, font(20), anchor='ls')
     draw_legend(picture, right=width - MARGIN, top=52)
     for index, result in enumerate(results):

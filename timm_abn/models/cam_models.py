@@ -75,7 +75,7 @@ class ClassActivationMapping:
             attention_map=normalize_maps(predicted).to(logits.dtype),
             class_maps=class_maps,
             exclusive=exclusive,
-            explained_by=explained_by(self),
+            explained_by=explained_by(model),
         )
 
 

@@ -231,10 +231,9 @@ class _Run:
             replacement_curves(self.model, images, maps, predicted, batch_size=size).gain.cpu() for maps in every
         )
         known = [bootstrap_mean(values.tolist()) for values in (gain, gain - of_mean, gain - of_rival)]
+        evidence = Evidence(known[0], known[1], known[2], rival='Grad-CAM at the last stage')
         numbers = [round(value, 5) for interval in known for value in interval[:3]]
-        return dict(
-            zip(VERDICT, (len(images), *numbers, verdict(Evidence(*known, rival='Grad-CAM at the last stage'))))
-        )
+        return dict(zip(VERDICT, (len(images), *numbers, verdict(evidence))))
 
     def write(self, folder: Path, rows: Sequence[Row], names: Sequence[str]) -> None:
         """Write the checkpoint of an epoch, the table, and a sheet."""
