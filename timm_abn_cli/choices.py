@@ -1,16 +1,18 @@
 """What a command line offers by name. The library says the same, but only to those who wait for it to be imported."""
 
 __all__ = [
-    *('BASELINES', 'COLORMAPS', 'INTERPOLATIONS', 'MECHANISMS', 'METHODS', 'PACKAGES', 'PROBABILITIES', 'SCALES'),
+    *('BASELINES', 'COLORMAPS', 'EXPLAINED_BY', 'INTERPOLATIONS', 'MECHANISMS', 'METHODS', 'PACKAGES', 'PROBABILITIES'),
+    'SCALES',
     'SHOWN_MAPS',
 ]
 
 BASELINES = ('mean', 'black', 'blur', 'linear')
 COLORMAPS = ('viridis', 'inferno', 'magma')
+EXPLAINED_BY = ('attention', 'class_map', 'contrast', 'product')
 INTERPOLATIONS = ('bilinear', 'bicubic')
 MECHANISMS = ('residual', 'product')
 PACKAGES = ('pytorch_grad_cam', 'torchcam', 'captum')  # each with methods of its own
 METHODS = ('attention', 'class_map', 'cam', 'grad_cam', 'recipro_cam', 'rollout', 'random', 'centre', *PACKAGES)
 PROBABILITIES = ('softmax', 'sigmoid')
 SCALES = ('own', 'common', 'absolute')
-SHOWN_MAPS = ('attention', 'class', 'contrast')
+SHOWN_MAPS = ('attention', 'class', 'contrast', 'product')

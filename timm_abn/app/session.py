@@ -6,19 +6,29 @@ import torch
 from PIL import Image
 
 from ..data.images import Box, draw_overlay
-from ..explain.methods.explainer import less_mean
+from ..explain.runs import map_words
 from ..maps.colormaps import DIVERGING_COLORMAP
 from ..maps.explanation import Explanation
 from ..maps.operations import centre_maps, normalize_maps
+from ..records import EXPLAINED_BY, explained_by
 from .models import ServedModel
 from .photos import Photo, shown_size, to_shown_box
 
 __all__ = [
-    *('MAPS', 'Session', 'draw_kind', 'draw_map', 'map_of', 'method_map', 'open_session', 'prepare', 'target_of'),
+    'MAPS',
+    'Session',
+    'draw_kind',
+    'draw_map',
+    'first_map',
+    'map_of',
+    'method_map',
+    'open_session',
+    'prepare',
+    'target_of',
     'top_classes',
 ]
 
-MAPS = ('attention map', 'class map', 'contrast with the other classes')
+MAPS = ('attention map', 'class map', 'contrast with the other classes', 'attention map times class map')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -74,20 +84,21 @@ def target_of(session: Session, target: int | None) -> int:
     return int(session.probabilities.argmax()) if target is None else target
 
 
+def first_map(served: ServedModel) -> tuple[str, str]:
+    """Return which of ``MAPS`` is shown first of a model, and what that map is, in words."""
+    kind = explained_by(served.model)
+    words = map_words(served.model, kind.removesuffix('_map'))
+    return dict(zip(EXPLAINED_BY, MAPS, strict=True))[kind], f'Shown first: {words}.'
+
+
 def map_of(session: Session, served: ServedModel, kind: str, target: int | None = None) -> torch.Tensor:
     """Return a map of the model's own, shape (1, 1, h, w); ``kind`` is one of ``MAPS``, a class map less its mean.
 
     Raises:
         TimmAbnError: The model has no such map.
     """
-    index = target_of(session, target)
-    if kind == MAPS[0]:
-        maps = session.explanation.attention_map
-        return maps[:, index : index + 1] if served.has_tasks else maps
-    classes = torch.tensor([index])
-    if kind == MAPS[1]:
-        return less_mean(session.explanation.class_map(classes))
-    return session.explanation.contrast_map(classes)
+    explanation = dataclasses.replace(session.explanation, explained_by=EXPLAINED_BY[MAPS.index(kind)])
+    return explanation.explaining_map(torch.tensor([target_of(session, target)]))
 
 
 def draw_map(

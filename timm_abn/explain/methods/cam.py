@@ -7,8 +7,9 @@ import torch.nn as nn
 from timm.models import get_model_input_config
 
 from ...errors import TimmAbnError
+from ...maps.operations import less_mean
 from ...split import family_of
-from .explainer import Explainer, full_precision, less_mean, target_classes
+from .explainer import Explainer, full_precision, target_classes
 from .halves import CUT, halves_of
 
 __all__ = ['CamExplainer']

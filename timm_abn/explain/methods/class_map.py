@@ -6,10 +6,11 @@ import torch
 import torch.nn as nn
 
 from ...errors import TimmAbnError
+from ...maps.operations import less_mean
 from ...models.cam_models import ClassActivationMapping
 from ...networks.split_network import SplitNetwork
 from .evaluation_copy import evaluation_copy
-from .explainer import Explainer, less_mean
+from .explainer import Explainer
 
 __all__ = ['ClassMapExplainer']
 

@@ -9,7 +9,7 @@ import torch.nn as nn
 from ...errors import TimmAbnError
 from ...records import num_answers
 
-__all__ = ['Explainer', 'full_precision', 'less_mean', 'method_title', 'of_classes', 'target_classes']
+__all__ = ['Explainer', 'full_precision', 'method_title', 'of_classes', 'target_classes']
 
 
 class Explainer:
@@ -96,12 +96,3 @@ def of_classes(maps: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
 def full_precision(tensor: torch.Tensor) -> torch.Tensor:
     """Return a tensor in float32, or in float64 if that is what it is in, to be summed up."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
-
-
-def less_mean(maps: torch.Tensor) -> torch.Tensor:
-    """Return maps (B, 1, h, w) less their mean over the places, in float32 or float64; a flat one becomes 0."""
-    maps = full_precision(maps)
-    low, high = maps.amin(dim=(2, 3), keepdim=True), maps.amax(dim=(2, 3), keepdim=True)
-    # rounding must not be all that is left of a map
-    contrast = high - low > 1e-5 * torch.maximum(high.abs(), low.abs())
-    return torch.where(contrast, maps - maps.mean(dim=(2, 3), keepdim=True), 0.0)
