@@ -99,15 +99,15 @@ def cut_parts(photos: Sequence[Path], folder: Path, number: int, seed: int) -> N
 def table_of(comparisons: Sequence[Comparison]) -> str:
     """Return the table of the mean scores of all photos, with intervals from drawing photos."""
     rows: list[Row] = [
-        dict(map=result.method, image=image, deletion=result.deletion, insertion=result.insertion)
+        dict(map=result.method, image=image, SRG=result.gain, deletion=result.deletion, insertion=result.insertion)
         for image, comparison in enumerate(comparisons)
         for result in comparison.results
     ]
     scores = [
-        (name, *(str(interval(where(rows, map=name), metric)) for metric in ('deletion', 'insertion')))
+        (name, *(str(interval(where(rows, map=name), metric)) for metric in ('SRG', 'deletion', 'insertion')))
         for name in dict.fromkeys(row['map'] for row in rows)
     ]
-    return format_table(('map', 'deletion (low is good)', 'insertion (high is good)'), scores)
+    return format_table(('map', 'SRG ↑', 'deletion ↓', 'insertion ↑'), scores)
 
 
 def draw(path: Path, model: Any, images: torch.Tensor, compared: Sequence[Comparison], titles: Sequence[str]) -> None:
