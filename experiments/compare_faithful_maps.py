@@ -5,8 +5,8 @@ Example:
     python experiments/compare_faithful_maps.py --out outputs/faithful_amp -- --amp --amp-dtype bfloat16
 
 Every run is timm's train.py under our launcher, with the flags behind --: the recipe ``fashion_mnist_faithful``, the
-control, which is the same fine-tuning with the loss of the paper, and ResNet-20 without ABN, trained from scratch for as
-many epochs. Stopped and started again, it goes on with the runs that have not ended.
+control, which is the same fine-tuning with the loss of the paper, and ResNet-20 without ABN, as many epochs from
+scratch. Stopped and started again, it goes on with the runs that have not ended.
 
 Maps of the faithful networks and of ResNet-20 are scored on ``--limit`` test images (``scoring.py``); Grad-CAM is that
 of the last stage. Accuracies, and what they lose with the map of another image, or the mean of each map everywhere, are
@@ -65,7 +65,7 @@ def result_of(rows: list[Row], seeds: int, limit: int) -> dict[str, Any]:
     }
     return dict(
         title='Faithful networks on Fashion-MNIST',
-        setup=f'ABN-ResNet-20, fine-tuned by the recipe `fashion_mnist_faithful`, and ResNet-20; {seeds} seeds of each. '
+        setup=f'ABN-ResNet-20, fine-tuned by the recipe `fashion_mnist_faithful`, and ResNet-20; {seeds} seeds. '
         f'Maps of {limit} test images; accuracies of all 10,000.',
         tables=[
             dict(table_of(faithful, rival=GRAD_CAM), title=f'Maps of {FAITHFUL.title}'),

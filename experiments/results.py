@@ -98,7 +98,7 @@ def write(args: argparse.Namespace, result: Mapping[str, Any], rows: Sequence[Ro
     Args:
         args: Of the command line.
         result: ``title``, ``setup`` and ``tables``; ``charts`` and ``claims`` where there are (``scoring.py``). With
-            command, seeds and versions it becomes ``results.json``, which ``make_model_cards.py`` reads in docs/results.
+            command, seeds and versions it becomes ``results.json``, for docs/results.
         rows: Of all images and seeds.
     """
     for table in result['tables']:

@@ -1,8 +1,8 @@
 """Maps and their controls, scored in the one form of all experiments, and what may be claimed of them.
 
-Each map is scored by symmetric relevance gain (SRG), deletion and insertion, with the mean colour in the place of pixels;
-maps of methods by SRG with other replacements, too. Beside each method stands its mean map over the other images of the
-same predicted class (of fewer than five others: over all): what it has above that, it knows of this image.
+Each map is scored by symmetric relevance gain (SRG), deletion and insertion, by the mean colour in the place of
+pixels; maps of methods by SRG with other replacements, too. Beside each method stands its mean map over the other
+images of the same predicted class (of fewer than five others: over all): what it has above that, it knows of this one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -127,8 +127,11 @@ def only_class(rows: Sequence[Row], name: str, unit: str, classes: Mapping[int, 
 def claim(
     words: str, rows: Sequence[Row], others: Sequence[Row], metrics: Sequence[str] = WALKS, unit: str = 'image'
 ) -> dict[str, Any]:
-    """Return a claim that rows are better than others: it holds if each interval of a difference is on the right side."""
-    found = {metric: difference(rows, others, metric, unit) for metric in metrics}
+    """Return a claim that rows are better than others: it holds if each interval is on the right side of 0."""
+    found = {}
+    for metric in metrics:
+        own, rivals = ([row for row in side if metric in row] for side in (rows, others))
+        found[metric] = difference(own, rivals, metric, unit)
     holds = all(score.high < 0 if metric == 'deletion' else score.low > 0 for metric, score in found.items())
     return dict(claim=words, differences=found, holds=holds)
 
