@@ -39,7 +39,7 @@ OF_PAPER = Contestant('ABN, loss of the paper', PACKAGED, AS_LONG)
 PLAIN = Contestant('ResNet-20', 'resnet20_cifar')
 CONTESTANTS = (FAITHFUL, OF_PAPER, PLAIN)
 GRAD_CAM = 'Grad-CAM at the last stage'
-MAPS = {
+MAPS: dict[Contestant, dict[str, tuple[str, dict[str, str]]]] = {
     FAITHFUL: {'class map': ('class_map', {}), 'attention map': ('attention', {})},
     PLAIN: {},
 }

@@ -187,7 +187,7 @@ def scores_of(
     """Return a row of the numbers of a network, and one for each map and photo."""
     images = see(model, [path for path, _ in held_out]).to(args.device, memory_format=torch.channels_last)
     labels = torch.tensor([label for _, label in held_out])
-    probabilities = predict(model, images)
+    probabilities = predict(model, images, 64)
     scores, predicted = probabilities[:, 1].cpu(), probabilities.argmax(dim=1)
     accuracy = (predicted.cpu() == labels).float().mean().item()
     numbers = minutes, accuracy, area_under_roc(scores, labels), average_precision(scores, labels)
