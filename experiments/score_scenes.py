@@ -84,7 +84,7 @@ def result_of(rows: list[Row], args: argparse.Namespace) -> dict[str, Any]:
     rivals = [*METHODS][1:] + [mean_of(ATTENTION)]
     return dict(
         title='Multi-task networks on scenes',
-        setup=f'Scenes with ten attributes, ABN over `test_resnet`; {len(args.runs)} seeds. Pointing game and energy of '
+        setup=f'ABN over `test_resnet`, ten attributes; {len(args.runs)} seeds. Pointing game and energy of '
         f'all objects of {args.limit} test scenes, SRG of those of {args.walked_scenes}.',
         seeds=[*range(len(args.runs))],
         tables=[table_of(rows, 'scene', metrics, rival=AT_CUT)],
