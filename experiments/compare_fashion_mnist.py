@@ -19,8 +19,8 @@ CONTESTANTS = (
     Contestant('ABN-ResNet-20, residual', 'abn_resnet20_cifar', ('--model-kwargs', 'mechanism=residual')),
 )
 SETUP = (
-    'The recipe `fashion_mnist` on Fashion-MNIST, and the same without ABN; accuracy after the last epoch on the 10,000 '
-    'test images, mean and deviation of the seeds.'
+    'The recipe `fashion_mnist` on Fashion-MNIST, and the same without ABN; accuracy after the last epoch on the '
+    '10,000 test images, mean and deviation of the seeds.'
 )
 PERCEPTION, ATTENTION = 'eval_top1', 'eval_attention_top1'  # as timm's summary.csv calls them
 

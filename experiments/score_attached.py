@@ -46,7 +46,7 @@ HELD_OUT = 0.25
 CLASSES = ('functional', 'defective')
 OF_PLAIN = tuple(METHODS)[:3]  # CAM, Grad-CAM at the last stage and at the cut
 ATTENTION = 'attached attention map'
-NUMBERS = ('minutes', 'accuracy', 'auc', 'precision')  # of a seed
+NUMBERS = ('minutes', 'accuracy', 'auc')  # of a seed
 
 Photo = tuple[Path, int]
 
@@ -190,7 +190,7 @@ def scores_of(
     probabilities = predict(model, images, 64)
     scores, predicted = probabilities[:, 1].cpu(), probabilities.argmax(dim=1)
     accuracy = (predicted.cpu() == labels).float().mean().item()
-    numbers = minutes, accuracy, area_under_roc(scores, labels), average_precision(scores, labels)
+    numbers = minutes, accuracy, area_under_roc(scores, labels)
     few, classes = images[: args.scored], predicted[: args.scored]
     maps = make_maps(explainers, model, few, classes, batch_size=16)
     return [dict(zip(NUMBERS, numbers)), *score_maps(model, few, maps, classes, STEPS)]
@@ -200,13 +200,6 @@ def area_under_roc(scores: torch.Tensor, labels: torch.Tensor) -> float:
     """Return the share of the pairs of a positive and a negative in which the former scores higher; ties count half."""
     differences = scores[labels == 1][:, None] - scores[labels == 0][None]
     return ((differences > 0).float() + 0.5 * (differences == 0).float()).mean().item()
-
-
-def average_precision(scores: torch.Tensor, labels: torch.Tensor) -> float:
-    """Return the mean, over the positives, of the precision at their place in the falling order of scores."""
-    ordered = labels[scores.argsort(descending=True)].float()
-    precision = ordered.cumsum(dim=0) / torch.arange(1, len(ordered) + 1)
-    return (precision * ordered).sum().item() / max(ordered.sum().item(), 1.0)
 
 
 def parse_args() -> argparse.Namespace:

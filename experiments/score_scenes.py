@@ -1,7 +1,7 @@
 """Score the maps of multi-task ABNs on scenes whose objects are known: where they lie, what they delete.
 
 Example:
-    pip install '.[scenes,plot]'
+    pip install '.[scenes]'
     python experiments/make_multi_attribute_set.py --data-dir data --download --out data/multi_attribute
     for seed in 0 1 2; do python experiments/train_multi_attribute.py --seed $seed; done
     python experiments/score_scenes.py --data-dir data/multi_attribute --out outputs/scenes

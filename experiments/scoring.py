@@ -51,7 +51,7 @@ def make_maps(
 ) -> dict[str, torch.Tensor]:
     """Return the maps of methods by name, of each its mean maps, and the controls, (N, 1, h, w)."""
     batches = list(zip(images.split(batch_size), classes.split(batch_size)))
-    controls = {name: create_explainer(name, model) for name in CONTROLS}
+    controls: dict[str, Any] = {name: create_explainer(name, model) for name in CONTROLS}
     maps = {
         name: torch.cat([explainer(*batch) for batch in batches])
         for name, explainer in {**explainers, **controls}.items()
@@ -70,7 +70,7 @@ def score_maps(
     """Return the row of each map and image: SRG, deletion and insertion for the class that is explained."""
     rows = []
     for name, own in tqdm(maps.items(), desc='scores', unit='map'):
-        options = dict(targets=classes, steps=steps, batch_size=batch_size)
+        options: dict[str, Any] = dict(targets=classes, steps=steps, batch_size=batch_size)
         curves = replacement_curves(model, images, own, **options)
         scores = dict(zip(WALKS, (curves.gain.tolist(), curves.deletion.tolist(), curves.insertion.tolist())))
         for fill in () if is_control(name) else FILLS:

@@ -1,7 +1,7 @@
 """Train a multi-task ABN, or its backbone without ABN, on scenes with several attributes; say where it looks.
 
 Example:
-    pip install '.[scenes,plot]'
+    pip install '.[scenes]'
     python experiments/make_multi_attribute_set.py --data-dir data --download --out data/multi_attribute
     python experiments/train_multi_attribute.py --model abn --data-dir data/multi_attribute
     python experiments/train_multi_attribute.py --model baseline --data-dir data/multi_attribute
@@ -16,7 +16,6 @@ maps (CAM), which have 2x2 places, and those of the same weights in the dilated 
 """
 
 import argparse
-import importlib.util
 import json
 import sys
 import time
@@ -29,7 +28,6 @@ import timm
 import torch
 import yaml
 from huggingface_hub.utils import tqdm
-from PIL import Image
 from results import run
 from timm.optim import create_optimizer_v2
 from timm.task import MultiLabelClassificationTask
@@ -53,8 +51,6 @@ def main(args: argparse.Namespace) -> None:
     """Train, evaluate and write the results."""
     out = args.out / f'{args.model}-seed{args.seed}'
     check_output_folder(out)
-    if args.model == 'abn' and importlib.util.find_spec('matplotlib') is None:
-        raise TimmAbnError("the picture of the maps needs matplotlib: pip install '.[scenes,plot]'")
     segmentation = load_segmentation(args.data_dir)
     (scenes, attributes), (held_out, _), (test, _) = (load(args.data_dir, split) for split in ('train', 'val', 'test'))
     if args.batch_size > len(scenes):
@@ -87,8 +83,6 @@ def main(args: argparse.Namespace) -> None:
         settings, epoch = argparse.Namespace(**setup), args.epochs - 1
         checkpoint = dict(arch=setup['model'], state_dict=model.state_dict(), args=settings, epoch=epoch)
         torch.save(checkpoint, folder / 'last.pth.tar')
-        if args.model == 'abn':
-            picture(test, maps['attention maps'], attributes).save(folder / 'maps.png')
 
 
 def load(data_dir: Path, split: str) -> tuple[TensorDataset, list[str]]:
@@ -190,31 +184,6 @@ def pointing(maps: dict[str, torch.Tensor], targets: torch.Tensor, segmentation:
         place = upsample_maps(values, tuple(segmentation.shape[1:]))[image, task].flatten(1).argmax(dim=1)
         results[f'pointing, {name}'] = 100 * objects.gather(1, place[:, None]).float().mean().item()
     return results
-
-
-def picture(data: TensorDataset, maps: torch.Tensor, attributes: list[str], rows: int = 8) -> Image.Image:
-    """Return a figure: scenes, and beside each its attention maps; those of attributes that it has are framed."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    images, targets = data[:rows]
-    rows = len(images)
-    figure = Figure(figsize=(1.1 * (len(attributes) + 1), 1.15 * rows + 0.3), layout='constrained')
-    axes = figure.subplots(rows, len(attributes) + 1)
-    for row in range(rows):
-        axes[row, 0].imshow(images[row].permute(1, 2, 0).numpy())
-        for column, name in enumerate(attributes, start=1):
-            axis = axes[row, column]
-            axis.imshow(maps[row, column - 1].numpy(), cmap='inferno')
-            present = bool(targets[row, column - 1])
-            for spine in axis.spines.values():
-                spine.set(color='tab:green', linewidth=3, visible=present)
-            axes[0, column].set_title(name.replace('_', ' '), fontsize=8)
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert('RGB')
 
 
 def parse_args() -> argparse.Namespace:

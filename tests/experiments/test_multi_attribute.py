@@ -147,13 +147,6 @@ def test_segmentation_that_is_missing_or_broken(run_and_read_error, scenes, tmp_
     assert f'{path} cannot be read: No such file or directory; make' in run_and_read_error(trainer, *arguments)
 
 
-def test_picture_without_matplotlib(run_and_read_error, scenes, tmp_path, monkeypatch):
-    trainer = load_script('experiments/train_multi_attribute')
-    monkeypatch.setattr(trainer.importlib.util, 'find_spec', lambda name: None)
-    line = run_and_read_error(trainer, '--data-dir', scenes, '--out', tmp_path / 'out')
-    assert line.endswith("needs matplotlib: pip install '.[scenes,plot]'")
-
-
 @pytest.mark.parametrize('model', fast_and_slow(['abn', 'baseline'], ['abn']))
 def test_training_on_scenes(make, run, tmp_path, model):
     make(tmp_path / 'scenes')
@@ -169,7 +162,6 @@ def test_training_on_scenes(make, run, tmp_path, model):
     weights, metadata = read_checkpoint(folder / 'last.pth.tar')
     trained.load_state_dict(weights)
     assert training_settings(metadata) == setup
-    assert (folder / 'maps.png').is_file() == (model == 'abn')
 
 
 def test_pointing_game_by_hand():
