@@ -5,7 +5,7 @@ Example:
     python experiments/score_photos.py --out outputs/photos
 
 GridPG (B-cos, CVPR 2022): of a mosaic of photos that the model classifies rightly and with confidence, how much of the
-map of a class lies on its photo? Chance is 1 / cells^2. Intervals come from drawing photos, not mosaics: the value of a
+map of a class lies on its photo? Chance is 1 / 4. Intervals come from drawing photos, not mosaics: the value of a
 photo is the mean over all cells that show it. Photos are of classes of their own: the mean map is that of all others.
 
 With --attached the same model has an attention branch (timm-abn attach, or demo_photos.py), whose maps are scored, too.
@@ -26,8 +26,9 @@ from scoring import STEPS, chart_of, claim, make_maps, mean_of, score_maps, tabl
 from timm_abn.explain.methods import Explainer, create_explainer
 from timm_abn.explain.metrics import explain_mosaics, grid_pointing_game, make_mosaics, predict
 from timm_abn.staging import check_output_folder
-from timm_abn_cli.argument_types import positive, whole, zero_or_more
+from timm_abn_cli.argument_types import positive, whole
 
+CELLS, MOSAICS, CONFIDENCE = 2, 30, 0.8  # photos along a side of a mosaic, how many, their least probability
 LAST, CUT = 'Grad-CAM at the last stage', 'Grad-CAM at the cut'
 
 
@@ -48,8 +49,8 @@ def main(args: argparse.Namespace) -> None:
     cam, last = where(scored, map='CAM'), where(scored, map=LAST)
     result = dict(
         title=f'{MODEL} on photos',
-        setup=f'ImageNet weights, {right} of {len(labels)} photos right. GridPG on {args.mosaics} mosaics of '
-        f'{args.cells} x {args.cells}; chance is {1 / args.cells**2:g}.',
+        setup=f'ImageNet weights, {right} of {len(labels)} photos right. GridPG on {MOSAICS} mosaics of '
+        f'{CELLS} x {CELLS}; chance is {1 / CELLS**2:g}.',
         tables=[table_of(rows, more=['GridPG'], rival=LAST)],
         charts=[chart_of(scored, 'Photos, EfficientNet-lite0')],
         claims=[
@@ -69,7 +70,7 @@ def grid_rows(
     args: argparse.Namespace,
 ) -> list[Row]:
     """Return GridPG of each method and photo, the mean over the cells that show it."""
-    mosaics = make_mosaics(model, images, labels, args.cells, args.mosaics, args.confidence, args.seed, batch_size=10)
+    mosaics = make_mosaics(model, images, labels, CELLS, MOSAICS, CONFIDENCE, args.seed, batch_size=10)
     rows = []
     for method, explainer in tqdm(explainers.items(), desc='GridPG', unit='method'):
         maps = explain_mosaics(explainer, mosaics, batch_size=2)
@@ -85,9 +86,6 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=Path, default=Path('outputs/photos'), help='(default: outputs/photos)')
     parser.add_argument('--attached', type=Path, metavar='FILE', help=f'checkpoint of a branch that explains {MODEL}')
-    parser.add_argument('--cells', type=positive, default=2, help='photos along each side of a mosaic (default: 2)')
-    parser.add_argument('--mosaics', type=positive, default=30, help='number of mosaics (default: 30)')
-    parser.add_argument('--confidence', type=zero_or_more, default=0.8, help='least probability (default: 0.8)')
     parser.add_argument('--steps', type=positive, default=STEPS, help='of the scores (default: %(default)s)')
     parser.add_argument('--seed', type=whole, default=0, help='of the mosaics (default: 0)')
     return parser.parse_args()

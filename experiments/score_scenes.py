@@ -20,14 +20,16 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from photos import see
 from results import Row, once, run, where, write
 from scoring import STEPS, chart_of, claim, make_maps, mean_of, score_maps, table_of
-from train_multi_attribute import load_segmentation
+from train_multi_attribute import SIZE
 
 import timm_abn
 from timm_abn.data.celeba import CelebA
+from timm_abn.data.reading import ImageError, open_image
 from timm_abn.errors import TimmAbnError
 from timm_abn.explain.methods import create_explainer
 from timm_abn.explain.metrics import energy, pointing_game
@@ -106,6 +108,21 @@ def read_objects(model: Any, data_dir: Path, limit: int) -> Objects:
     images = see(model, [data_dir / 'img_align_celeba' / name for name in names])
     scene, task = data.targets[:limit].nonzero(as_tuple=True)
     return Objects(images, load_segmentation(data_dir, limit), names, data.attributes, scene, task)
+
+
+def load_segmentation(data_dir: Path, limit: int) -> torch.Tensor:
+    """Return what each pixel of the test scenes shows, (N, 64, 64): t + 1 for attribute t, 0 for background."""
+    scenes = []
+    for name in CelebA(str(data_dir), 'test').images[:limit]:
+        path = data_dir / 'segmentation' / name
+        try:
+            with open_image(path) as file:
+                scenes.append(torch.from_numpy(np.array(file)))
+        except ImageError as error:
+            raise TimmAbnError(f'{error}; make the scenes by experiments/make_multi_attribute_set.py') from None
+        if scenes[-1].shape != (SIZE, SIZE):
+            raise TimmAbnError(f'{path} must be grey, of {SIZE}x{SIZE} pixels, got {tuple(scenes[-1].shape)}')
+    return torch.stack(scenes)
 
 
 def score(model: Any, objects: Objects, args: argparse.Namespace) -> list[Row]:

@@ -35,6 +35,11 @@ def is_control(name: str) -> bool:
     return name in CONTROLS or name.startswith(mean_of(''))
 
 
+def names_of(rows: Sequence[Row]) -> list[str]:
+    """Return the names of the maps of rows, methods before controls."""
+    return sorted(dict.fromkeys(row['map'] for row in rows if 'map' in row), key=is_control)
+
+
 def mean_maps(maps: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
     """Return for each image the mean map over the others of its class, shape (N, 1, h, w)."""
     means = MeanMaps()
@@ -103,7 +108,7 @@ def table_of(
     """
     columns = [*WALKS, 'SRG above its mean map', *OTHERS, *more, *(f'SRG, {name}' for name in (classes or {}).values())]
     lines: list[Cells] = []
-    for name in sorted(dict.fromkeys(row['map'] for row in rows), key=is_control):
+    for name in names_of(rows):
         own, paired = where(rows, map=name), None if is_control(name) else above(rows, name, mean_of(name), unit)
         cells: Cells = [name, *(interval(own, metric, unit) for metric in WALKS), paired]
         cells += [interval(own, metric, unit) for metric in (*OTHERS, *more)]
@@ -138,8 +143,5 @@ def claim(
 
 def chart_of(rows: Sequence[Row], title: str, unit: str = 'image') -> dict[str, Any]:
     """Return SRG of each map of a network, for the chart."""
-    names = sorted(dict.fromkeys(row['map'] for row in rows), key=is_control)
-    points = [
-        dict(map=name, control=is_control(name), SRG=interval(where(rows, map=name), 'SRG', unit)) for name in names
-    ]
-    return dict(title=title, points=points)
+    found = {name: interval(where(rows, map=name), 'SRG', unit) for name in names_of(rows)}
+    return dict(title=title, points=[dict(map=name, control=is_control(name), SRG=found[name]) for name in found])
