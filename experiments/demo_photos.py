@@ -8,7 +8,7 @@ Example:
 The model, tf_efficientnet_lite0, stays as it is; a map is trained to say what its predictions stand on. By default that
 takes parts of nine photos in scikit-image (public domain and CC0): enough to see how it goes, and better with --photos,
 any folder of your own. The sheet shows photos of the package foolbox, of ImageNet classes, which the map has never
-seen, and its scores beside those of Grad-CAM. With --photos a second sheet shows four of scikit-image's.
+seen, and its scores beside those of Grad-CAM.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from huggingface_hub.utils import tqdm
 from make_photo_scenes import cut_part
-from photos import MODEL, draw_comparisons, explainers_of, load_model, load_photos, package_folder, see
+from photos import MODEL, draw_comparisons, explainers_of, load_model, load_photos, package_folder
 from results import Row, interval, run, where
 
 import timm_abn
@@ -39,9 +39,9 @@ from timm_abn_cli.table import format_table
 
 OF_SCIKIT_IMAGE = ('astronaut', 'camera', 'chelsea', 'coffee', 'coins', 'grass', 'gravel', 'motorcycle_left', 'rocket')
 COMPARED = ('attached attention map', 'Grad-CAM at the cut', 'Grad-CAM at the last stage')
-# photos of the sheets, chosen before there were maps
-SHOWN, SHOWN_OF_SCIKIT_IMAGE = (0, 3, 7, 10, 13, 17), ('chelsea', 'coffee', 'rocket', 'motorcycle_left')
-SHEET, SECOND_SHEET, PART = 'photos.png', 'scikit_image.jpg', 256
+# photos of the sheet, chosen before there were maps
+SHOWN = (0, 3, 7, 10, 13, 17)
+SHEET, PART = 'photos.png', 256
 
 
 def main(args: argparse.Namespace) -> None:
@@ -53,10 +53,6 @@ def main(args: argparse.Namespace) -> None:
     compared = compare_methods(model, images, explainers_of(COMPARED, model, attached), batch_size=10)
     print(table_of(compared))
     draw(args.out / SHEET, model, images[list(SHOWN)], [compared[index] for index in SHOWN], [names[i] for i in SHOWN])
-    if args.photos is not None:
-        images = see(model, photos_of_scikit_image(SHOWN_OF_SCIKIT_IMAGE))
-        compared = compare_methods(model, images, explainers_of(COMPARED[::2], model, attached))  # the better Grad-CAM
-        draw(args.out / SECOND_SHEET, model, images, compared, SHOWN_OF_SCIKIT_IMAGE)
     print(f'\nThe sheet is {args.out / SHEET}. Photos of your own: timm-abn explain PHOTOS --model attached \\')
     print(f'    --checkpoint {args.out / "attached" / LAST}')
 
@@ -99,15 +95,15 @@ def cut_parts(photos: Sequence[Path], folder: Path, number: int, seed: int) -> N
 def table_of(comparisons: Sequence[Comparison]) -> str:
     """Return the table of the mean scores of all photos, with intervals from drawing photos."""
     rows: list[Row] = [
-        dict(map=result.method, image=image, deletion=result.deletion, insertion=result.insertion)
+        dict(map=result.method, image=image, SRG=result.gain, deletion=result.deletion, insertion=result.insertion)
         for image, comparison in enumerate(comparisons)
         for result in comparison.results
     ]
     scores = [
-        (name, *(str(interval(where(rows, map=name), metric)) for metric in ('deletion', 'insertion')))
+        (name, *(str(interval(where(rows, map=name), metric)) for metric in ('SRG', 'deletion', 'insertion')))
         for name in dict.fromkeys(row['map'] for row in rows)
     ]
-    return format_table(('map', 'deletion (low is good)', 'insertion (high is good)'), scores)
+    return format_table(('map', 'SRG ↑', 'deletion ↓', 'insertion ↑'), scores)
 
 
 def draw(path: Path, model: Any, images: torch.Tensor, compared: Sequence[Comparison], titles: Sequence[str]) -> None:

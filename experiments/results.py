@@ -16,12 +16,11 @@ import torch
 import timm_abn
 from timm_abn.errors import TimmAbnError
 from timm_abn.explain.statistics import Interval, bootstrap_mean
-from timm_abn.publish.markdown import markdown_table
 from timm_abn.staging import staged_file, staged_files
 from timm_abn_cli.table import format_table
 
 Row = dict[str, Any]  # of an image, or of a map of it: what it is of, by name, and scores, by metric
-Table = tuple[Sequence[str], list[list[str]]]  # header and lines
+Cells = list[str | Interval | None]  # a line of a table
 
 
 def run(work: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:
@@ -93,18 +92,40 @@ def deviation(values: Iterable[float], digits: int = 3) -> str:
     return f' ± {statistics.stdev(values):.{digits}f}' if len(values) > 1 else ''
 
 
-def write(args: argparse.Namespace, tables: Sequence[Table], rows: Sequence[Row]) -> None:
-    """Print the tables; write them, all rows, and what they were made by, into ``args.out``."""
-    print('\n\n'.join(format_table(*table) for table in tables))
+def write(args: argparse.Namespace, result: Mapping[str, Any], rows: Sequence[Row]) -> None:
+    """Print the tables of a result; write it, and all rows, into ``args.out``.
+
+    Args:
+        args: Of the command line.
+        result: ``title``, ``setup`` and ``tables``; ``charts`` and ``claims`` where there are (``scoring.py``). With
+            command, seeds and versions it becomes ``results.json``, for docs/results.
+        rows: Of all images and seeds.
+    """
+    for table in result['tables']:
+        print(f'{table.get("title", result["title"])}\n{format_table(table["columns"], as_text(table["rows"]))}\n')
     names = list(dict.fromkeys(name for row in rows for name in row))
     versions = {module.__name__: module.__version__ for module in (timm_abn, timm, torch)}
-    settings = {name: str(value) for name, value in vars(args).items()}
+    command = ' '.join(['python', f'experiments/{Path(sys.argv[0]).name}', *sys.argv[1:]])
+    made = dict(command=command, seeds=getattr(args, 'seeds', [getattr(args, 'seed', 0)]), versions=versions)
     with staged_files(args.out) as folder:
-        text = '\n\n'.join(markdown_table(*table) for table in tables)
-        (folder / 'table.md').write_text(f'{text}\n', encoding='utf-8')
+        text = json.dumps(rounded(made | dict(result)), indent=1, ensure_ascii=False)
+        (folder / 'results.json').write_text(f'{text}\n', encoding='utf-8')
         with (folder / 'scores.csv').open('w', newline='', encoding='utf-8', errors='backslashreplace') as file:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(rows)
-        (folder / 'settings.json').write_text(json.dumps(dict(versions=versions, settings=settings), indent=1) + '\n')
-    print(f'\nWritten to: {args.out / "table.md"}, {args.out / "scores.csv"}')
+    print(f'Written to: {args.out / "results.json"}, {args.out / "scores.csv"}')
+
+
+def as_text(rows: Sequence[Cells]) -> list[list[str]]:
+    """Return the lines of a table as text."""
+    return [['' if cell is None else str(cell) for cell in row] for row in rows]
+
+
+def rounded(value: Any) -> Any:
+    """Return what JSON holds of a result: intervals as lists of four digits, NaN as null."""
+    if isinstance(value, Mapping):
+        return {key: rounded(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [rounded(entry) for entry in value]
+    return (None if math.isnan(value) else round(value, 4)) if isinstance(value, float) else value

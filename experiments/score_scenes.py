@@ -1,52 +1,48 @@
 """Score the maps of multi-task ABNs on scenes whose objects are known: where they lie, what they delete.
 
 Example:
-    pip install '.[scenes,plot]'
+    pip install '.[scenes]'
     python experiments/make_multi_attribute_set.py --data-dir data --download --out data/multi_attribute
     for seed in 0 1 2; do python experiments/train_multi_attribute.py --seed $seed; done
     python experiments/score_scenes.py --data-dir data/multi_attribute --out outputs/scenes
 
-Of each object of the test scenes, the map of its attribute is scored: pointing game, energy in the mask, the same
-corrected for the mask's area, IoU at the best threshold; and of the objects of the first scenes, deletion: the
-probability of the attribute (a sigmoid) while pixels are replaced by the mean colour. The attention map is compared
-with Grad-CAM of the same network at its last stage, with the same Gaussian in the middle of each image, and with random
-maps.
+Of each object of the test scenes the map of its attribute is scored: pointing game, and energy in the mask; and of the
+objects of the first scenes SRG, deletion and insertion by the probability of the attribute, a sigmoid (``scoring.py``).
+The attention map is compared with Grad-CAM of the same network and with controls: noise, a Gaussian in the middle, and
+the mean map of the same attribute in other scenes.
 
 Means are over all objects and runs. Intervals, and those of paired differences, come from drawing scenes, each with all
-of its objects in all runs; the deviation is that of the means of the runs.
-A flat map has no score, nor has one without a positive value any energy: how many maps have one is printed.
+of its objects in all runs. A flat map has no score, nor has one without a positive value any energy.
 """
 
 import argparse
-import math
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from huggingface_hub.utils import tqdm
 from photos import see
-from results import Row, Table, deviation, difference, interval, mean, means, run, where, write
-from train_multi_attribute import load_segmentation
+from results import Row, once, run, where, write
+from scoring import STEPS, chart_of, claim, make_maps, mean_of, score_maps, table_of
+from train_multi_attribute import SIZE
 
 import timm_abn
 from timm_abn.data.celeba import CelebA
+from timm_abn.data.reading import ImageError, open_image
 from timm_abn.errors import TimmAbnError
 from timm_abn.explain.methods import create_explainer
-from timm_abn.explain.metrics import chance_corrected_energy, deletion, energy, iou, pointing_game
+from timm_abn.explain.metrics import energy, pointing_game
 from timm_abn.staging import check_output_folder
 from timm_abn_cli.argument_types import positive
 
-METHODS = ('attention', 'grad_cam', 'centre', 'random')
-FIRST = METHODS[0]
-LOCALISATION: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
-    'pointing game': pointing_game,
-    'energy': energy,
-    'energy less chance': chance_corrected_energy,
-    'IoU': iou,
+ATTENTION, AT_CUT = 'attention map of the task', 'Grad-CAM at the cut'
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    ATTENTION: ('attention', {}),
+    'Grad-CAM at the last stage': ('grad_cam', dict(layer='layer4')),
+    AT_CUT: ('grad_cam', dict(layer='layer1')),
 }
-METRICS = (*LOCALISATION, 'deletion')
+LOCALISATION = {'pointing game': pointing_game, 'energy': energy}
 BATCH_SIZE = 250
 
 
@@ -73,11 +69,33 @@ class Objects(NamedTuple):
 def main(args: argparse.Namespace) -> None:
     """Score all runs, and write the tables."""
     check_output_folder(args.out)
-    models = {folder.as_posix(): timm_abn.load_model('abn', checkpoint=folder / 'last.pth.tar') for folder in args.runs}
+    models = {folder: timm_abn.load_model('abn', checkpoint=folder / 'last.pth.tar') for folder in args.runs}
+    settings = dict(limit=args.limit, steps=args.steps, walked=args.walked_scenes)
     rows: list[Row] = []
-    for name, model in models.items():
-        rows += score(name, model, read_objects(model, args.data_dir, args.limit), args)
-    write(args, [total_table(rows), attribute_table(rows)], rows)
+    for folder, model in models.items():
+        objects = read_objects(model, args.data_dir, args.limit)
+        path = args.out / f'{folder.name}.scores.json'
+        found = once(path, settings, lambda model=model, objects=objects: score(model, objects, args))
+        rows += [dict(row, run=folder.as_posix()) for row in found]
+    write(args, result_of(rows, args), rows)
+
+
+def result_of(rows: list[Row], args: argparse.Namespace) -> dict[str, Any]:
+    """Return the table, chart and claims."""
+    own, metrics = where(rows, map=ATTENTION), [*LOCALISATION]
+    rivals = [*METHODS][1:] + [mean_of(ATTENTION)]
+    return dict(
+        title='Multi-task networks on scenes',
+        setup=f'ABN over `test_resnet`, ten attributes; {len(args.runs)} seeds. Pointing game and energy of '
+        f'all objects of {args.limit} test scenes, SRG of those of {args.walked_scenes}.',
+        seeds=[*range(len(args.runs))],
+        tables=[table_of(rows, 'scene', metrics, rival=AT_CUT)],
+        charts=[chart_of(rows, 'Scenes, multi-task network', 'scene')],
+        claims=[
+            claim(f'Maps of tasks are above {name}', own, where(rows, map=name), ['SRG', metrics[0]], 'scene')
+            for name in rivals
+        ],
+    )
 
 
 def read_objects(model: Any, data_dir: Path, limit: int) -> Objects:
@@ -92,55 +110,39 @@ def read_objects(model: Any, data_dir: Path, limit: int) -> Objects:
     return Objects(images, load_segmentation(data_dir, limit), names, data.attributes, scene, task)
 
 
-def score(run_name: str, model: Any, objects: Objects, args: argparse.Namespace) -> list[Row]:
-    """Return a row for each method and object."""
-    explainers = {method: create_explainer(method, model) for method in METHODS}
+def load_segmentation(data_dir: Path, limit: int) -> torch.Tensor:
+    """Return what each pixel of the test scenes shows, (N, 64, 64): t + 1 for attribute t, 0 for background."""
+    scenes = []
+    for name in CelebA(str(data_dir), 'test').images[:limit]:
+        path = data_dir / 'segmentation' / name
+        try:
+            with open_image(path) as file:
+                scenes.append(torch.from_numpy(np.array(file)))
+        except ImageError as error:
+            raise TimmAbnError(f'{error}; make the scenes by experiments/make_multi_attribute_set.py') from None
+        if scenes[-1].shape != (SIZE, SIZE):
+            raise TimmAbnError(f'{path} must be grey, of {SIZE}x{SIZE} pixels, got {tuple(scenes[-1].shape)}')
+    return torch.stack(scenes)
+
+
+def score(model: Any, objects: Objects, args: argparse.Namespace) -> list[Row]:
+    """Return a row for each map and object; SRG of the objects of the first scenes."""
+    explainers = {name: create_explainer(method, model, **kwargs) for name, (method, kwargs) in METHODS.items()}
+    scene, task = objects.scene, objects.task
+    images, masks = objects.images[scene], (objects.masks[scene] == task[:, None, None] + 1).unsqueeze(1)
+    maps = make_maps(explainers, model, images, task, BATCH_SIZE)
+    few = scene < args.walked_scenes
+    walked = {name: own[few] for name, own in maps.items()}
+    walks = score_maps(model, images[few], walked, task[few], args.steps, BATCH_SIZE)
     rows = []
-    for chosen in tqdm(torch.arange(len(objects.task)).split(BATCH_SIZE), desc=run_name):
-        scene, task = objects.scene[chosen], objects.task[chosen]
-        images = objects.images[scene]
-        masks = (objects.masks[scene] == task[:, None, None] + 1).unsqueeze(1)
-        for method, explainer in explainers.items():
-            maps = explainer(images, task)
-            scores = {metric: measure(maps, masks) for metric, measure in LOCALISATION.items()}
-            scores['deletion'] = torch.full((len(chosen),), math.nan)
-            deleted = scene < args.deletion_scenes
-            if deleted.any():
-                few = images[deleted], maps[deleted], task[deleted]
-                scores['deletion'][deleted] = deletion(model, *few, steps=args.steps, batch_size=BATCH_SIZE)
-            columns = zip(scene.tolist(), task.tolist(), *(values.tolist() for values in scores.values()))
-            for number, attribute, *values in columns:
-                what = dict(scene=objects.scenes[number], attribute=objects.attributes[attribute])
-                rows.append(dict(run=run_name, method=method, **what, **dict(zip(scores, values))))
+    for name, own in maps.items():
+        scores = {metric: measure(own, masks).tolist() for metric, measure in LOCALISATION.items()}
+        scored = where(walks, map=name)
+        for number, (of, attribute, *values) in enumerate(zip(scene.tolist(), task.tolist(), *scores.values())):
+            what = dict(map=name, scene=objects.scenes[of], attribute=objects.attributes[attribute])
+            walk = {key: value for key, value in scored[number].items() if key not in what} if few[number] else {}
+            rows.append({**what, **walk, **dict(zip(scores, values))})
     return rows
-
-
-def total_table(rows: Sequence[Row]) -> Table:
-    """Return header and lines of the table of all objects."""
-    lines = []
-    first = where(rows, method=FIRST)
-    for metric in METRICS:
-        for method in METHODS:
-            own = where(rows, method=method)
-            found = interval(own, metric, 'scene')
-            paired = str(difference(own, first, metric, 'scene')) if method != FIRST else ''
-            of_runs = deviation(means(own, metric, of='run').values()).removeprefix(' ± ')
-            lines.append([metric, method, str(found), of_runs or '-', paired, f'{found.number:,}'])
-    header = ('metric', 'map', 'mean and 95 % interval', 'deviation of runs', f'difference to {FIRST}', 'maps scored')
-    return header, lines
-
-
-def attribute_table(rows: Sequence[Row]) -> Table:
-    """Return header and lines of the table of attributes, with the mean of the attributes at the end of each metric."""
-    by_method = {method: where(rows, method=method) for method in METHODS}
-    lines = []
-    for metric in METRICS:
-        for attribute in sorted({row['attribute'] for row in rows}):
-            own = [interval(where(found, attribute=attribute), metric, 'scene') for found in by_method.values()]
-            lines.append([metric, attribute, *map(str, own)])
-        of_attributes = (mean(means(found, metric, of='attribute').values()) for found in by_method.values())
-        lines.append([metric, 'mean of attributes', *(f'{value:.3f}' for value in of_attributes)])
-    return ('metric', 'attribute', *METHODS), lines
 
 
 def parse_args() -> argparse.Namespace:
@@ -150,8 +152,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--data-dir', type=Path, default=Path('data/multi_attribute'), help='default: %(default)s')
     parser.add_argument('--runs', type=Path, nargs='+', default=runs, help='folders of runs (default: seeds 0, 1, 2)')
     parser.add_argument('--limit', type=positive, default=2000, help='test scenes (default: %(default)s)')
-    parser.add_argument('--deletion-scenes', type=positive, default=150, help='of these (default: %(default)s)')
-    parser.add_argument('--steps', type=positive, default=32, help='of deletion (default: %(default)s)')
+    parser.add_argument('--walked-scenes', type=positive, default=100, help='of these, for SRG (default: %(default)s)')
+    parser.add_argument('--steps', type=positive, default=STEPS, help='of SRG (default: %(default)s)')
     parser.add_argument('--out', type=Path, default=Path('outputs/scenes'), help='default: %(default)s')
     return parser.parse_args()
 

@@ -1,7 +1,7 @@
-"""Train a multi-task ABN, or its backbone without ABN, on scenes with several attributes; say where it looks.
+"""Train a multi-task ABN, or its backbone without ABN, on scenes with several attributes.
 
 Example:
-    pip install '.[scenes,plot]'
+    pip install '.[scenes]'
     python experiments/make_multi_attribute_set.py --data-dir data --download --out data/multi_attribute
     python experiments/train_multi_attribute.py --model abn --data-dir data/multi_attribute
     python experiments/train_multi_attribute.py --model baseline --data-dir data/multi_attribute
@@ -9,14 +9,11 @@ Example:
 Both get the same scenes in the same order, the same steps and the same learning rates. The task and its evaluator are
 those of timm for multi-label training; importing timm_abn.task teaches them both branches.
 
-Printed, and written to ``metrics.json``: accuracy and average precision, mean of the attributes, and the pointing game:
-how often the maximum of a map lies on the object of its attribute, over all objects of the test scenes. Chance is the
-share of the scene that the object covers. Of the ABN, its attention maps point; of the baseline, its class activation
-maps (CAM), which have 2x2 places, and those of the same weights in the dilated form of the network, with 8x8 places.
+Printed, and written to ``metrics.json``: accuracy and average precision, mean of the attributes. ``score_scenes.py``
+says where the maps lie.
 """
 
 import argparse
-import importlib.util
 import json
 import sys
 import time
@@ -29,7 +26,6 @@ import timm
 import torch
 import yaml
 from huggingface_hub.utils import tqdm
-from PIL import Image
 from results import run
 from timm.optim import create_optimizer_v2
 from timm.task import MultiLabelClassificationTask
@@ -37,9 +33,7 @@ from torch.utils.data import TensorDataset
 
 import timm_abn.task  # noqa: F401  registers the models, and teaches timm's tasks the loss of ABNs
 from timm_abn.data.celeba import CelebA
-from timm_abn.data.reading import ImageError, open_image
 from timm_abn.errors import TimmAbnError
-from timm_abn.maps.operations import upsample_maps
 from timm_abn.staging import check_output_folder, staged_files
 from timm_abn_cli.argument_types import positive, positive_number, whole, zero_or_more
 
@@ -53,9 +47,6 @@ def main(args: argparse.Namespace) -> None:
     """Train, evaluate and write the results."""
     out = args.out / f'{args.model}-seed{args.seed}'
     check_output_folder(out)
-    if args.model == 'abn' and importlib.util.find_spec('matplotlib') is None:
-        raise TimmAbnError("the picture of the maps needs matplotlib: pip install '.[scenes,plot]'")
-    segmentation = load_segmentation(args.data_dir)
     (scenes, attributes), (held_out, _), (test, _) = (load(args.data_dir, split) for split in ('train', 'val', 'test'))
     if args.batch_size > len(scenes):
         raise TimmAbnError(f'--batch-size {args.batch_size} is more than the {len(scenes)} training scenes')
@@ -76,8 +67,7 @@ def main(args: argparse.Namespace) -> None:
     start = time.process_time()
     fit(task, scenes, held_out, args.epochs, args.batch_size, args.lr, args.weight_decay, args.seed)
     minutes = (time.process_time() - start) / 60
-    maps = maps_of(model, test.tensors[0], is_abn=args.model == 'abn')
-    metrics = dict(evaluate(task, test), cpu_minutes=minutes, **pointing(maps, test.tensors[1], segmentation))
+    metrics = dict(evaluate(task, test), cpu_minutes=minutes)
     for name, value in metrics.items():
         print(f'{name:32} {value:.4f}')
     with staged_files(out) as folder:
@@ -87,8 +77,6 @@ def main(args: argparse.Namespace) -> None:
         settings, epoch = argparse.Namespace(**setup), args.epochs - 1
         checkpoint = dict(arch=setup['model'], state_dict=model.state_dict(), args=settings, epoch=epoch)
         torch.save(checkpoint, folder / 'last.pth.tar')
-        if args.model == 'abn':
-            picture(test, maps['attention maps'], attributes).save(folder / 'maps.png')
 
 
 def load(data_dir: Path, split: str) -> tuple[TensorDataset, list[str]]:
@@ -96,21 +84,6 @@ def load(data_dir: Path, split: str) -> tuple[TensorDataset, list[str]]:
     dataset = CelebA(str(data_dir), split)
     images = [np.asarray(dataset[index][0]) for index in tqdm(range(len(dataset)), desc=f'reading {split}')]
     return TensorDataset(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), dataset.targets), dataset.attributes
-
-
-def load_segmentation(data_dir: Path, limit: int | None = None) -> torch.Tensor:
-    """Return what each pixel of the test scenes shows, (N, 64, 64): t + 1 for attribute t, 0 for background."""
-    scenes = []
-    for name in CelebA(str(data_dir), 'test').images[:limit]:
-        path = data_dir / 'segmentation' / name
-        try:
-            with open_image(path) as file:
-                scenes.append(torch.from_numpy(np.array(file)))
-        except ImageError as error:
-            raise TimmAbnError(f'{error}; make the scenes by experiments/make_multi_attribute_set.py') from None
-        if scenes[-1].shape != (SIZE, SIZE):
-            raise TimmAbnError(f'{path} must be grey, of {SIZE}x{SIZE} pixels, got {tuple(scenes[-1].shape)}')
-    return torch.stack(scenes)
 
 
 def fit(
@@ -164,57 +137,6 @@ def evaluate(task: Any, data: TensorDataset) -> dict[str, float]:
     for images, targets in zip(*(tensor.split(250) for tensor in data.tensors)):
         evaluator.update(model(normalize(images)), targets)
     return evaluator.compute()
-
-
-@torch.no_grad()
-def maps_of(model: Any, images: torch.Tensor, is_abn: bool) -> dict[str, torch.Tensor]:
-    """Return the maps of all images, (N, T, h, w), by name: attention maps, or CAM of the backbone."""
-    batches = [normalize(batch) for batch in images.split(64)]
-    if is_abn:
-        return {'attention maps': torch.cat([model.explain(batch).attention_map for batch in tqdm(batches, 'maps')])}
-    dilated = timm.create_model(BACKBONE, num_classes=model.num_classes, output_stride=8).eval()
-    dilated.load_state_dict(model.state_dict())
-    weight = model.get_classifier().weight
-    return {
-        name: torch.cat([torch.einsum('bchw,tc->bthw', network.forward_features(batch), weight) for batch in batches])
-        for name, network in (('CAM', model), ('CAM, dilated', dilated))
-    }
-
-
-def pointing(maps: dict[str, torch.Tensor], targets: torch.Tensor, segmentation: torch.Tensor) -> dict[str, float]:
-    """Return how often the maximum of each kind of map lies on the object, and the chance of it, in percent."""
-    image, task = targets.nonzero(as_tuple=True)
-    objects = (segmentation[image] == task[:, None, None] + 1).flatten(1)
-    results = {'pointing, chance': 100 * objects.float().mean().item()}
-    for name, values in maps.items():
-        place = upsample_maps(values, tuple(segmentation.shape[1:]))[image, task].flatten(1).argmax(dim=1)
-        results[f'pointing, {name}'] = 100 * objects.gather(1, place[:, None]).float().mean().item()
-    return results
-
-
-def picture(data: TensorDataset, maps: torch.Tensor, attributes: list[str], rows: int = 8) -> Image.Image:
-    """Return a figure: scenes, and beside each its attention maps; those of attributes that it has are framed."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    images, targets = data[:rows]
-    rows = len(images)
-    figure = Figure(figsize=(1.1 * (len(attributes) + 1), 1.15 * rows + 0.3), layout='constrained')
-    axes = figure.subplots(rows, len(attributes) + 1)
-    for row in range(rows):
-        axes[row, 0].imshow(images[row].permute(1, 2, 0).numpy())
-        for column, name in enumerate(attributes, start=1):
-            axis = axes[row, column]
-            axis.imshow(maps[row, column - 1].numpy(), cmap='inferno')
-            present = bool(targets[row, column - 1])
-            for spine in axis.spines.values():
-                spine.set(color='tab:green', linewidth=3, visible=present)
-            axes[0, column].set_title(name.replace('_', ' '), fontsize=8)
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert('RGB')
 
 
 def parse_args() -> argparse.Namespace:

@@ -54,6 +54,9 @@ def add_training_arguments(parser: argparse.ArgumentParser, out: str, data_dir: 
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], help='default: 0 1 2')
     parser.add_argument('--jobs', type=int, default=2, help='runs at a time (default: %(default)s)')
     parser.add_argument('--timm-scripts', metavar='DIR', help='as of timm-abn-train (default: $TIMM_SCRIPTS)')
+    parser.add_argument(
+        'flags', nargs='*', metavar='-- FLAGS', help="for timm's train.py, such as -- --amp --amp-dtype bfloat16"
+    )
 
 
 def train_all(args: argparse.Namespace, contestants: Sequence[Contestant]) -> None:
@@ -83,7 +86,7 @@ def _begin(args: argparse.Namespace, contestant: Contestant, seed: int) -> subpr
     script = ROOT / 'train_wrappers' / 'train.py'
     words = ['--recipe', contestant.recipe, '--model', contestant.model, *contestant.flags, '--seed', seed]
     words += ['--data-dir', args.data_dir, '--workers', 0, '--epochs', args.epochs, '--val-interval', args.epochs]
-    words += ['--output', args.out, '--experiment', folder.name]
+    words += ['--output', args.out, '--experiment', folder.name, *args.flags]
     words += ['--timm-scripts', args.timm_scripts] if args.timm_scripts else []
     command = list(map(str, [sys.executable, script, *words]))
     # one thread each: two runs side by side use two cores better than one run with two threads

@@ -1,6 +1,7 @@
-"""Write MODEL_CARDS.md, of facts from the models and results from timm_abn/publish/results.yaml, and model_facts.json.
+"""Write MODEL_CARDS.md and docs/trust.md with its chart, of the models and docs/results, and model_facts.json.
 
-The latter is what `timm-abn list` says, which has no time to build the models.
+Experiments write the files in docs/results; accuracies of packaged weights, and what others report, lie in
+timm_abn/publish/results.yaml. model_facts.json is what `timm-abn list` says, which has no time to build the models.
 
 Example:
     python scripts/docs/make_model_cards.py
@@ -12,32 +13,27 @@ from typing import Any
 
 import timm
 from huggingface_hub.utils import tqdm
+from result_pages import chart, read_results, section, trust_page
 from timm.models import get_pretrained_cfg
 
 import timm_abn  # noqa: F401  registers the models
 from timm_abn.publish.markdown import markdown_table
 from timm_abn.publish.model_card import CITATION, LIMITS, usage
 from timm_abn.publish.model_facts import model_facts
-from timm_abn.publish.results import COMPARISONS, MEASURED_RESULTS, REPORTED_RESULTS, Comparison
+from timm_abn.publish.results import MEASURED_RESULTS, REPORTED_RESULTS, Result
 from timm_abn.staging import staged_file
 
 ROOT = Path(__file__).resolve().parents[2]
 CARDS, FACTS = ROOT / 'MODEL_CARDS.md', ROOT / 'timm_abn' / 'publish' / 'model_facts.json'
 
-# heading -> modules whose models stand under it
-GROUPS: dict[str, tuple[str, ...]] = {
-    'Attention Branch Networks': ('abn_models',),
-    'Any model as it is, explained': ('attached_models',),
-    'CAM baselines': ('cam_models',),
-    'Backbones for 32x32 images': ('cifar_backbones', 'cifar_densenet', 'cifar_wide_resnet'),
-}
+TRUST, CHART = ROOT / 'docs' / 'trust.md', ROOT / 'docs' / 'trust.svg'
 
 EXAMPLE = 'abn_resnet20_cifar.fashion_mnist'
 
 HEAD = """\
 # Model cards
 
-*Written by `python scripts/docs/make_model_cards.py`; change that script, or `timm_abn/publish/results.yaml`, instead.*
+*Written by `python scripts/docs/make_model_cards.py` from `docs/results` and `timm_abn/publish/results.yaml`.*
 
 Results are of two kinds, never mixed: **measured** with this code and the weights named, by the command given; and
 **reported**, by the paper (Fukui et al., CVPR 2019) or in the
@@ -60,15 +56,28 @@ links.
 ## What was measured
 
 {measured}
+
+Maps are scored by symmetric relevance gain (SRG), deletion and insertion, by the mean colour in the place of pixels;
+noise has an SRG of 0. A mean map is that of other images of the same predicted class: what a map has above it is about
+this image. Means with 95 % intervals from drawing images, each with all of its seeds.
+[How far to trust a map](docs/trust.md) sums it up.
 """
 
 MODELS = """\
 ## All models
 
 Parameters, and GMACs (multiply-accumulates of the evaluation of one image of the input given), are computed from the
-models. ABNs make a sigmoid map and apply it by the residual mechanism (paper, Eq. 2) unless their arguments say
-otherwise. The gate is what the map does: it multiplies the features as in the paper (`features`), or where norms would
-undo that, their distances to their mean (`centred`), and where a class token is read, what that reads, too (`tokens`).
+models; `timm-abn list` says more of each. ABNs make a sigmoid map and apply it by the residual mechanism (paper, Eq. 2)
+unless their arguments say otherwise. The gate is what the map does: it multiplies the features as in the paper
+(`features`), or where norms would undo that, their distances to their mean (`centred`), and where a class token is
+read, what that reads, too (`tokens`).
+"""
+
+REPORTED = """\
+## Reported results
+
+Percent of errors, of CompCars of right answers; reported by the paper, those with * in the authors' repository;
+(product) is Eq. 1.
 """
 
 TAIL = """\
@@ -79,7 +88,7 @@ TAIL = """\
 ```
 """
 
-COLUMNS = ('model', 'backbone', 'split after', 'attention stage', 'gate', 'input', 'classes', 'parameters (M)', 'GMACs')
+COLUMNS = ('model', 'backbone', 'split after', 'gate', 'input', 'parameters (M)', 'GMACs')
 
 
 def make_model_cards() -> str:
@@ -88,13 +97,15 @@ def make_model_cards() -> str:
         HEAD.format(
             weights=weights_table(), usage=usage(EXAMPLE, in_chans=1), limits=LIMITS, measured=measured_table()
         ),
-        *map(make_comparison, COMPARISONS),
+        *map(section, read_results().values()),
         MODELS,
+        markdown_table(COLUMNS, [make_row(name) for name in timm.list_models() if is_ours(name)]),
+        '',
+        REPORTED,
+        reported_table(),
+        '',
     ]
-    for heading, modules in GROUPS.items():
-        names = timm.list_models(module=list(modules))
-        text += [f'### {heading}\n', markdown_table(COLUMNS, [make_row(name) for name in names]), '']
-    return '\n'.join([*text, '## Reported results\n', reported_table(), '', TAIL.format(citation=CITATION)])
+    return '\n'.join([*text, TAIL.format(citation=CITATION)])
 
 
 def weights_table() -> str:
@@ -123,26 +134,25 @@ def measured_table() -> str:
 
 
 def reported_table() -> str:
-    """Return the table of the results that others report, one per line."""
+    """Return the table of the results that others report, models by data sets."""
+    datasets = list(dict.fromkeys(result.dataset for results in REPORTED_RESULTS.values() for result in results))
     rows = [
         (
-            f'`{name}`' + (f', `{result.variant}`' if result.variant else ''),
-            result.dataset,
-            result.metric,
-            f'{result.percent:g}',
-            result.origin,
+            f'`{name}`',
+            *(
+                ', '.join(map(cell, (result for result in results if result.dataset == dataset)))
+                for dataset in datasets
+            ),
         )
         for name, results in REPORTED_RESULTS.items()
-        for result in results
     ]
-    return markdown_table(('model', 'data set', 'metric', '%', 'source'), rows)
+    return markdown_table(('model', *datasets), rows)
 
 
-def make_comparison(comparison: Comparison) -> str:
-    """Return the section of models that were trained side by side."""
-    rows = markdown_table(comparison.header, comparison.rows)
-    command = f'Measured by `{comparison.command}`.'
-    return '\n\n'.join([f'### {comparison.title}', comparison.setup, rows, command]) + '\n'
+def cell(result: Result) -> str:
+    """Return a reported number with its source."""
+    variant = ' (product)' if result.variant else ''
+    return f'{result.percent:g}{"" if result.source.startswith("paper") else "*"}{variant}'
 
 
 def make_row(name: str) -> tuple[str, ...]:
@@ -154,10 +164,8 @@ def make_row(name: str) -> tuple[str, ...]:
         f'`{name}`',
         f'`{facts.backbone}`' + (', or any other' if name in ('abn', 'attached') else '') if facts.backbone else '',
         f'`{facts.split}`' if facts.split else '',
-        facts.attention_stage.replace(' in the place of the fully connected layers', ''),
         facts.gate,
         ' x '.join(map(str, facts.input_size)),
-        str(facts.num_classes),
         f'{facts.num_params / 1e6:.2f}',
         f'{facts.num_macs / 1e9:.2f}',
     )
@@ -191,7 +199,13 @@ def listed_facts(name: str) -> dict[str, Any]:
     )
 
 
+def documents() -> dict[Path, str]:
+    """Return the text of each document that comes from models and results."""
+    results = read_results()
+    return {CARDS: make_model_cards(), TRUST: trust_page(results), CHART: chart(results)}
+
+
 if __name__ == '__main__':
-    for file, content in ((CARDS, make_model_cards()), (FACTS, make_model_facts())):
+    for file, content in {**documents(), FACTS: make_model_facts()}.items():
         with staged_file(file) as staged:
             staged.write_text(content, encoding='utf-8')

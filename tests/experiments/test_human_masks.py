@@ -1,6 +1,7 @@
 """Scenes whose background betrays the label in training, and what the comparison on them says."""
 
 import filecmp
+import json
 import math
 from collections import Counter
 
@@ -98,7 +99,7 @@ def test_comparison_of_human_masks(make, tmp_path):
     ]
     output = finish(start(*command))
     assert output.count('begins') == 8
-    lines = [line.strip('| ').split(' | ') for line in (out / 'table.md').read_text().splitlines()[2:]]
+    lines = json.loads((out / 'results.json').read_text())['tables'][0]['rows']
     assert [line[0] for line in lines] == ['ABN, no masks', 'ABN, masks of 1 %', 'ABN, masks of 10 %', 'backbone']
     logs = [(out / f'abn-masks-of-{share}-seed0.log').read_text() for share in (1, 10)]
     assert all(f'masks: {count} of 80 training images' in log for count, log in zip((1, 8), logs))

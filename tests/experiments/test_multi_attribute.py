@@ -6,7 +6,6 @@ import json
 import numpy as np
 import pytest
 import timm
-import torch
 import yaml
 from own_scripts import load_script
 from PIL import Image
@@ -135,25 +134,6 @@ def test_training_that_cannot_be(run_and_read_error, scenes, tmp_path, flags, me
     assert not (tmp_path / 'out').exists()
 
 
-def test_segmentation_that_is_missing_or_broken(run_and_read_error, scenes, tmp_path):
-    arguments = ['--model', 'baseline', '--data-dir', scenes, '--out', tmp_path / 'out', '--batch-size', 1]
-    trainer = load_script('experiments/train_multi_attribute')
-    path = scenes / 'segmentation' / '2.png'
-    Image.new('RGB', (64, 64)).save(path)
-    assert f'{path} must be grey, of 64x64 pixels, got (64, 64, 3)' in run_and_read_error(trainer, *arguments)
-    path.write_bytes(b'')
-    assert f'{path} is not an image' in run_and_read_error(trainer, *arguments)
-    path.unlink()
-    assert f'{path} cannot be read: No such file or directory; make' in run_and_read_error(trainer, *arguments)
-
-
-def test_picture_without_matplotlib(run_and_read_error, scenes, tmp_path, monkeypatch):
-    trainer = load_script('experiments/train_multi_attribute')
-    monkeypatch.setattr(trainer.importlib.util, 'find_spec', lambda name: None)
-    line = run_and_read_error(trainer, '--data-dir', scenes, '--out', tmp_path / 'out')
-    assert line.endswith("needs matplotlib: pip install '.[scenes,plot]'")
-
-
 @pytest.mark.parametrize('model', fast_and_slow(['abn', 'baseline'], ['abn']))
 def test_training_on_scenes(make, run, tmp_path, model):
     make(tmp_path / 'scenes')
@@ -161,22 +141,10 @@ def test_training_on_scenes(make, run, tmp_path, model):
     assert run(load_script('experiments/train_multi_attribute'), '--data-dir', tmp_path / 'scenes', *flags) == 0
     folder = tmp_path / 'out' / f'{model}-seed0'
     metrics = json.loads((folder / 'metrics.json').read_text())
-    pointing = [name for name in metrics if name.startswith('pointing')]
-    assert len(pointing) == (2 if model == 'abn' else 3) and ('attention_map' in metrics) == (model == 'abn')
-    assert all(0 <= metrics[name] <= 100 for name in ('accuracy', 'map', *pointing))
+    assert ('attention_map' in metrics) == (model == 'abn')
+    assert all(0 <= metrics[name] <= 100 for name in ('accuracy', 'map'))
     setup = yaml.safe_load((folder / 'args.yaml').read_text())
     trained = timm.create_model(setup['model'], num_classes=setup['num_classes'], **setup['model_kwargs'])
     weights, metadata = read_checkpoint(folder / 'last.pth.tar')
     trained.load_state_dict(weights)
     assert training_settings(metadata) == setup
-    assert (folder / 'maps.png').is_file() == (model == 'abn')
-
-
-def test_pointing_game_by_hand():
-    segmentation = torch.zeros(2, 64, 64, dtype=torch.uint8)
-    segmentation[0, :32, :32], segmentation[0, 48:, 48:], segmentation[1, 32:] = 1, 2, 2
-    targets = torch.tensor([[1.0, 1.0], [0.0, 1.0]])
-    maps = torch.zeros(2, 2, 4, 4)
-    maps[0, 0, 0, 0] = maps[0, 1, 0, 3] = maps[1, 1, 3, 1] = 1  # on its object, on nothing, on its object
-    results = load_script('experiments/train_multi_attribute').pointing({'maps': maps}, targets, segmentation)
-    assert results == pytest.approx({'pointing, chance': 100 * (1 / 4 + 1 / 16 + 1 / 2) / 3, 'pointing, maps': 200 / 3})

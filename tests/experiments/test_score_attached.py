@@ -10,8 +10,6 @@ def test_scores_of_two_classes():
     scores, labels = torch.tensor([0.9, 0.8, 0.8, 0.1]), torch.tensor([1, 0, 1, 0])
     # of the four pairs three are in order, and one is a tie
     assert script.area_under_roc(scores, labels) == pytest.approx(3.5 / 4)
-    scores = torch.tensor([0.9, 0.8, 0.7, 0.1])
-    assert script.average_precision(scores, labels) == pytest.approx((1 / 1 + 2 / 3) / 2)
 
 
 def test_the_split_is_of_each_class_and_kind_and_always_the_same(tmp_path, monkeypatch):
@@ -26,20 +24,28 @@ def test_the_split_is_of_each_class_and_kind_and_always_the_same(tmp_path, monke
     assert (training, held_out) == script.find_cells(0)
 
 
-def test_differences_are_of_the_same_photo_and_seed():
+def test_a_gain_of_one_class_alone_is_told():
     script = load_script('experiments/score_attached')
+    gains = {'CAM': (0.5, 0.2), 'mean map of CAM': (0.2, 0.2), 'random': (0.0, 0.0)}
+    walk = dict(deletion=0.3, insertion=0.5, network='plain', seed=0)
+    others = {
+        name: gains['random'] for name in ('Grad-CAM at the last stage', 'mean map of Grad-CAM at the last stage')
+    }
     rows = [
-        dict(seed=seed, network=network, map=name, image=image, deletion=deletion, insertion=0.5)
-        for seed, network, name, deletions in (
-            (0, 'plain', 'Grad-CAM at the cut', [0.1, 0.5]),
-            (0, 'attached', 'attention', [0.0, 0.4]),
-            (1, 'plain', 'Grad-CAM at the cut', [0.9, 0.3]),
-            (1, 'attached', 'attention', [0.8, 0.2]),
-            (2, 'plain', 'Grad-CAM at the cut', [0.0, 0.0]),  # no attached one yet
-        )
-        for image, deletion in enumerate(deletions)
+        dict(walk, map=name, image=image, predicted=image % 2, SRG=both[image % 2] + 0.001 * image)
+        for name, both in (gains | others).items()
+        for image in range(40)
     ]
-    rows.append(dict(seed=0, network='plain', map='Grad-CAM at the cut', accuracy=0.9))
-    _, (at_cut, at_last) = script.differences(rows)
-    assert at_cut == ['Grad-CAM at the cut', '-0.100 [-0.100, -0.100]', '0.000 [0.000, 0.000]']
-    assert at_last == ['Grad-CAM at the last stage', '', '']
+    rows.append(dict(network='plain', seed=0, minutes=1.0, accuracy=0.9, auc=0.8))
+    result = script.result_of(rows, 40, 1)
+    table = result['tables'][0]
+    found = {row[0]: dict(zip(table['columns'], row)) for row in table['rows']}
+    assert str(found['CAM']['SRG, functional']).startswith('0.519 [') and found['random']['in words'] == ''
+    assert found['CAM']['SRG above its mean map'].mean == pytest.approx(0.15)
+    assert found['CAM']['in words'].startswith('above the mean map of its class for functional alone')
+    assert [point['control'] for point in result['charts'][0]['points']] == [False, False, True, True, True]
+    # deletion and insertion are equal: more SRG alone is not enough
+    assert [claim['holds'] for claim in result['claims']] == [False, False]
+    assert script.claim('', *[[row for row in rows if row.get('map') == n] for n in ('CAM', 'random')], ['SRG'])[
+        'holds'
+    ]

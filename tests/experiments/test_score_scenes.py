@@ -10,7 +10,7 @@ import torch
 from own_scripts import load_script
 from PIL import Image
 
-from timm_abn.explain.metrics import deletion, energy, pointing_game
+from timm_abn.explain.metrics import energy, pointing_game, symmetric_relevance_gain
 
 SETUP = dict(
     model='abn',
@@ -67,17 +67,13 @@ def runs(tmp_path):
     return networks
 
 
-@pytest.fixture
-def score(run, script, scenes, tmp_path):
-    return lambda *arguments: run(script, '--data-dir', scenes, '--out', tmp_path / 'out', '--steps', 4, *arguments)
-
-
-def test_rows_are_scores_of_the_maps_of_the_tasks(score, runs, scenes, tmp_path, capfd):
-    assert score('--runs', *runs, '--deletion-scenes', 2) == 0
+def test_rows_are_scores_of_the_maps_of_the_tasks(run, script, runs, scenes, tmp_path):
+    arguments = ['--data-dir', scenes, '--out', tmp_path / 'out', '--steps', 4, '--runs', *runs, '--walked-scenes', 2]
+    assert run(script, *arguments) == 0
     rows = list(csv.DictReader((tmp_path / 'out' / 'scores.csv').open()))
-    assert len(rows) == 2 * 4 * len(OBJECTS)
+    assert len(rows) == 2 * 8 * len(OBJECTS)  # three methods, their mean maps, and two controls
     for folder, network in runs.items():
-        own = [row for row in rows if row['run'] == folder.as_posix() and row['method'] == 'attention']
+        own = [row for row in rows if row['run'] == folder.as_posix() and row['map'] == script.ATTENTION]
         for row, (scene, task) in zip(own, OBJECTS, strict=True):
             assert (row['scene'], row['attribute']) == (f'{scene}.png', ('Bag', 'Shirt')[task])
             with Image.open(scenes / 'img_align_celeba' / f'{scene}.png') as file:
@@ -89,46 +85,17 @@ def test_rows_are_scores_of_the_maps_of_the_tasks(score, runs, scenes, tmp_path,
             mask[..., top:bottom, left:right] = True
             assert float(row['pointing game']) == pointing_game(one_map, mask).item()
             assert float(row['energy']) == pytest.approx(energy(one_map, mask).item(), abs=1e-5)
-            area = mask.float().mean().item()
-            assert float(row['energy less chance']) == pytest.approx(
-                (energy(one_map, mask).item() - area) / (1 - area), abs=1e-5
-            )
-            if scene < 2:
-                expected = deletion(network, image, one_map, torch.tensor([task]), steps=4).item()
-                assert float(row['deletion']) == pytest.approx(expected, abs=1e-4)
-            else:
-                assert row['deletion'] == 'nan'
-    assert 'Written to: ' in capfd.readouterr().out
-
-
-def test_means_differences_and_deviations_by_hand(script):
-    scores = {('a', 'attention'): (0.0, 1.0), ('a', 'grad_cam'): (1.0, 1.0), ('b', 'attention'): (1.0, 1.0)}
-    scores['b', 'grad_cam'] = (float('nan'), 0.0)
-    rows = [
-        dict(run=run, method=method, scene=scene, attribute=scene, **dict.fromkeys(script.METRICS, value))
-        for method in script.METHODS
-        for run in ('a', 'b')
-        for scene, value in zip(('x', 'y'), scores.get((run, method), (0.5, 0.5)))
-    ]
-    _, lines = script.total_table(rows)
-    found = {method: line for metric, method, *line in lines if metric == 'IoU'}
-    # scenes have values (0, 1) and (1, 1): drawing one of them twice gives the ends; runs 0.5 and 1
-    assert found['attention'] == ['0.750 [0.500, 1.000]', f'{0.125**0.5:.3f}', '', '4']
-    assert found['grad_cam'][0].startswith('0.667 [') and found['grad_cam'][3] == '3'
-    assert found['grad_cam'][2].startswith(f'{(1 + 0 - 1) / 3:.3f} [')  # of the three that both have
-    header, lines = script.attribute_table(rows)
-    assert [line[2].partition(' ')[0] for line in lines if line[0] == 'IoU'] == ['0.500', '1.000', '0.750']
-    assert lines[2] == ['pointing game', 'mean of attributes', '0.750', '0.750', '0.500', '0.500']
-    assert header == ('metric', 'attribute', *script.METHODS)
-
-
-def test_files_beside_the_rows(score, runs, tmp_path):
-    assert score('--runs', next(iter(runs)), '--limit', 2) == 0
-    assert set(json.loads((tmp_path / 'out' / 'settings.json').read_text())) == {'versions', 'settings'}
-    lines = (tmp_path / 'out' / 'table.md').read_text().splitlines()
-    assert sum(line.startswith('|---|') for line in lines) == 2 and 'nan' not in '\n'.join(lines)
-    (line,) = [line.split(' | ') for line in lines if line.startswith('| IoU | random |')]
-    assert line[3] == '-' and line[5] == '3 |'  # no deviation of a single run; three objects
+            expected = symmetric_relevance_gain(network, image, one_map, torch.tensor([task]), steps=4).item()
+            assert row['SRG'] == '' if scene == 2 else float(row['SRG']) == pytest.approx(expected, abs=1e-4)
+    result = json.loads((tmp_path / 'out' / 'results.json').read_text())
+    assert result['seeds'] == [0, 1] and set(result['versions']) == {'timm_abn', 'timm', 'torch'}
+    (table,) = result['tables']
+    pointing = table['rows'][0][table['columns'].index('pointing game')]
+    own = [float(row['pointing game']) for row in rows if row['map'] == script.ATTENTION]
+    assert table['rows'][0][0] == script.ATTENTION and pointing[0] == pytest.approx(sum(own) / len(own), abs=1e-4)
+    before = (tmp_path / 'out' / 'scores.csv').read_text()
+    script.make_maps = None  # nothing is done again
+    assert run(script, *arguments) == 0 and (tmp_path / 'out' / 'scores.csv').read_text() == before
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The comparisons on Fashion-MNIST, on a handful of images."""
 
 import csv
+import json
 import re
 
 import numpy as np
@@ -32,15 +33,11 @@ def test_comparison(few_images, tmp_path, scripts):
         scripts,
     ]
     output = finish(start(*command))
-    rows = (tmp_path / 'out' / 'table.md').read_text().splitlines()[2:]
-    assert [row.split(' | ')[0] for row in rows] == [
-        '| ResNet-20',
-        '| ABN-ResNet-20, product',
-        '| ABN-ResNet-20, residual',
-    ]
-    for row in rows:
-        mean, deviation = map(float, re.search(r'\| (\d+\.\d\d) ± (\d+\.\d\d) %', row).groups())
-        each = [float(value) for value in row.strip('| ').rpartition('| ')[2].split(', ')]
+    (table,) = json.loads((tmp_path / 'out' / 'results.json').read_text())['tables']
+    assert [row[0] for row in table['rows']] == ['ResNet-20', 'ABN-ResNet-20, product', 'ABN-ResNet-20, residual']
+    for _, both, _, all_seeds in table['rows']:
+        mean, deviation = map(float, re.fullmatch(r'(\d+\.\d\d) ± (\d+\.\d\d) %', both).groups())
+        each = [float(value) for value in all_seeds.split(', ')]
         assert mean == pytest.approx(np.mean(each), abs=0.01)
         assert deviation == pytest.approx(np.std(each, ddof=1), abs=0.01)
     assert output.count('begins') == 6
@@ -54,22 +51,20 @@ def test_comparison_of_faithful_maps(few_images, tmp_path):
     command = [
         ROOT / 'experiments' / 'compare_faithful_maps.py',
         *('--data-dir', few_images, '--out', out, '--timm-scripts', STAND_IN),
-        *('--epochs', 1, '--seeds', 0, 1, '--limit', 4, '--steps', 2),
+        *('--epochs', 1, '--seeds', 0, 1, '--limit', 4, '--steps', 2, '--', '--weight-decay', '0.01'),
     ]
     output = finish(start(*command))
-    assert output.count('begins') == 6
-    predictions, maps = (out / 'table.md').read_text().split('\n\n')
+    assert output.count('begins') == 6 and 'weight_decay: 0.01' in (out / 'resnet-20-seed0' / 'args.yaml').read_text()
+    maps, plain, predictions = json.loads((out / 'results.json').read_text())['tables']
     titles = ['ABN, hard and faithful', 'ABN, loss of the paper', 'ResNet-20']
-    assert [line.split(' | ')[0].strip('| ') for line in predictions.splitlines()[2:]] == titles
-    rows = [line.strip('| ').split(' | ')[:2] for line in maps.splitlines()[2:]]
-    assert rows == [[title, method] for title in titles[:2] for method in ('attention', 'class_map', 'grad_cam')] + [
-        [titles[2], 'grad_cam']
-    ]
+    assert [row[0] for row in predictions['rows']] == titles
+    assert [row[0] for row in maps['rows']][:3] == ['class map', 'attention map', 'Grad-CAM at the last stage']
+    assert len(maps['rows']) == 8 and len(plain['rows']) == 4
     scores = (out / 'scores.csv').read_text()
     hard = [accuracy_by_hand(out / f'abn-hard-and-faithful-seed{seed}', few_images, 0.3) for seed in (0, 1)]
     own = [row for row in csv.DictReader(scores.splitlines()) if row['model'] == titles[0] and row['accuracy']]
     assert np.mean([float(row['accuracy']) for row in own]) == pytest.approx(np.mean(hard))
-    assert predictions.splitlines()[2].split(' | ')[1].startswith(f'{np.mean(hard):.3f} [')
+    assert predictions['rows'][0][1][0] == pytest.approx(np.mean(hard), abs=1e-4)
     assert finish(start(*command)).count('begins') == 0
     assert (out / 'scores.csv').read_text() == scores
 

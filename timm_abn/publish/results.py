@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-__all__ = ['COMPARISONS', 'MEASURED_RESULTS', 'REPORTED_RESULTS', 'Comparison', 'Result']
+__all__ = ['MEASURED_RESULTS', 'REPORTED_RESULTS', 'Result']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,17 +26,6 @@ class Result:
         return f'measured, `{self.command}`' if self.command else f'reported, {self.source}'
 
 
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-    """Models that were trained side by side with this code, as a table of one row per model."""
-
-    title: str
-    setup: str  # what they have in common
-    command: str  # how to measure it again
-    header: list[str]
-    rows: list[list[str]]
-
-
 _RESULTS: dict[str, Any] = yaml.safe_load(Path(__file__).with_name('results.yaml').read_text(encoding='utf-8'))
 
 
@@ -46,4 +35,3 @@ def _results(kind: str) -> dict[str, tuple[Result, ...]]:
 
 # name of a model -> results; measured ones are of weights, whose name has a tag
 MEASURED_RESULTS, REPORTED_RESULTS = _results('measured'), _results('reported')
-COMPARISONS = tuple(Comparison(**comparison) for comparison in _RESULTS['comparisons'])
