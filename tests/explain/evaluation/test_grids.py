@@ -11,7 +11,11 @@ from timm_abn.explain.metrics import explain_mosaics, grid_pointing_game, make_m
 
 def samples_of(model):
     images = torch.randn(24, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    model.get_classifier().weight.data *= 3000  # sure of itself
+    classifier = model.get_classifier()
+    with torch.no_grad():  # sure of itself, and of several classes
+        classifier.bias -= model(images).mean(dim=0)
+        classifier.weight *= 3000
+        classifier.bias *= 3000
     predicted = predict(model, images, 8).argmax(dim=1).tolist()
     return images, [Sample(f'{place}', *pair) for place, pair in enumerate(zip(images, predicted))]
 
@@ -51,7 +55,11 @@ def test_too_few_classes_are_a_finding():
 @pytest.mark.parametrize(
     ('arguments', 'grid', 'message'),
     [
-        (dict(backbone='test_vit'), 2, 'a grid of 2 x 2 needs a network that takes images of 128 x 128 pixels: '),
+        (
+            dict(backbone='swin_tiny_patch4_window7_224'),
+            2,
+            r'a grid of 2 x 2 needs a network that takes images of \d+ x \d+',
+        ),
         (dict(backbone='test_resnet', multi_task=True), 2, 'a grid shows one class in each cell'),
         (dict(backbone='test_resnet'), 1, 'grid must be a whole number of 2 or more, got 1'),
     ],
