@@ -49,7 +49,7 @@ def test_what_comes_out(photos, capsys):
     assert f'1 x photos/Dress/broken.jpg is not an image of a format that is read: {", ".join(FORMATS)}' in printed
     assert '8 of 10 classes without examples: t-shirt/top, ' in printed
     rows = rows_of('outputs/evaluate/scores.csv')
-    methods = ['attention', 'class_map', 'grad_cam', 'recipro_cam', 'centre', 'random']
+    methods = ['attention', 'class_map', 'grad_cam', 'recipro_cam', 'random', 'centre']
     assert [row['method'] for row in rows if row['image'] == 'Bag/1.jpg'] == methods
     assert {row['label'] for row in rows} == {'3', '8'} and len(rows) == 60
     summary = json.loads(Path('outputs/evaluate/summary.json').read_text())
@@ -64,7 +64,7 @@ def test_no_image_that_can_be_read(photos, capsys):
 
 
 @pytest.mark.slow
-def test_masks_and_baseline(photos, capsys):
+def test_masks_and_reference(photos, capsys):
     for path in sorted(Path('photos').rglob('*.jpg'))[1:]:
         mask = Path('masks') / path.relative_to('photos').with_suffix('.png')
         mask.parent.mkdir(parents=True, exist_ok=True)
@@ -75,18 +75,24 @@ def test_masks_and_baseline(photos, capsys):
     plain = timm.create_model('resnet20_cifar', num_classes=10, in_chans=1)
     torch.save(plain.state_dict(), 'plain.pth')
     torch.save(timm.create_model('resnet20_cifar', num_classes=10).state_dict(), 'colour.pth')
-    baseline = ('--baseline', 'resnet20_cifar', '--baseline-checkpoint', 'colour.pth')
-    assert evaluate('--masks', 'masks', '--methods', 'attention', 'grad_cam', 'centre', *baseline) == 0
+    reference = ('--reference', 'resnet20_cifar', '--reference-checkpoint', 'colour.pth')
+    assert evaluate('--masks', 'masks', '--methods', 'attention', 'grad_cam', 'centre', *reference) == 0
     printed = capsys.readouterr().out
-    assert '1 x no mask' not in printed and '3 x no mask' in printed and '1 x resnet20_cifar: no mask' in printed
+    assert '4 x no mask' in printed and '3 x resnet20_cifar: no mask' in printed
     rows = rows_of('outputs/evaluate/scores.csv')
-    methods = ['attention', 'grad_cam', 'centre', 'resnet20_cifar: grad_cam']
+    methods = [
+        'attention',
+        'grad_cam',
+        'centre',
+        'random',
+        *(f'resnet20_cifar: {name}' for name in ('grad_cam', 'random', 'centre')),
+    ]
     assert [row['method'] for row in rows if row['image'] == 'Dress/1.jpg'] == methods
     # chance_corrected_energy of a Gaussian in the middle, whose upper half is marked, is that of chance
     found = [float(row['energy']) for row in rows if row['method'] == 'centre' and row['problem'] == '']
     assert len(found) == 9 and all(value == pytest.approx(0.5, abs=0.05) for value in found)
     summary = json.loads(Path('outputs/evaluate/summary.json').read_text())
-    assert summary['settings']['baseline']['methods'] == ['grad_cam']
+    assert summary['settings']['reference']['methods'] == ['grad_cam', 'random', 'centre']
     assert 'resnet20_cifar: grad_cam' in summary['differences_to_the_first']
 
 
@@ -97,12 +103,13 @@ def test_masks_and_baseline(photos, capsys):
         (['--methods', 'rollout'], "'rollout' needs"),
         (['--methods', 'gradcam'], "argument --methods: invalid choice: 'gradcam'"),
         (['--masks', 'nowhere'], 'argument --masks: there is no file or folder nowhere'),
-        (['--baseline-checkpoint', 'x.pth'], 'there is no checkpoint x.pth'),
-        (['--baseline', 'resnet5'], 'resnet5 is no model; did you mean resnet50'),
+        (['--reference-checkpoint', 'x.pth'], 'there is no checkpoint x.pth'),
+        (['--reference', 'resnet5'], 'resnet5 is no model; did you mean resnet50'),
         (['--steps', '0'], 'argument --steps: must be a whole number of 1 or more'),
         (['--out', 'photos/Bag/0.jpg'], 'photos/Bag/0.jpg is a file, not a folder to write into'),
         (['--dataset', 'torch/fashion_mnist'], 'torch/fashion_mnist: expected FashionMNIST/raw in photos'),
-        (['--deletion-baseline', 'white'], "argument --deletion-baseline: invalid choice: 'white'"),
+        (['--baseline', 'white'], "argument --baseline: invalid choice: 'white'"),
+        (['--grid', '1'], 'argument --grid: must be a whole number of 2 or more'),
     ],
 )
 def test_wrong_input(photos, capsys, args, message):
@@ -115,7 +122,7 @@ def test_other_settings_need_another_folder(photos, capsys):
     capsys.readouterr()
     before = Path('outputs/evaluate/scores.csv').read_bytes()
     said = refused(capsys, '--methods', 'attention', 'centre')
-    assert "holds an evaluation with methods=['attention'], not" in said
+    assert "holds an evaluation with methods=['attention', 'random', 'centre'], not" in said
     assert Path('outputs/evaluate/scores.csv').read_bytes() == before
 
 
@@ -133,11 +140,11 @@ def test_killed_and_started_again(photos, capsys):
     arguments = [sys.executable, '-c', CODE, *command('--out', 'killed')]
     process = subprocess.Popen(arguments, env=environment(), stdout=subprocess.PIPE)
     deadline = time.monotonic() + 120
-    while not list(Path('killed').glob('parts/*.safetensors')) and time.monotonic() < deadline:
+    while not list(Path('killed').glob('maps/*.safetensors')) and time.monotonic() < deadline:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    done = {path: path.stat().st_mtime_ns for path in Path('killed').glob('parts/*.safetensors')}
+    done = {path: path.stat().st_mtime_ns for path in Path('killed').glob('maps/*.safetensors')}
     assert done and not Path('killed/scores.csv').exists()
     assert main(command('--out', 'killed')) == 0
     assert Path('killed/scores.csv').read_bytes() == Path('whole/scores.csv').read_bytes()

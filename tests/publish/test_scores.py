@@ -26,7 +26,7 @@ def test_tables(evaluated):
     lines = score_tables(path, model).splitlines()
     assert lines[0].startswith('4 images, 4 steps; mean and 95 % bootstrap interval.')
     scores = evaluation.scores['attention']
-    assert lines[4] == f'| `attention` | {scores["deletion"]} | {scores["insertion"]} |'
+    assert lines[4] == f'| `attention` | {" | ".join(map(str, scores.values()))} |'
     change = evaluation.reliance['inverse']
     assert f'| 1 - map | {change["accuracy_change"]} | {change["changed_predictions"]} |' in lines
 

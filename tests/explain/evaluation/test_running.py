@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -19,7 +20,20 @@ from tiny_models import tiny_abn
 from timm_abn import TimmAbnError
 from timm_abn.data.samples import Sample
 from timm_abn.explain.evaluation import evaluate, join_evaluations
-from timm_abn.explain.metrics import deletion, energy, insertion, pointing_game, position_bias, reliance
+from timm_abn.explain.evaluation.batches import score_batch
+from timm_abn.explain.evaluation.controls import MeanMaps
+from timm_abn.explain.metrics import (
+    deletion,
+    energy,
+    insertion,
+    pointing_game,
+    position_bias,
+    predict,
+    random_head,
+    rank_correlation,
+    reliance,
+    symmetric_relevance_gain,
+)
 from timm_abn.explain.metrics.accuracy import uneven_scores
 from timm_abn.explain.statistics import bootstrap_mean
 from timm_abn.records import Record, set_record
@@ -46,10 +60,10 @@ def explainers_of(model):
     def attention(images, targets):
         return model.explain(images).attention_map
 
-    def gradient(images, targets):
+    def brightness(images, targets):
         return images.mean(dim=1, keepdim=True)
 
-    return dict(attention=attention, brightness=gradient)
+    return dict(attention=attention, brightness=brightness)
 
 
 @pytest.fixture(scope='module')
@@ -75,14 +89,29 @@ def test_rows_are_the_metrics_of_each_image(model, whole):
     masks = torch.stack([sample.mask for sample in samples])[:, None]
     with torch.no_grad():
         targets = model(images).argmax(dim=1)
+    assert list(evaluation.scores) == ['attention', 'brightness', 'random', 'centre']
+    others = predict(model, images, 4).scatter(1, targets[:, None], -1).argmax(dim=1)
     for method, explainer in explainers_of(model).items():
-        maps = explainer(images, targets)
+        # in the same batches: rounding decides the order of equal places
+        batches = list(zip(images.split(4), targets.split(4)))
+        maps = torch.cat([explainer(*batch) for batch in batches])
+        controls = MeanMaps()
+        controls.add(maps, targets.tolist())
+        mean_maps, of_all = controls.of_others(maps, targets.tolist())
+        gain = symmetric_relevance_gain(model, images, maps, steps=8)
+        control = symmetric_relevance_gain(model, images, mean_maps.float(), steps=8)
+        with random_head(model, seed=0):
+            randomised = torch.cat([explainer(*batch) for batch in batches])
         rows = [row for row in evaluation.rows if row['method'] == method]
         assert [row['image'] for row in rows] == [sample.name for sample in samples]
         assert [row['predicted'] for row in rows] == targets.tolist()
         for name, expected in (
             ('deletion', deletion(model, images, maps, steps=8)),
             ('insertion', insertion(model, images, maps, steps=8)),
+            ('symmetric_relevance_gain', gain),
+            ('above_mean_map', gain - control),
+            ('classes_alike', rank_correlation(maps, explainer(images, others))),
+            ('randomised', rank_correlation(maps, randomised)),
             ('energy', energy(maps, masks)),
             ('pointing_game', pointing_game(maps, masks)),
         ):
@@ -91,6 +120,7 @@ def test_rows_are_the_metrics_of_each_image(model, whole):
             assert evaluation.scores[method][name].mean == pytest.approx(expected.mean().item(), abs=1e-5)
         assert evaluation.position_bias[method] == pytest.approx(position_bias(maps), abs=1e-6)
         assert evaluation.curves[method].shape == (2, 3, 9)
+        assert [row['mean_map_of_all'] for row in rows] == of_all
     differences = evaluation.differences['brightness']['deletion']
     means = [evaluation.scores[method]['deletion'].mean for method in ('brightness', 'attention')]
     assert (
@@ -103,10 +133,13 @@ def test_rows_are_the_metrics_of_each_image(model, whole):
 def test_files(model, tmp_path):
     evaluation = evaluated(model, tmp_path / 'out', make_samples(masks=False))
     rows = list(csv.DictReader((tmp_path / 'out' / 'scores.csv').open()))
-    assert len(rows) == 2 * NUM_IMAGES and 'energy' not in rows[0]
+    assert len(rows) == 4 * NUM_IMAGES and 'energy' not in rows[0]
+    assert float(rows[3]['above_mean_map']) == evaluation.rows[3]['above_mean_map']
     assert float(rows[3]['deletion']) == evaluation.rows[3]['deletion']
     summary = json.loads((tmp_path / 'out' / 'summary.json').read_text())
     assert summary['scores']['attention']['deletion']['mean'] == evaluation.scores['attention']['deletion'].mean
+    assert summary['verdicts'] == evaluation.verdicts and set(summary['verdicts']) == {'attention', 'brightness'}
+    assert summary['by_class']['attention'] and summary['settings']['layers']['attention'] == ''
     assert summary['settings']['steps'] == 8 and set(summary['versions']) == {'timm', 'timm_abn', 'torch'}
 
 
@@ -119,7 +152,18 @@ class Interrupted(list):
         return super().__getitem__(index)
 
 
-def test_an_interrupted_evaluation_goes_on(model, whole, tmp_path):
+def interrupted_after(batches):
+    counter = itertools.count()
+
+    def scored(*args):
+        if next(counter) == batches:
+            raise KeyboardInterrupt
+        return score_batch(*args)
+
+    return scored
+
+
+def test_an_interrupted_evaluation_goes_on(model, whole, tmp_path, monkeypatch):
     calls = []
 
     def counted(name, explainer):
@@ -128,11 +172,23 @@ def test_an_interrupted_evaluation_goes_on(model, whole, tmp_path):
     explainers = {name: counted(name, explainer) for name, explainer in explainers_of(model).items()}
     with pytest.raises(KeyboardInterrupt):
         evaluated(model, tmp_path / 'out', Interrupted(make_samples()), explainers=explainers)
-    done = sorted(path.name for path in (tmp_path / 'out' / 'parts').iterdir())
+    done = sorted(path.name for path in (tmp_path / 'out' / 'maps').iterdir())
     assert done == ['000000.safetensors', '000001.safetensors'] and not (tmp_path / 'out' / 'scores.csv').exists()
     calls.clear()
-    assert evaluated(model, tmp_path / 'out', explainers=explainers).rows == whole.rows
-    assert calls == ['attention', 'brightness']  # one of the three batches was left
+    # one of the three batches was left: its maps, those of another class, and of another head
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr('timm_abn.explain.evaluation.running.score_batch', interrupted_after(1))
+        evaluated(model, tmp_path / 'out', explainers=explainers)
+    assert sorted(calls) == ['attention'] * 3 + ['brightness'] * 3
+    assert len(list((tmp_path / 'out' / 'curves').iterdir())) == 1
+    calls.clear()
+    assert words(evaluated(model, tmp_path / 'out', explainers=explainers).rows) == words(whole.rows)
+    assert calls == []  # no map is made again
+
+
+def words(value):
+    """Return what NaN equals NaN in."""
+    return json.dumps(value)
 
 
 def half(side):
@@ -164,7 +220,7 @@ def changed(**change):
 def test_a_finished_evaluation_is_shown_again(model, finished, caplog):
     folder, before = finished
     again = small(tiny_abn('test_resnet'), folder)
-    assert again.scores == before.scores and again.rows == before.rows
+    assert words(again.scores) == words(before.scores) and words(again.rows) == words(before.rows)
     (said,) = caplog.messages
     assert f'{folder} holds this evaluation, of 2' in said and said.endswith('it is shown again')
 
@@ -183,7 +239,8 @@ def test_a_finished_evaluation_is_shown_again(model, finished, caplog):
         (dict(samples=make_samples(5)[::-1]), 'of what image4.png was before'),
         (dict(samples=make_samples(4)), 'images=5, not 4'),
         (dict(steps=3), 'holds an evaluation with steps=2, not 3: choose a new folder'),
-        (dict(deletion_baseline='blur'), "deletion_baseline='mean', not 'blur'"),
+        (dict(baseline='blur'), "baseline='mean', not 'blur'"),
+        (dict(grid=2), 'grid=None, not 2'),
         (dict(num_classes=6), 'other weights'),
         (dict(mechanism='product'), 'a network of other arguments'),
         (dict(pretrained_cfg_overlay=dict(crop_pct=0.5)), 'preparation.crop_pct='),
@@ -192,7 +249,7 @@ def test_a_finished_evaluation_is_shown_again(model, finished, caplog):
     ],
 )
 def test_only_what_is_of_the_same_is_used_again(finished, change, message):
-    of_call = ('samples', 'explainers', 'steps', 'deletion_baseline', 'data')
+    of_call = ('samples', 'explainers', 'steps', 'baseline', 'data', 'grid')
     arguments = {key: change[key] for key in of_call if key in change}
     others = {key: value for key, value in change.items() if key not in (*of_call, 'record')}
     model = tiny_abn('test_resnet', **others)
@@ -205,16 +262,16 @@ def test_only_what_is_of_the_same_is_used_again(finished, change, message):
 
 @pytest.mark.parametrize(
     ('file', 'content'),
-    [('settings.json', b''), ('parts/000001.safetensors', b''), ('parts/000001.safetensors', b'\0' * 400)],
+    [('settings.json', b''), ('maps/000001.safetensors', b''), ('curves/000001.safetensors', b'\0' * 400)],
 )
 def test_a_damaged_file_is_made_again(model, finished, tmp_path, file, content):
     shutil.copytree(finished[0], tmp_path / 'out')
     (tmp_path / 'out' / file).write_bytes(content)
-    assert small(model, tmp_path / 'out').rows == finished[1].rows
+    assert words(small(model, tmp_path / 'out').rows) == words(finished[1].rows)
     assert (tmp_path / 'out' / file).stat().st_size > 400
     if file == 'settings.json':  # nor is anything used that is of other settings
         (tmp_path / 'out' / file).write_bytes(content)
-        assert small(model, tmp_path / 'out', explainers=half('right')).rows != finished[1].rows
+        assert words(small(model, tmp_path / 'out', explainers=half('right')).rows) != words(finished[1].rows)
 
 
 def test_what_cannot_be_known_is_not_used_again(model, tmp_path, caplog):
@@ -227,7 +284,7 @@ def test_what_cannot_be_known_is_not_used_again(model, tmp_path, caplog):
 
     for _ in range(2):
         small(model, tmp_path / 'out', explainers=dict(unknown=unknown))
-    assert calls == [4, 1] * 2
+    assert calls == [4, 4, 4, 1, 1, 1] * 2
     assert caplog.messages == [f'the code of unknown cannot be known: nothing in {tmp_path / "out"} is used again']
 
 
@@ -269,10 +326,10 @@ def test_what_is_wrong_is_named_and_counted(model, tmp_path):
     assert evaluation.problems == {
         'NaN or infinity in the map': 1,
         'flat map': 1,
-        'no mask': 1,
+        'no mask': 3,  # of three methods
         'OSError: broken.png is cut off': 1,
     }
-    rows = evaluation.rows
+    rows = evaluation.rows[:4]
     assert math.isnan(rows[0]['deletion']) and math.isnan(rows[1]['energy']) and math.isnan(rows[3]['energy'])
     assert not math.isnan(rows[1]['deletion']) and not math.isnan(rows[3]['insertion'])
     assert evaluation.scores['strange']['energy'].number == 1 and evaluation.scores['strange']['deletion'].number == 3
@@ -357,11 +414,12 @@ def test_targets_of_samples_are_explained(tmp_path):
     targets = torch.tensor([target for _, target in pairs])
     explanation = network.explain(images)
     maps = explanation.attention_map[torch.arange(6), targets][:, None]
-    assert [row['target'] for row in evaluation.rows] == targets.tolist()
+    rows = evaluation.rows[:4] + evaluation.rows[12:14]  # of attention, of both batches
+    assert [row['target'] for row in rows] == targets.tolist()
     expected = energy(maps, masks)
-    assert [row['energy'] for row in evaluation.rows] == pytest.approx(expected.tolist(), abs=1e-5)
+    assert [row['energy'] for row in rows] == pytest.approx(expected.tolist(), abs=1e-5)
     probabilities = explanation.logits.sigmoid()[torch.arange(6), targets]
-    assert [row['probability'] for row in evaluation.rows] == pytest.approx(probabilities.tolist(), abs=1e-5)
+    assert [row['probability'] for row in rows] == pytest.approx(probabilities.tolist(), abs=1e-5)
     assert set(evaluation.targets['attention']) == {0, 2}
     assert evaluation.targets['attention'][2]['energy'].mean == pytest.approx(expected[::2].mean().item(), abs=1e-5)
     # three images with two rows each: intervals come from drawing images
@@ -373,20 +431,20 @@ def test_targets_of_samples_are_explained(tmp_path):
 def test_masks_in_some_batches_only(model, tmp_path):
     samples = [*make_samples(4, masks=False), *make_samples(4)]
     evaluation = evaluated(model, tmp_path / 'out', samples)
-    assert evaluation.problems['no mask'] == 8 and evaluation.scores['attention']['energy'].number == 4
+    assert evaluation.problems['no mask'] == 16 and evaluation.scores['attention']['energy'].number == 4
     header, *lines = (tmp_path / 'out' / 'scores.csv').read_text().splitlines()
-    assert {line.count(',') for line in lines} == {header.count(',')} and header.endswith('iou,problem')
+    assert {line.count(',') for line in lines} == {header.count(',')} and header.endswith('mean_map_of_all,problem')
 
 
 def test_nothing_is_written_without_a_folder(model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     evaluation = evaluate(model, make_samples(2), ['attention', 'centre'], steps=4, data='two images')
-    assert list(evaluation.scores) == ['attention', 'centre'] and not list(tmp_path.iterdir())
+    assert list(evaluation.scores) == ['attention', 'centre', 'random'] and not list(tmp_path.iterdir())
     assert evaluation.settings['data'] == 'two images'
 
 
 def test_what_a_killed_process_left_is_removed(model, finished):
-    for folder in (finished[0], finished[0] / 'parts'):
+    for folder in (finished[0], finished[0] / 'maps'):
         (folder / '.timm-abn-partial-x').mkdir()
         (folder / '.timm-abn-partial-x' / '000000.safetensors').write_text('half')
     small(model, finished[0])
@@ -397,12 +455,15 @@ def test_baseline_is_paired_by_image(whole, tmp_path):
     other, own = tiny_abn('test_resnet', mechanism='product'), whole
     baseline = evaluated(other, tmp_path / 'other', explainers=['grad_cam'])
     joined = join_evaluations(own, 'plain', baseline)
-    assert list(joined.scores) == ['attention', 'brightness', 'plain: grad_cam'] == list(joined.curves)
+    names = [*own.scores, 'plain: grad_cam', 'plain: random', 'plain: centre']
+    assert list(joined.scores) == names == list(joined.curves) == list(joined.settings['layers'])
+    assert list(joined.verdicts) == ['attention', 'brightness', 'plain: grad_cam'] == list(joined.by_class)
     first = [row['deletion'] for row in own.rows if row['method'] == 'attention']
-    differences = [row['deletion'] - value for row, value in zip(baseline.rows, first, strict=True)]
+    of_grad_cam = [row['deletion'] for row in baseline.rows if row['method'] == 'grad_cam']
+    differences = [value - other for value, other in zip(of_grad_cam, first, strict=True)]
     expected = bootstrap_mean(differences, 0)
     assert joined.differences['plain: grad_cam']['deletion'] == expected
-    assert len(joined.rows) == 3 * NUM_IMAGES and joined.rows[-1]['method'] == 'plain: grad_cam'
+    assert len(joined.rows) == 7 * NUM_IMAGES and joined.rows[-1]['method'] == 'plain: centre'
     fewer = evaluated(other, tmp_path / 'fewer', make_samples(5), explainers=['grad_cam'])
     with pytest.raises(TimmAbnError, match='not of the same images'):
         join_evaluations(own, 'plain', fewer)

@@ -6,13 +6,8 @@ import torch.nn as nn
 from tiny_models import tiny_abn, tiny_images
 
 from timm_abn.errors import TimmAbnError
-from timm_abn.explain.metrics import (
-    cascading_randomisation,
-    position_bias,
-    randomised_models,
-    rank_correlation,
-    top_overlap,
-)
+from timm_abn.explain.methods import create_explainer
+from timm_abn.explain.metrics import position_bias, random_head, rank_correlation, top_overlap
 
 
 def row(*values):
@@ -59,41 +54,35 @@ def test_top_overlap_by_hand():
         top_overlap(first, second, share=0)
 
 
-def test_randomisation_goes_from_the_output_to_the_input():
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, 5)).eval()
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    state = torch.get_rng_state()
-    changed = []
-    for name, randomised in randomised_models(model, seed=3):
-        now = randomised.state_dict()
-        changed.append((name, {key for key in before if not torch.equal(before[key], now[key])}))
-    linear, conv = {'3.weight', '3.bias'}, {'0.weight', '0.bias'}
-    assert changed == [('3', linear), ('1', linear), ('0', linear | conv)]
-    assert torch.equal(state, torch.get_rng_state())
-    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-    weights = [list(randomised_models(model, seed=seed))[-1][1].state_dict() for seed in (3, 3, 4)]
-    assert all(torch.equal(weights[0][key], weights[1][key]) for key in before)
-    assert not torch.equal(weights[0]['0.weight'], weights[2]['0.weight'])
-
-
-def test_randomisation_of_an_abn():
+def test_a_random_head_is_for_a_while():
     model, images = tiny_abn('test_resnet'), tiny_images(3)
-    with torch.no_grad():
-        predicted = model(images).argmax(dim=1)
-    asked = []
+    explainers = [create_explainer(name, model) for name in ('attention', 'class_map', 'grad_cam')]
+    targets = torch.tensor([0, 1, 2])
+    state = torch.get_rng_state()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    maps = [explainer(images, targets) for explainer in explainers]
+    with pytest.raises(KeyboardInterrupt), random_head(model, seed=3):
+        others = [explainer(images, targets) for explainer in explainers]
+        changed = {name for name, tensor in model.state_dict().items() if not torch.equal(before[name], tensor)}
+        raise KeyboardInterrupt
+    heads = ('attention_branch', 'perception_branch.fc')
+    assert changed and all(name.startswith(heads) for name in changed)
+    assert {'perception_branch.fc.weight', 'attention_branch.class_conv.weight'} & changed
+    assert not any(torch.equal(own, other) for own, other in zip(maps, others))
+    assert rank_correlation(maps[1], others[1]).mean() < 0.9
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(torch.equal(own, explainer(images, targets)) for own, explainer in zip(maps, explainers))
+    assert torch.equal(state, torch.get_rng_state())
 
-    def factory(explained):
-        def explainer(batch, targets):
-            asked.append(targets)
-            return explained.explain(batch).attention_map
 
-        return explainer
-
-    rows = dict(cascading_randomisation(model, images, factory, batch_size=2))
-    names = list(rows)
-    assert names[0].startswith('perception_branch') and names[-1].startswith('feature_extractor')
-    assert all(torch.equal(torch.cat(asked[i : i + 2]), predicted) for i in range(0, len(asked), 2))
-    # nothing after the cut has a say in the map; the branch and what comes before it has
-    after = [scores for name, scores in rows.items() if name.startswith('perception_branch')]
-    assert all(torch.allclose(scores, torch.ones(3, dtype=torch.float64)) for scores in after)
-    assert rows[names[-1]].abs().max() < 0.9
+def test_the_head_of_any_network():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 50), nn.ReLU())
+    first, last = model[0].weight.clone(), model[2].weight.clone()
+    found = []
+    for seed in (3, 3, 4):
+        with random_head(model, seed):
+            found.append(model[2].weight.clone())
+            assert torch.equal(model[0].weight, first)
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+    assert found[0].std().item() == pytest.approx(last.std().item(), rel=0.05)
+    assert rank_correlation(found[0][None, None], last[None, None]).abs().item() < 0.05

@@ -52,8 +52,8 @@ def test_too_few_classes_are_named():
     with pytest.raises(TimmAbnError) as error:
         make_mosaics(ByColour().eval(), images, labels, cells=3)
     assert str(error.value) == (
-        'Mosaics of 3 x 3 need images of 9 classes that are predicted rightly with a probability of 0.95 or more; of '
-        '24 images 12 are, of 6 classes. Lower min_confidence or cells.'
+        'Mosaics of 3 x 3 need images of 9 classes that are predicted rightly with a probability of 0.8 or more; of '
+        '24 images 12 are, of 6 classes.'
     )
     with pytest.raises(TimmAbnError, match='^labels must be 24 whole numbers, one per image, got'):
         make_mosaics(ByColour().eval(), images, labels[:3], cells=2)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn as nn
 from safetensors import safe_open
-from timm.data import resolve_model_data_config
+from timm.models import get_model_input_config
 
 from ...data.samples import Sample, read_samples
 from ...errors import TimmAbnError, one_line
@@ -35,7 +35,7 @@ def check_grid(model: nn.Module, cells: int) -> None:
         raise TimmAbnError(
             'a grid shows one class in each cell, and the answers of this network do not exclude others.'
         )
-    channels, height, width = resolve_model_data_config(model)['input_size']
+    channels, height, width = get_model_input_config(model)['input_size']
     first = next(model.parameters())
     try:
         with torch.no_grad():

@@ -54,5 +54,5 @@ def _head_weights(model: nn.Module) -> list[nn.Parameter]:
 
 
 def _set(tensor: torch.Tensor, values: torch.Tensor) -> None:
-    with torch.inference_mode(tensor.is_inference()), torch.no_grad():
+    with torch.no_grad():
         tensor.copy_(values)
