@@ -73,7 +73,7 @@ comparison: $(STAMP)  ## ResNet-20 with and without ABN on Fashion-MNIST in $(DA
 	cp outputs/comparison/results.json docs/results/fashion_mnist.json
 
 faithful: $(STAMP)  ## what faithful maps cost and bring on Fashion-MNIST in $(DATA), three seeds; needs timm's scripts
-	$(BIN)/python experiments/compare_faithful_maps.py --data-dir $(DATA)
+	$(BIN)/python experiments/compare_faithful_maps.py --data-dir $(DATA) $(if $(FLAGS),-- $(FLAGS))
 	cp outputs/faithful/results.json docs/results/faithful.json
 
 scenes: $(STAMP)  ## maps of multi-task networks on scenes in $(DATA)/multi_attribute, three seeds

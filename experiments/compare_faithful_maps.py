@@ -17,6 +17,7 @@ seeds.
 import argparse
 import hashlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,10 @@ def main(args: argparse.Namespace) -> None:
     """Train what is missing, score, and write the tables."""
     train_all(args, CONTESTANTS)
     rows = [row for seed in args.seeds for contestant in CONTESTANTS for row in score(contestant, seed, args)]
-    write(args, result_of(rows, len(args.seeds), args.limit), rows)
+    write(args, result_of(rows, len(args.seeds), args.limit, args.flags), rows)
 
 
-def result_of(rows: list[Row], seeds: int, limit: int) -> dict[str, Any]:
+def result_of(rows: list[Row], seeds: int, limit: int, flags: Sequence[str]) -> dict[str, Any]:
     """Return the tables, chart and claims."""
     faithful, plain = where(rows, model=FAITHFUL.title), where(rows, model=PLAIN.title)
     class_map = where(faithful, map='class map')
@@ -65,6 +66,7 @@ def result_of(rows: list[Row], seeds: int, limit: int) -> dict[str, Any]:
     }
     return dict(
         title='Faithful networks on Fashion-MNIST',
+        command='make faithful' + (f" FLAGS='{' '.join(flags)}'" if flags else ''),
         setup=f'ABN-ResNet-20, fine-tuned by the recipe `fashion_mnist_faithful`, and ResNet-20; {seeds} seeds. '
         f'Maps of {limit} test images; accuracies of all 10,000.',
         tables=[

@@ -41,7 +41,9 @@ def main(args: argparse.Namespace) -> None:
         shown = [f'{spread(values, 2)} %' if values else '' for values in each]
         lines.append([contestant.title, *shown, ', '.join(f'{accuracy:.2f}' for accuracy in each[0])])
     table = dict(columns=['model', 'test accuracy', 'of the attention branch', 'each seed'], rows=lines)
-    write(args, dict(title='ResNet-20 with and without ABN', setup=SETUP, tables=[table]), rows)
+    write(
+        args, dict(title='ResNet-20 with and without ABN', setup=SETUP, command='make comparison', tables=[table]), rows
+    )
 
 
 def parse_args() -> argparse.Namespace:

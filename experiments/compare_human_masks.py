@@ -60,7 +60,7 @@ def main(args: argparse.Namespace) -> None:
     rows = [row for contestant in compared for seed in args.seeds for row in score(contestant, seed, args)]
     lines: list[Cells] = [[*line_of(contestant.title, rows)] for contestant in compared]
     table = dict(columns=[*COLUMNS], rows=lines)
-    write(args, dict(title='Human masks', setup=SETUP, tables=[table]), rows)
+    write(args, dict(title='Human masks', setup=SETUP, command='make masks', tables=[table]), rows)
 
 
 def score(contestant: Contestant, seed: int, args: argparse.Namespace) -> list[Row]:

@@ -97,16 +97,16 @@ def write(args: argparse.Namespace, result: Mapping[str, Any], rows: Sequence[Ro
 
     Args:
         args: Of the command line.
-        result: ``title``, ``setup`` and ``tables``; ``charts`` and ``claims`` where there are (``scoring.py``). With
-            command, seeds and versions it becomes ``results.json``, for docs/results.
+        result: ``title``, ``setup``, ``command`` and ``tables``; ``charts`` and ``claims`` where there are
+            (``scoring.py``). With seeds and versions it becomes ``results.json``, for docs/results.
         rows: Of all images and seeds.
     """
     for table in result['tables']:
-        print(f'{table.get("title", result["title"])}\n{format_table(table["columns"], as_text(table["rows"]))}\n')
+        lines = [['' if cell is None else str(cell) for cell in row] for row in table['rows']]
+        print(f'{table.get("title", result["title"])}\n{format_table(table["columns"], lines)}\n')
     names = list(dict.fromkeys(name for row in rows for name in row))
     versions = {module.__name__: module.__version__ for module in (timm_abn, timm, torch)}
-    command = ' '.join(['python', f'experiments/{Path(sys.argv[0]).name}', *sys.argv[1:]])
-    made = dict(command=command, seeds=getattr(args, 'seeds', [getattr(args, 'seed', 0)]), versions=versions)
+    made = dict(seeds=getattr(args, 'seeds', [0]), versions=versions)
     with staged_files(args.out) as folder:
         text = json.dumps(rounded(made | dict(result)), indent=1, ensure_ascii=False)
         (folder / 'results.json').write_text(f'{text}\n', encoding='utf-8')
@@ -115,11 +115,6 @@ def write(args: argparse.Namespace, result: Mapping[str, Any], rows: Sequence[Ro
             writer.writeheader()
             writer.writerows(rows)
     print(f'Written to: {args.out / "results.json"}, {args.out / "scores.csv"}')
-
-
-def as_text(rows: Sequence[Cells]) -> list[list[str]]:
-    """Return the lines of a table as text."""
-    return [['' if cell is None else str(cell) for cell in row] for row in rows]
 
 
 def rounded(value: Any) -> Any:

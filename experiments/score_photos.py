@@ -49,6 +49,7 @@ def main(args: argparse.Namespace) -> None:
     cam, last = where(scored, map='CAM'), where(scored, map=LAST)
     result = dict(
         title=f'{MODEL} on photos',
+        command='make photos',
         setup=f'ImageNet weights, {right} of {len(labels)} photos right. GridPG on {MOSAICS} mosaics of '
         f'{CELLS} x {CELLS}; chance is {1 / CELLS**2:g}.',
         tables=[table_of(rows, more=['GridPG'], rival=LAST)],

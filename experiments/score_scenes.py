@@ -86,6 +86,7 @@ def result_of(rows: list[Row], args: argparse.Namespace) -> dict[str, Any]:
     rivals = [*METHODS][1:] + [mean_of(ATTENTION)]
     return dict(
         title='Multi-task networks on scenes',
+        command='make scenes',
         setup=f'ABN over `test_resnet`, ten attributes; {len(args.runs)} seeds. Pointing game and energy of '
         f'all objects of {args.limit} test scenes, SRG of those of {args.walked_scenes}.',
         seeds=[*range(len(args.runs))],

@@ -60,7 +60,7 @@ links.
 Maps are scored by symmetric relevance gain (SRG), deletion and insertion, by the mean colour in the place of pixels;
 noise has an SRG of 0. A mean map is that of other images of the same predicted class: what a map has above it is about
 this image. Means with 95 % intervals from drawing images, each with all of its seeds.
-[How far to trust a map](docs/trust.md) sums it up.
+`docs/trust.md` sums it up.
 """
 
 MODELS = """\
@@ -136,16 +136,10 @@ def measured_table() -> str:
 def reported_table() -> str:
     """Return the table of the results that others report, models by data sets."""
     datasets = list(dict.fromkeys(result.dataset for results in REPORTED_RESULTS.values() for result in results))
-    rows = [
-        (
-            f'`{name}`',
-            *(
-                ', '.join(map(cell, (result for result in results if result.dataset == dataset)))
-                for dataset in datasets
-            ),
-        )
-        for name, results in REPORTED_RESULTS.items()
-    ]
+    rows = []
+    for name, results in REPORTED_RESULTS.items():
+        cells = [[cell(result) for result in results if result.dataset == dataset] for dataset in datasets]
+        rows.append((f'`{name}`', *map(', '.join, cells)))
     return markdown_table(('model', *datasets), rows)
 
 

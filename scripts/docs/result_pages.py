@@ -2,6 +2,7 @@
 
 import html
 import json
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,28 +66,20 @@ def number(value: Sequence[Any], digits: int = 3, sign: str = '') -> str:
     return f'{mean:{sign}.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]' if count else '-'
 
 
-def seeds_of(result: Result) -> str:
-    """Return how many seeds a result is of."""
-    return str(len(result['seeds']))
-
-
 def section(result: Result) -> str:
     """Return the section of a result in the model cards."""
-    versions = ', '.join(f'{name} {version}' for name, version in result['versions'].items())
+    versions = ''.join(f', {name} {version}' for name, version in result['versions'].items())
     text = [f'### {result["title"]}', ' '.join([result['setup'], result.get('says', '')]).rstrip()]
     for table in result['tables']:
         text += [f'{table["title"]}:'] if 'title' in table else []
         text.append(table_of(table))
-    made = f'Measured by `{result["command"]}`; seeds: {seeds_of(result)}' + (f'; {versions}.' if versions else '.')
+    made = f'Measured by `{result["command"]}`; {len(result["seeds"])} seeds{versions}.'.replace('1 seeds', '1 seed')
     return '\n\n'.join([*text, made]) + '\n'
 
 
 def table_of(table: dict[str, Any]) -> str:
     """Return a table of a result, without columns that are empty."""
-    rows = [
-        ['' if cell is None else cell if isinstance(cell, str) else number(cell) for cell in row]
-        for row in table['rows']
-    ]
+    rows = [[number(cell) if isinstance(cell, list) else cell or '' for cell in row] for row in table['rows']]
     kept = [index for index in range(len(table['columns'])) if any(row[index].strip('-') for row in rows)]
     header = [table['columns'][index] for index in kept]
     header = [name + BETTER.get(name.split(',')[0].split(' above')[0], '') for name in header]
@@ -96,30 +89,23 @@ def table_of(table: dict[str, Any]) -> str:
 def trust_page(results: dict[str, Result]) -> str:
     """Return the text of docs/trust.md."""
     claims = [(result, claim) for result in results.values() for claim in result.get('claims', ())]
-    says = [f'- **{result["title"]}.** {result["says"]}' for result in results.values() if 'says' in result]
-    details = [
-        (result['title'], seeds_of(result), f'`{result["command"]}`')
-        for result in results.values()
-        if 'claims' in result
-    ]
+    says = [textwrap.fill(f'**{r["title"]}.** {r["says"]}', 120) for r in results.values() if 'says' in r]
+    scored = [result for result in results.values() if 'claims' in result]
+    details = [(result['title'], str(len(result['seeds'])), f'`{result["command"]}`') for result in scored]
     return TRUST.format(
         holds=claim_table(claim for claim in claims if claim[1]['holds']),
         fails=claim_table(claim for claim in claims if not claim[1]['holds']),
-        says='\n'.join(says),
+        says='\n\n'.join(says),
         details=markdown_table(('measured', 'seeds', 'command'), details),
     )
 
 
 def claim_table(claims: Iterable[tuple[Result, dict[str, Any]]]) -> str:
     """Return a table of claims, with differences; a word if there are none."""
-    rows = [
-        (
-            claim['claim'],
-            ', '.join(f'{name} {number(found, 2, "+")}' for name, found in claim['differences'].items()),
-            seeds_of(result),
-        )
-        for result, claim in claims
-    ]
+    rows = []
+    for result, claim in claims:
+        found = [f'{name} {number(difference, 2, "+")}' for name, difference in claim['differences'].items()]
+        rows.append((claim['claim'], ', '.join(found), str(len(result['seeds']))))
     return markdown_table(('claim', 'difference', 'seeds'), rows) if rows else 'None of what was measured.'
 
 
@@ -159,15 +145,5 @@ def chart(results: dict[str, Result]) -> str:
     caption = f'<text x="10" y="{top}">SRG (higher is better; the line is 0, which noise has); grey: controls</text>'
     size = f'width="{LEFT + WIDTH + 60}" height="{top + 15}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label="SRG of maps and controls">'
-    return '\n'.join(
-        [
-            head,
-            f'<style>{STYLE}</style>',
-            '<rect class="paper" width="100%" height="100%"/>',
-            axis,
-            *parts,
-            caption,
-            '</svg>',
-            '',
-        ]
-    )
+    paper = '<rect class="paper" width="100%" height="100%"/>'
+    return '\n'.join([head, f'<style>{STYLE}</style>', paper, axis, *parts, caption, '</svg>', ''])

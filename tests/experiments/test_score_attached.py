@@ -18,10 +18,10 @@ def test_the_split_is_of_each_class_and_kind_and_always_the_same(tmp_path, monke
     (tmp_path / 'data').mkdir()
     (tmp_path / 'data' / 'labels.csv').write_text('\n'.join(lines))
     monkeypatch.setattr(script, 'package_folder', lambda name: tmp_path)
-    training, held_out = script.find_cells(0)
+    training, held_out = script.find_cells()
     assert len(training) == 24 and len(held_out) == 8 and sum(label for _, label in held_out) == 4
     assert sum(int(path.stem) % 4 // 2 for path, _ in held_out) == 4
-    assert (training, held_out) == script.find_cells(0)
+    assert (training, held_out) == script.find_cells()
 
 
 def test_a_gain_of_one_class_alone_is_told():
