@@ -14,8 +14,10 @@ from PIL import Image, ImageDraw, ImageFont
 import timm_abn
 from timm_abn.data.images import Preprocessing, draw_overlay
 from timm_abn.data.reading import read_image
+from timm_abn.explain.runs import map_words
 from timm_abn.maps.colormaps import colormap_table
 from timm_abn.maps.operations import normalize_maps
+from timm_abn.records import explained_by
 from timm_abn.staging import staged_file
 from timm_abn_cli.table import format_table
 
@@ -24,14 +26,15 @@ SAMPLES = Path(timm_abn.__file__).parent / 'samples'
 
 
 class Result(NamedTuple):
-    """An image, where the model looked, and what it said."""
+    """An image, the map that explains the model, and what it said."""
 
     name: str
     image: Image.Image
-    attention_map: torch.Tensor  # (1, 1, h, w), in [0, 1]
+    map: torch.Tensor  # that explains the model best, (1, 1, h, w), in [0, 1]
     prediction: str
     probability: float
     truth: str
+    words: str  # what the map is
 
 
 def main() -> None:
@@ -49,19 +52,22 @@ def explain_samples(checkpoint: Path | None = None) -> list[Result]:
     model: Any = timm_abn.load_model(MODEL, checkpoint)
     preprocessing = Preprocessing(model)
     names = timm_abn.class_names(model)
+    words = map_words(model, explained_by(model).removesuffix('_map'))
 
     paths = sorted(SAMPLES.glob('*.png'))
     images = [read_image(path) for path in paths]
     explanation = model.explain(torch.stack([preprocessing(image)[0] for image in images]))
+    shown = normalize_maps(explanation.explaining_map().clamp(min=0))
     probabilities, indices = explanation.top_k(1)
     return [
         Result(
             name=path.stem,
             image=image,
-            attention_map=normalize_maps(explanation.attention_map[index : index + 1]),
+            map=shown[index : index + 1],
             prediction=names[indices[index].item()],
             probability=probabilities[index].item(),
             truth=names[int(path.name.split('_')[0])],  # names begin with the index of the class
+            words=words,
         )
         for index, (path, image) in enumerate(zip(paths, images, strict=True))
     ]
@@ -75,7 +81,7 @@ def print_table(results: list[Result]) -> None:
         for r in results
     ]
     print(format_table(header, rows, right=('probability',)))
-    print(f'\n{count_right(results)} of {len(results)} right')
+    print(f'\n{count_right(results)} of {len(results)} right; overlays: {results[0].words}')
 
 
 def count_right(results: list[Result]) -> int:
@@ -97,9 +103,9 @@ def draw(results: list[Result]) -> Image.Image:
     height = HEADER + rows * (TILE + CAPTION) + MARGIN // 4
     picture = Image.new('RGB', (width, height), PAPER)
     canvas = ImageDraw.Draw(picture)
-    canvas.text((MARGIN, 76), 'Where an Attention Branch Network looks', INK, font(40), anchor='ls')
+    canvas.text((MARGIN, 76), 'What an Attention Branch Network stands on', INK, font(40), anchor='ls')
     score = f'{count_right(results)} of {len(results)} right'
-    subtitle = f'{MODEL}   |   Fashion-MNIST, the first two test images of each class   |   {score}'
+    subtitle = f'{MODEL}   |   {results[0].words}   |   {score}'
     canvas.text((MARGIN, 116), subtitle, GREY, font(20), anchor='ls')
     draw_legend(picture, right=width - MARGIN, top=52)
     for index, result in enumerate(results):
@@ -112,7 +118,7 @@ def draw_result(picture: Image.Image, result: Result, left: int, top: int) -> No
     """Draw one result: input, overlay, prediction and truth."""
     image = result.image.resize((TILE, TILE), Image.Resampling.BICUBIC)
     picture.paste(image, (left, top))
-    picture.paste(draw_overlay(image, result.attention_map, (0, 0, TILE, TILE)), (left + TILE + SEAM, top))
+    picture.paste(draw_overlay(image, result.map, (0, 0, TILE, TILE)), (left + TILE + SEAM, top))
     canvas = ImageDraw.Draw(picture)
     is_right = result.prediction == result.truth
     color = RIGHT if is_right else WRONG
@@ -130,7 +136,7 @@ def draw_legend(picture: Image.Image, right: int, top: int, width: int = 240) ->
     colors = colormap_table('viridis').numpy()[None]
     picture.paste(Image.fromarray(colors).resize((width, 18), Image.Resampling.BILINEAR), (right - width, top))
     canvas = ImageDraw.Draw(picture)
-    canvas.text((right - width, top + 42), 'least attention', GREY, font(18), anchor='ls')
+    canvas.text((right - width, top + 42), 'least', GREY, font(18), anchor='ls')
     canvas.text((right, top + 42), 'most', GREY, font(18), anchor='rs')
 
 

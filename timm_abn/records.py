@@ -17,11 +17,13 @@ import torch.nn as nn
 from .errors import TimmAbnError
 
 __all__ = [
+    'EXPLAINED_BY',
     'KINDS',
     'Levels',
     'Record',
     'answers',
     'are_exclusive',
+    'explained_by',
     'known_of',
     'num_answers',
     'probabilities_of',
@@ -30,6 +32,7 @@ __all__ = [
 ]
 
 KINDS = ('softmax', 'sigmoid')
+EXPLAINED_BY = ('attention', 'class_map', 'contrast', 'product')
 
 
 class Levels(NamedTuple):
@@ -69,6 +72,9 @@ class Record:
         probabilities: What makes them of logits: 'softmax' of classes that exclude each other, 'sigmoid' of labels
             that do not, and of one logit. By default 'sigmoid' of one logit and of tasks, else 'softmax'.
         levels: What is black and white in images of more than 8 bits; by default the range of their type.
+        explained_by: Which of a model's own maps explains it best, as somebody measured: its 'attention' map, its
+            'class_map', the 'contrast' of that with the other classes, or the 'product' of attention and class map
+            (``Explanation.explaining_map``). By default the attention map; of CAM models the class map.
 
     Raises:
         TimmAbnError: A value has no meaning.
@@ -76,21 +82,25 @@ class Record:
 
     probabilities: str | None = None
     levels: Levels | None = None
+    explained_by: str | None = None
 
     def __post_init__(self) -> None:
-        if self.probabilities is not None and self.probabilities not in KINDS:
-            choices = ', '.join(map(repr, KINDS))
-            raise TimmAbnError(f'probabilities must be one of {choices}, got {reprlib.repr(self.probabilities)}.')
+        for name, known in (('probabilities', KINDS), ('explained_by', EXPLAINED_BY)):
+            value = getattr(self, name)
+            if value is not None and value not in known:
+                choices = ', '.join(map(repr, known))
+                raise TimmAbnError(f'{name} must be one of {choices}, got {reprlib.repr(value)}.')
 
     @classmethod
     def take(cls, entries: Mapping[str, Any]) -> 'Record':
         """Return the record among other entries: those of a ``config.json``, or settings of a run."""
         levels = entries.get('levels')
-        return cls(entries.get('probabilities'), None if levels is None else Levels.parse(levels))
+        levels = None if levels is None else Levels.parse(levels)
+        return cls(entries.get('probabilities'), levels, entries.get('explained_by'))
 
     def entries(self) -> dict[str, Any]:
         """Return what is said, for ``take``."""
-        said = dict(probabilities=self.probabilities, levels=self.levels and self.levels.words)
+        said = dict(dataclasses.asdict(self), levels=self.levels and self.levels.words)
         return {name: value for name, value in said.items() if value is not None}
 
 
@@ -104,17 +114,24 @@ def set_record(model: nn.Module, record: Record) -> None:
     """Note what is known of a model.
 
     Raises:
-        TimmAbnError: One logit, or tasks, are said to be classes that exclude each other.
+        TimmAbnError: One logit, or tasks, are said to be classes that exclude each other, or to have contrasts.
     """
     if record.probabilities == 'softmax' and (_has_tasks(model) or _has_one_logit(model)):
         what = 'tasks do' if _has_tasks(model) else 'one logit does'
         raise TimmAbnError(f"probabilities='softmax' is of classes that exclude each other; {what} not: 'sigmoid'.")
+    if record.explained_by == 'contrast' and (_has_tasks(model) or record.probabilities == 'sigmoid'):
+        raise TimmAbnError("explained_by='contrast' is of classes that exclude each other, unlike labels and tasks.")
     model._record = record  # type: ignore[assignment]
 
 
 def are_exclusive(model: nn.Module) -> bool:
     """Return whether one answer of a model excludes the others: its classes, or the no and yes of one logit."""
     return not _has_tasks(model) and (_has_one_logit(model) or known_of(model).probabilities != 'sigmoid')
+
+
+def explained_by(model: nn.Module) -> str:
+    """Return which of its own maps explains a model best (see ``Record``), as far as anybody has measured it."""
+    return known_of(model).explained_by or ('class_map' if not hasattr(model, 'attention_branch') else 'attention')
 
 
 def num_answers(model: nn.Module) -> int:

@@ -24,7 +24,10 @@ said the order, a warning.
 
 After each epoch OUT holds last.pth.tar, summary.csv, and a sheet of overlays of the same few held-out photos. eval_kept
 is the share of held-out photos for which the model predicts the same from the half of the photo where the map is
-greatest; eval_removed, from everything else: low is good. After an interruption the last epoch can be used; --resume
+greatest; eval_removed, from everything else: low is good, and the two belong together. At the end at most 50 held-out
+photos give a verdict on the map, from its symmetric relevance gain (SRG; a map of noise has 0), what that is above the
+mean map of the predicted class over other photos, and above Grad-CAM. The last row of the summary has it, and the card
+that timm-abn publish writes. After an interruption the last epoch can be used; --resume
 with the same arguments continues, and ends with the weights of an uninterrupted run.
 
 To train a network whose map gates on photos of your own: timm-abn-train --recipe finetune.
@@ -71,9 +74,10 @@ def run(args: argparse.Namespace) -> int:
 
     from timm_abn.data.class_names import name_classes
     from timm_abn.data.photos import find_photos
+    from timm_abn.explain.verdict import shares_in_words
     from timm_abn.models.attaching import attach
     from timm_abn.staging import check_new_folder, check_output_folder
-    from timm_abn.training.attaching import LAST, AttachSettings, train_attached
+    from timm_abn.training.attaching import LAST, VERDICT, AttachSettings, train_attached
     from timm_abn.training.photo_classes import label_photos
 
     (check_output_folder if args.resume else check_new_folder)(args.out)
@@ -97,6 +101,9 @@ def run(args: argparse.Namespace) -> int:
         if (args.out / LAST).is_file():
             print(f'\nStopped. {args.out / LAST} is of the last complete epoch; --resume continues.', file=sys.stderr)
         return 130
-    print(format_table(list(rows[0]), [[str(value) for value in row.values()] for row in rows]))
+    columns = [name for name in rows[0] if name not in VERDICT]
+    print(format_table(columns, [[str(row[name]) for name in columns] for row in rows]))
+    print(f'\n{shares_in_words(rows[-1]["eval_kept"], rows[-1]["eval_removed"])}')
+    print(f'verdict of {rows[-1]["judged"]} held-out photos: {rows[-1]["verdict"]}')
     print(f'\nExplain photos: timm-abn explain {args.data_dir} --checkpoint {args.out / LAST}')
     return 0

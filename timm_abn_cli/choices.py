@@ -1,9 +1,13 @@
 """What a command line offers by name. The library says the same, but only to those who wait for it to be imported."""
 
-__all__ = ['BASELINES', 'COLORMAPS', 'INTERPOLATIONS', 'MECHANISMS', 'METHODS', 'PROBABILITIES', 'SCALES', 'SHOWN_MAPS']
+__all__ = [
+    *('BASELINES', 'COLORMAPS', 'EXPLAINED_BY', 'INTERPOLATIONS', 'MECHANISMS', 'METHODS', 'PROBABILITIES', 'SCALES'),
+    'SHOWN_MAPS',
+]
 
 BASELINES = ('mean', 'black', 'blur')
 COLORMAPS = ('viridis', 'inferno', 'magma')
+EXPLAINED_BY = ('attention', 'class_map', 'contrast', 'product')
 INTERPOLATIONS = ('bilinear', 'bicubic')
 MECHANISMS = ('residual', 'product')
 METHODS = (
@@ -12,4 +16,4 @@ METHODS = (
 )
 PROBABILITIES = ('softmax', 'sigmoid')
 SCALES = ('own', 'common', 'absolute')
-SHOWN_MAPS = ('attention', 'class', 'contrast')
+SHOWN_MAPS = ('attention', 'class', 'contrast', 'product')

@@ -16,8 +16,12 @@ A checkpoint of timm-abn-train records its model, the arguments of this, and how
 and --img-size, --mean, --std and --crop-pct how images were prepared. A model of one logit answers no or yes, with
 1 - p and p.
 
---show class draws the class map of the most probable class, or of --class; --show contrast draws that map minus the
-mean of the other classes' maps. Class maps are contrasts, not amounts: softmax sees only the differences between them.
+The map that is drawn is the one that the model's record says explains it best; a line below the table names it. Where
+nobody measured that, it is the attention map, of CAM models the class map. --show chooses another.
+
+--show class draws the class map of the most probable class, or of --class, less its mean over the places, as far as it
+is above 0; --show contrast draws that map minus the mean of the other classes' maps; --show product, the attention map
+times the class map. Class maps are contrasts, not amounts: softmax sees only the differences between them.
 The contrast shows what speaks for a class: red where it is ahead of the others, blue where it is behind, grey where
 neither.
 
@@ -80,8 +84,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--colormap', choices=COLORMAPS, help='(default: viridis; --show contrast has colours of its own)')
     span = 'range of values that the colours span: of each map, of all maps of the run, or [0, 1] (default: own)'
     add('--scale', choices=SCALES, default='own', help=span)
-    add('--show', choices=SHOWN_MAPS, default='attention', help='which map of the model (default: attention)')
-    shown = 'class of --show class or contrast, by name or index (default: the most probable one of each image)'
+    add('--show', choices=SHOWN_MAPS, help='which map of the model (default: what its record says explains it best)')
+    shown = 'class of a class map, contrast or product, by name or index (default: the most probable one of each image)'
     add('--class', dest='shown_class', metavar='NAME', help=shown)
     add_csv_argument(parser, 'image and class')
     add_computing_arguments(parser, batch_size=16)
@@ -89,19 +93,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    if args.shown_class is not None and args.show == 'attention':
-        raise CommandError('--class says whose map --show class or --show contrast draws; add one of them')
-    if args.colormap and args.show == 'contrast':
-        raise CommandError('--show contrast needs colours of two directions, and has its own; leave out --colormap')
-
     from timm_abn import load_model
     from timm_abn.data.class_names import find_class, name_classes
     from timm_abn.data.folder_labels import folder_labels
     from timm_abn.data.sources import find_sources
     from timm_abn.explain.files import Drawing, format_range
     from timm_abn.explain.processes import process_group
-    from timm_abn.explain.runs import explain_files
-    from timm_abn.records import are_exclusive
+    from timm_abn.explain.runs import explain_files, map_words
+    from timm_abn.records import are_exclusive, explained_by
     from timm_abn.staging import check_output_file, check_output_folder
 
     with process_group() as (rank, _):
@@ -113,8 +112,10 @@ def run(args: argparse.Namespace) -> int:
         place = choose_device(args)
         model: Any = load_model(args.model, args.checkpoint, **given_model_kwargs(args)).to(place)
         names = name_classes(model, args.label_names)
+        shown = args.show or explained_by(model).removesuffix('_map')
+        _check_shown(args, shown)
         shown_class = None if args.shown_class is None else find_class(args.shown_class, names)
-        drawing = Drawing(args.show, shown_class, args.scale, args.interpolation, args.colormap or 'viridis', args.map)
+        drawing = Drawing(shown, shown_class, args.scale, args.interpolation, args.colormap or 'viridis', args.map)
         found = explain_files(model, sources, args.out, names, drawing, args.top_k, args.batch_size, place)
         if rank:
             return 0
@@ -124,6 +125,8 @@ def run(args: argparse.Namespace) -> int:
     rows = [row for image in found.images for row in _rows(image, names, known.get(image.source.path))]
     if rows:
         _print_table(rows, with_labels=bool(known))
+        name = None if shown_class is None else names[shown_class]
+        print(f'overlays: {map_words(model, shown, name)}')
     if args.scale == 'common' and found.value_range:
         print(f'range of all maps: {format_range(*found.value_range)}')
     paths = [image.source.path for image in found.images]
@@ -131,6 +134,13 @@ def run(args: argparse.Namespace) -> int:
     if args.csv:
         write_csv(args.csv, COLUMNS, rows)
     return report_problems(found.problems)
+
+
+def _check_shown(args: argparse.Namespace, shown: str) -> None:
+    if args.shown_class is not None and shown == 'attention':
+        raise CommandError('--class says whose map --show class or --show contrast draws; add one of them')
+    if args.colormap and shown == 'contrast':
+        raise CommandError('--show contrast needs colours of two directions, and has its own; leave out --colormap')
 
 
 def _rows(image: 'ExplainedImage', names: Sequence[str], label: int | None) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from .argument_types import existing, existing_file
 from .arguments import add_label_names_argument, add_model_kwargs, add_told_arguments, given_told
+from .choices import EXPLAINED_BY
 from .errors import CommandError
 
 __all__ = ['add_arguments', 'run']
@@ -42,6 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_label_names_argument(parser)
     scores = 'summary.json of timm-abn evaluate, for the card of a checkpoint'
     add('--scores', type=existing_file, metavar='FILE', help=scores)
+    explains = 'which map was measured to explain best, and is shown first, of a checkpoint'
+    add('--explained-by', choices=EXPLAINED_BY, help=explains)
     add('--license', default='unknown', help='licence of the weights of a checkpoint, as the Hub spells it')
     add('--space', action='store_true', help='publish a page that explains photos, as a Space')
     add('--dry-run', action='store_true', help='write the folder, and publish nothing')
@@ -54,11 +57,11 @@ def run(args: argparse.Namespace) -> int:
     if args.out and not args.dry_run:
         raise CommandError('--out says where --dry-run writes; add it, or leave out --out')
     given = args.model or args.model_kwargs or args.label_names or args.scores or args.license != 'unknown'
-    given = given or given_told(args)
+    given = given or given_told(args) or args.explained_by
     if args.source.is_dir() and given:
         raise CommandError(
             f'{args.source} is a folder, which already records what --model, --model-kwargs, --label-names, '
-            '--scores and --license would say: leave them out'
+            '--scores, --explained-by and --license would say: leave them out'
         )
 
     from huggingface_hub import constants
@@ -96,7 +99,8 @@ def _write_folder(args: argparse.Namespace, folder: Path, address: str) -> None:
     if args.source.is_dir():
         copy_hub_folder(args.source, folder, address)
     else:
-        given = args.model, args.model_kwargs, args.label_names, args.license, args.scores, Told(**given_told(args))
+        told = Told(**given_told(args), explained_by=args.explained_by)
+        given = args.model, args.model_kwargs, args.label_names, args.license, args.scores, told
         save_checkpoint_folder(args.source, folder, title, address, *given)
     if args.space:
         make_space(folder, title)

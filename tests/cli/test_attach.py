@@ -17,7 +17,11 @@ from PIL import Image
 
 import timm_abn.training.attaching
 from timm_abn import load_model
+from timm_abn.data.images import Preprocessing
 from timm_abn.data.photos import find_photos
+from timm_abn.data.reading import read_image
+from timm_abn.explain.methods import create_explainer
+from timm_abn.explain.metrics import deletion, insertion
 from timm_abn.training.attaching import LAST, SUMMARY
 from timm_abn_cli import main
 
@@ -56,7 +60,8 @@ def plain():
 @pytest.mark.parametrize('labels', ['labelled', 'unlabelled'])
 def test_the_model_stays_as_it_is_and_is_explained(photos, capsys, labels):
     assert attach(*([] if labels == 'labelled' else ['--unlabelled'])) == 0
-    assert 'the map explains, and does not gate' in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert 'the map explains, and does not gate' in said
     model = load_model('attached', f'out/{LAST}')
     images = torch.randn(4, 3, 16, 16)
     explanation = model.explain(images)
@@ -72,8 +77,24 @@ def test_the_model_stays_as_it_is_and_is_explained(photos, capsys, labels):
     published = ['publish', f'out/{LAST}', '--repo', 'me/attached', '--dry-run', '--out', 'hub']
     assert main(published) == 0
     card = Path('hub/README.md').read_text().splitlines()
-    for name, share in (('the map', 'eval_kept'), ('the rest', 'eval_removed')):
-        assert any(name in line and f' {100 * float(rows[-1][share]):.2f} |' in line for line in card), card
+    kept, removed = float(rows[-1]['eval_kept']), float(rows[-1]['eval_removed'])
+    pair = f'the map keeps {kept:.2f} of the predictions, the rest keeps {removed:.2f}'
+    assert pair in said and any(pair in line for line in card), card
+    verdict = 'too few to say: 4 images with a map, 10 or more are needed'
+    assert rows[0]['verdict'] == '' and rows[-1]['verdict'] == verdict and rows[-1]['judged'] == '4'
+    assert f'verdict of 4 held-out photos: {verdict}' in said and any(verdict in line for line in card)
+    # by hand: the area between the curves of one photo at a time, less that of Grad-CAM
+    seen = Preprocessing(model)
+    held_out = torch.stack(
+        [seen(read_image(path))[0] for path, _ in find_photos(photos, labels == 'labelled').validation]
+    )
+    maps = model.explain(held_out).attention_map, create_explainer('grad_cam', model)(held_out)
+    own, rival = (
+        insertion(model, held_out, each, steps=32) - deletion(model, held_out, each, steps=32) for each in maps
+    )
+    assert float(rows[-1]['srg']) == pytest.approx(own.mean().item(), abs=1e-5)
+    assert float(rows[-1]['above_grad_cam']) == pytest.approx((own - rival).mean().item(), abs=1e-5)
+    assert any(f'| {own.mean():.3f} [' in line for line in card)
     again = timm.create_model('local-dir:hub', pretrained=True).eval()
     assert again.config == model.config and torch.equal(again.explain(images).attention_map, explanation.attention_map)
 

@@ -60,7 +60,7 @@ def assert_levels(folder, black, white, colormap='viridis'):
         (Drawing(scale='absolute'), (0, 1), (51, 102), (76, 153)),  # 0.3 * 255 = 76.5, to the even one
         (Drawing(scale='common'), (0.2, 0.6), (0, 128), (64, 255)),  # 0.1 / 0.4 * 255 = 63.75
         (Drawing('class'), None, (255, 0), (255, 0)),
-        (Drawing('class', 1, 'common'), (-1, 4), (204, 0), (153, 255)),  # (3, -1) and (2, 4), of 5
+        (Drawing('class', 1, 'common'), (0, 2), (255, 0), (0, 128)),  # (3, -1) and (2, 4) less their means, above 0
         (Drawing('contrast'), None, (255, 128), (255, 99)),  # 0.5 - 2 / 18 = 0.389
         (Drawing('contrast', scale='common'), (-9, 9), (184, 128), (255, 99)),  # 0.5 + 4 / 18 = 0.722
         (Drawing('contrast', 1), None, (99, 0), (128, 255)),  # 3 - 3.5 and -1 - 1.25; 2 - 2 and 4 - 1.5
@@ -153,7 +153,7 @@ def test_class_maps_of_tasks(sources, tmp_path, class_index, files):
     drawing = Drawing('class', class_index)
     found = explain_files(model, sources[:1], tmp_path / 'out', NAMES, drawing, top_k=2)
     assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == files
-    expected = [(1, 2), (0.5, 6)] if class_index is None else [(-1, 3)]
+    expected = [(-0.5, 0.5), (-2.75, 2.75)] if class_index is None else [(-2, 2)]  # less their means
     assert found.images[0].ranges == expected
 
 

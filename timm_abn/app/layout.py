@@ -51,7 +51,7 @@ def sample_paths() -> list[Path]:
 class Parts:
     """The components of the page that events change; made, and laid out, inside of a ``gr.Blocks``."""
 
-    def __init__(self, models: list[str]) -> None:
+    def __init__(self, models: list[str], first_map: tuple[str, str]) -> None:
         # a visitor who has left, or sleeps, is forgotten after an hour
         self.session = gr.State(None, time_to_live=3600)
         picture: dict[str, Any] = dict(format='jpeg', interactive=False, height=330, buttons=['download', 'fullscreen'])
@@ -61,7 +61,7 @@ class Parts:
             with gr.Column(scale=2, min_width=240):
                 self._add_choices(models)
             with gr.Column(scale=3, min_width=380):
-                self._add_canvas()
+                self._add_canvas(*first_map)
             with gr.Column(scale=3, min_width=340):
                 self.table = gr.HTML(elem_id='probabilities', min_height=190)
                 self.painted = gr.Image(label='The painted map', elem_id='painted', **picture)
@@ -91,8 +91,8 @@ class Parts:
         self.model = gr.Dropdown(models, value=models[0], label='Model', visible=len(models) > 1, elem_id='model')
         self.target = gr.Dropdown([], label='Class or task that is explained', elem_id='target')
 
-    def _add_canvas(self) -> None:
-        self.kind = gr.Radio(list(MAPS), value=MAPS[0], label='What the colours show', elem_id='kind')
+    def _add_canvas(self, kind: str, words: str) -> None:
+        self.kind = gr.Radio(list(MAPS), value=kind, info=words, label='What the colours show', elem_id='kind')
         canvas = gr.ImageEditor(
             label='Paint on the attention map',
             type='pil',

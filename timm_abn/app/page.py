@@ -19,7 +19,7 @@ from .layout import KEEPS, Parts, sample_paths
 from .models import OfferedModels, ServedModel
 from .painting import draw_edited_map, is_empty, merge_layers, paint, write_files
 from .photos import read_photo
-from .session import Session, draw_map, map_of, method_map, open_session, prepare, top_classes
+from .session import Session, draw_map, first_map, map_of, method_map, open_session, prepare, top_classes
 from .tables import message, probability_table
 
 __all__ = ['build_page']
@@ -35,9 +35,10 @@ def build_page(offered: OfferedModels) -> gr.Blocks:
     Raises:
         TimmAbnError: It cannot be loaded, or has no map to paint on.
     """
-    offered.load(offered.names[0]).explainers  # noqa: B018  so that the first visitor need not wait
+    first = offered.load(offered.names[0])
+    first.explainers  # noqa: B018  so that the first visitor need not wait
     with gr.Blocks(title='timm-abn', analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
-        _Page(offered, Parts(offered.names))
+        _Page(offered, Parts(offered.names, first_map(first)))
     return blocks
 
 
@@ -87,7 +88,7 @@ class _Page:
         # also after a file that was refused there is room for the next one
         opened.then(lambda: None, None, [p.upload], **options).then(**beside)
         p.samples.select(self.open_sample, [p.model, p.kind], shown, **options).then(**beside)
-        p.model.input(self.change_model, [p.session, p.model, p.kind], shown, **options).then(**beside)
+        p.model.input(self.change_model, [p.session, p.model], [*shown, p.kind], **options).then(**beside)
         p.target.input(self.redraw, [p.session, *choices, p.canvas], [p.canvas, *redrawn], **options).then(**beside)
         p.kind.input(self.redraw, [p.session, *choices, p.canvas], [p.canvas, *redrawn], **options)
         p.method.input(**beside)
@@ -134,12 +135,14 @@ class _Page:
             return self._open(open_session(photo, served, x, box), served, kind)
 
     @_computing
-    def change_model(self, session: Session | None, model: str, kind: str) -> dict[Any, Any]:
+    def change_model(self, session: Session | None, model: str) -> dict[Any, Any]:
         served = self.offered.load(model)
+        kind, words = first_map(served)
+        first = {self.parts.kind: gr.Radio(value=kind, info=words)}
         if session is None:
-            return self._choices_of(served)
+            return {**first, **self._choices_of(served)}
         x, box = prepare(served, session.photo, session.photo.picture)
-        return self._open(open_session(session.photo, served, x, box), served, kind)
+        return {**first, **self._open(open_session(session.photo, served, x, box), served, kind)}
 
     def _open(self, session: Session, served: ServedModel, kind: str) -> dict[Any, Any]:
         p = self.parts

@@ -6,15 +6,28 @@ import torch
 from PIL import Image
 
 from ..data.images import Box, draw_overlay
+from ..explain.runs import map_words
 from ..maps.colormaps import DIVERGING_COLORMAP
 from ..maps.explanation import Explanation
 from ..maps.operations import centre_maps, normalize_maps
+from ..records import EXPLAINED_BY, explained_by
 from .models import ServedModel
 from .photos import Photo, shown_size, to_shown_box
 
-__all__ = ['MAPS', 'Session', 'draw_map', 'map_of', 'method_map', 'open_session', 'prepare', 'target_of', 'top_classes']
+__all__ = [
+    'MAPS',
+    'Session',
+    'draw_map',
+    'first_map',
+    'map_of',
+    'method_map',
+    'open_session',
+    'prepare',
+    'target_of',
+    'top_classes',
+]
 
-MAPS = ('attention map', 'class map', 'contrast with the other classes')
+MAPS = ('attention map', 'class map', 'contrast with the other classes', 'attention map times class map')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,6 +83,13 @@ def target_of(session: Session, target: int | None) -> int:
     return int(session.probabilities.argmax()) if target is None else target
 
 
+def first_map(served: ServedModel) -> tuple[str, str]:
+    """Return which of ``MAPS`` is shown first of a model, and what that map is, in words."""
+    kind = explained_by(served.model)
+    words = map_words(served.model, kind.removesuffix('_map'))
+    return dict(zip(EXPLAINED_BY, MAPS, strict=True))[kind], f'Shown first: {words}.'
+
+
 def map_of(session: Session, served: ServedModel, kind: str, target: int | None = None) -> torch.Tensor:
     """Return a map of the model's own, shape (1, 1, h, w); ``kind`` is one of ``MAPS``.
 
@@ -83,6 +103,8 @@ def map_of(session: Session, served: ServedModel, kind: str, target: int | None 
     classes = torch.tensor([index])
     if kind == MAPS[1]:
         return session.explanation.class_map(classes)
+    if kind == MAPS[3]:
+        return dataclasses.replace(session.explanation, explained_by='product').explaining_map(classes)
     return session.explanation.contrast_map(classes)
 
 

@@ -20,7 +20,7 @@ from ..networks.network import ForwardPass
 from ..networks.parts import build_parts
 from ..networks.scripting import ignored_by_torchscript
 from ..networks.split_network import SplitNetwork
-from ..records import are_exclusive
+from ..records import are_exclusive, explained_by
 from ..split import Features
 
 __all__ = ['AttachedNet']
@@ -133,5 +133,5 @@ class AttachedNet(SplitNetwork):
         """
         self.check_explainable(images, attention)
         seen = self.forward_pass(images, attention)
-        known = dict(map_gates=attention is not None, exclusive=are_exclusive(self))
+        known = dict(map_gates=attention is not None, exclusive=are_exclusive(self), explained_by=explained_by(self))
         return self.attention_branch.explanation(seen.logits, seen.attention_map, seen.class_features, **known)

@@ -45,7 +45,9 @@ class Drawing:
     """Which maps are drawn, and how.
 
     Attributes:
-        shown: 'attention'; 'class' for the map of one class; 'contrast' for that less the mean of the other classes'.
+        shown: 'attention'; 'class' for the map of one class, less its mean over the places, of which is drawn what is
+            above 0; 'contrast' for that of one class less the mean of the other classes'; 'product' of the attention
+            map and a class map (``Explanation.explaining_map``).
         class_index: The class; None for the most probable one of each image, and of a multi-task network for its most
             probable tasks.
         scale: 'own' for the range of each map, 'common' for that of all maps, 'absolute' for that of a sigmoid, [0, 1].
@@ -134,7 +136,8 @@ def _write_map(
         shown, limit = centre_maps(values), max(map(abs, own))
         color_range = (-limit, limit)
     else:
-        shown, color_range = normalize_maps(values, value_range), value_range or own
+        color_range = value_range or ((0.0, max(own[1], 0.0)) if drawing.shown == 'class' else own)
+        shown = normalize_maps(values, color_range)
     overlay = draw_overlay(prepared.image, shown, prepared.box, drawing.interpolation, drawing.colors)
     info = PngInfo()
     info.add_text('timm-abn map range', format_range(*own))

@@ -21,11 +21,19 @@ from ..maps.colormaps import DIVERGING_COLORMAP
 from ..maps.explanation import Explanation, MultiTaskExplanation
 from ..networks.network import AttentionBranchNet
 from ..progress import Progress
+from ..records import EXPLAINED_BY
 from .files import Drawing, Prepared, Range, long_names, prepared_batches, range_of, write_maps
 from .metrics.checks import check_predictions
 from .processes import of_all_processes, rank_and_size
 
-__all__ = ['ExplainedImage', 'ExplainedImages', 'explain_files', 'task_stems']
+__all__ = ['ExplainedImage', 'ExplainedImages', 'explain_files', 'map_words', 'task_stems']
+
+_WORDS = dict(
+    attention='attention map',
+    contrast='class map of {}, less the mean of the other classes',
+    product='attention map times the class map of {}',
+    **{'class': 'class map of {}'},
+)
 
 _LONGEST_STEM = 40  # characters; names of files end at 255 bytes
 
@@ -109,7 +117,7 @@ def explain_files(
                     write_maps(folder, prepared, maps, drawing, value_range)
     images = of_all_processes(images)
     if drawing.scale == 'common':
-        value_range = _common_range([pair for image in images for pair in image.ranges], drawing.colors)
+        value_range = _common_range([pair for image in images for pair in image.ranges], drawing)
         read_before = [source for source in own if source.path in kept]
         for (prepared,) in prepared_batches(read_before, preprocessing, 1, problems):
             with long_names(prepared.source, problems):
@@ -150,10 +158,25 @@ def _shown_maps(explanation: Explanation, drawing: Drawing) -> torch.Tensor:
     """Return the maps that are shown, shape (B, 1, h, w), or (B, T, h, w) of several tasks."""
     if drawing.shown == 'attention':
         return explanation.attention_map
-    if isinstance(explanation, MultiTaskExplanation) and drawing.class_index is None and drawing.shown == 'class':
-        return explanation.class_maps  # type: ignore[return-value]  # of a multi-task network it is never None
-    classes = None if drawing.class_index is None else torch.full((len(explanation),), drawing.class_index)
-    return explanation.class_map(classes) if drawing.shown == 'class' else explanation.contrast_map(classes)
+    kind = next(kind for kind in EXPLAINED_BY if kind.removesuffix('_map') == drawing.shown)
+    shown = dataclasses.replace(explanation, explained_by=kind)
+    is_of_all = isinstance(explanation, MultiTaskExplanation) and kind != 'contrast' and drawing.class_index is None
+    if not is_of_all:
+        index = drawing.class_index
+        return shown.explaining_map(None if index is None else torch.full((len(explanation),), index))
+    tasks = torch.arange(explanation.logits.shape[1])
+    return torch.cat([shown.explaining_map(task.repeat(len(explanation))) for task in tasks], dim=1)
+
+
+def map_words(model: Any, shown: str, name: str | None = None) -> str:
+    """Return what is shown of a model (see ``Drawing``), of the class of this name, and what gates, in words."""
+    words = _WORDS[shown].format(
+        name or ('each task' if getattr(getattr(model, 'config', None), 'multi_task', False) else 'the predicted class')
+    )
+    gates = isinstance(model, AttentionBranchNet)
+    if shown == 'attention':
+        return f'{words}, which {"gates" if gates else "explains, and does not gate"}'
+    return f'{words}; {"the attention map is what gates" if gates else "nothing gates"}'
 
 
 def _known_range(model: Any, drawing: Drawing) -> Range | None:
@@ -172,7 +195,9 @@ def _known_range(model: Any, drawing: Drawing) -> Range | None:
     if drawing.scale == 'common':
         return None
     if drawing.shown != 'attention':
-        raise TimmAbnError(f'{drawing.shown} maps have no bounds, and so no absolute scale; use --scale common')
+        raise TimmAbnError(
+            f'{drawing.shown} maps have no bounds, and so no absolute scale; use --scale common, or --show attention'
+        )
     if model.config.attention_map != 'sigmoid':
         raise TimmAbnError(
             f'attention maps of the kind {model.config.attention_map!r} are not bounded by [0, 1] as those of the '
@@ -181,13 +206,13 @@ def _known_range(model: Any, drawing: Drawing) -> Range | None:
     return 0.0, 1.0
 
 
-def _common_range(ranges: Sequence[Range], colormap: str) -> Range | None:
-    """Return the range that holds all of these, symmetric for a diverging colour map; None if there is none."""
+def _common_range(ranges: Sequence[Range], drawing: Drawing) -> Range | None:
+    """Return the range that holds all that is drawn of these, symmetric for two directions; None if there is none."""
     values = [value for pair in ranges if all(map(math.isfinite, pair)) for value in pair]
     if not values:
         return None
-    if colormap != DIVERGING_COLORMAP:
-        return min(values), max(values)
+    if drawing.colors != DIVERGING_COLORMAP:
+        return 0.0 if drawing.shown == 'class' else min(values), max(values)
     limit = max(map(abs, values)) or 1.0  # maps that are 0 everywhere are neutral
     return -limit, limit
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from .statistics import Interval
 
-__all__ = ['FEWEST_IMAGES', 'RULES', 'Evidence', 'Rule', 'verdict']
+__all__ = ['FEWEST_IMAGES', 'RULES', 'Evidence', 'Rule', 'shares_in_words', 'verdict']
 
 FEWEST_IMAGES = 10  # fewer have intervals that say nothing
 
@@ -95,6 +95,7 @@ RULES: Sequence[Rule] = (
         lambda known: f'above random, SRG {_words(known.gain)}; not compared with the mean map of its class',
     ),
 )
+LITTLE = 0.2  # difference of the shares that both halves of images keep, below which a map says little
 ALIKE = 0.9  # rank correlation from which the maps of two classes count as one
 
 
@@ -105,6 +106,12 @@ def verdict(evidence: Evidence) -> str:
     if alike is not None and alike.number >= FEWEST_IMAGES and alike.low > ALIKE:
         words += '; it is the same for the two most probable classes'
     return words
+
+
+def shares_in_words(kept: float, removed: float) -> str:
+    """Return which shares of predictions the map's half of images keeps, and the rest: one alone means little."""
+    little = ': the map says little' if kept - removed < LITTLE else ''
+    return f'the map keeps {kept:.2f} of the predictions, the rest keeps {removed:.2f}{little}'
 
 
 def _words(interval: Interval | None, sign: int = 1) -> str:

@@ -24,7 +24,7 @@ from ..records import Record, set_record
 from ..timm_private import load_model_config_from_path, resolve_pretrained_cfg
 from .config import HubError, check_entries, read_config
 from .download import CONFIG_NAME, fetch_file, find_weights, one_line_errors, read_header
-from .published import ORGANISATION_VARIABLE, is_own_repository, no_weights
+from .published import ORGANISATION_VARIABLE, RECORDS_OF_WEIGHTS, is_own_repository, no_weights
 from .state_dicts import check_state_dict
 
 __all__ = ['ModelT', 'build_model', 'build_without_memory', 'check_address', 'check_folder']
@@ -74,7 +74,8 @@ def _resolve_arguments(
         if pretrained and not cfg.has_weights and not cfg.state_dict:
             raise HubError(no_weights(variant))
         if not pretrained or cfg.file or cfg.state_dict or not is_own_repository(cfg.hf_hub_id):
-            return dict(kwargs, pretrained_cfg=cfg.to_dict(), pretrained_model_args=model_args), Record()
+            known = RECORDS_OF_WEIGHTS.get(f'{variant}.{cfg.tag}') if pretrained else None
+            return dict(kwargs, pretrained_cfg=cfg.to_dict(), pretrained_model_args=model_args), known or Record()
         hub_id, cache_dir = str(cfg.hf_hub_id), kwargs.get('cache_dir')
         _check_published(variant, hub_id, cache_dir)
         pretrained_cfg, _, model_args = load_model_config_from_hf(hub_id, cache_dir)

@@ -8,7 +8,16 @@ from typing import Any
 import timm
 from timm.models import PretrainedCfg
 
-__all__ = ['ARGUMENTS_OF_WEIGHTS', 'ORGANISATION_VARIABLE', 'is_own_repository', 'no_weights', 'with_hub_ids']
+from ..records import Record
+
+__all__ = [
+    'ARGUMENTS_OF_WEIGHTS',
+    'ORGANISATION_VARIABLE',
+    'RECORDS_OF_WEIGHTS',
+    'is_own_repository',
+    'no_weights',
+    'with_hub_ids',
+]
 
 # the organisation on the Hub whose repository NAME holds the weights of the model NAME
 HUB_ORGANISATION = 'timm-abn'
@@ -19,6 +28,12 @@ PUBLISHED: frozenset[str] = frozenset()
 # names with the tag of weights -> arguments that they were trained with, where those of the name are others
 ARGUMENTS_OF_WEIGHTS: dict[str, dict[str, Any]] = {
     'abn_resnet20_cifar.fashion_mnist_faithful': dict(mechanism='product', hard_attention=0.3),
+}
+
+# names with the tag of weights -> what is known of these; the map with the highest symmetric relevance gain explains
+RECORDS_OF_WEIGHTS = {
+    'abn_resnet20_cifar.fashion_mnist_faithful': Record(explained_by='class_map'),
+    'abn_resnet20_cifar.fashion_mnist': Record(explained_by='product'),
 }
 
 # environment variable that names another organisation, which is then asked for the weights of every model

@@ -8,9 +8,9 @@ from typing import Any, SupportsIndex
 import torch
 
 from ..errors import TimmAbnError
-from ..records import answers, probabilities_of
+from ..records import EXPLAINED_BY, answers, probabilities_of
 from ..staging import staged_files
-from .operations import overlay_maps, upsample_maps
+from .operations import less_mean, normalize_maps, overlay_maps, upsample_maps
 
 __all__ = ['Explanation', 'MultiTaskExplanation']
 
@@ -37,6 +37,7 @@ class Explanation:
         map_gates: Whether the attention map took part in the prediction. False of a network that was attached to a
             backbone whose prediction stays as it is: its map was trained to say what that stands on.
         exclusive: Whether classes exclude each other; labels, each with a yes or no of its own, do not.
+        explained_by: Which map explains the model best, see ``timm_abn.records.Record``; ``explaining_map`` returns it.
     """
 
     logits: torch.Tensor
@@ -45,6 +46,7 @@ class Explanation:
     class_maps: torch.Tensor | None = None
     map_gates: bool = True
     exclusive: bool = True
+    explained_by: str = EXPLAINED_BY[0]
 
     def __len__(self) -> int:
         return len(self.logits)
@@ -142,6 +144,37 @@ class Explanation:
         # differences first: of classes whose maps are equal they are 0, without rounding
         return (class_map - class_maps).sum(dim=1, keepdim=True) / others
 
+    def explaining_map(self, classes: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the map that explains the model best, as its record says, shape (B, 1, h, w): what is shown first.
+
+        Of 'attention' that is the attention map, of several tasks that of one; of 'class_map' the class map less its
+        mean over the places, above 0 where it speaks for the class; of 'contrast' that with the other classes; of
+        'product' the attention map times the class map stretched to [0, 1].
+
+        Args:
+            classes: Index of a class, or task, for each image, shape (B,); by default the most probable one.
+
+        Raises:
+            TimmAbnError: See ``class_map`` and ``contrast_map``.
+        """
+        if self.explained_by == 'contrast':
+            return self.contrast_map(classes)
+        if self.explained_by == 'class_map':
+            return less_mean(self.class_map(classes))
+        attention_map = self.attention_map
+        if attention_map.shape[1] > 1:
+            tasks = self.logits.argmax(dim=1) if classes is None else classes.to(attention_map.device)
+            attention_map = attention_map.gather(1, tasks[:, None, None, None].expand(-1, 1, *attention_map.shape[2:]))
+        if self.explained_by == 'attention':
+            return attention_map
+        class_map = normalize_maps(self.class_map(classes))
+        return attention_map * upsample_maps(class_map, attention_map.shape[2:])
+
+    def _drawn_map(self, classes: torch.Tensor | None = None) -> torch.Tensor:
+        """Return what is drawn of ``explaining_map``: of one with both signs what speaks for the class."""
+        maps = self.explaining_map(classes)
+        return maps.clamp(min=0) if self.explained_by in ('class_map', 'contrast') else maps
+
     def _class_maps(self) -> torch.Tensor:
         if self.class_maps is None:
             raise TimmAbnError('the model makes no class maps; its attention map is what it has to show.')
@@ -173,7 +206,8 @@ class Explanation:
         Args:
             images: Images to draw on, shape (B, 3, H, W) or (B, 1, H, W): floats in [0, 1], without normalisation (see
                 ``timm_abn.data.images.denormalize``), or uint8.
-            maps: Maps to show instead of the attention map, shape (B, 1, h, w), such as ``contrast_map()``.
+            maps: Maps to show, shape (B, 1, h, w), such as ``contrast_map()``; by default what is above 0 of
+                ``explaining_map()``.
             alpha: Opacity of the colours, in [0, 1].
             colormap: 'viridis', 'inferno' or 'magma'; for values of both signs 'coolwarm', whose middle is neutral.
             interpolation: 'bilinear' or 'bicubic'.
@@ -189,7 +223,7 @@ class Explanation:
                 f'there are {self.attention_map.shape[1]} attention maps, one per task; choose one to show, for '
                 f'example maps=explanation.attention_map[:, [0]].'
             )
-        maps = self.attention_map if maps is None else maps
+        maps = self._drawn_map() if maps is None else maps
         if images.ndim != 4 or maps.ndim != 4 or maps.shape[1] != 1 or len(maps) != len(images):
             raise TimmAbnError(
                 f'images must have shape (B, 3, H, W) and maps (B, 1, h, w) with the same B, got {tuple(images.shape)} '
@@ -231,7 +265,7 @@ class Explanation:
         contiguous = torch.contiguous_format
         tensors = {name: tensor.clone(memory_format=contiguous) for name, tensor in self._tensors().items()}
         with staged_files(folder) as staging:
-            save_file(tensors, staging / 'explanation.safetensors')
+            save_file(tensors, staging / 'explanation.safetensors', metadata=dict(explained_by=self.explained_by))
             for name, picture in pictures.items():
                 to_pil_image(picture.float() if picture.is_floating_point() else picture).save(staging / f'{name}.png')
         return [Path(folder) / f'{name}.png' for name in pictures]
@@ -260,6 +294,7 @@ class MultiTaskExplanation(Explanation):
             return super()._pictures(images, names, **overlay_kwargs)
         pictures = {}
         for task in range(self.attention_map.shape[1]):
-            overlays = self.overlay(images, self.attention_map[:, task : task + 1], **overlay_kwargs)
+            tasks = self.logits.new_full((len(self),), task, dtype=torch.long)
+            overlays = self.overlay(images, self._drawn_map(tasks), **overlay_kwargs)
             pictures.update({f'{name}.{task}': overlay for name, overlay in zip(names, overlays.cpu(), strict=True)})
         return pictures

@@ -8,7 +8,15 @@ import torch.nn.functional as F
 from ..errors import TimmAbnError
 from .colormaps import DIVERGING_COLORMAP, colormap_table
 
-__all__ = ['INTERPOLATIONS', 'blend_maps', 'centre_maps', 'normalize_maps', 'overlay_maps', 'upsample_maps']
+__all__ = [
+    'INTERPOLATIONS',
+    'blend_maps',
+    'centre_maps',
+    'less_mean',
+    'normalize_maps',
+    'overlay_maps',
+    'upsample_maps',
+]
 
 INTERPOLATIONS = ('bilinear', 'bicubic')
 
@@ -49,6 +57,15 @@ def normalize_maps(maps: torch.Tensor, value_range: tuple[float, float] | None =
     # differences that are only rounding must not be blown up to look like attention
     contrast = high - low > 1e-5 * torch.maximum(high.abs(), low.abs())
     return torch.where(contrast, (maps - low) / torch.where(contrast, high - low, 1.0), 0.0)
+
+
+def less_mean(maps: torch.Tensor) -> torch.Tensor:
+    """Return maps (B, T, h, w) less their mean over the places, in float32 or float64; a flat one becomes 0."""
+    maps = maps if maps.dtype == torch.float64 else maps.float()
+    low, high = maps.amin(dim=(2, 3), keepdim=True), maps.amax(dim=(2, 3), keepdim=True)
+    # rounding must not be all that is left of a map
+    contrast = high - low > 1e-5 * torch.maximum(high.abs(), low.abs())
+    return torch.where(contrast, maps - maps.mean(dim=(2, 3), keepdim=True), 0.0)
 
 
 def centre_maps(maps: torch.Tensor) -> torch.Tensor:

@@ -82,7 +82,7 @@ def create_network(
         network.pretrained_cfg = dict(network.pretrained_cfg, **data_config)
         _take_names(network, (kwargs.get('pretrained_cfg_overlay') or {}).get('label_names'))
         if settings and not network.config.multi_task:
-            note_record(network, settings, path)
+            note_record(network, dict(settings, explained_by=None), path)  # which the backbone's own map was
     return model
 
 

@@ -23,7 +23,7 @@ from ..maps.explanation import Explanation
 from ..maps.operations import normalize_maps
 from ..networks.attention_stage import set_stride_one
 from ..networks.scripting import ignored_by_torchscript
-from ..records import answers, are_exclusive
+from ..records import answers, are_exclusive, explained_by
 from ..split.families.convolutional import CAM_WIDTH
 from .cifar_backbones import CifarResNet, build_cifar, cifar_cfg
 
@@ -75,6 +75,7 @@ class ClassActivationMapping:
             attention_map=normalize_maps(predicted).to(logits.dtype),
             class_maps=class_maps,
             exclusive=exclusive,
+            explained_by=explained_by(model),
         )
 
 

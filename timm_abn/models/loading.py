@@ -51,8 +51,8 @@ def load_model(
             address; None if the checkpoint says it.
         checkpoint: File of weights (.safetensors, or what ``torch.save`` writes); None for the pretrained ones.
         **model_kwargs: Arguments of ``timm.create_model``, and what ``Told`` says (``img_size``, ``mean``, ``std``,
-            ``crop_pct``, ``levels``, and ``probabilities``: 'softmax', or 'sigmoid' of labels that do not exclude each
-            other); all come before what the weights record.
+            ``crop_pct``, ``levels``, ``explained_by``, and ``probabilities``: 'softmax', or 'sigmoid' of labels that do
+            not exclude each other); all come before what the weights record.
 
     Raises:
         TimmAbnError: There is no such model, or there are no weights that fit; the message is one line.

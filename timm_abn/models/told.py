@@ -28,6 +28,7 @@ class Told:
         crop_pct: Share of an image's side that is seen of it.
         probabilities: See ``timm_abn.records.Record``.
         levels: See there; two words, as on a command line.
+        explained_by: See there.
     """
 
     img_size: int | Sequence[int] | None = None
@@ -36,6 +37,7 @@ class Told:
     crop_pct: float | None = None
     probabilities: str | None = None
     levels: Sequence[str] | None = None
+    explained_by: str | None = None
 
     @classmethod
     def take(cls, arguments: Mapping[str, Any]) -> tuple['Told', dict[str, Any]]:
@@ -69,7 +71,9 @@ class Told:
             noted.pretrained_cfg = dict(noted.pretrained_cfg, **data_config)
         known = known_of(model)
         levels = Levels.parse(self.levels) if self.levels is not None else known.levels
-        set_record(model, Record(self.probabilities or known.probabilities, levels))
+        set_record(
+            model, Record(self.probabilities or known.probabilities, levels, self.explained_by or known.explained_by)
+        )
 
     def data_config(self, model: nn.Module) -> dict[str, Any]:
         """Return what is said of how images are prepared, as timm names it.

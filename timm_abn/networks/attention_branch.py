@@ -148,7 +148,7 @@ class AttentionBranch(nn.Module):
         logits: torch.Tensor,
         attention_map: torch.Tensor,
         class_features: torch.Tensor,
-        **known: bool,
+        **known: Any,
     ) -> Explanation:
         """Return what the network says of its prediction, logits (B, K), made under this map from these features."""
         class_maps = self.class_maps(class_features)

@@ -16,7 +16,7 @@ import torch.fx
 import torch.nn as nn
 
 from ..maps.explanation import Explanation
-from ..records import are_exclusive
+from ..records import are_exclusive, explained_by
 from ..split import Features
 from .attention_branch import AttentionBranch
 from .given_maps import given_or_predicted
@@ -150,6 +150,5 @@ class AttentionBranchNet(SplitNetwork):
         """
         self.check_explainable(images, attention)
         seen = self.forward_pass(images, attention)
-        return self.attention_branch.explanation(
-            seen.logits, seen.attention_map, seen.class_features, exclusive=are_exclusive(self)
-        )
+        known: dict[str, bool | str] = dict(exclusive=are_exclusive(self), explained_by=explained_by(self))
+        return self.attention_branch.explanation(seen.logits, seen.attention_map, seen.class_features, **known)

@@ -10,6 +10,7 @@ import torch
 from ..checkpoint_files import CheckpointError, read_checkpoint, training_settings
 from ..data.class_names import read_class_names
 from ..errors import shortened
+from ..explain.verdict import shares_in_words
 from ..hub.building import build_without_memory
 from ..hub.config import check_entries
 from ..hub.state_dicts import check_state_dict
@@ -25,6 +26,7 @@ from ..models.training_checkpoints import (
     note_record,
     origin_of,
 )
+from ..records import explained_by
 from .folder import save_hub_folder
 from .markdown import plain
 from .model_card import Row, model_card, result_table
@@ -100,6 +102,9 @@ def save_checkpoint_folder(
         score_tables(scores, model, data_config) if scores else '',
     ]
     named = [('Class names', shortened([*map(plain, names)], _NAMES_IN_CARD))] if names else []
+    named.append(
+        ('Shown first', f'{explained_by(model).replace("_", " ")}, as explanation.explaining_map() returns it')
+    )
     card = model_card(
         facts,
         title,
@@ -132,6 +137,23 @@ def _is_shipped(name: str, weights: Mapping[str, torch.Tensor]) -> bool:
     return all(key in weights and torch.equal(tensor, weights[key]) for key, tensor in shipped.items())
 
 
+def _attached_facts(row: Mapping[str, Any]) -> list[Row]:
+    """Return what ``timm-abn attach`` measured on held-out photos."""
+
+    def numbers(*names: str) -> list[float]:
+        return [float(row[name]) for name in names if isinstance(row.get(name), (int, float))]
+
+    facts = []
+    if len(shares := numbers('eval_kept', 'eval_removed')) == 2:
+        facts.append(('Held-out photos', shares_in_words(*shares)))
+    titles = dict(srg='SRG ↑', above_mean_map='above the mean map of the class ↑', above_grad_cam='above Grad-CAM ↑')
+    for name, title in titles.items():
+        if len(found := numbers(name, f'{name}_low', f'{name}_high')) == 3:
+            facts.append((f'Map, {title}', '{:.3f} [{:.3f}, {:.3f}]'.format(*found)))
+    said = row.get('verdict')
+    return [*facts, ('Verdict', plain(said))] if isinstance(said, str) and len(said) <= 500 else facts
+
+
 def recorded_facts(checkpoint: Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> list[Row]:
     """Return what a training script wrote beside the weights, as names and values.
 
@@ -153,11 +175,9 @@ def recorded_facts(checkpoint: Mapping[str, Any], settings: Mapping[str, Any] | 
         return []
     facts = [] if epochs is None else [('Epochs, as recorded in the checkpoint', f'{epochs:.0f}')]
     facts += [] if metric is None else [(named, f'{metric:.2f}')]
-    rows = checkpoint.get('rows')  # of timm-abn attach: a share that is kept means little without this one
-    removed = rows[-1].get('eval_removed') if isinstance(rows, list) and rows and isinstance(rows[-1], dict) else None
-    if isinstance(removed, (int, float)):
-        named = 'Validation share of predictions that the rest keeps (%, low is good), as recorded'
-        facts.append((named, f'{100 * removed:.2f}'))
+    rows = checkpoint.get('rows')  # of timm-abn attach
+    if isinstance(rows, list) and rows and isinstance(rows[-1], dict):
+        facts = facts[:1] + _attached_facts(rows[-1])
     origin = origin_of(settings or {})
     facts += [('Trained from', plain(origin))] if origin else []
     dataset = (settings or {}).get('dataset')

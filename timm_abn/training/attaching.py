@@ -23,9 +23,13 @@ from ..checkpoint_files import CheckpointError, read_checkpoint_file
 from ..data.class_names import label_names_of
 from ..data.images import Preprocessing
 from ..data.photos import Photo, Photos, PhotosDataset
+from ..explain.methods import create_explainer
+from ..explain.metrics import predict, replacement_curves
 from ..explain.metrics.accuracy import uneven_scores
 from ..explain.metrics.checks import check_predictions
 from ..explain.sheets import draw_overlay_sheet, input_picture
+from ..explain.statistics import bootstrap_mean
+from ..explain.verdict import Evidence, verdict
 from ..models.attaching import MODEL, AttachedModel, backbone_fingerprint, with_backbone, without_backbone
 from ..progress import Progress
 from ..records import answers, are_exclusive, probabilities_of, record_of
@@ -34,14 +38,19 @@ from .errors import TrainingError
 from .faithful import AttachedTraining, complement_of, greatest_half, mask_images
 from .loss import AttachedMapLoss
 
-__all__ = ['LAST', 'SUMMARY', 'AttachSettings', 'train_attached']
+__all__ = ['LAST', 'SUMMARY', 'VERDICT', 'AttachSettings', 'train_attached']
 
 LAST, SUMMARY = 'last.pth.tar', 'summary.csv'
 WEIGHT_DECAY = 0.05
 WARMUP = 0.05  # of all steps
 MOST_SHOWN = 8  # photos of a sheet
+MOST_JUDGED = 50  # held-out photos, which cost a tenth of 480 steps
+FEWEST_OF_CLASS = 5  # other photos of the predicted class, for its mean map; of fewer the mean map is that of all
 
-Row = dict[str, float]
+JUDGED = ('srg', 'above_mean_map', 'above_grad_cam')
+VERDICT = ('judged', *(f'{name}{end}' for name in JUDGED for end in ('', '_low', '_high')), 'verdict')
+
+Row = dict[str, Any]  # numbers, and the verdict
 
 
 class AttachSettings(NamedTuple):
@@ -65,8 +74,9 @@ def train_attached(
 ) -> list[Row]:
     """Train, and leave a checkpoint, a table and a sheet of overlays after each epoch; returns the rows of the table.
 
-    Each file is complete at every moment. A resumed run ends as an uninterrupted one: order, flips and backgrounds
-    depend on seed and epoch alone. ``names`` are those of the classes, for the sheets.
+    The last row has a verdict on the map, and the numbers that it stands on (``VERDICT``). Each file is complete at
+    every moment. A resumed run ends as an uninterrupted one: order, flips and backgrounds depend on seed and epoch
+    alone. ``names`` are those of the classes, for the sheets.
 
     Raises:
         TrainingError: There are fewer photos than a batch has, or folders cannot be the labels of the model.
@@ -86,6 +96,8 @@ def train_attached(
     for epoch in range(len(rows), settings.epochs):
         start = time.monotonic()
         row = dict(epoch=epoch, **run.train_epoch(epoch), **run.evaluate())
+        if epoch == settings.epochs - 1:
+            row.update(run.judge())
         rows.append(dict(row, seconds=round(time.monotonic() - start, 1)))
         run.write(folder, rows, names)
     return rows
@@ -205,6 +217,24 @@ class _Run:
                 row.update({f'{name}_{key}': value for key, value in uneven_scores(true.tolist(), own).items()})
         return {name: round(value, 5) for name, value in row.items()}
 
+    def judge(self) -> Row:
+        """Return a verdict on the map from held-out photos, and the symmetric relevance gains that it stands on."""
+        stride = max(len(self.validation) // MOST_JUDGED, 1)
+        chosen = range(0, len(self.validation), stride)[:MOST_JUDGED]
+        images = torch.stack([self.validation[index][0] for index in chosen]).to(self.device)
+        grad_cam, size = create_explainer('grad_cam', self.model.eval()), self.settings.batch_size
+        own = torch.cat([self.model.explain(batch).attention_map.float() for batch in images.split(size)])
+        rival = torch.cat([grad_cam(batch) for batch in images.split(size)])
+        predicted = predict(self.model, images, size).argmax(dim=1)
+        every = own, _means_of_others(own, predicted), rival
+        gain, of_mean, of_rival = (
+            replacement_curves(self.model, images, maps, predicted, batch_size=size).gain.cpu() for maps in every
+        )
+        known = [bootstrap_mean(values.tolist()) for values in (gain, gain - of_mean, gain - of_rival)]
+        evidence = Evidence(known[0], known[1], known[2], rival='Grad-CAM at the last stage')
+        numbers = [round(value, 5) for interval in known for value in interval[:3]]
+        return dict(zip(VERDICT, (len(images), *numbers, verdict(evidence))))
+
     def write(self, folder: Path, rows: Sequence[Row], names: Sequence[str]) -> None:
         """Write the checkpoint of an epoch, the table, and a sheet."""
         weights = self.model.state_dict()
@@ -224,7 +254,7 @@ class _Run:
             torch.save(checkpoint, staging / LAST)
             (staging / 'sheets').mkdir()
             sheet.save(staging / 'sheets' / f'epoch-{len(rows):03}.png')
-            write_csv(staging / SUMMARY, rows, rows[0])
+            write_csv(staging / SUMMARY, rows, rows[-1])
 
     @torch.no_grad()
     def _sheet(self, epoch: int, names: Sequence[str]) -> Image.Image:
@@ -270,6 +300,14 @@ class _Run:
 
 _LOGITS = ('logits', 'attention_logits', 'masked_logits', 'complement_logits')
 _DATA_KEYS = ('input_size', 'interpolation', 'mean', 'std', 'crop_pct', 'crop_mode')
+
+
+def _means_of_others(maps: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
+    """Return, for each image, the mean map of the others that are predicted as the same class, or of all others."""
+    same = predicted[:, None] == predicted
+    same = torch.where(same.sum(dim=1, keepdim=True) > FEWEST_OF_CLASS, same, True).fill_diagonal_(False)
+    weights = same / same.sum(dim=1, keepdim=True).clamp(min=1)
+    return (weights.to(maps) @ maps.flatten(1)).reshape(maps.shape)
 
 
 def _content_of(photos: Sequence[Photo]) -> str:
