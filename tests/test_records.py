@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+import timm
 import torch
 from tiny_models import tiny_abn, tiny_attached, tiny_backbone, tiny_images
 
@@ -12,7 +13,7 @@ from timm_abn.explain.methods import create_explainer
 from timm_abn.explain.metrics import predict, replacement_curves
 from timm_abn.explain.metrics.reliance import reliance
 from timm_abn.export.graph import export_metadata
-from timm_abn.records import Record, answers, num_answers, record_of, set_record
+from timm_abn.records import EXPLAINED_BY, Record, answers, explained_by, num_answers, record_of, set_record
 
 METHODS = ('grad_cam', 'recipro_cam', 'class_map')
 
@@ -104,6 +105,33 @@ def test_labels_are_sigmoids():
     assert record_of(model).entries() == dict(probabilities='sigmoid')
 
 
+@pytest.mark.parametrize('kind', EXPLAINED_BY)
+def test_the_map_that_explains_best_is_that_of_the_record(kind):
+    model, images = tiny_abn('test_resnet'), tiny_images(2)
+    assert explained_by(model) == explained_by(tiny_attached('test_resnet')) == 'attention'
+    set_record(model, Record(explained_by=kind))
+    explanation = model.explain(images)
+    attention_map, class_map, contrast = explanation.attention_map, explanation.class_map(), explanation.contrast_map()
+    low, high = (getattr(class_map, name)(dim=(2, 3), keepdim=True) for name in ('amin', 'amax'))
+    centred = class_map - class_map.mean(dim=(2, 3), keepdim=True)
+    expected = attention_map, centred, contrast, attention_map * (class_map - low) / (high - low)
+    found = explanation.explaining_map()
+    torch.testing.assert_close(found, expected[EXPLAINED_BY.index(kind)])
+    pixels = torch.rand(2, 3, *images.shape[2:])
+    drawn = found.clamp(min=0) if kind in ('class_map', 'contrast') else found
+    assert torch.equal(explanation.overlay(pixels), explanation.overlay(pixels, maps=drawn))
+    assert export_metadata(model, 'it')['explained_by'] == kind
+    assert Record.take(record_of(model).entries()).explained_by == kind
+
+
+def test_packaged_weights_say_what_explains_them():
+    name = 'abn_resnet20_cifar.fashion_mnist'
+    kinds = {tag: explained_by(timm_abn.load_model(f'{name}{tag}')) for tag in ('', '_faithful')}
+    assert kinds == {'': 'product', '_faithful': 'class_map'}
+    assert explained_by(timm.create_model(f'{name}_faithful')) == 'attention'  # without the weights
+    assert explained_by(timm.create_model('cam_resnet110_cifar', num_blocks=1)) == 'class_map'
+
+
 def test_a_single_task_keeps_its_probability_of_a_yes():
     model = tiny_abn('test_resnet', num_classes=1, multi_task=True)
     explanation = model.explain(tiny_images(2))
@@ -123,5 +151,9 @@ def test_contradictions(kwargs):
     model = tiny_abn('test_resnet', **kwargs)
     with pytest.raises(timm_abn.TimmAbnError, match="^probabilities='softmax' is of classes that exclude each other"):
         set_record(model, Record('softmax'))
-    with pytest.raises(timm_abn.TimmAbnError, match="^probabilities must be .*, got 'logistic'"):
-        Record('logistic')
+    for record, said in ((dict(probabilities='logistic'), "'logistic'"), (dict(explained_by='heat'), "'heat'")):
+        with pytest.raises(timm_abn.TimmAbnError, match=f'^{next(iter(record))} must be one of .*, got {said}'):
+            Record(**record)
+    if kwargs.get('multi_task'):
+        with pytest.raises(timm_abn.TimmAbnError, match="^explained_by='contrast' is of classes that exclude"):
+            set_record(model, Record(explained_by='contrast'))

@@ -15,8 +15,9 @@ The class that is explained is the most probable one, or --class; of a multi-tas
 of a network with one map, rollout, random and centre are the same for all classes; their scores are not.
 
 Scores are areas under the curve of the class's probability: deletion, while pixels are replaced by the mean colour in
-falling order of the map (lower is better); insertion, while they replace a blurred image (higher is better). A score of
-one image is an anecdote: timm-abn evaluate takes many.
+falling order of the map (lower is better); insertion, while they are given back (higher is better); and SRG, insertion
+less deletion, which noise has 0 of. A score of one image is an anecdote: of several, a line at the end says what they
+allow to say of each method, and timm-abn evaluate has controls.
 
 Images in folders that are called like classes have a true label: the number of right answers stands below the table.
 
@@ -60,10 +61,10 @@ if TYPE_CHECKING:
 __all__ = ['add_arguments', 'run']
 
 CHOSEN = ('attention', 'class_map', 'grad_cam', 'recipro_cam')
-NUMBERS = ('probability', 'least', 'greatest', 'deletion', 'insertion')
+NUMBERS = ('probability', 'least', 'greatest', 'gain', 'deletion', 'insertion')
 COLUMNS = (
     *('image', 'predicted', 'predicted_probability', 'class', 'probability', 'method', 'layer'),
-    *('least', 'greatest', 'deletion', 'insertion', 'problem', 'sheet'),
+    *('least', 'greatest', 'gain', 'deletion', 'insertion', 'problem', 'sheet'),
 )
 
 
@@ -125,6 +126,7 @@ def run(args: argparse.Namespace) -> int:
     if rows:
         print(_table(rows))
         print_right(answers, model)
+        print(_verdicts(rows))
     if args.csv is not None:
         write_csv(args.csv, COLUMNS, rows)
     return report_problems(problems)
@@ -145,7 +147,7 @@ def _write_sheet(
         f'{model_title(args)}. Colours show each map from its least value to its greatest, which the bars name; CAM '
         'and class maps, less their mean, from 0. '
         f'Scores: area under the curve of the probability of "{names[comparison.target]}" in {args.steps} steps; '
-        'deletion (to the mean colour): lower is better, insertion (from a blur): higher is better.'
+        'deletion replaces pixels by the mean colour, insertion gives them back, SRG is their difference: of noise 0.'
     ]
     picture = input_picture(prepared.x, config['mean'], config['std'])
     sheet = draw_sheet(picture, comparison, names, prepared.source.path.name, notes)
@@ -188,6 +190,27 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
         cells.append(tuple(shown.values()))
     titles = [SCORES.get(column, column) for column in columns]
     return format_table(titles, cells, right=[*NUMBERS, *SCORES.values()])
+
+
+def _verdicts(rows: Sequence[dict[str, Any]]) -> str:
+    """Return what the scores allow to say of each method but controls, a line each."""
+    from timm_abn.explain.methods import method_title
+    from timm_abn.explain.methods.floors import FLOORS
+    from timm_abn.explain.statistics import bootstrap_mean
+    from timm_abn.explain.verdict import Evidence, verdict
+
+    gains: dict[str, list[float]] = {}
+    for row in rows:
+        gains.setdefault(row['method'], []).append(row['gain'])
+    titles = {row['method']: method_title(row['method'], row['layer']) for row in rows}
+    rival = gains.get('grad_cam')
+    lines = []
+    for method in (method for method in gains if method not in FLOORS):
+        paired = rival is not None and method != 'grad_cam'
+        above = bootstrap_mean([own - other for own, other in zip(gains[method], rival or ())]) if paired else None
+        evidence = Evidence(bootstrap_mean(gains[method]), None, above, titles['grad_cam'] if paired else '')
+        lines.append(f'{titles[method]}: {verdict(evidence)}')
+    return '\n'.join(lines)
 
 
 def _number(name: str, value: float) -> str:

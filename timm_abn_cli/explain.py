@@ -112,9 +112,9 @@ def run(args: argparse.Namespace) -> int:
         place = choose_device(args)
         model: Any = load_model(args.model, args.checkpoint, **given_model_kwargs(args)).to(place)
         names = name_classes(model, args.label_names)
-        shown_class = None if args.shown_class is None else find_class(args.shown_class, names)
         shown = args.show or explained_by(model).removesuffix('_map')
         _check_shown(args, shown)
+        shown_class = None if args.shown_class is None else find_class(args.shown_class, names)
         drawing = Drawing(shown, shown_class, args.scale, args.interpolation, args.colormap or 'viridis', args.map)
         found = explain_files(model, sources, args.out, names, drawing, args.top_k, args.batch_size, place)
         if rank:

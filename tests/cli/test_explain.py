@@ -16,6 +16,9 @@ import torch.distributed as dist
 from command_line import rows_of, without_warnings, write_photos
 from PIL import Image
 
+import timm_abn
+from timm_abn.data.images import Preprocessing, draw_overlay
+from timm_abn.data.reading import read_image
 from timm_abn_cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -65,7 +68,8 @@ def test_levels_are_those_of_the_command_line(images, capsys):
 
 def test_table_csv_and_labels(images, capsys):
     assert explain('--label-names', 'names.txt', '--csv', 'new/out.csv', '--top-k', '2', '--scale', 'common') == 0
-    *table, scale, right = capsys.readouterr().out.splitlines()
+    *table, shown_maps, scale, right = capsys.readouterr().out.splitlines()
+    assert shown_maps == 'overlays: attention map, which gates'
     assert re.split('  +', table[0]) == ['image', 'label', 'class', 'probability', 'map range', 'overlay']
     rows = rows_of('new/out.csv')
     assert list(rows[0]) == COLUMNS and len(rows) == 7 * 2 == len(table) - 2
@@ -85,11 +89,32 @@ def test_table_csv_and_labels(images, capsys):
     assert right == f'right: {number} of 7 labelled images ({number / 7:.1%})'
 
 
+def test_the_packaged_network_is_explained_by_its_class_map(tmp_path, capsys):
+    model = timm_abn.load_model(name := 'abn_resnet20_cifar.fashion_mnist_faithful')
+    path = sorted((Path(timm_abn.__file__).parent / 'samples').glob('*.png'))[0]
+    assert main(['explain', str(path), '--model', name, '--out', str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert 'overlays: class map of the predicted class; the attention map is what gates\n' in said
+    image = read_image(path)
+    x, box = Preprocessing(model)(image)
+    explanation = model.explain(x[None])
+    maps = explanation.class_maps[:, [int(explanation.logits.argmax())]]
+    drawn = (maps - maps.mean()).clamp(min=0)
+    with Image.open(tmp_path / f'{path.stem}.overlay.png') as overlay:
+        np.testing.assert_allclose(
+            np.asarray(overlay), np.asarray(draw_overlay(image, drawn / drawn.max(), box)), atol=1
+        )
+
+
 def test_without_labels_there_is_no_column_of_them(images, capsys):
     assert explain('--csv', 'out.csv', '--show', 'contrast', '--class', '2') == 0  # two folders, three classes
     lines = capsys.readouterr().out.splitlines()
     assert re.split('  +', lines[0]) == ['image', 'class', 'probability', 'map range', 'overlay']
-    assert len(lines) == 2 + 7 * 3
+    assert (
+        lines[-1]
+        == 'overlays: class map of class 2, less the mean of the other classes; the attention map is what gates'
+    )
+    assert len(lines) == 2 + 7 * 3 + 1
     assert {row['label'] for row in rows_of('out.csv')} == {''}
 
 

@@ -3,6 +3,7 @@
 import argparse
 import json
 import runpy
+from pathlib import Path
 
 import pytest
 import timm
@@ -14,6 +15,7 @@ from safetensors.torch import save_file
 from tiny_models import tiny_abn, tiny_images
 
 from timm_abn.models.training_checkpoints import origin_of
+from timm_abn.records import explained_by
 from timm_abn_cli import main
 
 
@@ -141,7 +143,11 @@ def test_dry_run_writes_a_folder_that_can_be_published(trained, hub, logged_in, 
     assert sorted(file.name for file in (tmp_path / 'tiny').iterdir()) == names
     assert not hub.requests
     assert_same(timm.create_model('local-dir:tiny', pretrained=True), model)
-    assert publish(path, '--dry-run', '--out', 'other') == 0
+    assert publish(path, '--dry-run', '--out', 'other', '--explained-by', 'class_map') == 0
+    told = timm.create_model('local-dir:other', pretrained=True)
+    assert explained_by(told) == told.eval().explain(torch.zeros(1, 3, 64, 64)).explained_by == 'class_map'
+    assert '| Shown first | class map' in Path('other/README.md').read_text()
+    assert 'leave them out' in error_of(capsys, 'other', '--explained-by', 'class_map')
     assert 'tiny is not empty' in error_of(capsys, path, '--dry-run')
 
     assert publish('tiny', '--revision', 'v2', repo='you/new') == 0

@@ -118,6 +118,7 @@ BAD_ENTRIES = [
     (('pretrained_cfg', 'architecture'), 'abn_resnet18', "architecture contradicts itself: 'abn' in config.json"),
     (('model_args', 'global_pool'), 'max', "global_pool contradicts itself: 'avg' in config.json, 'max' in model_args"),
     (('probabilities',), 'logistic', 'probabilities must be one of'),
+    (('explained_by',), 'heat', 'explained_by must be one of'),
     (('pretrained_cfg', 'mean'), [0.5, None], 'pretrained_cfg.mean'),
     (('pretrained_cfg', 'mean'), [0.5] * 5, 'pretrained_cfg.mean has 5 values for 3 channels'),
     (('pretrained_cfg', 'std'), [0, 0, 0], 'pretrained_cfg.std'),

@@ -16,7 +16,8 @@ from .methods.explainer import method_title
 __all__ = ['SCORES', 'draw_overlay_sheet', 'draw_sheet', 'enlarge', 'input_picture']
 
 MARGIN, GAP, BAR = 28, 18, 10
-SCORES = dict(deletion='deletion \u2193', insertion='insertion \u2191')  # of a result, and which way is better
+# of a result, and which way is better
+SCORES = dict(gain='SRG \u2191', deletion='deletion \u2193', insertion='insertion \u2191')
 LEAST_WIDTH, MOST_WIDTH = 208, 416  # of a panel, in pixels: below, text does not fit; above, sheets get too large
 
 
