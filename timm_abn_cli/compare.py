@@ -197,8 +197,11 @@ def _verdicts(rows: Sequence[dict[str, Any]]) -> str:
     from timm_abn.explain.methods import method_title
     from timm_abn.explain.methods.floors import FLOORS
     from timm_abn.explain.statistics import bootstrap_mean
-    from timm_abn.explain.verdict import Evidence, verdict
+    from timm_abn.explain.verdict import FEWEST_IMAGES, Evidence, verdict
 
+    number = len({row['image'] for row in rows})
+    if number < FEWEST_IMAGES:
+        return f'Too few images to say how faithful a method is: {number}, {FEWEST_IMAGES} or more are needed.'
     gains: dict[str, list[float]] = {}
     for row in rows:
         gains.setdefault(row['method'], []).append(row['gain'])

@@ -128,11 +128,11 @@ def _evaluate(args: argparse.Namespace, model: 'nn.Module') -> 'Evaluation | Non
     from timm_abn.explain.methods import applicable_explainers, create_explainers
     from timm_abn.explain.methods.floors import FLOORS
 
-    methods = create_explainers(args.methods, model) if args.methods else applicable_explainers(CHOSEN, model)
+    layer = args.layer  # of this model: a reference may have others
+    found = {} if args.methods else applicable_explainers(CHOSEN, model, layer)
+    methods = found or create_explainers(args.methods or CHOSEN, model, layer)
     has_reference = args.reference or args.reference_checkpoint
-    reference = (
-        _load_reference(args, model) if has_reference else None
-    )  # what is wrong with it is told before long work
+    reference = _load_reference(args, model) if has_reference else None  # errors come before long work
     evaluation = _evaluate_model(args, model, methods, args.out)
     if evaluation is not None and not evaluation.rows:
         raise CommandError(f'no image can be scored: {next(iter(evaluation.problems), "there is none")}')
