@@ -7,7 +7,7 @@ from tiny_models import tiny_abn, tiny_backbone, tiny_images
 
 import timm_abn
 from timm_abn.explain.methods import cam, create_explainer
-from timm_abn.explain.methods.explainer import less_mean
+from timm_abn.maps.operations import less_mean
 
 TARGETS = torch.tensor([3, 0])
 
