@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from huggingface_hub.utils import tqdm
 from results import Cells, Row, as_rows, interval, means, once, run, where, write
-from scoring import STEPS, chart_of, claim, make_maps, mean_of, score_maps, table_of
+from scoring import FILLS, STEPS, chart_of, claim, make_maps, mean_of, score_maps, table_of
 from trainings import Contestant, add_training_arguments, train_all
 
 import timm_abn
@@ -115,7 +115,7 @@ def score(contestant: Contestant, seed: int, args: argparse.Namespace) -> list[R
     folder = contestant.folder(args, seed)
     weights = hashlib.sha256((folder / 'last.pth.tar').read_bytes()).hexdigest()
     path = args.out / f'{folder.name}.scores.json'
-    rows = once(path, dict(limit=args.limit, steps=args.steps, weights=weights), make)
+    rows = once(path, dict(limit=args.limit, steps=args.steps, fills=FILLS, weights=weights), make)
     return [dict(row, model=contestant.title, seed=seed) for row in rows]
 
 

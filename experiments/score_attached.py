@@ -29,7 +29,7 @@ import torch.nn as nn
 from huggingface_hub.utils import tqdm
 from photos import METHODS, MODEL, explainers_of, load_model, package_folder, see
 from results import Cells, Row, once, run, spread, where, write
-from scoring import CONTROLS, STEPS, chart_of, claim, make_maps, mean_of, score_maps, table_of
+from scoring import CONTROLS, FILLS, STEPS, chart_of, claim, make_maps, mean_of, score_maps, table_of
 from timm.data import create_transform
 from timm.utils import random_seed
 from torch.utils.data import DataLoader
@@ -56,6 +56,7 @@ def main(args: argparse.Namespace) -> None:
     check_output_folder(args.out)
     training, held_out = find_cells()
     settings = {name: value for name, value in vars(args).items() if name not in ('out', 'seeds', 'plain')}
+    settings['fills'] = FILLS
     networks = [('plain', score_plain), ('attached', score_attached)][: 1 if args.plain else 2]
     rows: list[Row] = []
     for seed in args.seeds:

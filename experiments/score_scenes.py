@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from photos import see
 from results import Row, once, run, where, write
-from scoring import STEPS, chart_of, claim, make_maps, mean_of, score_maps, table_of
+from scoring import FILLS, STEPS, chart_of, claim, make_maps, mean_of, score_maps, table_of
 from train_multi_attribute import SIZE
 
 import timm_abn
@@ -70,7 +70,7 @@ def main(args: argparse.Namespace) -> None:
     """Score all runs, and write the tables."""
     check_output_folder(args.out)
     models = {folder: timm_abn.load_model('abn', checkpoint=folder / 'last.pth.tar') for folder in args.runs}
-    settings = dict(limit=args.limit, steps=args.steps, walked=args.walked_scenes)
+    settings = dict(limit=args.limit, steps=args.steps, walked=args.walked_scenes, fills=FILLS)
     rows: list[Row] = []
     for folder, model in models.items():
         objects = read_objects(model, args.data_dir, args.limit)
