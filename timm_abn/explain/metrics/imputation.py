@@ -19,9 +19,7 @@ NOISE = 0.01  # that of the authors' code, in units of the normalised input
 TOLERANCE = 1e-4  # of the largest value that is left
 MOST_ITERATIONS = 100
 DAMPING = 0.8  # of Jacobi's method, on each grid
-PULL = (
-    10.0  # of known pixels on a cell of a coarse grid that holds some; by trial: of 1, scattered pixels take 60 steps
-)
+PULL = 10.0  # of known pixels on a coarse cell that holds some; by trial: of 1, scattered pixels take 60 steps
 
 
 @torch.no_grad()
