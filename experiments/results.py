@@ -118,9 +118,9 @@ def write(args: argparse.Namespace, result: Mapping[str, Any], rows: Sequence[Ro
 
 
 def rounded(value: Any) -> Any:
-    """Return what JSON holds of a result: intervals as lists of four digits, NaN as null."""
+    """Return what JSON holds of a result: intervals as lists, six digits, NaN as null."""
     if isinstance(value, Mapping):
         return {key: rounded(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
         return [rounded(entry) for entry in value]
-    return (None if math.isnan(value) else round(value, 4)) if isinstance(value, float) else value
+    return (None if math.isnan(value) else round(value, 6)) if isinstance(value, float) else value

@@ -10,7 +10,7 @@ from typing import Any
 from timm_abn.publish.markdown import markdown_table
 
 FOLDER = Path(__file__).resolve().parents[2] / 'docs' / 'results'
-ORDER = ('faithful', 'float32', 'scenes', 'photos', 'solar_cells', 'human_masks', 'fashion_mnist', 'multi_task')
+ORDER = ('faithful', 'packaged', 'scenes', 'photos', 'solar_cells', 'human_masks', 'fashion_mnist', 'multi_task')
 BETTER = {
     'SRG': ' \u2191',
     'deletion': ' \u2193',
@@ -41,6 +41,8 @@ looks at no pixel of the image: only what a map has above it is about this image
 ## What does not hold
 
 {fails}
+
+## What else was found
 
 {says}
 
