@@ -42,7 +42,7 @@ def test_sheets_of_files_and_folders(photos, capsys):
     assert [row['layer'] for row in rows] == ['layer2', 'layer2', 'layer3', 'layer2'] * 3
     assert [row['sheet'] for row in rows[::4]] == sheets
     captured = capsys.readouterr()
-    assert captured.err == '' and len(captured.out.splitlines()) == 2 + 3 * 4
+    assert captured.err == '' and len(captured.out.splitlines()) == 3 + 3 * 4
     assert captured.out.splitlines()[2].startswith('photo.jpg')
     assert 'deletion ↓  insertion ↑' in captured.out.splitlines()[0]
     # what was written lies among the images, and is none of them

@@ -22,7 +22,7 @@ def result(method='grad_cam', problem='', seed=0, least=0, **options):
     maps = torch.rand(1, 1, 4, 4, generator=torch.Generator().manual_seed(seed)) + least
     score = float('nan') if problem else 0.25
     low, high = maps.min().item(), maps.max().item()
-    return MethodResult(method, maps, low, high, score, score, problem, **options)
+    return MethodResult(method, maps, low, high, score, score, score, problem, **options)
 
 
 def sheet_of(*results, image=None, target=0, title='photo.jpg', notes=('a note',)):
