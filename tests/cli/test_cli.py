@@ -56,7 +56,7 @@ def test_explain_files_and_folders(checkpoint, photos, capsys):
     captured = capsys.readouterr()
     assert without_warnings(captured.err) == ''  # no progress bar where there is no terminal
     lines = captured.out.splitlines()
-    assert len(lines) == 2 + 5 * 3
+    assert len(lines) == 3 + 5 * 3 and lines[-1] == 'overlays: attention map, which gates'
     assert re.split(r'  +', lines[0]) == ['image', 'class', 'probability', 'map range', 'overlay']
     assert lines[2].startswith('photo.jpg') and lines[2].endswith('outputs/photo.overlay.png')
     assert [line for line in lines[2:] if 'cats' in line][1].endswith('outputs/cats/1-2.overlay.png')
@@ -64,7 +64,7 @@ def test_explain_files_and_folders(checkpoint, photos, capsys):
 
 def test_table_says_what_the_model_says(checkpoint, photos, capsys):
     assert explain(checkpoint, 'folder/1.png', '--top-k', '10') == 0
-    rows = [re.split(r'  +', line.strip()) for line in capsys.readouterr().out.splitlines()[2:]]
+    rows = [re.split(r'  +', line.strip()) for line in capsys.readouterr().out.splitlines()[2:-1]]
     model = timm.create_model(MODEL, checkpoint_path=str(checkpoint)).eval()
     with Image.open('folder/1.png') as image:
         x = torch.from_numpy(np.asarray(image.convert('L')).copy())[None, None] / 255
@@ -156,7 +156,7 @@ def test_checkpoint_of_training(photos, capsys):
     torch.save(saved, 'model.pth.tar')
     args = ['explain', 'photo.jpg', '--model', 'abn', '--model-kwargs', 'backbone=test_resnet']
     assert main([*args, '--checkpoint', 'model.pth.tar', '--top-k', '7']) == 0
-    lines = capsys.readouterr().out.splitlines()[2:]
+    lines = capsys.readouterr().out.splitlines()[2:-1]
     assert len(lines) == 7 and 'class ' in lines[0]
     assert len({line.split()[-2] for line in lines}) > 1  # zeros would make all classes equal
 
@@ -179,14 +179,14 @@ def test_checkpoint_of_training_says_what_model_it_is_of_and_how_images_were_pre
     model = recorded(input_size=[3, 48, 48], mean=[0.2, 0.3, 0.4], std=[0.5, 0.6, 0.7], crop_pct=1.0)
     args = ['explain', 'photo.jpg', '--model', 'abn', '--checkpoint', 'recorded.pth.tar', '--top-k', '4']
     assert main(args) == 0
-    found = probabilities_of(capsys.readouterr().out.splitlines()[2:])
+    found = probabilities_of(capsys.readouterr().out.splitlines()[2:-1])
     config = dict(input_size=(3, 48, 48), mean=(0.2, 0.3, 0.4), std=(0.5, 0.6, 0.7), crop_pct=1.0)
     transform = timm.data.create_transform(**config, interpolation=model.pretrained_cfg['interpolation'])
     expected = model(transform(read_image(Path('photo.jpg'))).unsqueeze(0)).sigmoid()[0].sort(descending=True).values
     assert found == pytest.approx(expected.tolist(), abs=1e-4)
     # what the command line says comes first
     assert main([*args, '--model-kwargs', 'mechanism=residual']) == 0
-    assert probabilities_of(capsys.readouterr().out.splitlines()[2:]) != found
+    assert probabilities_of(capsys.readouterr().out.splitlines()[2:-1]) != found
 
 
 @pytest.mark.parametrize(
@@ -322,7 +322,7 @@ def test_the_shipped_model_explains_the_shipped_images(tmp_path, capsys):
     samples = str(REPOSITORY / 'timm_abn' / 'samples')
     assert main(['explain', samples, '--model', MODEL, '--top-k', '1', '--out', str(tmp_path)]) == 0
     names = timm.get_pretrained_cfg(MODEL).label_names
-    rows = [re.split(r'  +', line) for line in capsys.readouterr().out.splitlines()[2:]]
+    rows = [re.split(r'  +', line) for line in capsys.readouterr().out.splitlines()[2:-1]]
     right = [cells[1] == names[int(Path(cells[0]).name[0])] for cells in rows]
     assert len(right) == 20 and sum(right) >= 18
     assert len(list(tmp_path.iterdir())) == 20
@@ -334,7 +334,7 @@ def test_explain_draws_a_map_for_each_of_the_most_probable_tasks(photos, capsys)
     safetensors.torch.save_file(model.state_dict(), 'tasks.safetensors')
     command = ['explain', 'photo.jpg', '--model', 'abn_resnet20_cifar', '--checkpoint', 'tasks.safetensors']
     assert main([*command, '--top-k', '2', '--map', 'npy']) == 0
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:-1]]
     x = torch.stack([Preprocessing(model)(read_image(Path('photo.jpg')))[0]])
     explanation = model.explain(x)
     probabilities, indices = explanation.top_k(2)
@@ -357,7 +357,7 @@ def test_explain_takes_a_cam_baseline(photos, capsys):
     assert main([*command, '--model-kwargs', 'num_blocks=1', '--top-k', '4']) == 0
     assert written() == ['photo.map.npy', 'photo.overlay.png']
     explanation = model.explain(Preprocessing(model)(read_image(Path('photo.jpg')))[0].unsqueeze(0))
-    found = [float(re.findall(r'\d\.\d{4}', line)[0]) for line in capsys.readouterr().out.splitlines()[2:]]
+    found = [float(re.findall(r'\d\.\d{4}', line)[0]) for line in capsys.readouterr().out.splitlines()[2:-1]]
     assert found == pytest.approx(explanation.top_k(4)[0][0].tolist(), abs=1e-4)
     with Image.open('outputs/photo.overlay.png') as overlay:
         assert overlay.size == (60, 40)

@@ -50,7 +50,7 @@ def test_sheets_of_files_and_folders(photos, capsys):
     Path('photo.jpg').rename('shirt/photo.jpg')
     assert compare('.', '--methods', 'centre', '--csv', 'all.csv') == 0
     assert len(rows_of('all.csv')) == 3
-    right = capsys.readouterr().out.splitlines()[-1]
+    right = capsys.readouterr().out.splitlines()[-2]
     assert (
         right.startswith('right: ') and '1 labelled images' in right and right.endswith('2 of 3 images have no label')
     )

@@ -101,7 +101,7 @@ def test_masks_and_reference(photos, capsys):
     [
         (['--methods', 'attention', 'attention'], '--methods must be different ones, got attention attention'),
         (['--methods', 'rollout'], "'rollout' needs"),
-        (['--methods', 'gradcam'], "argument --methods: invalid choice: 'gradcam'"),
+        (['--methods', 'gradcam'], "argument --methods: there is no method 'gradcam'; did you mean grad_cam"),
         (['--masks', 'nowhere'], 'argument --masks: there is no file or folder nowhere'),
         (['--reference-checkpoint', 'x.pth'], 'there is no checkpoint x.pth'),
         (['--reference', 'resnet5'], 'resnet5 is no model; did you mean resnet50'),

@@ -90,7 +90,7 @@ def test_default_split_of_isotropic_backbones_is_after_three_quarters():
     [
         (7, r'ResNet has no stage 7; valid splits: 0 \(act1\), .*4 \(layer4\), or any module path'),
         (-6, 'no stage -6'),
-        ('layer9', "no module 'layer9'; valid splits"),
+        ('layer9', r"no module 'layer9'; did you mean layer4, layer3, layer2\?"),
         ('', "no module ''"),
         (True, 'stage index or a module path, got True'),
         (1.5, 'stage index or a module path, got 1.5'),

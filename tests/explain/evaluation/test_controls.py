@@ -109,7 +109,9 @@ def test_verdicts_and_contradictions():
     assert 'for works alone' in found['attention'] and found['noise'].startswith('not above random')
     assert found['grad_cam'].startswith('above the mean map of its class by 0.25')
     both = verdicts(by_method, scores, dict(by_class, attention={}), settings, names)
-    assert both['attention'].startswith('above random, as faithful as Grad-CAM at layer4: -0.05 [')
+    assert both['attention'].startswith(
+        'above the mean map of its class, not told apart from Grad-CAM at layer4: -0.05 ['
+    )
     assert contradictions(by_method, scores, names, 0) == [
         'attention or grad_cam, that depends on the class: SRG differs by 0.100 [0.100, 0.100] for works (12 images), '
         'by -0.200 [-0.200, -0.200] for broken (12)'
