@@ -145,7 +145,8 @@ def chart(results: dict[str, Result]) -> str:
         top += 2 * LINE
     axis = f'<line class="axis" x1="{place(0)}" x2="{place(0)}" y1="15" y2="{top - LINE}"/>'
     caption = f'<text x="10" y="{top}">SRG (higher is better; the line is 0, which noise has); grey: controls</text>'
-    size = f'width="{LEFT + WIDTH + 60}" height="{top + 15}"'
+    width, height = LEFT + WIDTH + 60, top + 15
+    size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label="SRG of maps and controls">'
     paper = '<rect class="paper" width="100%" height="100%"/>'
     return '\n'.join([head, f'<style>{STYLE}</style>', paper, axis, *parts, caption, '</svg>', ''])
