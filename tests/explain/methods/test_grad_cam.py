@@ -137,7 +137,9 @@ def test_the_last_stage_is_the_default_and_has_gradients(backbone):
     torch.manual_seed(0)
     model = timm.create_model(backbone, num_classes=5).eval()
     with torch.no_grad():
-        model.get_classifier().weight.normal_()
+        heads = model.get_classifier()
+        for head in heads if isinstance(heads, tuple) else [heads]:
+            head.weight.normal_()
     explainer = create_explainer('grad_cam', model)
     assert explainer.layer == LAST_STAGES[backbone]
     images = torch.randn(1, *model.default_cfg['input_size'])
