@@ -117,7 +117,8 @@ def table_of(
         if paired is not None:
             other = above(rows, name, rival, unit) if rival not in ('', name) else None
             alone = only_class(rows, name, unit, classes or {})
-            words = verdict(Evidence(interval(own, 'SRG', unit), paired, other, rival if other else '', None, alone))
+            gain, named = interval(own, 'SRG', unit), rival if other else ''
+            words = verdict(Evidence(gain, paired, above_rival=other, rival=named, one_class=alone))
         lines.append([*cells, words])
     return dict(columns=['map', *columns, 'in words'], rows=lines)
 

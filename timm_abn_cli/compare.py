@@ -211,7 +211,9 @@ def _verdicts(rows: Sequence[dict[str, Any]]) -> str:
     for method in (method for method in gains if method not in FLOORS):
         paired = rival is not None and method != 'grad_cam'
         above = bootstrap_mean([own - other for own, other in zip(gains[method], rival or ())]) if paired else None
-        evidence = Evidence(bootstrap_mean(gains[method]), None, above, titles['grad_cam'] if paired else '')
+        evidence = Evidence(
+            bootstrap_mean(gains[method]), above_rival=above, rival=titles['grad_cam'] if paired else ''
+        )
         lines.append(f'{titles[method]}: {verdict(evidence)}')
     return '\n'.join(lines)
 

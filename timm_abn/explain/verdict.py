@@ -22,6 +22,7 @@ class Evidence:
     Attributes:
         gain: Symmetric relevance gain; a map of noise has 0.
         above_mean_map: Gain less that of the mean map of the predicted class over other images; None if not measured.
+        mean_map: That mean map in words: where classes have few images it is of all others.
         above_rival: Gain less that of a rival method on the same images; None if there is none.
         rival: The rival, such as 'Grad-CAM at the last stage'.
         classes_alike: Rank correlation of the maps of the two most probable classes; None if not measured.
@@ -31,6 +32,7 @@ class Evidence:
 
     gain: Interval
     above_mean_map: Interval | None = None
+    mean_map: str = 'the mean map of its class'
     above_rival: Interval | None = None
     rival: str = ''
     classes_alike: Interval | None = None
@@ -57,7 +59,7 @@ def _below(interval: Interval | None) -> bool:
 
 
 def _start(known: Evidence) -> str:
-    return 'above the mean map of its class' if _above(known.above_mean_map) else 'above random'
+    return f'above {known.mean_map}' if _above(known.above_mean_map) else 'above random'
 
 
 RULES: Sequence[Rule] = (
@@ -75,11 +77,11 @@ RULES: Sequence[Rule] = (
     ),
     Rule(
         lambda known: _enough(known.above_mean_map) and not _above(known.above_mean_map),
-        lambda known: 'above random, not above the mean map of its class: it shows where such objects usually are',
+        lambda known: f'above random, not above {known.mean_map}: it shows where such objects usually are',
     ),
     Rule(
         lambda known: bool(known.one_class) and _above(known.above_mean_map),
-        lambda known: f'above the mean map of its class for {known.one_class} alone, not for other classes',
+        lambda known: f'above {known.mean_map} for {known.one_class} alone, not for other classes',
     ),
     Rule(
         lambda known: _above(known.above_rival),
@@ -97,11 +99,11 @@ RULES: Sequence[Rule] = (
     ),
     Rule(
         lambda known: _above(known.above_mean_map),
-        lambda known: f'above the mean map of its class by {_words(known.above_mean_map)} SRG: it is of this image',
+        lambda known: f'above {known.mean_map} by {_words(known.above_mean_map)} SRG: it is of this image',
     ),
     Rule(
         lambda known: True,
-        lambda known: f'above random, SRG {_words(known.gain)}; not compared with the mean map of its class',
+        lambda known: f'above random, SRG {_words(known.gain)}; not compared with {known.mean_map}',
     ),
 )
 LITTLE = 0.2  # difference of the shares that both halves of images keep, below which a map says little

@@ -231,7 +231,7 @@ class _Run:
             replacement_curves(self.model, images, maps, predicted, batch_size=size).gain.cpu() for maps in every
         )
         known = [bootstrap_mean(values.tolist()) for values in (gain, gain - of_mean, gain - of_rival)]
-        evidence = Evidence(known[0], known[1], known[2], rival='Grad-CAM at the last stage')
+        evidence = Evidence(known[0], known[1], above_rival=known[2], rival='Grad-CAM at the last stage')
         numbers = [round(value, 5) for interval in known for value in interval[:3]]
         return dict(zip(VERDICT, (len(images), *numbers, verdict(evidence))))
 

@@ -112,6 +112,9 @@ def test_verdicts_and_contradictions():
     assert both['attention'].startswith(
         'above the mean map of its class, not told apart from Grad-CAM at layer4: -0.05 ['
     )
+    for row in by_method['attention']:
+        row['mean_map_of_all'] = True
+    assert 'above the mean map of other images' in verdicts(by_method, scores, by_class, settings, names)['attention']
     assert contradictions(by_method, scores, names, 0) == [
         'attention or grad_cam, that depends on the class: SRG differs by 0.100 [0.100, 0.100] for works (12 images), '
         'by -0.200 [-0.200, -0.200] for broken (12)'

@@ -89,9 +89,11 @@ def verdicts(
         if method != 'grad_cam' and 'grad_cam' in by_method:
             above_rival = paired_differences(rows, by_method['grad_cam'], [GAIN], settings['seed'])[GAIN]
         one = only_class(by_class[method])
+        of_all = 2 * sum(bool(row.get('mean_map_of_all')) for row in rows) > len(rows)
         evidence = Evidence(
             gain=scores[method][GAIN],
             above_mean_map=scores[method]['above_mean_map'],
+            mean_map='the mean map of other images' if of_all else Evidence.mean_map,
             above_rival=above_rival,
             rival=title if above_rival else '',
             classes_alike=scores[method]['classes_alike'],
