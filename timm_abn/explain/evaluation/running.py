@@ -85,7 +85,7 @@ def evaluate(
             method cannot be known, it is evaluated anew. None to leave nothing behind; several processes must then be
             of one machine.
         steps: Of deletion and insertion.
-        baseline: What replaces pixels: 'mean', 'black' or 'blur'.
+        baseline: What replaces pixels: 'mean', 'black', 'blur' or 'linear'.
         patch_size: Side of the squares that are replaced, in pixels.
         batch_size: Images at once, and at most as many changed images.
         seed: Of the bootstrap, and of what reliance, mosaics and the network with another head draw.
