@@ -10,7 +10,7 @@ from .errors import TimmAbnError
 from .hub.config import HubError
 from .maps.explanation import Explanation, MultiTaskExplanation
 from .models import abn_models, attached_models, cam_models, cifar_backbones  # noqa: F401  registers the models
-from .models.loading import load_model
+from .models.loading import attach, load_model
 from .models.official_checkpoints import convert_official_checkpoint
 from .networks.config import AbnConfig
 from .networks.multi_task import MultiTaskAttentionBranchNet
@@ -39,6 +39,7 @@ __all__ = [
     'SplitError',
     'TimmAbnError',
     '__version__',
+    'attach',
     'class_names',
     'convert_official_checkpoint',
     'evaluate',

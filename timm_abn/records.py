@@ -74,7 +74,8 @@ class Record:
         levels: What is black and white in images of more than 8 bits; by default the range of their type.
         explained_by: Which of a model's own maps explains it best, as somebody measured: its 'attention' map, its
             'class_map', the 'contrast' of that with the other classes, or the 'product' of attention and class map
-            (``Explanation.explaining_map``). By default the attention map; of CAM models the class map.
+            (``Explanation.explaining_map``). By default the attention map; of CAM models, and of
+            attached ones without a refinement, the class map.
 
     Raises:
         TimmAbnError: A value has no meaning.
@@ -131,7 +132,8 @@ def are_exclusive(model: nn.Module) -> bool:
 
 def explained_by(model: nn.Module) -> str:
     """Return which of its own maps explains a model best (see ``Record``), as far as anybody has measured it."""
-    return known_of(model).explained_by or ('class_map' if not hasattr(model, 'attention_branch') else 'attention')
+    has_own_map = hasattr(model, 'attention_branch') or getattr(model, 'refinement', None) is not None
+    return known_of(model).explained_by or ('attention' if has_own_map else 'class_map')
 
 
 def num_answers(model: nn.Module) -> int:

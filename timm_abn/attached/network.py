@@ -1,137 +1,298 @@
-"""AttachedNet: a trained backbone that stays as it is, and an attention branch whose map explains its prediction.
+"""AttachedNet: a classifier as it is, which also says where in an image the evidence for a class lies.
 
-images ─► feature_extractor ─► features ─► perception_branch ─► logits, those of the backbone
-                                   │
-                                   └─► attention_branch ─► attention map, class maps, attention logits
+images ─► backbone.forward_features ─► last features ─► backbone.forward_head ─► logits, those of the backbone
+                    │                        └─► forward_head at each place ─► class maps: evidence for each class
+                    └─► features before the last stage ─► refinement (if trained) ─► attention map of one class
 """
 
-from typing import Any
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
-import torch.fx
 import torch.nn as nn
 
-from ..errors import TimmAbnError
+from ..backbone import create_backbone, name_of
+from ..errors import TimmAbnError, one_line
 from ..maps.explanation import Explanation
-from ..networks.attention_branch import AttentionBranch
-from ..networks.gate import ATTACHED
-from ..networks.given_maps import given_or_predicted
-from ..networks.network import ForwardPass
-from ..networks.parts import build_parts
 from ..networks.scripting import ignored_by_torchscript
-from ..networks.split_network import SplitNetwork
-from ..records import are_exclusive, explained_by
-from ..split import Features
+from ..records import answers, are_exclusive, explained_by, known_of, num_answers, set_record
+from ..split.module_copy import copy_module, meta_tensors
+from .evidence import find_places, is_linear
+from .refinement import Refinement, standardize_maps
 
-__all__ = ['AttachedNet']
-
-torch.fx.wrap('given_or_predicted')  # a leaf of fx graphs, for which it is open whether a map will be given
+__all__ = ['AttachedNet', 'Seen']
 
 
-class AttachedNet(SplitNetwork):
-    """A trained backbone with an attention branch that does not gate, and is trained to explain it.
+class Seen(NamedTuple):
+    """What a forward pass sees: last features as the backbone lays them out, as maps, and features at the cut."""
 
-    Both halves are frozen when it is built, and stay in evaluation mode. A map that is given in place of the predicted
-    one gates relative to that, ``(1 + given) / (1 + predicted)``, so that an edited map changes the prediction where,
-    and as far as, it was edited.
+    features: torch.Tensor
+    last: torch.Tensor
+    cut: torch.Tensor | None
+
+
+class AttachedNet(nn.Module):
+    """A trained classifier that stays as it is, with maps of what its own head says of each place.
+
+    Its logits are those of the backbone, bit for bit. Nothing is trained and no gradients are needed; a ``refinement``
+    can be trained on photos (``timm-abn attach``), and makes the map of one class finer and more faithful. No map
+    gates. The backbone stays in evaluation mode.
+
+    Attributes:
+        backbone: The classifier.
+        places: How its last features are laid out.
+        refinement: None where nothing was trained.
     """
 
     def __init__(
         self,
         backbone: str | nn.Module = 'resnet50',
         pretrained_backbone: bool | str = False,
+        refined: bool = False,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
         **kwargs: Any,
     ) -> None:
         """
         Args:
-            backbone: See ``AttentionBranchNet``.
-            pretrained_backbone: See ``AttentionBranchNet``.
+            backbone: Name of a timm model, or a model, which then is part of this one and in evaluation mode.
+            pretrained_backbone: Load timm's weights of the backbone, or those of this file.
+            refined: Whether there is a refinement.
             device: Where to create parameters.
             dtype: Type of the parameters.
-            **kwargs: See ``AttentionBranchNet``; the map is a soft sigmoid map of the residual mechanism.
+            **kwargs: Arguments of ``timm.create_model`` for the backbone.
 
         Raises:
-            TimmAbnError: An argument has no meaning; the message names it and says what would be right.
+            TimmAbnError: There is no such backbone, it explains itself already, or no place of it can be explained.
         """
         super().__init__()
-        parts = build_parts(backbone, kwargs, pretrained_backbone, device, dtype, init='random', multi_task=False)
-        config = self.config = parts.config
-        if (config.mechanism, config.attention_map) != ('residual', 'sigmoid'):
+        dd: dict[str, Any] = dict(device=device, dtype=dtype)
+        if isinstance(backbone, str):
+            backbone = create_backbone(backbone, pretrained_backbone, **kwargs, **dd)
+        elif kwargs:
+            given = ', '.join(f'{name}={value!r}' for name, value in kwargs.items())
+            raise TimmAbnError(f'{given}: no argument of a network whose backbone exists already.')
+        if hasattr(backbone, 'explain'):
+            raise TimmAbnError(f'{name_of(backbone)} explains itself already; pass a plain classifier.')
+        self.places = find_places(backbone)
+        self.backbone: Any = backbone.eval()
+        self.is_linear = is_linear(backbone, self.places)
+        self.in_chans = getattr(backbone, 'in_chans', 3)
+        self.take_sizes()
+        self.refinement: Refinement | None = self.new_refinement(**dd) if refined else None
+        set_record(self, dataclasses.replace(known_of(backbone), explained_by=None))
+
+    @ignored_by_torchscript
+    def take_sizes(self) -> None:
+        """Note what timm asks of a model: the backbone's numbers of classes and features, and its stages."""
+        backbone = self.backbone
+        for name in ('num_classes', 'num_features', 'head_hidden_size', 'output_fmt', 'feature_dim'):
+            if hasattr(backbone, name):
+                setattr(self, name, getattr(backbone, name))
+        infos = getattr(backbone, 'feature_info', [])
+        infos = infos if isinstance(infos, (list, tuple)) else infos.get_dicts()
+        self.feature_info = [
+            dict(info, module=f'backbone.{info["module"]}') if info.get('module') else dict(info) for info in infos
+        ]
+
+    @property
+    def cut_stage(self) -> int:
+        """Index in ``feature_info`` of the stage before the last; where all are alike (ViT), after three quarters."""
+        infos = self.feature_info
+        is_isotropic = len({info.get('reduction') for info in infos}) == 1 and len(infos) > 3
+        return len(infos) * 3 // 4 - 1 if is_isotropic else len(infos) - 2
+
+    @ignored_by_torchscript
+    def new_refinement(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Refinement:
+        """Return a refinement that fits, and leaves the evidence as it is until it is trained.
+
+        Raises:
+            TimmAbnError: The backbone does not give the features that it reads.
+        """
+        size = self.backbone.pretrained_cfg.get('input_size') if hasattr(self.backbone, 'pretrained_cfg') else None
+        probe: Any = copy_module(self, dict(meta_tensors(self))).eval()
+        reference = next(self.backbone.parameters())
+        images = torch.empty((1, *(size or (self.in_chans, 224, 224))), device='meta', dtype=reference.dtype)
+        try:
+            with torch.no_grad():
+                seen = probe.look(images, with_cut=True)
+        except Exception as error:  # of a dozen types
+            name = name_of(self.backbone)
             raise TimmAbnError(
-                "an attached branch has mechanism='residual' and attention_map='sigmoid', got "
-                f'{config.mechanism!r} and {config.attention_map!r}.'
-            )
-        self.take_parts(parts)
-        self.feature_extractor = parts.cut.feature_extractor.requires_grad_(False)
-        self.attention_branch = AttentionBranch(parts.stage, config, config.branch_classes, device=device, dtype=dtype)
-        self.gate = parts.gate
-        self.gate.record(ATTACHED, device)
-        self.perception_branch = parts.cut.perception_branch.requires_grad_(False)
+                f'{name} has no features before its last stage to refine with: {one_line(error)}.'
+            ) from error
+        return Refinement(seen.cut.shape[1], seen.last.shape[1], device=device, dtype=dtype)
 
     @ignored_by_torchscript
     def train(self, mode: bool = True) -> 'AttachedNet':
-        """Set the mode of the branch; both halves stay in evaluation mode."""
+        """Set the mode of the refinement; the backbone stays in evaluation mode."""
         super().train(mode)
-        self.feature_extractor.eval()
-        self.perception_branch.eval()
+        self.backbone.eval()
         return self
 
-    def extra_repr(self) -> str:
-        """Return what the network was built from."""
-        return f'{super().extra_repr()} (the map explains, and does not gate)'
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return logits (B, K), those of the backbone, of images (B, in_chans, H, W)."""
+        return self.backbone(x)
 
-    def forward(
-        self,
-        x: torch.Tensor,
-        attention: torch.Tensor | None = None,
-    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        """Return logits (B, K), those of the backbone; in training mode ``(logits, attention_logits)``.
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the last features of the backbone, as it lays them out."""
+        return self.backbone.forward_features(x)
 
-        Args:
-            x: Images, shape (B, in_chans, H, W).
-            attention: A map to gate by, relative to the predicted one, shape (B, 1, h, w).
-        """
-        if self.training and not torch.jit.is_scripting():
-            seen = self.forward_pass(x, attention)
-            return seen.logits, self.attention_branch.attention_logits(seen.class_features)
-        if attention is None or self.attention_branch is None:
-            return self.forward_perception(self.extract(x))  # nobody reads the map
-        return self.forward_pass(x, attention).logits
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """Return logits (B, K) of last features, or what the classifier is given."""
+        return self.backbone.forward_head(x, pre_logits=pre_logits)
 
-    def forward_pass(self, images: torch.Tensor, attention: torch.Tensor | None = None) -> ForwardPass:
-        """Return what one forward pass sees (see ``AttentionBranchNet.forward_pass``)."""
-        features = self.extract(images)
-        class_features = self.attention_branch.forward_features(self.layout.to_maps(features.x, images))
-        predicted = self.attention_branch.attention_map(class_features)
-        attention_map = given_or_predicted(attention, predicted)
-        gated = features if attention is None else self.gate(features, attention_map, predicted)
-        return ForwardPass(features, class_features, attention_map, self.forward_perception(gated))
+    @ignored_by_torchscript
+    def look(self, images: torch.Tensor, with_cut: bool) -> Seen:
+        """Return what the backbone makes of images, with the features at the cut if the refinement needs them."""
+        if not with_cut:
+            features = self.backbone.forward_features(images)
+            return Seen(features, self.places.to_maps(features, images), None)
+        features, (cut,) = self.backbone.forward_intermediates(images, indices=[self.cut_stage])
+        return Seen(features, self.places.to_maps(features, images), cut)
 
-    def attended(self, features: Features, images: torch.Tensor, attention: torch.Tensor | None) -> Features:
-        """Return the features that the second half is given: gated by a given map alone."""
-        if attention is None or self.attention_branch is None:
-            return features
-        predicted = self.attention_map(features, images, None)
-        return self.gate(features, given_or_predicted(attention, predicted), predicted)
+    @ignored_by_torchscript
+    def class_maps(self, last: torch.Tensor) -> torch.Tensor:
+        """Return the evidence for each class at each place, a logit, shape (B, K, h, w), of last features as maps."""
+        logits = self.backbone.forward_head(self.places.each_alone(last))
+        return logits.unflatten(0, (-1, *last.shape[2:])).permute(0, 3, 1, 2)
+
+    @ignored_by_torchscript
+    def class_map(self, last: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+        """Return the evidence for one answer for each image, shape (B, 1, h, w); ``classes`` has shape (B,)."""
+        if not self.is_linear or self.num_classes == 1:
+            class_maps = answers(self.class_maps(last), are_exclusive(self))
+            # indexing with arange would fix the batch size of an exported graph
+            index = classes[:, None, None, None].expand(-1, 1, *class_maps.shape[2:])
+            return class_maps.gather(1, index)
+        rows = self.backbone.forward_head(self.places.each_alone(last), pre_logits=True)
+        rows = rows.unflatten(0, (-1, last.shape[2] * last.shape[3]))
+        classifier = self.backbone.get_classifier()
+        evidence = torch.bmm(rows, classifier.weight[classes].unsqueeze(2))
+        if classifier.bias is not None:
+            evidence = evidence + classifier.bias[classes][:, None, None]
+        return evidence.transpose(1, 2).unflatten(2, last.shape[2:])
+
+    @ignored_by_torchscript
+    def map_of(self, seen: Seen, classes: torch.Tensor) -> torch.Tensor:
+        """Return the map of one answer for each image, of mean 0 over the places, shape (B, 1, h, w)."""
+        evidence = self.class_map(seen.last, classes)
+        if self.refinement is None:
+            return standardize_maps(evidence)
+        assert seen.cut is not None
+        z = self.refinement(seen.cut, seen.last, evidence)
+        return z - z.mean(dim=(2, 3), keepdim=True)
 
     @ignored_by_torchscript
     @torch.no_grad()
-    def explain(self, images: torch.Tensor, attention: torch.Tensor | None = None) -> Explanation:
-        """Predict, and say where the prediction looks: one forward pass, no gradients.
+    def explain(
+        self, images: torch.Tensor, classes: torch.Tensor | None = None, class_maps: bool = True
+    ) -> Explanation:
+        """Predict, and say where the evidence lies: one forward pass, no gradients.
 
         Args:
             images: Normalised images, shape (B, in_chans, H, W).
-            attention: See ``forward``.
+            classes: Which class (label, answer) to explain, shape (B,); by default the most probable one of each image.
+            class_maps: Whether to return the evidence for all classes, too.
 
         Returns:
-            See ``AttentionBranchNet.explain``; ``map_gates`` is False unless a map is given.
+            ``logits`` (B, K) of the backbone; ``attention_map`` (B, 1, h, w) of the class, of mean 0 over the places:
+            above 0 is evidence for it; ``class_maps`` (B, K, h, w), a logit for each class at each place, or None.
 
         Raises:
-            TimmAbnError: See ``AttentionBranchNet.explain``.
+            TimmAbnError: Images or classes have another shape, or there is no such class.
         """
-        self.check_explainable(images, attention)
-        seen = self.forward_pass(images, attention)
-        known = dict(map_gates=attention is not None, exclusive=are_exclusive(self), explained_by=explained_by(self))
-        return self.attention_branch.explanation(seen.logits, seen.attention_map, seen.class_features, **known)
+        if images.ndim != 4 or images.shape[1] != self.in_chans:
+            raise TimmAbnError(f'images must have shape (B, {self.in_chans}, H, W), got {tuple(images.shape)}.')
+        seen = self.look(images, self.refinement is not None)
+        logits = self.backbone.forward_head(seen.features)
+        exclusive = are_exclusive(self)
+        if classes is None:
+            classes = answers(logits, exclusive).argmax(dim=1)
+        else:
+            self._check_classes(classes, len(images))
+            classes = classes.to(logits.device)
+        return Explanation(
+            logits=logits,
+            attention_map=self.map_of(seen, classes),
+            class_maps=self.class_maps(seen.last) if class_maps else None,
+            map_gates=False,
+            exclusive=exclusive,
+            explained_by=explained_by(self),
+            classes=classes,
+        )
+
+    @property
+    def _model_args(self) -> dict[str, Any]:
+        """timm's record of how to build the network again, which it saves with the weights."""
+        return self.__dict__.get('_recorded_args', {})
+
+    @_model_args.setter
+    def _model_args(self, args: dict[str, Any]) -> None:
+        # the saved weights replace those that the backbone started from, which may be a file of this machine
+        self.__dict__['_recorded_args'] = {key: arg for key, arg in args.items() if key != 'pretrained_backbone'}
+
+    @property
+    def global_pool(self) -> str | None:
+        """Type of pooling of the backbone."""
+        return getattr(self.backbone, 'global_pool', None)
+
+    def extra_repr(self) -> str:
+        """Return what the network explains."""
+        refined = 'refined' if self.refinement is not None else 'not refined'
+        return f'{name_of(self.backbone)}, evidence of its head at each place ({self.places.layout}), {refined}'
+
+    def _check_classes(self, classes: torch.Tensor, images: int) -> None:
+        most = num_answers(self)
+        is_index = isinstance(classes, torch.Tensor) and classes.dtype in (torch.int64, torch.int32)
+        if not is_index or classes.shape != (images,) or bool(((classes < 0) | (classes >= most)).any()):
+            found = classes.tolist() if isinstance(classes, torch.Tensor) else classes
+            raise TimmAbnError(
+                f'classes must be one index from 0 to {most - 1} for each of {images} images, got {found}.'
+            )
+
+    @ignored_by_torchscript
+    def forward_intermediates(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Return features of stages of the backbone (timm's ``forward_intermediates``)."""
+        return self.backbone.forward_intermediates(x, *args, **kwargs)
+
+    @ignored_by_torchscript
+    def prune_intermediate_layers(self, *args: Any, **kwargs: Any) -> Any:
+        """Remove what features of given stages of the backbone do not need; nothing can be explained then."""
+        return self.backbone.prune_intermediate_layers(*args, **kwargs)
+
+    @ignored_by_torchscript
+    def get_classifier(self) -> Any:
+        """Return the classifier of the backbone."""
+        return self.backbone.get_classifier()
+
+    @ignored_by_torchscript
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classifier of the backbone."""
+        self.backbone.reset_classifier(num_classes, *(() if global_pool is None else (global_pool,)))
+        self.is_linear = num_classes > 0 and is_linear(self.backbone, self.places)
+        self.take_sizes()
+
+    @ignored_by_torchscript
+    def set_input_size(self, *args: Any, **kwargs: Any) -> None:
+        """Adapt the backbone to images of another size."""
+        if hasattr(self.backbone, 'set_input_size'):
+            self.backbone.set_input_size(*args, **kwargs)
+            self.places = find_places(self.backbone)
+
+    @ignored_by_torchscript
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade computation for memory in the backbone."""
+        self.backbone.set_grad_checkpointing(enable)
+
+    @ignored_by_torchscript
+    def group_matcher(self, coarse: bool = False) -> Mapping[str, Any] | Callable[[str], Any]:
+        """Return one group of parameters for all that is not frozen."""
+        return dict(stem=r'^backbone\.')
+
+    @ignored_by_torchscript
+    def no_weight_decay(self) -> set[str]:
+        """Return the names of the parameters that want no weight decay."""
+        own: Sequence[str] = self.backbone.no_weight_decay() if hasattr(self.backbone, 'no_weight_decay') else ()
+        return {'refinement.scale', *(f'backbone.{name}' for name in own)}

@@ -79,8 +79,7 @@ def edit_prediction(
     """Predict with a map that was painted on.
 
     The map is given to the network as it is, also under hard attention, which would keep the greatest values only: to
-    hide a place paint it black. With ``init='neutral'`` a grey of 0.5 is what the backbone knows; in an attached
-    network the map gates relative to the predicted one, so that only what was painted differently counts.
+    hide a place paint it black. With ``init='neutral'`` a grey of 0.5 is what the backbone knows.
 
     Args:
         model: In evaluation mode (``check_editable``).

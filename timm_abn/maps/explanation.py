@@ -34,10 +34,12 @@ class Explanation:
             spatial means are the attention logits, and where there is no attention branch (CAM), the logits. They are
             contrasts, not amounts: adding one map to those of all classes changes no probability, so that only
             differences between classes mean something. ``contrast_map`` takes them.
-        map_gates: Whether the attention map took part in the prediction. False of a network that was attached to a
-            backbone whose prediction stays as it is: its map was trained to say what that stands on.
+        map_gates: Whether the attention map took part in the prediction. False of a network that is attached to a
+            classifier, whose prediction stays as it is: its map is the evidence for a class, of mean 0, and what is
+            above 0 is drawn.
         exclusive: Whether classes exclude each other; labels, each with a yes or no of its own, do not.
         explained_by: Which map explains the model best, see ``timm_abn.records.Record``; ``explaining_map`` returns it.
+        classes: The class that each attention map is of, shape (B,); None of maps that are the same for all classes.
     """
 
     logits: torch.Tensor
@@ -47,6 +49,7 @@ class Explanation:
     map_gates: bool = True
     exclusive: bool = True
     explained_by: str = EXPLAINED_BY[0]
+    classes: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.logits)
@@ -155,8 +158,9 @@ class Explanation:
             classes: Index of a class, or task, for each image, shape (B,); by default the most probable one.
 
         Raises:
-            TimmAbnError: See ``class_map`` and ``contrast_map``.
+            TimmAbnError: See ``class_map`` and ``contrast_map``; or the attention map is that of another class.
         """
+        self._check_classes(classes)
         if self.explained_by == 'contrast':
             return self.contrast_map(classes)
         if self.explained_by == 'class_map':
@@ -170,10 +174,20 @@ class Explanation:
         class_map = normalize_maps(self.class_map(classes))
         return attention_map * upsample_maps(class_map, attention_map.shape[2:])
 
+    def _check_classes(self, classes: torch.Tensor | None) -> None:
+        """Raise TimmAbnError where the attention map is asked for as that of a class which it is not of."""
+        own = self.classes if self.explained_by in ('attention', 'product') else None
+        if own is not None and classes is not None and not torch.equal(classes.to(own.device), own):
+            raise TimmAbnError(
+                f'the attention maps are of classes {own.tolist()}, not {classes.tolist()}: explain(images, classes) '
+                'makes those of others.'
+            )
+
     def _drawn_map(self, classes: torch.Tensor | None = None) -> torch.Tensor:
         """Return what is drawn of ``explaining_map``: of one with both signs what speaks for the class."""
         maps = self.explaining_map(classes)
-        return maps.clamp(min=0) if self.explained_by in ('class_map', 'contrast') else maps
+        has_both_signs = self.explained_by in ('class_map', 'contrast') or not self.map_gates
+        return maps.clamp(min=0) if has_both_signs else maps
 
     def _class_maps(self) -> torch.Tensor:
         if self.class_maps is None:

@@ -10,6 +10,7 @@ import torch
 from timm.layers import SEModule
 from timm.models import PretrainedCfg, generate_default_cfgs, get_pretrained_cfg, register_model
 
+from ..attached.network import AttachedNet
 from ..backbone import create_backbone
 from ..errors import TimmAbnError
 from ..hub.building import build_model
@@ -31,7 +32,9 @@ def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: AttentionBr
     timm itself leaves out the classifier of the perception branch.
     """
     prefix = 'attention_branch.'
-    branch: Any = model.attention_branch
+    branch: Any = getattr(model, 'attention_branch', None)
+    if branch is None:
+        return state_dict
     names = branch.head_names()
     weight = state_dict.get(f'{prefix}{names[0]}.weight')  # has one row per class
     if weight is None or len(weight) == branch.num_classes:
@@ -43,7 +46,7 @@ def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: AttentionBr
 def create_network(
     variant: str,
     pretrained: bool = False,
-    network_class: type[SplitNetwork] | None = None,
+    network_class: type[SplitNetwork] | type[AttachedNet] | None = None,
     **kwargs: Any,
 ) -> Any:
     """Create a network by timm's builder, with the arguments that its weights, or those of its backbone, go with.
@@ -66,22 +69,24 @@ def create_network(
         chosen = {name: value for name, value in recorded.items() if name not in kwargs}
         kwargs.update(chosen)
 
-    def choose(kwargs: dict[str, Any]) -> type[SplitNetwork]:
+    def choose(kwargs: dict[str, Any]) -> Any:
         chosen.update(_arguments_of_weights(variant, pretrained, kwargs))
         kwargs['feature_cfg'] = dict(feature_cls='getter')
         if kwargs.get('features_only'):
             kwargs['feature_cfg'].update(out_indices=_default_out_indices(kwargs['backbone']))
         # without a classifier of its own (num_classes=0) the network keeps the attention branch of its weights
+        if network_class:
+            return network_class
         kwargs.setdefault('attention_classes', kwargs['pretrained_cfg'].get('num_classes') or None)
-        return network_class or _class_for(kwargs)
+        return _class_for(kwargs)
 
     model: Any = build_model(choose, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, **kwargs)
-    if isinstance(model, SplitNetwork):  # and no extractor of features
+    if isinstance(model, (SplitNetwork, AttachedNet)):  # and no extractor of features
         network: Any = model
         update_model_args(network, **chosen)
         network.pretrained_cfg = dict(network.pretrained_cfg, **data_config)
         _take_names(network, (kwargs.get('pretrained_cfg_overlay') or {}).get('label_names'))
-        if settings and not network.config.multi_task:
+        if settings and not (isinstance(model, SplitNetwork) and network.config.multi_task):
             note_record(network, dict(settings, explained_by=None), path)  # which the backbone's own map was
     return model
 
@@ -122,8 +127,13 @@ def _default_out_indices(backbone: str) -> int | tuple[int, ...]:
     return len(indices) if are_last and len(indices) < num_stages else indices
 
 
-def backbone_cfg(backbone: str, **kwargs: Any) -> dict[str, Any]:
-    """Return the pretrained_cfg of an ABN over ``backbone``, without weights."""
+def backbone_cfg(
+    backbone: str, parts: tuple[str, str] = ('feature_extractor', 'perception_branch'), **kwargs: Any
+) -> dict[str, Any]:
+    """Return the pretrained_cfg of a network over ``backbone``, without weights.
+
+    ``parts`` are the modules of the network that its first convolution and its classifier lie in.
+    """
     cfg = get_pretrained_cfg(backbone) or PretrainedCfg()
 
     def prefixed(half: str, names: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
@@ -133,8 +143,8 @@ def backbone_cfg(backbone: str, **kwargs: Any) -> dict[str, Any]:
 
     return dict(
         {field.name: getattr(cfg, field.name) for field in dataclasses.fields(cfg) if field.name in _INPUT_FIELDS},
-        first_conv=prefixed('feature_extractor', cfg.first_conv),
-        classifier=prefixed('perception_branch', cfg.classifier),
+        first_conv=prefixed(parts[0], cfg.first_conv),
+        classifier=prefixed(parts[1], cfg.classifier),
         license='apache-2.0',
         origin_url='https://github.com/machine-perception-robotics-group/attention_branch_network',
         paper_name='Attention Branch Network: Learning of Attention Mechanism for Visual Explanation',

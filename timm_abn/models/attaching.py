@@ -1,4 +1,4 @@
-"""An attention branch attached to a model of timm, with timm's weights or fine-tuned ones."""
+"""Networks around a classifier of timm: built of a model, or by name with timm's weights or fine-tuned ones."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -7,25 +7,35 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
-from timm.models import PretrainedCfg, get_pretrained_cfg
+import torch.nn as nn
+from timm.models import PretrainedCfg, get_model_traits, get_pretrained_cfg
 
 from ..attached.network import AttachedNet
+from ..backbone import name_of
 from ..checkpoint_files import CheckpointError
 from ..errors import suggest
 from ..hub.state_dicts import fingerprint_of
-from ..networks.split_network import HALVES
+from ..split.module_copy import copy_module
 from .creating import ModelError, create_model
 from .told import Told
 from .training_checkpoints import OF_BACKBONE, recorded_model, recorded_of_backbone
 
-__all__ = ['MODEL', 'AttachedModel', 'attach', 'backbone_fingerprint', 'with_backbone', 'without_backbone']
+__all__ = [
+    'MODEL',
+    'AttachedModel',
+    'attach_by_name',
+    'attach_module',
+    'backbone_fingerprint',
+    'with_backbone',
+    'without_backbone',
+]
 
 MODEL = 'attached'
-_PREFIXES = tuple(f'{half}.' for half in HALVES)
+_PREFIX = 'backbone.'
 
 
 class AttachedModel(NamedTuple):
-    """A network around a backbone, in training mode, and how to build it again."""
+    """A network with a refinement, in training mode, and how to build it again."""
 
     model: AttachedNet
     arguments: dict[str, Any]  # of timm.create_model('attached', ...), without weights
@@ -37,8 +47,25 @@ class AttachedModel(NamedTuple):
         return bool(self.arguments.get('pretrained_backbone'))
 
 
-def attach(backbone: str | None = None, checkpoint: Path | None = None, /, **model_kwargs: Any) -> AttachedModel:
-    """Attach an attention branch to a model of timm, which stays as it is: the map explains it, and does not gate.
+def attach_module(model: nn.Module) -> AttachedNet:
+    """Return a network around a copy of a model's modules, which shares its weights, in evaluation mode.
+
+    Raises:
+        TimmAbnError: See ``AttachedNet``.
+    """
+    tensors = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
+    for module in model.modules():  # some keep tensors that are no buffers
+        tensors.update({id(value): value for value in vars(module).values() if isinstance(value, torch.Tensor)})
+    network: Any = AttachedNet(copy_module(model, dict(tensors)))
+    network.pretrained_cfg = network.default_cfg = dict(getattr(model, 'pretrained_cfg', None) or {})
+    network._traits = get_model_traits(model)
+    return network.eval()
+
+
+def attach_by_name(
+    backbone: str | None = None, checkpoint: Path | None = None, /, **model_kwargs: Any
+) -> AttachedModel:
+    """Build a network with a refinement around a model of timm, and note how to build it again.
 
     Args:
         backbone: Name of the model; None if the checkpoint says it.
@@ -64,7 +91,7 @@ def attach(backbone: str | None = None, checkpoint: Path | None = None, /, **mod
         recorded, _, settings = recorded_of_backbone(backbone, checkpoint)
         arguments = dict(recorded)
     of_weights = arguments.get('num_classes')
-    arguments.update(model_kwargs, backbone=backbone)
+    arguments.update(model_kwargs, backbone=backbone, refined=True)
     if checkpoint is None and arguments['num_classes'] == of_weights:  # timm has no other classifier
         arguments['pretrained_backbone'] = True
     weights = checkpoint is None or str(checkpoint)
@@ -85,12 +112,12 @@ def backbone_fingerprint(model: AttachedNet) -> str:
 
 
 def _of_backbone(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor for name, tensor in weights.items() if name.startswith(_PREFIXES)}
+    return {name: tensor for name, tensor in weights.items() if name.startswith(_PREFIX)}
 
 
 def without_backbone(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return what is trained of an attached network: the weights of its branch, and what its gate records."""
-    return {name: tensor for name, tensor in state_dict.items() if not name.startswith(_PREFIXES)}
+    """Return what is trained of an attached network: its refinement."""
+    return {name: tensor for name, tensor in state_dict.items() if not name.startswith(_PREFIX)}
 
 
 def with_backbone(
@@ -98,17 +125,17 @@ def with_backbone(
 ) -> dict[str, torch.Tensor]:
     """Return the weights of an attached network, with those of its backbone, which are timm's, if they lack them.
 
-    ``fingerprint`` is that of the backbone that the branch was trained for, ``path`` the checkpoint's, for messages.
+    ``fingerprint`` is of the backbone that the refinement was trained for, ``path`` the checkpoint's, for messages.
 
     Raises:
-        CheckpointError: The branch was trained for other weights of the backbone.
+        CheckpointError: The refinement was trained for other weights of the backbone.
     """
     if _of_backbone(weights):
         return dict(weights)
     found = backbone_fingerprint(model)
     if fingerprint != found:
         raise CheckpointError(
-            f'{path} was trained for other weights of {model.config.backbone}: their SHA-256 begins with '
+            f'{path} was trained for other weights of {name_of(model.backbone)}: their SHA-256 begins with '
             f'{str(fingerprint)[:12]}, that of the weights here with {found[:12]}.'
         )
     return {**weights, **_of_backbone(model.state_dict())}

@@ -15,7 +15,7 @@ from ..hub.published import no_weights
 from ..hub.state_dicts import check_state_dict
 from ..networks.gate import check_records
 from ..networks.split_network import SplitNetwork
-from .attaching import with_backbone
+from .attaching import attach_module, with_backbone
 from .cam_models import ClassActivationMapping
 from .creating import ModelError, create_model
 from .told import Told
@@ -29,9 +29,9 @@ from .training_checkpoints import (
     recorded_model,
 )
 
-__all__ = ['EXPLAINING', 'load_classifier', 'load_model', 'model_names', 'untrained_model']
+__all__ = ['EXPLAINING', 'attach', 'load_classifier', 'load_model', 'model_names', 'untrained_model']
 
-EXPLAINING = (SplitNetwork, ClassActivationMapping)  # classes of models that explain themselves
+EXPLAINING = (SplitNetwork, AttachedNet, ClassActivationMapping)  # classes of models that explain themselves
 
 
 def model_names(pattern: str = '') -> list[str]:
@@ -42,13 +42,15 @@ def model_names(pattern: str = '') -> list[str]:
 def load_model(
     name_or_address: str | None = None, /, checkpoint: str | Path | None = None, **model_kwargs: Any
 ) -> nn.Module:
-    """Return a model with trained weights, in evaluation mode.
+    """Return a model with trained weights that explains itself, in evaluation mode.
 
-    A checkpoint of timm's training script records its model, the arguments that this had, and how images were prepared.
+    Other classifiers of timm are attached to (``timm_abn.attach``): they stay as they are, and show the evidence for
+    their classes. A checkpoint of timm's training script records its model, the arguments that this had, and how images
+    were prepared.
 
     Args:
-        name_or_address: Name of an ABN or a CAM baseline, with or without a tag, or a 'hf-hub:' or 'local-dir:'
-            address; None if the checkpoint says it.
+        name_or_address: Name of a model, with or without a tag, or a 'hf-hub:' or 'local-dir:' address; None if the
+            checkpoint says it.
         checkpoint: File of weights (.safetensors, or what ``torch.save`` writes); None for the pretrained ones.
         **model_kwargs: Arguments of ``timm.create_model``, and what ``Told`` says (``img_size``, ``mean``, ``std``,
             ``crop_pct``, ``levels``, ``explained_by``, and ``probabilities``: 'softmax', or 'sigmoid' of labels that do
@@ -57,15 +59,34 @@ def load_model(
     Raises:
         TimmAbnError: There is no such model, or there are no weights that fit; the message is one line.
     """
-    name_or_address = recorded_model(checkpoint) if name_or_address is None else name_or_address
-    if ':' not in name_or_address:
-        _check_name(name_or_address)
     model = load_classifier(name_or_address, checkpoint, **model_kwargs)
-    if not isinstance(model, EXPLAINING):
-        raise ModelError(
-            f'{name_or_address} is not an Attention Branch Network, nor a CAM baseline; see timm-abn list.'
-        )
-    return model
+    return model if isinstance(model, EXPLAINING) else attach_module(model)
+
+
+def attach(
+    model: nn.Module | str | None = None, /, checkpoint: str | Path | None = None, **model_kwargs: Any
+) -> AttachedNet:
+    """Return a classifier that also says where in an image the evidence for a class lies; nothing is trained.
+
+    Its logits are those of the model, bit for bit; ``explain()`` of what is returned gives a map of any class from the
+    same forward pass. ``AttachedNet`` says how the maps are made.
+
+    Args:
+        model: A model of timm, which stays as it is and shares its weights, or the name of one, which is loaded as by
+            ``load_model``.
+        checkpoint: See ``load_model``.
+        **model_kwargs: See ``load_model``.
+
+    Raises:
+        TimmAbnError: The model has no places that its head could be applied to, or explains itself already; or see
+            ``load_model``.
+    """
+    if isinstance(model, nn.Module):
+        if checkpoint is not None or model_kwargs:
+            raise ModelError('a checkpoint, and arguments, go with the name of a model, not with a model itself.')
+        return attach_module(model)
+    found = load_classifier(model, checkpoint, **model_kwargs)
+    return found if isinstance(found, AttachedNet) else attach_module(found)
 
 
 def load_classifier(
@@ -121,16 +142,6 @@ def _load_checkpoint(name: str, path: Path, model_kwargs: Mapping[str, Any], tol
     if names:
         model.pretrained_cfg = dict(model.pretrained_cfg, num_classes=model.num_classes, label_names=names)
     return model
-
-
-def _check_name(name: str) -> None:
-    architecture = name.partition('.')[0]
-    names = model_names()
-    if architecture not in names:
-        if timm.is_model(architecture):
-            instead = 'timm-abn attach gives it a map, timm-abn compare shows what other methods say of it as it is.'
-            raise ModelError(f'{name} is not an Attention Branch Network: {instead}')
-        raise ModelError(f'{name} is no model; {suggest(architecture, names, otherwise="see timm-abn list")}')
 
 
 def _check_exists(name: str) -> None:

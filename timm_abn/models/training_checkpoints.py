@@ -30,7 +30,7 @@ __all__ = [
     'recorded_of_backbone',
 ]
 
-OWN_MODULES = ('abn_models', 'attached_models')  # of networks with an attention branch
+OWN_MODULES = ('abn_models', 'attached_models')  # of networks that hold a backbone
 _OF_PLAIN_NAMES = dict(mechanism='residual', hard_attention=1.0)
 OF_BACKBONE = ', for the backbone'  # how the origin of weights ends that are not of the whole network
 _CLASS_WEIGHT = 'attention_branch.class_norm.weight'  # one per class
@@ -61,7 +61,7 @@ def model_arguments(
     _check_recorded({}, arguments, path)
     if is_of_timm:
         arguments['pretrained_backbone'] = True
-    if is_model_in_modules(name, OWN_MODULES):
+    if is_model_in_modules(name, ('abn_models',)):
         gate, init = recorded_gate(weights)
         arguments.setdefault('gate', gate)
         if init == 'neutral':

@@ -23,7 +23,7 @@ from .scripting import ignored_by_torchscript
 __all__ = ['CentredGate', 'Gate', 'TokenGate', 'check_records', 'choose_gate', 'recorded_gate']
 
 VERSION = 1  # of what gates and inits mean, recorded with weights
-NEUTRAL, ATTACHED = 'neutral_init', 'attached'
+NEUTRAL = 'neutral_init'
 
 
 class Gate(nn.Module):
@@ -145,7 +145,7 @@ class TokenGate(CentredGate):
 
 
 _GATES: dict[str, type[Gate]] = {gate.kind: gate for gate in (Gate, CentredGate, TokenGate)}
-_RECORDS = (*(f'{kind}_gate' for kind in _GATES), NEUTRAL, ATTACHED)
+_RECORDS = (*(f'{kind}_gate' for kind in _GATES), NEUTRAL)
 
 
 def recorded_gate(state_dict: Mapping[str, Any], prefix: str = 'gate.') -> tuple[str, str]:
@@ -177,7 +177,7 @@ def check_records(state_dict: Mapping[str, Any], prefix: str, gate: Gate) -> Non
 
 def _network(records: list[str]) -> str:
     gate, init = recorded_gate(dict.fromkeys(records), '')
-    return f'{"an attached" if ATTACHED in records else "a"} network with gate={gate!r} and init={init!r}'
+    return f'a network with gate={gate!r} and init={init!r}'
 
 
 def choose_gate(gate: str | None, cut: Cut, perception_branch: nn.Module, takes_bias: bool) -> type[Gate]:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 import torch.nn as nn
 
+from ...attached.network import AttachedNet
 from ...errors import TimmAbnError
 from ...maps.operations import less_mean
 from ...models.cam_models import ClassActivationMapping
@@ -18,17 +19,17 @@ __all__ = ['ClassMapExplainer']
 class ClassMapExplainer(Explainer):
     """The class map of the target class, less its mean, from the attention branch or from a CAM model of the package.
 
-    The mean over the places is the branch's logit of the class, or the model's, and says nothing of any place. Other
-    models are refused.
+    The mean over the places is the branch's logit of the class, or the model's, and says nothing of any place. Of an
+    attached network it is the evidence of its head. Other models are refused.
     """
 
     name, centred = 'class_map', True
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        if not isinstance(model, (SplitNetwork, ClassActivationMapping)):
+        if not isinstance(model, (SplitNetwork, AttachedNet, ClassActivationMapping)):
             raise TimmAbnError(
-                f"'class_map' needs a model that makes class maps (ABN, CAM), got {type(model).__name__}; "
+                f"'class_map' needs a model that makes class maps (ABN, CAM, attached), got {type(model).__name__}; "
                 "'cam' makes those of other models."
             )
         self._model: Any = evaluation_copy(model)

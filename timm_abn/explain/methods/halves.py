@@ -116,7 +116,6 @@ class _NetworkHalves(Halves):
         if network.attention_branch is None:
             raise TimmAbnError('An explanation needs the attention branch, which prune_intermediate_layers() removed.')
         self._network = network
-        self._gates = not isinstance(network, AttachedNet)
         self.num_tasks = network.num_classes if network.config.multi_task else 0
         self.layout, self.perception = network.layout, network.perception_branch
         self.extractor, self.per_image = network.feature_extractor, network.side_inputs_per_image
@@ -157,7 +156,7 @@ class _NetworkHalves(Halves):
         if targets is not None and self.num_tasks:
             attention_map = of_classes(attention_map, targets)
         # not ``attend``: of several tasks, the map of one
-        gated = network.gate(features, attention_map) if self._gates else features
+        gated = network.gate(features, attention_map)
         if self._middle is None:
             return gated
         passed = as_features(self._middle(gated if gated.side_inputs else gated.x))
@@ -201,7 +200,7 @@ def halves_of(model: nn.Module, layer: str | None = None) -> Halves:
     if getattr(model, 'num_classes', None) == 0:
         raise TimmAbnError(f'An explanation needs classes: {type(model).__name__} has num_classes=0.')
     with torch.inference_mode(False):
-        duplicate = evaluation_copy(model)
+        duplicate = evaluation_copy(model.backbone if isinstance(model, AttachedNet) else model)
         halves = _NetworkHalves(duplicate, layer) if isinstance(model, SplitNetwork) else Halves(duplicate, layer)
         halves.exclusive = are_exclusive(model)
         return halves

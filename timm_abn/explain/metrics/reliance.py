@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ...attached.network import AttachedNet
 from ...errors import TimmAbnError
 from ...records import are_exclusive
 from .checks import check_evaluation_mode, check_images, check_positive
@@ -161,8 +160,6 @@ def replacement_effects(
     """
     if getattr(model, 'attention_branch', None) is None or not model.num_classes:
         raise TimmAbnError('reliance() needs an Attention Branch Network with its branch and a classifier.')
-    if isinstance(model, AttachedNet):
-        raise TimmAbnError('reliance() needs a map that gates; no prediction of an attached network relies on its map.')
     check_evaluation_mode(model)
     check_images(images)
     check_positive('batch_size', batch_size)
