@@ -1,8 +1,9 @@
-"""Measure which of timm's backbones can become an Attention Branch Network: all of its names, on the meta device.
+"""Measure which of timm's models this package explains, as ABN and attached to: all names, on the meta device.
 
 A network of ten classes is built over each, cut at its default split, and explains images of the backbone's own size.
 The table has one row per name: where it is cut, its gate, the layout of its features and the size of its map, or why
-there is none. Without names and --sample it goes to docs/coverage.csv, and its summary to the README.
+there is none; and the layout and the size of the maps of evidence that ``timm_abn.attach`` makes of the model as it is,
+or why it makes none. Without names and --sample it goes to docs/coverage.csv, and its summary to the README.
 
 examples:
   python scripts/docs/measure_coverage.py --processes 2 --resume coverage.partial.csv
@@ -38,7 +39,7 @@ ROOT = Path(__file__).parents[2]
 TABLE = ROOT / 'docs' / 'coverage.csv'
 README = ROOT / 'README.md'
 BEGIN, END = '<!-- coverage -->', '<!-- end of coverage -->'
-COLUMNS = ('name', 'family', 'works', 'split', 'gate', 'layout', 'map', 'reason')
+COLUMNS = ('name', 'family', 'works', 'split', 'gate', 'layout', 'map', 'reason', 'evidence', 'evidence_reason')
 META = torch.device('meta')
 
 
@@ -72,6 +73,7 @@ def measure(name: str) -> dict[str, str]:
             with _ShapesAlone():
                 backbone = timm.create_model(name, num_classes=10, device=META)
             images = torch.empty((1, *get_model_input_config(backbone)['input_size']), device=META)
+            row.update(evidence_of(backbone, images))
             model = timm_abn.AttentionBranchNet(backbone, num_classes=10, device=META).eval()
         with _ShapesAlone():
             height, width = model.explain(images).attention_map.shape[2:]
@@ -85,6 +87,18 @@ def measure(name: str) -> dict[str, str]:
         layout=model.layout.layout,
         map=f'{height}x{width}',
     )
+
+
+def evidence_of(backbone: torch.nn.Module, images: torch.Tensor) -> dict[str, str]:
+    """Return the layout and size of the maps that ``timm_abn.attach`` makes of a model, or why it makes none."""
+    try:
+        with _ShapesAlone():
+            attached = timm_abn.AttachedNet(backbone)
+            height, width = attached.explain(images).attention_map.shape[2:]
+    except Exception as error:  # as many kinds as there are models
+        kind = '' if isinstance(error, TimmAbnError) else f'{type(error).__name__}: '
+        return dict(evidence='no', evidence_reason=kind + one_line(error))
+    return dict(evidence=f'{attached.places.layout} {height}x{width}')
 
 
 def summary(rows: list[dict[str, str]]) -> str:
@@ -172,6 +186,8 @@ def main() -> int:
             staged.write_text(with_summary(README.read_text(encoding='utf-8'), summary(rows)), encoding='utf-8')
     for row in rows if not is_whole else []:
         print(*(value for value in row.values() if value))
+    without = [row for row in rows if row['evidence'] in ('', 'no')]
+    print(f'evidence: {len(rows) - len(without):,} of {len(rows):,} names')
     refused = collections.Counter(row['family'] for row in rows if row['works'] == 'no')
     print(f'{summary(rows)}; {seconds:.2f} seconds per name, in one process')
     if refused:
