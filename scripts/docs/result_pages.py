@@ -10,7 +10,7 @@ from typing import Any
 from timm_abn.publish.markdown import markdown_table
 
 FOLDER = Path(__file__).resolve().parents[2] / 'docs' / 'results'
-ORDER = ('faithful', 'packaged', 'scenes', 'photos', 'solar_cells', 'human_masks', 'fashion_mnist', 'multi_task')
+ORDER = ('faithful', 'scenes', 'photos', 'solar_cells', 'human_masks', 'fashion_mnist', 'multi_task')
 BETTER = {
     'SRG': ' \u2191',
     'deletion': ' \u2193',
@@ -50,8 +50,8 @@ looks at no pixel of the image: only what a map has above it is about this image
 
 {details}
 
-Differences have 95 % intervals from drawing images, each with all of its seeds; a row holds if each of them is on the
-right side of 0. All scores are in the [model cards](model_cards.md). Measure your own model before you show its maps:
+Differences have 95 % intervals from drawing images, each with all of its seeds; a claim holds if the interval of its
+first score, mostly SRG, lies on the right side of 0, and scores whose interval does not are named. All scores are in the [model cards](model_cards.md). Measure your own model before you show its maps:
 [Score explanations](tutorials/scores.md).
 """
 
@@ -80,8 +80,9 @@ def section(result: Result) -> str:
 
 
 def table_of(table: dict[str, Any]) -> str:
-    """Return a table of a result, without columns that are empty."""
-    rows = [[number(cell) if isinstance(cell, list) else cell or '' for cell in row] for row in table['rows']]
+    """Return a table of a result, without columns that are empty, and without mean maps, which the chart shows."""
+    shown = [row for row in table['rows'] if not str(row[0]).startswith('mean map of')]
+    rows = [[number(cell) if isinstance(cell, list) else cell or '' for cell in row] for row in shown]
     kept = [index for index in range(len(table['columns'])) if any(row[index].strip('-') for row in rows)]
     header = [table['columns'][index] for index in kept]
     header = [name + BETTER.get(name.split(',')[0].split(' above')[0], '') for name in header]
@@ -107,8 +108,15 @@ def claim_table(claims: Iterable[tuple[Result, dict[str, Any]]]) -> str:
     rows = []
     for result, claim in claims:
         found = [f'{name} {number(difference, 2, "+")}' for name, difference in claim['differences'].items()]
-        rows.append((claim['claim'], ', '.join(found), str(len(result['seeds']))))
-    return markdown_table(('claim', 'difference', 'seeds'), rows) if rows else 'None of what was measured.'
+        undecided = [name for name, difference in claim['differences'].items() if not is_better(name, difference)]
+        rows.append((claim['claim'], ', '.join(found), ', '.join(undecided), str(len(result['seeds']))))
+    return markdown_table(('claim', 'difference', 'not in', 'seeds'), rows) if rows else 'None of what was measured.'
+
+
+def is_better(score: str, difference: Sequence[float]) -> bool:
+    """Return whether the interval of a difference lies on the right side of 0."""
+    _, low, high, _ = difference
+    return high < 0 if score == 'deletion' else low > 0
 
 
 STYLE = """\
