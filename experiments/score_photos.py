@@ -8,8 +8,7 @@ GridPG (B-cos, CVPR 2022): of a mosaic of photos that the model classifies right
 map of a class lies on its photo? Chance is 1 / 4. Intervals come from drawing photos, not mosaics: the value of a
 photo is the mean over all cells that show it. Photos are of classes of their own: the mean map is that of all others.
 
-With --attached the same model has an attention branch (timm-abn attach, or demo_photos.py), whose maps are scored, too.
-Its attention map is one for all classes: in a mosaic, whose cells are asked for in turn, it has 1 / 4.
+With --attached the refined maps of the same model (timm-abn attach) are scored, too.
 """
 
 import argparse
@@ -19,10 +18,11 @@ from pathlib import Path
 
 import torch
 from huggingface_hub.utils import tqdm
-from photos import METHODS, MODEL, OF_ATTACHED, explainers_of, load_attached, load_model, load_photos
+from photos import METHODS, OF_ATTACHED, explainers_of, load_attached, load_photos
 from results import Row, run, where, write
 from scoring import STEPS, chart_of, claim, make_maps, mean_of, score_maps, table_of
 
+from timm_abn.examples import MODEL, example_model
 from timm_abn.explain.methods import Explainer, create_explainer
 from timm_abn.explain.metrics import explain_mosaics, grid_pointing_game, make_mosaics, predict
 from timm_abn.staging import check_output_folder
@@ -35,7 +35,7 @@ LAST, CUT = 'Grad-CAM at the last stage', 'Grad-CAM at the cut'
 def main(args: argparse.Namespace) -> None:
     """Score, and write the table."""
     check_output_folder(args.out)
-    model = load_model()
+    model = example_model()
     images, labels, names = load_photos(model)
     attached = None if args.attached is None else load_attached(args.attached, model, images)
     explainers = explainers_of([*METHODS, *(OF_ATTACHED if attached else ())], model, attached)

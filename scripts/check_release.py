@@ -50,7 +50,7 @@ def try_out(file: Path, sdist: Path, folder: Path) -> None:
     environment = folder / 'environment'
     venv.create(environment, with_pip=True)
     python = environment / ('Scripts' if os.name == 'nt' else 'bin') / 'python'
-    run(python, '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', file)
+    run(python, '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', f'{file}[photos]')
     run_demo(python, sdist, folder)
 
 

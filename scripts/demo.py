@@ -1,155 +1,185 @@
-"""Explain the shipped Fashion-MNIST test images with the shipped model: a table, and a picture.
+"""Explain real photos with a real ImageNet model as it is, and test images with a packaged ABN: a table and a picture.
 
 Example:
     python scripts/demo.py --out outputs/demo.png
+
+The photos come with the package; they were chosen before maps existed, and ImageNet has no class for two of them. The
+second class whose evidence is drawn was chosen by what the photos show.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 import timm_abn
 from timm_abn.data.images import Preprocessing, draw_overlay
 from timm_abn.data.reading import read_image
-from timm_abn.explain.runs import map_words
+from timm_abn.examples import MODEL, example_model, example_photos
+from timm_abn.explain.lettering import GREY, HEADING, INK, NOTE, RED, TEXT, TITLE, Pen, line_height
 from timm_abn.maps.colormaps import colormap_table
 from timm_abn.maps.operations import normalize_maps
-from timm_abn.records import explained_by
+from timm_abn.records import probabilities_of
 from timm_abn.staging import staged_file
 from timm_abn_cli.table import format_table
 
-MODEL = 'abn_resnet20_cifar.fashion_mnist_faithful'
+ABN = 'abn_resnet20_cifar.fashion_mnist_faithful'
 SAMPLES = Path(timm_abn.__file__).parent / 'samples'
+# name of the photo -> what it shows ('' of what ImageNet has no class for), and another class to ask for
+PHOTOS = {
+    'cat': ('cat', 'window screen'),
+    'coffee': ('espresso', 'cup'),
+    'camera': ('tripod', 'reflex camera'),
+    'rocket': ('', 'drilling platform'),
+    'astronaut': ('', 'space shuttle'),
+}
+ITEMS = ('9_ankle-boot_00000', '2_pullover_00001', '8_bag_00018')
+
+HEIGHT, SMALL, GAP, MARGIN, LIST = 190, 112, 16, 36, 250  # pixels: of photos, of items, between, around, of classes
 
 
-class Result(NamedTuple):
-    """An image, the map that explains the model, and what it said."""
+class Answer(NamedTuple):
+    """What a model says of a picture.
 
-    name: str
-    image: Image.Image
-    map: torch.Tensor  # that explains the model best, (1, 1, h, w), in [0, 1]
-    prediction: str
-    probability: float
-    truth: str
-    words: str  # what the map is
+    Attributes:
+        title: What the picture shows.
+        pictures: The picture and others of it, of the same size, each with its caption.
+        classes: The most probable classes, with their probabilities.
+        is_right: None where there is no right answer.
+    """
+
+    title: str
+    pictures: list[tuple[str, Image.Image]]
+    classes: list[tuple[str, float]]
+    is_right: bool | None
 
 
 def main() -> None:
     """Print the table and leave the picture."""
     args = parse_args()
-    results = explain_samples(args.checkpoint)
-    print_table(results)
+    photos, items = explain_photos(), explain_items(args.checkpoint)
+    header = ('picture', 'prediction', 'probability', '')
+    words = {None: 'no class of ImageNet', True: 'right', False: 'WRONG'}
+    rows = [(a.title, a.classes[0][0], f'{a.classes[0][1]:.2f}', words[a.is_right]) for a in (*photos, *items)]
+    print(format_table(header, rows, right=('probability',)))
     with staged_file(args.out) as staged:
-        draw(results).save(staged, optimize=True)
+        draw(photos, items).save(staged, optimize=True)
     print(f'\nThe picture is {args.out}.')
 
 
-def explain_samples(checkpoint: Path | None = None) -> list[Result]:
-    """Return what the model says about the shipped images."""
-    model: Any = timm_abn.load_model(MODEL, checkpoint)
-    preprocessing = Preprocessing(model)
-    names = timm_abn.class_names(model)
-    words = map_words(model, explained_by(model).removesuffix('_map'))
-
-    paths = sorted(SAMPLES.glob('*.png'))
-    images = [read_image(path) for path in paths]
-    explanation = model.explain(torch.stack([preprocessing(image)[0] for image in images]))
-    shown = normalize_maps(explanation.explaining_map().clamp(min=0))
-    probabilities, indices = explanation.top_k(1)
-    return [
-        Result(
-            name=path.stem,
-            image=image,
-            map=shown[index : index + 1],
-            prediction=names[indices[index].item()],
-            probability=probabilities[index].item(),
-            truth=names[int(path.name.split('_')[0])],  # names begin with the index of the class
-            words=words,
-        )
-        for index, (path, image) in enumerate(zip(paths, images, strict=True))
-    ]
+def explain_photos() -> list[Answer]:
+    """Return what an ImageNet model, as it is, says of the photos, with the evidence for two classes of each."""
+    model: Any = timm_abn.attach(example_model())
+    see, names, paths = Preprocessing(model), timm_abn.class_names(model), example_photos()
+    answers = []
+    for name, (truth, other) in PHOTOS.items():
+        photo = read_image(paths[name]).convert('RGB')
+        x, box = see(photo)
+        explanation = model.explain(x[None])
+        (probabilities,), (top,) = (values.tolist() for values in explanation.top_k(5))
+        overlays = []
+        for index in (top[0], names.index(other)):
+            heat = normalize_maps(explanation.explaining_map(torch.tensor([index])).clamp(min=0))
+            overlays.append((f'evidence for "{names[index]}"', draw_overlay(photo, heat, box)))
+        pictures = [(f'{name}.jpg', photo), *overlays]
+        classes = [(names[index], value) for index, value in zip(top, probabilities)]
+        answers.append(Answer(name, pictures, classes, truth in classes[0][0] if truth else None))
+    return answers
 
 
-def print_table(results: list[Result]) -> None:
-    """Print one line per image, and how many are right."""
-    header = ('image', 'prediction', 'probability', 'truth', '')
-    rows = [
-        (r.name, r.prediction, f'{r.probability:.4f}', r.truth, 'right' if r.prediction == r.truth else 'WRONG')
-        for r in results
-    ]
-    print(format_table(header, rows, right=('probability',)))
-    print(f'\n{count_right(results)} of {len(results)} right; overlays: {results[0].words}')
+def explain_items(checkpoint: Path | None = None) -> list[Answer]:
+    """Return what an ABN says of test images, also when half of what its map lets pass is painted black."""
+    model: Any = timm_abn.load_model(ABN, checkpoint)
+    see, names = Preprocessing(model), timm_abn.class_names(model)
+    answers = []
+    for name in ITEMS:
+        item = read_image(SAMPLES / f'{name}.png')
+        x, box = see(item)
+        explanation = model.explain(x[None])
+        (probabilities,), (top,) = (values.tolist() for values in explanation.top_k(5))
+        gate = explanation.attention_map
+        painted = torch.where(gate >= gate[gate > 0].median(), 0.0, gate)
+        with torch.no_grad():
+            after = probabilities_of(model(x[None], attention=painted), True)[0]
+        said = int(after.argmax())
+        shown = normalize_maps(explanation.explaining_map().clamp(min=0))
+        pictures = [
+            (name.split('_')[1], item),
+            ('evidence', draw_overlay(item, shown, box)),
+            ('its map', draw_overlay(item, gate, box)),
+            (f'painted: {names[said]}', draw_overlay(item, painted, box)),
+        ]
+        classes = [(names[index], value) for index, value in zip(top, probabilities)]
+        truth = names[int(name.split('_')[0])]
+        answers.append(Answer(name, pictures, classes, truth == classes[0][0]))
+    return answers
 
 
-def count_right(results: list[Result]) -> int:
-    """Return how many predictions are true."""
-    return sum(result.prediction == result.truth for result in results)
+def draw(photos: Sequence[Answer], items: Sequence[Answer]) -> Image.Image:
+    """Return the picture: a row for each answer, with the most probable classes."""
+    widest = max(sum(scaled(p, HEIGHT).width + GAP for _, p in answer.pictures) for answer in photos)
+    caption = line_height(NOTE) + 8
+    titles = {
+        f'A timm model as it is ({MODEL}): evidence for any class, from the forward pass': photos,
+        f'An Attention Branch Network ({ABN.split(".")[0]}): its map gates the features, so painting it matters': items,
+    }
+    heights = [HEIGHT] * len(photos) + [SMALL] * len(items)
+    height = 2 * MARGIN + len(titles) * 2 * line_height(TITLE) + sum(heights) + len(heights) * (caption + GAP)
+    sheet = Image.new('RGB', (2 * MARGIN + widest + LIST, height), 'white')
+    pen, top = Pen(sheet), MARGIN
+    for (title, answers), size in zip(titles.items(), (HEIGHT, SMALL)):
+        pen.text((MARGIN, top), title, HEADING, sheet.width - 2 * MARGIN)
+        top += 2 * line_height(HEADING)
+        for answer in answers:
+            left = MARGIN
+            for words, picture in answer.pictures:
+                shown = scaled(picture, size)
+                sheet.paste(shown, (left, top))
+                pen.text((left, top + size + 4), words, NOTE, shown.width, GREY)
+                left += shown.width + GAP
+            draw_classes(pen, answer, MARGIN + widest, top, size)
+            top += size + caption + GAP
+    draw_legend(sheet, pen, sheet.height - MARGIN - line_height(NOTE) // 2)
+    return sheet
 
 
-COLUMNS = 4
-TILE = 168  # six times the 28 pixels of an image
-SEAM, GAP, MARGIN, HEADER, CAPTION = 6, 48, 64, 168, 96
-INK, GREY, PAPER, RIGHT, WRONG = '#1b1f24', '#6b737c', '#ffffff', '#1f7a5c', '#c2410c'
+def draw_classes(pen: Pen, answer: Answer, left: int, top: int, room: int) -> None:
+    """Draw the most probable classes, as many as there is room for, and bars of their probabilities."""
+    line = line_height(TEXT) + 14
+    for rank, (name, probability) in enumerate(answer.classes[: room // line]):
+        color = RED if rank == 0 and answer.is_right is False else INK if rank == 0 else GREY
+        pen.text((left, top), name, TEXT, LIST - 60, color)
+        pen.text((left + LIST - 45, top), f'{probability:.2f}', TEXT, 45, color)
+        bar = top + line_height(TEXT)
+        pen.draw.rectangle((left, bar, left + LIST, bar + 5), fill='#e8eaed')
+        pen.draw.rectangle((left, bar, left + round(LIST * probability), bar + 5), fill='#0969da')
+        top += line
+    if answer.is_right is None:
+        pen.text((left, top), 'ImageNet has no class for it', NOTE, LIST, RED)
 
 
-def draw(results: list[Result]) -> Image.Image:
-    """Return a picture of all results: input, attention overlay, prediction and truth."""
-    rows = -(-len(results) // COLUMNS)
-    cell = 2 * TILE + SEAM
-    width = 2 * MARGIN + COLUMNS * cell + (COLUMNS - 1) * GAP
-    height = HEADER + rows * (TILE + CAPTION) + MARGIN // 4
-    picture = Image.new('RGB', (width, height), PAPER)
-    canvas = ImageDraw.Draw(picture)
-    canvas.text((MARGIN, 76), 'What an Attention Branch Network stands on', INK, font(40), anchor='ls')
-    score = f'{count_right(results)} of {len(results)} right'
-    subtitle = f'{MODEL}   |   {results[0].words}   |   {score}'
-    canvas.text((MARGIN, 116), subtitle, GREY, font(20), anchor='ls')
-    draw_legend(picture, right=width - MARGIN, top=52)
-    for index, result in enumerate(results):
-        row, column = divmod(index, COLUMNS)
-        draw_result(picture, result, MARGIN + column * (cell + GAP), HEADER + row * (TILE + CAPTION))
-    return picture
-
-
-def draw_result(picture: Image.Image, result: Result, left: int, top: int) -> None:
-    """Draw one result: input, overlay, prediction and truth."""
-    image = result.image.resize((TILE, TILE), Image.Resampling.BICUBIC)
-    picture.paste(image, (left, top))
-    picture.paste(draw_overlay(image, result.map, (0, 0, TILE, TILE)), (left + TILE + SEAM, top))
-    canvas = ImageDraw.Draw(picture)
-    is_right = result.prediction == result.truth
-    color = RIGHT if is_right else WRONG
-    right, baseline = left + 2 * TILE + SEAM, top + TILE + 31
-    probability = '> 99.9 %' if result.probability > 0.999 else f'{result.probability * 100:.1f} %'
-    canvas.text((left, baseline), result.prediction, color, font(24), anchor='ls')
-    canvas.text((right, baseline), probability, color, font(24), anchor='rs')
-    canvas.text((left, baseline + 27), f'truth: {result.truth}', GREY, font(18), anchor='ls')
-    if not is_right:
-        canvas.text((right, baseline + 27), 'wrong', WRONG, font(18), anchor='rs')
-
-
-def draw_legend(picture: Image.Image, right: int, top: int, width: int = 240) -> None:
+def draw_legend(sheet: Image.Image, pen: Pen, top: int) -> None:
     """Draw the colours of the overlays."""
-    colors = colormap_table('viridis').numpy()[None]
-    picture.paste(Image.fromarray(colors).resize((width, 18), Image.Resampling.BILINEAR), (right - width, top))
-    canvas = ImageDraw.Draw(picture)
-    canvas.text((right - width, top + 42), 'least', GREY, font(18), anchor='ls')
-    canvas.text((right, top + 42), 'most', GREY, font(18), anchor='rs')
+    colors = Image.fromarray(colormap_table('viridis').numpy()[None]).resize((200, 14), Image.Resampling.BILINEAR)
+    words = 'evidence, of each map from none (dark) to its most (bright)'
+    pen.text((MARGIN, top), words, NOTE, sheet.width)
+    sheet.paste(colors, (MARGIN + pen.width(words, NOTE) + GAP, top + 3))
 
 
-def font(size: int) -> Any:
-    """Return the font that comes with Pillow."""
-    return ImageFont.load_default(size)
+def scaled(picture: Image.Image, height: int) -> Image.Image:
+    """Return a picture of this height."""
+    size = round(picture.width * height / picture.height), height
+    return picture.resize(size, Image.Resampling.BICUBIC if picture.height > height else Image.Resampling.NEAREST)
 
 
 def parse_args() -> argparse.Namespace:
     """Return the arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=Path, default=Path('outputs/demo.png'), help='where to write the picture')
-    parser.add_argument('--checkpoint', type=Path, help='weights to use instead of the shipped ones')
+    parser.add_argument('--checkpoint', type=Path, help='weights of the ABN to use instead of the packaged ones')
     return parser.parse_args()
 
 

@@ -51,7 +51,8 @@ looks at no pixel of the image: only what a map has above it is about this image
 {details}
 
 Differences have 95 % intervals from drawing images, each with all of its seeds; a claim holds if the interval of its
-first score, mostly SRG, lies on the right side of 0, and scores whose interval does not are named. All scores are in the [model cards](model_cards.md). Measure your own model before you show its maps:
+first score, mostly SRG, lies on the right side of 0, and scores whose interval does not are named. All scores are in
+the [model cards](model_cards.md). Measure your own model before you show its maps:
 [Score explanations](tutorials/scores.md).
 """
 
@@ -71,12 +72,12 @@ def number(value: Sequence[Any], digits: int = 3, sign: str = '') -> str:
 def section(result: Result) -> str:
     """Return the section of a result in the model cards."""
     versions = ''.join(f', {name} {version}' for name, version in result['versions'].items())
-    text = [f'### {result["title"]}', ' '.join([result['setup'], result.get('says', '')]).rstrip()]
+    made = f'Measured by `{result["command"]}`; {len(result["seeds"])} seeds{versions}.'.replace('1 seeds', '1 seed')
+    text = [f'### {result["title"]}', ' '.join(filter(None, [result['setup'], result.get('says'), made]))]
     for table in result['tables']:
         text += [f'{table["title"]}:'] if 'title' in table else []
         text.append(table_of(table))
-    made = f'Measured by `{result["command"]}`; {len(result["seeds"])} seeds{versions}.'.replace('1 seeds', '1 seed')
-    return '\n\n'.join([*text, made]) + '\n'
+    return '\n\n'.join(text) + '\n'
 
 
 def table_of(table: dict[str, Any]) -> str:

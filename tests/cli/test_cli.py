@@ -313,8 +313,7 @@ def test_demo(checkpoint, tmp_path):
         check=True,
     )
     lines = done.stdout.splitlines()
-    assert len([line for line in lines if line.endswith(('right', 'WRONG'))]) == 20
-    assert 'of 20 right; overlays: ' in done.stdout
+    assert len([line for line in lines if line.endswith(('right', 'WRONG', 'no class of ImageNet'))]) == 8
     with Image.open(out) as picture:
         assert picture.width > 1000 and picture.height > 1000
 
