@@ -21,7 +21,6 @@ from timm_abn.data.reading import read_image
 from timm_abn.examples import MODEL, example_model, example_photos
 from timm_abn.explain.lettering import GREY, HEADING, INK, NOTE, RED, TEXT, TITLE, Pen, line_height
 from timm_abn.maps.colormaps import colormap_table
-from timm_abn.maps.operations import normalize_maps
 from timm_abn.records import probabilities_of
 from timm_abn.staging import staged_file
 from timm_abn_cli.table import format_table
@@ -82,8 +81,8 @@ def explain_photos() -> list[Answer]:
         (probabilities,), (top,) = (values.tolist() for values in explanation.top_k(5))
         overlays = []
         for index in (top[0], names.index(other)):
-            heat = normalize_maps(explanation.explaining_map(torch.tensor([index])).clamp(min=0))
-            overlays.append((f'evidence for "{names[index]}"', draw_overlay(photo, heat, box)))
+            overlay = draw_overlay(photo, explanation.heatmap(torch.tensor([index])), box)
+            overlays.append((f'evidence for "{names[index]}"', overlay))
         pictures = [(f'{name}.jpg', photo), *overlays]
         classes = [(names[index], value) for index, value in zip(top, probabilities)]
         answers.append(Answer(name, pictures, classes, truth in classes[0][0] if truth else None))
@@ -105,10 +104,9 @@ def explain_items(checkpoint: Path | None = None) -> list[Answer]:
         with torch.no_grad():
             after = probabilities_of(model(x[None], attention=painted), True)[0]
         said = int(after.argmax())
-        shown = normalize_maps(explanation.explaining_map().clamp(min=0))
         pictures = [
             (name.split('_')[1], item),
-            ('evidence', draw_overlay(item, shown, box)),
+            ('evidence', draw_overlay(item, explanation.heatmap(), box)),
             ('its map', draw_overlay(item, gate, box)),
             (f'painted: {names[said]}', draw_overlay(item, painted, box)),
         ]

@@ -183,6 +183,19 @@ class Explanation:
                 'makes those of others.'
             )
 
+    def heatmap(self, classes: torch.Tensor | None = None) -> torch.Tensor:
+        """Return ``explaining_map`` as it is drawn, shape (B, 1, h, w), each map stretched to [0, 1].
+
+        Of a map of both signs that is what speaks for the class; ``timm_abn.data.images.draw_overlay`` takes it.
+
+        Args:
+            classes: See ``explaining_map``.
+
+        Raises:
+            TimmAbnError: See ``explaining_map``.
+        """
+        return normalize_maps(self._drawn_map(classes))
+
     def _drawn_map(self, classes: torch.Tensor | None = None) -> torch.Tensor:
         """Return what is drawn of ``explaining_map``: of one with both signs what speaks for the class."""
         maps = self.explaining_map(classes)
