@@ -20,8 +20,8 @@ refinement is kept, or the evidence that it began from, where nothing is better;
 training stops. OUT then holds last.pth.tar, which every command takes, and summary.csv; continue.pth.tar is for
 --resume alone. At the end up to 50 other held-out photos give a verdict: SRG (a map of noise has 0), and what it is
 above the mean map of the predicted class over other photos, above Grad-CAM, and above the evidence without refinement.
---resume with the same arguments ends with the weights of an uninterrupted run; with more --steps it goes on. torchrun
---nproc-per-node N -m timm_abn_cli attach ... trains on several GPUs, each with a batch of its own.
+--resume with the same arguments ends with the weights of an uninterrupted run; with more --steps it goes on. Under
+torchrun each process has a batch of its own: torchrun --nproc_per_node 2 --no-python timm-abn attach ...
 
 To train a network whose map gates on photos of your own: timm-abn-train --recipe finetune.
 """
