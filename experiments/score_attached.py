@@ -121,9 +121,10 @@ def score(seed: int, training: Sequence[Photo], held_out: Sequence[Photo], args:
         model.load_state_dict(torch.load(args.checkpoint, weights_only=False)['state_dict'])
     else:
         minutes = fine_tune(model, training, args, seed)
-    path, settings = args.out / f'seed-{seed}-plain.pth.tar', dict(model=MODEL, num_classes=2, crop_pct=1.0)
+    path, prepared = args.out / f'seed-{seed}-plain.pth.tar', ('input_size', 'mean', 'std', 'crop_pct')
     with staged_files(args.out) as folder:  # as timm's train.py writes it
-        recorded = argparse.Namespace(**settings, input_size=[3, args.size, args.size])
+        settings = {name: model.pretrained_cfg[name] for name in prepared}
+        recorded = argparse.Namespace(model=MODEL, num_classes=len(CLASSES), **settings)
         torch.save(dict(arch=MODEL, state_dict=model.state_dict(), args=recorded), folder / path.name)
     start = time.process_time()
     attached = refine(path, [photo for photo, _ in training], args, seed)

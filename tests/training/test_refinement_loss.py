@@ -12,9 +12,9 @@ from timm_abn.training.faithful import mask_images
 from timm_abn.training.refinement_loss import REST, keep_drawn_share, margins, refinement_terms
 
 
-def refined(num_classes=5, kind=None):
-    backbone = tiny_backbone('test_resnet', num_classes=num_classes)
-    torch.nn.init.normal_(backbone.get_classifier().weight, std=0.5)
+def refined(num_classes=5, kind=None, backbone='test_resnet', std=0.5):
+    backbone = tiny_backbone(backbone, num_classes=num_classes)
+    torch.nn.init.normal_(backbone.get_classifier().weight, std=std)
     set_record(backbone, Record(kind))
     network = AttachedNet(backbone, refined=True).eval()
     network.requires_grad_(False)
@@ -61,9 +61,9 @@ def test_of_sure_predictions_the_margin_is_finite():
 
 
 def test_training_lowers_the_loss_of_the_refinement_alone():
-    network, images = refined(), tiny_images(4)
+    network, images = refined(backbone='test_vit', std=5.0), tiny_images(4).cumsum(2).cumsum(3) / 50
     before = {name: tensor.clone() for name, tensor in network.backbone.state_dict().items()}
-    optimizer = torch.optim.AdamW(network.refinement.parameters(), lr=1e-3)
+    optimizer = torch.optim.AdamW(network.refinement.parameters(), lr=3e-3)
     losses = []
     for _ in range(8):
         torch.manual_seed(0)  # the same shares and backgrounds
@@ -73,7 +73,7 @@ def test_training_lowers_the_loss_of_the_refinement_alone():
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < losses[0] - 0.05, losses
+    assert losses[-1] < 0.9 * losses[0], losses
     assert all(parameter.grad is None for parameter in network.backbone.parameters())
     assert all(parameter.grad is not None for parameter in network.refinement.parameters())
     assert all(torch.equal(before[name], tensor) for name, tensor in network.backbone.state_dict().items())
