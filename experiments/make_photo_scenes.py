@@ -1,4 +1,4 @@
-"""Make photos of things in front of places, from what Debian packages hold: a folder for timm-abn attach --unlabelled.
+"""Make photos of things in front of places, from what Debian packages hold: a folder for timm-abn attach.
 
 Example:
     sudo apt-get install tuxpaint-stamps-default mate-backgrounds plasma-workspace-wallpapers lomiri-wallpapers
