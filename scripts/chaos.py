@@ -135,7 +135,7 @@ def numbers(out):
         assert zipfile.ZipFile(path).testzip() is None
     found = {path.name: [*csv.DictReader(path.read_text().splitlines())] for path in out.rglob('*.csv')}
     for row in found.get('summary.csv', []):
-        del row['seconds']  # which an epoch took
+        row.pop('seconds', '')  # which a round took
     return {**found, **{path.name: read_image(path).tobytes() for path in out.rglob('*.png')}}
 
 
@@ -146,7 +146,7 @@ class Commands:
         attach = f'attach --model resnet20_cifar --checkpoint {checkpoint} --data-dir {photos}'
         self.folder, self.others = folder, others
         self.commands = {
-            'attach': f'{attach} --epochs 2 --batch-size 8 --device cpu --out out',
+            'attach': f'{attach} --steps 2 --batch-size 8 --device cpu --out out',
             'evaluate': f'evaluate --model {MODEL} --data-dir {photos} --steps 4 --methods attention --out out',
             'explain': f'explain {photos} --model {MODEL} --out out',
             'export': f'export torch-export --model {MODEL} --out out/model.pt2',

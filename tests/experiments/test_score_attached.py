@@ -24,28 +24,27 @@ def test_the_split_is_of_each_class_and_kind_and_always_the_same(tmp_path, monke
     assert (training, held_out) == script.find_cells()
 
 
-def test_a_gain_of_one_class_alone_is_told():
+def test_refined_maps_are_compared_in_each_predicted_class():
     script = load_script('experiments/score_attached')
-    gains = {'CAM': (0.5, 0.2), 'mean map of CAM': (0.2, 0.2), 'random': (0.0, 0.0)}
-    walk = dict(deletion=0.3, insertion=0.5, network='plain', seed=0)
-    others = {
-        name: gains['random'] for name in ('Grad-CAM at the last stage', 'mean map of Grad-CAM at the last stage')
-    }
+    refined, control = script.REFINED, f'mean map of {script.REFINED}'
+    # SRG of functional and of defective cells
+    gains = {refined: (0.5, 0.2), control: (0.2, 0.2), **dict.fromkeys(script.OF_PLAIN, (0.4, 0.3)), 'random': (0, 0)}
+    gains |= {f'mean map of {name}': (0.1, 0.1) for name in script.OF_PLAIN}
+    walk = dict(deletion=0.3, insertion=0.5, seed=0)
     rows = [
         dict(walk, map=name, image=image, predicted=image % 2, SRG=both[image % 2] + 0.001 * image)
-        for name, both in (gains | others).items()
+        for name, both in gains.items()
         for image in range(40)
     ]
-    rows.append(dict(network='plain', seed=0, minutes=1.0, accuracy=0.9, auc=0.8))
+    rows.append(dict(zip(script.NUMBERS, (1.0, 2.0, 0.9, 0.8)), seed=0))
     result = script.result_of(rows, 40, 1)
-    table = result['tables'][0]
+    table, paired, numbers = result['tables']
     found = {row[0]: dict(zip(table['columns'], row)) for row in table['rows']}
-    assert str(found['CAM']['SRG, functional']).startswith('0.519 [') and found['random']['in words'] == ''
-    assert found['CAM']['SRG above its mean map'].mean == pytest.approx(0.15)
-    assert found['CAM']['in words'].startswith('above the mean map of its class for functional alone')
-    assert [point['control'] for point in result['charts'][0]['points']] == [False, False, True, True, True]
+    assert found[refined]['SRG above its mean map'].mean == pytest.approx(0.15)
+    assert found[refined]['in words'].startswith('above the mean map of its class for functional alone')
+    differences = {tuple(row[:2]): round(row[2].mean, 9) for row in paired['rows']}
+    for rival, expected in {control: (0.3, 0), **dict.fromkeys(script.OF_PLAIN, (0.1, -0.1))}.items():
+        assert tuple(differences[rival, name] for name in script.CLASSES) == expected
+    assert numbers['rows'] == [['1.000', '2.000', '0.900', '0.800']]
     # deletion and insertion are equal: more SRG alone is not enough
-    assert [claim['holds'] for claim in result['claims']] == [False, False]
-    assert script.claim('', *[[row for row in rows if row.get('map') == n] for n in ('CAM', 'random')], ['SRG'])[
-        'holds'
-    ]
+    assert [claim['holds'] for claim in result['claims']] == [False] * 4

@@ -3,14 +3,13 @@
 import copy
 
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
 from timm.utils import unwrap_model
 from tiny_models import tiny_abn, tiny_images
 
 from timm_abn import TimmAbnError
-from timm_abn.training.faithful import AttachedTraining, FaithfulTraining, TrainingOutput, greatest_half, mask_images
+from timm_abn.training.faithful import FaithfulTraining, TrainingOutput, mask_images
 
 
 def frozen(model):
@@ -20,11 +19,6 @@ def frozen(model):
         if isinstance(module, torch.nn.BatchNorm2d):
             module.eval()
     return model
-
-
-def attached():
-    torch.manual_seed(0)
-    return timm.create_model('attached', backbone='test_resnet', num_classes=4).train()
 
 
 def test_masked_image_by_hand():
@@ -90,41 +84,10 @@ def test_complement_of_several_tasks_is_of_the_one_that_is_drawn():
     torch.testing.assert_close(output.complement_logits, logits.gather(1, output.tasks[:, None]))
 
 
-def test_a_drawn_share_keeps_the_greatest_places():
-    torch.manual_seed(0)
-    maps = torch.rand(200, 1, 10, 10, requires_grad=True)
-    kept = AttachedTraining(attached()).kept(maps)
-    order = maps.flatten(1).argsort(dim=1, descending=True)
-    assert (kept.flatten(1).gather(1, order).diff(dim=1) <= 0).all()  # never a smaller place before a greater one
-    shares = (kept > 0.5).float().mean(dim=(1, 2, 3))
-    assert shares.min() < 0.1 and shares.max() > 0.9 and abs(shares.mean() - 0.5) < 0.07
-    kept[0].sum().backward()
-    assert (maps.grad[0] > 0).all() and not maps.grad[1:].any()
-
-
-def test_the_greatest_half():
-    maps = torch.tensor([[[[0.1, 0.9], [0.5, 0.2]]], [[[0.3, 0.3], [0.3, 0.3]]]])
-    half = greatest_half(maps)
-    assert half[0].tolist() == [[[0, 1], [1, 0]]] and half[1].sum() == 2  # of equal ones, as many
-
-
-def test_a_map_that_explains_is_asked_what_is_kept_and_what_is_left_of_the_image(monkeypatch):
-    network = attached()
-    model = AttachedTraining(network, 'mean')
-    monkeypatch.setattr(model, 'kept', greatest_half)
-    images = tiny_images()
-    output = model(images)
-    assert torch.equal(output.logits, network(images)[0])
-    kept = F.interpolate(greatest_half(output.attention_map), images.shape[2:], mode='bilinear')
-    for logits, shown in ((output.masked_logits, kept), (output.complement_logits, 1 - kept)):
-        torch.testing.assert_close(logits, network(images * shown)[0])  # the mean of normalised images is 0
-
-
 def test_gradients_of_the_complement_reach_the_map():
-    gates = frozen(tiny_abn('test_resnet', mechanism='product'))
-    for model in (AttachedTraining(attached(), 'mean'), FaithfulTraining(gates, None, complement=True)):
-        model(tiny_images()).complement_logits[:, 0].sum().backward()
-        assert model.module.attention_branch.map_conv.weight.grad.abs().max() > 0
+    model = frozen(tiny_abn('test_resnet', mechanism='product'))
+    FaithfulTraining(model, None, complement=True)(tiny_images()).complement_logits[:, 0].sum().backward()
+    assert model.attention_branch.map_conv.weight.grad.abs().max() > 0
 
 
 def test_gradients_reach_the_map_through_the_image():

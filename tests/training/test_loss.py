@@ -13,7 +13,6 @@ from two_processes import gradients_of_two
 
 from timm_abn.task import AttentionBranchLoss, FaithfulMapLoss, TrainingError, extend_timm_tasks
 from timm_abn.training.faithful import FaithfulTraining, TrainingOutput
-from timm_abn.training.loss import AttachedMapLoss
 from timm_abn.training.map_settings import MapLossSettings
 
 ALL = dict(masked=0.5, area=2.0, smoothness=3.0, consistency=4.0, complement=5.0)
@@ -183,34 +182,3 @@ def test_maps_out_of_range_are_refused_by_the_task():
     extend_timm_tasks(1.0, MapLossSettings(ALL, 'mean'))
     with pytest.raises(TrainingError, match="only maps in \\[0, 1\\] show an image: .*'sigmoid', not 'sum_log'"):
         timm.task.ClassificationTask(tiny_abn('test_resnet', attention_map='sum_log'), nn.CrossEntropyLoss())
-
-
-def test_a_map_that_explains_is_compared_with_the_backbones_own_prediction():
-    torch.manual_seed(0)
-    logits, attention_logits, masked, removed = torch.randn(4, 4, 5)
-    maps, labels = torch.rand(4, 1, 3, 3), torch.tensor([0, 1, 2, 3])
-    made = TrainingOutput(logits, attention_logits, maps, masked, complement_logits=removed)
-    own = logits.argmax(dim=1)
-    told = removed.softmax(dim=1)[torch.arange(4), own]
-    rest = F.cross_entropy(masked, own) - 0.5 * (1 - told).log().mean()
-    criterion = AttachedMapLoss(nn.CrossEntropyLoss(), attention_loss_weight=2.0, complement=0.5)
-    torch.testing.assert_close(criterion(made, labels), 2 * F.cross_entropy(attention_logits, labels) + rest)
-    torch.testing.assert_close(criterion(made), 2 * F.cross_entropy(attention_logits, own) + rest)
-    shown = {}
-    criterion.watch = lambda terms, _: shown.update(terms)
-    loss, weights = criterion(made, labels), criterion.weighted_terms()
-    assert set(shown) == set(weights) == {'attention', 'masked', 'complement'}
-    torch.testing.assert_close(sum(weights[name] * term for name, term in shown.items()), loss)
-
-
-def test_what_a_map_leaves_out_of_an_image_must_not_tell_its_class():
-    logits = torch.tensor([[200.0, 0.0, 0.0], [0.0, 1.0, 2.0]], requires_grad=True)
-    made = TrainingOutput(*torch.zeros(2, 2, 3), torch.rand(2, 1, 2, 2), complement_logits=logits)
-    made = made._replace(logits=torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]))
-    criterion = AttachedMapLoss(nn.CrossEntropyLoss(), masked=0, complement=1.0)
-    term = criterion.map_terms(made, made.logits.argmax(dim=1))['complement']
-    # where the class is sure, 1 - p is 0 in float32, and its logarithm 200 below the others'
-    expected = (200 - math.log(2) + -math.log(1 - math.e**2 / (1 + math.e + math.e**2))) / 2
-    assert term.item() == pytest.approx(expected, rel=1e-6)
-    term.backward()
-    assert logits.grad[:, 0].tolist()[0] == pytest.approx(0.5) and logits.grad.isfinite().all()

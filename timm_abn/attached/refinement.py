@@ -6,6 +6,7 @@ P1 and P2 are 1x1 convolutions on channels standardised by fixed statistics, n t
 divides by the deviation, g is a norm and GELU. ``out`` starts at zero, so that z starts as the evidence.
 """
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -81,12 +82,16 @@ class Refinement(nn.Module):
         x = F.gelu(self.norm2(self.conv2(x)))
         return self.scale * start + self.out(x)
 
-    def set_statistics(self, cut: torch.Tensor, last: torch.Tensor) -> None:
-        """Set the statistics of channels to those of features of images, shapes as in ``forward``."""
-        for name, features in (('cut', cut), ('last', last)):
-            deviation, mean = torch.std_mean(features.float(), dim=(0, 2, 3))
-            getattr(self, f'{name}_mean').copy_(mean[:, None, None])
-            getattr(self, f'{name}_std').copy_(deviation[:, None, None] + 1e-3)
+    def set_statistics(self, features: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Set the statistics of channels to those of batches of features, ``cut`` and ``last`` as in ``forward``."""
+        moments = [
+            [torch.stack([x.double().mean((2, 3)), x.double().square().mean((2, 3))]) for x in both]
+            for both in features
+        ]
+        for name, own in zip(('cut', 'last'), zip(*moments)):
+            mean, square = torch.cat(own, dim=1).mean(dim=1)[:, :, None, None]
+            getattr(self, f'{name}_mean').copy_(mean)
+            getattr(self, f'{name}_std').copy_((square - mean.square()).clamp(min=0).sqrt() + 1e-3)
 
 
 def _resized(maps: torch.Tensor, size: torch.Size) -> torch.Tensor:

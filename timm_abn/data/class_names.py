@@ -116,11 +116,10 @@ def read_class_map(path: Path) -> dict[str, int]:
     return found
 
 
-def names_of_map(indices: Mapping[str, int], names: Sequence[str] = ()) -> list[str]:
-    """Return what classes are called by a class map; those that it leaves out keep their ``names``, or numbers."""
+def names_of_map(indices: Mapping[str, int]) -> list[str]:
+    """Return what classes are called by a class map; those that it leaves out have numbers."""
     by_index = {index: printable(name) for name, index in reversed([*indices.items()])}
-    others = [*names, *(f'class {index}' for index in range(len(names), max(by_index) + 1))]
-    return [by_index.get(index, name) for index, name in enumerate(others)]
+    return [by_index.get(index, f'class {index}') for index in range(max(by_index) + 1)]
 
 
 def _read_lines(path: Path) -> list[str]:

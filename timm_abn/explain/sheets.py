@@ -13,7 +13,7 @@ from .comparison import Comparison, MethodResult
 from .lettering import GREY, HEADING, LINE, NOTE, RED, TEXT, TITLE, Pen, line_height
 from .methods.explainer import method_title
 
-__all__ = ['SCORES', 'draw_overlay_sheet', 'draw_sheet', 'enlarge', 'input_picture']
+__all__ = ['SCORES', 'draw_sheet', 'enlarge', 'input_picture']
 
 MARGIN, GAP, BAR = 28, 18, 10
 # of a result, and which way is better
@@ -67,41 +67,6 @@ def draw_sheet(
         bottom = max(bottom, _draw_facts(pen, result, (left, top_of_panels + panel[1]), column, panel[0], colormap))
     bottom = pen.paragraphs((MARGIN, bottom + GAP), notes, NOTE, width - 2 * MARGIN, GREY)
     return sheet.crop((0, 0, width, bottom + MARGIN - 8))
-
-
-def draw_overlay_sheet(
-    pictures: Sequence[Image.Image],
-    maps: torch.Tensor,
-    captions: Sequence[str],
-    title: str,
-    colormap: str = 'viridis',
-) -> Image.Image:
-    """Return a sheet of several images, each above the same with its map laid over it, and the map's range.
-
-    Args:
-        pictures: Images as the model sees them (``input_picture``), all of one size.
-        maps: Shape (B, 1, h, w); each is stretched to its own range.
-        captions: Texts above the images.
-        title: What the sheet is of.
-        colormap: 'viridis', 'inferno' or 'magma'.
-    """
-    panel = _panel_size(pictures[0].size)
-    column = max(panel[0], LEAST_WIDTH)
-    rows = (MARGIN - 6, MARGIN - 6 + line_height(TITLE), MARGIN - 6 + line_height(TITLE) + line_height(TEXT))
-    bottom = rows[2] + 2 * panel[1] + GAP + line_height(NOTE)
-    sheet = Image.new('RGB', (2 * MARGIN + len(pictures) * (column + GAP) - GAP, bottom + MARGIN), 'white')
-    pen = Pen(sheet)
-    pen.text((MARGIN, rows[0]), title, TITLE, sheet.width - 2 * MARGIN)
-    for index, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
-        left = MARGIN + index * (column + GAP)
-        enlarged = enlarge(picture)
-        drawn = overlay_maps(pil_to_tensor(enlarged)[None], maps[index : index + 1], colormap=colormap)
-        pen.text((left, rows[1]), caption, TEXT, column)
-        sheet.paste(enlarged, (left, rows[2]))
-        sheet.paste(to_pil_image(drawn[0]), (left, rows[2] + panel[1] + GAP // 2))
-        low, high = maps[index].min().item(), maps[index].max().item()
-        pen.text((left, rows[2] + 2 * panel[1] + GAP // 2 + 4), f'{low:.3g} to {high:.3g}', NOTE, column, GREY)
-    return sheet
 
 
 def enlarge(picture: Image.Image) -> Image.Image:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from .statistics import Interval
 
-__all__ = ['FEWEST_IMAGES', 'RULES', 'Evidence', 'Rule', 'shares_in_words', 'verdict']
+__all__ = ['FEWEST_IMAGES', 'RULES', 'Evidence', 'Rule', 'verdict']
 
 FEWEST_IMAGES = 10  # fewer have intervals that say nothing
 
@@ -106,7 +106,6 @@ RULES: Sequence[Rule] = (
         lambda known: f'above random, SRG {_words(known.gain)}; not compared with {known.mean_map}',
     ),
 )
-LITTLE = 0.2  # difference of the shares that both halves of images keep, below which a map says little
 ALIKE = 0.9  # rank correlation from which the maps of two classes count as one
 
 
@@ -117,12 +116,6 @@ def verdict(evidence: Evidence) -> str:
     if _enough(evidence.gain) and alike is not None and _enough(alike) and alike.low > ALIKE:
         words += '; it is the same for the two most probable classes'
     return words
-
-
-def shares_in_words(kept: float, removed: float) -> str:
-    """Return which shares of predictions the map's half of images keeps, and the rest: one alone means little."""
-    little = ': the map says little' if kept - removed < LITTLE else ''
-    return f'the map keeps {kept:.2f} of the predictions, the rest keeps {removed:.2f}{little}'
 
 
 def _words(interval: Interval | None, sign: int = 1) -> str:

@@ -10,7 +10,6 @@ import torch
 from ..checkpoint_files import CheckpointError, read_checkpoint, training_settings
 from ..data.class_names import read_class_names
 from ..errors import shortened
-from ..explain.verdict import shares_in_words
 from ..hub.building import build_without_memory
 from ..hub.config import check_entries
 from ..hub.state_dicts import check_state_dict
@@ -143,10 +142,9 @@ def _attached_facts(row: Mapping[str, Any]) -> list[Row]:
     def numbers(*names: str) -> list[float]:
         return [float(row[name]) for name in names if isinstance(row.get(name), (int, float))]
 
-    facts = []
-    if len(shares := numbers('eval_kept', 'eval_removed')) == 2:
-        facts.append(('Held-out photos', shares_in_words(*shares)))
+    facts = [('Steps of refinement', f'{steps:.0f}') for steps in numbers('step')]
     titles = dict(srg='SRG ↑', above_mean_map='above the mean map of the class ↑', above_grad_cam='above Grad-CAM ↑')
+    titles['above_evidence'] = 'above the evidence without refinement ↑'
     for name, title in titles.items():
         if len(found := numbers(name, f'{name}_low', f'{name}_high')) == 3:
             facts.append((f'Map, {title}', '{:.3f} [{:.3f}, {:.3f}]'.format(*found)))
@@ -177,7 +175,7 @@ def recorded_facts(checkpoint: Mapping[str, Any], settings: Mapping[str, Any] | 
     facts += [] if metric is None else [(named, f'{metric:.2f}')]
     rows = checkpoint.get('rows')  # of timm-abn attach
     if isinstance(rows, list) and rows and isinstance(rows[-1], dict):
-        facts = facts[:1] + _attached_facts(rows[-1])
+        facts += _attached_facts(rows[-1])
     origin = origin_of(settings or {})
     facts += [('Trained from', plain(origin))] if origin else []
     dataset = (settings or {}).get('dataset')

@@ -1,65 +1,57 @@
-"""Training an attached attention branch on your own photos, as ``timm-abn attach`` does.
+"""Training the refinement of an attached network on your own photos, as ``timm-abn attach`` does.
 
-The model is frozen; the loss asks that the map says what its prediction stands on.
+The model is frozen, and no labels are used; the loss (``refinement_loss``) asks that the map says what its prediction
+stands on, and held-out photos decide whether it does (``held_out``).
 """
 
 import argparse
+import copy
 import hashlib
 import math
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn as nn
-from PIL import Image
+import torch.distributed as dist
 from timm.optim import param_groups_weight_decay
 from timm.utils import random_seed
 from torch.utils.data import DataLoader
 
+from ..attached.refinement import Refinement
 from ..checkpoint_files import CheckpointError, read_checkpoint_file
 from ..data.class_names import label_names_of
 from ..data.images import Preprocessing
-from ..data.photos import Photo, Photos, PhotosDataset
-from ..explain.methods import create_explainer
-from ..explain.metrics import predict, replacement_curves
-from ..explain.metrics.accuracy import uneven_scores
-from ..explain.metrics.checks import check_predictions
-from ..explain.sheets import draw_overlay_sheet, input_picture
-from ..explain.statistics import bootstrap_mean
-from ..explain.verdict import Evidence, verdict
-from ..models.attaching import MODEL, AttachedModel, backbone_fingerprint, with_backbone, without_backbone
+from ..data.photos import Photos, PhotosDataset
+from ..explain.processes import rank_and_size
+from ..models.attaching import MODEL, AttachedModel, backbone_fingerprint, without_backbone
 from ..progress import Progress
-from ..records import answers, are_exclusive, probabilities_of, record_of
+from ..records import record_of
 from ..staging import staged_files, write_csv
 from .errors import TrainingError
-from .faithful import AttachedTraining, complement_of, greatest_half, mask_images
-from .loss import AttachedMapLoss
+from .held_out import gains, judge, split_held_out
+from .refinement_loss import REST, refinement_terms
 
-__all__ = ['LAST', 'SUMMARY', 'VERDICT', 'AttachSettings', 'train_attached']
+__all__ = ['LAST', 'STATE', 'SUMMARY', 'AttachSettings', 'outcome_in_words', 'train_attached']
 
-LAST, SUMMARY = 'last.pth.tar', 'summary.csv'
+LAST, STATE, SUMMARY = 'last.pth.tar', 'continue.pth.tar', 'summary.csv'
+ROUND = 60  # steps, after which held-out photos decide
+PATIENCE = 3  # rounds without a gain
 WEIGHT_DECAY = 0.05
 WARMUP = 0.05  # of all steps
-MOST_SHOWN = 8  # photos of a sheet
-MOST_JUDGED = 50  # held-out photos, which cost a tenth of 480 steps
-FEWEST_OF_CLASS = 5  # other photos of the predicted class, for its mean map; of fewer the mean map is that of all
-
-JUDGED = ('srg', 'above_mean_map', 'above_grad_cam')
-VERDICT = ('judged', *(f'{name}{end}' for name in JUDGED for end in ('', '_low', '_high')), 'verdict')
+MOST_MEASURED = 256  # photos, for the statistics of channels
 
 Row = dict[str, Any]  # numbers, and the verdict
 
 
 class AttachSettings(NamedTuple):
-    """How an attached branch is trained."""
+    """How a refinement is trained."""
 
-    epochs: int = 10
-    batch_size: int = 32
+    steps: int = 480
+    batch_size: int = 32  # of each process
     lr: float = 1e-3  # the greatest, after the warm-up; falls to 0 along a cosine
-    seed: int = 0  # of order, flips and backgrounds
+    seed: int = 0  # of order, flips, shares and backgrounds
     workers: int = 0  # processes that read photos
 
 
@@ -69,62 +61,68 @@ def train_attached(
     settings: AttachSettings,
     folder: Path,
     device: torch.device,
-    names: Sequence[str],
     resume: bool = False,
 ) -> list[Row]:
-    """Train, and leave a checkpoint, a table and a sheet of overlays after each epoch; returns the rows of the table.
+    """Train, and leave a checkpoint, a table and what ``resume`` needs after each round of 60 steps.
 
-    The last row has a verdict on the map, and the numbers that it stands on (``VERDICT``). Each file is complete at
-    every moment. A resumed run ends as an uninterrupted one: order, flips and backgrounds depend on seed and epoch
-    alone. ``names`` are those of the classes, for the sheets.
+    The checkpoint holds the best refinement so far, by the symmetric relevance gain on held-out photos; where none is
+    better than the evidence that it begins from, that. Each file is complete at every moment. A resumed run ends as an
+    uninterrupted one; with more steps it goes on. All processes of a process group train together.
+
+    Returns:
+        The rows of the table, one for each round and one for the start; the last has a verdict (``VERDICT``).
 
     Raises:
-        TrainingError: There are fewer photos than a batch has, or folders cannot be the labels of the model.
-        TimmAbnError: A photo cannot be read, or the checkpoint to continue from is of another run.
+        TrainingError: The loss is not finite.
+        TimmAbnError: A photo cannot be read, the model predicts NaN, or the run to continue is another one.
     """
-    if len(photos.training) < settings.batch_size:
-        raise TrainingError(
-            f'there are {len(photos.training)} photos to train on, fewer than a batch of {settings.batch_size}: pass a '
-            f'smaller --batch-size.'
-        )
-    if photos.classes and not are_exclusive(attached.model):
-        raise TrainingError('the labels of this model do not exclude each other, and a folder names one: --unlabelled.')
     run = _Run(attached, photos, settings, device)
-    rows = run.resume(folder) if resume else []
-    if rows:  # the run may have ended between its checkpoint and what is made of it
-        run.write(folder, rows, names)
-    for epoch in range(len(rows), settings.epochs):
-        start = time.monotonic()
-        row = dict(epoch=epoch, **run.train_epoch(epoch), **run.evaluate())
-        if epoch == settings.epochs - 1:
-            row.update(run.judge())
-        rows.append(dict(row, seconds=round(time.monotonic() - start, 1)))
-        run.write(folder, rows, names)
-    return rows
+    if resume:
+        run.resume(folder)
+    while run.step < settings.steps and not run.has_stopped:
+        run.train_round()
+        run.write(folder)
+    run.end(folder)
+    return run.rows
+
+
+def outcome_in_words(rows: Sequence[Row], steps: int) -> str:
+    """Return which refinement was kept, and whether training stopped before so many steps."""
+    best, last = max(rows, key=lambda row: row['srg_held_out']), rows[-1]['step']
+    words = f'the refinement of step {best["step"]} is kept'
+    if not best['step']:
+        words = 'no refinement is better on held-out photos than the evidence that it begins from, which is kept'
+    return words + f'; stopped at step {last}, since nothing was gained for {PATIENCE} rounds' * (last < steps)
 
 
 class _Run:
     """The state of a run."""
 
     def __init__(self, attached: AttachedModel, photos: Photos, settings: AttachSettings, device: torch.device) -> None:
-        self.model, self.is_of_timm = attached.model.to(device), attached.is_of_timm
-        self.settings, self.device, self.exclusive = settings, device, are_exclusive(self.model)
+        self.model, self.is_of_timm, self.settings, self.device = attached.model, attached.is_of_timm, settings, device
+        self.model.to(device).eval().requires_grad_(False)
+        assert self.model.refinement is not None
+        self.refinement: Refinement = self.model.refinement.requires_grad_(True)
         self.preprocessing = Preprocessing(self.model)
-        see = partial(_see, self.preprocessing)  # without the box
-        levels = self.preprocessing.levels
-        self.training = PhotosDataset(photos.training, see, is_training=True, levels=levels)
-        self.validation = PhotosDataset(photos.validation, see, levels=levels)
+        self.training, held_out = (self._see(part) for part in photos)
+        decide, judged = split_held_out(len(held_out))
+        self.deciding, self.judging = (
+            torch.stack([held_out[i] for i in Progress(part, 'reading held-out photos', 'photo')]).to(device)
+            for part in (decide, judged)
+        )
         self.backbone = backbone_fingerprint(self.model)
-        self.recorded = self._recorded(attached, photos.classes)
+        self.recorded = self._recorded(attached)
         self.content = _content_of([*photos.training, *photos.validation])
-        self.criterion = AttachedMapLoss(nn.CrossEntropyLoss())
-        self.terms = tuple(self.criterion.weighted_terms())
-        self.trainable = AttachedTraining(self.model)
-        groups = param_groups_weight_decay(self.model.attention_branch, WEIGHT_DECAY)
+        groups = param_groups_weight_decay(self.refinement, WEIGHT_DECAY)
         self.optimizer = torch.optim.AdamW(groups, lr=settings.lr)
-        self.steps = len(photos.training) // settings.batch_size
+        self.step = 0
+        self.rows: list[Row] = []
 
-    def _recorded(self, attached: AttachedModel, classes: Sequence[str]) -> dict[str, Any]:
+    def _see(self, photos: Sequence[Path]) -> PhotosDataset:
+        see = self.preprocessing
+        return PhotosDataset(photos, lambda image: see(image)[0], see.levels)
+
+    def _recorded(self, attached: AttachedModel) -> dict[str, Any]:
         """Return what the checkpoint says of the network and its images, with the names of timm's training script."""
         config = {key: value for key, value in self.preprocessing.config.items() if key in _DATA_KEYS}
         own = {key: value for key, value in attached.arguments.items() if key not in ('num_classes', 'in_chans')}
@@ -133,191 +131,151 @@ class _Run:
             model_kwargs=own,
             num_classes=self.model.num_classes,
             in_chans=self.model.in_chans,
-            label_names=list(classes) or label_names_of(self.model),
+            label_names=label_names_of(self.model),
             origin=attached.origin,
             **record_of(self.model).entries(),
             **(dict(backbone_sha256=self.backbone) if attached.is_of_timm else {}),
-            eval_metric='share of predictions that the map keeps (%)',
             **{key: list(value) if isinstance(value, tuple) else value for key, value in config.items()},
         )
 
-    def train_epoch(self, epoch: int) -> Row:
-        """Train for an epoch, and return the means of the losses."""
-        settings = self.settings
-        random_seed((settings.seed * 10_000 + epoch) % 2**32)
-        self.trainable.train()
-        loader = DataLoader(
-            self.training, settings.batch_size, shuffle=True, drop_last=True, num_workers=settings.workers
-        )
-        sums = dict.fromkeys(('train_loss', *(f'train_{name}' for name in self.terms)), 0.0)
-        bar: Progress[list[torch.Tensor]] = Progress(loader, f'epoch {epoch + 1}/{settings.epochs}', 'batch')
-        for step, (images, labels) in enumerate(bar):
-            self._set_lr(epoch * self.steps + step)
-            images, labels = images.to(self.device), labels.to(self.device)
-            flipped = torch.rand(len(images), device=self.device) < 0.5
-            images = torch.where(flipped[:, None, None, None], images.flip(-1), images)
-            losses = self._step(images, labels if bool((labels >= 0).all()) else None)
+    @property
+    def best(self) -> int:
+        """Which row has the greatest gain; of equal ones the first."""
+        return max(range(len(self.rows)), key=lambda index: self.rows[index]['srg_held_out'])
+
+    @property
+    def has_stopped(self) -> bool:
+        """Whether the gain has not grown for some rounds."""
+        return len(self.rows) - 1 - self.best >= PATIENCE if self.rows else False
+
+    def begin(self) -> None:
+        """Set the statistics of channels, and note what the evidence alone is worth."""
+        measured = min(MOST_MEASURED, len(self.training))
+        with torch.no_grad():
+            batches = DataLoader(self.training, self.settings.batch_size, sampler=self._order(0, measured))
+            seen = (self.model.look(images.to(self.device), with_cut=True) for images in batches)
+            self.refinement.set_statistics((found.cut, found.last) for found in seen if found.cut is not None)
+        self._note()
+
+    def train_round(self) -> None:
+        """Train for a round, and let held-out photos decide; before the first they do so of the start."""
+        if not self.rows:
+            self.begin()
+        start, settings, (rank, size) = time.monotonic(), self.settings, rank_and_size()
+        number, end = len(self.rows), min(self.step + ROUND, settings.steps)
+        random_seed((settings.seed * 10_000 + number) % 2**32, rank)
+        first, last = (step * settings.batch_size * size for step in (self.step, end))
+        order = self._order(first, last)[rank::size]
+        loader = DataLoader(self.training, settings.batch_size, sampler=order, num_workers=settings.workers)
+        sums = dict.fromkeys(('train_loss', 'train_kept', 'train_rest'), 0.0)
+        rounds = number + -(-(settings.steps - end) // ROUND)
+        bar: Progress[torch.Tensor] = Progress(loader, f'round {number}/{rounds}', 'step', shown=rank == 0)
+        for done, images in enumerate(bar, 1):
+            losses = self._train_step(images.to(self.device))
             if not math.isfinite(losses['train_loss']):
-                check_predictions(self.model.eval().explain(images).logits)  # which no --lr changes
-                raise TrainingError(f'the loss is {losses["train_loss"]} in epoch {epoch}: pass a smaller --lr.')
+                raise TrainingError(f'the loss is {losses["train_loss"]} in step {self.step}: pass a smaller --lr.')
             sums = {name: value + losses[name] for name, value in sums.items()}
-            bar.note = ', '.join(f'{name[6:]} {value / (step + 1):.3f}' for name, value in sums.items())
-        return {name: round(value / self.steps, 5) for name, value in sums.items()}
+            bar.note = ', '.join(f'{name[6:]} {value / done:.3f}' for name, value in sums.items())
+        self._note(**{name: round(value / done, 5) for name, value in sums.items()})
+        self.rows[-1]['seconds'] = round(time.monotonic() - start, 1)
 
-    def _questions(self, logits: torch.Tensor) -> torch.Tensor:
-        """Return logits of the answers to each question: of an image one, (B, K), of K labels K, (B * K, 2)."""
-        return answers(logits if self.exclusive else logits.reshape(-1, 1), True)
+    def _order(self, first: int, last: int) -> list[int]:
+        """Return which photos are seen from the first to the last of a run: all in a drawn order, then all again."""
+        count = len(self.training)
+        orders = [
+            torch.randperm(count, generator=torch.Generator().manual_seed(self.settings.seed * 10_000 + number))
+            for number in range(first // count, -(-last // count))
+        ]
+        return torch.cat(orders)[first % count :][: last - first].tolist()
 
-    def _answers(self, logits: torch.Tensor) -> torch.Tensor:
-        return self._questions(logits).argmax(dim=1)
-
-    def _set_lr(self, step: int) -> None:
-        total = self.steps * self.settings.epochs
+    def _train_step(self, images: torch.Tensor) -> Row:
+        total, step = self.settings.steps, self.step
         warmup = max(round(WARMUP * total), 1)
         for group in self.optimizer.param_groups:
             group['lr'] = self.settings.lr * min((step + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * step / total))
-
-    def _step(self, images: torch.Tensor, labels: torch.Tensor | None) -> Row:
-        terms: dict[str, torch.Tensor] = {}
-        self.criterion.watch = lambda found, _: terms.update(found)
-        output = self.trainable(images)
-        questions = {name: self._questions(getattr(output, name)) for name in _LOGITS}
-        loss = self.criterion(output._replace(**questions), labels)
+        flipped = torch.rand(len(images), device=self.device) < 0.5
+        images = torch.where(flipped[:, None, None, None], images.flip(-1), images)
+        terms = refinement_terms(self.model, images.to(memory_format=torch.channels_last))
+        loss = terms['kept'] + REST * terms['rest']
         self.optimizer.zero_grad()
         loss.backward()
+        if (processes := rank_and_size()[1]) > 1:
+            for parameter in self.refinement.parameters():
+                assert parameter.grad is not None
+                dist.all_reduce(parameter.grad)
+                parameter.grad /= processes
         self.optimizer.step()
-        return dict(train_loss=loss.item(), **{f'train_{name}': terms[name].item() for name in self.terms})
+        self.step += 1
+        return dict(train_loss=loss.item(), **{f'train_{name}': term.item() for name, term in terms.items()})
 
-    @torch.no_grad()
-    def evaluate(self) -> Row:
-        """Return what the held-out photos say."""
-        self.model.eval()
-        sums: Row = {}
-        labelled: list[tuple[torch.Tensor, ...]] = []  # labels, probabilities of the model, those of the branch
-        for images, labels in DataLoader(self.validation, self.settings.batch_size, num_workers=self.settings.workers):
-            images = images.to(self.device)
-            explanation = self.model.explain(images)
-            check_predictions(explanation.logits)
-            predicted, kept = self._answers(explanation.logits), greatest_half(explanation.attention_map)
-            found: Row = {}
-            for name, shown in (('eval_kept', kept), ('eval_removed', complement_of(kept, False))):
-                same = self._answers(self.model(mask_images(images, shown, 'blur'))) == predicted
-                found[name] = same.float().mean().item() * len(images)
-            if bool((labels >= 0).all()):
-                assert explanation.attention_logits is not None
-                logits = explanation.logits, explanation.attention_logits
-                for name, own in zip(('eval_top1', 'eval_attention_top1'), logits):
-                    found[name] = (self._answers(own).cpu() == labels).sum().item()
-                labelled.append((labels, *(probabilities_of(own, self.exclusive).cpu() for own in logits)))
-            sums = {name: sums.get(name, 0.0) + value for name, value in found.items()}
-        row = {name: value / len(self.validation) for name, value in sums.items()}
-        if labelled:
-            true, *both = (torch.cat(parts) for parts in zip(*labelled))
-            for name, own in zip(('eval', 'eval_attention'), both):
-                row.update({f'{name}_{key}': value for key, value in uneven_scores(true.tolist(), own).items()})
-        return {name: round(value, 5) for name, value in row.items()}
+    def _note(self, **losses: float) -> None:
+        """Add the row of a round, and keep its refinement if it is the best."""
+        found = gains(self.model, self.deciding, self.settings.batch_size)
+        srg = round(sum(found) / len(found), 5)
+        self.rows.append(dict(step=self.step, **losses, srg_held_out=srg))
+        if self.best == len(self.rows) - 1:
+            self.best_weights = copy.deepcopy(self.refinement.state_dict())
 
-    def judge(self) -> Row:
-        """Return a verdict on the map from held-out photos, and the symmetric relevance gains that it stands on."""
-        stride = max(len(self.validation) // MOST_JUDGED, 1)
-        chosen = range(0, len(self.validation), stride)[:MOST_JUDGED]
-        images = torch.stack([self.validation[index][0] for index in chosen]).to(self.device)
-        grad_cam, size = create_explainer('grad_cam', self.model.eval()), self.settings.batch_size
-        own = torch.cat([self.model.explain(batch).attention_map.float() for batch in images.split(size)])
-        rival = torch.cat([grad_cam(batch) for batch in images.split(size)])
-        predicted = predict(self.model, images, size).argmax(dim=1)
-        every = own, _means_of_others(own, predicted), rival
-        gain, of_mean, of_rival = (
-            replacement_curves(self.model, images, maps, predicted, batch_size=size).gain.cpu() for maps in every
-        )
-        known = [bootstrap_mean(values.tolist()) for values in (gain, gain - of_mean, gain - of_rival)]
-        evidence = Evidence(known[0], known[1], above_rival=known[2], rival='Grad-CAM at the last stage')
-        numbers = [round(value, 5) for interval in known for value in interval[:3]]
-        return dict(zip(VERDICT, (len(images), *numbers, verdict(evidence))))
+    def end(self, folder: Path) -> None:
+        """Take the best refinement, judge it if that is still to do, and write all files again."""
+        state = self._state()
+        self.refinement.load_state_dict(self.best_weights)
+        if 'verdict' not in self.rows[-1]:
+            self.rows[-1].update(judge(self.model, self.judging, self.settings.batch_size))
+        self.write(folder, state)
 
-    def write(self, folder: Path, rows: Sequence[Row], names: Sequence[str]) -> None:
-        """Write the checkpoint of an epoch, the table, and a sheet."""
-        weights = self.model.state_dict()
+    def write(self, folder: Path, state: Mapping[str, Any] | None = None) -> None:
+        """Write the checkpoint of the best refinement, the table, and the state of the run, by default the present."""
+        if rank_and_size()[0]:
+            return
+        weights = {**self.model.state_dict(), **{f'refinement.{name}': w for name, w in self.best_weights.items()}}
         checkpoint = dict(
             # of a backbone that timm has, the fingerprint is recorded instead
             state_dict=without_backbone(weights) if self.is_of_timm else weights,
             args=argparse.Namespace(**self.recorded),
-            epoch=len(rows) - 1,
-            metric=100 * rows[-1]['eval_kept'],
-            # what --resume needs
-            optimizer=self.optimizer.state_dict(),
-            run=self._what_must_be_the_same(),
-            rows=list(rows),
+            rows=list(self.rows),
         )
-        sheet = self._sheet(len(rows), names)
-        with staged_files(folder) as staging:  # the checkpoint, of which the others can be made again, appears first
+        with staged_files(folder) as staging:  # by their names: the state, of which a run goes on, appears first
+            torch.save(dict(state or self._state(), rows=list(self.rows)), staging / STATE)
             torch.save(checkpoint, staging / LAST)
-            (staging / 'sheets').mkdir()
-            sheet.save(staging / 'sheets' / f'epoch-{len(rows):03}.png')
-            write_csv(staging / SUMMARY, rows, rows[-1])
+            write_csv(staging / SUMMARY, self.rows, dict.fromkeys(name for row in self.rows for name in row))
 
-    @torch.no_grad()
-    def _sheet(self, epoch: int, names: Sequence[str]) -> Image.Image:
-        """Return the same few held-out photos as after every epoch, with their maps."""
-        stride = max(len(self.validation) // MOST_SHOWN, 1)
-        shown = range(0, len(self.validation), stride)[:MOST_SHOWN]
-        images = torch.stack([self.validation[index][0] for index in shown])
-        explanation = self.model.eval().explain(images.to(self.device))
-        mean, std = self.preprocessing.config['mean'], self.preprocessing.config['std']
-        probabilities, classes = explanation.top_k(1)
-        captions = [
-            f'{names[index]} {probability:.2f}'
-            for index, probability in zip(classes[:, 0].tolist(), probabilities[:, 0].tolist())
-        ]
-        return draw_overlay_sheet(
-            [input_picture(image, mean, std) for image in images],
-            explanation.attention_map.cpu(),
-            captions,
-            f'epoch {epoch}: the map explains, and does not gate',
+    def _state(self) -> dict[str, Any]:
+        """Return what a run goes on with; what is trained is a copy."""
+        return dict(
+            state_dict=copy.deepcopy(self.refinement.state_dict()),
+            best=self.best_weights,
+            optimizer=copy.deepcopy(self.optimizer.state_dict()),
+            run=self._what_must_be_the_same(),
         )
 
     def _what_must_be_the_same(self) -> dict[str, Any]:
-        """Return what a resumed run shares with the one before; only the number of its workers may differ."""
-        settings = {key: value for key, value in self.settings._asdict().items() if key != 'workers'}
-        return {**self.recorded, **settings, 'backbone_sha256': self.backbone, 'photos_sha256': self.content}
+        """Return what a resumed run shares with the one before."""
+        settings = {key: value for key, value in self.settings._asdict().items() if key not in ('steps', 'workers')}
+        of_run = dict(backbone_sha256=self.backbone, photos_sha256=self.content, processes=rank_and_size()[1])
+        return {**self.recorded, **settings, **of_run}
 
-    def resume(self, folder: Path) -> list[Row]:
-        """Restore the last epoch of a folder, and return the rows of its table."""
-        path = folder / LAST
-        checkpoint = read_checkpoint_file(path)
-        then, now = checkpoint.get('run'), self._what_must_be_the_same()
+    def resume(self, folder: Path) -> None:
+        """Restore the last round of a folder."""
+        path = folder / STATE
+        state = read_checkpoint_file(path)
+        then, now = state.get('run'), self._what_must_be_the_same()
         if not isinstance(then, Mapping):
             what = 'of another kind'
         else:
             what = ', '.join(f'with {key}={then.get(key)!r}' for key in now if then.get(key) != now[key])
         if what:
             raise CheckpointError(f'{path} is of a run {what}: resume with the same arguments, or choose a new folder.')
-        fingerprint = self.recorded.get('backbone_sha256')
-        self.model.load_state_dict(with_backbone(checkpoint['state_dict'], self.model, fingerprint, path))
-        self.optimizer.load_state_dict(checkpoint['optimizer'])
-        return list(checkpoint['rows'])
+        self.refinement.load_state_dict(state['state_dict'])
+        self.optimizer.load_state_dict(state['optimizer'])
+        self.rows, self.best_weights = list(state['rows']), dict(state['best'])
+        self.step = self.rows[-1]['step']
 
 
-_LOGITS = ('logits', 'attention_logits', 'masked_logits', 'complement_logits')
 _DATA_KEYS = ('input_size', 'interpolation', 'mean', 'std', 'crop_pct', 'crop_mode')
 
 
-def _means_of_others(maps: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
-    """Return, for each image, the mean map of the others that are predicted as the same class, or of all others."""
-    same = predicted[:, None] == predicted
-    same = torch.where(same.sum(dim=1, keepdim=True) > FEWEST_OF_CLASS, same, True).fill_diagonal_(False)
-    weights = same / same.sum(dim=1, keepdim=True).clamp(min=1)
-    return (weights.to(maps) @ maps.flatten(1)).reshape(maps.shape)
-
-
-def _content_of(photos: Sequence[Photo]) -> str:
-    """Return the SHA-256 of photos and their classes, which are read for it."""
-    digest = hashlib.sha256()
-    for path, label in Progress(photos, 'reading the photos', 'photo'):
-        digest.update(f'{label} {path.stat().st_size} '.encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def _see(preprocessing: Preprocessing, image: Image.Image) -> torch.Tensor:
-    return preprocessing(image)[0]
+def _content_of(photos: Sequence[Path]) -> str:
+    """Return the SHA-256 of the names and sizes of photos."""
+    sizes = [f'{path.name} {path.stat().st_size}' for path in photos]
+    return hashlib.sha256('\n'.join(sizes).encode()).hexdigest()

@@ -19,26 +19,21 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from ..attached.network import AttachedNet
 from ..networks.config import check_choice
 from ..networks.multi_task import MultiTaskAttentionBranchNet
-from ..networks.network import AttentionBranchNet, ForwardPass
+from ..networks.network import AttentionBranchNet
 from ..networks.split_network import SplitNetwork
 from .errors import TrainingError
 
 __all__ = [
     'BACKGROUNDS',
-    'AttachedTraining',
     'FaithfulTraining',
     'TrainingOutput',
     'complement_of',
-    'greatest_half',
     'mask_images',
 ]
 
 BACKGROUNDS = ('blur', 'mean', 'mixed')
-LEAST_SHARE = 0.05  # of the places that a map keeps, or leaves out, where it learns an order
-SLOPE = 0.1  # of a map: how far from the limit a place is surely kept, or not
 
 
 class TrainingOutput(NamedTuple):
@@ -52,8 +47,8 @@ class TrainingOutput(NamedTuple):
             whose map was used. None if it is not asked for.
         tasks: The task whose map counts, drawn for each image, shape (B,); None of a network with one map.
         flipped_map: The map of the image flipped from left to right, flipped back; None if it is not asked for.
-        complement_logits: Logits of the features, or, of a map that does not gate, of the image, where the map is not,
-            of the shape of ``masked_logits``; None if they are not asked for.
+        complement_logits: Logits of the features where the map is not, of the shape of ``masked_logits``; None if they
+            are not asked for.
     """
 
     logits: torch.Tensor
@@ -95,7 +90,7 @@ class FaithfulTraining(nn.Module):
         if (background is not None or complement) and kind != 'sigmoid':
             use = 'have a complement' if background is None else 'show an image'
             raise TrainingError(f"only maps in [0, 1] {use}: attention_map='sigmoid', not {kind!r}.")
-        if complement and not isinstance(network, AttachedNet) and network.config.mechanism == 'residual':
+        if complement and network.config.mechanism == 'residual':
             raise TrainingError("complement needs mechanism='product', got 'residual': Eq. 2 hides nothing.")
         self.module = network
         self.background, self.flips, self.complement = background, flips, complement
@@ -109,12 +104,13 @@ class FaithfulTraining(nn.Module):
         masked_logits = complement_logits = flipped_map = None
         has_answers = network.num_classes > 0
         tasks = self._draw_tasks(seen.attention_map) if has_answers else None
-        kept = self.kept(_of_tasks(seen.attention_map, tasks))
+        kept = _of_tasks(seen.attention_map, tasks)
         with keep_running_statistics(network):
             if has_answers and self.background is not None:
                 masked_logits = self.answer_through(mask_images(images, kept, self.background), tasks)
             if has_answers and self.complement:
-                complement_logits = self.answer_of_rest(images, seen, kept, tasks)
+                rest = complement_of(kept, network.config.is_hard)
+                complement_logits = self._answer(seen.features, rest, tasks)
             if self.flips:
                 flipped = images.flip(-1)
                 flipped_map = network.attention_map(network.extract(flipped), flipped, None).flip(-1)
@@ -129,10 +125,6 @@ class FaithfulTraining(nn.Module):
             return None
         return torch.randint(maps.shape[1], (len(maps),), device=maps.device)
 
-    def kept(self, maps: torch.Tensor) -> torch.Tensor:
-        """Return what is kept of images, shape (B, 1, h, w), in [0, 1]: here what the map says."""
-        return maps
-
     def answer_through(self, masked: torch.Tensor, tasks: torch.Tensor | None) -> torch.Tensor:
         """Return logits of images seen through their maps; of several tasks that of the one whose map it was."""
         network: Any = self.module
@@ -140,51 +132,12 @@ class FaithfulTraining(nn.Module):
         maps = network.attention_map(features, masked, None)
         return self._answer(features, _of_tasks(maps, tasks), tasks)
 
-    def answer_of_rest(
-        self, images: torch.Tensor, seen: ForwardPass, kept: torch.Tensor, tasks: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Return logits of what the map does not keep: here of the features, gated by the complement of the map."""
-        return self._answer(seen.features, complement_of(kept, self.module.config.is_hard), tasks)
-
     def _answer(self, features: Any, maps: torch.Tensor, tasks: torch.Tensor | None) -> torch.Tensor:
         """Return logits of features under one map per image, shape (B, 1, h, w); of several tasks that of its own."""
         if tasks is not None and isinstance(self.module, MultiTaskAttentionBranchNet):
             return self.module.predict_task(features, maps, tasks)
         assert isinstance(self.module, AttentionBranchNet)
         return self.module.predict(features, maps)
-
-
-class AttachedTraining(FaithfulTraining):
-    """Wraps an attached network, whose map gates nothing: images are masked, also by what the map does not keep.
-
-    The map keeps as many of its greatest places as are drawn for each image, so that it learns their order.
-    """
-
-    def __init__(self, network: AttachedNet, background: str = 'mixed') -> None:
-        super().__init__(network, background, complement=True)
-
-    def kept(self, maps: torch.Tensor) -> torch.Tensor:
-        """Return maps that keep the greatest places of others, how many of them drawn for each image, with gradients.
-
-        Between what is kept, near 1, and what is not, near 0, is a slope, so that places near the limit learn on which
-        side of it they belong. Only the order of the places counts, as in deletion and insertion (RISE, arXiv
-        1806.07421).
-        """
-        places = maps.detach().flatten(1).float()
-        share = LEAST_SHARE + (1 - 2 * LEAST_SHARE) * torch.rand(len(maps), 1, device=maps.device)
-        limit = places.sort(dim=1, descending=True).values.gather(1, (share * places.shape[1]).long())
-        return ((maps.float() - limit[:, :, None, None]) / SLOPE).sigmoid()
-
-    def answer_through(self, masked: torch.Tensor, tasks: torch.Tensor | None) -> torch.Tensor:
-        """Return logits of masked images."""
-        return self.module.forward_perception(self.module.extract(masked))
-
-    def answer_of_rest(
-        self, images: torch.Tensor, seen: ForwardPass, kept: torch.Tensor, tasks: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Return logits of images masked by the complement of the map."""
-        assert self.background is not None
-        return self.answer_through(mask_images(images, complement_of(kept, False), self.background), tasks)
 
 
 def _of_tasks(maps: torch.Tensor, tasks: torch.Tensor | None) -> torch.Tensor:
@@ -207,12 +160,6 @@ def mask_images(images: torch.Tensor, maps: torch.Tensor, background: str) -> to
 def complement_of(maps: torch.Tensor, hard: bool) -> torch.Tensor:
     """Return maps of where maps in [0, 1] are not; of ``hard`` ones, 0 in most places, these places and no others."""
     return (maps == 0).to(maps.dtype) if hard else 1 - maps
-
-
-def greatest_half(maps: torch.Tensor) -> torch.Tensor:
-    """Return maps (B, 1, h, w) that are 1 in the half of the places where others are greatest, and 0 elsewhere."""
-    ranks = maps.flatten(1).argsort(dim=1, descending=True).argsort(dim=1)
-    return (ranks < ranks.shape[1] // 2).to(maps.dtype).view_as(maps)
 
 
 @contextlib.contextmanager

@@ -7,8 +7,6 @@ With PyTorch, Lightning or Accelerate each is two lines::
 
     criterion = FaithfulMapLoss(nn.CrossEntropyLoss())
     loss = criterion(FaithfulTraining(model)(images), targets)
-
-``AttachedMapLoss`` and ``AttachedTraining`` are their like for a branch that is attached to a trained model.
 """
 
 import math
@@ -24,7 +22,7 @@ from .faithful import TrainingOutput
 
 Output = torch.Tensor | tuple[torch.Tensor, ...] | TrainingOutput
 
-__all__ = ['AttentionBranchLoss', 'AttachedMapLoss', 'FaithfulMapLoss', 'check_weight']
+__all__ = ['AttentionBranchLoss', 'FaithfulMapLoss', 'check_weight']
 
 # term of the map -> what it is a function of
 _SEEN = dict(
@@ -172,7 +170,7 @@ class FaithfulMapLoss(AttentionBranchLoss):
         if 'masked' in seen:
             terms['masked'] = self.criterion(seen['masked'], _of_task(target, output))
         if 'complement' in seen:
-            terms['complement'] = self._complement(seen['complement'], _of_task(target, output))
+            terms['complement'] = self._complement(seen['complement'])
         if 'area' in seen:
             terms['area'] = seen['area'].float().mean()
         if 'smoothness' in seen:
@@ -183,7 +181,7 @@ class FaithfulMapLoss(AttentionBranchLoss):
             terms['consistency'] = (output[2].float() - seen['consistency'].float()).square().mean()
         return terms
 
-    def _complement(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def _complement(self, logits: torch.Tensor) -> torch.Tensor:
         logits = logits.float()
         if self.multi_label:
             return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, 0.5))
@@ -192,46 +190,6 @@ class FaithfulMapLoss(AttentionBranchLoss):
     def extra_repr(self) -> str:  # noqa: D102
         weights = ', '.join(f'{name}={weight}' for name, weight in self.weights.items())
         return f'{super().extra_repr()}, {weights}'
-
-
-class AttachedMapLoss(FaithfulMapLoss):
-    """The loss of a map that is to be true of a model that stays as it is, wrapped in ``AttachedTraining``.
-
-        L = w_a L_attention + the terms of ``FaithfulMapLoss``, with the model's own prediction as the target
-
-    The prediction from what the map keeps is compared with the class that the model predicts, right or wrong: the map
-    is to say what that stands on. How much it keeps is drawn each time, so that no term must ask for little: ``area``
-    is 0. From the rest of the image that class must not be told: ``complement`` is -log(1 - its probability). Labels
-    teach the attention branch's own prediction alone; where there are none, the model teaches that, too. The model's
-    own loss is left out, since nothing could lower it.
-    """
-
-    def __init__(
-        self,
-        criterion: Callable[..., torch.Tensor],
-        attention_loss_weight: float = 1.0,
-        masked: float = 1.0,
-        complement: float = 0.3,
-    ) -> None:
-        super().__init__(criterion, attention_loss_weight, masked, area=0.0, complement=complement)
-
-    def forward(self, output: Output, target: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the loss of what the network returned in training, and classes (B,) where there are labels."""
-        logits, attention_logits = output[:2]
-        predicted = logits.detach().argmax(dim=1)
-        attention_loss = self.criterion(attention_logits, predicted if target is None else target)
-        terms = self.map_terms(output, predicted)
-        self._show(len(logits), attention=attention_loss, **terms)
-        loss = self.attention_loss_weight * attention_loss
-        return loss + sum(self.weights[name] * value for name, value in terms.items())
-
-    def weighted_terms(self) -> dict[str, float]:  # noqa: D102
-        return {name: weight for name, weight in super().weighted_terms().items() if name != 'perception'}
-
-    def _complement(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        logits = logits.float()
-        others = logits.masked_fill(F.one_hot(target, logits.shape[1]).bool(), -math.inf).logsumexp(dim=1)
-        return (logits.logsumexp(dim=1) - others).mean()  # -log(1 - p), which does not overflow where p is 1
 
 
 def _of_task(target: torch.Tensor, output: Output) -> torch.Tensor:
