@@ -45,7 +45,7 @@ class Drawing:
     """Which maps are drawn, and how.
 
     Attributes:
-        shown: 'attention', of which is drawn all, or with ``from_zero`` what is above 0; 'class' for the map of one class, less its mean over the places, of which is drawn what is
+        shown: 'attention'; 'class' for the map of one class, less its mean over the places, of which is drawn what is
             above 0; 'contrast' for that of one class less the mean of the other classes'; 'product' of the attention
             map and a class map (``Explanation.explaining_map``).
         class_index: The class; None for the most probable one of each image, and of a multi-task network for its most
@@ -53,7 +53,7 @@ class Drawing:
         scale: 'own' for the range of each map, 'common' for that of all maps, 'absolute' for that of a sigmoid, [0, 1].
         interpolation: 'bilinear' or 'bicubic'.
         colormap: 'viridis', 'inferno' or 'magma'; contrasts have 'coolwarm' whatever it says.
-        from_zero: Whether what is above 0 is drawn alone, as it always is of class maps.
+        from_zero: Whether what is above 0 is drawn alone, as it is of class maps, and of maps of attached networks.
         map_format: Of the map beside the overlay: 'npy' for its values, 'png' as shown, in grey; None for no such file.
     """
 

@@ -26,7 +26,15 @@ from ..networks.config import check_choice
 from ..records import num_answers, record_of
 from .errors import ExportError
 
-__all__ = ['DYNAMIC_FORMS', 'ExportedNetwork', 'export_metadata', 'export_network', 'largest_difference', 'onnx_runner', 'outputs_of']
+__all__ = [
+    'DYNAMIC_FORMS',
+    'ExportedNetwork',
+    'export_metadata',
+    'export_network',
+    'largest_difference',
+    'onnx_runner',
+    'outputs_of',
+]
 
 TOLERANCE = 1e-4  # largest difference of an output, relative to its greatest value where that is above 1
 

@@ -18,8 +18,8 @@ class AttentionExplainer(Explainer):
     """The map that an Attention Branch Network multiplies its features by (paper, section 3.2), or a refined one.
 
     The first is the same for all classes; the second (of an ``AttachedNet`` with a refinement) is of the target class,
-    gates nothing, and is of mean 0. Other models are refused. A network of several tasks has one map per task, and the one of the target task is
-    returned. Nothing after the cut is run, except to find the tasks that are predicted.
+    gates nothing, and is of mean 0. Other models are refused. A network of several tasks has one map per task, and the
+    one of the target task is returned. Nothing after the cut is run, except to find the tasks that are predicted.
     """
 
     name = 'attention'
@@ -37,7 +37,7 @@ class AttentionExplainer(Explainer):
         self._is_attached = is_attached
         self.centred = is_attached
         self.layer = 'last features' if is_attached else str(self._network.config.split)
-        self._several = not is_attached and self._network.attention_branch.num_maps > 1
+        self._several = getattr(getattr(model, 'attention_branch', None), 'num_maps', 1) > 1
 
     def _maps(self, images: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
         network = self._network
