@@ -104,7 +104,12 @@ def test_the_model_is_left_alone_and_shares_its_weights():
     ('make', 'message'),
     [
         (lambda: tiny_backbone('test_resnet', num_classes=0), 'ResNet has no classifier whose evidence could be shown'),
-        (lambda: timm.create_model('coat_tiny', embed_dims=(32, 32, 32, 32), serial_depths=(1, 1, 1, 1), parallel_depth=1), r'CoaT cannot be explained place by place: .* are several \(list\)'),
+        (
+            lambda: timm.create_model(
+                'coat_tiny', embed_dims=(32, 32, 32, 32), serial_depths=(1, 1, 1, 1), parallel_depth=1
+            ),
+            r'CoaT cannot be explained place by place: .* are several \(list\)',
+        ),
         (lambda: tiny_attached('test_resnet'), '^resnet.* explains itself already|attached.* explains itself already'),
     ],
 )
