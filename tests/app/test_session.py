@@ -122,7 +122,7 @@ def test_an_attached_network_shows_the_map_of_each_class_and_is_not_painted_on(p
     session = opened(photo, served)
     kind, words = first_map(served)
     assert not served.is_painted and maps_of(served) == MAPS[0 if is_refined else 1 : 3] and kind == maps_of(served)[0]
-    assert words.endswith('This map explains, and does not gate: painting on it would change nothing.')
+    assert words.endswith('; nothing gates, so that painting on the map would change nothing.')
     for target in (0, 1):
         explanation = model.explain(session.x, torch.tensor([target]))
         values = map_of(session, served, kind, target)

@@ -189,7 +189,7 @@ class _Page:
         if session is None:
             return {}
         background = draw_kind(session, self.offered.load(model), kind, _target(target))
-        shown = dict(background=background, layers=canvas['layers'], composite=background)
+        shown = dict(background=background, layers=_layers(canvas), composite=background)
         return {self.parts.canvas: shown, **self._predict(session, model, target, keeps, canvas)}
 
     @_computing
@@ -202,7 +202,7 @@ class _Page:
         served = self.offered.load(model)
         if not served.is_painted:
             return {}
-        painting, classes = merge_layers(canvas['layers'], session, keeps == KEEPS[0]), top_classes(session)
+        painting, classes = merge_layers(_layers(canvas), session, keeps == KEEPS[0]), top_classes(session)
         if is_empty(painting):  # a new photo on the canvas counts as input, too
             table = probability_table(served.class_names, classes, session.probabilities)
             return {self.parts.table: table, self.parts.painted: None}
@@ -247,10 +247,14 @@ class _Page:
         self, session: Session | None, model: str, target: int, kind: str, keeps: str, canvas: Any
     ) -> dict[Any, Any]:
         session, served, wanted = _opened(session), self.offered.load(model), _target(target)
-        painting = merge_layers(canvas['layers'], session, keeps == KEEPS[0])
+        painting = merge_layers(_layers(canvas), session, keeps == KEEPS[0])
         folder = Path(tempfile.mkdtemp(prefix='saved-', dir=self.parts.files.GRADIO_CACHE))
         paths = write_files(session, served, painting, folder, kind, wanted)
         return {self.parts.files: [str(path) for path in paths]}
+
+
+def _layers(canvas: Any) -> Any:
+    return canvas['layers'] if canvas else []  # a canvas that is not painted on may send nothing
 
 
 def _opened(session: Session | None) -> Session:

@@ -96,8 +96,8 @@ def first_map(served: ServedModel) -> tuple[str, str]:
     """Return which of ``MAPS`` is shown first of a model, and what that map is, in words."""
     kind = explained_by(served.model)
     words = map_words(served.model, kind.removesuffix('_map'))
-    note = '' if served.is_painted else ' This map explains, and does not gate: painting on it would change nothing.'
-    return dict(zip(EXPLAINED_BY, MAPS, strict=True))[kind], f'Shown first: {words}.{note}'
+    note = '' if served.is_painted else ', so that painting on the map would change nothing'
+    return dict(zip(EXPLAINED_BY, MAPS, strict=True))[kind], f'Shown first: {words}{note}.'
 
 
 def map_of(session: Session, served: ServedModel, kind: str, target: int | None = None) -> torch.Tensor:
