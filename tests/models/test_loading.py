@@ -9,7 +9,7 @@ import torch
 from tiny_models import tiny_images
 
 import timm_abn
-from timm_abn import TimmAbnError, load_model
+from timm_abn import AttachedNet, TimmAbnError, load_model
 from timm_abn.models.loading import EXPLAINING, load_classifier, model_names
 from timm_abn.publish.folder import save_hub_folder
 
@@ -168,7 +168,7 @@ def test_what_is_refused(tmp_path, monkeypatch, name, kwargs, message):
 def test_model_that_explains_nothing(monkeypatch):
     monkeypatch.setattr('timm_abn.models.creating.check_address', lambda name: {})
     monkeypatch.setattr(timm, 'create_model', lambda *args, **kwargs: torch.nn.Identity())
-    with pytest.raises(TimmAbnError, match='^hf-hub:a/b is not an Attention Branch Network, nor a CAM baseline; see '):
+    with pytest.raises(TimmAbnError, match='^Identity has no classifier whose evidence could be shown'):
         load_model('hf-hub:a/b')
 
 
@@ -178,8 +178,9 @@ def test_classifier_without_a_map(tmp_path):
     model = load_classifier('test_resnet', tmp_path / 'plain.pth', num_classes=3)
     assert_same_weights(model, network)
     assert not model.training
-    with pytest.raises(TimmAbnError, match='^test_resnet is not an Attention Branch Network'):
-        load_model('test_resnet', tmp_path / 'plain.pth', num_classes=3)
+    attached = load_model('test_resnet', tmp_path / 'plain.pth', num_classes=3)
+    assert isinstance(attached, AttachedNet) and isinstance(attached, EXPLAINING)
+    assert_same_weights(attached.backbone, network)
 
 
 @pytest.mark.parametrize(
