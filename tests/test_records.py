@@ -108,7 +108,8 @@ def test_labels_are_sigmoids():
 @pytest.mark.parametrize('kind', EXPLAINED_BY)
 def test_the_map_that_explains_best_is_that_of_the_record(kind):
     model, images = tiny_abn('test_resnet'), tiny_images(2)
-    assert explained_by(model) == explained_by(tiny_attached('test_resnet')) == 'attention'
+    assert explained_by(model) == explained_by(tiny_attached('test_resnet', refined=True)) == 'attention'
+    assert explained_by(tiny_attached('test_resnet')) == 'class_map'
     set_record(model, Record(explained_by=kind))
     explanation = model.explain(images)
     attention_map, class_map, contrast = explanation.attention_map, explanation.class_map(), explanation.contrast_map()

@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     from timm_abn.explain.comparison import compare_methods
     from timm_abn.explain.files import long_names, prepared_batches
     from timm_abn.explain.methods import applicable_explainers, create_explainers
-    from timm_abn.models.loading import load_classifier
+    from timm_abn.models.loading import load_any_model
     from timm_abn.progress import Progress
     from timm_abn.staging import check_output_file, check_output_folder
 
@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     if args.csv is not None:
         check_output_file(args.csv)
     place = choose_device(args)
-    model: Any = load_classifier(args.model, args.checkpoint, **given_model_kwargs(args)).to(place)
+    model: Any = load_any_model(args.model, args.checkpoint, **given_model_kwargs(args)).to(place)
     names = name_classes(model, args.label_names)
     target = None if args.class_name is None else find_class(args.class_name, names)
     preprocessing = Preprocessing(model)

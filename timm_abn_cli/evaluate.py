@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
 
     from timm_abn.data.class_names import name_classes
     from timm_abn.explain.processes import process_group
-    from timm_abn.models.loading import load_classifier
+    from timm_abn.models.loading import load_any_model
     from timm_abn.staging import check_output_folder
 
     from .evaluation_report import draw_curves, report
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     check_output_folder(args.out)
     with process_group():
         place = choose_device(args)
-        model: Any = load_classifier(args.model, args.checkpoint, **given_model_kwargs(args)).to(place)
+        model: Any = load_any_model(args.model, args.checkpoint, **given_model_kwargs(args)).to(place)
         names = name_classes(model, args.label_names)
         evaluation = _evaluate(args, model)
         if evaluation is None:
@@ -165,10 +165,10 @@ def _evaluate_model(
 
 def _load_reference(args: argparse.Namespace, model: Any) -> 'nn.Module':
     from timm_abn.data.class_names import name_classes
-    from timm_abn.models.loading import load_classifier
+    from timm_abn.models.loading import load_any_model
 
     given = {} if args.reference_checkpoint is None else dict(num_classes=model.num_classes)
-    reference: Any = load_classifier(args.reference, args.reference_checkpoint, **given)
+    reference: Any = load_any_model(args.reference, args.reference_checkpoint, **given)
     if reference.num_classes != model.num_classes:
         raise CommandError(
             f'--reference {args.reference or args.reference_checkpoint} has {reference.num_classes} classes, '

@@ -93,7 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    from timm_abn import load_model
+    from timm_abn import AttachedNet, load_model
     from timm_abn.data.class_names import find_class, name_classes
     from timm_abn.data.folder_labels import folder_labels
     from timm_abn.data.sources import find_sources
@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
         model: Any = load_model(args.model, args.checkpoint, **given_model_kwargs(args)).to(place)
         names = name_classes(model, args.label_names)
         shown = args.show or explained_by(model).removesuffix('_map')
-        _check_shown(args, shown)
+        _check_shown(args, shown, isinstance(model, AttachedNet))
         shown_class = None if args.shown_class is None else find_class(args.shown_class, names)
         drawing = Drawing(shown, shown_class, args.scale, args.interpolation, args.colormap or 'viridis', args.map)
         found = explain_files(model, sources, args.out, names, drawing, args.top_k, args.batch_size, place)
@@ -136,8 +136,8 @@ def run(args: argparse.Namespace) -> int:
     return report_problems(found.problems)
 
 
-def _check_shown(args: argparse.Namespace, shown: str) -> None:
-    if args.shown_class is not None and shown == 'attention':
+def _check_shown(args: argparse.Namespace, shown: str, is_attached: bool) -> None:
+    if args.shown_class is not None and shown == 'attention' and not is_attached:
         raise CommandError('--class says whose map --show class or --show contrast draws; add one of them')
     if args.colormap and shown == 'contrast':
         raise CommandError('--show contrast needs colours of two directions, and has its own; leave out --colormap')

@@ -1,12 +1,15 @@
-"""Export a model with two outputs, logits and attention map, as ONNX or as a program of torch.export.
+"""Export a model with its explanation as further outputs, as ONNX or as a program of torch.export.
 
 examples:
   timm-abn export onnx --model abn_resnet20_cifar.fashion_mnist --out model.onnx
   timm-abn export torch-export --model abn_resnet152 --checkpoint weights.safetensors --dynamic batch \\
       --out model.pt2
+  timm-abn export onnx --model resnet18 --checkpoint resnet18.pth --dynamic batch --out resnet18.onnx
 
 The input is called images, shape (B, channels, H, W), normalised; the outputs are logits, (B, K), and attention_map,
-(B, 1, h, w), of multi-task models (B, T, h, w). CAM baselines (cam_resnet50, ...) have the same two outputs. Without
+(B, 1, h, w), of multi-task models (B, T, h, w). CAM baselines (cam_resnet50, ...) have the same two outputs. Any other
+timm classifier has class_maps besides, (B, K, h, w), the evidence for each class at each place; its attention_map is
+the evidence for the predicted class, of mean 0 over the places (refined, where timm-abn attach did that). Without
 --dynamic B is 1, and images have the size of the model. The more is left open, the longer tracing takes: after
 --timeout seconds the export stops, leaves nothing behind, and suggests a simpler form. Image sizes stay those of the
 model where they cannot be traced, as with the padding of TensorFlow (tf_efficientnet); the output says it.

@@ -56,7 +56,7 @@ def test_the_prediction_follows_the_strokes(session, served):
 def test_a_saved_mask_is_one_of_the_photo_for_training(session, served, tmp_path):
     painting = merge_layers([strokes('white', (128, 0, 384, 256))], session, keeps=False)
     edit = paint(session, served, painting)
-    paths = write_files(session, served, edit, painting, tmp_path, MAPS[0])
+    paths = write_files(session, served, painting, tmp_path, MAPS[0])
     names = ['my.photo.overlay.png', 'my.photo.map.npy', 'my.photo.painted.npy', 'my.photo.png']
     assert [path.name for path in paths] == names
     mask = read_masks(tmp_path).find(PurePath('my.photo.jpg'))

@@ -5,12 +5,25 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from tiny_models import tiny_attached
 
 from timm_abn import TimmAbnError
 from timm_abn.app.curves import curves_of
 from timm_abn.app.models import OfferedModels, ServedModel, models_with_weights
+from timm_abn.app.painting import write_files
 from timm_abn.app.photos import Photo
-from timm_abn.app.session import MAPS, draw_kind, draw_map, map_of, method_map, open_session, prepare, top_classes
+from timm_abn.app.session import (
+    MAPS,
+    draw_kind,
+    draw_map,
+    first_map,
+    map_of,
+    maps_of,
+    method_map,
+    open_session,
+    prepare,
+    top_classes,
+)
 from timm_abn.data.images import draw_overlay
 from timm_abn.explain.methods import create_explainer
 from timm_abn.explain.metrics import deletion, insertion, symmetric_relevance_gain
@@ -98,6 +111,25 @@ def test_of_several_tasks_the_most_probable_or_the_chosen(photo):
     assert torch.equal(map_of(session, served, MAPS[0], 1), session.explanation.attention_map[:, 1:2])
     with pytest.raises(TimmAbnError, match='there is no contrast between them'):
         map_of(session, served, MAPS[2])
+
+
+@pytest.mark.parametrize('is_refined', [False, True])
+def test_an_attached_network_shows_the_map_of_each_class_and_is_not_painted_on(photo, is_refined, tmp_path):
+    model = tiny_attached('test_resnet', refined=is_refined)
+    if is_refined:
+        torch.nn.init.normal_(model.refinement.out.weight)
+    served = ServedModel(model)
+    session = opened(photo, served)
+    kind, words = first_map(served)
+    assert not served.is_painted and maps_of(served) == MAPS[0 if is_refined else 1 : 3] and kind == maps_of(served)[0]
+    assert words.endswith('; nothing gates, so that painting on the map would change nothing.')
+    for target in (0, 1):
+        explanation = model.explain(session.x, torch.tensor([target]))
+        values = map_of(session, served, kind, target)
+        assert torch.equal(values, explanation.explaining_map(torch.tensor([target])))
+        assert np.array_equal(draw_kind(session, served, kind, target), draw_map(session, values.relu()))
+    paths = write_files(session, served, None, tmp_path, kind, 1)
+    assert [path.name for path in paths] == ['photo.overlay.png', 'photo.map.npy']
 
 
 def test_what_is_offered():

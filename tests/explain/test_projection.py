@@ -65,7 +65,7 @@ def test_an_image_that_cannot_be_read_is_a_problem_of_its_own():
             '^only an Attention Branch Network has features before and after',
         ),
         (lambda: tiny_abn('test_resnet', multi_task=True), 'for each of its 5 tasks; only networks with one'),
-        (lambda: tiny_attached('test_resnet'), '^the map of an attached network gates nothing'),
+        (lambda: tiny_attached('test_resnet'), '^only an Attention Branch Network .* the model is a AttachedNet'),
         (lambda: tiny_abn('test_resnet').train(), '^features need a model in evaluation mode'),
     ],
 )

@@ -9,9 +9,9 @@ import pytest
 import timm
 import torch
 from command_line import refusal
-from tiny_models import tiny_abn, tiny_images
+from tiny_models import tiny_abn, tiny_attached, tiny_images
 
-from timm_abn import TimmAbnError
+from timm_abn import AttachedNet, TimmAbnError, attach
 from timm_abn.export.errors import ExportError
 from timm_abn.export.graph import export_metadata, export_network, largest_difference
 from timm_abn.export.writing import write_graph
@@ -60,7 +60,7 @@ def run_onnx(onnxruntime, file, images):
 
 def assert_explains(model, outputs, images):
     explanation = model.explain(images)
-    assert list(outputs) == ['logits', 'attention_map']
+    assert list(outputs) == ['logits', 'attention_map', *(['class_maps'] if isinstance(model, AttachedNet) else [])]
     for name, output in outputs.items():
         torch.testing.assert_close(output, getattr(explanation, name), rtol=1e-4, atol=1e-4)
 
@@ -78,6 +78,22 @@ def test_dynamic_graphs_take_other_batches_and_sizes(onnxruntime, tmp_path, back
     for images in (tiny_images(1), tiny_images(batch, size=size)):
         assert_explains(model, run_onnx(onnxruntime, tmp_path / 'model.onnx', images), images)
         assert_explains(model, program(images), images)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('dynamic', ['', 'all'])
+@pytest.mark.parametrize('backbone', ['test_resnet', 'test_convnext', 'test_vit', 'test_efficientnet', 'refined'])
+def test_attached_networks_have_class_maps(onnxruntime, tmp_path, backbone, dynamic):
+    if backbone == 'refined':
+        model = tiny_attached('test_resnet', refined=True)
+        torch.nn.init.normal_(model.refinement.out.weight)
+    else:
+        model = attach(timm.create_model(backbone, num_classes=5).eval())
+    exported = export_network(model, dynamic)
+    exported.save_onnx(tmp_path / 'model.onnx', {})
+    images = tiny_images(3 if dynamic else 1, size=timm.models.get_model_input_config(model)['input_size'][1:])
+    for outputs in (run_onnx(onnxruntime, tmp_path / 'model.onnx', images), exported.program.module()(images)):
+        assert_explains(model, outputs, images)
 
 
 @pytest.mark.slow
@@ -251,7 +267,7 @@ PROGRAM = ['torch-export', '--out', 'model.pt2']
         (['torch-export', '--model', MODEL, '--out', 'folder.pt2'], 'folder.pt2 is a folder, not a file to write'),
         (['tflite', '--model', MODEL, '--out', 'model.tflite'], "invalid choice: 'tflite'"),
         ([*PROGRAM, '--model', 'abn_resnet50'], 'no weights are published for abn_resnet50: '),
-        ([*PROGRAM, '--model', 'resnet50'], 'is not an Attention Branch Network'),
+        ([*PROGRAM, '--model', 'resnet5'], 'resnet5 is no model; did you mean'),
         (['torch-export', '--model', MODEL], 'the following arguments are required: --out'),
     ],
 )

@@ -42,7 +42,7 @@ def tiny_abn(backbone, name='abn', **kwargs):
 
 
 def tiny_attached(backbone, **kwargs):
-    return tiny_abn(backbone, 'attached', **kwargs)
+    return tiny_abn(backbone, 'attached', split=None, **kwargs)
 
 
 def tiny_around(network, name, **kwargs):

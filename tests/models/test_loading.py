@@ -9,7 +9,7 @@ import torch
 from tiny_models import tiny_images
 
 import timm_abn
-from timm_abn import TimmAbnError, load_model
+from timm_abn import AttachedNet, TimmAbnError, load_model
 from timm_abn.models.loading import EXPLAINING, load_classifier, model_names
 from timm_abn.publish.folder import save_hub_folder
 
@@ -133,10 +133,11 @@ def test_cam_baseline_from_a_checkpoint(tmp_path):
     ('name', 'kwargs', 'message'),
     [
         ('cam_resnet50', {}, 'no weights are published for cam_resnet50: '),
-        ('attached', {}, 'attached: attach a branch to a trained model with timm-abn attach. Or '),
+        ('attached', {}, 'attached: name a classifier itself, or refine one with timm-abn attach. Or '),
         ('cam_resnet5', {}, 'cam_resnet5 is no model; did you mean cam_resnet50'),
-        ('resnet50', {}, 'resnet50 is not an Attention Branch Network: timm-abn attach gives it a map, timm-abn comp'),
-        ('xyz', {}, 'xyz is no model; see timm-abn list'),
+        ('test_resnet.x', {}, "test_resnet has no weights 'x'"),
+        ('resnet26t_', {}, 'resnet26t_ is no model; did you mean'),
+        ('xyz', {}, 'xyz is no model; see timm.list_models'),
         ('', {}, 'is no model'),
         (f'{MODEL}x', {}, "abn_resnet20_cifar has no weights 'fashion_mnistx'; there are abn_resnet20_cifar.fash"),
         (MODEL, dict(num_classes=3), 'are for 10 classes, not 3'),
@@ -167,7 +168,7 @@ def test_what_is_refused(tmp_path, monkeypatch, name, kwargs, message):
 def test_model_that_explains_nothing(monkeypatch):
     monkeypatch.setattr('timm_abn.models.creating.check_address', lambda name: {})
     monkeypatch.setattr(timm, 'create_model', lambda *args, **kwargs: torch.nn.Identity())
-    with pytest.raises(TimmAbnError, match='^hf-hub:a/b is not an Attention Branch Network, nor a CAM baseline; see '):
+    with pytest.raises(TimmAbnError, match='^Identity has no classifier whose evidence could be shown'):
         load_model('hf-hub:a/b')
 
 
@@ -177,8 +178,9 @@ def test_classifier_without_a_map(tmp_path):
     model = load_classifier('test_resnet', tmp_path / 'plain.pth', num_classes=3)
     assert_same_weights(model, network)
     assert not model.training
-    with pytest.raises(TimmAbnError, match='^test_resnet is not an Attention Branch Network'):
-        load_model('test_resnet', tmp_path / 'plain.pth', num_classes=3)
+    attached = load_model('test_resnet', tmp_path / 'plain.pth', num_classes=3)
+    assert isinstance(attached, AttachedNet) and isinstance(attached, EXPLAINING)
+    assert_same_weights(attached.backbone, network)
 
 
 @pytest.mark.parametrize(

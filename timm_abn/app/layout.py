@@ -1,12 +1,12 @@
 """The components of the page, and their layout."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from .inputs import only_strokes, only_uploads
-from .session import MAPS
 
 __all__ = ['KEEPS', 'STYLE', 'Parts', 'sample_paths', 'theme']
 
@@ -31,11 +31,11 @@ STYLE = """
 
 INTRODUCTION = """# Where does it look, and what if it looked elsewhere?
 
-Drop a photo. The colours are the map that the network made while it predicted. Paint on it: white is *look here*, black
-is *look away*; the prediction follows the map you paint."""
+Drop a photo. The colours are the map that the network made while it predicted. Paint on that of an Attention Branch
+Network: white is *look here*, black is *look away*; the prediction follows the map you paint."""
 
-SAVED = """The PNG file called like the photo is the painted map as a mask, white where it is above one half: training
-reads it from the folder of `--attention-mask-dir`."""
+SAVED = """Of a map that is painted on, the PNG file called like the photo is the painted map as a mask, white where it
+is above one half: training reads it from the folder of `--attention-mask-dir`."""
 
 
 def theme() -> gr.themes.Base:
@@ -51,7 +51,7 @@ def sample_paths() -> list[Path]:
 class Parts:
     """The components of the page that events change; made, and laid out, inside of a ``gr.Blocks``."""
 
-    def __init__(self, models: list[str], first_map: tuple[str, str]) -> None:
+    def __init__(self, models: list[str], kind: str, words: str, kinds: Sequence[str], is_painted: bool) -> None:
         # a visitor who has left, or sleeps, is forgotten after an hour
         self.session = gr.State(None, time_to_live=3600)
         picture: dict[str, Any] = dict(format='jpeg', interactive=False, height=330, buttons=['download', 'fullscreen'])
@@ -61,10 +61,10 @@ class Parts:
             with gr.Column(scale=2, min_width=240):
                 self._add_choices(models)
             with gr.Column(scale=3, min_width=380):
-                self._add_canvas(*first_map)
+                self._add_canvas(kind, words, kinds, is_painted)
             with gr.Column(scale=3, min_width=340):
                 self.table = gr.HTML(elem_id='probabilities', min_height=190)
-                self.painted = gr.Image(label='The painted map', elem_id='painted', **picture)
+                self.painted = gr.Image(label='The painted map', elem_id='painted', visible=is_painted, **picture)
         with gr.Row():
             with gr.Column(scale=3, min_width=340):
                 self.method = gr.Dropdown([], label='Another method beside it', elem_id='method')
@@ -91,10 +91,10 @@ class Parts:
         self.model = gr.Dropdown(models, value=models[0], label='Model', visible=len(models) > 1, elem_id='model')
         self.target = gr.Dropdown([], label='Class or task that is explained', elem_id='target')
 
-    def _add_canvas(self, kind: str, words: str) -> None:
-        self.kind = gr.Radio(list(MAPS), value=kind, info=words, label='What the colours show', elem_id='kind')
+    def _add_canvas(self, kind: str, words: str, kinds: Sequence[str], is_painted: bool) -> None:
+        self.kind = gr.Radio(list(kinds), value=kind, info=words, label='What the colours show', elem_id='kind')
         canvas = gr.ImageEditor(
-            label='Paint on the attention map',
+            label='Paint on the attention map' if is_painted else 'The map',
             type='pil',
             image_mode='RGBA',
             format='png',
@@ -106,10 +106,12 @@ class Parts:
             canvas_size=(512, 512),
             buttons=[],
             height=470,
+            interactive=is_painted,
             elem_id='canvas',
         )
         self.canvas = only_strokes(canvas)
-        self.keeps = gr.Radio(list(KEEPS), value=KEEPS[0], label='Places that are not painted', elem_id='keeps')
+        label = 'Places that are not painted'
+        self.keeps = gr.Radio(list(KEEPS), value=KEEPS[0], label=label, visible=is_painted, elem_id='keeps')
 
     def _add_curves(self) -> None:
         self.draw_curves = gr.Button('Deletion and insertion of this photo', elem_id='draw-curves')

@@ -9,6 +9,7 @@ from typing import Any
 import timm
 import torch
 
+from ..attached.network import AttachedNet
 from ..data.class_names import name_classes
 from ..data.images import Preprocessing
 from ..errors import TimmAbnError
@@ -23,7 +24,11 @@ METHODS = ('grad_cam', 'recipro_cam', 'class_map', 'rollout')  # of those that a
 
 
 class ServedModel:
-    """An ABN in evaluation mode whose map can be painted on, and what a page needs of it."""
+    """A network in evaluation mode, an ABN whose map can be painted on or an attached one, and what a page needs of it.
+
+    Attributes:
+        is_painted: Whether the prediction follows a map that is painted; that of an attached network stays as it is.
+    """
 
     def __init__(self, model: Any, label_names: Path | None = None) -> None:
         """
@@ -31,7 +36,9 @@ class ServedModel:
             TimmAbnError: The prediction of ``model`` follows no map, or maps that are not in [0, 1].
         """
         self.has_tasks = isinstance(model, MultiTaskAttentionBranchNet)
-        check_editable(model)
+        self.is_painted = not isinstance(model, AttachedNet)
+        if self.is_painted:
+            check_editable(model)
         self.model: Any = model
         self.class_names = name_classes(model, label_names)
         self.preprocessing = Preprocessing(model)
@@ -83,7 +90,7 @@ class OfferedModels:
         """Return a model that is offered.
 
         Raises:
-            TimmAbnError: It is not offered, cannot be loaded, or has no map that could be painted on.
+            TimmAbnError: It is not offered, cannot be loaded, or is an ABN whose map cannot be painted on.
         """
         if name not in self.names:  # whoever asks may be anybody: nothing else is loaded
             raise TimmAbnError(f'{name} is not offered here; there are {", ".join(self.names)}.')

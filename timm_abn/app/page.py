@@ -25,6 +25,7 @@ from .session import (
     draw_map,
     first_map,
     map_of,
+    maps_of,
     method_map,
     open_session,
     prepare,
@@ -36,7 +37,6 @@ __all__ = ['build_page']
 
 MOST_PROBABLE = -1  # of the classes to choose from
 FORGOTTEN_AFTER = 60  # seconds: what a photo may wait for its turn after it was uploaded
-OWN = 'attention map'  # among the methods: what curves are of where no other is chosen
 
 
 def build_page(offered: OfferedModels) -> gr.Blocks:
@@ -48,7 +48,7 @@ def build_page(offered: OfferedModels) -> gr.Blocks:
     first = offered.load(offered.names[0])
     first.explainers  # noqa: B018  so that the first visitor need not wait
     with gr.Blocks(title='timm-abn', analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
-        _Page(offered, Parts(offered.names, first_map(first)))
+        _Page(offered, Parts(offered.names, *first_map(first), maps_of(first), first.is_painted))
     return blocks
 
 
@@ -98,7 +98,7 @@ class _Page:
         # also after a file that was refused there is room for the next one
         opened.then(lambda: None, None, [p.upload], **options).then(**beside)
         p.samples.select(self.open_sample, [p.model, p.kind], shown, **options).then(**beside)
-        p.model.input(self.change_model, [p.session, p.model], [*shown, p.kind], **options).then(**beside)
+        p.model.input(self.change_model, [p.session, p.model], [*shown, p.kind, p.keeps], **options).then(**beside)
         p.target.input(self.redraw, [p.session, *choices, p.canvas], [p.canvas, *redrawn], **options).then(**beside)
         p.kind.input(self.redraw, [p.session, *choices, p.canvas], [p.canvas, *redrawn], **options)
         p.method.input(**beside)
@@ -148,7 +148,8 @@ class _Page:
     def change_model(self, session: Session | None, model: str) -> dict[Any, Any]:
         served = self.offered.load(model)
         kind, words = first_map(served)
-        first = {self.parts.kind: gr.Radio(value=kind, info=words)}
+        first = {self.parts.kind: gr.Radio(list(maps_of(served)), value=kind, info=words)}
+        first[self.parts.keeps] = gr.Radio(visible=served.is_painted)
         if session is None:
             return {**first, **self._choices_of(served)}
         x, box = prepare(served, session.photo, session.photo.picture)
@@ -161,9 +162,12 @@ class _Page:
         empty = Image.new('RGBA', background.size)  # without any layer the strokes on the last photo would stay
         return {
             p.session: session,
-            p.canvas: dict(background=background, layers=[empty], composite=background),
+            p.canvas: gr.ImageEditor(
+                dict(background=background, layers=[empty], composite=background),
+                label='Paint on the attention map' if served.is_painted else 'The map',
+                interactive=served.is_painted,
+            ),
             p.table: table,
-            p.painted: None,
             p.files: None,
             p.curves: None,
             p.areas: '',
@@ -171,9 +175,11 @@ class _Page:
         }
 
     def _choices_of(self, served: ServedModel) -> dict[Any, Any]:
-        p, methods = self.parts, [(served.title(name), name) for name in served.explainers]
+        p, is_painted = self.parts, served.is_painted
+        methods = [(served.title(name), name) for name in served.explainers]
         targets = [('most probable', MOST_PROBABLE), *((name, i) for i, name in enumerate(served.class_names))]
         return {
+            p.painted: gr.Image(value=None, visible=is_painted),
             p.target: gr.Dropdown(targets, value=MOST_PROBABLE),
             p.method: gr.Dropdown(methods, value=methods[0][1] if methods else None),
         }
@@ -183,7 +189,7 @@ class _Page:
         if session is None:
             return {}
         background = draw_kind(session, self.offered.load(model), kind, _target(target))
-        shown = dict(background=background, layers=canvas['layers'], composite=background)
+        shown = dict(background=background, layers=_layers(canvas), composite=background)
         return {self.parts.canvas: shown, **self._predict(session, model, target, keeps, canvas)}
 
     @_computing
@@ -194,7 +200,9 @@ class _Page:
 
     def _predict(self, session: Session, model: str, target: int, keeps: str, canvas: Any) -> dict[Any, Any]:
         served = self.offered.load(model)
-        painting, classes = merge_layers(canvas['layers'], session, keeps == KEEPS[0]), top_classes(session)
+        if not served.is_painted:
+            return {}
+        painting, classes = merge_layers(_layers(canvas), session, keeps == KEEPS[0]), top_classes(session)
         if is_empty(painting):  # a new photo on the canvas counts as input, too
             table = probability_table(served.class_names, classes, session.probabilities)
             return {self.parts.table: table, self.parts.painted: None}
@@ -218,7 +226,8 @@ class _Page:
     @_computing
     def draw_curves(self, session: Session | None, model: str, target: int, method: str | None) -> dict[Any, Any]:
         session, served, wanted = _opened(session), self.offered.load(model), _target(target)
-        maps = {OWN: map_of(session, served, OWN, wanted)}
+        own = maps_of(served)[0]
+        maps = {own: map_of(session, served, own, wanted)}
         if method is not None:
             maps[served.title(method)] = method_map(session, served, method, wanted)
         curves = {name: curves_of(session, served, values, wanted) for name, values in maps.items()}
@@ -238,11 +247,14 @@ class _Page:
         self, session: Session | None, model: str, target: int, kind: str, keeps: str, canvas: Any
     ) -> dict[Any, Any]:
         session, served, wanted = _opened(session), self.offered.load(model), _target(target)
-        painting = merge_layers(canvas['layers'], session, keeps == KEEPS[0])
-        edit = paint(session, served, painting, wanted)
+        painting = merge_layers(_layers(canvas), session, keeps == KEEPS[0])
         folder = Path(tempfile.mkdtemp(prefix='saved-', dir=self.parts.files.GRADIO_CACHE))
-        paths = write_files(session, served, edit, painting, folder, kind, wanted)
+        paths = write_files(session, served, painting, folder, kind, wanted)
         return {self.parts.files: [str(path) for path in paths]}
+
+
+def _layers(canvas: Any) -> Any:
+    return canvas['layers'] if canvas else []  # a canvas that is not painted on may send nothing
 
 
 def _opened(session: Session | None) -> Session:

@@ -59,21 +59,22 @@ def mask_of(session: Session, edit: Edit, painting: Image.Image) -> Image.Image:
 
 
 def write_files(
-    session: Session,
-    served: ServedModel,
-    edit: Edit,
-    painting: Image.Image,
-    folder: Path,
-    kind: str,
-    target: int | None = None,
+    session: Session, served: ServedModel, painting: Image.Image, folder: Path, kind: str, target: int | None = None
 ) -> list[Path]:
-    """Write the overlay of a map (``kind`` of ``MAPS``, for ``target``), both maps and the mask; return their paths."""
+    """Write the overlay of a map (``kind`` of ``MAPS``, for ``target``) and the map; return the paths.
+
+    Of a model whose map is painted on also the painted map, and the mask.
+    """
     stem = Path(session.photo.name).stem
     shown = map_of(session, served, kind, target).float().cpu()
-    names = [f'{stem}.overlay.png', f'{stem}.map.npy', f'{stem}.painted.npy', f'{stem}.png']
+    names = [f'{stem}.overlay.png', f'{stem}.map.npy']
     with staged_files(folder) as staging:
         draw_kind(session, served, kind, target, full_size=True).save(staging / names[0])
         np.save(staging / names[1], place_map(shown, session.box, session.size, 'bilinear').numpy())
+        if not served.is_painted:
+            return [folder / name for name in names]
+        edit = paint(session, served, painting, target)
+        names += [f'{stem}.painted.npy', f'{stem}.png']
         np.save(staging / names[2], edit.edited_map[0, 0].float().cpu().numpy())
         mask_of(session, edit, painting).save(staging / names[3])
     return [folder / name for name in names]

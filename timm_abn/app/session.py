@@ -21,6 +21,7 @@ __all__ = [
     'draw_map',
     'first_map',
     'map_of',
+    'maps_of',
     'method_map',
     'open_session',
     'prepare',
@@ -84,11 +85,19 @@ def target_of(session: Session, target: int | None) -> int:
     return int(session.probabilities.argmax()) if target is None else target
 
 
+def maps_of(served: ServedModel) -> tuple[str, ...]:
+    """Return those of ``MAPS`` that a model has: the first is what is painted on, or else explains it."""
+    if served.is_painted:
+        return MAPS
+    return MAPS[0 if served.model.refinement is not None else 1 : 3]
+
+
 def first_map(served: ServedModel) -> tuple[str, str]:
     """Return which of ``MAPS`` is shown first of a model, and what that map is, in words."""
     kind = explained_by(served.model)
     words = map_words(served.model, kind.removesuffix('_map'))
-    return dict(zip(EXPLAINED_BY, MAPS, strict=True))[kind], f'Shown first: {words}.'
+    note = '' if served.is_painted else ', so that painting on the map would change nothing'
+    return dict(zip(EXPLAINED_BY, MAPS, strict=True))[kind], f'Shown first: {words}{note}.'
 
 
 def map_of(session: Session, served: ServedModel, kind: str, target: int | None = None) -> torch.Tensor:
@@ -97,8 +106,10 @@ def map_of(session: Session, served: ServedModel, kind: str, target: int | None 
     Raises:
         TimmAbnError: The model has no such map.
     """
-    explanation = dataclasses.replace(session.explanation, explained_by=EXPLAINED_BY[MAPS.index(kind)])
-    return explanation.explaining_map(torch.tensor([target_of(session, target)]))
+    explanation, classes = session.explanation, torch.tensor([target_of(session, target)])
+    if kind == MAPS[0] and not served.is_painted:  # it is of one class
+        explanation = served.model.explain(session.x, classes, class_maps=False)
+    return dataclasses.replace(explanation, explained_by=EXPLAINED_BY[MAPS.index(kind)]).explaining_map(classes)
 
 
 def draw_map(
@@ -126,9 +137,10 @@ def draw_map(
 def draw_kind(
     session: Session, served: ServedModel, kind: str, target: int | None = None, full_size: bool = False
 ) -> Image.Image:
-    """Return ``draw_map`` of what ``map_of`` returns; of a class map what is above 0."""
+    """Return ``draw_map`` of what ``map_of`` returns; of the map of a class what is above 0."""
     values = map_of(session, served, kind, target)
-    value_range = (0.0, values.max().item()) if kind == MAPS[1] else None
+    is_of_class = kind == MAPS[1] or not served.is_painted
+    value_range = (0.0, max(values.max().item(), 0.0)) if is_of_class else None
     return draw_map(session, values, value_range, both_signs=kind == MAPS[2], full_size=full_size)
 
 

@@ -7,7 +7,7 @@ images ─► backbone.forward_features ─► last features ─► backbone.for
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn as nn
@@ -44,6 +44,8 @@ class AttachedNet(nn.Module):
         places: How its last features are laid out.
         refinement: None where nothing was trained.
     """
+
+    __jit_unused_properties__: ClassVar[list[str]] = ['_model_args', 'cut_stage', 'global_pool']
 
     def __init__(
         self,

@@ -53,6 +53,7 @@ class Drawing:
         scale: 'own' for the range of each map, 'common' for that of all maps, 'absolute' for that of a sigmoid, [0, 1].
         interpolation: 'bilinear' or 'bicubic'.
         colormap: 'viridis', 'inferno' or 'magma'; contrasts have 'coolwarm' whatever it says.
+        from_zero: Whether what is above 0 is drawn alone, as it is of class maps, and of maps of attached networks.
         map_format: Of the map beside the overlay: 'npy' for its values, 'png' as shown, in grey; None for no such file.
     """
 
@@ -62,6 +63,7 @@ class Drawing:
     interpolation: str = 'bilinear'
     colormap: str = 'viridis'
     map_format: str | None = None
+    from_zero: bool = False
 
     @property
     def colors(self) -> str:
@@ -136,7 +138,7 @@ def _write_map(
         shown, limit = centre_maps(values), max(map(abs, own))
         color_range = (-limit, limit)
     else:
-        color_range = value_range or ((0.0, max(own[1], 0.0)) if drawing.shown == 'class' else own)
+        color_range = value_range or ((0.0, max(own[1], 0.0)) if drawing.from_zero else own)
         shown = normalize_maps(values, color_range)
     overlay = draw_overlay(prepared.image, shown, prepared.box, drawing.interpolation, drawing.colors)
     info = PngInfo()

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 import torch.nn as nn
 
-from ..attached.network import AttachedNet
 from ..data.samples import Sample, read_samples
 from ..errors import TimmAbnError
 from ..networks.network import AttentionBranchNet
@@ -78,10 +77,6 @@ def attended_features(model: AttentionBranchNet, samples: Sequence[Sample], batc
 
 def check_attention(model: nn.Module) -> None:
     """Raise TimmAbnError unless a model has features before and after one map that gates, in evaluation mode."""
-    if isinstance(model, AttachedNet):
-        raise TimmAbnError(
-            'the map of an attached network gates nothing: its features before and after attention are the same.'
-        )
     if not isinstance(model, AttentionBranchNet) or model.attention_branch is None:
         raise TimmAbnError(
             'only an Attention Branch Network has features before and after attention, the model is a '

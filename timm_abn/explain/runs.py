@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ..attached.network import AttachedNet
 from ..data.images import Preprocessing
 from ..data.sources import Source
 from ..errors import TimmAbnError
@@ -33,6 +34,12 @@ _WORDS = dict(
     contrast='class map of {}, less the mean of the other classes',
     product='attention map times the class map of {}',
     **{'class': 'class map of {}'},
+)
+_ATTACHED_WORDS = dict(
+    attention='evidence for {}, from the head at each place, refined on photos',
+    contrast='evidence for {}, from the head at each place, less the mean of that for the other classes',
+    product=_WORDS['product'],
+    **{'class': 'evidence for {}, from the head at each place'},
 )
 
 _LONGEST_STEM = 40  # characters; names of files end at 255 bytes
@@ -85,7 +92,7 @@ def explain_files(
     """Explain images and write their overlays; under ``torch.distributed`` each process takes its share of the images.
 
     Args:
-        model: An ABN or a CAM baseline, in evaluation mode.
+        model: One that explains itself (``timm_abn.load_model``), in evaluation mode.
         sources: The images.
         folder: Where overlays go.
         names: Names of the model's classes, after which the files of tasks are called.
@@ -98,6 +105,8 @@ def explain_files(
         TimmAbnError: The model has no such maps, or they have no such scale.
     """
     value_range = _known_range(model, drawing)
+    is_evidence = isinstance(model, AttachedNet) and drawing.shown == 'attention'
+    drawing = dataclasses.replace(drawing, from_zero=is_evidence or drawing.shown == 'class')
     rank, world_size = rank_and_size()
     preprocessing, stems = Preprocessing(model), task_stems(names)
     images: list[ExplainedImage] = []
@@ -106,7 +115,7 @@ def explain_files(
     own = sources[rank::world_size]
     steps = Progress(own, 'explain', 'image', shown=len(sources) > 1 > rank)
     for batch in prepared_batches(steps, preprocessing, batch_size, problems):
-        explanation = model.explain(torch.stack([prepared.x for prepared in batch]).to(device))
+        explanation = _explain(model, torch.stack([prepared.x for prepared in batch]).to(device), drawing)
         check_predictions(explanation.logits)
         for prepared, image, maps in _explained(explanation, batch, folder, stems, drawing, top_k):
             images.append(image)
@@ -130,6 +139,15 @@ def explain_files(
         sorted(problems, key=lambda problem: position[problem[0].path]),
         value_range,
     )
+
+
+def _explain(model: Any, images: torch.Tensor, drawing: Drawing) -> Explanation:
+    """Explain images, of models whose attention map is of one class that of the drawing."""
+    if not isinstance(model, AttachedNet):
+        return model.explain(images)
+    index = drawing.class_index
+    classes = None if index is None else torch.full((len(images),), index)
+    return model.explain(images, classes, class_maps=drawing.shown != 'attention')
 
 
 def _explained(
@@ -170,11 +188,14 @@ def _shown_maps(explanation: Explanation, drawing: Drawing) -> torch.Tensor:
 
 def map_words(model: Any, shown: str, name: str | None = None) -> str:
     """Return what is shown of a model (see ``Drawing``), of the class of this name, and what gates, in words."""
-    words = _WORDS[shown].format(
+    is_attached = isinstance(model, AttachedNet)
+    if is_attached and shown == 'attention' and model.refinement is None:
+        shown = 'class'  # which it is, stretched
+    words = (_ATTACHED_WORDS if is_attached else _WORDS)[shown].format(
         name or ('each task' if getattr(getattr(model, 'config', None), 'multi_task', False) else 'the predicted class')
     )
     gates = isinstance(model, AttentionBranchNet)
-    if shown == 'attention':
+    if shown == 'attention' and not is_attached:
         return f'{words}, which {"gates" if gates else "explains, and does not gate"}'
     return f'{words}; {"the attention map is what gates" if gates else "nothing gates"}'
 
@@ -187,16 +208,17 @@ def _known_range(model: Any, drawing: Drawing) -> Range | None:
     """
     if drawing.scale == 'own':
         return None
-    if drawing.shown == 'attention' and not isinstance(model, AttentionBranchNet):
+    if drawing.shown == 'attention' and not isinstance(model, (AttentionBranchNet, AttachedNet)):
         raise TimmAbnError(
             'the attention map of a CAM model is stretched to the range of each image, and has no other scale; --show '
             f'class draws the map itself{"" if drawing.scale == "common" else ", with --scale common"}'
         )
     if drawing.scale == 'common':
         return None
-    if drawing.shown != 'attention':
+    if drawing.shown != 'attention' or isinstance(model, AttachedNet):
         raise TimmAbnError(
-            f'{drawing.shown} maps have no bounds, and so no absolute scale; use --scale common, or --show attention'
+            f'{drawing.shown} maps have no bounds, and so no absolute scale; use --scale common'
+            f'{"" if isinstance(model, AttachedNet) else ", or --show attention"}'
         )
     if model.config.attention_map != 'sigmoid':
         raise TimmAbnError(
@@ -212,7 +234,7 @@ def _common_range(ranges: Sequence[Range], drawing: Drawing) -> Range | None:
     if not values:
         return None
     if drawing.colors != DIVERGING_COLORMAP:
-        return 0.0 if drawing.shown == 'class' else min(values), max(values)
+        return 0.0 if drawing.from_zero else min(values), max(values)
     limit = max(map(abs, values)) or 1.0  # maps that are 0 everywhere are neutral
     return -limit, limit
 

@@ -1,4 +1,6 @@
-"""Export of a network with its explanation: a graph with two outputs, ``logits`` and ``attention_map``.
+"""Export of a network with its explanation: a graph of the outputs ``logits`` and ``attention_map``.
+
+Attached networks have a third, ``class_maps``, from the same pass, and their attention map is of the predicted class.
 
 The formats are ONNX and the archive of ``torch.export.save``. A graph is compared with the network itself, at several
 sizes if it is meant for them, before it is handed out.
@@ -9,7 +11,7 @@ import dataclasses
 import io
 import json
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +19,23 @@ import torch
 import torch.nn as nn
 from timm.models import get_model_input_config
 
+from ..attached.network import AttachedNet
 from ..data.images import Preprocessing
 from ..explain.methods.evaluation_copy import evaluation_copy
 from ..networks.config import check_choice
 from ..records import num_answers, record_of
 from .errors import ExportError
 
-__all__ = ['DYNAMIC_FORMS', 'ExportedNetwork', 'export_metadata', 'export_network', 'largest_difference', 'onnx_runner']
+__all__ = [
+    'DYNAMIC_FORMS',
+    'ExportedNetwork',
+    'export_metadata',
+    'export_network',
+    'largest_difference',
+    'onnx_runner',
+    'outputs_of',
+]
 
-OUTPUTS = ('logits', 'attention_map')
 TOLERANCE = 1e-4  # largest difference of an output, relative to its greatest value where that is above 1
 
 _BATCH, _SIZE = {0: 'batch'}, {2: 'height', 3: 'width'}
@@ -46,7 +56,8 @@ class ExportedNetwork:
 
     Attributes:
         program: From images of shape (B, in_chans, H, W) to a dict of ``logits`` (B, K) and ``attention_map``
-            (B, 1, h, w), of multi-task networks (B, T, h, w).
+            (B, 1, h, w), of multi-task networks (B, T, h, w); of attached ones also ``class_maps`` (B, K, h, w).
+        outputs: Names of these.
         dynamic_axes: Names of the axes of the images that may have any length.
         trials: Images that it was compared on; it was traced with the first.
         multiple: Height and width of images are multiples of this, such as the side of a token.
@@ -55,6 +66,7 @@ class ExportedNetwork:
     program: torch.export.ExportedProgram
     dynamic_axes: Mapping[int, str]
     trials: list[torch.Tensor]
+    outputs: tuple[str, ...]
     multiple: int = 1
 
     def save(self, file: str | Path, metadata: Mapping[str, Any]) -> None:
@@ -74,7 +86,7 @@ class ExportedNetwork:
                 self.program,
                 (self.trials[0],),
                 input_names=['images'],
-                output_names=OUTPUTS,
+                output_names=self.outputs,
                 dynamic_shapes=(dict(self.dynamic_axes),),
                 dynamo=True,
                 verbose=False,
@@ -97,21 +109,26 @@ def _forget_origin(onnx_model: Any) -> None:
             item.metadata_props.clear()
 
 
+def outputs_of(model: nn.Module) -> tuple[str, ...]:
+    """Return the names of the outputs of a network's graph."""
+    return ('logits', 'attention_map', *(('class_maps',) if isinstance(model, AttachedNet) else ()))
+
+
 class _Explaining(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.outputs = model, outputs_of(model)
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         explanation: Any = self.model.explain(images)  # type: ignore[operator]
-        return {name: getattr(explanation, name) for name in OUTPUTS}
+        return {name: getattr(explanation, name) for name in self.outputs}
 
 
 def export_network(model: nn.Module, dynamic: str = '') -> ExportedNetwork:
     """Return a network as a graph, for batches of one image of the network's own size.
 
     Args:
-        model: A network that explains itself (``AttentionBranchNet``, ``ClassActivationMapping``), in evaluation mode.
+        model: A network that explains itself (``timm_abn.load_model``), in evaluation mode.
         dynamic: 'batch': batches of any length; 'size': images of any size; 'all': both. Other sizes only where the
             backbone takes them, see ``dynamic_axes`` of what is returned.
 
@@ -142,9 +159,10 @@ def _export(model: nn.Module, dynamic_axes: Mapping[int, str]) -> ExportedNetwor
         largest_difference(model, program.module(), trials)
     for node in program.graph.nodes:
         node.meta.pop('stack_trace', None)  # with paths of this machine, in files that go elsewhere
-    layout: Any = getattr(model, 'layout', None)  # a CAM baseline has none: it takes what its convolutions take
+    # a CAM baseline has none: it takes what its convolutions take
+    layout: Any = getattr(model, 'places', getattr(model, 'layout', None))
     multiple = layout.reduction if layout is not None and layout.layout == 'NLC' else 1
-    return ExportedNetwork(program, dynamic_axes, trials, multiple)
+    return ExportedNetwork(program, dynamic_axes, trials, outputs_of(model), multiple)
 
 
 def _needs_plain_attention(program: torch.export.ExportedProgram) -> bool:
@@ -189,7 +207,7 @@ def largest_difference(model: nn.Module, run: Runner, trials: list[torch.Tensor]
     differences = []
     for images in trials:
         expected, found = _Explaining(model)(images), run(images)
-        for name in OUTPUTS:
+        for name in expected:
             if found[name].shape != expected[name].shape:
                 raise ExportError(f'{name} has shape {tuple(found[name].shape)}, not {tuple(expected[name].shape)}')
             # not to each value: one near 0 among logits of hundreds is as inexact as these
@@ -201,15 +219,15 @@ def largest_difference(model: nn.Module, run: Runner, trials: list[torch.Tensor]
     return largest
 
 
-def onnx_runner(file: str | Path) -> Runner:
+def onnx_runner(file: str | Path, outputs: Sequence[str]) -> Runner:
     """Return a function that runs an exported ONNX graph with onnxruntime."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(file), providers=['CPUExecutionProvider'])
 
     def run(images: torch.Tensor) -> dict[str, torch.Tensor]:
-        outputs = session.run(list(OUTPUTS), {'images': images.numpy()})
-        return {name: torch.from_numpy(output) for name, output in zip(OUTPUTS, outputs)}
+        found = session.run(list(outputs), {'images': images.numpy()})
+        return {name: torch.from_numpy(output) for name, output in zip(outputs, found)}
 
     return run
 

@@ -48,12 +48,12 @@ def write_graph(
     else:
         exported.save(file, metadata)
     say('comparing with the model')
-    runner = onnx_runner(file) if file_format == 'onnx' else torch.export.load(file).module()
+    runner = onnx_runner(file, exported.outputs) if file_format == 'onnx' else torch.export.load(file).module()
     difference = largest_difference(network, runner, exported.trials)
     return {
         'Model': name,
         'Images': _describe_images(network, exported, dynamic),
-        'Outputs': 'logits, attention_map',
+        'Outputs': ', '.join(exported.outputs),
         'Classes': f'{len(names)}: {shortened(names)}',
         'Largest difference from the model': f'{difference:.1e}',
     }

@@ -158,7 +158,8 @@ class Explanation:
             classes: Index of a class, or task, for each image, shape (B,); by default the most probable one.
 
         Raises:
-            TimmAbnError: See ``class_map`` and ``contrast_map``; or the attention map is that of another class.
+            TimmAbnError: See ``class_map`` and ``contrast_map``; or the attention map is of another class, or
+                of a class at all where the product is asked for.
         """
         self._check_classes(classes)
         if self.explained_by == 'contrast':
@@ -176,7 +177,9 @@ class Explanation:
 
     def _check_classes(self, classes: torch.Tensor | None) -> None:
         """Raise TimmAbnError where the attention map is asked for as that of a class which it is not of."""
-        own = self.classes if self.explained_by in ('attention', 'product') else None
+        if self.classes is not None and self.explained_by == 'product':
+            raise TimmAbnError('there is no product of two maps of a class: the attention map gates nothing.')
+        own = self.classes if self.explained_by == 'attention' else None
         if own is not None and classes is not None and not torch.equal(classes.to(own.device), own):
             raise TimmAbnError(
                 f'the attention maps are of classes {own.tolist()}, not {classes.tolist()}: explain(images, classes) '

@@ -1,5 +1,6 @@
 """Loading trained models: by name, from an address, or from a checkpoint."""
 
+import contextlib
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch.nn as nn
 
 from ..attached.network import AttachedNet
 from ..checkpoint_files import read_checkpoint, training_settings
-from ..errors import suggest
+from ..errors import TimmAbnError, suggest
 from ..hub.published import no_weights
 from ..hub.state_dicts import check_state_dict
 from ..networks.gate import check_records
@@ -29,7 +30,7 @@ from .training_checkpoints import (
     recorded_model,
 )
 
-__all__ = ['EXPLAINING', 'attach', 'load_classifier', 'load_model', 'model_names', 'untrained_model']
+__all__ = ['EXPLAINING', 'attach', 'load_any_model', 'load_classifier', 'load_model', 'model_names', 'untrained_model']
 
 EXPLAINING = (SplitNetwork, AttachedNet, ClassActivationMapping)  # classes of models that explain themselves
 
@@ -87,6 +88,21 @@ def attach(
         return attach_module(model)
     found = load_classifier(model, checkpoint, **model_kwargs)
     return found if isinstance(found, AttachedNet) else attach_module(found)
+
+
+def load_any_model(
+    name_or_address: str | None = None, /, checkpoint: str | Path | None = None, **model_kwargs: Any
+) -> nn.Module:
+    """Return what ``load_model`` does, or the plain classifier where that has no places to attach to.
+
+    Raises:
+        TimmAbnError: There is no such model, or there are no weights that fit; the message is one line.
+    """
+    model = load_classifier(name_or_address, checkpoint, **model_kwargs)
+    if not isinstance(model, EXPLAINING):
+        with contextlib.suppress(TimmAbnError):
+            return attach_module(model)
+    return model
 
 
 def load_classifier(

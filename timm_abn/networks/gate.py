@@ -65,30 +65,23 @@ class Gate(nn.Module):
         """Say with the weights what network they are of."""
         self.register_buffer(name, torch.tensor(VERSION, device=device))
 
-    def forward(
-        self, features: Features, attention_map: torch.Tensor, reference: torch.Tensor | None = None
-    ) -> Features:
+    def forward(self, features: Features, attention_map: torch.Tensor) -> Features:
         """Return gated features.
 
         Args:
             features: What the first half hands on.
             attention_map: Shape (B, 1, h, w), as high and wide as the features, or ``map_scale`` times so.
-            reference: A map that is to change nothing: the factor is relative to its factor.
         """
-        gated = self.layout.gate(features.x, self.factor(attention_map, reference))
+        gated = self.layout.gate(features.x, self.factor(attention_map))
         return Features(gated, features.side_inputs)
 
-    def factor(self, attention_map: torch.Tensor, reference: torch.Tensor | None = None) -> torch.Tensor:
+    def factor(self, attention_map: torch.Tensor) -> torch.Tensor:
         """Return what features are multiplied by, of the shape of the map, as high and wide as the features are."""
-        factor = self._factor(self.means(attention_map))
-        if reference is not None:
-            return factor / self._factor(self.means(reference))
+        means = self.means(attention_map)
+        factor = 1.0 + means if self.residual else means
         if self.neutral:
             return factor / (1.0 + self.flat if self.residual else self.flat)
         return factor
-
-    def _factor(self, means: torch.Tensor) -> torch.Tensor:
-        return 1.0 + means if self.residual else means
 
     def means(self, attention_map: torch.Tensor) -> torch.Tensor:
         """Return the mean of a map over each place of the features; one as fine as they are stays as it is."""
@@ -107,11 +100,9 @@ class CentredGate(Gate):
 
     kind = 'centred'
 
-    def forward(
-        self, features: Features, attention_map: torch.Tensor, reference: torch.Tensor | None = None
-    ) -> Features:
+    def forward(self, features: Features, attention_map: torch.Tensor) -> Features:
         """See ``Gate``."""
-        gated = self.layout.gate_around_mean(features.x, self.factor(attention_map, reference), self.is_hard)
+        gated = self.layout.gate_around_mean(features.x, self.factor(attention_map), self.is_hard)
         return Features(gated, features.side_inputs)
 
 
@@ -124,16 +115,12 @@ class TokenGate(CentredGate):
 
     kind = 'tokens'
 
-    def forward(
-        self, features: Features, attention_map: torch.Tensor, reference: torch.Tensor | None = None
-    ) -> Features:
+    def forward(self, features: Features, attention_map: torch.Tensor) -> Features:
         """See ``Gate``; the bias of attention scores, shape (B, 1, 1, P + N), is the side input."""
-        gated = self.layout.gate_around_mean(features.x, self.factor(attention_map, reference), self.is_hard)
+        gated = self.layout.gate_around_mean(features.x, self.factor(attention_map), self.is_hard)
         means = self.means(attention_map)
         read = means.clamp(min=0.0) + self.hidden
-        if reference is not None:
-            read = read / (self.means(reference) + self.hidden)
-        elif self.neutral:
+        if self.neutral:
             read = read / (self.flat + self.hidden)
         bias = torch.log(read)
         if self.is_hard:  # the least number, not -inf: where a map is 0 everywhere, there still is a mean

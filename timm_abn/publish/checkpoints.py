@@ -7,15 +7,15 @@ from typing import Any
 import timm
 import torch
 
-from ..checkpoint_files import CheckpointError, read_checkpoint, training_settings
+from ..checkpoint_files import read_checkpoint, training_settings
 from ..data.class_names import read_class_names
 from ..errors import shortened
 from ..hub.building import build_without_memory
 from ..hub.config import check_entries
 from ..hub.state_dicts import check_state_dict
-from ..models.attaching import with_backbone
+from ..models.attaching import MODEL, with_backbone
 from ..models.creating import create_model
-from ..models.loading import EXPLAINING
+from ..models.loading import model_names
 from ..models.told import Told
 from ..models.training_checkpoints import (
     class_names_of,
@@ -35,6 +35,7 @@ from .scores import score_tables
 
 __all__ = ['recorded_facts', 'save_checkpoint_folder']
 
+_ATTACHED = 'A classifier as it is, which `timm-abn` explains by maps of the evidence for each class.'
 _TRAINED = 'Attention Branch Network, trained with `timm-abn`: it explains its predictions by attention maps.'
 _NAMES_IN_CARD = 20  # the others stand in config.json
 
@@ -78,6 +79,9 @@ def save_checkpoint_folder(
     if arguments.pop('pretrained_backbone', False):  # the checkpoint holds the branch alone, the Hub gets all
         network: Any = create_model(name, dict(arguments, pretrained_backbone=True))
         weights = with_backbone(weights, network, settings.get('backbone_sha256'), path)
+    if name.split('.')[0] not in model_names():
+        arguments, name = dict(arguments, backbone=name), MODEL  # as load_model attaches to it
+        weights = {f'backbone.{key}': tensor for key, tensor in weights.items()}
     model: Any = told.build(lambda arguments: _network_of(name, arguments, path), arguments)
     check_state_dict(weights, model.state_dict(), name, path)
     if settings:
@@ -107,7 +111,7 @@ def save_checkpoint_folder(
     card = model_card(
         facts,
         title,
-        _TRAINED,
+        _ATTACHED if name == MODEL else _TRAINED,
         license=license,
         address=address,
         more_facts=[*named, *recorded_facts(metadata, settings)],
@@ -120,12 +124,7 @@ def save_checkpoint_folder(
 def _network_of(name: str, arguments: Mapping[str, Any], path: Path) -> Any:
     """Return the network of a checkpoint, on the meta device."""
     check_entries({}, arguments, str(path))
-    model = build_without_memory(lambda **place: timm.create_model(name, **arguments, **place), str(path))
-    if not isinstance(model, EXPLAINING):
-        raise CheckpointError(
-            f'{path}: {name} is not an Attention Branch Network, nor a CAM baseline; see timm-abn list'
-        )
-    return model
+    return build_without_memory(lambda **place: timm.create_model(name, **arguments, **place), str(path))
 
 
 def _is_shipped(name: str, weights: Mapping[str, torch.Tensor]) -> bool:

@@ -36,8 +36,9 @@ def fact_rows(facts: ModelFacts) -> list[Row]:
     """Return the facts about a model as rows of a table: names and values."""
     rows = [('Input', ' x '.join(map(str, facts.input_size)))]
     if facts.backbone:
+        rows += [('Backbone', f'`{facts.backbone}`')]
+    if facts.split:
         rows += [
-            ('Backbone', f'`{facts.backbone}`'),
             ('Split', f'after `{facts.split}`'),
             ('Attention stage', facts.attention_stage),
             ('Attention map, mechanism', f'{facts.attention_map}, {facts.mechanism}'),

@@ -10,6 +10,8 @@ import torch.nn as nn
 from timm.models import get_model_input_config
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..attached.network import AttachedNet
+from ..backbone import name_of
 from ..networks.multi_task import MultiTaskAttentionBranchNet
 from ..networks.split_network import SplitNetwork
 
@@ -18,7 +20,7 @@ __all__ = ['ModelFacts', 'facts_of', 'model_facts']
 
 @dataclasses.dataclass(frozen=True)
 class ModelFacts:
-    """Facts about a model; those from ``backbone`` on only of an ABN."""
+    """Facts about a model; those from ``split`` on only of an ABN."""
 
     input_size: tuple[int, int, int]  # channels, height and width of the images that it is made for
     num_classes: int  # or tasks
@@ -54,6 +56,8 @@ def facts_of(model: nn.Module, input_size: Sequence[int] | None = None) -> Model
         num_params=sum(parameter.numel() for parameter in network.parameters()),
         num_macs=counter.get_total_flops() // 2,
     )
+    if isinstance(network, AttachedNet):
+        return dataclasses.replace(facts, backbone=name_of(network.backbone))
     if not isinstance(network, SplitNetwork):
         return facts
     config = network.config

@@ -24,7 +24,8 @@ def test_what_does_not_apply_is_said_with_what_does():
     with pytest.raises(TimmAbnError) as error:
         create_explainers(['grad_cam', 'attention', 'rollout'], tiny_backbone('test_resnet').eval())
     assert str(error.value).startswith(
-        "'attention' needs an Attention Branch Network, got ResNet; 'rollout' needs tokens that attend to all others "
+        "'attention' needs an Attention Branch Network, or a refined network (timm-abn attach), got ResNet; "
+        "'rollout' needs tokens that attend to all others "
         'in each block, ResNet has none; methods that apply: cam, grad_cam, recipro_cam, random, centre'
     )
 

@@ -8,7 +8,7 @@ import timm
 import torch
 from tiers import fast_and_slow
 from timm_families import SMALLEST, small_image_size
-from tiny_models import NUM_CLASSES, TINY_BACKBONES, tiny_abn, tiny_backbone, tiny_images
+from tiny_models import NUM_CLASSES, TINY_BACKBONES, tiny_abn, tiny_attached, tiny_backbone, tiny_images
 
 import timm_abn
 from timm_abn.explain.methods import EXPLAINERS, create_explainer
@@ -21,12 +21,14 @@ def models():
     for backbone in TINY_BACKBONES:
         yield f'{backbone}', lambda backbone=backbone: tiny_backbone(backbone).eval()
         yield f'abn-{backbone}', lambda backbone=backbone: tiny_abn(backbone)
+    yield 'attached-test_vit', lambda: tiny_attached('test_vit')
+    yield 'attached-test_resnet', lambda: tiny_attached('test_resnet', refined=True)
     yield 'multi-task', lambda: tiny_abn('test_resnet', multi_task=True)
     yield 'multi-task-tokens', lambda: tiny_abn('test_vit', multi_task=True)
 
 
 MODELS = dict(models())
-BATCHED = ['abn-test_resnet', 'abn-test_vit', 'abn-swin_tiny_patch4_window7_224', 'multi-task']
+BATCHED = ['attached-test_resnet', 'abn-test_resnet', 'abn-test_vit', 'abn-swin_tiny_patch4_window7_224', 'multi-task']
 
 
 def explainers_of(model):
@@ -69,8 +71,11 @@ def test_maps_of_every_method_that_applies(name):
         applied.add(method)
         for targets in (None, TARGETS):
             assert_maps(explainer(images, targets), images)
-    backbone = {'multi-task': 'test_resnet', 'multi-task-tokens': 'test_vit'}.get(name, name.removeprefix('abn-'))
-    branch = set() if name == backbone else {'attention', 'class_map'}
+    backbone = {'multi-task': 'test_resnet', 'multi-task-tokens': 'test_vit'}.get(
+        name, name.removeprefix('abn-').removeprefix('attached-')
+    )
+    branch = {'attention', 'class_map'} - ({'attention'} if name == 'attached-test_vit' else set())
+    branch = set() if name == backbone else branch
     assert applied == ALWAYS | APPLY[backbone] | branch
 
 
@@ -113,7 +118,7 @@ def state_of(model):
 
 
 def test_the_model_is_left_alone():
-    for name in ('abn-test_vit', 'test_resnet', 'multi-task'):
+    for name in ('abn-test_vit', 'test_resnet', 'multi-task', 'attached-test_resnet'):
         model, images = MODELS[name](), tiny_images(3)
         model.train()
         next(model.children()).eval()  # a mixture, as in transfer learning

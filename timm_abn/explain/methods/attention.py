@@ -15,11 +15,11 @@ __all__ = ['AttentionExplainer']
 
 
 class AttentionExplainer(Explainer):
-    """The map that an Attention Branch Network multiplies its features by (paper, section 3.2), or of an attached one.
+    """The map that an Attention Branch Network multiplies its features by (paper, section 3.2), or a refined one.
 
-    The first is the same for all classes; the second (``AttachedNet``) is of the target class, and gates nothing.
-    Other models are refused. A network of several tasks has one map per task, and the one of the target task is
-    returned. Nothing after the cut is run, except to find the tasks that are predicted.
+    The first is the same for all classes; the second (of an ``AttachedNet`` with a refinement) is of the target class,
+    gates nothing, and is of mean 0. Other models are refused. A network of several tasks has one map per task, and the
+    one of the target task is returned. Nothing after the cut is run, except to find the tasks that are predicted.
     """
 
     name = 'attention'
@@ -27,14 +27,17 @@ class AttentionExplainer(Explainer):
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
         is_attached = isinstance(model, AttachedNet)
-        if not is_attached and (not isinstance(model, SplitNetwork) or model.attention_branch is None):
+        trained = 'refinement' if is_attached else 'attention_branch'
+        if not isinstance(model, (SplitNetwork, AttachedNet)) or getattr(model, trained) is None:
             raise TimmAbnError(
-                f"'attention' needs an Attention Branch Network, or an attached one, got {type(model).__name__}."
+                "'attention' needs an Attention Branch Network, or a refined network (timm-abn attach), got "
+                f'{type(model.backbone if isinstance(model, AttachedNet) else model).__name__}.'
             )
         self._network: Any = evaluation_copy(model)
         self._is_attached = is_attached
+        self.centred = is_attached
         self.layer = 'last features' if is_attached else str(self._network.config.split)
-        self._several = not is_attached and self._network.attention_branch.num_maps > 1
+        self._several = getattr(getattr(model, 'attention_branch', None), 'num_maps', 1) > 1
 
     def _maps(self, images: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
         network = self._network

@@ -10,8 +10,9 @@ from ...errors import TimmAbnError
 from ...maps.operations import less_mean
 from ...models.cam_models import ClassActivationMapping
 from ...networks.split_network import SplitNetwork
+from ...records import answers, are_exclusive
 from .evaluation_copy import evaluation_copy
-from .explainer import Explainer
+from .explainer import Explainer, target_classes
 
 __all__ = ['ClassMapExplainer']
 
@@ -36,4 +37,9 @@ class ClassMapExplainer(Explainer):
         self.layer = str(self._model.config.split) if isinstance(model, SplitNetwork) else 'last features'
 
     def _maps(self, images: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
-        return less_mean(self._model.explain(images).class_map(targets))
+        model = self._model
+        if not isinstance(model, AttachedNet):
+            return less_mean(model.explain(images).class_map(targets))
+        seen = model.look(images, with_cut=False)
+        logits = answers(model.forward_head(seen.features), are_exclusive(model)) if targets is None else seen.last
+        return less_mean(model.class_map(seen.last, target_classes(logits, targets)))

@@ -32,7 +32,7 @@ class Explainer:
 
     name: ClassVar[str]
     layer: str = ''
-    centred: ClassVar[bool] = False
+    centred: bool = False
 
     @classmethod
     def takes_layer(cls, method: str | None = None) -> bool:
