@@ -49,9 +49,7 @@ class Drawing:
 
     def box(self, x: int, y: int, width: int, words: str, small: str = '', kind: str = 'frozen') -> None:
         """Draw a box around words, whose middle is at x."""
-        self.parts.append(
-            f'<rect class="{kind}" x="{x - width // 2}" y="{y}" width="{width}" height="{BOX}" rx="8"/>'
-        )
+        self.parts.append(f'<rect class="{kind}" x="{x - width // 2}" y="{y}" width="{width}" height="{BOX}" rx="8"/>')
         self.words(x, y + (24 if small else 32), words)
         if small:
             self.words(x, y + 43, small, 'small')
