@@ -89,16 +89,16 @@ def find_places(model: nn.Module) -> Places:
 def _places_of_tokens(model: Any, features: torch.Tensor, size: tuple[int, int, int]) -> Places:
     """Return the layout of tokens, whose grid is that of the last stage."""
     _, height, width = size
+    tokens = features.shape[1]
     infos = getattr(model, 'feature_info', None) or [{}]
-    reduction = infos[-1].get('reduction') or round(math.sqrt(height * width / features.shape[1]))
-    places = (height // reduction) * (width // reduction)
-    prefix = features.shape[1] - places
-    if not 0 <= prefix <= features.shape[1] // 2:
-        raise TimmAbnError(
-            f'{type(model).__name__} cannot be explained place by place: {features.shape[1]} tokens are no grid of '
-            f'{height // reduction} x {width // reduction} with a few before it.'
-        )
-    return Places('NLC', features.shape[2], prefix, reduction)
+    for reduction in (infos[-1].get('reduction'), round(math.sqrt(height * width / tokens))):  # some merge tokens later
+        places = (height // reduction) * (width // reduction) if reduction else 0
+        prefix = tokens - places
+        if places > 1 and 0 <= prefix <= tokens // 2:
+            return Places('NLC', features.shape[2], prefix, reduction)
+    raise TimmAbnError(
+        f'{type(model).__name__} cannot be explained place by place: its {tokens} last tokens are no grid of places.'
+    )
 
 
 @torch.no_grad()
