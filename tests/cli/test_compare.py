@@ -84,7 +84,8 @@ def test_a_backbone_without_an_attention_branch(photos, capsys):
     capsys.readouterr()
     options = ['--model', 'test_resnet', '--methods', 'cam', 'attention', '--out', 'refused']
     assert refusal(capsys, 'compare', *plain, *options).startswith(
-        "'attention' needs an Attention Branch Network, got ResNet; methods that apply: cam, grad_cam"
+        "'attention' needs an Attention Branch Network, or a refined network (timm-abn attach), got ResNet; "
+        'methods that apply: class_map, cam, grad_cam'
     )
     assert not Path('refused').exists()
 
