@@ -80,11 +80,12 @@ def test_a_backbone_without_an_attention_branch(photos, capsys):
     safetensors.torch.save_file(tiny_backbone('test_resnet').state_dict(), 'plain.safetensors')
     plain = ['photo.jpg', '--checkpoint', 'plain.safetensors']
     assert compare(*plain, '--csv', 'scores.csv', model='test_resnet') == 0
-    assert [row['method'] for row in rows_of('scores.csv')] == ['grad_cam', 'recipro_cam']
+    assert [row['method'] for row in rows_of('scores.csv')] == ['class_map', 'grad_cam', 'recipro_cam']
     capsys.readouterr()
     options = ['--model', 'test_resnet', '--methods', 'cam', 'attention', '--out', 'refused']
     assert refusal(capsys, 'compare', *plain, *options).startswith(
-        "'attention' needs an Attention Branch Network, got ResNet; methods that apply: cam, grad_cam"
+        "'attention' needs an Attention Branch Network, or a refined network (timm-abn attach), got ResNet; "
+        'methods that apply: class_map, cam, grad_cam'
     )
     assert not Path('refused').exists()
 

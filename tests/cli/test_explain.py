@@ -15,10 +15,12 @@ import torch
 import torch.distributed as dist
 from command_line import rows_of, without_warnings, write_photos
 from PIL import Image
+from tiny_models import tiny_attached, tiny_backbone
 
 import timm_abn
 from timm_abn.data.images import Preprocessing, draw_overlay
 from timm_abn.data.reading import read_image
+from timm_abn.publish.folder import save_hub_folder
 from timm_abn_cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -202,3 +204,36 @@ def test_two_processes_say_what_one_says(images, capsys, shown):
         with Image.open(path) as expected, Image.open(Path('two', *path.parts[1:])) as found:
             difference = np.asarray(expected).astype(int) - np.asarray(found)
             assert abs(difference).max() <= 1 and expected.text == found.text
+
+
+def test_any_classifier_is_explained_and_published(images, capsys):
+    network = tiny_backbone('test_resnet').eval()
+    torch.save(network.state_dict(), 'plain.pth')
+    command = ['explain', 'data/Ant/0.png', '--model', 'test_resnet', '--checkpoint', 'plain.pth', '--img-size', '64']
+    assert main([*command, '--show', 'class', '--class', '2', '--map', 'npy', '--csv', 'table.csv']) == 0
+    assert 'overlays: evidence for class 2, from the head at each place; nothing gates' in capsys.readouterr().out
+    model = timm_abn.load_model('test_resnet', checkpoint='plain.pth', img_size=64)
+    x, _ = Preprocessing(model)(read_image('data/Ant/0.png'))
+    evidence = model.explain(x[None]).class_maps[0, 2]
+    evidence = evidence - evidence.mean()
+    row = rows_of('table.csv')[0]
+    assert float(row['map_least']) == pytest.approx(evidence.min().item(), abs=1e-5)
+    assert float(row['map_greatest']) == pytest.approx(evidence.max().item(), abs=1e-5)
+    publish = ['publish', 'plain.pth', '--model', 'test_resnet', '--repo', 'me/plain', '--dry-run']
+    assert main([*publish, '--img-size', '64']) == 0
+    loaded = timm_abn.load_model('local-dir:plain')
+    assert torch.equal(loaded.explain(x[None]).class_maps, model.explain(x[None]).class_maps)
+
+
+def test_of_a_refined_network_the_map_of_the_class_that_is_asked_for_is_drawn(images):
+    model = tiny_attached('test_resnet', refined=True)
+    torch.nn.init.normal_(model.refinement.out.weight)
+    save_hub_folder(model, 'hub', '# card')
+    command = ['explain', 'data/Ant/0.png', '--model', 'local-dir:hub', '--show', 'attention', '--csv', 'table.csv']
+    assert main([*command, '--class', '3']) == 0
+    x, _ = Preprocessing(model)(read_image('data/Ant/0.png'))
+    values = model.explain(x[None], torch.tensor([3])).attention_map
+    row = rows_of('table.csv')[0]
+    assert float(row['map_greatest']) == pytest.approx(values.max().item(), rel=1e-4)
+    with Image.open(row['overlay']) as overlay:
+        assert overlay.text['timm-abn colour range'].startswith('0 to ')

@@ -185,7 +185,7 @@ def test_results_are_those_of_the_weights(tmp_path):
     ('change', 'message'),
     [
         (dict(args=argparse.Namespace(model='abn_resnet19', model_kwargs={})), 'abn_resnet19'),
-        (dict(args=argparse.Namespace(model='resnet18', model_kwargs={})), 'is not an Attention Branch Network'),
+        (dict(args=argparse.Namespace(model='resnet18', model_kwargs={})), 'the checkpoint is not one of resnet18'),
         (dict(args=argparse.Namespace(model='abn_resnet20_cifar', num_classes=5)), 'not one of abn_resnet20_cifar'),
         (dict(args=argparse.Namespace(model='abn', model_kwargs=dict(checkpoint_path='/x'))), 'checkpoint_path'),
         (dict(args=None), 'does not say what model it is of'),

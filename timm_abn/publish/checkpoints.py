@@ -79,11 +79,12 @@ def save_checkpoint_folder(
     if arguments.pop('pretrained_backbone', False):  # the checkpoint holds the branch alone, the Hub gets all
         network: Any = create_model(name, dict(arguments, pretrained_backbone=True))
         weights = with_backbone(weights, network, settings.get('backbone_sha256'), path)
+    architecture = name
     if name.split('.')[0] not in model_names():
         arguments, name = dict(arguments, backbone=name), MODEL  # as load_model attaches to it
         weights = {f'backbone.{key}': tensor for key, tensor in weights.items()}
     model: Any = told.build(lambda arguments: _network_of(name, arguments, path), arguments)
-    check_state_dict(weights, model.state_dict(), name, path)
+    check_state_dict(weights, model.state_dict(), architecture, path)
     if settings:
         note_record(model, settings, path)
     told.note(model)
