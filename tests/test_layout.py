@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE, COMMAND_LINE = ROOT / 'timm_abn', ROOT / 'timm_abn_cli'
 
 # modules at the root, which know nothing of the rooms; then the rooms, each of which may import those before it
-GROUND = ['version', 'errors', 'staging', 'progress', 'records', 'checkpoint_files', 'timm_private']
+GROUND = ['version', 'errors', 'staging', 'progress', 'records', 'checkpoint_files', 'timm_private', 'examples']
 ROOMS = [
     'split',
     'backbone',

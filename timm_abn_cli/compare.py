@@ -21,7 +21,7 @@ allow to say of each method, and timm-abn evaluate has controls.
 
 Images in folders that are called like classes have a true label: the number of right answers stands below the table.
 
-Any timm model will do, with --checkpoint or with pretrained weights; methods that do not apply to it are reported
+It takes any timm model, with --checkpoint or with pretrained weights; methods that do not apply to it are reported
 before the work begins. pytorch_grad_cam, torchcam and captum are other packages: pip install 'timm-abn[compare]'. Each
 has methods of its own: pytorch_grad_cam:LayerCAM, torchcam:SmoothGradCAMpp, captum:IntegratedGradients.
 

@@ -76,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_methods_argument(parser, CHOSEN)
     parser.add_argument('--masks', type=existing, metavar='FOLDER|JSON', help='where the objects of the images are')
     parser.add_argument('--reference', metavar='MODEL', help='another model, whose explanations are scored as well')
-    parser.add_argument('--reference-checkpoint', type=Path, metavar='FILE', help='weights of it')
+    parser.add_argument('--reference-checkpoint', type=Path, metavar='FILE', help='weights of that model')
     parser.add_argument('--steps', type=positive, default=32, help='of deletion and insertion (default: 32)')
     parser.add_argument('--baseline', choices=BASELINES, default='mean', help='what replaces pixels (default: mean)')
     size = 'side, in pixels, of the squares that are replaced (default: 1)'

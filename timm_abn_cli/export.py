@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     parser.add_argument('format', choices=tuple(ENDINGS), help='kind of file')
     add_model_arguments(parser)
-    length = 'batches, or images, of any size; all, or no word: both, the latter where the backbone takes it'
+    length = 'accept batches, images or both of any size; --dynamic alone means all, as far as the backbone allows'
     lengths = ('batch', 'size', 'all')
     parser.add_argument('--dynamic', nargs='?', const='all', default='', choices=lengths, help=length)
     limit = 'stop after this time (default: 600)'

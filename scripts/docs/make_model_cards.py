@@ -48,8 +48,7 @@ results of this code.
 {usage}```
 
 All other names have no published weights: train them (`timm-abn-train --recipe ...`), or convert a checkpoint of the
-authors (`timm-abn convert`). The code is Apache-2.0; the authors' repository names no licence for the weights that it
-links.
+authors (`timm-abn convert`). The code is Apache-2.0; the authors' repository names no licence for its weights.
 
 {limits}
 
@@ -59,8 +58,7 @@ links.
 
 Maps are scored by symmetric relevance gain (SRG), deletion and insertion, by the mean colour in the place of pixels;
 noise has an SRG of 0. A mean map is that of other images of the same predicted class: what a map has above it is about
-this image. Means with 95 % intervals from drawing images, each with all of its seeds.
-`docs/trust.md` sums it up.
+this image. Means with 95 % intervals from drawing images, each with all of its seeds; `docs/trust.md` sums it up.
 """
 
 MODELS = """\
@@ -152,7 +150,7 @@ def cell(result: Result) -> str:
 def make_row(name: str) -> tuple[str, ...]:
     """Return the cells of a model's row."""
     facts = model_facts(name)
-    if facts.backbone and (facts.attention_map, facts.mechanism) != ('sigmoid', 'residual'):
+    if facts.attention_map and (facts.attention_map, facts.mechanism) != ('sigmoid', 'residual'):
         raise ValueError(f'{name} has another map or mechanism than the text says of all.')
     return (
         f'`{name}`',

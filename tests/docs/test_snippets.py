@@ -3,18 +3,24 @@
 import importlib.util
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 from own_scripts import load_script
 from timm_scripts import ROOT, STAND_IN
 
+import timm_abn
+from timm_abn.data.images import Preprocessing, read_image
+from timm_abn.examples import example_model, example_photos
+from timm_abn.export.graph import export_metadata, export_network
 from timm_abn.training.command import _own_arguments
 from timm_abn.training.recipes import find_recipe
 from timm_abn_cli import create_parser
 
 PAGES = [ROOT / 'README.md', *sorted(ROOT.glob('docs/**/*.md'))]
 SLOW = ('docs/tutorials/publish_and_export.md', 'docs/tutorials/scores.md', 'docs/tutorials/train.md')
+PRODUCTION = 'docs/tutorials/in_production.md'
 SCRIPTS_OF_TIMM = {
     'timm-abn-train': 'train',
     'timm-abn-validate': 'validate',
@@ -44,6 +50,7 @@ def run_python(page):
     namespace = {'__name__': 'snippets'}
     for code in blocks((ROOT / page).read_text(encoding='utf-8'), 'python'):
         exec(compile(code, page, 'exec'), namespace)
+    return namespace
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +59,7 @@ def offline_in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setenv('HF_HUB_OFFLINE', '1')
 
 
-@pytest.mark.parametrize('page', [page for page in pages_with('python') if page != 'README.md'])
+@pytest.mark.parametrize('page', [page for page in pages_with('python') if page not in ('README.md', PRODUCTION)])
 def test_python_runs(page):
     run_python(page)
 
@@ -60,6 +67,20 @@ def test_python_runs(page):
 def test_readme_leaves_the_picture_that_it_names(tmp_path):
     run_python('README.md')
     assert [file.name for file in tmp_path.iterdir()] == ['overlay.png']
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['rocket', 'astronaut'])
+def test_lines_of_production_predict_what_the_model_predicts(name, tmp_path):
+    model = timm_abn.attach(example_model())
+    export_network(model).save_onnx('model.onnx', export_metadata(model, 'lite0'))
+    shutil.copy(example_photos()[name], 'photo.jpg')
+    found = run_python(PRODUCTION)
+    x, _ = Preprocessing(model)(read_image('photo.jpg').convert('RGB'))
+    explanation = model.explain(x[None])
+    assert abs(found['logits'] - explanation.logits.numpy()).max() < 1e-3
+    assert abs(found['attention_map'] - explanation.attention_map.numpy()).max() < 1e-3
+    assert (tmp_path / 'overlay.png').exists()
 
 
 @pytest.mark.parametrize('page', pages_with('bash'))

@@ -46,5 +46,5 @@ def test_refined_maps_are_compared_in_each_predicted_class():
     for rival, expected in {control: (0.3, 0), **dict.fromkeys(script.OF_PLAIN, (0.1, -0.1))}.items():
         assert tuple(differences[rival, name] for name in script.CLASSES) == expected
     assert numbers['rows'] == [['1.000', '2.000', '0.900', '0.800']]
-    # deletion and insertion are equal: more SRG alone is not enough
-    assert [claim['holds'] for claim in result['claims']] == [False] * 4
+    # above its mean map alone
+    assert [claim['holds'] for claim in result['claims']] == [False, False, False, True]

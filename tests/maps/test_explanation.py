@@ -254,7 +254,12 @@ def test_save_writes_overlays_and_tensors(explanation, tmp_path):
         with Image.open(path) as image:
             np.testing.assert_allclose(np.asarray(image), overlay.permute(1, 2, 0) * 255, atol=1)
     loaded = safetensors.torch.load_file(tmp_path / 'out' / 'explanation.safetensors')
-    tensors = {field.name for field in dataclasses.fields(Explanation)} - {'map_gates', 'exclusive', 'explained_by'}
+    tensors = {field.name for field in dataclasses.fields(Explanation)} - {
+        'map_gates',
+        'exclusive',
+        'explained_by',
+        'classes',
+    }
     assert set(loaded) == tensors
     for name, tensor in loaded.items():
         torch.testing.assert_close(tensor, getattr(explanation, name))
