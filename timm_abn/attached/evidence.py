@@ -66,7 +66,9 @@ def find_places(model: nn.Module) -> Places:
     """
     classifier: Any = model
     family = type(model).__name__
-    if not getattr(model, 'num_classes', 0) or not hasattr(model, 'forward_head'):
+    if not hasattr(model, 'forward_head'):
+        raise TimmAbnError(f'attach() takes classifiers of timm, which have a forward_head; {family} has none.')
+    if not getattr(model, 'num_classes', 0):
         raise TimmAbnError(f'{family} has no classifier whose evidence could be shown: attach() needs num_classes > 0.')
     probe: Any = copy_module(model, dict(meta_tensors(model))).eval()
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)

@@ -1,9 +1,11 @@
 """Loading trained models: by name, from an address, or from a checkpoint."""
 
 import contextlib
+import reprlib
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import timm
@@ -86,6 +88,8 @@ def attach(
         if checkpoint is not None or model_kwargs:
             raise ModelError('a checkpoint, and arguments, go with the name of a model, not with a model itself.')
         return attach_module(model)
+    if not isinstance(model, (str, NoneType)):
+        raise ModelError(f'attach() takes a model of timm, or the name of one, got {reprlib.repr(model)}.')
     found = load_classifier(model, checkpoint, **model_kwargs)
     return found if isinstance(found, AttachedNet) else attach_module(found)
 
