@@ -110,7 +110,10 @@ def test_the_model_is_left_alone_and_shares_its_weights():
             ),
             r'CoaT cannot be explained place by place: .* are several \(list\)',
         ),
-        (lambda: torch.nn.Linear(3, 2), 'attach.. takes classifiers of timm, which have a forward_head; Linear has none'),
+        (
+            lambda: torch.nn.Linear(3, 2),
+            'attach.. takes classifiers of timm, which have a forward_head; Linear has none',
+        ),
         (lambda: 3, 'attach.. takes a model of timm, or the name of one, got 3'),
         (lambda: tiny_attached('test_resnet'), '^resnet.* explains itself already|attached.* explains itself already'),
     ],
