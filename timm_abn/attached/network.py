@@ -16,6 +16,7 @@ from ..backbone import create_backbone, name_of
 from ..errors import TimmAbnError, one_line
 from ..maps.explanation import Explanation
 from ..networks.scripting import ignored_by_torchscript
+from ..networks.split_network import groups_within
 from ..records import answers, are_exclusive, explained_by, known_of, num_answers, set_record
 from ..split.module_copy import copy_module, meta_tensors
 from .evidence import find_places, is_linear
@@ -290,11 +291,14 @@ class AttachedNet(nn.Module):
 
     @ignored_by_torchscript
     def group_matcher(self, coarse: bool = False) -> Mapping[str, Any] | Callable[[str], Any]:
-        """Return one group of parameters for all that is not frozen."""
-        return dict(stem=r'^backbone\.')
+        """Return the backbone's groups of parameters; the refinement falls into the last."""
+        if not hasattr(self.backbone, 'group_matcher'):
+            return dict(stem=r'^backbone\.')
+        return groups_within(self.backbone.group_matcher(coarse=coarse), ('backbone',))
 
     @ignored_by_torchscript
     def no_weight_decay(self) -> set[str]:
         """Return the names of the parameters that want no weight decay."""
         own: Sequence[str] = self.backbone.no_weight_decay() if hasattr(self.backbone, 'no_weight_decay') else ()
-        return {'refinement.scale', *(f'backbone.{name}' for name in own)}
+        names = {f'backbone.{name}' for name in own}
+        return names if self.refinement is None else {*names, 'refinement.scale'}

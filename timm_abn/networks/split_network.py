@@ -23,7 +23,7 @@ from .given_maps import check_attention, check_values, given_or_predicted, is_fx
 from .parts import Parts
 from .scripting import ignored_by_torchscript
 
-__all__ = ['SplitNetwork']
+__all__ = ['SplitNetwork', 'groups_within']
 
 torch.fx.wrap('given_or_predicted')  # a leaf of fx graphs, for which it is open whether a map will be given
 
@@ -328,15 +328,7 @@ class SplitNetwork(nn.Module):
         """Return the backbone's parameter groups; the attention branch falls into the last, with the classifier."""
         if not hasattr(self.perception_branch, 'group_matcher'):
             return dict(stem=r'^feature_extractor\.')  # all that does not match is one group
-        matcher = self.perception_branch.group_matcher(coarse=coarse)
-        if callable(matcher):
-            return lambda name: matcher(name.partition('.')[2]) if name.startswith(HALVES) else float('inf')
-        return {
-            group: [(_in_halves(pattern), suffix) for pattern, suffix in spec]
-            if isinstance(spec, (list, tuple))
-            else spec and _in_halves(spec)
-            for group, spec in matcher.items()
-        }
+        return groups_within(self.perception_branch.group_matcher(coarse=coarse), HALVES)
 
     @ignored_by_torchscript
     def no_weight_decay(self) -> set[str]:
@@ -381,7 +373,19 @@ class SplitNetwork(nn.Module):
         return get_model_args(self.perception_branch).get('global_pool')
 
 
-def _in_halves(pattern: str) -> str:
-    # patterns are matched from the start of a name, so that an anchor at the start of an alternative says nothing more
-    unanchored = re.sub(r'(?<!\[)\^', '', pattern)
-    return rf'^(?:{"|".join(HALVES)})\.(?:{unanchored})'
+def groups_within(matcher: Any, modules: tuple[str, ...]) -> dict[str, Any] | Callable[[str], Any]:
+    """Return what ``group_matcher`` of a backbone says, for a network with it, or its halves, in these modules."""
+    if callable(matcher):
+        return lambda name: matcher(name.partition('.')[2]) if name.startswith(modules) else float('inf')
+
+    def within(pattern: str) -> str:
+        # patterns are matched from the start of a name, so that an anchor at the start of an alternative says no more
+        unanchored = re.sub(r'(?<!\[)\^', '', pattern)
+        return rf'^(?:{"|".join(modules)})\.(?:{unanchored})'
+
+    return {
+        group: [(within(pattern), suffix) for pattern, suffix in spec]
+        if isinstance(spec, (list, tuple))
+        else spec and within(spec)
+        for group, spec in matcher.items()
+    }
