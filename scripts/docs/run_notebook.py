@@ -22,17 +22,18 @@ NOTEBOOK = Path(__file__).resolve().parents[2] / 'examples' / 'explain.ipynb'
 
 def run_cell(source: str, namespace: dict[str, Any]) -> list[dict[str, Any]]:
     """Run a cell, and return its outputs as a notebook keeps them."""
-    body = ast.parse(source).body
-    value = ast.Expression(body.pop().value) if body and isinstance(body[-1], ast.Expr) else None  # type: ignore[attr-defined]
+    cell = ast.parse(source)
+    if cell.body and isinstance(cell.body[-1], ast.Expr):  # what a cell ends with is shown, as notebooks call it: _
+        cell.body[-1] = ast.Assign([ast.Name('_', ast.Store())], cell.body[-1].value)
+    namespace['_'] = None
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(compile(ast.Module(body, []), 'cell', 'exec'), namespace)  # our own notebook
-        shown = eval(compile(value, 'cell', 'eval'), namespace) if value else None
+        exec(compile(ast.fix_missing_locations(cell), 'cell', 'exec'), namespace)  # our own notebook
     outputs: list[dict[str, Any]] = []
     if printed.getvalue():
         lines = printed.getvalue().splitlines(keepends=True)
         outputs.append(dict(output_type='stream', name='stdout', text=lines))
-    if isinstance(shown, Image.Image):
+    if isinstance(shown := namespace['_'], Image.Image):
         file = io.BytesIO()
         shown.convert('RGB').save(file, 'JPEG', quality=85)
         data = {'image/jpeg': base64.b64encode(file.getvalue()).decode(), 'text/plain': ['<PIL.Image.Image>']}
