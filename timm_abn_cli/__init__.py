@@ -13,6 +13,7 @@ import warnings
 from typing import NoReturn
 
 from .errors import CommandError, reason_of
+from .heap import keep_freed_memory
 from .printing import visible, visible_output
 from .signals import ending_on_signals
 
@@ -45,6 +46,7 @@ class _Version(argparse.Action):
 
 def entry_point() -> int:
     """Run the command line of the process."""
+    keep_freed_memory()
     with ending_on_signals():
         return main()
 

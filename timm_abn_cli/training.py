@@ -3,6 +3,7 @@
 import sys
 from functools import partial
 
+from .heap import keep_freed_memory
 from .signals import ending_on_signals
 
 __all__ = ['run', 'train', 'validate']
@@ -10,6 +11,7 @@ __all__ = ['run', 'train', 'validate']
 
 def run(name: str = '') -> int:
     """Run a script of timm, by default the one that the first argument names; returns the exit code."""
+    keep_freed_memory()
     with ending_on_signals():
         from timm_abn.training import command
 
