@@ -19,11 +19,11 @@ STYLE = """
 .message { margin: 0; padding: .35rem .7rem; border-radius: .4rem; }
 .message.problem { background: #fdecea; color: #8c1d18; }
 .message.note { background: #eef4fb; color: #1d3a5c; }
-.probabilities { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }
+.probabilities { width: 100%; border: 0 !important; border-collapse: collapse; font-variant-numeric: tabular-nums; }
 .probabilities tr { border: 0 !important; }
 .probabilities td, .probabilities th { padding: .25rem .4rem; border: 0 !important; font-weight: normal; }
 .probabilities th { font-size: .8rem; opacity: .7; text-align: right; }
-.probabilities .number { text-align: right; width: 3.6rem; }
+.probabilities .number { text-align: right; width: 3.6rem; white-space: nowrap; }
 .probabilities .name { min-width: 7rem; }
 .probabilities .bars { width: 35%; }
 .probabilities .bars i { display: block; height: .5rem; margin: 2px 0; min-width: 1px; }
@@ -33,8 +33,14 @@ STYLE = """
 .scale > i { display: block; height: .7rem; border-radius: .2rem; }
 .scale div { display: flex; justify-content: space-between; }
 .scale div, .scale p { font-size: .8rem; margin: .1rem 0 0; }
-#classes .grid-container { display: flex; flex-wrap: wrap; }
-#classes .grid-container > * { flex: 1 1 100px; }
+.pictures .grid-wrap { min-height: 0 !important; }
+.pictures .grid-container { display: flex; margin-top: 1.3rem; }
+.pictures .gallery-item { flex: 1 0 100px; max-width: 240px; }
+#samples .gallery-item { max-width: 120px; }
+#classes .grid-container { flex-wrap: wrap; }
+.picture { display: flex; flex-direction: column; }
+.picture label.float { position: static; align-self: start; }
+.picture .image-container { flex: 1; min-height: 0; }
 """
 
 GATES = """Its attention map gates: it weighs the features that are classified. Paint on it, white for *look here* and
@@ -76,7 +82,7 @@ class Parts:
                 with gr.Column(min_width=340):
                     self.painted = _picture('The attention map that gates', 'painted', height=290)
                     self.beside = _picture('The other method', 'beside', height=290)
-            self.classes = _gallery('The most probable: choose one to see its map', 'classes', height='auto')
+            self.classes = _gallery('The most probable: choose one to see its map', 'classes')
             with gr.Row():
                 self.draw_curves = gr.Button('Deletion and insertion of this photo', elem_id='draw-curves')
                 self.save = gr.Button('Save the overlay and the maps', elem_id='save')
@@ -86,9 +92,9 @@ class Parts:
     def _add_inputs(self, models: Sequence[str], examples: Sequence[Any]) -> None:
         with gr.Row(equal_height=True):
             with gr.Column(min_width=240):
-                self.upload = only_uploads(gr.File(label='Photo', elem_id='upload', height=150))
+                self.upload = only_uploads(gr.File(label='Photo', elem_id='upload', height=160))
             with gr.Column(scale=2, min_width=340, visible=bool(examples)) as self.offers:
-                self.samples = _gallery('Or an example', 'samples', height=150, value=examples)
+                self.samples = _gallery('Or an example', 'samples', examples)
             with gr.Column(min_width=240, visible=len(models) > 1):
                 self.model = gr.Dropdown(list(models), value=models[0], label='Model', elem_id='model')
 
@@ -106,7 +112,7 @@ class Parts:
             eraser=gr.Eraser(default_size=60),
             canvas_size=(512, 512),
             buttons=[],
-            height=470,
+            height=430,
             elem_id='canvas',
         )
         self.canvas = only_strokes(canvas)
@@ -138,9 +144,9 @@ class Parts:
 
 def _picture(label: str, elem_id: str, **shown: Any) -> gr.Image:
     fixed: dict[str, Any] = dict(format='jpeg', interactive=False, buttons=['download', 'fullscreen'])
-    return gr.Image(label=label, elem_id=elem_id, **fixed, **shown)
+    return gr.Image(label=label, elem_id=elem_id, elem_classes='picture', **fixed, **shown)
 
 
-def _gallery(label: str, elem_id: str, **shown: Any) -> gr.Gallery:
-    fixed: dict[str, Any] = dict(columns=5, rows=1, allow_preview=False, interactive=False, buttons=[])
-    return gr.Gallery(label=label, elem_id=elem_id, **fixed, **shown)
+def _gallery(label: str, elem_id: str, pictures: Sequence[Any] = ()) -> gr.Gallery:
+    fixed: dict[str, Any] = dict(height='auto', allow_preview=False, interactive=False, buttons=[])
+    return gr.Gallery(pictures, label=label, elem_id=elem_id, elem_classes='pictures', **fixed)
