@@ -22,25 +22,28 @@ STYLE = """
 .probabilities { width: 100%; border: 0 !important; border-collapse: collapse; font-variant-numeric: tabular-nums; }
 .probabilities tr { border: 0 !important; }
 .probabilities td, .probabilities th { padding: .25rem .4rem; border: 0 !important; font-weight: normal; }
-.probabilities th { font-size: .8rem; opacity: .7; text-align: right; }
+.probabilities th { font-size: .8rem; opacity: .7; text-align: right; white-space: nowrap; }
 .probabilities .number { text-align: right; width: 3.6rem; white-space: nowrap; }
-.probabilities .name { min-width: 7rem; }
-.probabilities .bars { width: 35%; }
+.probabilities .name { min-width: 5rem; }
+.probabilities .bars { width: 35%; min-width: 2rem; }
 .probabilities .bars i { display: block; height: .5rem; margin: 2px 0; min-width: 1px; }
 .probabilities .before { background: #9a9a9a; }
 .probabilities .after { background: #2b6cb0; }
+.curves { max-width: 34rem; }
 .curves i { display: inline-block; width: 1.2rem; height: .3rem; vertical-align: middle; }
 .scale > i { display: block; height: .7rem; border-radius: .2rem; }
 .scale div { display: flex; justify-content: space-between; }
 .scale div, .scale p { font-size: .8rem; margin: .1rem 0 0; }
-.pictures .grid-wrap { min-height: 0 !important; }
-.pictures .grid-container { display: flex; margin-top: 1.3rem; }
-.pictures .gallery-item { flex: 1 0 100px; max-width: 240px; }
-#samples .gallery-item { max-width: 120px; }
+.pictures .grid-wrap { min-height: 0 !important; max-height: none !important; contain: inline-size; }
+.pictures .grid-container { display: flex; margin-top: 1.3rem; overflow-x: auto; }
+.pictures .gallery-item { flex: 1 0 90px; max-width: 240px; }
+.pictures .caption-label { font-size: .75rem; white-space: normal; }
+#samples .gallery-item { max-width: 150px; }
 #classes .grid-container { flex-wrap: wrap; }
 .picture { display: flex; flex-direction: column; }
 .picture label.float { position: static; align-self: start; }
 .picture .image-container { flex: 1; min-height: 0; }
+.gradio-container:not(:has(#painted)) #beside { height: auto !important; }
 """
 
 GATES = """Its attention map gates: it weighs the features that are classified. Paint on it, white for *look here* and
@@ -80,8 +83,9 @@ class Parts:
                 with gr.Column(min_width=340):
                     self._add_choices()
                 with gr.Column(min_width=340):
-                    self.painted = _picture('The attention map that gates', 'painted', height=290)
-                    self.beside = _picture('The other method', 'beside', height=290)
+                    self.painted = _picture('The attention map that gates', 'painted', height=240)
+                    self.beside = _picture('The other method', 'beside', height=240)
+                    self.beside_scale = gr.HTML()
             self.classes = _gallery('The most probable: choose one to see its map', 'classes')
             with gr.Row():
                 self.draw_curves = gr.Button('Deletion and insertion of this photo', elem_id='draw-curves')
@@ -99,9 +103,8 @@ class Parts:
                 self.model = gr.Dropdown(list(models), value=models[0], label='Model', elem_id='model')
 
     def _add_map(self) -> None:
-        self.kind = gr.Dropdown([], label='What the colours show', elem_id='kind')
         canvas = gr.ImageEditor(
-            label='Paint: it changes the attention map',
+            label='Paint here',
             type='pil',
             image_mode='RGBA',
             format='png',
@@ -121,6 +124,7 @@ class Parts:
 
     def _add_choices(self) -> None:
         self.table = gr.HTML(elem_id='probabilities')
+        self.kind = gr.Dropdown([], label='What the colours show', elem_id='kind')
         self.keeps = gr.Radio(list(KEEPS), value=KEEPS[0], label='Positions that are not painted', elem_id='keeps')
         self.target = gr.Dropdown([], elem_id='target')
         self.method = gr.Dropdown([], label='Another method beside it', elem_id='method')

@@ -32,6 +32,8 @@ from .session import (
     open_session,
     prepare,
     scale_of,
+    sequential,
+    target_of,
     top_classes,
 )
 from .tables import LINES, color_bar, curve_table, message, probability_table
@@ -98,7 +100,7 @@ class _Page:
         drawn = [p.canvas, p.picture, p.scale, *redrawn]
         shown = [p.session, p.results, p.files, p.curves, p.areas, *drawn, p.kind, p.keeps, p.target, p.method]
         beside = dict(fn=self.draw_beside, inputs=[p.session, p.model, p.target, p.method], **options)
-        beside['outputs'] = [p.message, p.beside]
+        beside['outputs'] = [p.message, p.beside, p.beside_scale]
         opened = p.upload.upload(self.open_upload, [p.upload, p.model, p.kind], shown, **of_photos)
         # also after a file that was refused there is room for the next one
         opened = opened.then(lambda: None, None, [p.upload], **options)
@@ -263,7 +265,9 @@ class _Page:
         served = self.offered.load(model)
         values = method_map(session, served, method, _target(target))
         value_range = (0.0, values.max().item()) if served.explainers[method].centred else None
-        return {**said, self.parts.beside: draw_map(session, values, value_range)}
+        caption = f'{served.title(method)}, of {served.class_names[target_of(session, _target(target))]}'
+        bar = color_bar(*sequential(value_range is not None), caption)
+        return {**said, self.parts.beside: draw_map(session, values, value_range), self.parts.beside_scale: bar}
 
     @_computing
     def draw_curves(self, session: Session | None, model: str, target: int, method: str | None) -> dict[Any, Any]:

@@ -27,6 +27,7 @@ __all__ = [
     'open_session',
     'prepare',
     'scale_of',
+    'sequential',
     'target_of',
     'top_classes',
 ]
@@ -114,7 +115,12 @@ def scale_of(
     words = map_words(served.model, EXPLAINED_BY[MAPS.index(kind)].removesuffix('_map'), name)
     if kind == MAPS[2]:
         return DIVERGING_COLORMAP, (f'against {name}', '0', f'for {name}'), words
-    return 'viridis', ('0 or less' if _is_of_class(served, kind) else 'lowest', 'greatest'), words
+    return *sequential(_is_of_class(served, kind)), words
+
+
+def sequential(from_zero: bool) -> tuple[str, tuple[str, ...]]:
+    """Return the colour map of a map of one sign, and what its ends mean."""
+    return 'viridis', ('0 or less' if from_zero else 'lowest', 'greatest')
 
 
 def _is_of_class(served: ServedModel, kind: str) -> bool:
