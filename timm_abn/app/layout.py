@@ -21,11 +21,11 @@ STYLE = """
 .message.note { background: #eef4fb; color: #1d3a5c; }
 .probabilities { width: 100%; border: 0 !important; border-collapse: collapse; font-variant-numeric: tabular-nums; }
 .probabilities tr { border: 0 !important; }
-.probabilities td, .probabilities th { padding: .25rem .4rem; border: 0 !important; font-weight: normal; }
+.probabilities td, .probabilities th { padding: .25rem .3rem; border: 0 !important; font-weight: normal; }
 .probabilities th { font-size: .8rem; opacity: .7; text-align: right; white-space: nowrap; }
-.probabilities .number { text-align: right; width: 3.6rem; white-space: nowrap; }
+.probabilities .number { text-align: right; width: 3rem; white-space: nowrap; }
 .probabilities .name { min-width: 5rem; }
-.probabilities .bars { width: 35%; min-width: 2rem; }
+.probabilities .bars { width: 28%; }
 .probabilities .bars i { display: block; height: .5rem; margin: 2px 0; min-width: 1px; }
 .probabilities .before { background: #9a9a9a; }
 .probabilities .after { background: #2b6cb0; }
@@ -37,7 +37,7 @@ STYLE = """
 .pictures .grid-wrap { min-height: 0 !important; max-height: none !important; contain: inline-size; }
 .pictures .grid-container { display: flex; margin-top: 1.3rem; overflow-x: auto; }
 .pictures .gallery-item { flex: 1 0 90px; max-width: 240px; }
-.pictures .caption-label { font-size: .75rem; white-space: normal; }
+.pictures .caption-label { padding: .1rem .3rem; font-size: .7rem; white-space: normal; }
 #samples .gallery-item { max-width: 150px; }
 #classes .grid-container { flex-wrap: wrap; }
 .picture { display: flex; flex-direction: column; }
