@@ -239,3 +239,6 @@ def test_an_attached_network_shows_each_class_and_paints_nothing(visitor):
         visitor.driver.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', size)
         assert visitor.driver.execute_script('return document.documentElement.scrollWidth') <= width
     visitor.driver.execute_cdp_cmd('Emulation.clearDeviceMetricsOverride', {})
+    visitor.choose('#model', MODEL)
+    visitor.wait(lambda: visitor.find('#canvas canvas'), 'no canvas')
+    assert not visitor.find('#map') and 'Error' not in visitor.driver.find_element('tag name', 'body').text

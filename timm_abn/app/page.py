@@ -95,7 +95,7 @@ class _Page:
         )
         # photos are read beside the computation: a slow one keeps nobody waiting
         of_photos = dict(options, concurrency_limit=3, concurrency_id='photos')
-        choices = [p.model, p.target, p.kind, p.keeps]
+        painted, choices = [p.model, p.target, p.keeps, p.canvas], [p.model, p.target, p.kind, p.keeps, p.canvas]
         redrawn = [p.message, p.table, p.painted]
         drawn = [p.canvas, p.picture, p.scale, *redrawn]
         shown = [p.session, p.results, p.files, p.curves, p.areas, *drawn, p.kind, p.keeps, p.target, p.method]
@@ -110,18 +110,18 @@ class _Page:
         of_classes = dict(fn=self.draw_classes, inputs=[p.session, p.model], outputs=[p.message, p.classes], **options)
         for event in (opened, sampled, changed):
             event.then(**of_classes).then(**beside)
-        redrawing = dict(fn=self.redraw, inputs=[p.session, *choices, p.canvas], outputs=drawn, **options)
+        redrawing = dict(fn=self.redraw, inputs=[p.session, *choices], outputs=drawn, **options)
         chosen = p.classes.select(self.choose_class, [p.session], [p.message, p.target], **options)
         for redraw in (chosen.then, p.target.input):
             redraw(**redrawing).then(**beside)
         p.kind.input(**redrawing)
         p.method.input(**beside)
-        painting = dict(fn=self.predict_painted, inputs=[p.session, *choices, p.canvas], outputs=redrawn, **options)
+        painting = dict(fn=self.predict_painted, inputs=[p.session, *painted], outputs=redrawn, **options)
         p.canvas.input(**painting, trigger_mode='always_last')
         p.keeps.input(**painting)
         of_curves = dict(options, show_progress='full')
         p.draw_curves.click(self.draw_curves, beside['inputs'], [p.message, p.curves, p.areas], **of_curves)
-        p.save.click(self.save, [p.session, *choices, p.canvas], [p.message, p.files], **options)
+        p.save.click(self.save, [p.session, *choices], [p.message, p.files], **options)
 
     @_reported
     def open_upload(self, path: str | None, model: str, kind: str) -> dict[Any, Any]:
@@ -200,13 +200,13 @@ class _Page:
         self, session: Session, served: ServedModel, kind: str, target: int | None, layers: Any
     ) -> dict[Any, Any]:
         """Return the map with its colour bar: where it can be painted on under ``layers``, else as a picture."""
-        p, picture, is_painted = self.parts, draw_kind(session, served, kind, target), served.is_painted
-        canvas: Any = dict(background=picture, layers=layers, composite=picture) if is_painted else None
-        return {
-            p.canvas: gr.ImageEditor(canvas, visible=is_painted),
-            p.picture: gr.Image(None if is_painted else picture, visible=not is_painted),
-            p.scale: color_bar(*scale_of(session, served, kind, target)),
-        }
+        p, picture = self.parts, draw_kind(session, served, kind, target)
+        canvas: Any = dict(background=picture, layers=layers, composite=picture)
+        shown = {
+            True: {p.canvas: gr.ImageEditor(canvas, visible=True), p.picture: gr.Image(None, visible=False)},
+            False: {p.canvas: gr.ImageEditor(visible=False), p.picture: gr.Image(picture, visible=True)},
+        }[served.is_painted]
+        return {**shown, p.scale: color_bar(*scale_of(session, served, kind, target))}
 
     def _own_map(self, session: Session, served: ServedModel, target: int | None = None) -> Any:
         picture = draw_kind(session, served, MAPS[0], target) if served.is_painted else None
@@ -238,7 +238,7 @@ class _Page:
 
     @_computing
     def predict_painted(
-        self, session: Session, model: str, target: int, kind: str, keeps: str, canvas: Any
+        self, session: Session | None, model: str, target: int, keeps: str, canvas: Any
     ) -> dict[Any, Any]:
         return {} if session is None else self._predict(session, model, target, keeps, canvas)
 
