@@ -9,9 +9,9 @@ import torch
 
 pytest.importorskip('gradio', reason="the page needs gradio: pip install 'timm-abn[app]'")
 
-from timm_abn.app import page  # noqa: E402
-from timm_abn.app.models import OfferedModels  # noqa: E402
-from timm_abn.examples import example_photos  # noqa: E402
+from timm_abn.app import page
+from timm_abn.app.models import OfferedModels
+from timm_abn.examples import example_photos
 
 
 @pytest.mark.slow
