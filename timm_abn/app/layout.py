@@ -34,7 +34,8 @@ STYLE = """
 .scale > i { display: block; height: .7rem; border-radius: .2rem; }
 .scale div { display: flex; justify-content: space-between; }
 .scale div, .scale p { font-size: .8rem; margin: .1rem 0 0; }
-.pictures .grid-wrap { min-height: 0 !important; max-height: none !important; contain: inline-size; }
+.pictures .grid-wrap { min-height: 0 !important; max-height: none !important; overflow: hidden !important; }
+.pictures .grid-wrap { contain: inline-size; }
 .pictures .grid-container { display: flex; margin-top: 1.3rem; overflow-x: auto; }
 .pictures .gallery-item { flex: 1 0 90px; max-width: 240px; }
 .pictures .caption-label { padding: .1rem .3rem; font-size: .7rem; white-space: normal; }
