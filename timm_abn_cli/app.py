@@ -8,14 +8,14 @@ examples:
 Needs the extra app: pip install 'timm-abn[app]'
 
 Without --model the page offers the Attention Branch Networks whose weights come with the package. Several models may be
-named. Any timm classifier is shown with a map of each class, which explains its prediction; only on the map of an
-Attention Branch Network can you paint. Only this machine reaches the page, unless --host says otherwise: 0.0.0.0 opens it
-to your whole network. Requests for names other than those of --host and --allowed-host, and from other sites' pages, are
-refused.
+named. Any timm classifier is shown with a map of each class; only the map of an Attention Branch Network can be painted
+on, since only that changes the prediction. Only this machine reaches the page, unless --host says otherwise: 0.0.0.0
+opens it to your whole network. Requests for names other than those of --host and --allowed-host, and from pages of
+other sites, are refused.
 
 A small picture of each photo stays in the memory of this process, separate for each visitor, and is forgotten an hour
-after its last use, or when 100 others have come. Saved files lie in a temporary folder, which is removed at the end. Files
-above 25 MB or 50 megapixels are refused. Nothing is sent anywhere.
+after its last use, or when 100 others have come. Saved files lie in a temporary folder, which is removed at the end.
+Files above 25 MB or 50 megapixels are refused. Nothing is sent anywhere.
 """
 
 import argparse
