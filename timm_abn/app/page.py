@@ -246,11 +246,12 @@ class _Page:
         served = self.offered.load(model)
         if not served.is_painted:
             return {}
-        painting, classes = merge_layers(_layers(canvas), session, keeps == KEEPS[0]), top_classes(session)
-        if is_empty(painting):  # a new photo on the canvas counts as input, too
+        layers, classes = _layers(canvas), top_classes(session)
+        # a new photo on the canvas counts as input, too; an empty canvas is no black map
+        if is_empty(merge_layers(layers, session, keeps=True)):
             table = probability_table(served.class_names, classes, session.probabilities)
             return {self.parts.table: table, self.parts.painted: self._own_map(session, served, _target(target))}
-        edit = paint(session, served, painting, _target(target))
+        edit = paint(session, served, merge_layers(layers, session, keeps == KEEPS[0]), _target(target))
         classes += [] if edit.task is None or edit.task in classes else [edit.task]
         winner = int(edit.probabilities.argmax())
         classes += [] if winner in classes else [winner]
