@@ -3,16 +3,19 @@
 examples:
   timm-abn app
   timm-abn app --model abn_resnet50 --checkpoint output/train/birds/model_best.pth.tar --port 8000
+  timm-abn app --model resnet18 --checkpoint resnet18.safetensors
 
 Needs the extra app: pip install 'timm-abn[app]'
 
-Without --model the Attention Branch Networks are offered whose weights are part of the package. Several may be named.
-Only this machine reaches the page, unless --host says otherwise: 0.0.0.0 is everybody in your network. Requests for
-other names than those of --host and --allowed-host, and from pages of others, get nothing.
+Without --model the page offers the Attention Branch Networks whose weights come with the package. Several models may be
+named. Any timm classifier is shown with a map of each class; only the map of an Attention Branch Network can be painted
+on, since only that changes the prediction. Only this machine reaches the page, unless --host says otherwise: 0.0.0.0
+opens it to your whole network. Requests for names other than those of --host and --allowed-host, and from pages of
+other sites, are refused.
 
-A small picture of a photo stays in the memory of this process, one visitor's apart from another's, and is forgotten an
-hour after the last use, or when 100 others have come; what is saved lies in a temporary folder, which is removed at the
-end. Files above 25 MB or 50 megapixels are refused. Nothing is sent anywhere.
+A small picture of each photo stays in the memory of this process, separate for each visitor, and is forgotten an hour
+after its last use, or when 100 others have come. Saved files lie in a temporary folder, which is removed at the end.
+Files above 25 MB or 50 megapixels are refused. Nothing is sent anywhere.
 """
 
 import argparse

@@ -42,7 +42,9 @@ def folder(tmp_path_factory):
 def page(folder):
     torch.manual_seed(0)
     save_hub_folder(timm.create_model('abn_resnet50', num_classes=10), folder / 'resnet50', card='')
-    with running_command('--model', MODEL, f'local-dir:{folder / "resnet50"}', folder=folder) as (process, address):
+    timm.models.save_for_hf(timm.create_model('test_resnet', num_classes=10), folder / 'attached')
+    folders = [f'local-dir:{folder / name}' for name in ('resnet50', 'attached')]
+    with running_command('--model', MODEL, *folders, folder=folder) as (process, address):
         assert [path.name.startswith('timm-abn-app-') for path in (folder / 'tmp').iterdir()] == [True]
         yield address
     assert process.returncode == 143  # of SIGTERM
@@ -95,6 +97,9 @@ class Visitor:
         )
         options[0].click()
 
+    def source(self, selector):
+        return self.find(selector)[0].get_attribute('src')
+
     def click(self, selector):
         self.driver.execute_script('arguments[0].click()', self.find(selector)[0])
 
@@ -119,12 +124,15 @@ def test_a_photo_is_explained_and_painted_on(visitor, page):
     visitor.upload(SAMPLE)
     names, seconds = visitor.wait(visitor.names, 'no result')
     within(2.0, seconds, 'upload to result', slowness())
+    about = visitor.find('#about')[0].text
+    assert about.startswith(f'{MODEL}, weights from this package. Its attention map gates') and 'Paint on it' in about
     model = timm.create_model(MODEL, pretrained=True).eval()
     explanation = model.explain(Preprocessing(model)(read_image(SAMPLE))[0][None])
     labels = timm_abn.class_names(model)
     assert names == [labels[index] for index in explanation.top_k(5)[1][0]]
     visitor.wait(lambda: visitor.find('#canvas canvas') and visitor.find('#beside img'), 'no pictures')
     settle()  # the canvas is ready a moment after it is there
+    own_map = visitor.source('#painted img')
     visitor.stroke()
     _, seconds = visitor.wait(visitor.changes, 'the stroke changed nothing')
     within(1.0, seconds, 'stroke to probabilities', slowness())
@@ -132,15 +140,15 @@ def test_a_photo_is_explained_and_painted_on(visitor, page):
     visitor.click('#keeps label:nth-of-type(2) input')
     changed, _ = visitor.wait(lambda: visitor.changes() != before and visitor.changes(), 'black changed nothing')
     assert any(float(change) for change in changed)
-    assert visitor.find('#painted img')
+    assert visitor.source('#painted img') != own_map
     elsewhere = [url for url in requested(visitor.driver) if not url.startswith((page, 'data:', 'blob:'))]
     assert not elsewhere
 
 
 def test_curves_and_files(visitor, folder):
     visitor.click('#draw-curves')
-    areas, _ = visitor.wait(lambda: visitor.find('#areas .message'), 'no curves')
-    assert 'attention map: SRG ↑ ' in areas[0].text and 'grad_cam: SRG ↑ ' in areas[0].text
+    areas, _ = visitor.wait(lambda: visitor.find('#areas table'), 'no curves')
+    assert all(word in areas[0].text for word in ('attention map', 'grad_cam at layer3', 'SRG ↑'))
     visitor.click('#save')
     links, _ = visitor.wait(lambda: visitor.find('#files a[href*="shirt"]'), 'no files')
     addresses = {PurePath(link.get_attribute('href')).name: link.get_attribute('href') for link in links}
@@ -209,3 +217,28 @@ def test_a_network_of_the_size_of_resnet_50(visitor, folder):
     visitor.stroke()
     _, seconds = visitor.wait(visitor.changes, 'the stroke changed nothing')
     within(1.0, seconds, 'stroke to probabilities, ResNet-50', slowness())
+
+
+def test_an_attached_network_shows_each_class_and_paints_nothing(visitor):
+    visitor.choose('#model', 'attached')
+    visitor.wait(lambda: visitor.find('#map img') and not visitor.find('#canvas'), 'no map')
+    about = visitor.find('#about')[0].text
+    assert about.startswith('test_resnet, weights from the folder attached. ') and 'nothing to paint' in about
+    assert not visitor.find('#painted') and len(visitor.find('#samples img')) == 5
+    visitor.wait(lambda: len(visitor.find('#classes img')) == 5, 'no map of each class')
+    captions = [each.text for each in visitor.find('#classes .caption-label')]
+    assert captions == [f'{name} {p}' for name, p in zip(visitor.names(), visitor.probabilities(), strict=True)]
+    before = visitor.source('#map img')
+    visitor.click('#classes .gallery-item:nth-of-type(3) button')
+    visitor.wait(lambda: visitor.source('#map img') != before, 'the map stayed')
+    name = visitor.names()[2]
+    assert visitor.find('#target input')[0].get_attribute('value') == name
+    assert f'for {name}' in visitor.find('#scale')[0].text
+    for width in (1280, 390):
+        size = dict(width=width, height=900, deviceScaleFactor=1, mobile=width < 500)
+        visitor.driver.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', size)
+        assert visitor.driver.execute_script('return document.documentElement.scrollWidth') <= width
+    visitor.driver.execute_cdp_cmd('Emulation.clearDeviceMetricsOverride', {})
+    visitor.choose('#model', MODEL)
+    visitor.wait(lambda: visitor.find('#canvas canvas') and not visitor.find('#map'), 'no canvas')
+    assert 'Error' not in visitor.driver.find_element('tag name', 'body').text

@@ -13,13 +13,12 @@ from gradio.data_classes import FileData  # noqa: E402
 
 from timm_abn.app.inputs import MOST  # noqa: E402
 from timm_abn.app.layout import Parts  # noqa: E402
-from timm_abn.app.session import MAPS  # noqa: E402
 
 
 @pytest.fixture(scope='module')
-def parts():
+def parts(served):
     with gr.Blocks():
-        return Parts(['a model'], MAPS[0], '', MAPS, is_painted=True)
+        return Parts(['a model'], served)
 
 
 def png(*size):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from timm_abn.app.painting import draw_edited_map, is_empty, mask_of, merge_layers, paint, write_files
+from timm_abn.app.painting import STROKE, draw_edited_map, is_empty, mask_of, merge_layers, paint, write_files
 from timm_abn.app.session import MAPS, open_session, prepare
 from timm_abn.data.masks import read_masks
 
@@ -37,6 +37,17 @@ def test_strokes_lie_over_the_map_or_over_black(session):
     # a screen with other pixels than the page
     large = merge_layers([strokes('white', (0, 0, 512, 1024), (1024, 1024))], session, keeps=True)
     assert np.array_equal(np.asarray(large)[:, :250], np.asarray(merge_layers([white], session, keeps=True))[:, :250])
+
+
+def test_translucent_strokes_count_in_full_and_the_last_one_wins(session):
+    canvas = Image.new('RGBA', (512, 512))
+    for color, box in (('white', (0, 0, 256, 512)), ('black', (0, 0, 128, 512)), ('white', (0, 0, 64, 512))):
+        stroke = strokes(color, box)
+        stroke.putalpha(stroke.getchannel('A').point(lambda value: round(STROKE * value)))
+        canvas.alpha_composite(stroke)  # as the browser lays one over the other
+    assert 0 < canvas.getpixel((200, 0))[3] < 200  # the photo shows through
+    found = np.asarray(merge_layers([canvas], session, keeps=True))[0, [30, 100, 200, 300]]
+    assert found[:3].tolist() == [[255, 255], [0, 255], [255, 255]] and found[3, 1] == 0
 
 
 def test_the_prediction_follows_the_strokes(session, served):

@@ -14,6 +14,7 @@ from timm_abn.app.painting import write_files
 from timm_abn.app.photos import Photo
 from timm_abn.app.session import (
     MAPS,
+    class_kind,
     draw_kind,
     draw_map,
     first_map,
@@ -22,6 +23,7 @@ from timm_abn.app.session import (
     method_map,
     open_session,
     prepare,
+    scale_of,
     top_classes,
 )
 from timm_abn.data.images import draw_overlay
@@ -120,9 +122,12 @@ def test_an_attached_network_shows_the_map_of_each_class_and_is_not_painted_on(p
         torch.nn.init.normal_(model.refinement.out.weight)
     served = ServedModel(model)
     session = opened(photo, served)
-    kind, words = first_map(served)
-    assert not served.is_painted and maps_of(served) == MAPS[0 if is_refined else 1 : 3] and kind == maps_of(served)[0]
-    assert words.endswith('; nothing gates, so that painting on the map would change nothing.')
+    kind = first_map(served)
+    assert not served.is_painted and maps_of(served) == MAPS[0 if is_refined else 1 : 3]
+    assert kind == maps_of(served)[0] == class_kind(session, served)
+    colormap, ends, words = scale_of(session, served, kind, 1)
+    assert (colormap, ends) == ('viridis', ('0 or less', 'greatest')) and f'for {served.class_names[1]}' in words
+    assert scale_of(session, served, MAPS[2], 1)[:2] == ('coolwarm', ('against class 1', '0', 'for class 1'))
     for target in (0, 1):
         explanation = model.explain(session.x, torch.tensor([target]))
         values = map_of(session, served, kind, target)
@@ -136,9 +141,28 @@ def test_what_is_offered():
     assert models_with_weights()[:2] == [MODEL, 'abn_resnet20_cifar.fashion_mnist']
     offered = OfferedModels(models_with_weights())
     assert offered.load(MODEL) is offered.load(MODEL)
+    assert (offered.load(MODEL).name, offered.load(MODEL).source) == (MODEL, 'this package')
     with pytest.raises(TimmAbnError, match='abn_resnet50 is not offered here; there are abn_resnet20_cifar.fashion'):
         offered.load('abn_resnet50')
     with pytest.raises(TimmAbnError, match='of one model; 2 are named'):
         OfferedModels(['abn_resnet18', 'abn_resnet34'], num_classes=3)
     with pytest.raises(TimmAbnError, match='ResNet has no attention map'):
         ServedModel(timm.create_model('test_resnet').eval())
+
+
+@pytest.mark.parametrize(('in_chans', 'examples'), [(3, ['astronaut', 'camera', 'cat', 'coffee', 'rocket']), (1, [])])
+def test_examples_are_photos_that_fit_the_model(served, in_chans, examples):
+    model = timm.create_model('abn', backbone='test_resnet', in_chans=in_chans, num_classes=3).eval()
+    assert [path.stem for path in ServedModel(model).examples] == examples
+    assert len(served.examples) == 20 and all(path.parent.name == 'samples' for path in served.examples)
+
+
+def test_where_weights_come_from_without_folders(tmp_path):
+    model = timm.create_model('test_resnet', num_classes=4)
+    timm.models.save_for_hf(model, tmp_path / 'birds', safe_serialization=True)
+    torch.save(model.state_dict(), tmp_path / 'best.pth')
+    address = f'local-dir:{tmp_path / "birds"}'
+    served = OfferedModels([address]).load(address)
+    assert (served.name, served.source) == ('test_resnet', 'the folder birds')
+    served = OfferedModels(['test_resnet'], tmp_path / 'best.pth').load('test_resnet')
+    assert (served.name, served.source) == ('test_resnet', 'best.pth')

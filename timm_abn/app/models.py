@@ -1,6 +1,7 @@
 """The models that a page offers: loaded when they are first chosen, each with the methods that apply to it."""
 
 import functools
+import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from ..attached.network import AttachedNet
 from ..data.class_names import name_classes
 from ..data.images import Preprocessing
 from ..errors import TimmAbnError
+from ..examples import example_photos
 from ..explain.editing import check_editable
 from ..explain.methods import Explainer, applicable_explainers, method_title
 from ..models.loading import load_model, model_names
@@ -28,9 +30,11 @@ class ServedModel:
 
     Attributes:
         is_painted: Whether the prediction follows a map that is painted; that of an attached network stays as it is.
+        name: What the model is called.
+        source: Where its weights come from; '' if that is not known.
     """
 
-    def __init__(self, model: Any, label_names: Path | None = None) -> None:
+    def __init__(self, model: Any, label_names: Path | None = None, name: str = '', source: str = '') -> None:
         """
         Raises:
             TimmAbnError: The prediction of ``model`` follows no map, or maps that are not in [0, 1].
@@ -42,6 +46,15 @@ class ServedModel:
         self.model: Any = model
         self.class_names = name_classes(model, label_names)
         self.preprocessing = Preprocessing(model)
+        self.name, self.source = name, source
+
+    @property
+    def examples(self) -> list[Path]:
+        """The images to offer: of Fashion-MNIST its own, of other models of colour photos the example photos."""
+        samples = sorted((Path(__file__).parents[1] / 'samples').glob('*.png'))
+        if {path.stem.split('_')[1] for path in samples} == {re.sub('[ /]', '-', name) for name in self.class_names}:
+            return samples
+        return [*example_photos().values()] if self.preprocessing.channels == 3 else []
 
     @functools.cached_property
     def explainers(self) -> dict[str, Explainer]:
@@ -97,8 +110,19 @@ class OfferedModels:
         with self._lock:
             if name not in self._loaded:
                 model = load_model(name, self._checkpoint, **self._model_kwargs).to(self._device)
-                self._loaded[name] = ServedModel(model, self._label_names)
+                called = _name_and_source(name, self._checkpoint, model)
+                self._loaded[name] = ServedModel(model, self._label_names, *called)
             return self._loaded[name]
+
+
+def _name_and_source(name: str, checkpoint: Path | None, model: Any) -> tuple[str, str]:
+    """Return a model's name, and where its weights come from: visitors need not know folders of this machine."""
+    cfg, (kind, _, place) = model.pretrained_cfg, name.partition(':')
+    if checkpoint is not None:
+        return name, checkpoint.name
+    if place:
+        return cfg['architecture'], f'the folder {Path(place).name}' if kind == 'local-dir' else name
+    return name, 'this package' if cfg.get('file') else cfg.get('hf_hub_id') or cfg.get('url') or ''
 
 
 def models_with_weights() -> list[str]:

@@ -13,19 +13,25 @@ from ..staging import staged_files
 from .models import ServedModel
 from .session import Session, draw_kind, draw_map, map_of, target_of
 
-__all__ = ['draw_edited_map', 'is_empty', 'mask_of', 'merge_layers', 'paint', 'write_files']
+__all__ = ['STROKE', 'draw_edited_map', 'is_empty', 'mask_of', 'merge_layers', 'paint', 'write_files']
+
+STROKE = 0.6  # opacity of a stroke, so that the photo shows through; above one half the last stroke outweighs others
 
 
 def merge_layers(layers: Sequence[Image.Image | None], session: Session, keeps: bool) -> Image.Image:
     """Return strokes as one painting of mode 'LA', in the size in which the photo is shown.
 
-    ``layers`` are RGBA, the lowest first, in the proportions of the photo; None is empty. ``keeps`` says whether the
-    model's own map stays where nothing is painted; else it is black there.
+    ``layers`` are RGBA, the lowest first, in the proportions of the photo; None is empty. Strokes are white or black:
+    of those that lie over each other the last counts, and counts in full, however translucent it is drawn. ``keeps``
+    says whether the model's own map stays where nothing is painted; else it is black there.
     """
     merged = Image.new('RGBA', session.shown.size, (0, 0, 0, 0 if keeps else 255))
     for layer in layers:
         if layer is not None:
-            merged.alpha_composite(layer.convert('RGBA').resize(merged.size))
+            *color, opacity = layer.convert('RGBA').resize(merged.size).split()
+            light = Image.merge('RGB', color).convert('L').point(lambda value: 255 * (value > 127))
+            opacity = opacity.point(lambda value: min(255, round(value / STROKE)))
+            merged.alpha_composite(Image.merge('RGBA', (light, light, light, opacity)))
     return Image.merge('LA', (merged.convert('RGB').convert('L'), merged.getchannel('A')))
 
 

@@ -17,6 +17,7 @@ from .photos import Photo, shown_size, to_shown_box
 __all__ = [
     'MAPS',
     'Session',
+    'class_kind',
     'draw_kind',
     'draw_map',
     'first_map',
@@ -25,6 +26,8 @@ __all__ = [
     'method_map',
     'open_session',
     'prepare',
+    'scale_of',
+    'sequential',
     'target_of',
     'top_classes',
 ]
@@ -92,12 +95,36 @@ def maps_of(served: ServedModel) -> tuple[str, ...]:
     return MAPS[0 if served.model.refinement is not None else 1 : 3]
 
 
-def first_map(served: ServedModel) -> tuple[str, str]:
-    """Return which of ``MAPS`` is shown first of a model, and what that map is, in words."""
-    kind = explained_by(served.model)
-    words = map_words(served.model, kind.removesuffix('_map'))
-    note = '' if served.is_painted else ', so that painting on the map would change nothing'
-    return dict(zip(EXPLAINED_BY, MAPS, strict=True))[kind], f'Shown first: {words}{note}.'
+def first_map(served: ServedModel) -> str:
+    """Return which of ``MAPS`` is shown first of a model: the one that explains it best, as far as is known."""
+    return MAPS[EXPLAINED_BY.index(explained_by(served.model))]
+
+
+def class_kind(session: Session, served: ServedModel) -> str | None:
+    """Return which of ``MAPS`` tells the classes, or tasks, of a model apart; None if no map does."""
+    if served.has_tasks or not served.is_painted:
+        return maps_of(served)[0]
+    return None if session.explanation.class_maps is None else MAPS[1]
+
+
+def scale_of(
+    session: Session, served: ServedModel, kind: str, target: int | None = None
+) -> tuple[str, tuple[str, ...], str]:
+    """Return the colour map in which ``draw_kind`` draws, what its colours mean, and what the map is, in words."""
+    name = served.class_names[target_of(session, target)]
+    words = map_words(served.model, EXPLAINED_BY[MAPS.index(kind)].removesuffix('_map'), name)
+    if kind == MAPS[2]:
+        return DIVERGING_COLORMAP, (f'against {name}', '0', f'for {name}'), words
+    return *sequential(_is_of_class(served, kind)), words
+
+
+def sequential(from_zero: bool) -> tuple[str, tuple[str, ...]]:
+    """Return the colour map of a map of one sign, and what its ends mean."""
+    return 'viridis', ('0 or less' if from_zero else 'lowest', 'greatest')
+
+
+def _is_of_class(served: ServedModel, kind: str) -> bool:
+    return kind == MAPS[1] or not served.is_painted
 
 
 def map_of(session: Session, served: ServedModel, kind: str, target: int | None = None) -> torch.Tensor:
@@ -139,8 +166,7 @@ def draw_kind(
 ) -> Image.Image:
     """Return ``draw_map`` of what ``map_of`` returns; of the map of a class what is above 0."""
     values = map_of(session, served, kind, target)
-    is_of_class = kind == MAPS[1] or not served.is_painted
-    value_range = (0.0, max(values.max().item(), 0.0)) if is_of_class else None
+    value_range = (0.0, max(values.max().item(), 0.0)) if _is_of_class(served, kind) else None
     return draw_map(session, values, value_range, both_signs=kind == MAPS[2], full_size=full_size)
 
 
