@@ -2,11 +2,13 @@
 
 Example:
     OMP_NUM_THREADS=1 python scripts/benchmark.py --model abn_resnet50
+    OMP_NUM_THREADS=1 python scripts/benchmark.py attached --model tf_efficientnet_lite0 --batch-size 8
     OMP_NUM_THREADS=1 python scripts/benchmark.py tasks --model abn_resnet101 --tasks 40
     OMP_NUM_THREADS=1 python scripts/benchmark.py costs
 
 - start: import of the package, and construction of the network, each in processes of their own;
 - explain: a prediction of backbone and network, and an explanation;
+- attached: a prediction of the backbone, and what maps of it as it is cost beside, with and without a refinement;
 - training: a step of the backbone, of the network, and of the network with the loss of masked images;
 - tasks: a multi-task network beside a loop over its tasks, which runs the perception branch once for each;
 - costs: writes the table of docs/costs.md, for ten backbones. The text of the page is kept.
@@ -161,6 +163,11 @@ def explain(model: Any, images: torch.Tensor) -> Run:
     return torch.inference_mode()(lambda: (model.explain if hasattr(model, 'explain') else model)(images))
 
 
+def explain_predicted(model: Any, images: torch.Tensor) -> Run:
+    """Return what explains the predicted class alone."""
+    return torch.inference_mode()(lambda: model.explain(images, class_maps=False))
+
+
 def step(loss: Callable[..., nn.Module], model: Any, images: torch.Tensor) -> Run:
     """Return a training step: forward, a loss of timm_abn.task, backward and plain SGD."""
     optimizer = torch.optim.SGD(model.train().parameters(), lr=1e-4)
@@ -217,6 +224,17 @@ def make_cases(section: str, args: argparse.Namespace) -> list[Case]:
         runs = {'loop over the tasks': loop}
         runs |= {f'chunks of {size}': functools.partial(in_chunks, size) for size in CHUNK_SIZES}
         return [make_case(title, model, prepare, args) for title, prepare in runs.items()]
+    if section == 'attached':
+        plain = timm.create_model(name).eval()
+        attached, refined = timm_abn.attach(plain), timm_abn.attach(plain)
+        refined.refinement = refined.new_refinement().eval()
+        maps = {'map of the predicted class': explain_predicted, 'maps of all classes': explain}
+        cases = [
+            (f'{kind}{title}', model, prepare)
+            for kind, model in (('', attached), ('refined, ', refined))
+            for title, prepare in maps.items()
+        ]
+        return [make_case(*case, args) for case in [(name, plain, predict), *cases]]
     backbone, network, masked = (timm.create_model(which).eval() for which in (name, ours, ours))
     if section == 'explain':
         cases = (name, backbone, predict), (ours, network, predict), (f'{ours}.explain', network, explain)
@@ -303,7 +321,7 @@ def main() -> None:
 
 
 ALONE = dict(start=measure_start, costs=write_costs)
-SECTIONS = ('start', 'explain', 'training', 'tasks', 'costs')
+SECTIONS = ('start', 'explain', 'attached', 'training', 'tasks', 'costs')
 
 
 def parse_args() -> argparse.Namespace:

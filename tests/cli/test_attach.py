@@ -143,20 +143,23 @@ def test_a_resumed_run_ends_as_the_run_would_have(photos, quick_verdict, monkeyp
     assert attach('--resume', **where) == 2 and 'is of a run with photos_sha256=' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(('found', 'kept', 'end'), [((5, 4, 3, 2), 0, 6), ((5, 6, 7, 4, 3, 2), 4, 10)])
+@pytest.mark.parametrize(
+    ('found', 'kept', 'end'), [((5, 4, 3, 2), 0, 6), ((5, 6, 7, 4, 3, 2), 4, 10), ((5, (9, 4), 3, 2, 1), 0, 8)]
+)
 def test_held_out_photos_decide(photos, quick_verdict, monkeypatch, capsys, found, kept, end):
     gains, weights = iter(found), {}
 
     def note(network, images, batch_size):
         assert len(images) == 2
         weights[len(weights)] = {name: tensor.clone() for name, tensor in network.refinement.state_dict().items()}
-        return [next(gains)] * 2
+        found = next(gains)
+        return list(found) if isinstance(found, tuple) else [found] * 2
 
     monkeypatch.setattr(training, 'gains', note)
     assert attach(steps=40) == 0
     said = capsys.readouterr().out
     assert f'stopped at step {end}, since nothing was gained for 3 rounds' in said
-    words = f'the refinement of step {kept} is kept' if kept else 'no refinement is better on held-out photos'
+    words = f'the refinement of step {kept} is kept' if kept else 'no refinement is clearly better on held-out'
     assert words in said and [row['step'] for row in rows_of('out/summary.csv')][-1] == str(end)
     last = {name.partition('.')[2]: w for name, w in weights_of(Path('out')).items() if name.startswith('refinement')}
     assert same(last, weights[kept // 2]) and bool(last['out.weight'].any()) == bool(kept)

@@ -7,6 +7,7 @@ maps is the logits. A head that reads the class token reads the token of the pla
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -44,8 +45,12 @@ class Places:
         tokens = features[:, self.num_prefix_tokens :].transpose(1, 2)
         height, width = (-(-side // self.reduction) for side in images.shape[2:])  # padded to whole tokens
         if height * width != tokens.shape[2]:
-            height, width = (side // self.reduction for side in images.shape[2:])
+            height, width = self.grid_of(images.shape[1:])
         return tokens.unflatten(2, (height, width))
+
+    def grid_of(self, size: Sequence[int]) -> torch.Size:
+        """Return the rows and columns of tokens of an image of ``size``, (C, H, W)."""
+        return torch.Size([side // self.reduction for side in size[1:]])
 
     def each_alone(self, maps: torch.Tensor) -> torch.Tensor:
         """Return features of B * h * w images that have one place each, of maps (B, C, h, w)."""

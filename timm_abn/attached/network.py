@@ -11,14 +11,17 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn as nn
+from timm.models import get_model_input_config
 
 from ..backbone import create_backbone, name_of
 from ..errors import TimmAbnError, one_line
-from ..maps.explanation import Explanation
+from ..maps.explanation import Explanation, check_classes
 from ..networks.scripting import ignored_by_torchscript
 from ..networks.split_network import groups_within
 from ..records import answers, are_exclusive, explained_by, known_of, num_answers, set_record
+from ..split.cut import default_stage
 from ..split.module_copy import copy_module, meta_tensors
+from .class_token import carried_to_class_token, prove_carried, reads_class_token
 from .evidence import find_places, is_linear
 from .refinement import Refinement, standardize_maps
 
@@ -78,13 +81,26 @@ class AttachedNet(nn.Module):
             raise TimmAbnError(f'{given}: no argument of a network whose backbone exists already.')
         if hasattr(backbone, 'explain'):
             raise TimmAbnError(f'{name_of(backbone)} explains itself already; pass a plain classifier.')
-        self.places = find_places(backbone)
         self.backbone: Any = backbone.eval()
-        self.is_linear = is_linear(backbone, self.places)
+        self.find_evidence()
         self.in_chans = getattr(backbone, 'in_chans', 3)
         self.take_sizes()
         self.refinement: Refinement | None = self.new_refinement(**dd) if refined else None
         set_record(self, dataclasses.replace(known_of(backbone), explained_by=None))
+
+    @ignored_by_torchscript
+    def find_evidence(self) -> None:
+        """Find how the evidence at each place is made.
+
+        Raises:
+            TimmAbnError: There is none.
+        """
+        self.places = find_places(self.backbone)
+        self.is_linear = is_linear(self.backbone, self.places)
+        self.reads_class_token = reads_class_token(self.backbone, self.places)
+        if self.reads_class_token:
+            size = get_model_input_config(self.backbone)['input_size']
+            prove_carried(self.backbone, self.places, self.places.grid_of(size))
 
     @ignored_by_torchscript
     def take_sizes(self) -> None:
@@ -101,10 +117,8 @@ class AttachedNet(nn.Module):
 
     @property
     def cut_stage(self) -> int:
-        """Index in ``feature_info`` of the stage before the last; where all are alike (ViT), after three quarters."""
-        infos = self.feature_info
-        is_isotropic = len({info.get('reduction') for info in infos}) == 1 and len(infos) > 3
-        return len(infos) * 3 // 4 - 1 if is_isotropic else len(infos) - 2
+        """Index in ``feature_info`` of the stage whose features a refinement reads."""
+        return default_stage(self.feature_info)
 
     @ignored_by_torchscript
     def new_refinement(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Refinement:
@@ -113,10 +127,10 @@ class AttachedNet(nn.Module):
         Raises:
             TimmAbnError: The backbone does not give the features that it reads.
         """
-        size = self.backbone.pretrained_cfg.get('input_size') if hasattr(self.backbone, 'pretrained_cfg') else None
         probe: Any = copy_module(self, dict(meta_tensors(self))).eval()
         reference = next(self.backbone.parameters())
-        images = torch.empty((1, *(size or (self.in_chans, 224, 224))), device='meta', dtype=reference.dtype)
+        size = get_model_input_config(self.backbone)['input_size']
+        images = torch.empty((1, *size), device='meta', dtype=reference.dtype)
         try:
             with torch.no_grad():
                 seen = probe.look(images, with_cut=True)
@@ -149,38 +163,59 @@ class AttachedNet(nn.Module):
     @ignored_by_torchscript
     def look(self, images: torch.Tensor, with_cut: bool) -> Seen:
         """Return what the backbone makes of images, with the features at the cut if the refinement needs them."""
+        if self.reads_class_token:
+            return self._look_at_class_token(images)
         if not with_cut:
             features = self.backbone.forward_features(images)
             return Seen(features, self.places.to_maps(features, images), None)
         features, (cut,) = self.backbone.forward_intermediates(images, indices=[self.cut_stage])
         return Seen(features, self.places.to_maps(features, images), cut)
 
+    def _look_at_class_token(self, images: torch.Tensor) -> Seen:
+        last = len(self.backbone.blocks) - 1
+        indices = sorted({self.cut_stage, last - 1, last})
+        features, found = self.backbone.forward_intermediates(images, indices=indices, return_prefix_tokens=True)
+        seen = dict(zip(indices, found))
+        (patches, prefix), (_, after), (cut, _) = (seen[index] for index in (last - 1, last, self.cut_stage))
+        before = torch.cat([prefix, patches.flatten(2).transpose(1, 2)], dim=1)
+        carried = carried_to_class_token(self.backbone, before, after[:, 0], patches.shape[2:])
+        return Seen(features, carried, cut)
+
     @ignored_by_torchscript
     def class_maps(self, last: torch.Tensor) -> torch.Tensor:
         """Return the evidence for each class at each place, a logit, shape (B, K, h, w), of last features as maps."""
-        logits = self.backbone.forward_head(self.places.each_alone(last))
+        if self.reads_class_token:
+            logits = self.backbone.get_classifier()(self._pre_logits(last))
+        else:
+            logits = self.backbone.forward_head(self.places.each_alone(last))
         return logits.unflatten(0, (-1, *last.shape[2:])).permute(0, 3, 1, 2)
+
+    def _pre_logits(self, last: torch.Tensor) -> torch.Tensor:
+        """Return what the classifier is given of each place, shape (B * h * w, C)."""
+        if self.reads_class_token:
+            return last.permute(0, 2, 3, 1).flatten(0, 2)
+        return self.backbone.forward_head(self.places.each_alone(last), pre_logits=True)
 
     @ignored_by_torchscript
     def class_map(self, last: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
         """Return the evidence for one answer for each image, shape (B, 1, h, w); ``classes`` has shape (B,)."""
         if not self.is_linear or self.num_classes == 1:
-            class_maps = answers(self.class_maps(last), are_exclusive(self))
-            # indexing with arange would fix the batch size of an exported graph
-            index = classes[:, None, None, None].expand(-1, 1, *class_maps.shape[2:])
-            return class_maps.gather(1, index)
-        rows = self.backbone.forward_head(self.places.each_alone(last), pre_logits=True)
-        rows = rows.unflatten(0, (-1, last.shape[2] * last.shape[3]))
+            return self._of_classes(self.class_maps(last), classes)
+        rows = self._pre_logits(last).unflatten(0, (-1, last.shape[2] * last.shape[3]))
         classifier = self.backbone.get_classifier()
         evidence = torch.bmm(rows, classifier.weight[classes].unsqueeze(2))
         if classifier.bias is not None:
             evidence = evidence + classifier.bias[classes][:, None, None]
         return evidence.transpose(1, 2).unflatten(2, last.shape[2:])
 
+    def _of_classes(self, class_maps: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+        class_maps = answers(class_maps, are_exclusive(self))
+        # indexing with arange would fix the batch size of an exported graph
+        return class_maps.gather(1, classes[:, None, None, None].expand(-1, 1, *class_maps.shape[2:]))
+
     @ignored_by_torchscript
-    def map_of(self, seen: Seen, classes: torch.Tensor) -> torch.Tensor:
-        """Return the map of one answer for each image, of mean 0 over the places, shape (B, 1, h, w)."""
-        evidence = self.class_map(seen.last, classes)
+    def map_of(self, seen: Seen, evidence: torch.Tensor) -> torch.Tensor:
+        """Return the map (B, 1, h, w) of one answer for each image, of mean 0 over the places, from its evidence."""
         if self.refinement is None:
             return standardize_maps(evidence)
         assert seen.cut is not None
@@ -214,12 +249,14 @@ class AttachedNet(nn.Module):
         if classes is None:
             classes = answers(logits, exclusive).argmax(dim=1)
         else:
-            self._check_classes(classes, len(images))
-            classes = classes.to(logits.device)
+            check_classes(classes, len(images), num_answers(self))
+            classes = classes.to(logits.device, torch.long)
+        of_all = self.class_maps(seen.last) if class_maps else None
+        evidence = self.class_map(seen.last, classes) if of_all is None else self._of_classes(of_all, classes)
         return Explanation(
             logits=logits,
-            attention_map=self.map_of(seen, classes),
-            class_maps=self.class_maps(seen.last) if class_maps else None,
+            attention_map=self.map_of(seen, evidence),
+            class_maps=of_all,
             map_gates=False,
             exclusive=exclusive,
             explained_by=explained_by(self),
@@ -246,15 +283,6 @@ class AttachedNet(nn.Module):
         refined = 'refined' if self.refinement is not None else 'not refined'
         return f'{name_of(self.backbone)}, evidence of its head at each place ({self.places.layout}), {refined}'
 
-    def _check_classes(self, classes: torch.Tensor, images: int) -> None:
-        most = num_answers(self)
-        is_index = isinstance(classes, torch.Tensor) and classes.dtype in (torch.int64, torch.int32)
-        if not is_index or classes.shape != (images,) or bool(((classes < 0) | (classes >= most)).any()):
-            found = classes.tolist() if isinstance(classes, torch.Tensor) else classes
-            raise TimmAbnError(
-                f'classes must be one index from 0 to {most - 1} for each of {images} images, got {found}.'
-            )
-
     @ignored_by_torchscript
     def forward_intermediates(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """Return features of stages of the backbone (timm's ``forward_intermediates``)."""
@@ -274,7 +302,8 @@ class AttachedNet(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier of the backbone."""
         self.backbone.reset_classifier(num_classes, *(() if global_pool is None else (global_pool,)))
-        self.is_linear = num_classes > 0 and is_linear(self.backbone, self.places)
+        if num_classes > 0:
+            self.find_evidence()
         self.take_sizes()
 
     @ignored_by_torchscript
@@ -282,7 +311,7 @@ class AttachedNet(nn.Module):
         """Adapt the backbone to images of another size."""
         if hasattr(self.backbone, 'set_input_size'):
             self.backbone.set_input_size(*args, **kwargs)
-            self.places = find_places(self.backbone)
+            self.find_evidence()
 
     @ignored_by_torchscript
     def set_grad_checkpointing(self, enable: bool = True) -> None:

@@ -113,13 +113,10 @@ class Explanation:
         """
         class_maps, (num_classes, height, width) = self._class_maps(), self._class_maps().shape[1:]
         logits = answers(self.logits, self.exclusive)
-        classes = logits.argmax(dim=1) if classes is None else classes.to(class_maps.device)
-        if classes.shape != (len(self),) or bool(((classes < 0) | (classes >= num_classes)).any()):
-            raise TimmAbnError(
-                f'classes must be one index from 0 to {num_classes - 1} for each of {len(self)} images, got '
-                f'{classes.tolist()}.'
-            )
-        return class_maps.gather(1, classes[:, None, None, None].expand(-1, 1, height, width))
+        classes = logits.argmax(dim=1) if classes is None else classes
+        check_classes(classes, len(self), num_classes)
+        index = classes.to(class_maps.device, torch.long)[:, None, None, None]
+        return class_maps.gather(1, index.expand(-1, 1, height, width))
 
     def contrast_map(self, classes: torch.Tensor | None = None) -> torch.Tensor:
         """Return what speaks for one class rather than for the others, shape (B, 1, h, w), in float32 or float64.
@@ -328,3 +325,13 @@ class MultiTaskExplanation(Explanation):
             overlays = self.overlay(images, self._drawn_map(tasks), **overlay_kwargs)
             pictures.update({f'{name}.{task}': overlay for name, overlay in zip(names, overlays.cpu(), strict=True)})
         return pictures
+
+
+def check_classes(classes: torch.Tensor, images: int, num_classes: int) -> None:
+    """Raise TimmAbnError unless ``classes`` are one valid index for each of so many images."""
+    is_index = isinstance(classes, torch.Tensor) and classes.dtype in (torch.int64, torch.int32)
+    if not is_index or classes.shape != (images,) or bool(((classes < 0) | (classes >= num_classes)).any()):
+        found = classes.tolist() if isinstance(classes, torch.Tensor) else classes
+        raise TimmAbnError(
+            f'classes must be one index from 0 to {num_classes - 1} for each of {images} images, got {found}.'
+        )

@@ -2,14 +2,19 @@
 
 from typing import Any
 
-from timm.models import generate_default_cfgs, register_model
+from timm.models import PretrainedCfg, generate_default_cfgs, get_pretrained_cfg, register_model
 
 from ..attached.network import AttachedNet
 from .abn_models import backbone_cfg, create_network
 
-_PARTS = ('backbone', 'backbone')
 
-default_cfgs = generate_default_cfgs({'attached': backbone_cfg('resnet50', _PARTS)})
+def _attached_cfg(backbone: str, **kwargs: Any) -> dict[str, Any]:
+    cfg = get_pretrained_cfg(backbone) or PretrainedCfg()
+    of_backbone = {name: getattr(cfg, name) for name in ('license', 'origin_url', 'paper_name', 'paper_ids')}
+    return dict(backbone_cfg(backbone, ('backbone', 'backbone')), **of_backbone, **kwargs)
+
+
+default_cfgs = generate_default_cfgs({'attached': _attached_cfg('resnet50')})
 
 
 @register_model
@@ -22,5 +27,5 @@ def attached(pretrained: bool = False, backbone: str = 'resnet50', **kwargs: Any
         **kwargs: Arguments of ``AttachedNet``, and of ``timm.create_model`` for the backbone.
     """
     if not kwargs.get('pretrained_cfg'):
-        kwargs['pretrained_cfg'] = backbone_cfg(backbone, _PARTS, architecture='attached')
+        kwargs['pretrained_cfg'] = _attached_cfg(backbone, architecture='attached')
     return create_network('attached', pretrained, network_class=AttachedNet, backbone=backbone, **kwargs)

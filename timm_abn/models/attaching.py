@@ -15,7 +15,7 @@ from ..backbone import name_of
 from ..checkpoint_files import CheckpointError
 from ..errors import suggest
 from ..hub.state_dicts import fingerprint_of
-from ..split.module_copy import copy_module
+from ..split.module_copy import copy_module, tensors_of
 from .creating import ModelError, create_model
 from .told import Told
 from .training_checkpoints import OF_BACKBONE, recorded_model, recorded_of_backbone
@@ -53,10 +53,7 @@ def attach_module(model: nn.Module) -> AttachedNet:
     Raises:
         TimmAbnError: See ``AttachedNet``.
     """
-    tensors = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
-    for module in model.modules():  # some keep tensors that are no buffers
-        tensors.update({id(value): value for value in vars(module).values() if isinstance(value, torch.Tensor)})
-    network: Any = AttachedNet(copy_module(model, dict(tensors)))
+    network: Any = AttachedNet(copy_module(model, {id(tensor): tensor for tensor in tensors_of(model)}))
     network.pretrained_cfg = network.default_cfg = dict(getattr(model, 'pretrained_cfg', None) or {})
     network._traits = get_model_traits(model)
     return network.eval()

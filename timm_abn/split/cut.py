@@ -15,7 +15,7 @@ Families that do work between their modules (position embeddings, say) need an a
 
 import dataclasses
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ from .module_copy import copy_module, meta_tensors
 from .nearest import nearest_cut
 from .observation import Run, SplitError, observe
 
-__all__ = ['Cut', 'Split', 'SplitError', 'cut_backbone', 'cut_behind_last_stage', 'split_backbone']
+__all__ = ['Cut', 'Split', 'SplitError', 'cut_backbone', 'cut_behind_last_stage', 'default_stage', 'split_backbone']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,6 +196,12 @@ def _per_image(extractor: nn.Module, images: torch.Tensor, side_inputs: list[tor
     return tuple(len(tensor) != len(other) for tensor, other in zip(side_inputs, longer))
 
 
+def default_stage(infos: Sequence[Mapping[str, Any]]) -> int:
+    """Return the index in ``feature_info`` of the stage before the last; where all are alike (ViT), after 3 of 4."""
+    is_isotropic = len({info.get('reduction') for info in infos}) == 1 and len(infos) > 3
+    return len(infos) * 3 // 4 - 1 if is_isotropic else len(infos) - 2
+
+
 def _resolve_split(backbone: nn.Module, split: int | str | None) -> str:
     """Return the module path that ``split`` stands for, or raise SplitError."""
     infos = _feature_info(backbone)
@@ -208,8 +214,7 @@ def _resolve_split(backbone: nn.Module, split: int | str | None) -> str:
     if split is None:
         if len(stages) < 2:
             raise SplitError(f'{name} names no stages to split before; pass split=<module path>.')
-        reductions = {info.get('reduction') for info in infos}
-        split = len(stages) * 3 // 4 - 1 if len(reductions) == 1 and len(stages) > 3 else len(stages) - 2
+        split = default_stage(infos)
     if isinstance(split, bool) or not isinstance(split, (int, str)):
         raise SplitError(f'split must be a stage index or a module path, got {split!r}; {valid}.')
     if isinstance(split, int) or split.lstrip('-').isdigit():  # command lines and YAML hand over text

@@ -3,12 +3,13 @@
 import copy
 import functools
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.nn as nn
 
-__all__ = ['copy_module', 'meta_tensors']
+__all__ = ['copy_module', 'meta_tensors', 'tensors_of']
 
 
 def copy_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
@@ -47,15 +48,21 @@ def _is_plain(value: Any) -> bool:
 _PLAIN = frozenset((bool, int, float, str, type(None)))
 
 
+def tensors_of(model: nn.Module) -> Iterator[torch.Tensor]:
+    """Yield all tensors of a tree of modules: parameters, buffers, and those that some keep beside them."""
+    for module in model.modules():
+        for value in (*module._parameters.values(), *module._buffers.values(), *vars(module).values()):
+            if isinstance(value, torch.Tensor):
+                yield value
+
+
 def meta_tensors(backbone: nn.Module) -> dict[int, torch.Tensor]:
     """Return a memo for ``copy_module`` that turns every tensor of ``backbone`` into one on the meta device."""
     memo: dict[int, torch.Tensor] = {}
-    for module in backbone.modules():
-        others = (value for value in vars(module).values() if isinstance(value, torch.Tensor))
-        for tensor in (*module._parameters.values(), *module._buffers.values(), *others):
-            if tensor is not None and id(tensor) not in memo:
-                on_meta = tensor.detach().to('meta')
-                if isinstance(tensor, nn.Parameter):
-                    on_meta = nn.Parameter(on_meta, requires_grad=tensor.requires_grad)
-                memo[id(tensor)] = on_meta
+    for tensor in tensors_of(backbone):
+        if id(tensor) not in memo:
+            on_meta = tensor.detach().to('meta')
+            if isinstance(tensor, nn.Parameter):
+                on_meta = nn.Parameter(on_meta, requires_grad=tensor.requires_grad)
+            memo[id(tensor)] = on_meta
     return memo

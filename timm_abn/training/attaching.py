@@ -25,6 +25,7 @@ from ..data.class_names import label_names_of
 from ..data.images import Preprocessing
 from ..data.photos import Photos, PhotosDataset
 from ..explain.processes import rank_and_size
+from ..explain.statistics import bootstrap_mean
 from ..models.attaching import MODEL, AttachedModel, backbone_fingerprint, without_backbone
 from ..progress import Progress
 from ..records import record_of
@@ -65,9 +66,10 @@ def train_attached(
 ) -> list[Row]:
     """Train, and leave a checkpoint, a table and what ``resume`` needs after each round of 60 steps.
 
-    The checkpoint holds the best refinement so far, by the symmetric relevance gain on held-out photos; where none is
-    better than the evidence that it begins from, that. Each file is complete at every moment. A resumed run ends as an
-    uninterrupted one; with more steps it goes on. All processes of a process group train together.
+    The checkpoint holds the best refinement so far, by the symmetric relevance gain on held-out photos. Where none is
+    clearly better than the evidence that it begins from (the interval of the paired differences is above 0), it holds
+    that. Each file is complete at every moment. A resumed run ends as an uninterrupted one; with more steps it goes on.
+    All processes of a process group train together.
 
     Returns:
         The rows of the table, one for each round and one for the start; the last has a verdict (``VERDICT``).
@@ -88,11 +90,19 @@ def train_attached(
 
 def outcome_in_words(rows: Sequence[Row], steps: int) -> str:
     """Return which refinement was kept, and whether training stopped before so many steps."""
-    best, last = max(rows, key=lambda row: row['srg_held_out']), rows[-1]['step']
+    best, last = rows[_kept(rows)], rows[-1]['step']
     words = f'the refinement of step {best["step"]} is kept'
     if not best['step']:
-        words = 'no refinement is better on held-out photos than the evidence that it begins from, which is kept'
+        words = (
+            'no refinement is clearly better on held-out photos than the evidence that it begins from, which is kept'
+        )
     return words + f'; stopped at step {last}, since nothing was gained for {PATIENCE} rounds' * (last < steps)
+
+
+def _kept(rows: Sequence[Row]) -> int:
+    """Return the row of the greatest gain of those that are clearly above the start, else that of the start."""
+    clear = [index for index, row in enumerate(rows) if row['above_start_low'] > 0]
+    return max(clear, key=lambda index: rows[index]['srg_held_out'], default=0)
 
 
 class _Run:
@@ -117,6 +127,7 @@ class _Run:
         self.optimizer = torch.optim.AdamW(groups, lr=settings.lr)
         self.step = 0
         self.rows: list[Row] = []
+        self.start_gains: list[float] = []  # of held-out photos, by the evidence alone
 
     def _see(self, photos: Sequence[Path]) -> PhotosDataset:
         see = self.preprocessing
@@ -139,14 +150,10 @@ class _Run:
         )
 
     @property
-    def best(self) -> int:
-        """Which row has the greatest gain; of equal ones the first."""
-        return max(range(len(self.rows)), key=lambda index: self.rows[index]['srg_held_out'])
-
-    @property
     def has_stopped(self) -> bool:
         """Whether the gain has not grown for some rounds."""
-        return len(self.rows) - 1 - self.best >= PATIENCE if self.rows else False
+        found = [row['srg_held_out'] for row in self.rows]
+        return bool(found) and len(found) - 1 - found.index(max(found)) >= PATIENCE
 
     def begin(self) -> None:
         """Set the statistics of channels, and note what the evidence alone is worth."""
@@ -211,9 +218,13 @@ class _Run:
     def _note(self, **losses: float) -> None:
         """Add the row of a round, and keep its refinement if it is the best."""
         found = gains(self.model, self.deciding, self.settings.batch_size)
-        srg = round(sum(found) / len(found), 5)
-        self.rows.append(dict(step=self.step, **losses, srg_held_out=srg))
-        if self.best == len(self.rows) - 1:
+        self.start_gains = self.start_gains or found
+        srg = sum(found) / len(found)
+        above = bootstrap_mean([own - start for own, start in zip(found, self.start_gains, strict=True)])
+        self.rows.append(
+            dict(step=self.step, **losses, srg_held_out=round(srg, 5), above_start_low=round(above.low, 5))
+        )
+        if _kept(self.rows) == len(self.rows) - 1:
             self.best_weights = copy.deepcopy(self.refinement.state_dict())
 
     def end(self, folder: Path) -> None:
@@ -245,6 +256,7 @@ class _Run:
         return dict(
             state_dict=copy.deepcopy(self.refinement.state_dict()),
             best=self.best_weights,
+            start_gains=self.start_gains,
             optimizer=copy.deepcopy(self.optimizer.state_dict()),
             run=self._what_must_be_the_same(),
         )
@@ -269,6 +281,7 @@ class _Run:
         self.refinement.load_state_dict(state['state_dict'])
         self.optimizer.load_state_dict(state['optimizer'])
         self.rows, self.best_weights = list(state['rows']), dict(state['best'])
+        self.start_gains = list(state['start_gains'])
         self.step = self.rows[-1]['step']
 
 

@@ -3,7 +3,7 @@
 import torch
 import torch.nn as nn
 
-from ...split.module_copy import copy_module
+from ...split.module_copy import copy_module, tensors_of
 
 __all__ = ['evaluation_copy']
 
@@ -15,11 +15,10 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
     What is done to the copy (its mode, hooks, gradients) does not show on the model, and takes no second set of
     weights. Changes of the model's weights in place show on the copy.
     """
-    shared: dict[int, torch.Tensor] = {}
-    for module in model.modules():
-        for tensor in [*module._parameters.values(), *module._buffers.values(), *vars(module).values()]:
-            if isinstance(tensor, nn.Parameter):
-                shared[id(tensor)] = nn.Parameter(tensor.detach(), requires_grad=False)
-            elif isinstance(tensor, torch.Tensor):
-                shared[id(tensor)] = tensor.detach()
+    shared = {
+        id(tensor): nn.Parameter(tensor.detach(), requires_grad=False)
+        if isinstance(tensor, nn.Parameter)
+        else tensor.detach()
+        for tensor in tensors_of(model)
+    }
     return copy_module(model, shared).eval()
