@@ -1,7 +1,7 @@
 """Write MODEL_CARDS.md and docs/trust.md with its chart, of the models and docs/results, and model_facts.json.
 
 Experiments write the files in docs/results; accuracies of packaged weights, and what others report, lie in
-timm_abn/publish/results.yaml. model_facts.json is what `timm-abn list` shows, which cannot take the time to build the models.
+timm_abn/publish/results.yaml. `timm-abn list` shows model_facts.json, since building the models would take too long.
 
 Example:
     python scripts/docs/make_model_cards.py
@@ -36,9 +36,9 @@ HEAD = """\
 *Written by `python scripts/docs/make_model_cards.py` from `docs/results` and `timm_abn/publish/results.yaml`.*
 
 There are two kinds of results, which are never mixed: those **measured** with this code, the weights and the command
-given, and those **reported** by the paper (Fukui et al., CVPR 2019) or in the
-[authors' repository](https://github.com/machine-perception-robotics-group/attention_branch_network), which are not
-results of this code.
+given, and those **reported** by the paper (Fukui et al., CVPR 2019) or in the [authors'
+repository](https://github.com/machine-perception-robotics-group/attention_branch_network), which are not results of
+this code.
 
 ## Available weights
 
@@ -47,8 +47,8 @@ results of this code.
 ```python
 {usage}```
 
-No other names have published weights: train them (`timm-abn-train --recipe ...`), or convert a checkpoint of the authors
-(`timm-abn convert`). The code is Apache-2.0; the authors' repository names no licence for its weights.
+No other names have published weights: train them (`timm-abn-train --recipe ...`), or convert a checkpoint of the
+authors (`timm-abn convert`). The code is Apache-2.0; the authors' repository names no licence for its weights.
 
 {limits}
 
@@ -56,10 +56,10 @@ No other names have published weights: train them (`timm-abn-train --recipe ...`
 
 {measured}
 
-Maps are scored by symmetric relevance gain (SRG), deletion and insertion, with pixels replaced by the mean colour; noise
-has an SRG of 0. A mean map is the mean over other images of the same predicted class: only what a map gains over it is
-about this image. Values are means with 95 % bootstrap intervals over images, each with all of its seeds; `docs/trust.md`
-is a summary.
+Maps are scored by symmetric relevance gain (SRG; noise has 0), deletion and insertion, with pixels replaced by the
+mean colour. A mean map is the mean over other images of the same predicted class: only what a map gains over it is
+about this image. Values are means with 95 % bootstrap intervals over images, each with all its seeds (summary:
+`docs/trust.md`).
 """
 
 MODELS = """\
@@ -67,9 +67,9 @@ MODELS = """\
 
 Parameters and GMACs (multiply-accumulates to evaluate one image of the given size) are computed from the models;
 `timm-abn list` shows more. ABNs make a sigmoid map and apply it by the residual mechanism (paper, Eq. 2) unless their
-arguments say otherwise. The gate says how the map acts: it multiplies the features as in the paper (`features`); if norms
-would undo that, it multiplies their distances to their mean (`centred`); if a class token is read, it also weights what
-the token reads (`tokens`).
+arguments say otherwise. The gate says how the map acts: it multiplies the features as in the paper (`features`); if
+norms would undo that, it multiplies their distances to their mean (`centred`); if a class token is read, it also
+weights what the token reads (`tokens`).
 """
 
 REPORTED = """\

@@ -50,10 +50,10 @@ class uses no pixel of this image: only what a map gains over it is about this i
 
 {details}
 
-Differences have 95 % bootstrap intervals over images, each with all of its seeds. A claim holds if the interval of its
-first score, usually SRG, lies on the right side of 0; the column "not for" names the scores whose interval does not. All
-scores are in the [model cards](model_cards.md). Measure your own model before you show its maps:
-[Score explanations](tutorials/scores.md).
+Differences have 95 % bootstrap intervals over images, each with all of its seeds. A claim holds if the interval of
+its first score, usually SRG, lies on the right side of 0; the column "not for" names the scores whose interval does
+not. All scores are in the [model cards](model_cards.md). Measure your own model before you show its maps: [Score
+explanations](tutorials/scores.md).
 """
 
 

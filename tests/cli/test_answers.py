@@ -13,7 +13,7 @@ def test_of_how_many_images(capsys):
     print_right(answers, MODEL)
     captured = capsys.readouterr()
     assert (
-        captured.out == 'right: 17 of 18 labelled images (94.4%); 2 of 20 images have no label\n' and not captured.err
+        captured.out == 'correct: 17 of 18 labelled images (94.4%); 2 of 20 images have no label\n' and not captured.err
     )
     print_right([(path, None, predicted) for path, _, predicted in answers], MODEL)
     assert capsys.readouterr().out == ''

@@ -257,7 +257,7 @@ OURS = ['--model', MODEL, '--checkpoint', 'MODEL']
         ([*OURS, '--model-kwargs', 'nonsense=4'], "argument 'nonsense'"),
         ([*OURS, '--model-kwargs', 'model_name=x'], "'model_name'"),
         (['--model', MODEL, '--model-kwargs', 'in_chans'], "--model-kwargs: must be KEY=VALUE, got 'in_chans'"),
-        (['--model', MODEL, '--model-kwargs', 'checkpoint=x'], 'is no argument of a model; use --checkpoint'),
+        (['--model', MODEL, '--model-kwargs', 'checkpoint=x'], 'is not an argument of a model; use --checkpoint'),
         (['--model', MODEL, '--model-kwargs', '=3'], "--model-kwargs: must be KEY=VALUE, got '=3'"),
         ([*OURS, '--device', 'warp'], "--device: cannot compute on 'warp'"),
         ([*OURS, '--batch-size', '0'], '--batch-size: must be a whole number of'),

@@ -115,4 +115,4 @@ def test_errors_of_programming_are_not_told_as_errors_of_the_user(monkeypatch, c
         with pytest.raises(type(error), match='x'):
             timm_abn_cli.main(['list'])
     error = torch.OutOfMemoryError('x')
-    assert refusal(capsys, 'list') == 'out of memory; smaller batches and images take less'
+    assert refusal(capsys, 'list') == 'out of memory; try smaller batches or images'

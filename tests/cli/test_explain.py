@@ -88,7 +88,7 @@ def test_table_csv_and_labels(images, capsys):
     least, greatest = min(float(r['map_least']) for r in rows), max(float(r['map_greatest']) for r in rows)
     assert scale == f'range of all maps: {least:.3g} to {greatest:.3g}'
     number = sum(row['class'] == row['label'] for row in rows[::2])
-    assert right == f'right: {number} of 7 labelled images ({number / 7:.1%})'
+    assert right == f'correct: {number} of 7 labelled images ({number / 7:.1%})'
 
 
 def test_the_packaged_network_is_explained_by_its_class_map(tmp_path, capsys):
@@ -141,7 +141,7 @@ def test_tasks_have_names_but_no_labels(images, capsys):
 @pytest.mark.parametrize(
     ('args', 'message'),
     [
-        (['--class', 'bee'], '--class says whose map --show class or --show contrast draws; add one of them'),
+        (['--class', 'bee'], '--class selects the class for --show class or --show contrast; add one of them'),
         (['--show', 'contrast', '--colormap', 'magma'], 'has its own; leave out --colormap'),
         (['--label-names', 'none.txt'], 'there is no file none.txt'),
         (['--label-names', 'two.txt'], 'two.txt has 2 lines for 3 classes'),

@@ -75,7 +75,7 @@ def test_images_without_classes(photos, capsys):
         path.rename(Path('plain', path.name))
     capsys.readouterr()
     assert tsne('--data-dir', 'plain') == 0
-    said = '9 images, 0 with a known class, 0 classes: too few to say how well features tell classes'
+    said = '9 images, 0 with a known class, 0 classes: too few to say how well features separate classes'
     assert capsys.readouterr().out.splitlines()[0] == said
 
 

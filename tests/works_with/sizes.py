@@ -19,7 +19,7 @@ def set_input_size(subject: Subject) -> None:
 
 
 def dynamic_img_size(subject: Subject) -> None:
-    """Image sides need not be multiples of a token's size; the result equals that of padded images in a model of their size."""
+    """Sides need not be multiples of a token's size; the result is that of padded images in a model of this size."""
     model = subject.make(dynamic_img_size=True, dynamic_img_pad=True)
     expected = subject.make()
     expected.set_input_size((80, 48))

@@ -71,7 +71,7 @@ def _find(name: str) -> tuple[type[Explainer], dict[str, str]]:
     explainer = EXPLAINERS[package]
     if colon and not issubclass(explainer, PackageExplainer):
         packages = ', '.join(name for name, other in EXPLAINERS.items() if issubclass(other, PackageExplainer))
-        raise TimmAbnError(f'Unknown explainer {name!r}: PACKAGE:METHOD is of {packages}.')
+        raise TimmAbnError(f'Unknown explainer {name!r}: PACKAGE:METHOD works for {packages}.')
     return explainer, {'method': method} if colon else {}
 
 
