@@ -35,8 +35,8 @@ HEAD = """\
 
 *Written by `python scripts/docs/make_model_cards.py` from `docs/results` and `timm_abn/publish/results.yaml`.*
 
-There are two kinds of results, which are never mixed: those **measured** with this code, with weights and command given,
-and those **reported** by the paper (Fukui et al., CVPR 2019) or in the
+There are two kinds of results, which are never mixed: those **measured** with this code, with weights and command
+given, and those **reported** by the paper (Fukui et al., CVPR 2019) or in the
 [authors' repository](https://github.com/machine-perception-robotics-group/attention_branch_network), not by this code.
 
 ## Available weights
