@@ -71,9 +71,9 @@ def read_checkpoint_file(path: Path) -> Mapping[str, Any]:
             with torch.serialization.safe_globals(_numpy_scalars()):
                 checkpoint = torch_load(str(path))
     except Exception as error:  # on damaged files torch.load raises errors of a dozen types
-        raise CheckpointError(f'{path} is no checkpoint, or damaged: {one_line(error)}') from None
+        raise CheckpointError(f'{path} is not a checkpoint, or is damaged: {one_line(error)}') from None
     if not isinstance(checkpoint, Mapping):
-        raise CheckpointError(f'{path} is no checkpoint of a model: it holds a {type(checkpoint).__name__}')
+        raise CheckpointError(f'{path} is not a checkpoint of a model: it holds a {type(checkpoint).__name__}')
     return checkpoint
 
 
@@ -98,7 +98,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], Mapping[str, A
     strangers = [key for key, value in weights.items() if not (isinstance(key, str) and torch.is_tensor(value))]
     if strangers or not weights:
         found = ', '.join(map(str, strangers[:3])) or 'nothing'
-        raise CheckpointError(f'{path} is no checkpoint of a model: it holds {found}')
+        raise CheckpointError(f'{path} is not a checkpoint of a model: it holds {found}')
     metadata = {} if path.suffix == '.safetensors' else checkpoint
     return _without_wrappers(clean_state_dict(dict(weights))), metadata
 

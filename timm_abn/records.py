@@ -119,9 +119,9 @@ def set_record(model: nn.Module, record: Record) -> None:
     """
     if record.probabilities == 'softmax' and (_has_tasks(model) or _has_one_logit(model)):
         what = 'tasks do' if _has_tasks(model) else 'one logit does'
-        raise TimmAbnError(f"probabilities='softmax' is of classes that exclude each other; {what} not: 'sigmoid'.")
+        raise TimmAbnError(f"probabilities='softmax' needs classes that exclude each other; {what} not: use 'sigmoid'.")
     if record.explained_by == 'contrast' and (_has_tasks(model) or record.probabilities == 'sigmoid'):
-        raise TimmAbnError("explained_by='contrast' is of classes that exclude each other, unlike labels and tasks.")
+        raise TimmAbnError("explained_by='contrast' needs classes that exclude each other, unlike labels and tasks.")
     model._record = record  # type: ignore[assignment]
 
 

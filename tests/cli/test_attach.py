@@ -237,7 +237,7 @@ def test_damaged_photos_are_left_out_before_training_and_replaced_in_it(
         (dict(data='one'), 'no photo can be held out'),
         (dict(checkpoint='nothing.pth'), 'there is no checkpoint nothing.pth'),
         (dict(checkpoint='other.pth.tar'), 'other.pth.tar is a checkpoint of resnet18, not of resnet20_cifar'),
-        (dict(checkpoint='junk.pth.tar'), 'junk.pth.tar is no checkpoint, or damaged'),
+        (dict(checkpoint='junk.pth.tar'), 'junk.pth.tar is not a checkpoint, or is damaged'),
         (dict(checkpoint='nan.pth.tar'), 'the model predicts NaN or infinity for 2 of 2 images'),
         (dict(out='photos'), 'photos is not empty; choose a new folder'),
     ],

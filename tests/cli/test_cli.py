@@ -113,15 +113,13 @@ def test_a_bad_image_does_not_lose_the_others(checkpoint, photos, capsys):
     assert len(written()) == 4
     errors = without_warnings(capsys.readouterr().err).splitlines()
     assert len(errors) == 2
-    assert (
-        errors[0] == f'timm-abn: error: folder/bad.jpg is not an image of a format that is read: {", ".join(FORMATS)}'
-    )
+    assert errors[0] == f'timm-abn: error: folder/bad.jpg is not an image in a supported format: {", ".join(FORMATS)}'
     assert errors[1].startswith('timm-abn: error: folder/cats/truncated.png cannot be read: ')
     assert explain(checkpoint, 'folder/bad.jpg', 'photo.jpg', '--out', 'named') == 2  # of one that was named
     assert written('named') == ['photo.overlay.png']
     assert (
         without_warnings(capsys.readouterr().err)
-        == f'timm-abn: error: folder/bad.jpg is not an image of a format that is read: {", ".join(FORMATS)}\n'
+        == f'timm-abn: error: folder/bad.jpg is not an image in a supported format: {", ".join(FORMATS)}\n'
     )
     Image.new('1', (1, 200_000)).save('thin.png')
     said = refusal(capsys, 'explain', 'thin.png', '--model', MODEL, '--checkpoint', checkpoint)
@@ -249,7 +247,7 @@ OURS = ['--model', MODEL, '--checkpoint', 'MODEL']
         (['--model', 'abn_resnet18.in1k'], "abn_resnet18 has no weights 'in1k'; it has none"),
         (['--model', MODEL, '--num-classes', '3'], 'are for 10 classes, not 3'),
         (['--model', MODEL, '--checkpoint', 'missing.pth'], 'there is no checkpoint missing.pth'),
-        (['--model', MODEL, '--checkpoint', 'photo.jpg'], 'photo.jpg is no checkpoint, or damaged: '),
+        (['--model', MODEL, '--checkpoint', 'photo.jpg'], 'photo.jpg is not a checkpoint, or is damaged: '),
         (['--model', 'abn', '--checkpoint', 'MODEL', '--model-kwargs', 'backbone=resnet5O'], 'Unknown backbone'),
         (['--model', 'abn_resnet32_cifar', '--checkpoint', 'MODEL'], 'missing (feature_extractor.layer1.3.'),
         ([*OURS, '--num-classes', '4'], 'class_conv.weight has shape (10, 64, 1, 1) instead of (4, 64, 1, 1)'),

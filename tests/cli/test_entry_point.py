@@ -91,8 +91,7 @@ def test_what_needs_a_model(tmp_path):
     )
     assert done.returncode == 1
     assert (
-        done.stderr
-        == f'timm-abn: error: folder/bad.png is not an image of a format that is read: {", ".join(FORMATS)}\n'
+        done.stderr == f'timm-abn: error: folder/bad.png is not an image in a supported format: {", ".join(FORMATS)}\n'
     )
     assert 'ankle boot' in done.stdout and f'out/{sample.stem}.overlay.png' in done.stdout
     assert [path.name for path in (tmp_path / 'out').iterdir()] == [f'{sample.stem}.overlay.png']

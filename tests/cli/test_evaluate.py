@@ -46,7 +46,7 @@ def test_what_comes_out(photos, capsys):
     printed = capsys.readouterr().out
     for text in ('95 % interval over 10 images, accuracy', 'Paired differences to attention', 'Reliance'):
         assert text in printed
-    assert f'1 x photos/Dress/broken.jpg is not an image of a format that is read: {", ".join(FORMATS)}' in printed
+    assert f'1 x photos/Dress/broken.jpg is not an image in a supported format: {", ".join(FORMATS)}' in printed
     assert '8 of 10 classes without examples: t-shirt/top, ' in printed
     rows = rows_of('outputs/evaluate/scores.csv')
     methods = ['attention', 'class_map', 'grad_cam', 'recipro_cam', 'random', 'centre']

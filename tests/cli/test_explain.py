@@ -52,7 +52,7 @@ def test_a_name_that_is_too_long_is_the_problem_of_that_photo_alone(images, caps
     Path('data/bee/1.png').rename(long)
     assert explain('--scale', scale) == 1
     out, err = capsys.readouterr()
-    said = f'timm-abn: error: {long} has too long a name to call files after it.\n'
+    said = f'timm-abn: error: {long} has too long a name to name files after it.\n'
     assert without_warnings(err) == said and str(long) not in out
     assert len(list(Path('outputs').rglob('*.overlay.png'))) == 6
 

@@ -45,7 +45,7 @@ def test_picture_and_table(photos, capsys):
     captured = capsys.readouterr()
     assert (
         captured.err
-        == f'timm-abn: error: data/bag/broken.png is not an image of a format that is read: {", ".join(FORMATS)}\n'
+        == f'timm-abn: error: data/bag/broken.png is not an image in a supported format: {", ".join(FORMATS)}\n'
     )
     lines = captured.out.splitlines()
     assert lines[0] == '9 images, 9 with a known class, 3 classes'

@@ -103,7 +103,7 @@ def test_annotations_that_are_refused(tmp_path, annotation, message):
 @pytest.mark.parametrize('content', ['nothing', '[]', '{}', '{"images": [{}], "annotations": []}'])
 def test_files_that_are_refused(tmp_path, content):
     (tmp_path / 'masks.json').write_text(content)
-    with pytest.raises(TimmAbnError, match='masks.json is not of the form of COCO: expected images'):
+    with pytest.raises(TimmAbnError, match='masks.json is not in COCO format: expected images'):
         read_masks(tmp_path / 'masks.json')
     with pytest.raises(TimmAbnError, match='there are no masks .*nowhere: expected a folder of PNG files, or a JSON'):
         read_masks(tmp_path / 'nowhere')

@@ -266,7 +266,7 @@ def test_no_other_program_is_started(tmp_path, monkeypatch):
     monkeypatch.setattr('subprocess.check_call', None)
     for name in ('photo.png', 'photo.eps'):
         (tmp_path / name).write_bytes(b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n')
-        with pytest.raises(ImageError, match=f'{name} is not an image of a format that is read: JPEG, PNG, '):
+        with pytest.raises(ImageError, match=f'{name} is not an image in a supported format: JPEG, PNG, '):
             read_image(tmp_path / name)
 
 

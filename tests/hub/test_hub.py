@@ -155,7 +155,7 @@ def test_connection_that_breaks_is_taken_up_again(tiny, hub):
 def test_damaged_download_does_not_stay(tiny, hub, tmp_path):
     hub.corrupt = True
     message = error_of(load)
-    assert re.match(r'me/tiny: model.safetensors was damaged on the way: its checksum is \w+... instead of', message)
+    assert re.match(r'me/tiny: model.safetensors was damaged in transit: its checksum is \w+... instead of', message)
     assert not [path for path in cached_files(tmp_path) if path.stat().st_size > 10_000]
     hub.corrupt = False
     assert_same(load(), tiny)

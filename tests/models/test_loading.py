@@ -133,7 +133,7 @@ def test_cam_baseline_from_a_checkpoint(tmp_path):
     ('name', 'kwargs', 'message'),
     [
         ('cam_resnet50', {}, 'no weights are published for cam_resnet50: '),
-        ('attached', {}, 'attached: name a classifier itself, or refine one with timm-abn attach. Or '),
+        ('attached', {}, 'attached: name a classifier directly, or refine one with timm-abn attach. Or '),
         ('cam_resnet5', {}, 'cam_resnet5 is no model; did you mean cam_resnet50'),
         ('test_resnet.x', {}, "test_resnet has no weights 'x'"),
         ('resnet26t_', {}, 'resnet26t_ is no model; did you mean'),
@@ -148,7 +148,7 @@ def test_cam_baseline_from_a_checkpoint(tmp_path):
         (None, dict(checkpoint='published'), 'published: it is a folder, which --model local-dir:published loads'),
         ('abn_resnet18', dict(checkpoint='abn.pth.tar'), 'is a checkpoint of abn, not of abn_resnet18'),
         ('abn', dict(checkpoint='abn.pth.tar', num_classes=3), 'instead of (3, '),
-        ('abn', dict(checkpoint='text.pth'), 'text.pth is no checkpoint, or damaged'),
+        ('abn', dict(checkpoint='text.pth'), 'text.pth is not a checkpoint, or is damaged'),
         ('local-dir:missing', {}, 'local-dir:missing cannot be created: missing: there is no config.json'),
         ('nonsense:missing', {}, 'nonsense:missing cannot be created: '),
     ],

@@ -65,7 +65,7 @@ NEUTRAL = (
         *(
             (
                 dict(hard_attention=value),
-                f'hard_attention must be the share of the map that is kept, in (0, 1], got {value!r}.',
+                f'hard_attention must be the share of the map to keep, in (0, 1], got {value!r}.',
             )
             for value in (0, 1.5, True, 'x', float('nan'))
         ),
@@ -102,7 +102,7 @@ NEUTRAL = (
         ),
         (
             dict(backbone='abn_resnet20_cifar'),
-            "Backbone 'abn_resnet20_cifar' has an attention branch already; pass its own backbone.",
+            "Backbone 'abn_resnet20_cifar' already has an attention branch; pass its backbone.",
         ),
     ],
 )
@@ -116,5 +116,5 @@ def test_arguments_that_a_given_backbone_cannot_take_any_more():
     with pytest.raises(TimmAbnError) as error:
         AttentionBranchNet(tiny_backbone('resnet20_cifar'), num_classes=NUM_CLASSES, img_size=64)
     assert str(error.value) == (
-        'img_size=64: no argument of a network, and the backbone, which might know it, exists already.'
+        'img_size=64 is not an argument of a network, and the backbone, which might take it, already exists.'
     )

@@ -118,7 +118,7 @@ def test_gate_fits_what_follows_the_cut(arguments, gate):
     assert model.config.gate == gate and f'gate={gate!r}' in repr(model)
 
 
-UNDONE = "what follows undoes any factor of a place; choose gate='centred', or another split."
+UNDONE = "what follows undoes any factor at a position; choose gate='centred', or another split."
 UNREAD = 'only the class token is read after it; choose an earlier split.'
 
 

@@ -142,7 +142,7 @@ def test_broken_images_are_a_line_each(launch, images, tmp_path, capfd, broken, 
     assert launch('train.py', *RUN, '--data-dir', images, '--output', tmp_path) == code
     error = capfd.readouterr().err
     assert all(f'{file} is not an image' in error for file in files) and 'Traceback' not in error
-    assert f'{len(files)} of 24 images are left out, since they cannot be read.' in error
+    assert f'{len(files)} of 24 images cannot be read and are left out.' in error
     if code:
         assert error.splitlines()[-1].endswith(f'none of the images in {images / "train"} can be read.')
 
@@ -201,7 +201,7 @@ def test_timm_counts_no_accuracy_of_one_logit(launch, images, tmp_path, capfd):
     torch.save(timm.create_model('test_resnet', num_classes=1).state_dict(), tmp_path / 'weights.pth')
     command = ['validate.py', '--model', 'test_resnet', '--num-classes', 1, '--checkpoint', tmp_path / 'weights.pth']
     assert launch(*command, '--data-dir', images) == 2
-    assert 'has one logit, of which timm counts no accuracy: timm-abn evaluate does' in error_of(capfd)
+    assert 'has one logit, for which timm computes no accuracy: use timm-abn evaluate' in error_of(capfd)
 
 
 def test_some_classes_of_imagenet_are_found_by_name(launch, images, tmp_path, capfd):

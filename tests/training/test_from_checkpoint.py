@@ -84,7 +84,7 @@ def test_a_recipe_needs_no_model_beside_a_checkpoint(shown, tmp_path):
         ('validate.py', ['--num-classes', '4'], {}, '--num-classes 4, but {path} is of 3 classes.'),
         ('validate.py', ['--model-kwargs', 'backbone=test_vit'], {}, 'the checkpoint is not one of abn: keys'),
         ('validate.py', ['--model-kwargs', 'split=layer2'], {}, 'the checkpoint is not one of abn: keys'),
-        ('validate.py', [], dict(bare=True), 'last.pth.tar does not say what model it is of: pass --model NAME.'),
+        ('validate.py', [], dict(bare=True), 'last.pth.tar does not record its model: pass --model NAME.'),
         ('train.py', ['--model-kwargs', 'backbone=test_vit'], {}, 'the checkpoint is not one of abn: keys'),
     ],
 )

@@ -124,7 +124,7 @@ MASKED, OF_MASKS, RESIDUAL = dict(map_loss='masked'), dict(attention_mask_dir='.
         (dict(OF_MASKS, mixup=0.2), '--mixup mixes images'),
         (dict(OF_MASKS, cutmix=1.0), '--cutmix mixes images'),
         (dict(OF_MASKS, cutmix_minmax=[0.2, 0.8]), '--cutmix-minmax mixes images'),
-        (dict(OF_MASKS, aug_splits=3), '--aug-splits makes several images of one'),
+        (dict(OF_MASKS, aug_splits=3), '--aug-splits makes several images from one'),
         (dict(OF_MASKS, train_img_sizes=[24, 32]), '--train-img-sizes transforms images after'),
         (dict(OF_MASKS, dataset='compcars'), '--dataset compcars cuts images to the car'),
         (dict(OF_MASKS, dataset='torch/cifar10'), 'names of image files, which --dataset torch/cifar10 does not have'),

@@ -130,7 +130,7 @@ def _read_lines(path: Path) -> list[str]:
         raise TimmAbnError(f'{path} is not a text file in UTF-8') from None
     lines = [line.strip() for line in text.rstrip().split('\n')]
     if '' in lines:
-        raise TimmAbnError(f'line {lines.index("") + 1} of {path} is blank: it must hold the name of a class')
+        raise TimmAbnError(f'line {lines.index("") + 1} of {path} is blank; it must name a class')
     return lines
 
 

@@ -101,7 +101,7 @@ class Preprocessing:
         shorter = max(self.config['input_size'][1:]) / self.config['crop_pct']
         keeps_shorter = self.config['crop_mode'] not in ('squash', 'border')
         if keeps_shorter and max(width, height) / min(width, height) * shorter**2 > MOST_PIXELS:
-            raise ImageError(f'an image of {width} x {height} pixels is too long and thin to be resized for the model.')
+            raise ImageError(f'an image of {width} x {height} pixels is too long and narrow to resize for the model.')
         if self.channels == 1:
             image = image.convert('L')
         start, scale = [0.0, 0.0], [1.0, 1.0]  # of the box, in pixels of the original; and these to one of the present

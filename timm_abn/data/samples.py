@@ -197,7 +197,7 @@ def _data_set(data_dir: Path, dataset: str, split: str, levels: Levels | None) -
     except Exception as error:  # of timm, torchvision, or another package that reads data
         raise TimmAbnError(f'--dataset {dataset}, split {split}, cannot be read: {one_line(error)}.') from None
     if not hasattr(items, '__getitem__') or not hasattr(items, '__len__'):
-        raise TimmAbnError(f'{dataset} can only be read from its beginning to its end; give a folder of images.')
+        raise TimmAbnError(f'{dataset} can only be read from start to end; use a folder of images.')
     return items
 
 

@@ -215,7 +215,7 @@ def largest_difference(model: nn.Module, run: Runner, trials: list[torch.Tensor]
             differences.append((found[name] - expected[name]).abs().max() / greatest)
     largest = torch.stack(differences).max().item()
     if not largest <= TOLERANCE:  # NaN neither
-        raise ExportError(f'what was exported differs from the network by {largest:.2g}')
+        raise ExportError(f'the exported graph differs from the network by {largest:.2g}')
     return largest
 
 

@@ -133,7 +133,7 @@ def convert_official_checkpoint(checkpoint: Mapping[str, Any], model_name: str |
             errors.append(error)
     if not errors:
         raise CheckpointError(
-            "the checkpoint is not one of the authors' code: it has none of the names att_layer3, att_layer4, "
+            "the checkpoint is not from the authors' code: it has none of the names att_layer3, att_layer4, "
             f'att_block3, att_dense3, stage_att, layer4_att, but {shortened(list(state_dict), 3)}.'
         )
     raise min(errors, key=lambda error: error.num_differences)
@@ -144,7 +144,7 @@ def _convert(state_dict: dict[str, torch.Tensor], model_name: str) -> ConvertedC
         hint = suggest(model_name, timm.list_models('abn_*'), otherwise="see timm.list_models('abn_*').")
         raise TimmAbnError(f'unknown model {model_name!r}: {hint}')
     if not model_name.startswith('abn'):
-        raise TimmAbnError(f'{model_name!r} is not an Attention Branch Network; their names begin with abn_.')
+        raise TimmAbnError(f'{model_name!r} is not an Attention Branch Network; their names start with abn_.')
     model_args = _model_args_of(state_dict)
     with torch.device('meta'):
         model = timm.create_model(model_name, device=torch.device('meta'), **model_args)
@@ -183,7 +183,7 @@ def _state_dict_of(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     state_dict = {re.sub(r'^module\.', '', str(name)): tensor for name, tensor in inner.items()}
     strangers = [name for name, tensor in state_dict.items() if not isinstance(tensor, torch.Tensor)]
     if strangers:
-        raise CheckpointError(f'expected a state dict of tensors, got {shortened(strangers, 3)} of other types.')
+        raise CheckpointError(f'expected a state dict of tensors, but {shortened(strangers, 3)} have other types.')
     if not state_dict:
         raise CheckpointError('the checkpoint holds no tensors.')
     return state_dict

@@ -108,7 +108,7 @@ class Told:
         if unknown:
             values, flags = (', '.join(of[name] for name in unknown) for of in (taken, _FLAGS))
             warnings.warn(
-                f'{origin} does not say how images were prepared; taken is {values}. If it was trained otherwise, all '
-                f'numbers are wrong: {flags} (in Python {", ".join(unknown)}) say so.',
+                f'{origin} does not record how images were prepared; assumed: {values}. If it was trained differently, '
+                f'all numbers are wrong: set {flags} (in Python {", ".join(unknown)}).',
                 stacklevel=4,
             )

@@ -50,7 +50,7 @@ def save_hub_folder(
     folder = Path(folder)
     wrong = [name for name, tensor in model.named_parameters() if not bool(tensor.isfinite().all())]
     if wrong:
-        raise HubError(f'the weights hold NaN or infinity, in {shortened(wrong, 3)}: nothing was written.')
+        raise HubError(f'the weights contain NaN or infinity, in {shortened(wrong, 3)}: nothing was written.')
     save_for_hf(
         model,
         str(folder),
@@ -79,7 +79,7 @@ def copy_hub_folder(source: str | Path, folder: str | Path, address: str) -> dic
     for name in (CONFIG_NAME, WEIGHTS_NAME, CARD_NAME):
         path = source / name
         if path.is_symlink():  # it may lead to anything on this machine
-            raise HubError(f'{path} is a link; only files of the folder itself are published.')
+            raise HubError(f'{path} is a link; only regular files are published.')
         if not path.is_file():
             raise HubError(
                 f'{source} holds no {name}; timm-abn convert and timm-abn publish --dry-run write such folders.'

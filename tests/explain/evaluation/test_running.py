@@ -242,7 +242,7 @@ def test_a_finished_evaluation_is_shown_again(model, finished, caplog):
         (dict(baseline='blur'), "baseline='mean', not 'blur'"),
         (dict(grid=2), 'grid=None, not 2'),
         (dict(num_classes=6), 'other weights'),
-        (dict(mechanism='product'), 'a network of other arguments'),
+        (dict(mechanism='product'), 'a network with other arguments'),
         (dict(pretrained_cfg_overlay=dict(crop_pct=0.5)), 'preparation.crop_pct='),
         (dict(record=Record('sigmoid')), "probabilities='softmax', not 'sigmoid'"),
         (dict(data='dir=x, seed=1'), "holds an evaluation with data='dir=mine', not 'dir=x': choose a new folder"),

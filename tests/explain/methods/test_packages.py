@@ -87,7 +87,7 @@ def test_wrong_methods_and_models_are_refused_in_one_line():
     assert str(error.value) == "captum has no method 'Salience'; did you mean Saliency?"
     with pytest.raises(timm_abn.TimmAbnError) as error:
         create_explainer('captum', tiny_abn('test_resnet', multi_task=True))
-    assert str(error.value) == "'captum' explains one map, and the network has one for each of its tasks."
+    assert str(error.value) == "'captum' explains one map, but the network has one for each task."
 
 
 class FakeMethod:

@@ -241,9 +241,9 @@ def test_goes_to_workers_that_are_started_anew(images, masks):
         ),
         (
             lambda path: coco(path / 'masks', [(7, box_of(0), None)]),
-            'of any of 4 training images: expected images in it to be called as those, such as class0/0',
+            'of any of 4 training images: expected images in it named like those, such as class0/0',
         ),
-        (lambda path: (path / 'masks').write_text('{}'), 'is not of the form of COCO: expected images'),
+        (lambda path: (path / 'masks').write_text('{}'), 'is not in COCO format: expected images'),
         (lambda path: (path / 'masks').symlink_to(path / 'images' / 'train'), 'lies among the training images in'),
     ],
 )

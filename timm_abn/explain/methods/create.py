@@ -93,7 +93,7 @@ def create_explainers(names: Sequence[str], model: nn.Module, layer: str | None 
     explainers, refusals = {}, {}
     if layer is not None and not any(_layer_of(name, layer) for name in names):
         takers = ', '.join(name for name in EXPLAINERS if _layer_of(name, layer))
-        raise TimmAbnError(f'layer {layer!r} is for methods that take one ({takers}), got {", ".join(names)}.')
+        raise TimmAbnError(f'layer {layer!r} works for methods that take one ({takers}), got {", ".join(names)}.')
     for name in dict.fromkeys(names):
         try:
             explainers[name] = _tried(name, model, **_layer_of(name, layer))

@@ -54,7 +54,7 @@ def _given(baseline: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
 def _black(model: nn.Module, channels: int) -> list[float]:
     if not getattr(model, 'pretrained_cfg', None):
         raise TimmAbnError(
-            "baseline 'black' needs a model with a pretrained_cfg, which tells its normalisation; pass a tensor."
+            "baseline 'black' needs a model with a pretrained_cfg, which gives its normalisation; pass a tensor."
         )
     config = resolve_model_data_config(model)
     mean, std = ([*config[key]] * (channels if len(config[key]) == 1 else 1) for key in ('mean', 'std'))

@@ -85,12 +85,12 @@ class Reliance:
         if self.is_cancelled:
             return [
                 f'The prediction ignores the attention map: no replacement changes the pre-logits by {NO_EFFECT:g} of '
-                f'their norm (a layer norm after the cut undoes it, or the rest of the network hardly counts).'
+                f'their norm (a layer norm after the cut undoes it, or the rest of the network hardly matters).'
             ]
         found = []
         if self.reacts_to_differences_only:
             found.append(
-                'The prediction reacts to differences within the attention map only: a uniform change is undone.'
+                'The prediction depends only on differences within the attention map: a uniform change is undone.'
             )
         for row in self.rows:
             if not row.has_effect and not (row.replacement == 'uniform' and self.reacts_to_differences_only):
