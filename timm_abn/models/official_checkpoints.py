@@ -1,7 +1,7 @@
 """Converting the authors' official checkpoints.
 
 Their repository: https://github.com/machine-perception-robotics-group/attention_branch_network. Multi-task networks
-(CelebA) come from a repository of their own, in two forms: with two outputs per task, as in the paper, or with one.
+(CelebA) come from a separate repository, in two forms: with two outputs per task, as in the paper, or with one.
 """
 
 import re
@@ -97,10 +97,10 @@ _CANDIDATES: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 class ConvertedCheckpoint(NamedTuple):
-    """What ``timm.create_model(model_name, **model_args)`` loads strictly.
+    """Name, arguments and weights for ``timm.create_model(model_name, **model_args)``, which loads them strictly.
 
-    The arguments are the number of classes, and the kind of attention map where it is not the sigmoid. Multi-task
-    networks get the mechanism that the authors' code has by default, 'product': the checkpoint does not tell.
+    The arguments are the number of classes, and the kind of attention map unless it is the sigmoid. Multi-task networks
+    get the default mechanism of the authors' code, 'product', since the checkpoint does not record it.
     """
 
     model_name: str
@@ -112,12 +112,12 @@ def convert_official_checkpoint(checkpoint: Mapping[str, Any], model_name: str |
     """Convert a checkpoint of the authors' code.
 
     Args:
-        checkpoint: The authors' ``state_dict``, or the whole checkpoint around it. Names may begin with ``module.``;
+        checkpoint: The authors' ``state_dict``, or the whole checkpoint around it. Names may start with ``module.``;
             ``num_batches_tracked`` may be missing.
-        model_name: Name of the model here, for example 'abn_resnet152'; None to find it.
+        model_name: Name of the model in this package, such as 'abn_resnet152'; None to identify it.
 
     Raises:
-        CheckpointError: The checkpoint is not one of this architecture, or of none; the message names the likeliest,
+        CheckpointError: The checkpoint has another architecture, or an unknown one; the message names the likeliest,
             and the first keys that differ.
         ValueError: There is no such model, or it is not an Attention Branch Network.
     """

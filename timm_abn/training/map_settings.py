@@ -76,18 +76,18 @@ def add_map_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags to a parser."""
     add = parser.add_argument
     loss = (
-        'train maps to be faithful: "masked" asks that the prediction stands on what the map keeps, at the price of a '
-        'second forward pass per step (default: the loss of the paper)'
+        'train maps to be faithful: with "masked", what the map keeps of the image must be enough for the prediction, '
+        'at the price of a second forward pass per step (default: the loss of the paper)'
     )
     add('--map-loss', choices=CHOICES['map_loss'], help=loss)
     weights = (
-        'weights of its terms (default: masked=1 area=0.5 smoothness=0 consistency=0 complement=0; area=0 where '
-        'attention is hard); complement asks that nothing can be told from where the map is not'
+        'weights of its terms (default: masked=1 area=0.5 smoothness=0 consistency=0 complement=0; area=0 '
+        'with hard attention); with complement, the rest of the image must not reveal the class'
     )
     add('--map-loss-weights', nargs='+', metavar='TERM=W', help=weights)
-    background = 'what takes the place of what the map does not keep (default: mixed)'
+    background = 'what replaces the part that the map does not keep (default: mixed)'
     add('--map-background', choices=CHOICES['map_background'], help=background)
-    hard = 'keep the share Q of the map that is greatest, the rest is exactly 0; product mechanism (default: soft)'
+    hard = 'keep the greatest share Q of the map and set the rest to exactly 0; product mechanism (default: soft)'
     add('--hard-attention', type=float, metavar='Q', help=hard)
     masks = (
         'human masks of training images: PNG files named like the images, or a JSON file in COCO format; images '
@@ -96,8 +96,8 @@ def add_map_arguments(parser: argparse.ArgumentParser) -> None:
     add('--attention-mask-dir', metavar='DIR|JSON', help=masks)
     distance = 'distance between map and mask (default: bce)'
     add('--attention-mask-loss', choices=CHOICES['attention_mask_loss'], help=distance)
-    add('--attention-mask-weight', type=float, metavar='W', help='weight of that loss (default: 1)')
-    used = 'share of the masks that is used, always the same ones for a --seed (default: 1)'
+    add('--attention-mask-weight', type=float, metavar='W', help='weight of this loss (default: 1)')
+    used = 'share of the masks to use, the same masks for the same --seed (default: 1)'
     add('--attention-mask-share', type=float, metavar='S', help=used)
     crop = "crop of the validation images, as in timm's validate.py (default: that of the model)"
     add('--crop-mode', choices=CHOICES['crop_mode'], help=crop)
