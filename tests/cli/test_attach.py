@@ -222,7 +222,7 @@ def test_damaged_photos_are_left_out_before_training_and_replaced_in_it(
     found = find_photos(photos)
     assert len(found.training) + len(found.validation) == 19
     named, counted = caplog.messages
-    assert str(photos / 'b' / '1.png') in named and counted.startswith('1 of 20 images are left out')
+    assert str(photos / 'b' / '1.png') in named and counted.startswith('1 of 20 images cannot be read and are left out')
     found.training[3].write_bytes(b'no photo')  # after the check
     monkeypatch.setattr('timm_abn.data.photos.find_photos', lambda *args: found)
     assert attach('--workers', workers, steps=2) == 0

@@ -240,9 +240,9 @@ OURS = ['--model', MODEL, '--checkpoint', 'MODEL']
             'pass weights of your own as checkpoint (--checkpoint FILE), or take a model that has some '
             '(abn_resnet20_cifar.fashion_mnist, abn_resnet20_cifar.fashion_mnist_faithful)',
         ),
-        (['--model', 'abn_resnet20'], 'abn_resnet20 is no model; did you mean abn_resnet20_cifar'),
-        (['--model', 'resnet5'], 'resnet5 is no model; did you mean resnet50'),
-        (['--model', 'xyz'], 'xyz is no model; see timm.list_models()'),
+        (['--model', 'abn_resnet20'], 'abn_resnet20 is not a model; did you mean abn_resnet20_cifar'),
+        (['--model', 'resnet5'], 'resnet5 is not a model; did you mean resnet50'),
+        (['--model', 'xyz'], 'xyz is not a model; see timm.list_models()'),
         (['--model', 'abn_resnet20_cifar.cifar10'], "no weights 'cifar10'; there are abn_resnet20_cifar.fashion_mnist"),
         (['--model', 'abn_resnet18.in1k'], "abn_resnet18 has no weights 'in1k'; it has none"),
         (['--model', MODEL, '--num-classes', '3'], 'are for 10 classes, not 3'),

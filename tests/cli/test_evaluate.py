@@ -104,7 +104,7 @@ def test_masks_and_reference(photos, capsys):
         (['--methods', 'gradcam'], "argument --methods: there is no method 'gradcam'; did you mean grad_cam"),
         (['--masks', 'nowhere'], 'argument --masks: there is no file or folder nowhere'),
         (['--reference-checkpoint', 'x.pth'], 'there is no checkpoint x.pth'),
-        (['--reference', 'resnet5'], 'resnet5 is no model; did you mean resnet50'),
+        (['--reference', 'resnet5'], 'resnet5 is not a model; did you mean resnet50'),
         (['--steps', '0'], 'argument --steps: must be a whole number of 1 or more'),
         (['--out', 'photos/Bag/0.jpg'], 'photos/Bag/0.jpg is a file, not a folder to write into'),
         (['--dataset', 'torch/fashion_mnist'], 'torch/fashion_mnist: expected FashionMNIST/raw in photos'),

@@ -68,7 +68,7 @@ def test_labels_in_order_are_those_of_timms_image_folder(tmp_path):
     sources = labelled(tmp_path, *files)
     reader = timm.data.readers.reader_image_folder.ReaderImageFolder(tmp_path)
     expected = {path: label for path, label in reader.samples}
-    with pytest.warns(UserWarning, match=r'as classes in natural order \(Cls1 = 0, cls2 = 1, cls9 = 2, ...\)'):
+    with pytest.warns(UserWarning, match=r'for classes in natural order \(Cls1 = 0, cls2 = 1, cls9 = 2, ...\)'):
         labels = folder_labels(sources, model_of(4))
     assert labels == [expected[str(source.path)] for source in sources]
 

@@ -88,8 +88,11 @@ def test_coco_names_with_and_without_folders(tmp_path):
 @pytest.mark.parametrize(
     ('annotation', 'message'),
     [
-        (dict(segmentation=[[1, 2, 3]]), 'annotation 0 of 1.jpg cannot be drawn: a polygon has x and y of three'),
-        (dict(segmentation=dict(size=[4, 6], counts='abc')), 'compressed text; decode it by pycocotools'),
+        (
+            dict(segmentation=[[1, 2, 3]]),
+            'annotation 0 of 1.jpg cannot be drawn: a polygon needs x and y of at least three',
+        ),
+        (dict(segmentation=dict(size=[4, 6], counts='abc')), 'compressed text; decode it with pycocotools'),
         (dict(segmentation=dict(size=[4, 6], counts=[3])), 'run lengths must cover 6 x 4 pixels'),
         (dict(), "cannot be drawn: 'bbox'"),
     ],

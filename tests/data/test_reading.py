@@ -247,7 +247,11 @@ def test_grey_tiff_of_12_bits_and_with_white_at_zero(tmp_path):
 def test_levels_of_a_scan_of_12_bits_in_a_file_of_16(tmp_path, words, expected):
     values = np.array([[0, 1024, 2048, 3072, 4095]], dtype=np.uint16)
     Image.fromarray(values).save(tmp_path / 'scan.png')
-    said = contextlib.nullcontext() if words else pytest.warns(UserWarning, match='nearly black to the model: --levels')
+    said = (
+        contextlib.nullcontext()
+        if words
+        else pytest.warns(UserWarning, match='nearly black to the model: use --levels')
+    )
     with said:
         read = read_image(tmp_path / 'scan.png', words and Levels.parse(words))
     np.testing.assert_allclose(np.asarray(read)[0, :, 0], expected, atol=0.5)
@@ -294,7 +298,7 @@ def many_scans(number):
 
 def test_limits_of_bytes_scans_and_seconds(tmp_path, monkeypatch):
     assert read_image(io.BytesIO(many_scans(reading.MOST_SCANS))).size == SIZE
-    with pytest.raises(ImageError, match='the image is a JPEG of 101 scans; at most 100 are decoded'):
+    with pytest.raises(ImageError, match='the image is a JPEG with 101 scans; at most 100 are decoded'):
         read_image(io.BytesIO(many_scans(reading.MOST_SCANS + 1)))
     monkeypatch.setattr(reading, 'MOST_BYTES', 2**21)
     endless = Endless()

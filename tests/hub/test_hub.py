@@ -182,7 +182,7 @@ def test_a_file_is_hashed_when_it_is_fetched_or_changed(tiny, hub, tmp_path, has
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    assert 'was damaged on the way' in error_of(load)
+    assert 'was damaged in transit' in error_of(load)
     assert len(hashed) == 3 and not weights.exists()
 
 

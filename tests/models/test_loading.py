@@ -134,11 +134,11 @@ def test_cam_baseline_from_a_checkpoint(tmp_path):
     [
         ('cam_resnet50', {}, 'no weights are published for cam_resnet50: '),
         ('attached', {}, 'attached: name a classifier directly, or refine one with timm-abn attach. Or '),
-        ('cam_resnet5', {}, 'cam_resnet5 is no model; did you mean cam_resnet50'),
+        ('cam_resnet5', {}, 'cam_resnet5 is not a model; did you mean cam_resnet50'),
         ('test_resnet.x', {}, "test_resnet has no weights 'x'"),
-        ('resnet26t_', {}, 'resnet26t_ is no model; did you mean'),
-        ('xyz', {}, 'xyz is no model; see timm.list_models'),
-        ('', {}, 'is no model'),
+        ('resnet26t_', {}, 'resnet26t_ is not a model; did you mean'),
+        ('xyz', {}, 'xyz is not a model; see timm.list_models'),
+        ('', {}, 'is not a model'),
         (f'{MODEL}x', {}, "abn_resnet20_cifar has no weights 'fashion_mnistx'; there are abn_resnet20_cifar.fash"),
         (MODEL, dict(num_classes=3), 'are for 10 classes, not 3'),
         (MODEL, dict(nonsense=3), f'{MODEL} cannot be created with nonsense=3: '),
@@ -186,10 +186,10 @@ def test_classifier_without_a_map(tmp_path):
 @pytest.mark.parametrize(
     ('name', 'message'),
     [
-        ('resnet5', 'resnet5 is no model; did you mean resnet50, '),
+        ('resnet5', 'resnet5 is not a model; did you mean resnet50, '),
         ('resnet50.of_nobody', "resnet50 has no weights 'of_nobody'; there are resnet50.a1_in1k"),
-        ('test_byobnet_no', 'is no model'),
-        ('resnet20_cifar', 'resnet20_cifar has no pretrained weights; pass some as checkpoint'),
+        ('test_byobnet_no', 'is not a model'),
+        ('resnet20_cifar', 'resnet20_cifar has no pretrained weights; pass weights as checkpoint'),
     ],
 )
 def test_classifiers_that_are_refused(name, message):

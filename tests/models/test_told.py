@@ -48,7 +48,7 @@ def test_one_warning_of_what_nobody_said(bare):
         f'size {size[1]} x {size[2]}, mean {mean}' in message and '--img-size, --mean, --std, --crop-pct (' in message
     )
     _, (message,) = warned(load_classifier, 'test_resnet', bare, img_size=48, mean=0.5)
-    assert 'taken is std' in message and '--mean' not in message
+    assert 'assumed: std' in message and '--mean' not in message
     model, messages = warned(load_classifier, 'test_resnet', bare, **TOLD, probabilities='sigmoid')
     assert not messages
     config = Preprocessing(model).config
@@ -173,7 +173,7 @@ def test_commands_need_a_model_or_a_file_that_says_it(bare, capsys):
     Image.new('RGB', (48, 48)).save('photo.png')
     for command in (['explain', 'photo.png'], ['compare', 'photo.png']):
         assert main(command) == 2
-        assert 'pass --model NAME, or --checkpoint FILE of one that says' in capsys.readouterr().err
+        assert 'pass --model NAME, or --checkpoint FILE if the file records its model' in capsys.readouterr().err
         assert main([*command, '--checkpoint', bare]) == 2
         assert 'bare.pth does not record its model: pass --model NAME' in capsys.readouterr().err
     command = ['compare', 'photo.png', '--model', 'test_resnet', '--checkpoint', bare, '--steps', '2']

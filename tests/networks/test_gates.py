@@ -218,7 +218,9 @@ def test_weights_of_another_gate_or_init_are_refused(backbone, tmp_path):
     images = tiny_images()
     for other in (dict(gate='centred' if backbone == 'test_resnet' else 'features'), dict(init='neutral')):
         source, model = tiny_abn(backbone, **other), tiny_abn(backbone)
-        said = f'the weights are of a network with gate={source.config.gate!r} and init={source.config.init!r}, not of'
+        said = (
+            f'the weights are for a network with gate={source.config.gate!r} and init={source.config.init!r}, not for'
+        )
         for wrapper, prefix in ((model, ''), (torch.nn.Sequential(model), '0.')):
             weights = {f'{prefix}{name}': tensor for name, tensor in source.state_dict().items()}
             with pytest.raises(TimmAbnError, match=said) as error:
@@ -246,7 +248,7 @@ def test_weights_of_another_gate_or_init_are_refused(backbone, tmp_path):
 def test_weights_of_a_later_version_are_refused(arguments, record):
     weights = tiny_abn('test_vit', **arguments).state_dict()
     weights[f'gate.{record}'] += 1
-    with pytest.raises(TimmAbnError, match=f"version 2 of '{record}', of which this .* knows 1: update it"):
+    with pytest.raises(TimmAbnError, match=f"version 2 of '{record}', but this .* knows 1: update it"):
         tiny_abn('test_vit', **arguments).load_state_dict(weights)
 
 
@@ -297,7 +299,7 @@ def test_tasks_start_neutral_too():
 
 @pytest.mark.parametrize('kwargs', [dict(hard_attention=0.3, mechanism='product'), dict(attention_map='sum_log')])
 def test_what_cannot_be_neutral_says_so(kwargs):
-    with pytest.warns(UserWarning, match='does not predict at first what its backbone does'):
+    with pytest.warns(UserWarning, match='does not start with its backbone.s predictions'):
         _, model = tiny_around(AttentionBranchNet, 'resnet20_cifar', **kwargs)
     assert model.config.init == 'random'
 

@@ -381,4 +381,4 @@ def test_one_process_is_alone_whatever_is_left_in_the_environment(launch, capfd,
     monkeypatch.setenv('RANK', '1')
     monkeypatch.setenv('WORLD_SIZE', '2')
     assert launch('train.py', scripts=tmp_path) == 2
-    assert 'timm-abn-train: error: WORLD_SIZE tells of 2 processes, but no MASTER_ADDR' in capfd.readouterr().err
+    assert 'timm-abn-train: error: WORLD_SIZE is 2, but MASTER_ADDR' in capfd.readouterr().err

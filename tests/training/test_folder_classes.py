@@ -84,10 +84,10 @@ def test_a_class_map_names_and_numbers_them(launch, images, tmp_path, shown):
     ('change', 'said', 'message'),
     [
         (None, ['--num-classes', 5], '{train} has 3 classes (class0, class1, class2): leave it out'),
-        ('one class', [], "{train} has one class, 'class0': there is nothing to tell apart."),
+        ('one class', [], "{train} has only one class, 'class0'."),
         ('none', [], 'in it a folder for each class in {train}'),
         ('outside', [], '{train} holds images beside folders (class0, class1, class2): each must be in a folder'),
-        ('other validation', [], '{validation} has classes that {train} has not: class7.'),
+        ('other validation', [], '{validation} has classes that {train} lacks: class7.'),
         (None, ['--batch-size', 25], '24 images are fewer than a batch of 25: pass --batch-size 24 or less.'),
         (None, ['--class-map', 'nowhere.txt'], '--class-map nowhere.txt cannot be read'),
     ],

@@ -98,7 +98,7 @@ def test_a_mismatch_is_one_line(launch, tmp_path, capfd, script, said, kwargs, m
 
 @pytest.mark.parametrize('script', ['train.py', 'validate.py'])
 @pytest.mark.parametrize(
-    ('content', 'message'), [(None, 'there is no checkpoint'), (b'x', 'no checkpoint, or damaged')]
+    ('content', 'message'), [(None, 'there is no checkpoint'), (b'x', 'not a checkpoint, or is damaged')]
 )
 def test_no_checkpoint_is_one_line(launch, tmp_path, capfd, script, content, message):
     path = tmp_path / 'last.pth.tar'
@@ -123,7 +123,7 @@ def test_weights_of_the_backbone_are_read_and_named_once(train, tmp_path, capfd)
     log = capfd.readouterr().err
     assert log.count('plain.pth') == 1 and 'Loaded' not in log and 'from state dict' not in log
     assert f'Weights of the backbone test_resnet: {tmp_path / "plain.pth"}' in log
-    assert 'It begins with weights of a file, for the backbone; the attention stage has a copy of them' in log
+    assert 'It starts from weights of a file, for the backbone; the attention stage has a copy of them' in log
     loaded = timm_abn.load_model('abn', checkpoint=tmp_path / 'run' / 'last.pth.tar')
     assert torch.equal(loaded.perception_branch.fc.weight, torch.load(tmp_path / 'plain.pth')['fc.weight'])
 

@@ -183,7 +183,7 @@ def _state_dict_of(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     state_dict = {re.sub(r'^module\.', '', str(name)): tensor for name, tensor in inner.items()}
     strangers = [name for name, tensor in state_dict.items() if not isinstance(tensor, torch.Tensor)]
     if strangers:
-        raise CheckpointError(f'expected a state dict of tensors, but {shortened(strangers, 3)} have other types.')
+        raise CheckpointError(f'expected a state dict of tensors, got other types for {shortened(strangers, 3)}.')
     if not state_dict:
         raise CheckpointError('the checkpoint holds no tensors.')
     return state_dict

@@ -113,7 +113,7 @@ def check_choices(config: Mapping[str, object]) -> None:
 def _check_abn(flag: str, settings: argparse.Namespace) -> None:
     """Refuse a flag for other networks; of a model at an address it is known once it is built."""
     if ':' not in settings.model and not settings.model.startswith('abn'):
-        raise TrainingError(f'{flag} works for Attention Branch Networks, got --model {settings.model}.')
+        raise TrainingError(f'{flag} needs an Attention Branch Network, got --model {settings.model}.')
 
 
 def take_hard_attention(settings: argparse.Namespace) -> None:

@@ -113,7 +113,5 @@ def test_the_layer_of_a_method_of_a_package(name, layer, expected, monkeypatch):
     monkeypatch.setattr(importlib, 'import_module', lambda name: fakes)
     explainer = create_explainer(name, tiny_backbone('test_resnet').eval(), **({'layer': layer} if layer else {}))
     assert explainer.layer == expected
-    with pytest.raises(
-        timm_abn.TimmAbnError, match='^captum has no layer in FakeMethod, whose maps are of the input; '
-    ):
+    with pytest.raises(timm_abn.TimmAbnError, match='^captum takes no layer for FakeMethod, which maps the input; '):
         create_explainer('captum:FakeMethod', tiny_backbone('test_resnet'), layer='layer4')
