@@ -156,5 +156,5 @@ def test_contradictions(kwargs):
         with pytest.raises(timm_abn.TimmAbnError, match=f'^{next(iter(record))} must be one of .*, got {said}'):
             Record(**record)
     if kwargs.get('multi_task'):
-        with pytest.raises(timm_abn.TimmAbnError, match="^explained_by='contrast' is of classes that exclude"):
+        with pytest.raises(timm_abn.TimmAbnError, match="^explained_by='contrast' needs classes that exclude"):
             set_record(model, Record(explained_by='contrast'))

@@ -133,7 +133,7 @@ def test_wrong_arguments():
         model.explain(images[:, :1])
     with pytest.raises(TimmAbnError, match='need the name of a model'):
         timm_abn.attach(tiny_backbone('test_resnet'), checkpoint='x')
-    with pytest.raises(TimmAbnError, match='there is no product of two maps of a class'):
+    with pytest.raises(TimmAbnError, match='there is no product: the attention map'):
         set_record(model, Record(explained_by='product'))
         model.explain(images).explaining_map()
 

@@ -357,7 +357,7 @@ def test_damaged_images_are_left_out_named_and_counted(tmp_path, caplog):
     assert without_damaged(names, lambda name: tmp_path / name) == ['0.png', '1.png', '3.png']
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
     named, counted = caplog.messages
-    assert str(tmp_path / '2.png') in named and counted.startswith('1 of 4 images are left out')
+    assert str(tmp_path / '2.png') in named and counted.startswith('1 of 4 images cannot be read')
 
 
 def test_the_next_image_takes_the_place_of_one_that_cannot_be_read(caplog):

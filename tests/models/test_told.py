@@ -178,7 +178,7 @@ def test_commands_need_a_model_or_a_file_that_says_it(bare, capsys):
         assert 'bare.pth does not record its model: pass --model NAME' in capsys.readouterr().err
     command = ['compare', 'photo.png', '--model', 'test_resnet', '--checkpoint', bare, '--steps', '2']
     assert main([*command, '--methods', 'random', '--img-size', '48', '--mean', '0.5']) == 0
-    assert capsys.readouterr().err.startswith('timm-abn: warning: bare.pth does not say how images were prepared; ')
+    assert capsys.readouterr().err.startswith('timm-abn: warning: bare.pth does not record how images were prepared; ')
 
 
 def test_more_tensors_than_any_model_has_are_not_unpickled(tmp_path):

@@ -224,7 +224,7 @@ def test_scripts_without_multi_label_training_are_refused(launch, capfd, tmp_pat
     (tmp_path / script).write_text('raise AssertionError("the script ran")')
     (tmp_path / 'train.py').touch()
     assert launch(script, '--model', 'abn_resnet50', *flags, scripts=tmp_path) == 2
-    message = f'error: {said} needs scripts of timm that know --task, which {tmp_path / script} does not; use those of'
+    message = f'error: {said} needs scripts of timm with --task, which {tmp_path / script} lacks; use those of'
     assert message in capfd.readouterr().err.splitlines()[-1]
 
 
