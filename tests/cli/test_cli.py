@@ -284,7 +284,7 @@ def test_a_checkpoint_cannot_run_code(photos, capsys):
 
     torch.save(dict(state_dict=Evil()), 'evil.pth')
     command = ['explain', 'photo.jpg', '--model', MODEL, '--checkpoint', 'evil.pth']
-    assert 'evil.pth is no checkpoint' in refusal(capsys, *command)
+    assert 'evil.pth is not a checkpoint' in refusal(capsys, *command)
     assert not Path('touched').exists()
 
 

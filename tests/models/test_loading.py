@@ -14,7 +14,7 @@ from timm_abn.models.loading import EXPLAINING, load_classifier, model_names
 from timm_abn.publish.folder import save_hub_folder
 
 # files of weights alone; tests/models/test_told.py is of the warning
-pytestmark = pytest.mark.filterwarnings('ignore:.* does not say how images were prepared')
+pytestmark = pytest.mark.filterwarnings('ignore:.* does not record how images were prepared')
 
 MODEL = 'abn_resnet20_cifar.fashion_mnist'
 

@@ -20,7 +20,7 @@ from timm_abn.publish.folder import save_hub_folder
 from timm_abn.records import num_answers, record_of
 from timm_abn_cli import main
 
-unprepared = pytest.mark.filterwarnings('ignore:.* does not say how images were prepared')
+unprepared = pytest.mark.filterwarnings('ignore:.* does not record how images were prepared')
 
 MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
 TOLD = dict(img_size=48, mean=MEAN, std=STD, crop_pct=1.0)

@@ -24,7 +24,7 @@ from timm_abn.networks.feature_layout import FeatureLayout
 from timm_abn.networks.gate import CentredGate, Gate, TokenGate, recorded_gate
 
 # files of weights alone; tests/models/test_told.py is of the warning
-pytestmark = pytest.mark.filterwarnings('ignore:.* does not say how images were prepared')
+pytestmark = pytest.mark.filterwarnings('ignore:.* does not record how images were prepared')
 
 PVT = dict(backbone='pvt_v2_b0', embed_dims=(8, 8, 16, 16), depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1))
 

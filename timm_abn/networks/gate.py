@@ -178,7 +178,7 @@ def choose_gate(gate: str | None, cut: Cut, perception_branch: nn.Module, takes_
     if gate == 'tokens' and not takes_bias:
         raise TimmAbnError(
             "gate='tokens' needs blocks after the cut that take an attention mask, like those of timm's "
-            f'VisionTransformer do, got {family_of(perception_branch).__name__} cut at {cut.path!r}; '
+            f'VisionTransformer, got {family_of(perception_branch).__name__} cut at {cut.path!r}; '
             "gate='centred' or 'features' fits."
         )
     if {'features': cut.normalised, 'centred': cut.unread, 'tokens': False}[gate]:
