@@ -28,6 +28,6 @@ def test_another_order_of_the_folders(capsys):
     ]
     warn_of_order(answers, MODEL)
     error = capsys.readouterr().err
-    assert 'warning: the model is right on 2 of 24 images' in error and 'on 24 if they are in the order of' in error
+    assert 'warning: the model is correct on 2 of 24 images' in error and 'on 24 if they are in the order of' in error
     warn_of_order([(PurePath(path.name), label, predicted) for path, label, predicted in answers], MODEL)
     assert capsys.readouterr().err == ''  # images of a data set lie in no folder

@@ -190,8 +190,8 @@ def test_checkpoint_of_training_says_what_model_it_is_of_and_how_images_were_pre
 @pytest.mark.parametrize(
     ('settings', 'message'),
     [
-        (dict(input_size=5), 'says that images were prepared with input_size=5, which cannot be'),
-        (dict(mean=[1, 2]), 'says that images were prepared with mean=[1, 2], which cannot be'),
+        (dict(input_size=5), 'records impossible image preparation: input_size=5'),
+        (dict(mean=[1, 2]), 'records impossible image preparation: mean=[1, 2]'),
         (dict(crop_pct='a'), "crop_pct must be a number from 0.25 to 1, got 'a'"),
         (dict(input_size=[3, 10**6, 10**6]), 'input_size must be [channels, height, width], none above 2048'),
         (dict(in_chans='x'), "in_chans must be a whole number from 1 to 1024, got 'x'"),
@@ -237,7 +237,7 @@ OURS = ['--model', MODEL, '--checkpoint', 'MODEL']
             ['--model', 'abn_resnet50'],
             "no weights are published for abn_resnet50: convert a checkpoint of the authors' code with timm-abn "
             'convert --model abn_resnet50, or train it with timm-abn-train --recipe imagenet --model abn_resnet50. Or '
-            'pass weights of your own as checkpoint (--checkpoint FILE), or take a model that has some '
+            'pass your own weights as checkpoint (--checkpoint FILE), or use a model that has some '
             '(abn_resnet20_cifar.fashion_mnist, abn_resnet20_cifar.fashion_mnist_faithful)',
         ),
         (['--model', 'abn_resnet20'], 'abn_resnet20 is not a model; did you mean abn_resnet20_cifar'),

@@ -126,7 +126,7 @@ def test_images_that_cannot_be_read(photos, capsys):
             'argument --methods: PACKAGE:METHOD works for pytorch_grad_cam, torchcam, ',
         ),
         (['photo.jpg', '--layer', 'layr3'], "has no module 'layr3'; did you mean layer3"),
-        (['photo.jpg', '--methods', 'centre', '--layer', 'layer3'], "layer 'layer3' is for methods that take one ("),
+        (['photo.jpg', '--methods', 'centre', '--layer', 'layer3'], "layer 'layer3' works for methods that take one ("),
         (['photo.jpg', '--methods'], 'argument --methods: expected at least one argument'),
         (['photo.jpg', '--class', 'shirts'], "there is no class 'shirts'; did you mean shirt"),
         (['photo.jpg', '--class', '10'], "there is no class '10'; the model has 't-shirt/top' (0) to "),

@@ -101,7 +101,7 @@ def test_configuration_and_card(official_file, tmp_path):
         ('bad', (), 'bad.pth is not a checkpoint, or is damaged: '),
         ('list', (), 'it holds a list'),
         ('hostile', (), 'is not a checkpoint, or is damaged: '),
-        ('timm', (), "not one of the authors' code: it has none of the names"),
+        ('timm', (), "not from the authors' code: it has none of the names"),
         ('timm', ('--model', 'abn_resnet18'), 'not one of abn_resnet18: keys'),
         ('timm', ('--model', 'abn_resnet19'), "unknown model 'abn_resnet19': did you mean"),
     ],
