@@ -114,7 +114,7 @@ def test_without_labels_there_is_no_column_of_them(images, capsys):
     assert re.split('  +', lines[0]) == ['image', 'class', 'probability', 'map range', 'overlay']
     assert (
         lines[-1]
-        == 'overlays: class map of class 2, less the mean of the other classes; the attention map is what gates'
+        == 'overlays: class map of class 2 minus the mean of the other classes; the attention map is what gates'
     )
     assert len(lines) == 2 + 7 * 3 + 1
     assert {row['label'] for row in rows_of('out.csv')} == {''}
