@@ -86,7 +86,7 @@ def _numpy_scalars() -> list[Any]:
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], Mapping[str, Any]]:
-    """Return the weights of a checkpoint, averaged ones where there are some, and what lies beside them.
+    """Return the weights of a checkpoint, averaged ones if there are some, and what is stored with them.
 
     Names are those of the model itself, without what wrappers put before all of them.
 
@@ -111,6 +111,6 @@ def _without_wrappers(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
 
 
 def training_settings(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of timm's training script that lie beside the weights of a checkpoint, if any."""
+    """Return the settings of timm's training script that are stored with the weights of a checkpoint, if any."""
     settings = metadata.get('args')
     return vars(settings) if isinstance(settings, argparse.Namespace) else {}

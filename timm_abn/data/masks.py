@@ -88,7 +88,7 @@ def _read_mask(path: Path) -> np.ndarray:
 
 
 class CocoMasks(Masks):
-    """Annotations in the form of COCO: polygons, run lengths that are not compressed, or boxes where there is neither.
+    """Annotations in COCO format: polygons, uncompressed run lengths, or boxes if there is neither.
 
     Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014; https://cocodataset.org/#format-data. A file of
     another form raises a MaskError.
