@@ -375,8 +375,8 @@ def test_an_organisation_named_by_the_environment(hub, tmp_path):
     assert result[0] == '5 product cat dog horse cow sheep'
     assert result[1] == "['abn_densenet100_12_cifar', 'abn_resnet110_cifar']"
     assert result[2].startswith(
-        f'HubError no weights are published for abn_resnet32_cifar: {ORGANISATION_VARIABLE} asks for '
-        f'lab/abn_resnet32_cifar, and there is no repository lab/abn_resnet32_cifar at {hub.endpoint}, or it is private'
+        f'HubError no weights are published for abn_resnet32_cifar: {ORGANISATION_VARIABLE} selects '
+        f'lab/abn_resnet32_cifar, but there is no repository lab/abn_resnet32_cifar at {hub.endpoint}, or it is private'
     )
     assert result[2].endswith('train it with timm-abn-train --recipe cifar100 --model abn_resnet32_cifar.')
     assert len(result) == 3
