@@ -13,14 +13,14 @@ dependencies = ['torch', 'torchvision', 'timm', 'safetensors', 'huggingface_hub'
 _DOCSTRING = """{summary}
 
 Args:
-    pretrained: Whether to load trained weights, or which; there are: {weights}.
+    pretrained: Whether to load trained weights, or their name; available: {weights}.
     **kwargs: Passed to ``timm.create_model``, such as ``num_classes=10``{example}.
 
 Returns:
     The model. In evaluation mode it returns logits of shape (B, num_classes){explain}.
 """
 _EXPLAIN = """; ``model.explain(images)``
-    returns an attention map, class maps and the logits of the attention branch besides"""
+    also returns an attention map, class maps and the logits of the attention branch"""
 
 
 def _entrypoints() -> dict[str, typing.Callable]:

@@ -86,8 +86,8 @@ def test_docstrings():
         text = entrypoint.__doc__
         assert text.startswith(timm.model_entrypoint(name).__doc__.splitlines()[0]) and entrypoint.__name__ == name
         assert text.count('Args:') == 1 and ('explain' in text) == name.startswith(('abn', 'attached', 'cam'))
-    assert "there are: 'fashion_mnist', 'fashion_mnist_faithful'." in entrypoints['abn_resnet20_cifar'].__doc__
-    assert 'there are: none.' in entrypoints['abn_resnet50'].__doc__
+    assert "available: 'fashion_mnist', 'fashion_mnist_faithful'." in entrypoints['abn_resnet20_cifar'].__doc__
+    assert 'available: none.' in entrypoints['abn_resnet50'].__doc__
     assert "backbone='convnext_tiny'" in entrypoints['abn'].__doc__
 
 

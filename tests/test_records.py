@@ -150,11 +150,11 @@ def test_the_softmax_of_both_answers_is_the_sigmoid_of_the_logit():
 @pytest.mark.parametrize('kwargs', [dict(num_classes=1), dict(multi_task=True)])
 def test_contradictions(kwargs):
     model = tiny_abn('test_resnet', **kwargs)
-    with pytest.raises(timm_abn.TimmAbnError, match="^probabilities='softmax' is of classes that exclude each other"):
+    with pytest.raises(timm_abn.TimmAbnError, match="^probabilities='softmax' needs classes that exclude each other"):
         set_record(model, Record('softmax'))
     for record, said in ((dict(probabilities='logistic'), "'logistic'"), (dict(explained_by='heat'), "'heat'")):
         with pytest.raises(timm_abn.TimmAbnError, match=f'^{next(iter(record))} must be one of .*, got {said}'):
             Record(**record)
     if kwargs.get('multi_task'):
-        with pytest.raises(timm_abn.TimmAbnError, match="^explained_by='contrast' is of classes that exclude"):
+        with pytest.raises(timm_abn.TimmAbnError, match="^explained_by='contrast' needs classes that exclude"):
             set_record(model, Record(explained_by='contrast'))

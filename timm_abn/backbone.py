@@ -140,10 +140,10 @@ def check_outputs(backbone: nn.Module, num_classes: int, outputs_per_class: int,
     outputs = getattr(backbone, 'num_classes', None)
     if num_classes and outputs == 0 and not hasattr(backbone, 'get_classifier'):
         other = name.split('.')[0].removesuffix('_enc')
-        instead = f', or take backbone={other!r}, which has one' if other != name and timm.is_model(other) else ''
+        instead = f', or use backbone={other!r}, which has one' if other != name and timm.is_model(other) else ''
         raise TimmAbnError(f'{family_of(backbone).__name__} has no classifier: pass num_classes=0{instead}.')
     if outputs is not None and outputs != num_classes * outputs_per_class:
         raise TimmAbnError(
-            f'num_classes={num_classes} needs a backbone of {num_classes * outputs_per_class} outputs, got one of '
+            f'num_classes={num_classes} needs a backbone with {num_classes * outputs_per_class} outputs, got one with '
             f'{outputs}; backbone.reset_classifier({num_classes * outputs_per_class}) makes it fit.'
         )

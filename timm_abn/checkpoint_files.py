@@ -71,9 +71,9 @@ def read_checkpoint_file(path: Path) -> Mapping[str, Any]:
             with torch.serialization.safe_globals(_numpy_scalars()):
                 checkpoint = torch_load(str(path))
     except Exception as error:  # on damaged files torch.load raises errors of a dozen types
-        raise CheckpointError(f'{path} is no checkpoint, or damaged: {one_line(error)}') from None
+        raise CheckpointError(f'{path} is not a checkpoint, or is damaged: {one_line(error)}') from None
     if not isinstance(checkpoint, Mapping):
-        raise CheckpointError(f'{path} is no checkpoint of a model: it holds a {type(checkpoint).__name__}')
+        raise CheckpointError(f'{path} is not a checkpoint of a model: it holds a {type(checkpoint).__name__}')
     return checkpoint
 
 
@@ -86,7 +86,7 @@ def _numpy_scalars() -> list[Any]:
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], Mapping[str, Any]]:
-    """Return the weights of a checkpoint, averaged ones where there are some, and what lies beside them.
+    """Return the weights of a checkpoint, averaged ones if there are some, and what is stored with them.
 
     Names are those of the model itself, without what wrappers put before all of them.
 
@@ -98,7 +98,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], Mapping[str, A
     strangers = [key for key, value in weights.items() if not (isinstance(key, str) and torch.is_tensor(value))]
     if strangers or not weights:
         found = ', '.join(map(str, strangers[:3])) or 'nothing'
-        raise CheckpointError(f'{path} is no checkpoint of a model: it holds {found}')
+        raise CheckpointError(f'{path} is not a checkpoint of a model: it holds {found}')
     metadata = {} if path.suffix == '.safetensors' else checkpoint
     return _without_wrappers(clean_state_dict(dict(weights))), metadata
 
@@ -111,6 +111,6 @@ def _without_wrappers(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
 
 
 def training_settings(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of timm's training script that lie beside the weights of a checkpoint, if any."""
+    """Return the settings of timm's training script that are stored with the weights of a checkpoint, if any."""
     settings = metadata.get('args')
     return vars(settings) if isinstance(settings, argparse.Namespace) else {}

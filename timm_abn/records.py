@@ -1,7 +1,7 @@
-"""What is known of a model that timm's configuration has no place for, and what its outputs mean.
+"""What is known about a model beyond timm's configuration, and what its outputs mean.
 
-A record stands in checkpoints, among the settings of the run, and at the top of ``config.json``, whose other entries
-timm takes and leaves these.
+A record is stored in checkpoints, among the settings of the run, and at the top level of ``config.json``, where timm
+ignores it.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ EXPLAINED_BY = ('attention', 'class_map', 'contrast', 'product')
 
 
 class Levels(NamedTuple):
-    """What is black and what is white in an image of more than 8 bits: grey values, or percentiles of each image."""
+    """What becomes black and white in an image of more than 8 bits: grey values, or percentiles of each image."""
 
     low: float
     high: float
@@ -66,16 +66,16 @@ class Levels(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """What timm's configuration has no place for; None where nobody has said.
+    """What is known beyond timm's configuration; None for what nobody has said.
 
     Attributes:
-        probabilities: What makes them of logits: 'softmax' of classes that exclude each other, 'sigmoid' of labels
-            that do not, and of one logit. By default 'sigmoid' of one logit and of tasks, else 'softmax'.
-        levels: What is black and white in images of more than 8 bits; by default the range of their type.
-        explained_by: Which of a model's own maps explains it best, as somebody measured: its 'attention' map, its
-            'class_map', the 'contrast' of that with the other classes, or the 'product' of attention and class map
-            (``Explanation.explaining_map``). By default the attention map; of CAM models, and of
-            attached ones without a refinement, the class map.
+        probabilities: How logits become probabilities: 'softmax' for classes that exclude each other, 'sigmoid' for
+            labels that do not, and for one logit. By default 'sigmoid' for one logit and for tasks, else 'softmax'.
+        levels: What becomes black and white in images of more than 8 bits; by default the range of their type.
+        explained_by: Which of a model's own maps was measured to explain it best: its 'attention' map, its 'class_map',
+            the 'contrast' with the other classes, or the 'product' of attention and class map
+            (``Explanation.explaining_map``). By default the attention map; for CAM models, and attached ones without
+            a refinement, the class map.
 
     Raises:
         TimmAbnError: A value has no meaning.
@@ -119,9 +119,9 @@ def set_record(model: nn.Module, record: Record) -> None:
     """
     if record.probabilities == 'softmax' and (_has_tasks(model) or _has_one_logit(model)):
         what = 'tasks do' if _has_tasks(model) else 'one logit does'
-        raise TimmAbnError(f"probabilities='softmax' is of classes that exclude each other; {what} not: 'sigmoid'.")
+        raise TimmAbnError(f"probabilities='softmax' needs classes that exclude each other; {what} not: use 'sigmoid'.")
     if record.explained_by == 'contrast' and (_has_tasks(model) or record.probabilities == 'sigmoid'):
-        raise TimmAbnError("explained_by='contrast' is of classes that exclude each other, unlike labels and tasks.")
+        raise TimmAbnError("explained_by='contrast' needs classes that exclude each other, unlike labels and tasks.")
     model._record = record  # type: ignore[assignment]
 
 

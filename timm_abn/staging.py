@@ -118,16 +118,16 @@ def check_output_folder(folder: str | Path) -> None:
     What a process that was killed left half-written there is removed; what a living one writes stays.
 
     Raises:
-        NotADirectoryError: It, or what should be a parent of it, is a file, or a link that leads nowhere.
+        NotADirectoryError: It, or what should be a parent of it, is a file, or a broken link.
         PermissionError: Writing there is not allowed.
     """
     folder = Path(folder).absolute()
     place = next(parent for parent in (folder, *folder.parents) if os.path.lexists(parent))
     if not place.is_dir():
-        what = 'a file' if place.exists() else 'a link that leads nowhere'
+        what = 'a file' if place.exists() else 'a broken link'
         raise NotADirectoryError(f'{place} is {what}, not a folder to write into')
     if not os.access(place, os.W_OK | os.X_OK):
-        raise PermissionError(f'{place} must not be written to')
+        raise PermissionError(f'{place} is not writable')
     for left in place.glob(f'{_PARTIAL}*'):
         with contextlib.suppress(OSError), _locked(left) as is_ours:
             if is_ours:
@@ -139,7 +139,7 @@ def check_output_file(path: str | Path) -> None:
     if not _is_stream(path):
         check_output_folder(Path(os.path.realpath(path)).parent)
     elif not os.access(path, os.W_OK):
-        raise PermissionError(f'{path} must not be written to')
+        raise PermissionError(f'{path} is not writable')
 
 
 @contextlib.contextmanager
@@ -162,7 +162,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
             raise
         with tempfile.TemporaryFile(dir=folder) as probe:  # torch does not say why: the disk does
             probe.write(bytes(2**20))
-        raise OSError(f'{folder.parent}: a file could not be written whole ({" ".join(str(error).split())})') from error
+        raise OSError(f'{folder.parent}: a file could not be fully written ({" ".join(str(error).split())})') from error
 
 
 @contextlib.contextmanager

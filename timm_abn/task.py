@@ -1,4 +1,4 @@
-"""The address that timm's own flag imports, so that its script trains ABNs without a launcher.
+"""The module for timm's own flag --device-modules, so that its script trains ABNs without a launcher.
 
     python train.py --device-modules timm_abn.task --model abn_resnet50 --data-dir /data/imagenet
 

@@ -20,7 +20,7 @@ def print_right(answers: Sequence[Answer], model: 'nn.Module') -> None:
         return
     others = len(answers) - len(known)
     without = f'; {others} of {len(answers)} images have no label' if others else ''
-    print(f'right: {sum(known)} of {len(known)} labelled images ({sum(known) / len(known):.1%}){without}')
+    print(f'correct: {sum(known)} of {len(known)} labelled images ({sum(known) / len(known):.1%}){without}')
     warn_of_order(answers, model)
 
 
@@ -35,4 +35,4 @@ def warn_of_order(answers: Sequence[Answer], model: 'nn.Module') -> None:
         if label is not None and path.parent.name
     ]
     if better := better_order(known, num_answers(model)):
-        print(f'timm-abn: warning: {better}; --label-names FILE says what they are', file=sys.stderr)
+        print(f'timm-abn: warning: {better}; use --label-names FILE to name them', file=sys.stderr)

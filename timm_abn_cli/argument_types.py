@@ -71,7 +71,7 @@ def zero_or_more(text: str) -> float:
     except ValueError:
         number = math.nan
     if not (math.isfinite(number) and number >= 0):
-        raise argparse.ArgumentTypeError(f'must be a number that is finite and not negative, got {text!r}')
+        raise argparse.ArgumentTypeError(f'must be a finite number of 0 or more, got {text!r}')
     return number
 
 
@@ -83,7 +83,7 @@ def method(text: str) -> str:
         hint = f'did you mean {", ".join(close)}?' if close else f'there are {", ".join(METHODS)}'
         raise argparse.ArgumentTypeError(f'there is no method {text!r}; {hint}')
     if colon and (package not in PACKAGES or not name):
-        raise argparse.ArgumentTypeError(f'PACKAGE:METHOD is of {", ".join(PACKAGES)}, got {text!r}')
+        raise argparse.ArgumentTypeError(f'PACKAGE:METHOD works for {", ".join(PACKAGES)}, got {text!r}')
     return text
 
 

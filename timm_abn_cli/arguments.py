@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments that say which model to load."""
-    name = 'name of the model, see timm-abn list; or hf-hub:OWNER/NAME (default: what the checkpoint says)'
+    name = 'name of the model, see timm-abn list; or hf-hub:OWNER/NAME (default: from the checkpoint)'
     parser.add_argument('--model', help=name)
     weights = 'weights to load instead of the pretrained ones (.safetensors, .pth, .pth.tar)'
     parser.add_argument('--checkpoint', type=Path, metavar='FILE', help=weights)
@@ -24,7 +24,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_building_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments that a model is built with, those that ``given_model_kwargs`` returns."""
-    number = 'number of classes (default: that of the weights)'
+    number = 'number of classes (default: from the weights)'
     parser.add_argument('--num-classes', type=positive, metavar='K', help=number)
     add_label_names_argument(parser)
     add_model_kwargs(parser)
@@ -34,21 +34,21 @@ def add_building_arguments(parser: argparse.ArgumentParser) -> None:
 def add_told_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what may be said of weights that do not say it themselves; what is written records it."""
     add = parser.add_argument
-    add('--img-size', type=positive, metavar='N', help='height and width of images (default: what the weights say)')
+    add('--img-size', type=positive, metavar='N', help='height and width of images (default: from the weights)')
     for name in ('mean', 'std'):
-        text = f'{name} of colours in [0, 1], one for each channel or for all (default: what the weights say)'
+        text = f'{name} of colours in [0, 1], one per channel or one for all (default: from the weights)'
         add(f'--{name}', type=float, nargs='+', metavar='X', help=text)
     add(
         '--crop-pct',
         type=float,
         metavar='X',
-        help="share of an image's side that is seen (default: what the weights say)",
+        help="share of an image's side that the model sees (default: from the weights)",
     )
-    kinds = 'of labels that do not exclude each other: sigmoid (default: what the weights say, else softmax)'
+    kinds = 'sigmoid for labels that do not exclude each other (default: from the weights, else softmax)'
     add('--probabilities', choices=PROBABILITIES, help=kinds)
     levels = (
-        'what is black and white in images of more than 8 bits: grey values (12-bit scans: 0 4095), or percentiles of '
-        'each image (1%% 99%%) (default: what the weights say, else the range of 16 bits)'
+        'what becomes black and white in images of more than 8 bits: grey values (12-bit scans: 0 4095), or '
+        'percentiles of each image (1%% 99%%) (default: from the weights, else the range of 16 bits)'
     )
     add('--levels', nargs=2, metavar=('LOW', 'HIGH'), help=levels)
 
@@ -72,9 +72,9 @@ def given_model_kwargs(args: argparse.Namespace) -> dict[str, Any]:
         CommandError: One of them has an option of its own, or neither a model nor a checkpoint is named.
     """
     if not args.model and args.checkpoint is None:
-        raise CommandError('pass --model NAME, or --checkpoint FILE of one that says what model it is of')
+        raise CommandError('pass --model NAME, or --checkpoint FILE if the file records its model')
     if 'checkpoint' in args.model_kwargs:
-        raise CommandError('argument --model-kwargs: checkpoint is no argument of a model; use --checkpoint')
+        raise CommandError('argument --model-kwargs: checkpoint is not an argument of a model; use --checkpoint')
     num_classes = {} if args.num_classes is None else dict(num_classes=args.num_classes)
     return {**args.model_kwargs, **num_classes, **given_told(args)}
 
@@ -95,8 +95,9 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     names = "as in timm's scripts: torch/fashion_mnist, torch/svhn, compcars, ... (default: folders of images)"
     parser.add_argument('--dataset', default='', metavar='NAME', help=names)
     parser.add_argument('--split', default='validation', help="as in timm's scripts (default: validation)")
-    parser.add_argument('--limit', type=positive, metavar='N', help='this many images, drawn at random (default: all)')
-    parser.add_argument('--seed', type=seed, default=0, help='of random draws (default: 0)')
+    number = 'use this many images, drawn at random (default: all)'
+    parser.add_argument('--limit', type=positive, metavar='N', help=number)
+    parser.add_argument('--seed', type=seed, default=0, help='seed of random draws (default: 0)')
 
 
 def given_data(args: argparse.Namespace) -> dict[str, Any]:
@@ -107,32 +108,32 @@ def given_data(args: argparse.Namespace) -> dict[str, Any]:
 def add_methods_argument(parser: argparse.ArgumentParser, chosen: Sequence[str]) -> None:
     """Declare which explanations a command makes, and where; ``chosen`` are tried where none is named."""
     names = (
-        f'{", ".join(METHODS)}; of the last three also PACKAGE:METHOD, such as torchcam:LayerCAM (default: those of '
+        f'{", ".join(METHODS)}; for the last three also PACKAGE:METHOD, such as torchcam:LayerCAM (default: those of '
         f'{", ".join(chosen)} that apply to the model)'
     )
     parser.add_argument('--methods', nargs='+', type=method, metavar='METHOD', help=names)
     path = (
-        'where Grad-CAM, Recipro-CAM and methods of packages are taken, such as layer3; cut: before the last stage, or '
-        'where an ABN applies its map (default: the last stage, of Recipro-CAM the cut)'
+        'layer for Grad-CAM, Recipro-CAM and methods of other packages, such as layer3; cut is before the last stage, '
+        'or where an ABN applies its map (default: the last stage; for Recipro-CAM the cut)'
     )
     parser.add_argument('--layer', metavar='PATH', help=path)
 
 
 def add_label_names_argument(parser: argparse.ArgumentParser) -> None:
     """Declare the file that names the classes."""
-    names = 'names of the classes in the order of the model, one per line (default: those that it records)'
+    names = 'names of the classes, one per line in the order of the model (default: from the weights)'
     parser.add_argument('--label-names', type=existing_file, metavar='FILE', help=names)
 
 
 def add_out_argument(parser: argparse.ArgumentParser, default: str) -> None:
     """Declare the folder of the results."""
-    where = f'where to write (default: {default})'
+    where = f'folder to write (default: {default})'
     parser.add_argument('--out', type=Path, default=Path(default), metavar='FOLDER', help=where)
 
 
 def add_csv_argument(parser: argparse.ArgumentParser, rows: str) -> None:
     """Declare a table that is written on demand, with a row for each of ``rows``."""
-    parser.add_argument('--csv', type=output_file, metavar='FILE', help=f'also write the table, a row per {rows}')
+    parser.add_argument('--csv', type=output_file, metavar='FILE', help=f'also write the table, one row per {rows}')
 
 
 def add_computing_arguments(parser: argparse.ArgumentParser, batch_size: int = 0) -> None:
@@ -140,7 +141,7 @@ def add_computing_arguments(parser: argparse.ArgumentParser, batch_size: int = 0
     if batch_size:
         number = f'images at once (default: {batch_size})'
         parser.add_argument('--batch-size', type=positive, default=batch_size, metavar='B', help=number)
-    parser.add_argument('--device', help='where to compute (default: cuda where torch finds it, else cpu)')
+    parser.add_argument('--device', help='device to compute on (default: cuda if torch finds it, else cpu)')
 
 
 def choose_device(args: argparse.Namespace) -> 'torch.device':

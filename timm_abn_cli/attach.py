@@ -1,29 +1,29 @@
-"""Refine the maps of a trained timm model on a folder of photos, without labels.
+"""Refine the maps of a trained timm model on a folder of unlabelled photos.
 
 examples:
   timm-abn attach --model convnext_tiny --data-dir photos --out attached
   timm-abn attach --checkpoint plain/model_best.pth.tar --data-dir photos --out attached
   timm-abn explain new_photos --checkpoint attached/last.pth.tar
 
-Without this command any timm model explains itself: its own head is applied to each place (timm_abn.attach). A
-refinement makes that map finer, and more faithful on photos of the same kind. The model stays as it is, to the last
-bit of its predictions. From the places where the map is greatest (how many is drawn for each photo) the model
+Any timm model can be explained without this command: its own head is applied at each position (timm_abn.attach). A
+refinement makes that map finer, and more faithful on similar photos. The model is frozen, and its predictions do not
+change. The map is trained to rank positions: from those where it is greatest (a random share for each photo) the model
 must predict what it predicts from the whole photo, and from the rest it must not.
 
-The folder holds photos, in folders of any kind: a fifth is held out, always the same one; or it has sub-folders train
-and validation. A checkpoint of timm's training script records its model, the arguments of this, and how images are
-prepared; --img-size, --mean, --std and --crop-pct say so of weights alone. Photos that cannot be read are named and
-left out.
+The folder may contain photos and folders of any kind; a fifth of the photos is held out, always the same ones. If there
+are sub-folders train and validation, these are used instead. A checkpoint of timm's training script records its model,
+the model's arguments, and how images are prepared; for weights alone, use --img-size, --mean, --std and --crop-pct.
+Photos that cannot be read are named and left out.
 
-After each 60 steps up to 50 held-out photos decide, by the symmetric relevance gain (SRG) of the map: the best
-refinement is kept, or the evidence that it began from, where nothing is better; after three rounds without a gain
-training stops. OUT then holds last.pth.tar, which every command takes, and summary.csv; continue.pth.tar is for
---resume alone. At the end up to 50 other held-out photos give a verdict: SRG (a map of noise has 0), and what it is
-above the mean map of the predicted class over other photos, above Grad-CAM, and above the evidence without refinement.
---resume with the same arguments ends with the weights of an uninterrupted run; with more --steps it goes on. Under
-torchrun each process has a batch of its own: torchrun --nproc_per_node 2 --no-python timm-abn attach ...
+After every 60 steps, up to 50 held-out photos decide by the symmetric relevance gain (SRG) of the map. The best
+refinement is kept, or the evidence that it started from if none is better; training stops after three rounds without a
+gain. OUT then contains last.pth.tar, which every command takes, and summary.csv; only --resume needs continue.pth.tar.
+At the end, up to 50 other held-out photos give a verdict: SRG (0 for a map of noise), and how far it is above the mean
+map of the predicted class over other photos, above Grad-CAM, and above the unrefined evidence. --resume with the same
+arguments ends with the weights of an uninterrupted run; with more --steps, it continues. Under torchrun, each process
+has its own batch: torchrun --nproc_per_node 2 --no-python timm-abn attach ...
 
-To train a network whose map gates on photos of your own: timm-abn-train --recipe finetune.
+To train a network whose map gates on your own photos, use timm-abn-train --recipe finetune.
 """
 
 import argparse
@@ -43,12 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add_model_arguments(parser)
     add('--data-dir', type=existing_folder, required=True, metavar='FOLDER', help='folder of the photos')
-    add('--out', type=Path, required=True, metavar='FOLDER', help='where to write')
+    add('--out', type=Path, required=True, metavar='FOLDER', help='folder to write')
     add('--resume', action='store_true', help='continue after the last round in --out')
-    add('--steps', type=positive, default=480, metavar='N', help='(default: 480)')
+    add('--steps', type=positive, default=480, metavar='N', help='training steps (default: 480)')
     add('--batch-size', type=positive, default=32, metavar='B', help='photos per step and process (default: 32)')
     add('--lr', type=positive_number, default=1e-3, help='learning rate (default: 0.001)')
-    add('--seed', type=seed, default=0, help='of order, flips, shares and backgrounds (default: 0)')
+    add('--seed', type=seed, default=0, help='seed of order, flips, shares and backgrounds (default: 0)')
     add('--workers', type=whole, default=0, metavar='N', help='processes that read photos (default: 0)')
     add_computing_arguments(parser)
 

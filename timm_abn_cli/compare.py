@@ -6,27 +6,27 @@ examples:
   timm-abn compare photo.jpg --model resnet18 --methods grad_cam torchcam:LayerCAM captum:Saliency --layer layer3
 
 The sheet of photo.jpg is written to OUT/photo.compare.png; that of folder/dogs/1.jpg to OUT/dogs/1.compare.png. It
-shows the image as the model sees it, and each map laid over it, stretched to its own range, which stands below; CAM and
-class maps are given less their mean over the places, and drawn from 0. Each method stands there with the layer that its
-map comes from: --layer, or for Grad-CAM and methods of packages the last stage (of a ViT that reads its class token the
-last block but one), for Recipro-CAM the cut before it.
+shows the image as the model sees it, and each map laid over it, stretched to its own range, which is given below. CAM
+and class maps are reduced by their spatial mean and drawn where they are above 0. Each method is named with the layer
+of its map: --layer if given. Otherwise it is the last stage for Grad-CAM and methods of other packages (the last block
+but one for a ViT that reads its class token), and the cut before it for Recipro-CAM.
 
-The class that is explained is the most probable one, or --class; of a multi-task network it is a task. Attention maps
+The class that is explained is the most probable one, or --class; for a multi-task network it is a task. Attention maps
 of a network with one map, rollout, random and centre are the same for all classes; their scores are not.
 
 Scores are areas under the curve of the class's probability: deletion, while pixels are replaced by the mean colour in
-falling order of the map (lower is better); insertion, while they are given back (higher is better); and SRG, insertion
-less deletion, which noise has 0 of. A score of one image is an anecdote: of several, a line at the end says what they
-allow to say of each method, and timm-abn evaluate has controls.
+descending order of the map (lower is better); insertion, while they are restored (higher is better); and SRG, insertion
+minus deletion, which is 0 for noise. The score of one image proves little. For several images, a line at the end says
+what the scores allow to conclude about each method; timm-abn evaluate adds controls.
 
-Images in folders that are called like classes have a true label: the number of right answers stands below the table.
+Images have a true label if their folders are named like classes: a line below the table counts the correct answers.
 
-It takes any timm model, with --checkpoint or with pretrained weights; methods that do not apply to it are reported
-before the work begins. pytorch_grad_cam, torchcam and captum are other packages: pip install 'timm-abn[compare]'. Each
-has methods of its own: pytorch_grad_cam:LayerCAM, torchcam:SmoothGradCAMpp, captum:IntegratedGradients.
+Any timm model works, with --checkpoint or with pretrained weights; methods that do not apply to it are reported before
+the work begins. pytorch_grad_cam, torchcam and captum are other packages: pip install 'timm-abn[compare]'. Each has its
+own methods: pytorch_grad_cam:LayerCAM, torchcam:SmoothGradCAMpp, captum:IntegratedGradients.
 
-exit code: 0 if all went well, 1 if images found in a folder cannot be read (the others are compared), 2 if a file that
-was named cannot be read, or for wrong arguments.
+exit code: 0 on success, 1 if images in a folder cannot be read (the others are compared), 2 if a named file cannot be
+read, or if arguments are wrong.
 """
 
 import argparse
@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_images_argument(parser)
     add_model_arguments(parser)
     add_methods_argument(parser, CHOSEN)
-    explained = 'name, or number, of the class or task to explain (default: the most probable one of each image)'
+    explained = 'name or index of the class or task to explain (default: the most probable one of each image)'
     parser.add_argument('--class', dest='class_name', metavar='NAME', help=explained)
     add_out_argument(parser, 'outputs/compare')
     add_csv_argument(parser, 'image and method')
@@ -144,10 +144,10 @@ def _write_sheet(
 
     config, name = preprocessing.config, prepared.source.name
     notes = [
-        f'{model_title(args)}. Colours show each map from its least value to its greatest, which the bars name; CAM '
-        'and class maps, less their mean, from 0. '
+        f'{model_title(args)}. Colours span each map from its minimum to its maximum, shown at the bars; CAM '
+        'and class maps, minus their mean, from 0. '
         f'Scores: area under the curve of the probability of "{names[comparison.target]}" in {args.steps} steps; '
-        'deletion replaces pixels by the mean colour, insertion gives them back, SRG is their difference: of noise 0.'
+        'deletion replaces pixels by the mean colour, insertion restores them, SRG is the difference: 0 for noise.'
     ]
     picture = input_picture(prepared.x, config['mean'], config['std'])
     sheet = draw_sheet(picture, comparison, names, prepared.source.path.name, notes)
@@ -201,7 +201,7 @@ def _verdicts(rows: Sequence[dict[str, Any]]) -> str:
 
     number = len({row['image'] for row in rows})
     if number < FEWEST_IMAGES:
-        return f'Too few images to say how faithful a method is: {number}, {FEWEST_IMAGES} or more are needed.'
+        return f'Too few images to say how faithful a method is: {number}; at least {FEWEST_IMAGES} are needed.'
     gains: dict[str, list[float]] = {}
     for row in rows:
         gains.setdefault(row['method'], []).append(row['gain'])

@@ -5,9 +5,9 @@ examples:
   timm-abn convert model_best.pth.tar --out weights/from_the_authors/
   timm-abn convert celeba.model --mechanism residual --out weights/celeba/
 
-Then, in Python: timm.create_model('local-dir:weights/abn_resnet152', pretrained=True). Without --model the model is
-found from the names and shapes in the checkpoint. The number of classes comes from there as well, and so does the
-kind of the attention map: the authors' SENets sum logarithms where the paper has a sigmoid.
+Then, in Python: timm.create_model('local-dir:weights/abn_resnet152', pretrained=True). Without --model, the model is
+identified from the names and shapes in the checkpoint. So are the number of classes and the kind of attention map: the
+authors' SENets sum logarithms where the paper has a sigmoid.
 
 The checkpoints are linked from https://github.com/machine-perception-robotics-group/attention_branch_network. Only
 tensors and plain values are read from them; no code in them is run.
@@ -25,17 +25,17 @@ __all__ = ['add_arguments', 'run']
 _CARD = """\
 Attention Branch Network, converted with `timm-abn convert` from a checkpoint of the code that the authors of the paper
 published at https://github.com/machine-perception-robotics-group/attention_branch_network. That repository names no
-licence: ask its authors before you publish weights that they have trained."""
+licence: ask its authors before you publish weights that they trained."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     parser.add_argument('checkpoint', type=existing_file, help="the authors' file, such as model_best.pth.tar")
-    name = 'name of the model, see timm-abn list (default: found from the file)'
+    name = 'name of the model, see timm-abn list (default: identified from the file)'
     parser.add_argument('--model', metavar='NAME', help=name)
-    mechanism = "of a multi-task checkpoint, which does not tell it (default: product, as in the authors' code)"
+    mechanism = "mechanism of a multi-task checkpoint, not recorded in it (default: product, as in the authors' code)"
     parser.add_argument('--mechanism', choices=MECHANISMS, help=mechanism)
-    parser.add_argument('--out', type=Path, required=True, metavar='FOLDER', help='a new folder')
+    parser.add_argument('--out', type=Path, required=True, metavar='FOLDER', help='new folder to write')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -59,7 +59,9 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise CheckpointError(f'{args.checkpoint}: {error}') from None
     if args.mechanism and not model_args.get('multi_task'):
-        raise CheckpointError(f'{args.checkpoint} is not of a multi-task network: --mechanism is always residual')
+        raise CheckpointError(
+            f'{args.checkpoint} is not from a multi-task network: its mechanism is residual, leave out --mechanism'
+        )
     if args.mechanism:
         model_args['mechanism'] = args.mechanism
     model = timm.create_model(name, device=torch.device('meta'), **model_args)

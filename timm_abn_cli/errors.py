@@ -26,7 +26,7 @@ def reason_of(error: Exception) -> str | None:
     # of torch and its library on the CPU; on a GPU it has a class for it
     is_full = re.search("can't allocate memory|could not create a (primitive|memory)", str(error))
     if is_full or isinstance(error, MemoryError) or type(error).__name__ == 'OutOfMemoryError':
-        return 'out of memory; smaller batches and images take less'
+        return 'out of memory; try smaller batches or images'
     if isinstance(error, ValueError):
         from timm_abn import TimmAbnError
 

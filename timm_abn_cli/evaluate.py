@@ -6,34 +6,33 @@ examples:
   timm-abn evaluate --checkpoint output/train/abn/last.pth.tar --data-dir photos --masks masks/ \\
       --reference-checkpoint plain.pth.tar
 
-Written to --out: scores.csv (a row per image and method), summary.json (means with 95 % bootstrap intervals, also class
-by class, paired differences to the first method, verdicts, versions and settings) and curves.png (needs the extra:
-pip install 'timm-abn[plot]').
+Written to --out: scores.csv (a row per image and method), summary.json (means with 95 % bootstrap intervals, also per
+class, paired differences to the first method, verdicts, versions and settings) and curves.png (needs the extra: pip
+install 'timm-abn[plot]').
 
-Deletion replaces the pixels in the order of the map, insertion gives them back in the same order; the score is the area
-under the probability of the class that is predicted for the whole image (Petsiuk et al., 2018). SRG, the symmetric
-relevance gain, is insertion less deletion: noise has 0, whatever replaces pixels (Bluecher et al., 2024).
+Deletion replaces pixels in the order of the map; insertion restores them in the same order. The score is the area under
+the probability of the class that is predicted for the whole image (Petsiuk et al., 2018). SRG, the symmetric relevance
+gain, is insertion minus deletion: it is 0 for noise, whatever replaces pixels (Bluecher et al., 2024).
 
-The column that counts is 'above the mean map': SRG less that of the mean of the same method's maps of other images that
-are predicted as the same class, which looks at no pixel of the image. random, and centre, a Gaussian, are always there.
-'classes alike' is the rank correlation with the map of the most probable other class, 'randomised' that with the map of
-the network with another head: near 1, the map knows nothing of the class, or of what was learned. Position bias is the
-share of the maps' variance in space that is the same in all images. What an ABN loses when its map is replaced tells
-whether the map matters. The last lines say in words what follows, method by method.
+The column that counts is 'above the mean map': SRG minus the SRG of the method's mean map over other images predicted
+as the same class, which uses no pixel of this image. The controls random, and centre, a Gaussian, are always included.
+'classes alike' is the rank correlation with the map of the most probable other class; 'randomised' is that with the map
+of the network with another head. Near 1, the map ignores the class, or what was learned. Position bias is the share of
+the maps' spatial variance that is the same in all images. For an ABN, a table shows what the prediction loses when the
+map is replaced, that is, whether the map matters. The last lines give a verdict on each method, in words.
 
-Folders of images have classes if their sub-folders are called like those of the model: by name, of ImageNet also by
-synset, or by number. --masks are PNG files with the
-names of the images, beside them or in a folder of their own (the object is where they are not 0), or one JSON file in
-COCO's format. Masks of a multi-task network lie in one folder per task, or have categories named like the tasks: then
-each task is scored.
+Folders of images have classes if their sub-folders match those of the model: by name, for ImageNet also by synset, or
+by number. --masks are PNG files named like the images, next to them or in their own folder (the object is where they
+are not 0), or one JSON file in COCO's format. Masks for a multi-task network are in one folder per task, or have
+categories named like the tasks; then each task is scored.
 
-For --reference, for example a model without ABN, the methods that apply to it are scored on the same images.
+--reference names another model, such as one without ABN; the methods that apply to it are scored on the same images.
 
-An interrupted evaluation continues where it stopped if the same command is given again, and a finished one is shown
-again, which a line says. That takes as long as reading the images: results are used again only where weights, network,
-preparation, images, masks, labels and methods are the same; else another --out is asked for.
+An interrupted evaluation continues if the same command is given again. A finished one is shown again, and a line says
+so. This takes as long as reading the images, because results are reused only if weights, network, preparation, images,
+masks, labels and methods are the same; otherwise the command asks for another --out.
 
-Under torchrun each process takes its share: torchrun --nproc_per_node 2 --no-python timm-abn evaluate ...
+Under torchrun each process takes a share: torchrun --nproc_per_node 2 --no-python timm-abn evaluate ...
 """
 
 import argparse
@@ -74,16 +73,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     add_data_arguments(parser)
     add_methods_argument(parser, CHOSEN)
-    parser.add_argument('--masks', type=existing, metavar='FOLDER|JSON', help='where the objects of the images are')
-    parser.add_argument('--reference', metavar='MODEL', help='another model, whose explanations are scored as well')
+    parser.add_argument('--masks', type=existing, metavar='FOLDER|JSON', help='masks of the objects in the images')
+    parser.add_argument('--reference', metavar='MODEL', help='another model whose explanations are scored as well')
     parser.add_argument('--reference-checkpoint', type=Path, metavar='FILE', help='weights of that model')
-    parser.add_argument('--steps', type=positive, default=32, help='of deletion and insertion (default: 32)')
+    parser.add_argument('--steps', type=positive, default=32, help='steps of deletion and insertion (default: 32)')
     parser.add_argument('--baseline', choices=BASELINES, default='mean', help='what replaces pixels (default: mean)')
-    size = 'side, in pixels, of the squares that are replaced (default: 1)'
+    size = 'side in pixels of the squares that are replaced (default: 1)'
     parser.add_argument('--patch-size', type=positive, default=1, metavar='P', help=size)
-    classes = 'also tell the gains for each predicted class'
+    classes = 'also show the gains for each predicted class'
     parser.add_argument('--by-class', action='store_true', help=classes)
-    mosaics = 'also score GridPG, on mosaics of N x N images that are predicted rightly and with confidence'
+    mosaics = 'also score GridPG, on mosaics of N x N images that are predicted correctly and with confidence'
     parser.add_argument('--grid', type=cells, metavar='N', help=mosaics)
     add_out_argument(parser, 'outputs/evaluate')
     add_computing_arguments(parser, batch_size=32)
@@ -92,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     if args.methods and len(set(args.methods)) != len(args.methods):
-        raise CommandError(f'--methods must be different ones, got {" ".join(args.methods)}')
+        raise CommandError(f'--methods must not repeat a method, got {" ".join(args.methods)}')
 
     from timm_abn.data.class_names import name_classes
     from timm_abn.explain.processes import process_group
@@ -116,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
     first = [row for row in evaluation.rows if row['method'] == evaluation.rows[0]['method']]
     warn_of_order([(PurePath(row['image']), row['label'], row['predicted']) for row in first], model)
     files = ', '.join(str(args.out / name) for name in ('scores.csv', 'summary.json') + ('curves.png',) * draws)
-    missing = '' if draws else " (curves.png takes pip install 'timm-abn[plot]')"
+    missing = '' if draws else " (curves.png needs pip install 'timm-abn[plot]')"
     print(f'\nWritten to: {files}{missing}')
     return 0
 
@@ -135,7 +134,7 @@ def _evaluate(args: argparse.Namespace, model: 'nn.Module') -> 'Evaluation | Non
     reference = _load_reference(args, model) if has_reference else None  # errors come before long work
     evaluation = _evaluate_model(args, model, methods, args.out)
     if evaluation is not None and not evaluation.rows:
-        raise CommandError(f'no image can be scored: {next(iter(evaluation.problems), "there is none")}')
+        raise CommandError(f'no image can be scored: {next(iter(evaluation.problems), "there are none")}')
     if reference is None:
         return evaluation
     others = applicable_explainers([name for name in methods if name not in FLOORS], reference)

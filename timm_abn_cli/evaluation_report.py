@@ -14,7 +14,7 @@ from .table import format_table
 
 __all__ = ['draw_curves', 'report']
 
-OTHER_CLASSES = 'all of fewer than 10 images'
+OTHER_CLASSES = 'all with fewer than 10 images'
 # columns of the first table; all others stand in the second
 SCORES = (*GAINS, 'deletion', 'insertion')
 
@@ -36,7 +36,7 @@ def report(evaluation: Evaluation, names: Sequence[str], by_class: bool = False)
         columns = list(next(iter(evaluation.differences.values())))
         rows = [[method, *map(str, row.values())] for method, row in evaluation.differences.items()]
         table = format_table(['method', *(TITLES[name] for name in columns)], rows)
-        sections.append(f'Paired differences to {first}: an interval that does not hold 0 tells them apart\n{table}')
+        sections.append(f'Paired differences to {first}: they differ if the interval excludes 0\n{table}')
     if evaluation.targets:
         sections.append(f'Each task\n{_target_table(evaluation.targets, "task", names)}')
     if by_class:
@@ -58,11 +58,11 @@ def _score_table(evaluation: Evaluation) -> str:
     first = [row for row in evaluation.rows if row['method'] == next(iter(evaluation.scores), '')]
     number = len({row['image'] for row in first})
     labelled = evaluation.accuracy.number
-    accuracy = f', accuracy {evaluation.accuracy} of {labelled} with a label' if labelled else ', none with a label'
+    accuracy = f', accuracy {evaluation.accuracy} on {labelled} with a label' if labelled else ', none with a label'
     table = format_table(['method', 'layer', *(TITLES[name] for name in shown)], rows)
     few = max(Counter(row['method'] for row in evaluation.rows if row['mean_map_of_all']).values(), default=0)
-    note = f'\nFor {few} of {len(first)} the mean map is that of all others: fewer than 5 others are of their class'
-    return f'Scores: mean and 95 % interval of {number} images{accuracy}\n{table}{note if few else ""}'
+    note = f'\nFor {few} of {len(first)} the mean map is over all other images: fewer than 5 are of the same class'
+    return f'Scores: mean and 95 % interval over {number} images{accuracy}\n{table}{note if few else ""}'
 
 
 def _map_table(evaluation: Evaluation) -> str:
@@ -73,7 +73,7 @@ def _map_table(evaluation: Evaluation) -> str:
         bias = evaluation.position_bias[method]
         rows.append([method, *(str(row[name]) for name in shown), '-' if bias != bias else f'{bias:.2f}'])
     table = format_table(['method', *(TITLES[name] for name in shown), 'position bias ↓'], rows)
-    title = 'Maps; 1 in the last columns: the same for another class, another head of the network, another image'
+    title = 'Maps; 1 in the last columns: the map is the same for another class, another head, another image'
     return f'{title}\n{table}'
 
 
@@ -103,7 +103,7 @@ def _reliance_table(evaluation: Evaluation) -> str:
         [REPLACEMENTS[replacement], *(str(row[name]) for name in shown)]
         for replacement, row in evaluation.reliance.items()
     ]
-    table = format_table(['map given instead of the predicted one', *(columns[name] for name in shown)], rows)
+    table = format_table(['map used instead of the predicted one', *(columns[name] for name in shown)], rows)
     return f'Reliance: what the prediction loses when its map is replaced\n{table}'
 
 

@@ -4,42 +4,41 @@ examples:
   timm-abn explain photo.jpg --model abn_resnet20_cifar.fashion_mnist
   timm-abn explain photo.jpg folder/ --model abn_resnet152 --checkpoint weights.safetensors --map npy
 
-Folders are searched with their subfolders. The overlay of photo.jpg is written to OUT/photo.overlay.png, in the size of
-the photo; that of folder/dogs/1.jpg to OUT/dogs/1.overlay.png; a second file of the same name becomes 1-2.overlay.png.
+Folders are searched recursively. The overlay of photo.jpg is written to OUT/photo.overlay.png, in the photo's size;
+that of folder/dogs/1.jpg to OUT/dogs/1.overlay.png; a second file with the same name becomes 1-2.overlay.png.
 
-CAM baselines (cam_resnet50, ...) are explained as well, with --checkpoint: their map is that of the likeliest class.
+CAM baselines (cam_resnet50, ...) with --checkpoint also work: their map is that of the most probable class.
 
-A multi-task network has a map for each task: those of the most probable tasks are drawn, to OUT/photo.TASK.overlay.png.
+A multi-task network has a map for each task; those of the most probable tasks are drawn, to OUT/photo.TASK.overlay.png.
 
-A checkpoint of timm-abn-train records its model, the arguments of this, and how images were prepared. For bare weights,
+A checkpoint of timm-abn-train records its model, the model's arguments, and how images were prepared. For bare weights,
 --model-kwargs gives the arguments that were not the default in training, such as mechanism=product attention_map=raw,
-and --img-size, --mean, --std and --crop-pct how images were prepared. A model of one logit answers no or yes, with
-1 - p and p.
+and --img-size, --mean, --std and --crop-pct say how images were prepared. A model with one logit answers no or yes,
+with probabilities 1 - p and p.
 
-The map that is drawn is the one that the model's record says explains it best; a line below the table names it. Where
-nobody measured that, it is the attention map, of CAM models the class map. --show chooses another.
+The map drawn is the one that the model's record names as its best explanation; a line below the table says which. If
+none is recorded, it is the attention map, or for CAM models the class map. --show selects another.
 
---show class draws the class map of the most probable class, or of --class, less its mean over the places, as far as it
-is above 0; --show contrast draws that map minus the mean of the other classes' maps; --show product, the attention map
-times the class map. Class maps are contrasts, not amounts: softmax sees only the differences between them.
-The contrast shows what speaks for a class: red where it is ahead of the others, blue where it is behind, grey where
-neither.
+--show class draws the class map of the most probable class, or of --class, minus its spatial mean, where that is above
+0. --show contrast draws the class map minus the mean of the other classes' maps; --show product, the attention map
+times the class map. Only differences between class maps carry meaning, because softmax depends on nothing else. The
+contrast shows what speaks for a class: red where it is ahead of the others, blue where behind, grey where neither.
 
-The model sees its own preprocessing of an image, which for most models cuts off the edges. What it did not see is left
-as it is in the overlay, and 0 in the map. Colours show each map from its least value (dark) to its greatest (bright):
-they say where in an image, not how much, and a map of .1 can look as hot as one of .7. To compare images, use --scale
+The model sees its own preprocessing of an image, which usually crops the edges. In the overlay the part that it did not
+see is unchanged, and in the map it is 0. Colours span each map from its minimum (dark) to its maximum (bright): they
+show where in an image, not how much, and a map of .1 can look as hot as one of .7. To compare images, use --scale
 common, one range for all images of the run, or --scale absolute, the [0, 1] of the sigmoid. The range of each map is in
 the table, in --csv, and in the text of the overlay's PNG file; --map npy writes the values themselves.
 
-Images in folders that are called like classes have a true label: by their names, of ImageNet also by synsets, or by
-their numbers (for a model whose classes have no names: in as many folders as there are classes, in timm's order). The
-table holds it, and the number of right answers stands below.
+Images have a true label if their folders match the classes: by name, for ImageNet also by synset, or by number (for a
+model whose classes have no names: by as many folders as there are classes, in timm's order). The table shows it, and a
+line below counts the correct answers.
 
-Several processes share the images, with the same results as one process:
+Several processes can share the images, with the same results as one:
 torchrun --no-python --nproc_per_node 2 timm-abn explain ...
 
-exit code: 0 if all went well, 1 if images found in a folder cannot be read (the others are explained), 2 if a file
-that was named cannot be read, or for wrong arguments.
+exit code: 0 on success, 1 if images in a folder cannot be read (the others are explained), 2 if a named file cannot be
+read, or if arguments are wrong.
 """
 
 import argparse
@@ -79,13 +78,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--top-k', type=positive, default=5, metavar='K', help='classes per image (default: 5)')
     also = 'also write the map in the size of the image: its values, or as shown, in grey'
     add('--map', choices=('npy', 'png'), help=also)
-    way = 'how maps are brought to the size of the image (default: bilinear)'
+    way = 'how maps are resized to the size of the image (default: bilinear)'
     add('--interpolation', choices=INTERPOLATIONS, default='bilinear', help=way)
-    add('--colormap', choices=COLORMAPS, help='(default: viridis; --show contrast has colours of its own)')
-    span = 'range of values that the colours span: of each map, of all maps of the run, or [0, 1] (default: own)'
+    add('--colormap', choices=COLORMAPS, help='colours of the map (default: viridis; --show contrast has its own)')
+    span = 'range that the colours span: that of each map, that of all maps of the run, or [0, 1] (default: own)'
     add('--scale', choices=SCALES, default='own', help=span)
-    add('--show', choices=SHOWN_MAPS, help='which map of the model (default: what its record says explains it best)')
-    shown = 'class of a class map, contrast or product, by name or index (default: the most probable one of each image)'
+    add('--show', choices=SHOWN_MAPS, help='which map to draw (default: the one recorded as the best explanation)')
+    shown = 'class for --show class, contrast or product: name or index (default: the most probable of each image)'
     add('--class', dest='shown_class', metavar='NAME', help=shown)
     add_csv_argument(parser, 'image and class')
     add_computing_arguments(parser, batch_size=16)
@@ -138,9 +137,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_shown(args: argparse.Namespace, shown: str, is_attached: bool) -> None:
     if args.shown_class is not None and shown == 'attention' and not is_attached:
-        raise CommandError('--class says whose map --show class or --show contrast draws; add one of them')
+        raise CommandError('--class selects the class for --show class or --show contrast; add one of them')
     if args.colormap and shown == 'contrast':
-        raise CommandError('--show contrast needs colours of two directions, and has its own; leave out --colormap')
+        raise CommandError('--show contrast needs colours for both signs, and has its own; leave out --colormap')
 
 
 def _rows(image: 'ExplainedImage', names: Sequence[str], label: int | None) -> list[dict[str, Any]]:

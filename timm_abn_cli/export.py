@@ -1,4 +1,4 @@
-"""Export a model with its explanation as further outputs, as ONNX or as a program of torch.export.
+"""Export a model with its explanation as extra outputs, as ONNX or as a program of torch.export.
 
 examples:
   timm-abn export onnx --model abn_resnet20_cifar.fashion_mnist --out model.onnx
@@ -6,16 +6,16 @@ examples:
       --out model.pt2
   timm-abn export onnx --model resnet18 --checkpoint resnet18.pth --dynamic batch --out resnet18.onnx
 
-The input is called images, shape (B, channels, H, W), normalised; the outputs are logits, (B, K), and attention_map,
-(B, 1, h, w), of multi-task models (B, T, h, w). CAM baselines (cam_resnet50, ...) have the same two outputs. Any other
-timm classifier has class_maps besides, (B, K, h, w), the evidence for each class at each place; its attention_map is
-the evidence for the predicted class, of mean 0 over the places (refined, where timm-abn attach did that). Without
---dynamic B is 1, and images have the size of the model. The more is left open, the longer tracing takes: after
---timeout seconds the export stops, leaves nothing behind, and suggests a simpler form. Image sizes stay those of the
-model where they cannot be traced, as with the padding of TensorFlow (tf_efficientnet); the output says it.
+The input is called images, shape (B, channels, H, W), normalised. The outputs are logits, (B, K), and attention_map,
+(B, 1, h, w), or (B, T, h, w) for multi-task models. CAM baselines (cam_resnet50, ...) have the same two outputs. Any
+other timm classifier also has class_maps, (B, K, h, w), the evidence for each class at each position; its attention_map
+is the evidence for the predicted class, with a spatial mean of 0 (refined if timm-abn attach did that). Without
+--dynamic, B is 1 and images have the size of the model. The more is left open, the longer tracing takes: after
+--timeout seconds the export stops, leaves no file, and suggests something simpler. Image sizes stay fixed if they
+cannot be traced, as with TensorFlow's padding (tf_efficientnet); the output says so.
 
-Before the file appears it is run (ONNX: by onnxruntime) and compared with the model on random images, with --dynamic in
-several batch and image sizes. The metadata of the file say how images are prepared and what the classes are called:
+Before the file appears, it is run (ONNX: by onnxruntime) and compared with the model on random images, with --dynamic
+in several batch and image sizes. The metadata record how images are prepared and the names of the classes:
 metadata_props of the ONNX graph, metadata.json in the archive of torch.export.
 """
 
@@ -43,14 +43,14 @@ SIMPLER = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
-    parser.add_argument('format', choices=tuple(ENDINGS), help='kind of file')
+    parser.add_argument('format', choices=tuple(ENDINGS), help='format of the file')
     add_model_arguments(parser)
-    length = 'accept batches, images or both of any size; --dynamic alone means all, as far as the backbone allows'
+    length = 'accept any batch size, any image size, or both; --dynamic alone means both, as far as the backbone allows'
     lengths = ('batch', 'size', 'all')
     parser.add_argument('--dynamic', nargs='?', const='all', default='', choices=lengths, help=length)
     limit = 'stop after this time (default: 600)'
     parser.add_argument('--timeout', type=positive_number, default=600, metavar='SECONDS', help=limit)
-    parser.add_argument('--out', type=output_file, required=True, metavar='FILE', help='what to write (.onnx, .pt2)')
+    parser.add_argument('--out', type=output_file, required=True, metavar='FILE', help='file to write (.onnx, .pt2)')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -76,10 +76,10 @@ def run(args: argparse.Namespace) -> int:
         check_packages(args.format)
         facts = run_limited('timm_abn.export.writing:write_graph', arguments, args.out, args.timeout, say)
     except OutOfTime as phase:
-        simpler = f'simpler is {SIMPLER[args.dynamic]}, or' if args.dynamic else 'you may'
+        simpler = f'try {SIMPLER[args.dynamic]}, or' if args.dynamic else 'you can'
         raise CommandError(
-            f'{model_title(args)} is not exported after {args.timeout:g} s, while {phase}; {simpler} give it longer '
-            f'(--timeout SECONDS)'
+            f'{model_title(args)} was not exported within {args.timeout:g} s, stopped while {phase}; {simpler} allow '
+            f'more time (--timeout SECONDS)'
         ) from None
     except CommandError as error:
         raise CommandError(f'cannot export {model_title(args)}: {error}') from None

@@ -1,13 +1,14 @@
-"""List the Attention Branch Networks: parts, size, weights, and the error that the paper reports.
+"""List the Attention Branch Networks: parts, size, weights, and the error reported by the paper.
 
 examples:
   timm-abn list
   timm-abn list 'abn_resnet*'
 
-The gate is what the attention map does to the features: it multiplies them as in the paper ('features'), or where norms
-would undo that, their distances to their mean ('centred'), and where a class token is read, what that reads ('tokens').
-GMACs are multiply-accumulates of the evaluation of one image of the model's own size. The last column is the top-1
-error in percent that the paper reports (CVPR 2019, Table 1 and section 4.2); it is not a measurement of these weights.
+The gate says how the attention map acts: it multiplies the features as in the paper ('features'); if norms would undo
+that, it multiplies their distances to their mean ('centred'); if a class token is read, it also weights what the token
+reads ('tokens'). GMACs are the multiply-accumulates to evaluate one image of the model's own size. The last column is
+the top-1 error in percent that the paper reports (CVPR 2019, Table 1 and section 4.2), not a measurement of these
+weights.
 """
 
 import argparse
@@ -28,7 +29,9 @@ FACTS = Path(__file__).parents[1] / 'timm_abn' / 'publish' / 'model_facts.json'
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
-    parser.add_argument('pattern', nargs='?', default='', metavar='PATTERN', help="only these, such as 'abn_resnet*'")
+    parser.add_argument(
+        'pattern', nargs='?', default='', metavar='PATTERN', help="list only matching names, such as 'abn_resnet*'"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

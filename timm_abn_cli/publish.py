@@ -9,11 +9,11 @@ examples:
 Then, in Python: timm.create_model('hf-hub:me/abn_resnet50', pretrained=True).
 
 The source is a folder that timm-abn convert wrote, or a checkpoint of timm-abn-train, which records its model and how
-images were prepared. Averaged weights (--model-ema) are used where a checkpoint has them. For other checkpoints --model
-names the model. --dry-run writes the folder, and publishes nothing.
+images were prepared. Averaged weights (--model-ema) are used if a checkpoint has them. For other checkpoints, --model
+names the model. --dry-run writes the folder and publishes nothing.
 
---space publishes a Space in the place of a model: the page of timm-abn app for these weights. Its folder holds app.py,
-too, and runs on any machine: python app.py. The Space installs timm-abn by requirements.txt.
+--space publishes a Space instead of a model: the page of timm-abn app with these weights. Its folder contains app.py
+and also runs on any machine: python app.py. The Space installs timm-abn from requirements.txt.
 
 Publishing needs a token: log in with hf auth login, or set HF_TOKEN.
 """
@@ -34,20 +34,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     add = parser.add_argument
     add('source', type=existing, metavar='FOLDER|CHECKPOINT', help='what to publish')
-    add('--repo', required=True, metavar='USER/NAME', help='repository; made if it does not exist')
+    add('--repo', required=True, metavar='USER/NAME', help='repository; created if it does not exist')
     add('--private', action='store_true', help='only you may see the repository')
-    add('--revision', metavar='BRANCH', help='branch; made if it does not exist (default: main)')
+    add('--revision', metavar='BRANCH', help='branch; created if it does not exist (default: main)')
     add('--model', metavar='NAME', help='model of a checkpoint that does not record it')
     add_model_kwargs(parser)
     add_told_arguments(parser)
     add_label_names_argument(parser)
     scores = 'summary.json of timm-abn evaluate, for the card of a checkpoint'
     add('--scores', type=existing_file, metavar='FILE', help=scores)
-    explains = 'which map was measured to explain best, and is shown first, of a checkpoint'
+    explains = 'map that was measured to explain best and is shown first, for a checkpoint'
     add('--explained-by', choices=EXPLAINED_BY, help=explains)
-    add('--license', default='unknown', help='licence of the weights of a checkpoint, as the Hub spells it')
+    add('--license', default='unknown', help='licence of the weights, as the Hub spells it, for a checkpoint')
     add('--space', action='store_true', help='publish a page that explains photos, as a Space')
-    add('--dry-run', action='store_true', help='write the folder, and publish nothing')
+    add('--dry-run', action='store_true', help='write the folder and publish nothing')
     where = 'where --dry-run writes (default: NAME in the current folder)'
     add('--out', type=Path, metavar='FOLDER', help=where)
 

@@ -5,18 +5,18 @@ examples:
       --limit 2000 --out outputs/tsne
   timm-abn tsne --checkpoint output/train/abn/last.pth.tar --data-dir photos/
 
-Features are those that the attention map is applied to, and what the perception branch sees, averaged over all places
-(paper, Fig. 6). OUT/tsne.png shows both, coloured by class; OUT/tsne.csv has a row per image: name, label, x and y
-before and after.
+The features are those that the attention map is applied to, and what the perception branch receives, averaged over all
+positions (paper, Fig. 6). OUT/tsne.png shows both, coloured by class; OUT/tsne.csv has a row per image: name, label, x
+and y before and after.
 
-In a t-SNE picture neither the size of groups nor the distance between them means anything, and another --seed gives
-another picture. Numbers about the features themselves are therefore printed with it, with 95 % bootstrap intervals over
-the images: the silhouette (from -1 to 1), and how often the 5 nearest other images give the right class. They are for
-images whose class is known. Thousands of images take minutes; --limit takes fewer.
+In a t-SNE picture, neither the size of groups nor the distance between them has a meaning, and another --seed gives
+another picture. So the command also prints numbers about the features themselves, with 95 % bootstrap intervals over
+the images whose class is known: the silhouette (from -1 to 1), and how often the 5 nearest other images give the right
+class. Thousands of images take minutes; --limit takes fewer.
 
 Needs the extra plot: pip install 'timm-abn[plot]'
 
-exit code: 0 if all went well, 1 if images cannot be read (the others are drawn), 2 for wrong arguments.
+exit code: 0 on success, 1 if images cannot be read (the others are drawn), 2 if arguments are wrong.
 """
 
 import argparse
@@ -91,7 +91,7 @@ def _report(features: 'AttendedFeatures', separations: Mapping[str, 'Separation'
     labels = [label for label in features.labels if label is not None]
     known = f'{len(features.names)} images, {len(labels)} with a known class, {len(set(labels))} classes'
     if not separations:
-        return f'{known}: too few to say how well features tell classes'
+        return f'{known}: too few to say how well features separate classes'
     rows: list[Sequence[str]] = [
         (name, str(value.before), str(value.after), str(value.difference)) for name, value in separations.items()
     ]

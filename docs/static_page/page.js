@@ -62,7 +62,7 @@ function draw() {
     }
   }
   context.putImageData(pixels, 0, 0);
-  element('range').textContent = `${attentionMap.width} x ${attentionMap.height} places, from ${low.toFixed(2)} to ${high.toFixed(2)}`;
+  element('range').textContent = `${attentionMap.width} x ${attentionMap.height} positions, from ${low.toFixed(2)} to ${high.toFixed(2)}`;
 }
 
 /** Return a map between its places, by bilinear interpolation; x and y are shares of width and height. */

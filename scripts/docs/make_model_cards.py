@@ -1,7 +1,7 @@
 """Write MODEL_CARDS.md and docs/trust.md with its chart, of the models and docs/results, and model_facts.json.
 
 Experiments write the files in docs/results; accuracies of packaged weights, and what others report, lie in
-timm_abn/publish/results.yaml. model_facts.json is what `timm-abn list` says, which has no time to build the models.
+timm_abn/publish/results.yaml. `timm-abn list` shows model_facts.json, since building the models would take too long.
 
 Example:
     python scripts/docs/make_model_cards.py
@@ -35,47 +35,47 @@ HEAD = """\
 
 *Written by `python scripts/docs/make_model_cards.py` from `docs/results` and `timm_abn/publish/results.yaml`.*
 
-Results are of two kinds, never mixed: **measured** with this code and the weights named, by the command given; and
-**reported**, by the paper (Fukui et al., CVPR 2019) or in the
-[authors' repository](https://github.com/machine-perception-robotics-group/attention_branch_network), which are not
-results of this code.
+There are two kinds of results, which are never mixed: those **measured** with this code, with weights and command
+given, and those **reported** by the paper (Fukui et al., CVPR 2019) or in the
+[authors' repository](https://github.com/machine-perception-robotics-group/attention_branch_network), not by this code.
 
-## What can be used
+## Available weights
 
 {weights}
 
 ```python
 {usage}```
 
-All other names have no published weights: train them (`timm-abn-train --recipe ...`), or convert a checkpoint of the
+No other names have published weights: train them (`timm-abn-train --recipe ...`), or convert a checkpoint of the
 authors (`timm-abn convert`). The code is Apache-2.0; the authors' repository names no licence for its weights.
 
 {limits}
 
-## What was measured
+## Measured results
 
 {measured}
 
-Maps are scored by symmetric relevance gain (SRG), deletion and insertion, by the mean colour in the place of pixels;
-noise has an SRG of 0. A mean map is that of other images of the same predicted class: what a map has above it is about
-this image. Means with 95 % intervals from drawing images, each with all of its seeds; `docs/trust.md` sums it up.
+Maps are scored by symmetric relevance gain (SRG; noise has 0), deletion and insertion, with pixels replaced by the
+mean colour. A mean map is the mean over other images of the same predicted class: only what a map gains over it is
+about this image. Values are means with 95 % bootstrap intervals over images, each with all its seeds (summary:
+`docs/trust.md`).
 """
 
 MODELS = """\
 ## All models
 
-Parameters, and GMACs (multiply-accumulates of the evaluation of one image of the input given), are computed from the
-models; `timm-abn list` says more of each. ABNs make a sigmoid map and apply it by the residual mechanism (paper, Eq. 2)
-unless their arguments say otherwise. The gate is what the map does: it multiplies the features as in the paper
-(`features`), or where norms would undo that, their distances to their mean (`centred`), and where a class token is
-read, what that reads, too (`tokens`).
+Parameters and GMACs (multiply-accumulates to evaluate one image of the given size) are computed from the models;
+`timm-abn list` shows more. ABNs make a sigmoid map and apply it by the residual mechanism (paper, Eq. 2) unless their
+arguments say otherwise. The gate says how the map acts: it multiplies the features as in the paper (`features`); if
+norms would undo that, it multiplies their distances to their mean (`centred`); if a class token is read, it also
+weights what the token reads (`tokens`).
 """
 
 REPORTED = """\
 ## Reported results
 
-Percent of errors, of CompCars of right answers; reported by the paper, those with * in the authors' repository;
-(product) is Eq. 1.
+Error rates in percent, for CompCars accuracies; reported by the paper, or in the authors' repository (*). (product) is
+Eq. 1.
 """
 
 TAIL = """\

@@ -25,12 +25,12 @@ Result = dict[str, Any]
 TRUST = """\
 # How far to trust a map
 
-*Written by `python scripts/docs/make_model_cards.py` from `docs/results`; change those instead.*
+*Written by `python scripts/docs/make_model_cards.py` from `docs/results`; do not edit.*
 
-An ABN makes its map in the forward pass. How much the prediction depends on it is measured, not promised. The score is
-the symmetric relevance gain (SRG): the area under the probability while the least important pixels are replaced first,
-less that while the most important are. Noise has 0. A method's *mean map* over other images of the predicted class
-looks at no pixel of the image: only what a map has above it is about this image.
+An ABN makes its map in the forward pass. Whether the prediction depends on the map must be measured. The score is the
+symmetric relevance gain (SRG): the area under the probability when the least important pixels are replaced first, minus
+the area when the most important are. Noise has an SRG of 0. A method's *mean map* over other images of the predicted
+class uses no pixel of this image: only what a map gains over it is about this image.
 
 ![SRG of maps, with 95 % intervals; grey marks are controls](trust.svg)
 
@@ -42,7 +42,7 @@ looks at no pixel of the image: only what a map has above it is about this image
 
 {fails}
 
-## What else was found
+## Other findings
 
 {says}
 
@@ -50,10 +50,10 @@ looks at no pixel of the image: only what a map has above it is about this image
 
 {details}
 
-Differences have 95 % intervals from drawing images, each with all of its seeds; a claim holds if the interval of its
-first score, mostly SRG, lies on the right side of 0, and scores whose interval does not are named. All scores are in
-the [model cards](model_cards.md). Measure your own model before you show its maps:
-[Score explanations](tutorials/scores.md).
+Differences have 95 % bootstrap intervals over images, each with all of its seeds. A claim holds if the interval of
+its first score, usually SRG, lies on the right side of 0; the column "not for" names the scores whose interval does
+not. All scores are in the [model cards](model_cards.md). Measure your own model before you show its maps: [Score
+explanations](tutorials/scores.md).
 """
 
 
@@ -111,7 +111,7 @@ def claim_table(claims: Iterable[tuple[Result, dict[str, Any]]]) -> str:
         found = [f'{name} {number(difference, 2, "+")}' for name, difference in claim['differences'].items()]
         undecided = [name for name, difference in claim['differences'].items() if not is_better(name, difference)]
         rows.append((claim['claim'], ', '.join(found), ', '.join(undecided), str(len(result['seeds']))))
-    return markdown_table(('claim', 'difference', 'not in', 'seeds'), rows) if rows else 'None of what was measured.'
+    return markdown_table(('claim', 'difference', 'not for', 'seeds'), rows) if rows else 'None of what was measured.'
 
 
 def is_better(score: str, difference: Sequence[float]) -> bool:
@@ -153,7 +153,7 @@ def chart(results: dict[str, Result]) -> str:
             ]
         top += 2 * LINE
     axis = f'<line class="axis" x1="{place(0)}" x2="{place(0)}" y1="15" y2="{top - LINE}"/>'
-    caption = f'<text x="10" y="{top}">SRG (higher is better; the line is 0, which noise has); grey: controls</text>'
+    caption = f'<text x="10" y="{top}">SRG (higher is better; noise has 0, the line); grey: controls</text>'
     width, height = LEFT + WIDTH + 60, top + 15
     size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label="SRG of maps and controls">'

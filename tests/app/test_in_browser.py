@@ -173,7 +173,7 @@ def test_what_is_refused_is_one_line(visitor, folder):
     (folder / 'half.png').write_bytes(SAMPLE.read_bytes()[:300])
     (folder / 'heavy.jpg').write_bytes(bytes(27_000_000))
     for said in (
-        'notes.jpg is not an image of a format that is read',
+        'notes.jpg is not an image in a supported format',
         'huge.png has 10000 x 5001 pixels, 50.0 million; at most 50 million are taken',
         'half.png cannot be read',
     ):

@@ -50,7 +50,7 @@ def test_strokes_start_no_program(parts, tmp_path, monkeypatch, place):
     try:
         assert not parts.canvas.preprocess(EditorData(**sent))['layers']
     except gr.Error as error:
-        assert 'is not an image of a format that is read' in error.message and not error.print_exception
+        assert 'is not an image in a supported format' in error.message and not error.print_exception
     assert not (tmp_path / 'started').exists()
 
 

@@ -31,7 +31,7 @@ def refusal(path):
 def test_what_is_refused(tmp_path, monkeypatch):
     text = tmp_path / 'photo.jpg'
     text.write_text('no image')
-    assert refusal(text).startswith('photo.jpg is not an image of a format that is read: JPEG, ')
+    assert refusal(text).startswith('photo.jpg is not an image in a supported format: JPEG, ')
     empty = tmp_path / 'empty.png'
     empty.write_bytes(b'')
     assert 'is not an image' in refusal(empty)

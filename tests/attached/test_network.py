@@ -114,7 +114,7 @@ def test_the_model_is_left_alone_and_shares_its_weights():
             lambda: torch.nn.Linear(3, 2),
             'attach.. takes classifiers of timm, which have a forward_head; Linear has none',
         ),
-        (lambda: 3, 'attach.. takes a model of timm, or the name of one, got 3'),
+        (lambda: 3, 'attach.. takes a timm model or its name, got 3'),
         (lambda: tiny_attached('test_resnet'), '^resnet.* explains itself already|attached.* explains itself already'),
     ],
 )
@@ -131,9 +131,9 @@ def test_wrong_arguments():
             model.explain(images, classes)
     with pytest.raises(TimmAbnError, match=r'images must have shape \(B, 3, H, W\)'):
         model.explain(images[:, :1])
-    with pytest.raises(TimmAbnError, match='go with the name of a model'):
+    with pytest.raises(TimmAbnError, match='need the name of a model'):
         timm_abn.attach(tiny_backbone('test_resnet'), checkpoint='x')
-    with pytest.raises(TimmAbnError, match='there is no product of two maps of a class'):
+    with pytest.raises(TimmAbnError, match='there is no product: the attention map'):
         set_record(model, Record(explained_by='product'))
         model.explain(images).explaining_map()
 

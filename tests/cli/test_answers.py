@@ -13,7 +13,7 @@ def test_of_how_many_images(capsys):
     print_right(answers, MODEL)
     captured = capsys.readouterr()
     assert (
-        captured.out == 'right: 17 of 18 labelled images (94.4%); 2 of 20 images have no label\n' and not captured.err
+        captured.out == 'correct: 17 of 18 labelled images (94.4%); 2 of 20 images have no label\n' and not captured.err
     )
     print_right([(path, None, predicted) for path, _, predicted in answers], MODEL)
     assert capsys.readouterr().out == ''
@@ -28,6 +28,6 @@ def test_another_order_of_the_folders(capsys):
     ]
     warn_of_order(answers, MODEL)
     error = capsys.readouterr().err
-    assert 'warning: the model is right on 2 of 24 images' in error and 'on 24 if they are in the order of' in error
+    assert 'warning: the model is correct on 2 of 24 images' in error and 'on 24 if they are in the order of' in error
     warn_of_order([(PurePath(path.name), label, predicted) for path, label, predicted in answers], MODEL)
     assert capsys.readouterr().err == ''  # images of a data set lie in no folder

@@ -225,7 +225,7 @@ def test_damaged_photos_are_left_out_before_training_and_replaced_in_it(
     found = find_photos(photos)
     assert len(found.training) + len(found.validation) == 19
     named, counted = caplog.messages
-    assert str(photos / 'b' / '1.png') in named and counted.startswith('1 of 20 images are left out')
+    assert str(photos / 'b' / '1.png') in named and counted.startswith('1 of 20 images cannot be read and are left out')
     found.training[3].write_bytes(b'no photo')  # after the check
     monkeypatch.setattr('timm_abn.data.photos.find_photos', lambda *args: found)
     assert attach('--workers', workers, steps=2) == 0
@@ -240,7 +240,7 @@ def test_damaged_photos_are_left_out_before_training_and_replaced_in_it(
         (dict(data='one'), 'no photo can be held out'),
         (dict(checkpoint='nothing.pth'), 'there is no checkpoint nothing.pth'),
         (dict(checkpoint='other.pth.tar'), 'other.pth.tar is a checkpoint of resnet18, not of resnet20_cifar'),
-        (dict(checkpoint='junk.pth.tar'), 'junk.pth.tar is no checkpoint, or damaged'),
+        (dict(checkpoint='junk.pth.tar'), 'junk.pth.tar is not a checkpoint, or is damaged'),
         (dict(checkpoint='nan.pth.tar'), 'the model predicts NaN or infinity for 2 of 2 images'),
         (dict(out='photos'), 'photos is not empty; choose a new folder'),
     ],

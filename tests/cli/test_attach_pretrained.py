@@ -64,7 +64,7 @@ def test_other_weights_of_the_same_name_are_refused(backbone, hub, monkeypatch, 
     assert attach() == 0
     publish(hub, 1)
     with pytest.raises(
-        CheckpointError, match='was trained for other weights of test_resnet: their SHA-256 begins with '
+        CheckpointError, match='was trained for other weights of test_resnet: their SHA-256 starts with '
     ):
         load_model('attached', 'out/last.pth.tar')
 

@@ -52,7 +52,7 @@ def test_sheets_of_files_and_folders(photos, capsys):
     assert len(rows_of('all.csv')) == 3
     right = capsys.readouterr().out.splitlines()[-2]
     assert (
-        right.startswith('right: ') and '1 labelled images' in right and right.endswith('2 of 3 images have no label')
+        right.startswith('correct: ') and '1 labelled images' in right and right.endswith('2 of 3 images have no label')
     )
 
 
@@ -121,9 +121,12 @@ def test_images_that_cannot_be_read(photos, capsys):
             ['photo.jpg', '--methods', 'gradcam'],
             "argument --methods: there is no method 'gradcam'; did you mean grad_cam",
         ),
-        (['photo.jpg', '--methods', 'cam:X'], 'argument --methods: PACKAGE:METHOD is of pytorch_grad_cam, torchcam, '),
+        (
+            ['photo.jpg', '--methods', 'cam:X'],
+            'argument --methods: PACKAGE:METHOD works for pytorch_grad_cam, torchcam, ',
+        ),
         (['photo.jpg', '--layer', 'layr3'], "has no module 'layr3'; did you mean layer3"),
-        (['photo.jpg', '--methods', 'centre', '--layer', 'layer3'], "layer 'layer3' is for methods that take one ("),
+        (['photo.jpg', '--methods', 'centre', '--layer', 'layer3'], "layer 'layer3' works for methods that take one ("),
         (['photo.jpg', '--methods'], 'argument --methods: expected at least one argument'),
         (['photo.jpg', '--class', 'shirts'], "there is no class 'shirts'; did you mean shirt"),
         (['photo.jpg', '--class', '10'], "there is no class '10'; the model has 't-shirt/top' (0) to "),

@@ -98,10 +98,10 @@ def test_configuration_and_card(official_file, tmp_path):
     ('name', 'options', 'message'),
     [
         ('none', (), 'there is no file'),
-        ('bad', (), 'bad.pth is no checkpoint, or damaged: '),
+        ('bad', (), 'bad.pth is not a checkpoint, or is damaged: '),
         ('list', (), 'it holds a list'),
-        ('hostile', (), 'is no checkpoint, or damaged: '),
-        ('timm', (), "not one of the authors' code: it has none of the names"),
+        ('hostile', (), 'is not a checkpoint, or is damaged: '),
+        ('timm', (), "not from the authors' code: it has none of the names"),
         ('timm', ('--model', 'abn_resnet18'), 'not one of abn_resnet18: keys'),
         ('timm', ('--model', 'abn_resnet19'), "unknown model 'abn_resnet19': did you mean"),
     ],
@@ -126,7 +126,7 @@ def test_target_with_files_is_refused(official_file, tmp_path, capsys):
     assert f'{path} is a file' in refusal(capsys, 'convert', path, '--out', path)
     # a multi-task network alone may have another mechanism
     command = ['convert', path, '--out', tmp_path / 'new', '--mechanism', 'product']
-    assert '--mechanism is always residual' in refusal(capsys, *command) and not (tmp_path / 'new').exists()
+    assert 'leave out --mechanism' in refusal(capsys, *command) and not (tmp_path / 'new').exists()
 
 
 def test_failure_while_writing_leaves_nothing(official_file, tmp_path, monkeypatch, capsys):

@@ -91,8 +91,7 @@ def test_what_needs_a_model(tmp_path):
     )
     assert done.returncode == 1
     assert (
-        done.stderr
-        == f'timm-abn: error: folder/bad.png is not an image of a format that is read: {", ".join(FORMATS)}\n'
+        done.stderr == f'timm-abn: error: folder/bad.png is not an image in a supported format: {", ".join(FORMATS)}\n'
     )
     assert 'ankle boot' in done.stdout and f'out/{sample.stem}.overlay.png' in done.stdout
     assert [path.name for path in (tmp_path / 'out').iterdir()] == [f'{sample.stem}.overlay.png']
@@ -115,4 +114,4 @@ def test_errors_of_programming_are_not_told_as_errors_of_the_user(monkeypatch, c
         with pytest.raises(type(error), match='x'):
             timm_abn_cli.main(['list'])
     error = torch.OutOfMemoryError('x')
-    assert refusal(capsys, 'list') == 'out of memory; smaller batches and images take less'
+    assert refusal(capsys, 'list') == 'out of memory; try smaller batches or images'

@@ -44,9 +44,9 @@ def test_what_comes_out(photos, capsys):
     (photos / 'photos' / 'Dress' / 'broken.jpg').write_bytes(b'nothing')
     assert evaluate() == 0
     printed = capsys.readouterr().out
-    for text in ('95 % interval of 10 images, accuracy', 'Paired differences to attention', 'Reliance'):
+    for text in ('95 % interval over 10 images, accuracy', 'Paired differences to attention', 'Reliance'):
         assert text in printed
-    assert f'1 x photos/Dress/broken.jpg is not an image of a format that is read: {", ".join(FORMATS)}' in printed
+    assert f'1 x photos/Dress/broken.jpg is not an image in a supported format: {", ".join(FORMATS)}' in printed
     assert '8 of 10 classes without examples: t-shirt/top, ' in printed
     rows = rows_of('outputs/evaluate/scores.csv')
     methods = ['attention', 'class_map', 'grad_cam', 'recipro_cam', 'random', 'centre']
@@ -99,12 +99,12 @@ def test_masks_and_reference(photos, capsys):
 @pytest.mark.parametrize(
     ('args', 'message'),
     [
-        (['--methods', 'attention', 'attention'], '--methods must be different ones, got attention attention'),
+        (['--methods', 'attention', 'attention'], '--methods must not repeat a method, got attention attention'),
         (['--methods', 'rollout'], "'rollout' needs"),
         (['--methods', 'gradcam'], "argument --methods: there is no method 'gradcam'; did you mean grad_cam"),
         (['--masks', 'nowhere'], 'argument --masks: there is no file or folder nowhere'),
         (['--reference-checkpoint', 'x.pth'], 'there is no checkpoint x.pth'),
-        (['--reference', 'resnet5'], 'resnet5 is no model; did you mean resnet50'),
+        (['--reference', 'resnet5'], 'resnet5 is not a model; did you mean resnet50'),
         (['--steps', '0'], 'argument --steps: must be a whole number of 1 or more'),
         (['--out', 'photos/Bag/0.jpg'], 'photos/Bag/0.jpg is a file, not a folder to write into'),
         (['--dataset', 'torch/fashion_mnist'], 'torch/fashion_mnist: expected FashionMNIST/raw in photos'),

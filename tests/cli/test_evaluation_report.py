@@ -38,11 +38,11 @@ def make_evaluation(**kwargs):
 
 def test_scores_and_differences():
     lines = report(make_evaluation(), NAMES).splitlines()
-    assert lines[0] == 'Scores: mean and 95 % interval of 4 images, accuracy 0.750 [0.500, 1.000] of 4 with a label'
+    assert lines[0] == 'Scores: mean and 95 % interval over 4 images, accuracy 0.750 [0.500, 1.000] on 4 with a label'
     assert lines[1].split('  ')[0] == 'method' and 'deletion ↓' in lines[1] and 'above the mean map ↑' in lines[1]
     quarter = '0.250 [0.125, 0.500]'
     assert lines[3].split() == f'attention layer3 {quarter} {quarter} {quarter} 0.500 [0.400, 0.600]'.split()
-    assert lines[5].startswith('For 1 of 4 the mean map is that of all others')
+    assert lines[5].startswith('For 1 of 4 the mean map is over all other images')
     assert lines[10].split()[-1] == '0.18' and lines[11].split()[-1] == '-'
     assert lines[13].startswith('Paired differences to attention')
     assert lines[16].split() == 'centre -0.010 [-0.020, 0.030] 0.250 [0.125, 0.500]'.split()
@@ -53,11 +53,11 @@ def test_of_how_many_the_accuracy_is():
     accuracy, uneven = Interval(0.5, 0.25, 1.0, 2), dict(balanced_accuracy=0.5, area_under_roc=0.75)
     text = report(make_evaluation(accuracy=accuracy, uneven=uneven), NAMES)
     assert text.startswith(
-        'Scores: mean and 95 % interval of 4 images, accuracy 0.500 [0.250, 1.000] of 2 with a label\n'
+        'Scores: mean and 95 % interval over 4 images, accuracy 0.500 [0.250, 1.000] on 2 with a label\n'
     )
     assert 'Classes are uneven: balanced accuracy 0.500, area under ROC 0.750\n' in text
     unlabelled = report(make_evaluation(accuracy=Interval(float('nan'), float('nan'), float('nan'), 0)), NAMES)
-    assert unlabelled.startswith('Scores: mean and 95 % interval of 4 images, none with a label\n')
+    assert unlabelled.startswith('Scores: mean and 95 % interval over 4 images, none with a label\n')
 
 
 def test_reliance_and_what_was_wrong():
@@ -82,7 +82,7 @@ def test_each_task():
     assert rows == [['cat', 'attention', '3'], ['cat', 'centre', '3']]
     lines = report(make_evaluation(), NAMES, by_class=True).splitlines()
     own = [line.split('  ')[0] for line in lines[lines.index('Each predicted class') + 3 :][:4]]
-    assert own == ['bee', 'bee', 'all of fewer than 10 images', 'all of fewer than 10 images']
+    assert own == ['bee', 'bee', 'all with fewer than 10 images', 'all with fewer than 10 images']
 
 
 def test_curves(tmp_path):

@@ -52,7 +52,7 @@ def test_a_name_that_is_too_long_is_the_problem_of_that_photo_alone(images, caps
     Path('data/bee/1.png').rename(long)
     assert explain('--scale', scale) == 1
     out, err = capsys.readouterr()
-    said = f'timm-abn: error: {long} has too long a name to call files after it.\n'
+    said = f'timm-abn: error: {long} has too long a name to name files after it.\n'
     assert without_warnings(err) == said and str(long) not in out
     assert len(list(Path('outputs').rglob('*.overlay.png'))) == 6
 
@@ -88,7 +88,7 @@ def test_table_csv_and_labels(images, capsys):
     least, greatest = min(float(r['map_least']) for r in rows), max(float(r['map_greatest']) for r in rows)
     assert scale == f'range of all maps: {least:.3g} to {greatest:.3g}'
     number = sum(row['class'] == row['label'] for row in rows[::2])
-    assert right == f'right: {number} of 7 labelled images ({number / 7:.1%})'
+    assert right == f'correct: {number} of 7 labelled images ({number / 7:.1%})'
 
 
 def test_the_packaged_network_is_explained_by_its_class_map(tmp_path, capsys):
@@ -114,7 +114,7 @@ def test_without_labels_there_is_no_column_of_them(images, capsys):
     assert re.split('  +', lines[0]) == ['image', 'class', 'probability', 'map range', 'overlay']
     assert (
         lines[-1]
-        == 'overlays: class map of class 2, less the mean of the other classes; the attention map is what gates'
+        == 'overlays: class map of class 2 minus the mean of the other classes; the attention map is what gates'
     )
     assert len(lines) == 2 + 7 * 3 + 1
     assert {row['label'] for row in rows_of('out.csv')} == {''}
@@ -141,7 +141,7 @@ def test_tasks_have_names_but_no_labels(images, capsys):
 @pytest.mark.parametrize(
     ('args', 'message'),
     [
-        (['--class', 'bee'], '--class says whose map --show class or --show contrast draws; add one of them'),
+        (['--class', 'bee'], '--class selects the class for --show class or --show contrast; add one of them'),
         (['--show', 'contrast', '--colormap', 'magma'], 'has its own; leave out --colormap'),
         (['--label-names', 'none.txt'], 'there is no file none.txt'),
         (['--label-names', 'two.txt'], 'two.txt has 2 lines for 3 classes'),
@@ -151,7 +151,7 @@ def test_tasks_have_names_but_no_labels(images, capsys):
         (['--checkpoint', 'nan.safetensors'], 'the model predicts NaN or infinity for 7 of 7 images'),
         (['--label-names', 'names.txt', '--show', 'class', '--class', 'beee'], "no class 'beee'; did you mean bee?"),
         (['--show', 'class', '--class', '3'], "there is no class '3'; the model has 'class 0' (0) to 'class 2' (2)"),
-        (['--show', 'class', '--scale', 'absolute'], 'class maps have no bounds, and so no absolute scale'),
+        (['--show', 'class', '--scale', 'absolute'], 'class maps have no bounds and so no absolute scale'),
         (['--scale', 'each'], "argument --scale: invalid choice: 'each'"),
     ],
 )
@@ -211,7 +211,7 @@ def test_any_classifier_is_explained_and_published(images, capsys):
     torch.save(network.state_dict(), 'plain.pth')
     command = ['explain', 'data/Ant/0.png', '--model', 'test_resnet', '--checkpoint', 'plain.pth', '--img-size', '64']
     assert main([*command, '--show', 'class', '--class', '2', '--map', 'npy', '--csv', 'table.csv']) == 0
-    assert 'overlays: evidence for class 2, from the head at each place; nothing gates' in capsys.readouterr().out
+    assert 'overlays: evidence for class 2, from the head at each position; nothing gates' in capsys.readouterr().out
     model = timm_abn.load_model('test_resnet', checkpoint='plain.pth', img_size=64)
     x, _ = Preprocessing(model)(read_image('data/Ant/0.png'))
     evidence = model.explain(x[None]).class_maps[0, 2]

@@ -43,16 +43,16 @@ def export(tmp_path):
 @pytest.mark.parametrize(
     'dynamic, simpler',
     [
-        (['--dynamic'], 'simpler is --dynamic batch (images of one size), or give it longer'),
+        (['--dynamic'], 'try --dynamic batch (images of one size), or allow more time'),
         *(
             pytest.param(
                 ['--dynamic', axes],
-                'simpler is an export without --dynamic (one image of one size), or give it longer',
+                'try an export without --dynamic (one image of one size), or allow more time',
                 marks=pytest.mark.slow,
             )
             for axes in ('batch', 'size')
         ),
-        pytest.param([], 'you may give it longer', marks=pytest.mark.slow),
+        pytest.param([], 'you can allow more time', marks=pytest.mark.slow),
     ],
 )
 def test_out_of_time_names_what_is_simpler(export, tmp_path, dynamic, simpler):
@@ -60,7 +60,8 @@ def test_out_of_time_names_what_is_simpler(export, tmp_path, dynamic, simpler):
     error = process.communicate()[1]
     assert process.returncode == 2
     assert error == (
-        f'timm-abn: error: {MODEL} is not exported after 0.2 s, while starting; {simpler} (--timeout SECONDS)\n'
+        f'timm-abn: error: {MODEL} was not exported within 0.2 s, stopped while starting; {simpler} '
+        '(--timeout SECONDS)\n'
     )
     assert [path.name for path in tmp_path.iterdir()] == ['command.py']
 

@@ -43,12 +43,12 @@ def test_any_encoding_will_do(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ('error', 'said'),
     [
-        (MemoryError(), 'out of memory; smaller batches and images take less'),
+        (MemoryError(), 'out of memory; try smaller batches or images'),
         (
             RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
-            'out of memory; smaller',
+            'out of memory; try smaller',
         ),
-        (RuntimeError('could not create a primitive'), 'out of memory; smaller'),
+        (RuntimeError('could not create a primitive'), 'out of memory; try smaller'),
         (OSError(28, 'No space left on device', 'out'), 'out: No space left on device'),
         (OSError(28, 'No space left on device'), 'No space left on device'),
     ],

@@ -159,7 +159,7 @@ def test_weights_alone_need_the_name_of_their_model(trained, tmp_path, capsys):
     model, _, _ = trained
     path = tmp_path / 'weights.safetensors'
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
-    assert 'does not say what model it is of: pass --model NAME' in error_of(capsys, path, '--dry-run')
+    assert 'does not record its model: pass --model NAME' in error_of(capsys, path, '--dry-run')
     options = ('--model', 'abn', '--model-kwargs', 'backbone=test_resnet', 'mechanism=product')
     assert publish(path, *options, '--dry-run', '--out', tmp_path / 'out') == 0
     assert_same(timm.create_model(f'local-dir:{tmp_path / "out"}', pretrained=True), model)
@@ -188,10 +188,10 @@ def test_results_are_those_of_the_weights(tmp_path):
         (dict(args=argparse.Namespace(model='resnet18', model_kwargs={})), 'the checkpoint is not one of resnet18'),
         (dict(args=argparse.Namespace(model='abn_resnet20_cifar', num_classes=5)), 'not one of abn_resnet20_cifar'),
         (dict(args=argparse.Namespace(model='abn', model_kwargs=dict(checkpoint_path='/x'))), 'checkpoint_path'),
-        (dict(args=None), 'does not say what model it is of'),
+        (dict(args=None), 'does not record its model'),
         (dict(state_dict_ema=None, state_dict={}), 'holds nothing'),
-        (dict(state_dict_ema=dict(a=1)), 'is no checkpoint of a model: it holds a'),
-        (dict(payload=Payload('payload-ran')), 'is no checkpoint, or damaged'),
+        (dict(state_dict_ema=dict(a=1)), 'is not a checkpoint of a model: it holds a'),
+        (dict(payload=Payload('payload-ran')), 'is not a checkpoint, or is damaged'),
     ],
 )
 def test_bad_checkpoints_publish_nothing(change, message, trained, hub, logged_in, tmp_path, monkeypatch, capsys):

@@ -45,7 +45,7 @@ def test_picture_and_table(photos, capsys):
     captured = capsys.readouterr()
     assert (
         captured.err
-        == f'timm-abn: error: data/bag/broken.png is not an image of a format that is read: {", ".join(FORMATS)}\n'
+        == f'timm-abn: error: data/bag/broken.png is not an image in a supported format: {", ".join(FORMATS)}\n'
     )
     lines = captured.out.splitlines()
     assert lines[0] == '9 images, 9 with a known class, 3 classes'
@@ -75,7 +75,7 @@ def test_images_without_classes(photos, capsys):
         path.rename(Path('plain', path.name))
     capsys.readouterr()
     assert tsne('--data-dir', 'plain') == 0
-    said = '9 images, 0 with a known class, 0 classes: too few to say how well features tell classes'
+    said = '9 images, 0 with a known class, 0 classes: too few to say how well features separate classes'
     assert capsys.readouterr().out.splitlines()[0] == said
 
 

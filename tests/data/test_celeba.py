@@ -106,16 +106,16 @@ def edit(path, old, new):
     'file, old, new, message',
     [
         (ATTR, '-1  1 -1', '-1  1', 'line 3 of list_attr_celeba.txt .* 3 attributes, got 2 attributes'),
-        (ATTR, '-1  1 -1', '-1  2 -1', "line 3 of list_attr_celeba.txt must say 1, or -1 .* got '2'"),
+        (ATTR, '-1  1 -1', '-1  2 -1', "line 3 of list_attr_celeba.txt must give 1, or -1 .* got '2'"),
         (ATTR, '000003', '000009', 'lacks 1 images of list_eval_partition.txt, the first is 000003'),
-        (ATTR, '000005.jpg -1 -1  1\n', '', 'says that it holds 5 images, but has 4'),
-        (ATTR, '5\n', '\u00b24\n', 'must begin with the number of images, .* got .\u00b24 / Eyeglasses'),
-        (ATTR, '5\n', '5' * 5000 + '\n', 'must begin with the number of images'),
+        (ATTR, '000005.jpg -1 -1  1\n', '', 'claims 5 images, but has 4'),
+        (ATTR, '5\n', '\u00b24\n', 'must start with the number of images, .* got .\u00b24 / Eyeglasses'),
+        (ATTR, '5\n', '5' * 5000 + '\n', 'must start with the number of images'),
         (ATTR, 'Male', 'Smiling', 'the second line of list_attr_celeba.txt names .* Smiling twice'),
         (ATTR, '000005', '000001', 'line 7 of list_attr_celeba.txt names 000001.jpg for the second'),
         (PART, '000005', '000004', 'line 5 .* names 000004.jpg for the second time'),
         (PART, '000005.jpg 0', '\n000001.jpg 0', 'line 6 .* names 000001.jpg for the second time'),
-        (ATTR, '5\n', '', 'must begin with the number of images, and the names of the attributes'),
+        (ATTR, '5\n', '', 'must start with the number of images, then a line with the names of the attributes'),
         (PART, '000003.jpg 0', '000003.jpg 3', "line 3 .* 0, 1 or 2, got '000003.jpg 3'"),
         (PART, '000003.jpg 0', '000003.jpg', "line 3 .* 0, 1 or 2, got '000003.jpg'"),
     ],
@@ -135,7 +135,7 @@ def test_what_is_missing_is_named(celeba):
     with pytest.raises(DataError, match="no split 'hold-out'; it has train, val, test"):
         CelebA(str(celeba), 'train+hold-out')
     edit(celeba / PART, '000004.jpg 2', '000004.jpg 1')
-    with pytest.raises(DataError, match="names no image of the split 'test'"):
+    with pytest.raises(DataError, match="lists no image of the split 'test'"):
         CelebA(str(celeba), 'test')
     for name in (ATTR, PART, 'img_align_celeba'):
         (celeba / name).rename(celeba / 'elsewhere')
@@ -178,7 +178,7 @@ def test_broken_images_are_left_out_before_training(celeba, caplog):
     (celeba / 'img_align_celeba' / '000003.jpg').write_bytes(b'nothing')
     dataset = CelebA(str(celeba), 'train')
     assert len(dataset) == len(dataset.targets) == len(TRAIN) - 1 and '000003.jpg' not in dataset.images
-    assert '000003.jpg is not an image' in caplog.text and f'1 of {len(TRAIN)} images are left out' in caplog.text
+    assert '000003.jpg is not an image' in caplog.text and f'1 of {len(TRAIN)} images cannot be read' in caplog.text
 
 
 @pytest.mark.parametrize('workers', [0, 1])

@@ -64,7 +64,7 @@ def break_compcars(folder, how):
     [
         ('no label', 'train', r'expected the folder label in .*must hold image/, label/ and train_test_split/'),
         ('no image', 'train', r'1 files of the split are missing, the first is .*b\.jpg'),
-        ('strange', 'test', r'has a model that train\.txt has not: 100/12/2012/d\.jpg'),
+        ('strange', 'test', r'has a model that train\.txt lacks: 100/12/2012/d\.jpg'),
         ('well', 'hold-out', r"no split 'hold-out': expected .*hold-out\.txt; there are: test, train"),
     ],
 )
@@ -128,7 +128,7 @@ def test_svhn_with_a_broken_file(svhn_folder, monkeypatch):
 def test_svhn_without_scipy_is_refused_before_the_download(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'scipy', None)
     monkeypatch.setattr(torchvision.datasets, 'SVHN', None)  # not called
-    with pytest.raises(DataError, match='take scipy to read: pip install scipy'):
+    with pytest.raises(DataError, match='need scipy: pip install scipy'):
         timm.data.create_dataset('torch/svhn', root=str(tmp_path), split='test', download=True)
 
 

@@ -68,7 +68,7 @@ def test_labels_in_order_are_those_of_timms_image_folder(tmp_path):
     sources = labelled(tmp_path, *files)
     reader = timm.data.readers.reader_image_folder.ReaderImageFolder(tmp_path)
     expected = {path: label for path, label in reader.samples}
-    with pytest.warns(UserWarning, match=r'as classes in natural order \(Cls1 = 0, cls2 = 1, cls9 = 2, ...\)'):
+    with pytest.warns(UserWarning, match=r'for classes in natural order \(Cls1 = 0, cls2 = 1, cls9 = 2, ...\)'):
         labels = folder_labels(sources, model_of(4))
     assert labels == [expected[str(source.path)] for source in sources]
 
@@ -98,7 +98,7 @@ def test_an_order_that_fits_far_better_is_told(folders, of_model, text):
     answers = [(folder, taken[folder], of_model.index(folder)) for folder in folders for _ in range(8)]
     right = sum(label == predicted for _, label, predicted in answers)
     told = better_order(answers, len(folders))
-    assert told.startswith(f'the model is right on {right} of {len(answers)} images') and told.endswith(
+    assert told.startswith(f'the model is correct on {right} of {len(answers)} images') and told.endswith(
         f'on {len(answers)} if they are {text}'
     )
     assert better_order([(folder, taken[folder], taken[folder]) for folder, _, _ in answers], len(folders)) == ''

@@ -56,7 +56,7 @@ def test_other_numbers_of_channels_are_refused():
 
 
 def test_long_thin_images_are_refused_before_they_fill_the_memory():
-    with pytest.raises(ImageError, match='1 x 30000 pixels is too long and thin'):
+    with pytest.raises(ImageError, match='1 x 30000 pixels is too long and narrow'):
         Preprocessing(model_of(size=(224, 224)))(Image.new('RGB', (1, 30000)))
     Preprocessing(model_of(size=(224, 224), crop_mode='squash'))(Image.new('RGB', (1, 30000)))
 

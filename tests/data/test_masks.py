@@ -88,8 +88,11 @@ def test_coco_names_with_and_without_folders(tmp_path):
 @pytest.mark.parametrize(
     ('annotation', 'message'),
     [
-        (dict(segmentation=[[1, 2, 3]]), 'annotation 0 of 1.jpg cannot be drawn: a polygon has x and y of three'),
-        (dict(segmentation=dict(size=[4, 6], counts='abc')), 'compressed text; decode it by pycocotools'),
+        (
+            dict(segmentation=[[1, 2, 3]]),
+            'annotation 0 of 1.jpg cannot be drawn: a polygon needs x and y of at least three',
+        ),
+        (dict(segmentation=dict(size=[4, 6], counts='abc')), 'compressed text; decode it with pycocotools'),
         (dict(segmentation=dict(size=[4, 6], counts=[3])), 'run lengths must cover 6 x 4 pixels'),
         (dict(), "cannot be drawn: 'bbox'"),
     ],
@@ -103,7 +106,7 @@ def test_annotations_that_are_refused(tmp_path, annotation, message):
 @pytest.mark.parametrize('content', ['nothing', '[]', '{}', '{"images": [{}], "annotations": []}'])
 def test_files_that_are_refused(tmp_path, content):
     (tmp_path / 'masks.json').write_text(content)
-    with pytest.raises(TimmAbnError, match='masks.json is not of the form of COCO: expected images'):
+    with pytest.raises(TimmAbnError, match='masks.json is not in COCO format: expected images'):
         read_masks(tmp_path / 'masks.json')
     with pytest.raises(TimmAbnError, match='there are no masks .*nowhere: expected a folder of PNG files, or a JSON'):
         read_masks(tmp_path / 'nowhere')

@@ -27,7 +27,7 @@ def test_a_fifth_of_each_folder_is_held_out_always_the_same(folder):
     photos = [(path, path.parent) for part in found for path in part]
     for seed in range(4):
         assert hold_out(random.Random(seed).sample(photos, 20)) == set(found.validation)
-    with pytest.raises(DataError, match='no photo can be held out: it takes 3 of a class, none has more than 2'):
+    with pytest.raises(DataError, match='no photo can be held out: a class needs 3, none has more than 2'):
         hold_out([(Path(f'{label}{number}.jpg'), label) for label in 'abc' for number in range(2)])
 
 
@@ -51,5 +51,5 @@ def test_splits_that_are_there_are_taken(folder):
     (folder / 'test').rename(folder / 'other')
     assert split_folders(folder) == (folder / 'train', None)
     (folder / 'train').rename(folder / 'val')
-    with pytest.raises(DataError, match='has a folder val, but none called train beside it'):
+    with pytest.raises(DataError, match='has a folder val, but no folder train'):
         split_folders(folder)

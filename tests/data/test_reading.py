@@ -247,7 +247,11 @@ def test_grey_tiff_of_12_bits_and_with_white_at_zero(tmp_path):
 def test_levels_of_a_scan_of_12_bits_in_a_file_of_16(tmp_path, words, expected):
     values = np.array([[0, 1024, 2048, 3072, 4095]], dtype=np.uint16)
     Image.fromarray(values).save(tmp_path / 'scan.png')
-    said = contextlib.nullcontext() if words else pytest.warns(UserWarning, match='nearly black to the model: --levels')
+    said = (
+        contextlib.nullcontext()
+        if words
+        else pytest.warns(UserWarning, match='nearly black to the model: use --levels')
+    )
     with said:
         read = read_image(tmp_path / 'scan.png', words and Levels.parse(words))
     np.testing.assert_allclose(np.asarray(read)[0, :, 0], expected, atol=0.5)
@@ -266,7 +270,7 @@ def test_no_other_program_is_started(tmp_path, monkeypatch):
     monkeypatch.setattr('subprocess.check_call', None)
     for name in ('photo.png', 'photo.eps'):
         (tmp_path / name).write_bytes(b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n')
-        with pytest.raises(ImageError, match=f'{name} is not an image of a format that is read: JPEG, PNG, '):
+        with pytest.raises(ImageError, match=f'{name} is not an image in a supported format: JPEG, PNG, '):
             read_image(tmp_path / name)
 
 
@@ -294,7 +298,7 @@ def many_scans(number):
 
 def test_limits_of_bytes_scans_and_seconds(tmp_path, monkeypatch):
     assert read_image(io.BytesIO(many_scans(reading.MOST_SCANS))).size == SIZE
-    with pytest.raises(ImageError, match='the image is a JPEG of 101 scans; at most 100 are decoded'):
+    with pytest.raises(ImageError, match='the image is a JPEG with 101 scans; at most 100 are decoded'):
         read_image(io.BytesIO(many_scans(reading.MOST_SCANS + 1)))
     monkeypatch.setattr(reading, 'MOST_BYTES', 2**21)
     endless = Endless()
@@ -353,7 +357,7 @@ def test_damaged_images_are_left_out_named_and_counted(tmp_path, caplog):
     assert without_damaged(names, lambda name: tmp_path / name) == ['0.png', '1.png', '3.png']
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
     named, counted = caplog.messages
-    assert str(tmp_path / '2.png') in named and counted.startswith('1 of 4 images are left out')
+    assert str(tmp_path / '2.png') in named and counted.startswith('1 of 4 images cannot be read')
 
 
 def test_the_next_image_takes_the_place_of_one_that_cannot_be_read(caplog):

@@ -31,7 +31,7 @@ def test_links_are_followed_as_timm_does(folder, caplog):
     assert find_images_and_targets(timm_folder.find_images_and_targets, str(linked)) == timms and len(timms[0]) == 5
     assert [str(path) for path in find_images(linked)] == sorted(path for path, _ in timms[0])
     assert len(find_sources([linked])) == 5
-    assert caplog.messages == ['1 of 5 images are links to others of them, and count as images.'] * 2
+    assert caplog.messages == ['1 of 5 images are links to others, and count as images.'] * 2
 
 
 def test_loops_of_links_end(folder):
@@ -61,6 +61,6 @@ def test_what_is_named_twice_is_taken_once_and_said(folder, caplog):
     plain = folder / 'plain'
     sources = find_sources([plain / 'ant' / '1.png', plain, plain / '..' / 'plain' / 'bee', plain])
     assert len(sources) == 4 and sources[0].named
-    assert caplog.messages == ['7 images were named more than once, and are taken once.']
+    assert caplog.messages == ['7 images were named more than once and are used once.']
     with pytest.raises(TimmAbnError, match='there are no images in'):
         find_sources([Path(folder / 'plain' / 'ant'), *[path for path in [folder / 'none'] if path.mkdir() is None]])

@@ -59,6 +59,13 @@ def offline_in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setenv('HF_HUB_OFFLINE', '1')
 
 
+@pytest.mark.parametrize('page', map(name_of, PAGES))
+def test_code_is_seen_without_scrolling_sideways(page):
+    text = (ROOT / page).read_text(encoding='utf-8')
+    lines = [line for block in blocks(text, '(?!bibtex).*') for line in block.splitlines()]
+    assert not [line for line in lines if len(line) > 88]
+
+
 @pytest.mark.parametrize('page', [page for page in pages_with('python') if page not in ('README.md', PRODUCTION)])
 def test_python_runs(page):
     run_python(page)

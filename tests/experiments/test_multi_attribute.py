@@ -122,7 +122,7 @@ def scenes(tmp_path):
         (['--batch-size', '-2'], '--batch-size: must be a whole number of 1 or more'),
         (['--batch-size', '2'], '--batch-size 2 is more than the 1 training scenes'),
         (['--lr', '0'], "--lr: must be above 0, got '0'"),
-        (['--weight-decay', 'nan'], "--weight-decay: must be a number that is finite and not negative, got 'nan'"),
+        (['--weight-decay', 'nan'], "--weight-decay: must be a finite number of 0 or more, got 'nan'"),
         (['--out', 'FILE'], 'is a file, not a folder to write into'),
     ],
 )

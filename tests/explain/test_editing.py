@@ -101,7 +101,7 @@ def test_hard_attention_takes_the_map_as_it_is():
 
 def test_what_cannot_be_edited():
     for make, name in ((tiny_backbone, 'ResNet'), (tiny_attached, 'AttachedNet')):
-        with pytest.raises(TimmAbnError, match=f'{name} has no attention map that its prediction could follow'):
+        with pytest.raises(TimmAbnError, match=f'{name} has no attention map that gates its prediction'):
             check_editable(make('test_resnet'))
-    with pytest.raises(TimmAbnError, match="of the kind 'sum_log' have other bounds"):
+    with pytest.raises(TimmAbnError, match="of kind 'sum_log' have other bounds"):
         check_editable(tiny_abn('test_resnet', attention_map='sum_log'))

@@ -51,14 +51,14 @@ def test_one_process_is_alone_whatever_is_left_in_the_environment(torchrun, left
     [
         (
             dict(MASTER_ADDR=''),
-            'WORLD_SIZE tells of 2 processes, but no MASTER_ADDR of where they meet; start them by t',
+            'WORLD_SIZE is 2, but MASTER_ADDR, where the processes connect, is not set; start them with t',
         ),
-        (dict(MASTER_PORT=''), 'but no MASTER_PORT'),
+        (dict(MASTER_PORT=''), 'but MASTER_PORT'),
         (dict(RANK='x'), "RANK must be a number, got 'x'"),
         (dict(RANK='2'), 'RANK is 2, but WORLD_SIZE is 2'),
         (dict(MASTER_PORT='-1'), "MASTER_PORT must be a number, got '-1'"),
-        (dict(MASTER_ADDR='nowhere.invalid'), 'cannot meet at nowhere.invalid'),
-        ({}, 'not all processes have come to 127.0.0.1'),
+        (dict(MASTER_ADDR='nowhere.invalid'), 'cannot connect at nowhere.invalid'),
+        ({}, 'not all processes connected to 127.0.0.1'),
     ],
 )
 def test_several_without_each_other_are_one_line(torchrun, monkeypatch, wrong, message):

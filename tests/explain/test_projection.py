@@ -130,7 +130,7 @@ def test_projection_of_features_that_are_all_alike_or_not_finite():
     pytest.importorskip('sklearn')
     for shape in ((4, 1), (5, 3), (40, 2)):
         assert np.isfinite(project(torch.ones(shape))).all()
-    with pytest.raises(TimmAbnError, match='^features hold a NaN or an infinity'):
+    with pytest.raises(TimmAbnError, match='^features contain NaN or infinity'):
         project(torch.full((5, 2), float('nan')))
 
 

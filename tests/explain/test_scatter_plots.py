@@ -36,7 +36,12 @@ def test_points_and_their_colors():
 
     labels = [3, 0, None, 3, 1]
     figure = drawn(labels)
-    assert legend_of(figure) == {'class 0': PALETTE[0], 'class 1': PALETTE[1], 'class 3': PALETTE[2], 'not known': GREY}
+    assert legend_of(figure) == {
+        'class 0': PALETTE[0],
+        'class 1': PALETTE[1],
+        'class 3': PALETTE[2],
+        'it is unknown': GREY,
+    }
     for axis, own in zip(figure.axes, points_of(labels)):
         (collection,) = axis.collections
         order = [2, 0, 1, 3, 4]  # grey lies below

@@ -267,7 +267,7 @@ PROGRAM = ['torch-export', '--out', 'model.pt2']
         (['torch-export', '--model', MODEL, '--out', 'folder.pt2'], 'folder.pt2 is a folder, not a file to write'),
         (['tflite', '--model', MODEL, '--out', 'model.tflite'], "invalid choice: 'tflite'"),
         ([*PROGRAM, '--model', 'abn_resnet50'], 'no weights are published for abn_resnet50: '),
-        ([*PROGRAM, '--model', 'resnet5'], 'resnet5 is no model; did you mean'),
+        ([*PROGRAM, '--model', 'resnet5'], 'resnet5 is not a model; did you mean'),
         (['torch-export', '--model', MODEL], 'the following arguments are required: --out'),
     ],
 )

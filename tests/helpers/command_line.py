@@ -38,4 +38,4 @@ def refusal(capsys, *args):
 def without_warnings(said):
     """Return standard error without the warning that weights alone do not say how images were prepared."""
     lines = said.splitlines(keepends=True)
-    return ''.join(line for line in lines if 'does not say how images were prepared' not in line)
+    return ''.join(line for line in lines if 'does not record how images were prepared' not in line)

@@ -169,7 +169,7 @@ def test_timm_refuses_them_as_well(path, value, name, good, folder, tmp_path):
         (dict(backbone='resnet18', layers=[65536] * 4), 'more than 10,000 tensors'),
         (dict(backbone='resnet18', no_such_argument=1), "unexpected keyword argument 'no_such_argument'"),
         (dict(backbone='no_such_model'), "Unknown backbone 'no_such_model'"),
-        (dict(backbone='abn_resnet18'), 'has an attention branch already'),
+        (dict(backbone='abn_resnet18'), 'already has an attention branch'),
         (dict(backbone='resnet18', split='layer9'), 'layer9'),
         (dict(backbone='resnet18', split='layer2.0.bn1'), 'cannot be split'),
     ],

@@ -155,7 +155,7 @@ def test_connection_that_breaks_is_taken_up_again(tiny, hub):
 def test_damaged_download_does_not_stay(tiny, hub, tmp_path):
     hub.corrupt = True
     message = error_of(load)
-    assert re.match(r'me/tiny: model.safetensors was damaged on the way: its checksum is \w+... instead of', message)
+    assert re.match(r'me/tiny: model.safetensors was damaged in transit: its checksum is \w+... instead of', message)
     assert not [path for path in cached_files(tmp_path) if path.stat().st_size > 10_000]
     hub.corrupt = False
     assert_same(load(), tiny)
@@ -182,7 +182,7 @@ def test_a_file_is_hashed_when_it_is_fetched_or_changed(tiny, hub, tmp_path, has
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    assert 'was damaged on the way' in error_of(load)
+    assert 'was damaged in transit' in error_of(load)
     assert len(hashed) == 3 and not weights.exists()
 
 
@@ -375,8 +375,8 @@ def test_an_organisation_named_by_the_environment(hub, tmp_path):
     assert result[0] == '5 product cat dog horse cow sheep'
     assert result[1] == "['abn_densenet100_12_cifar', 'abn_resnet110_cifar']"
     assert result[2].startswith(
-        f'HubError no weights are published for abn_resnet32_cifar: {ORGANISATION_VARIABLE} asks for '
-        f'lab/abn_resnet32_cifar, and there is no repository lab/abn_resnet32_cifar at {hub.endpoint}, or it is private'
+        f'HubError no weights are published for abn_resnet32_cifar: {ORGANISATION_VARIABLE} selects '
+        f'lab/abn_resnet32_cifar, but there is no repository lab/abn_resnet32_cifar at {hub.endpoint}, or it is private'
     )
     assert result[2].endswith('train it with timm-abn-train --recipe cifar100 --model abn_resnet32_cifar.')
     assert len(result) == 3

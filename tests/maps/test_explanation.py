@@ -135,8 +135,8 @@ def test_contrast_does_not_change_with_what_all_classes_have():
     [
         (of_class_maps(CLASS_MAPS), torch.tensor([0, 3]), r'one index from 0 to 2 for each of 2 images, got \[0, 3\]'),
         (of_class_maps(CLASS_MAPS), torch.tensor([0]), r'for each of 2 images, got \[0\]'),
-        (dataclasses.replace(of_class_maps(CLASS_MAPS), exclusive=False), None, 'labels, or tasks, .* do not exclude'),
-        (dataclasses.replace(of_class_maps(CLASS_MAPS), class_maps=None), None, 'the model makes no class maps'),
+        (dataclasses.replace(of_class_maps(CLASS_MAPS), exclusive=False), None, 'labels or tasks .* do not exclude'),
+        (dataclasses.replace(of_class_maps(CLASS_MAPS), class_maps=None), None, 'the model has no class maps'),
         (of_class_maps(CLASS_MAPS, MultiTaskExplanation), None, 'do not exclude each other'),
     ],
 )

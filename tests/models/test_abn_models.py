@@ -154,12 +154,12 @@ def test_backbone_files_that_hold_no_such_weights(tmp_path):
     assert 'there is no checkpoint' in error_with('missing.pth')
     (tmp_path / 'junk.pth').write_bytes(b'junk')
     (tmp_path / 'junk.safetensors').write_bytes(b'junk')
-    assert 'is no checkpoint, or damaged' in error_with('junk.pth')
-    assert 'is no checkpoint, or damaged' in error_with('junk.safetensors')
+    assert 'is not a checkpoint, or is damaged' in error_with('junk.pth')
+    assert 'is not a checkpoint, or is damaged' in error_with('junk.safetensors')
     torch.save(tiny_backbone('test_vit').state_dict(), tmp_path / 'vit.pth')
     assert 'does not hold weights of test_resnet' in error_with('vit.pth')
     (tmp_path / 'cut.pth').write_bytes((tmp_path / 'vit.pth').read_bytes()[:5000])
-    assert 'is no checkpoint, or damaged' in error_with('cut.pth')
+    assert 'is not a checkpoint, or is damaged' in error_with('cut.pth')
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from timm_abn.models.loading import EXPLAINING, load_classifier, model_names
 from timm_abn.publish.folder import save_hub_folder
 
 # files of weights alone; tests/models/test_told.py is of the warning
-pytestmark = pytest.mark.filterwarnings('ignore:.* does not say how images were prepared')
+pytestmark = pytest.mark.filterwarnings('ignore:.* does not record how images were prepared')
 
 MODEL = 'abn_resnet20_cifar.fashion_mnist'
 
@@ -133,12 +133,12 @@ def test_cam_baseline_from_a_checkpoint(tmp_path):
     ('name', 'kwargs', 'message'),
     [
         ('cam_resnet50', {}, 'no weights are published for cam_resnet50: '),
-        ('attached', {}, 'attached: name a classifier itself, or refine one with timm-abn attach. Or '),
-        ('cam_resnet5', {}, 'cam_resnet5 is no model; did you mean cam_resnet50'),
+        ('attached', {}, 'attached: name a classifier directly, or refine one with timm-abn attach. Or '),
+        ('cam_resnet5', {}, 'cam_resnet5 is not a model; did you mean cam_resnet50'),
         ('test_resnet.x', {}, "test_resnet has no weights 'x'"),
-        ('resnet26t_', {}, 'resnet26t_ is no model; did you mean'),
-        ('xyz', {}, 'xyz is no model; see timm.list_models'),
-        ('', {}, 'is no model'),
+        ('resnet26t_', {}, 'resnet26t_ is not a model; did you mean'),
+        ('xyz', {}, 'xyz is not a model; see timm.list_models'),
+        ('', {}, 'is not a model'),
         (f'{MODEL}x', {}, "abn_resnet20_cifar has no weights 'fashion_mnistx'; there are abn_resnet20_cifar.fash"),
         (MODEL, dict(num_classes=3), 'are for 10 classes, not 3'),
         (MODEL, dict(nonsense=3), f'{MODEL} cannot be created with nonsense=3: '),
@@ -148,7 +148,7 @@ def test_cam_baseline_from_a_checkpoint(tmp_path):
         (None, dict(checkpoint='published'), 'published: it is a folder, which --model local-dir:published loads'),
         ('abn_resnet18', dict(checkpoint='abn.pth.tar'), 'is a checkpoint of abn, not of abn_resnet18'),
         ('abn', dict(checkpoint='abn.pth.tar', num_classes=3), 'instead of (3, '),
-        ('abn', dict(checkpoint='text.pth'), 'text.pth is no checkpoint, or damaged'),
+        ('abn', dict(checkpoint='text.pth'), 'text.pth is not a checkpoint, or is damaged'),
         ('local-dir:missing', {}, 'local-dir:missing cannot be created: missing: there is no config.json'),
         ('nonsense:missing', {}, 'nonsense:missing cannot be created: '),
     ],
@@ -186,10 +186,10 @@ def test_classifier_without_a_map(tmp_path):
 @pytest.mark.parametrize(
     ('name', 'message'),
     [
-        ('resnet5', 'resnet5 is no model; did you mean resnet50, '),
+        ('resnet5', 'resnet5 is not a model; did you mean resnet50, '),
         ('resnet50.of_nobody', "resnet50 has no weights 'of_nobody'; there are resnet50.a1_in1k"),
-        ('test_byobnet_no', 'is no model'),
-        ('resnet20_cifar', 'resnet20_cifar has no pretrained weights; pass some as checkpoint'),
+        ('test_byobnet_no', 'is not a model'),
+        ('resnet20_cifar', 'resnet20_cifar has no pretrained weights; pass weights as checkpoint'),
     ],
 )
 def test_classifiers_that_are_refused(name, message):

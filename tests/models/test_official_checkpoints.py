@@ -96,7 +96,7 @@ def test_norm_that_the_authors_resnext_never_uses_is_left_out():
             lambda d: d.update({'fc.weight': torch.zeros(100, 65)}),
             r'perception_branch\.fc\.weight has shape \(100, 65\) instead of \(100, 64\)',
         ),
-        (lambda d: d.update({'epoch': 3}), r'of tensors, got epoch of other types'),
+        (lambda d: d.update({'epoch': 3}), r'of tensors, got other types for epoch'),
         (lambda d: d.clear(), r'holds no tensors'),
     ],
 )

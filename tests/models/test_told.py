@@ -20,7 +20,7 @@ from timm_abn.publish.folder import save_hub_folder
 from timm_abn.records import num_answers, record_of
 from timm_abn_cli import main
 
-unprepared = pytest.mark.filterwarnings('ignore:.* does not say how images were prepared')
+unprepared = pytest.mark.filterwarnings('ignore:.* does not record how images were prepared')
 
 MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
 TOLD = dict(img_size=48, mean=MEAN, std=STD, crop_pct=1.0)
@@ -48,7 +48,7 @@ def test_one_warning_of_what_nobody_said(bare):
         f'size {size[1]} x {size[2]}, mean {mean}' in message and '--img-size, --mean, --std, --crop-pct (' in message
     )
     _, (message,) = warned(load_classifier, 'test_resnet', bare, img_size=48, mean=0.5)
-    assert 'taken is std' in message and '--mean' not in message
+    assert 'assumed: std' in message and '--mean' not in message
     model, messages = warned(load_classifier, 'test_resnet', bare, **TOLD, probabilities='sigmoid')
     assert not messages
     config = Preprocessing(model).config
@@ -100,7 +100,7 @@ def test_checkpoints_of_other_loops(tmp_path, place, prefix):
 
 def test_numbers_of_numpy_are_no_way_in(tmp_path):
     torch.save(dict(state_dict={}, array=np.zeros(2, dtype=object)), tmp_path / 'objects.pth')
-    with pytest.raises(timm_abn.CheckpointError, match='is no checkpoint, or damaged'):
+    with pytest.raises(timm_abn.CheckpointError, match='is not a checkpoint, or is damaged'):
         read_checkpoint(tmp_path / 'objects.pth')
 
 
@@ -122,7 +122,7 @@ def test_the_file_alone(tmp_path):
             timm_abn.load_model(name, path)
     with pytest.raises(timm_abn.CheckpointError, match='is of hf-hub:me/it: pass --model NAME'):
         recorded_model(saved(network, tmp_path / 'it.pth', model='hf-hub:me/it'))
-    with pytest.raises(timm_abn.CheckpointError, match='does not say what model it is of'):
+    with pytest.raises(timm_abn.CheckpointError, match='does not record its model'):
         recorded_model(saved(network, tmp_path / 'it.pth', model='\x1b[2J'))
     with pytest.raises(timm_abn.TimmAbnError, match='name a model .--model NAME., or pass a checkpoint'):
         timm_abn.load_model()
@@ -173,12 +173,12 @@ def test_commands_need_a_model_or_a_file_that_says_it(bare, capsys):
     Image.new('RGB', (48, 48)).save('photo.png')
     for command in (['explain', 'photo.png'], ['compare', 'photo.png']):
         assert main(command) == 2
-        assert 'pass --model NAME, or --checkpoint FILE of one that says' in capsys.readouterr().err
+        assert 'pass --model NAME, or --checkpoint FILE if the file records its model' in capsys.readouterr().err
         assert main([*command, '--checkpoint', bare]) == 2
-        assert 'bare.pth does not say what model it is of: pass --model NAME' in capsys.readouterr().err
+        assert 'bare.pth does not record its model: pass --model NAME' in capsys.readouterr().err
     command = ['compare', 'photo.png', '--model', 'test_resnet', '--checkpoint', bare, '--steps', '2']
     assert main([*command, '--methods', 'random', '--img-size', '48', '--mean', '0.5']) == 0
-    assert capsys.readouterr().err.startswith('timm-abn: warning: bare.pth does not say how images were prepared; ')
+    assert capsys.readouterr().err.startswith('timm-abn: warning: bare.pth does not record how images were prepared; ')
 
 
 def test_more_tensors_than_any_model_has_are_not_unpickled(tmp_path):

@@ -41,7 +41,7 @@ def test_a_convolution_takes_the_place_of_the_fully_connected_layers_of_vgg(name
     with torch.device('meta'):
         _, parts, stage = build(name)
     assert parts.next_stage and parts.path.startswith('features.')
-    assert stage.source == '3x3 convolution of width 1024 in the place of the fully connected layers'
+    assert stage.source == '3x3 convolution of width 1024 instead of the fully connected layers'
     assert [type(layer) for layer in stage] == layers
     assert stage(torch.randn(2, 512, 9, 7, device='meta')).shape == (2, 1024, 9, 7)
 

@@ -52,8 +52,8 @@ NEUTRAL = (
         (dict(gate='norm'), "gate must be one of 'features', 'centred', 'tokens', got 'norm'."),
         (
             dict(gate='tokens'),
-            "gate='tokens' needs blocks after the cut that take a mask of attention, as those of timm's "
-            "VisionTransformer do, got ResNet cut at 'layer3'; gate='centred' or 'features' fits.",
+            "gate='tokens' needs blocks after the cut that take an attention mask, like those of timm's "
+            "VisionTransformer, got ResNet cut at 'layer3'; gate='centred' or 'features' fits.",
         ),
         (dict(init='open'), "init must be one of 'random', 'neutral', got 'open'."),
         (dict(init='neutral', attention_map='sum_log'), f"{NEUTRAL} 'sum_log' and hard_attention=1.0."),
@@ -65,7 +65,7 @@ NEUTRAL = (
         *(
             (
                 dict(hard_attention=value),
-                f'hard_attention must be the share of the map that is kept, in (0, 1], got {value!r}.',
+                f'hard_attention must be the share of the map to keep, in (0, 1], got {value!r}.',
             )
             for value in (0, 1.5, True, 'x', float('nan'))
         ),
@@ -102,7 +102,7 @@ NEUTRAL = (
         ),
         (
             dict(backbone='abn_resnet20_cifar'),
-            "Backbone 'abn_resnet20_cifar' has an attention branch already; pass its own backbone.",
+            "Backbone 'abn_resnet20_cifar' already has an attention branch; pass its backbone.",
         ),
     ],
 )
@@ -115,6 +115,4 @@ def test_arguments_without_meaning(arguments, message):
 def test_arguments_that_a_given_backbone_cannot_take_any_more():
     with pytest.raises(TimmAbnError) as error:
         AttentionBranchNet(tiny_backbone('resnet20_cifar'), num_classes=NUM_CLASSES, img_size=64)
-    assert str(error.value) == (
-        'img_size=64: no argument of a network, and the backbone, which might know it, exists already.'
-    )
+    assert str(error.value) == ('img_size=64 is not an argument of a network, and the backbone already exists.')

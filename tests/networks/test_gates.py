@@ -24,7 +24,7 @@ from timm_abn.networks.feature_layout import FeatureLayout
 from timm_abn.networks.gate import CentredGate, Gate, TokenGate, recorded_gate
 
 # files of weights alone; tests/models/test_told.py is of the warning
-pytestmark = pytest.mark.filterwarnings('ignore:.* does not say how images were prepared')
+pytestmark = pytest.mark.filterwarnings('ignore:.* does not record how images were prepared')
 
 PVT = dict(backbone='pvt_v2_b0', embed_dims=(8, 8, 16, 16), depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1))
 
@@ -118,7 +118,7 @@ def test_gate_fits_what_follows_the_cut(arguments, gate):
     assert model.config.gate == gate and f'gate={gate!r}' in repr(model)
 
 
-UNDONE = "what follows undoes any factor of a place; choose gate='centred', or another split."
+UNDONE = "what follows undoes any factor at a position; choose gate='centred', or another split."
 UNREAD = 'only the class token is read after it; choose an earlier split.'
 
 
@@ -218,7 +218,9 @@ def test_weights_of_another_gate_or_init_are_refused(backbone, tmp_path):
     images = tiny_images()
     for other in (dict(gate='centred' if backbone == 'test_resnet' else 'features'), dict(init='neutral')):
         source, model = tiny_abn(backbone, **other), tiny_abn(backbone)
-        said = f'the weights are of a network with gate={source.config.gate!r} and init={source.config.init!r}, not of'
+        said = (
+            f'the weights are for a network with gate={source.config.gate!r} and init={source.config.init!r}, not for'
+        )
         for wrapper, prefix in ((model, ''), (torch.nn.Sequential(model), '0.')):
             weights = {f'{prefix}{name}': tensor for name, tensor in source.state_dict().items()}
             with pytest.raises(TimmAbnError, match=said) as error:
@@ -246,7 +248,7 @@ def test_weights_of_another_gate_or_init_are_refused(backbone, tmp_path):
 def test_weights_of_a_later_version_are_refused(arguments, record):
     weights = tiny_abn('test_vit', **arguments).state_dict()
     weights[f'gate.{record}'] += 1
-    with pytest.raises(TimmAbnError, match=f"version 2 of '{record}', of which this .* knows 1: update it"):
+    with pytest.raises(TimmAbnError, match=f"version 2 of '{record}', but this .* knows 1: update it"):
         tiny_abn('test_vit', **arguments).load_state_dict(weights)
 
 
@@ -297,7 +299,7 @@ def test_tasks_start_neutral_too():
 
 @pytest.mark.parametrize('kwargs', [dict(hard_attention=0.3, mechanism='product'), dict(attention_map='sum_log')])
 def test_what_cannot_be_neutral_says_so(kwargs):
-    with pytest.warns(UserWarning, match='does not predict at first what its backbone does'):
+    with pytest.warns(UserWarning, match='does not start with its backbone.s predictions'):
         _, model = tiny_around(AttentionBranchNet, 'resnet20_cifar', **kwargs)
     assert model.config.init == 'random'
 

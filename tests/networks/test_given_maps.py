@@ -27,7 +27,7 @@ def test_a_map_of_another_type_is_cast(backbone, dtype):
         ({}, float('nan'), r'must be in \[0, 1\], got nan to nan'),
         ({}, -0.1, r'must be in \[0, 1\], got -0.1 to'),
         ({}, 1.5, r'must be in \[0, 1\], got .* to 1.5'),
-        (dict(attention_map='sum_log'), -1.0, 'must be finite, and not negative, got -1 to'),
+        (dict(attention_map='sum_log'), -1.0, 'must be finite and not negative, got -1 to'),
         (dict(multi_task=True, attention_map='raw'), float('inf'), 'must be finite, got .* to inf'),
     ],
 )

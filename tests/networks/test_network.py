@@ -192,9 +192,9 @@ def test_attention_of_wrong_shape(backbone, shape):
 
 
 def test_backbone_of_another_number_of_classes_is_refused():
-    with pytest.raises(ValueError, match=r'num_classes=7 needs a backbone of 7 outputs, got one of 5'):
+    with pytest.raises(ValueError, match=r'num_classes=7 needs a backbone with 7 outputs, got one with 5'):
         AttentionBranchNet(tiny_backbone('resnet20_cifar'), num_classes=7)
-    with pytest.raises(ValueError, match=r'num_classes=5 needs a backbone of 10 outputs, got one of 5'):
+    with pytest.raises(ValueError, match=r'num_classes=5 needs a backbone with 10 outputs, got one with 5'):
         MultiTaskAttentionBranchNet(tiny_backbone('resnet20_cifar'), num_classes=5)
     backbone = tiny_backbone('resnet20_cifar', num_classes=10)
     assert MultiTaskAttentionBranchNet(backbone, num_classes=5).eval()(tiny_images()).shape == (2, 5)

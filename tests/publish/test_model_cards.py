@@ -32,7 +32,7 @@ def test_every_model_has_a_row():
 
 def test_what_can_be_used_comes_first():
     text, module = CARDS.read_text(), generator()
-    order = ['## What can be used', '## What was measured', '## All models', '## Reported results', '## Citation']
+    order = ['## Available weights', '## Measured results', '## All models', '## Reported results', '## Citation']
     assert [text.count(heading) for heading in order] == [1] * 5
     assert sorted(map(text.index, order)) == list(map(text.index, order))
     assert module.weights_table() in text and module.measured_table() in text and module.reported_table() in text

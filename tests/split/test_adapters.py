@@ -153,7 +153,7 @@ def test_refusal_names_the_nearest_cut_that_works(name, split, message):
 
 @pytest.mark.parametrize('name', fast_and_slow(['qwen3_vit_88m_enc', 'mobilenetv5_300m_enc'], ['qwen3_vit_88m_enc']))
 def test_backbone_without_a_classifier(name):
-    with pytest.raises(timm_abn.TimmAbnError, match=f"pass num_classes=0, or take backbone='{name[:-4]}'"):
+    with pytest.raises(timm_abn.TimmAbnError, match=f"pass num_classes=0, or use backbone='{name[:-4]}'"):
         timm.create_model('abn', backbone=name, num_classes=3, device='meta')
     assert timm.create_model('abn', backbone=name, num_classes=0, device='meta').config.split
 

@@ -65,10 +65,10 @@ def test_trains_faithful_maps(train, tmp_path, scripts):
 @pytest.mark.parametrize(
     ('flags', 'message'),
     [
-        (['--map-background', 'blur'], '--map-background says how --map-loss works: pass --map-loss masked, too.'),
+        (['--map-background', 'blur'], '--map-background belongs to --map-loss: pass --map-loss masked as well.'),
         (['--map-loss', 'masked', '--map-loss-weights', 'size=1'], "--map-loss-weights has no 'size'; its terms:"),
         (['--map-loss', 'masked', '--map-loss-weights', 'area=-1'], "weight 'area' of the map loss must be a finite"),
-        (['--hard-attention', 2], 'hard_attention must be the share of the map that is kept, in (0, 1], got 2.0'),
+        (['--hard-attention', 2], 'hard_attention must be the share of the map to keep, in (0, 1], got 2.0'),
     ],
 )
 def test_settings_of_maps_that_cannot_be(train, tmp_path, capfd, flags, message):
@@ -168,7 +168,7 @@ OTHER_TEACHER = ('--kd-model-name', 'resnet50', '--kd-distill-type', 'feature')
     'arguments, message',
     [
         (['--model', 'abn_resnet51'], '--model abn_resnet51 is not known: did you mean abn_resnet'),
-        (['--model', 'attached'], 'an attached network is trained by timm-abn attach.'),
+        (['--model', 'attached'], 'timm-abn attach trains attached networks.'),
         ([*OURS, '--torchscript'], '--torchscript cannot train'),
         ([*OURS, '--naflex-loader'], '--naflex-loader feeds patches'),
         ([*OURS, *OTHER_TEACHER], '--kd-distill-type feature leaves out'),
@@ -196,11 +196,11 @@ def test_what_cannot_hold_is_one_line(launch, capfd, arguments, message):
         ('model: abn_resnet50\nmodel_kwargs: product', 'model_kwargs must hold "key: value" lines, got \'product\''),
         ('just words', 'must hold "flag: value" lines'),
         ('model: abn_resnet50\ntorchscript: true', '--torchscript cannot train'),
-        ('by_model: 3', 'recipe.yaml must hold settings under patterns of names of models'),
+        ('by_model: 3', 'recipe.yaml must hold settings under patterns of model names'),
         ('by_model: {a: 3}', 'by_model in '),
         ('map_loss: some', "map_loss must be one of masked, got 'some'"),
         ('crop_mode: sqash', "crop_mode must be one of center, squash, border, got 'sqash'"),
-        ('attention_loss_weight: much', "must be a finite number that is not negative, got 'much'"),
+        ('attention_loss_weight: much', "must be a finite number of 0 or more, got 'much'"),
     ],
 )
 def test_bad_config_is_one_line(launch, capfd, tmp_path, config, message):
@@ -224,7 +224,7 @@ def test_scripts_without_multi_label_training_are_refused(launch, capfd, tmp_pat
     (tmp_path / script).write_text('raise AssertionError("the script ran")')
     (tmp_path / 'train.py').touch()
     assert launch(script, '--model', 'abn_resnet50', *flags, scripts=tmp_path) == 2
-    message = f'error: {said} needs scripts of timm that know --task, which {tmp_path / script} does not; use those of'
+    message = f'error: {said} needs scripts of timm with --task, which {tmp_path / script} lacks; use those of'
     assert message in capfd.readouterr().err.splitlines()[-1]
 
 
@@ -381,4 +381,4 @@ def test_one_process_is_alone_whatever_is_left_in_the_environment(launch, capfd,
     monkeypatch.setenv('RANK', '1')
     monkeypatch.setenv('WORLD_SIZE', '2')
     assert launch('train.py', scripts=tmp_path) == 2
-    assert 'timm-abn-train: error: WORLD_SIZE tells of 2 processes, but no MASTER_ADDR' in capfd.readouterr().err
+    assert 'timm-abn-train: error: WORLD_SIZE is 2, but MASTER_ADDR' in capfd.readouterr().err

@@ -9,7 +9,7 @@ from timm_scripts import MODEL, SMALL
 
 from timm_abn.training.devices import choose_device, choose_memory_format
 
-SAID = 'torch finds no GPU here: this runs on the CPU.'
+SAID = 'torch finds no GPU: running on the CPU.'
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_a_gpu_that_was_asked_for_is_not_replaced(launch, gpu, capfd):
     gpu(False)
     assert launch('train.py', '--model', 'abn_resnet18', '--device', 'cuda', '--data-dir', '.') == 2
     (error,) = capfd.readouterr().err.splitlines()
-    assert error == 'timm-abn-train: error: --device cuda: torch finds no such GPU here; leave it out for the CPU.'
+    assert error == 'timm-abn-train: error: --device cuda: torch finds no such GPU; leave it out to use the CPU.'
 
 
 def model(name='abn', **kwargs):

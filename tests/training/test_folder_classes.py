@@ -84,10 +84,10 @@ def test_a_class_map_names_and_numbers_them(launch, images, tmp_path, shown):
     ('change', 'said', 'message'),
     [
         (None, ['--num-classes', 5], '{train} has 3 classes (class0, class1, class2): leave it out'),
-        ('one class', [], "{train} has one class, 'class0': there is nothing to tell apart."),
+        ('one class', [], "{train} has only one class, 'class0'."),
         ('none', [], 'in it a folder for each class in {train}'),
         ('outside', [], '{train} holds images beside folders (class0, class1, class2): each must be in a folder'),
-        ('other validation', [], '{validation} has classes that {train} has not: class7.'),
+        ('other validation', [], '{validation} has classes that {train} lacks: class7.'),
         (None, ['--batch-size', 25], '24 images are fewer than a batch of 25: pass --batch-size 24 or less.'),
         (None, ['--class-map', 'nowhere.txt'], '--class-map nowhere.txt cannot be read'),
     ],
@@ -112,7 +112,7 @@ def test_a_split_without_some_classes_keeps_its_labels(launch, trained, images, 
     assert set(dataset.values()) == {1, 2}
     (images / 'validation' / 'class1').rename(images / 'validation' / 'class9')
     assert launch('validate.py', '--checkpoint', trained, '--data-dir', images) == 2
-    assert error_of(capfd).endswith(f'{images / "validation"} has classes that {trained} has not: class9.')
+    assert error_of(capfd).endswith(f'{images / "validation"} has classes that {trained} lacks: class9.')
 
 
 def test_without_names_the_number_must_fit(launch, trained, images, tmp_path, capfd):
@@ -142,7 +142,7 @@ def test_broken_images_are_a_line_each(launch, images, tmp_path, capfd, broken, 
     assert launch('train.py', *RUN, '--data-dir', images, '--output', tmp_path) == code
     error = capfd.readouterr().err
     assert all(f'{file} is not an image' in error for file in files) and 'Traceback' not in error
-    assert f'{len(files)} of 24 images are left out, since they cannot be read.' in error
+    assert f'{len(files)} of 24 images cannot be read and are left out.' in error
     if code:
         assert error.splitlines()[-1].endswith(f'none of the images in {images / "train"} can be read.')
 
@@ -185,7 +185,7 @@ def test_without_a_split_the_fifth_of_attach_is_held_out(launch, images, tmp_pat
         f'{folder} has no folder validation: a fifth of the images of each class of {folder}' in capfd.readouterr().err
     )
     (every,) = files_of(launch, 'validate.py', '--checkpoint', tmp_path / 'run' / 'last.pth.tar', '--data-dir', folder)
-    assert every == {**training, **validation} and 'last.pth.tar was trained on are counted' in capfd.readouterr().err
+    assert every == {**training, **validation} and 'this counts images that' in capfd.readouterr().err
 
 
 def test_the_order_is_that_of_the_names_where_timm_leaves_it_open(launch, images, tmp_path):
@@ -201,7 +201,7 @@ def test_timm_counts_no_accuracy_of_one_logit(launch, images, tmp_path, capfd):
     torch.save(timm.create_model('test_resnet', num_classes=1).state_dict(), tmp_path / 'weights.pth')
     command = ['validate.py', '--model', 'test_resnet', '--num-classes', 1, '--checkpoint', tmp_path / 'weights.pth']
     assert launch(*command, '--data-dir', images) == 2
-    assert 'has one logit, of which timm counts no accuracy: timm-abn evaluate does' in error_of(capfd)
+    assert 'has one logit, for which timm computes no accuracy: use timm-abn evaluate' in error_of(capfd)
 
 
 def test_some_classes_of_imagenet_are_found_by_name(launch, images, tmp_path, capfd):

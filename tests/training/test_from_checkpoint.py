@@ -84,7 +84,7 @@ def test_a_recipe_needs_no_model_beside_a_checkpoint(shown, tmp_path):
         ('validate.py', ['--num-classes', '4'], {}, '--num-classes 4, but {path} is of 3 classes.'),
         ('validate.py', ['--model-kwargs', 'backbone=test_vit'], {}, 'the checkpoint is not one of abn: keys'),
         ('validate.py', ['--model-kwargs', 'split=layer2'], {}, 'the checkpoint is not one of abn: keys'),
-        ('validate.py', [], dict(bare=True), 'last.pth.tar does not say what model it is of: pass --model NAME.'),
+        ('validate.py', [], dict(bare=True), 'last.pth.tar does not record its model: pass --model NAME.'),
         ('train.py', ['--model-kwargs', 'backbone=test_vit'], {}, 'the checkpoint is not one of abn: keys'),
     ],
 )
@@ -98,7 +98,7 @@ def test_a_mismatch_is_one_line(launch, tmp_path, capfd, script, said, kwargs, m
 
 @pytest.mark.parametrize('script', ['train.py', 'validate.py'])
 @pytest.mark.parametrize(
-    ('content', 'message'), [(None, 'there is no checkpoint'), (b'x', 'no checkpoint, or damaged')]
+    ('content', 'message'), [(None, 'there is no checkpoint'), (b'x', 'not a checkpoint, or is damaged')]
 )
 def test_no_checkpoint_is_one_line(launch, tmp_path, capfd, script, content, message):
     path = tmp_path / 'last.pth.tar'
@@ -123,7 +123,7 @@ def test_weights_of_the_backbone_are_read_and_named_once(train, tmp_path, capfd)
     log = capfd.readouterr().err
     assert log.count('plain.pth') == 1 and 'Loaded' not in log and 'from state dict' not in log
     assert f'Weights of the backbone test_resnet: {tmp_path / "plain.pth"}' in log
-    assert 'It begins with weights of a file, for the backbone; the attention stage has a copy of them' in log
+    assert 'It starts from weights of a file, for the backbone; the attention stage has a copy of them' in log
     loaded = timm_abn.load_model('abn', checkpoint=tmp_path / 'run' / 'last.pth.tar')
     assert torch.equal(loaded.perception_branch.fc.weight, torch.load(tmp_path / 'plain.pth')['fc.weight'])
 

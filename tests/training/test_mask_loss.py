@@ -241,7 +241,7 @@ def test_what_is_out_of_range_is_refused(value):
     with pytest.raises(TrainingError, match=f'masks must be in .0, 1., got {value:g}'):
         AttentionMaskLoss('bce')(torch.rand(1, 1, 2, 2), masks)
     extend_timm_tasks(1.0, None, MaskSettings(''))
-    with pytest.raises(TrainingError, match=r"masks are for maps in \[0, 1\]: attention_map='sigmoid', not 'sum_log'"):
+    with pytest.raises(TrainingError, match=r"masks need maps in \[0, 1\]: attention_map='sigmoid', not 'sum_log'"):
         timm.task.ClassificationTask(tiny_abn('test_resnet', attention_map='sum_log'), nn.CrossEntropyLoss())
 
 

@@ -137,7 +137,7 @@ def test_an_unknown_recipe_is_one_line(launch, capfd):
     assert launch('train.py', '--recipe', 'x', '--data-dir', '.') == 2
     assert 'there are biased_scenes, celeba, cifar10, cifar100, compcars_maker,' in capfd.readouterr().err
     assert launch('train.py', '--recipe', 'svhn', '--config', 'a.yaml') == 2
-    assert '--recipe svhn and --config a.yaml are both settings: pass one of them' in capfd.readouterr().err
+    assert '--recipe svhn and --config a.yaml are both settings: pass only one' in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(('recipe', 'backbone'), [*PAIRS, ('fashion_mnist', 'resnet20_cifar')])

@@ -82,7 +82,7 @@ def test_versions(checkout, monkeypatch, found, installed, outcome):
 def test_old_scripts_may_do_anything_but_train_and_an_unknown_version_is_said(checkout, tmp_path):
     remark = scripts.check_version(checkout('1.0.20'), needs_tasks=False)
     assert remark.endswith(f'are of timm 1.0.20, older than the installed {timm.__version__}.')
-    assert 'not known' in scripts.check_version(tmp_path, needs_tasks=True)
+    assert 'it is unknown' in scripts.check_version(tmp_path, needs_tasks=True)
 
 
 def fetch_of(version):
@@ -110,7 +110,7 @@ def not_there(url):
     'fetch, message',
     [
         (not_there, 'could not be downloaded: .*no network'),
-        (fetch_of('0.9.0'), r'those of 0\.9\.0 came; nothing was kept'),
+        (fetch_of('0.9.0'), r'received those of 0\.9\.0; nothing was kept'),
         (lambda url: b'<html>', 'is not a Python script'),
     ],
 )

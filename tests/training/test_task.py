@@ -115,7 +115,7 @@ def test_meaningless_weight_is_refused(weight):
 
 def test_other_models_have_no_maps_to_train(plain):
     extend_timm_tasks(map_loss=MapLossSettings(dict(masked=1.0, area=0.0, smoothness=0.0, consistency=0.0)))
-    with pytest.raises(TrainingError, match='ResNet is not an Attention Branch Network: no map to train'):
+    with pytest.raises(TrainingError, match='ResNet is not an Attention Branch Network: it has no map to train'):
         timm.task.ClassificationTask(plain, nn.CrossEntropyLoss())
 
 
@@ -224,7 +224,7 @@ def test_scripted_and_attached_networks_are_refused(abn, multi_task_abn):
     with pytest.raises(TrainingError, match='--torchscript cannot train'):
         timm.task.MultiLabelClassificationTask(torch.jit.script(multi_task_abn))
     attached = timm.create_model('attached', backbone='test_resnet', num_classes=CLASSES)
-    with pytest.raises(TrainingError, match='an attached network is trained by timm-abn attach'):
+    with pytest.raises(TrainingError, match='timm-abn attach trains attached networks'):
         timm.task.ClassificationTask(attached, nn.CrossEntropyLoss())
 
 

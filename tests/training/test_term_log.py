@@ -45,7 +45,7 @@ def test_the_log_holds_each_term_once(train, tmp_path, capfd, scripts, flags, we
     log = capfd.readouterr().err
     (line,) = re.findall(r'Attention Branch Network over .*', log)
     assert 'Network over test_resnet, cut after layer3; attention stage: copy of layer4' in line
-    assert 'It begins with random weights.' in line
+    assert 'It starts from random weights.' in line
     assert [part.split()[-1] for part in line.partition('Loss: ')[2].rstrip('.').split(' + ')] == list(weights)
     (row,) = summary(tmp_path)
     terms = {name: float(row[f'train_{name}_loss']) for name in weights}

@@ -124,7 +124,7 @@ def test_faithful_and_hard_maps_with_masks(launch, marked, tmp_path):
 @pytest.mark.parametrize(
     ('more', 'message'),
     [
-        (['--aa', 'rand-m9'], '--aa turns and shears images by steps that a mask cannot follow: leave it out'),
+        (['--aa', 'rand-m9'], '--aa rotates and shears images in ways that a mask cannot follow: leave it out'),
         (['--mixup', 0.2], '--mixup mixes images'),
         (['--dataset', 'torch/fashion_mnist'], 'names of image files, which --dataset torch/fashion_mnist does not'),
         (['--attention-mask-dir', 'nowhere'], '--attention-mask-dir nowhere does not exist'),

@@ -23,12 +23,12 @@ def _is_equal_and_independent(subject: Subject, duplicate: Callable[[Any], Any])
 
 
 def deepcopy(subject: Subject) -> None:
-    """A copy has the outputs of the model, whatever becomes of the model."""
+    """A copy has the outputs of the model, whatever happens to the model afterwards."""
     _is_equal_and_independent(subject, copy.deepcopy)
 
 
 def pickling(subject: Subject) -> None:
-    """What was pickled has the outputs of the model, whatever becomes of the model."""
+    """A pickled model has the outputs of the model, whatever happens to the model afterwards."""
     _is_equal_and_independent(subject, lambda model: pickle.loads(pickle.dumps(model)))
 
 
@@ -53,7 +53,7 @@ def reparameterize(subject: Subject) -> None:
 
 
 def features_only(subject: Subject) -> None:
-    """The features are those that the stages return in the whole model."""
+    """The features equal those that the stages return in the whole model."""
     model, images = subject.make(), subject.images()
     extractor = subject.make(features_only=True, feature_cls='hook')
     for name, tensor in extractor.state_dict().items():
@@ -73,7 +73,7 @@ def features_only(subject: Subject) -> None:
 
 
 def threads(subject: Subject) -> None:
-    """Eight threads that call one model get what calls one after the other get, bit for bit."""
+    """Eight threads that call one model get the same results as sequential calls, bit for bit."""
     model = subject.make()
     batches = [subject.images(2) * scale for scale in torch.linspace(0.5, 2, 32)]
     call = torch.no_grad()(model)

@@ -16,7 +16,7 @@ from .subjects import Subject, gradients_of
 
 
 def compile_fullgraph(subject: Subject) -> None:
-    """Without a graph break, in evaluation and training, with the gradients of eager (backend `aot_eager`)."""
+    """No graph break in evaluation or training, and the same gradients as in eager mode (backend `aot_eager`)."""
     torch._dynamo.reset()
     model, images = subject.make(), subject.images()
     compiled: Any = torch.compile(model, fullgraph=True, backend='aot_eager')
@@ -31,7 +31,7 @@ def compile_fullgraph(subject: Subject) -> None:
 
 
 def export(subject: Subject) -> None:
-    """A program of any batch size."""
+    """A program that takes any batch size."""
     model = subject.make()
     batch = {0: torch.export.Dim('batch')}
     program = torch.export.export(model, (subject.images(),), dynamic_shapes=(batch,) if subject.is_bare else [batch])
@@ -40,7 +40,7 @@ def export(subject: Subject) -> None:
 
 
 def onnx(subject: Subject, folder: Path) -> None:
-    """A file that onnxruntime runs; `timm-abn export` makes that of a network."""
+    """A file that onnxruntime runs, as `timm-abn export` writes it."""
     for package in ('onnxscript', 'onnxruntime'):
         pytest.importorskip(package, reason='needs the extra onnx')
     runtime: Any = importlib.import_module('onnxruntime')
@@ -56,7 +56,7 @@ def onnx(subject: Subject, folder: Path) -> None:
 
 
 def fx(subject: Subject) -> None:
-    """timm's extraction of features by graph nodes, in evaluation."""
+    """timm's feature extraction by graph nodes, in evaluation."""
     model, images = subject.make(), subject.images()
     node = get_graph_node_names(model)[1][-1]
     extractor = create_feature_extractor(model, [node])
@@ -84,7 +84,7 @@ class _Explaining(nn.Module):
 
 
 def int8(subject: Subject) -> None:
-    """Weights and activations of 8 bits by torchao; logits and attention map correlate with those of float32."""
+    """8-bit weights and activations by torchao; logits and attention map correlate with those of float32."""
     pytest.importorskip('torchao', reason='needs torchao')
     pt2e: Any = importlib.import_module('torchao.quantization.pt2e.quantize_pt2e')
     x86: Any = importlib.import_module('torchao.quantization.pt2e.quantizer.x86_inductor_quantizer')

@@ -47,7 +47,7 @@ TOOLS: list[Tool] = [
 ]
 
 _DYNAMIC = TOOLS[-1].title
-_ANY_SIZE = 'has no such arguments: it takes images of any size as it is'
+_ANY_SIZE = 'has no such arguments: it takes images of any size anyway'
 _SET_SIZE = 'has no such arguments; `set_input_size` adapts its windows'
 
 # (title, column) -> outcome and reason; all else works
@@ -57,9 +57,9 @@ EXCEPTIONS: dict[tuple[str, str], tuple[str, str]] = {
     (_DYNAMIC, 'Hiera'): (NOT_OF_BACKBONE, 'has no such arguments'),
     ('`set_input_size`', 'Hiera'): (NOT_OF_BACKBONE, 'has no such method'),
     ('int8', 'MaxViT'): (FAILS, 'works, but the map of an untrained network correlates by only .75; its logits by .96'),
-    ('TorchScript', 'DINOv3'): (FAILS, 'scripts; the side inputs between its halves do not'),
-    ('fx', 'Hiera'): (NOT_OF_BACKBONE, 'asks whether its mask is None, which a graph cannot'),
-    ('TorchScript', 'Hiera'): (NOT_OF_BACKBONE, 'unpacks shapes of a length that TorchScript cannot tell'),
+    ('TorchScript', 'DINOv3'): (FAILS, 'can be scripted; the side inputs between its halves cannot'),
+    ('fx', 'Hiera'): (NOT_OF_BACKBONE, 'checks whether its mask is None, which a graph cannot do'),
+    ('TorchScript', 'Hiera'): (NOT_OF_BACKBONE, 'unpacks shapes whose length TorchScript cannot infer'),
 }
 
 
@@ -105,10 +105,10 @@ def make_page() -> str:
         [
             '# Works with',
             '',
-            'What tools of PyTorch and timm do with Attention Branch Networks, over small members of eight families:',
+            'Which tools of PyTorch and timm work with Attention Branch Networks, on small models of eight families:',
             f'{backbones}.',
-            'Each cell is a test that compares with a number from elsewhere; it is "not of this backbone" where the',
-            "same test fails on timm's own backbone, too. Made by `make works-with`; tests hold that it is true.",
+            'Each cell is a test against an independent number. It says "not of this backbone" if the same test also',
+            "fails on timm's own backbone. `make works-with` writes this page; tests check that it is true.",
             '',
             markdown_table(('', *BACKBONES), rows),
             '',

@@ -20,7 +20,7 @@ WORLD_SIZE = 2
 
 
 def data_parallel(subject: Subject) -> None:
-    """Copies that share its parameters run at once; their gradients add up to those of the model."""
+    """Copies that share the model's parameters run in parallel; their gradients add up to the model's."""
     model, images = subject.make().train(), subject.images(4)
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -50,12 +50,12 @@ def data_parallel(subject: Subject) -> None:
 
 
 def distributed(subject: Subject, folder: Path) -> None:
-    """Two processes of DistributedDataParallel: gradients are the means over both, twice."""
+    """Two processes of DistributedDataParallel: gradients are the means over both, in two steps."""
     _on_two_processes(_train_distributed, subject, folder)
 
 
 def fully_sharded(subject: Subject, folder: Path) -> None:
-    """Two processes of FSDP2: stages and model are sharded; outputs and gradients are those of one process."""
+    """Two processes of FSDP2: stages and model are sharded; outputs and gradients equal those of one process."""
     _on_two_processes(_train_sharded, subject, folder)
 
 

@@ -7,7 +7,7 @@ from .subjects import Subject
 
 
 def set_input_size(subject: Subject) -> None:
-    """The model equals one that was built for that size, with the same weights."""
+    """The model equals one built for that size with the same weights."""
     size = (2 * subject.size, subject.size)
     model = subject.make()
     model.set_input_size(size, **{key: subject.arguments[key] for key in ('window_size',) if key in subject.arguments})
@@ -19,7 +19,7 @@ def set_input_size(subject: Subject) -> None:
 
 
 def dynamic_img_size(subject: Subject) -> None:
-    """Images that are no multiple of a token's size pass; the same as if they were padded to a model of that size."""
+    """Sides need not be multiples of a token's size; the result is that of padded images in a model of this size."""
     model = subject.make(dynamic_img_size=True, dynamic_img_pad=True)
     expected = subject.make()
     expected.set_input_size((80, 48))

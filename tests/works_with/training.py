@@ -9,7 +9,7 @@ from .subjects import Subject, gradients_of, loss_of, outputs_of
 
 
 def mixed_precision(subject: Subject) -> None:
-    """Outputs of bfloat16 are near those of float32, and gradients are finite."""
+    """Outputs in bfloat16 are close to those in float32, and gradients are finite."""
     model, images = subject.make().train(), subject.images(4)
     expected = outputs_of(copy.deepcopy(model), images)
     with torch.autocast('cpu', dtype=torch.bfloat16):
@@ -21,7 +21,7 @@ def mixed_precision(subject: Subject) -> None:
 
 
 def channels_last(subject: Subject) -> None:
-    """Outputs and gradients are those of the usual layout."""
+    """Outputs and gradients equal those of the usual layout."""
     model, images = subject.make().train(), subject.images()
     other = copy.deepcopy(model).to(memory_format=torch.channels_last)
     other_images = images.to(memory_format=torch.channels_last)
@@ -30,7 +30,7 @@ def channels_last(subject: Subject) -> None:
 
 
 def grad_checkpointing(subject: Subject) -> None:
-    """Gradients are those without it, and modules run once more."""
+    """Gradients equal those without it, and modules run once more."""
     gradients, calls = [], []
     for enable in (False, True):
         model = subject.make().train()
@@ -45,7 +45,7 @@ def grad_checkpointing(subject: Subject) -> None:
 
 
 def layer_decay(subject: Subject) -> None:
-    """Every parameter is in a group, and those of the backbone have the scales that they have without a branch."""
+    """Every parameter is in a group, and those of the backbone keep the scales that they have without a branch."""
 
     def scales(model: torch.nn.Module) -> dict:
         names = {id(parameter): name for name, parameter in model.named_parameters()}

@@ -96,7 +96,7 @@ class CelebA(Dataset):
         wanted = {_PARTITIONS[name] for name in names}
         chosen = {name for name, partition in partitions.items() if partition in wanted}
         if not chosen:
-            raise DataError(f'CelebA: {_FILES[1]} names no image of the split {split!r}.')
+            raise DataError(f'CelebA: {_FILES[1]} lists no image of the split {split!r}.')
         return chosen
 
     def _read_attributes(self) -> tuple[list[str], list[str], np.ndarray]:
@@ -106,8 +106,8 @@ class CelebA(Dataset):
         known = head[1].split() if len(head) > 1 else []
         if not known or not re.fullmatch('[0-9]{1,9}', head[0]):
             raise DataError(
-                f'CelebA: {_FILES[0]} must begin with the number of images, and the names of the attributes in its '
-                f'second line, got {" / ".join(head)[:80]!r}.'
+                f'CelebA: {_FILES[0]} must start with the number of images, then a line with the names of the '
+                f'attributes, got {" / ".join(head)[:80]!r}.'
             )
         twice = _first_twice(known)
         if twice:
@@ -123,14 +123,14 @@ class CelebA(Dataset):
             strange = set(values) - {'-1', '0', '1'}
             if strange:
                 raise DataError(
-                    f'CelebA: line {number} of {_FILES[0]} must say 1, or -1 (or 0), of each attribute, got '
+                    f'CelebA: line {number} of {_FILES[0]} must give 1, or -1 (or 0), for each attribute, got '
                     f'{sorted(strange)[0]!r}.'
                 )
             if name in rows:
                 raise DataError(f'CelebA: line {number} of {_FILES[0]} names {name} for the second time.')
             rows[name] = [value == '1' for value in values]
         if len(rows) != int(head[0]):
-            raise DataError(f'CelebA: {_FILES[0]} says that it holds {head[0]} images, but has {len(rows)}.')
+            raise DataError(f'CelebA: {_FILES[0]} claims {head[0]} images, but has {len(rows)}.')
         return known, list(rows), np.array(list(rows.values()), dtype=np.float32)
 
     def _lines(self, name: str) -> list[tuple[int, str]]:

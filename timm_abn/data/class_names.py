@@ -1,4 +1,4 @@
-"""What the classes of a model are called, in which order they are, and which of them a word means."""
+"""Names of a model's classes, their order, and which class a word means."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,9 +29,9 @@ __all__ = [
 def class_names(model: nn.Module) -> list[str]:
     """Return the names of the classes, or tasks, of a timm model, in their order.
 
-    As in timm's scripts, names come with the model's configuration, else ImageNet's are taken where the number of
-    classes is that of ImageNet; else names are numbers. A model of one logit has two classes, no and yes. Characters
-    that no terminal or file takes are escaped.
+    As in timm's scripts, names come from the model's configuration; otherwise from ImageNet if the number of classes is
+    ImageNet's; otherwise they are numbers. A model with one logit has two classes, no and yes. Characters that
+    terminals or files do not accept are escaped.
     """
     return [printable(name) for name in class_spellings(num_answers(model), label_names_of(model))[0]]
 
@@ -130,7 +130,7 @@ def _read_lines(path: Path) -> list[str]:
         raise TimmAbnError(f'{path} is not a text file in UTF-8') from None
     lines = [line.strip() for line in text.rstrip().split('\n')]
     if '' in lines:
-        raise TimmAbnError(f'line {lines.index("") + 1} of {path} is blank: it must hold the name of a class')
+        raise TimmAbnError(f'line {lines.index("") + 1} of {path} is blank; it must name a class')
     return lines
 
 

@@ -47,7 +47,7 @@ def svhn(root: str, split: str = 'train+extra', download: bool = False) -> Datas
     if unknown:
         raise DataError(f'SVHN has no split {unknown[0]!r}; it has train, extra and test, joined by + if several.')
     if importlib.util.find_spec('scipy') is None:  # torchvision would notice after the download
-        raise DataError('SVHN is stored as MATLAB files, which take scipy to read: pip install scipy.')
+        raise DataError('SVHN is stored as MATLAB files, which need scipy: pip install scipy.')
     missing = [f'{name}_32x32.mat' for name in names if not (Path(root) / f'{name}_32x32.mat').is_file()]
     if missing and not download:
         raise DataError(
@@ -99,7 +99,7 @@ class CompCars(Dataset):
         self.class_to_idx: dict[int, int] = {identity: index for index, identity in enumerate(known)}
         strange = [name for name, identity in zip(self.images, ids) if identity not in self.class_to_idx]
         if strange:
-            raise DataError(f'CompCars: {split} has a {target} that train.txt has not: {strange[0]}.')
+            raise DataError(f'CompCars: {split} has a {target} that train.txt lacks: {strange[0]}.')
         self.targets = [self.class_to_idx[identity] for identity in ids]
 
     def _read_split(self, split: str) -> list[str]:

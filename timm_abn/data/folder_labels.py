@@ -83,7 +83,7 @@ def folder_labels(sources: Sequence[Source], model: nn.Module) -> list[int | Non
             continue
         if found.guess:
             warnings.warn(
-                f'the folders of {root} are not called like classes of the model: they are taken as {found.guess}. '
+                f'the folders of {root} do not match the class names of the model and are taken for {found.guess}. '
                 'With --label-names FILE they are matched by name.',
                 stacklevel=2,
             )
@@ -118,7 +118,7 @@ def better_order(answers: Sequence[tuple[str, int, int]], num_classes: int, labe
     if right[best] - now < max(10, len(answers) / 5):
         return ''
     return (
-        f'the model is right on {now} of {len(answers)} images if their folders are its classes as taken '
+        f'the model is correct on {now} of {len(answers)} images if folders are matched to classes as now '
         f'({_some(taken)}), but on {right[best]} if they are {best}'
     )
 

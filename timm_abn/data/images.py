@@ -1,7 +1,7 @@
-"""Putting images through a model's own preprocessing, and maps back onto them.
+"""A model's own preprocessing of images, and maps laid back onto them.
 
-A model sees its preprocessing of an image: resized, and cut to a rectangle in the middle. ``Preprocessing`` remembers
-which part of the original that was, so that an attention map can be laid over the pixels it speaks of.
+A model sees a resized and centre-cropped image. ``Preprocessing`` remembers which part of the original this is, so that
+a map can be laid over the pixels that it explains.
 """
 
 from collections.abc import Sequence
@@ -50,12 +50,12 @@ def denormalize(images: torch.Tensor, mean: Sequence[float], std: Sequence[float
 class Preprocessing:
     """A model's own preprocessing for evaluation, as in timm, that remembers which part of an image the model sees.
 
-    Models of one channel see grey levels. If their configuration has a mean and a standard deviation for three (a
-    backbone for colour images, created with ``in_chans=1``), the averages of those are taken.
+    Models with one channel see grey levels. If their configuration has mean and standard deviation for three channels
+    (a backbone for colour images, created with ``in_chans=1``), these are averaged.
 
     Attributes:
-        config: What timm's ``create_transform`` gets: input size, interpolation, mean, std, crop.
-        levels: What is black and white in images of more than 8 bits (``timm_abn.records``).
+        config: Arguments of timm's ``create_transform``: input size, interpolation, mean, std, crop.
+        levels: Values that become black and white in images of more than 8 bits (``timm_abn.records``).
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
@@ -83,7 +83,7 @@ class Preprocessing:
         self._geometry, self._to_tensor = steps[:first_tensor_step], steps[first_tensor_step:]
 
     def read(self, path: str | Path | BinaryIO) -> Image.Image:
-        """Read an image as the model is used to it: ``read_image`` with the levels of the model."""
+        """Read an image with the model's levels (``read_image``)."""
         return read_image(path, self.levels)
 
     def __call__(self, image: Image.Image) -> tuple[torch.Tensor, Box]:
@@ -101,7 +101,7 @@ class Preprocessing:
         shorter = max(self.config['input_size'][1:]) / self.config['crop_pct']
         keeps_shorter = self.config['crop_mode'] not in ('squash', 'border')
         if keeps_shorter and max(width, height) / min(width, height) * shorter**2 > MOST_PIXELS:
-            raise ImageError(f'an image of {width} x {height} pixels is too long and thin to be resized for the model.')
+            raise ImageError(f'an image of {width} x {height} pixels is too long and narrow to resize for the model.')
         if self.channels == 1:
             image = image.convert('L')
         start, scale = [0.0, 0.0], [1.0, 1.0]  # of the box, in pixels of the original; and these to one of the present
@@ -133,9 +133,9 @@ def draw_overlay(
     Args:
         image: RGB image.
         attention_map: Shape (1, 1, h, w), in [0, 1] (``timm_abn.maps.operations.normalize_maps``).
-        box: Where in the image the map lies.
+        box: The part of the image that the map covers.
         interpolation: 'bilinear' or 'bicubic'.
-        colormap: 'viridis', 'inferno' or 'magma'; for values of both signs 'coolwarm', whose middle is neutral.
+        colormap: 'viridis', 'inferno' or 'magma'; for values with both signs 'coolwarm', neutral in the middle.
     """
     seen = pil_to_tensor(image.crop(box))[None]  # black where the preprocessing added a border
     drawn = blend_maps(seen, upsample_maps(attention_map, seen.shape[2:], interpolation), colormap=colormap)
@@ -149,7 +149,7 @@ def place_map(attention_map: torch.Tensor, box: Box, size: tuple[int, int], inte
 
     Args:
         attention_map: Shape (1, 1, h, w).
-        box: Where in the image the map lies.
+        box: The part of the image that the map covers.
         size: Width and height of the image, as in Pillow.
         interpolation: 'bilinear' or 'bicubic'.
     """

@@ -88,7 +88,7 @@ def _read_mask(path: Path) -> np.ndarray:
 
 
 class CocoMasks(Masks):
-    """Annotations in the form of COCO: polygons, run lengths that are not compressed, or boxes where there is neither.
+    """Annotations in COCO format: polygons, uncompressed run lengths, or boxes if there is neither.
 
     Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014; https://cocodataset.org/#format-data. A file of
     another form raises a MaskError.
@@ -110,7 +110,7 @@ class CocoMasks(Masks):
                 )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise MaskError(
-                f'{path} is not of the form of COCO: expected images (id, file_name, width, height), annotations '
+                f'{path} is not in COCO format: expected images (id, file_name, width, height), annotations '
                 f'(image_id, segmentation or bbox) and categories (id, name); found {type(error).__name__}: {error}.'
             ) from None
         self.categories = tuple(kinds.values())
@@ -153,7 +153,7 @@ def _draw(annotation: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
     if segmentation:
         for polygon in segmentation:
             if len(polygon) < 6 or len(polygon) % 2:
-                raise ValueError(f'a polygon has x and y of three points or more, got {len(polygon)} numbers')
+                raise ValueError(f'a polygon needs x and y of at least three points, got {len(polygon)} numbers')
             mask |= _from_polygon(np.asarray(polygon, dtype=np.float64).reshape(-1, 2), size)
     else:
         left, top, width, height = annotation['bbox']
@@ -181,7 +181,7 @@ def _from_polygon(corners: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def _from_run_lengths(segmentation: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
     counts = segmentation['counts']
     if isinstance(counts, str):
-        raise ValueError('run lengths must be a list of numbers, got a compressed text; decode it by pycocotools')
+        raise ValueError('run lengths must be a list of numbers, got compressed text; decode it with pycocotools')
     if list(segmentation['size']) != [size[1], size[0]] or sum(counts) != size[0] * size[1]:
         raise ValueError(f'run lengths must cover {size[0]} x {size[1]} pixels')
     values = np.arange(len(counts)) % 2 == 1  # runs of background and object take turns, down the columns
@@ -194,7 +194,7 @@ def read_masks(path: Path, categories: Sequence[str] = ()) -> Masks:
         return PngMasks(path, categories)
     if path.is_file():
         return CocoMasks(path)
-    raise MaskError(f'there are no masks {path}: expected a folder of PNG files, or a JSON file in the form of COCO.')
+    raise MaskError(f'there are no masks at {path}: expected a folder of PNG files, or a JSON file in COCO format.')
 
 
 def fit_mask(mask: Image.Image, image: Image.Image, name: PurePath) -> Image.Image:

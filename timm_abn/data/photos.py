@@ -70,7 +70,7 @@ def split_folders(folder: Path, train_split: str = 'train', val_split: str = 'va
     if held_out == folder and (folder / 'test').is_dir():
         held_out = folder / 'test'
     if training == folder != held_out:
-        raise DataError(f'{folder} has a folder {held_out.name}, but none called {train_split} beside it.')
+        raise DataError(f'{folder} has a folder {held_out.name}, but no folder {train_split}.')
     return training, None if held_out == folder else held_out
 
 
@@ -86,7 +86,7 @@ def hold_out(photos: Iterable[tuple[Path, Hashable]]) -> set[Path]:
     drawn = [random.Random(0).sample(paths, round(HELD_OUT * len(paths))) for paths in of_classes.values()]
     if of_classes and not any(drawn):
         most = max(map(len, of_classes.values()))
-        raise DataError(f'no photo can be held out: it takes 3 of a class, none has more than {most}.')
+        raise DataError(f'no photo can be held out: a class needs 3, none has more than {most}.')
     return {path for paths in drawn for path in paths}
 
 

@@ -164,7 +164,7 @@ def without_damaged(
         except ImageError as error:
             _logger.warning('%s', error)
     if len(whole) < len(items):
-        _logger.warning(f'{len(items) - len(whole)} of {len(items)} images are left out, since they cannot be read.')
+        _logger.warning(f'{len(items) - len(whole)} of {len(items)} images cannot be read and are left out.')
     return whole
 
 
@@ -203,7 +203,7 @@ def _checked_stream(file: BinaryIO, path: Place) -> BinaryIO:
         while stream.tell() <= MOST_BYTES and (block := file.read(2**20)):
             stream.write(block)
     if stream.tell() > MOST_BYTES:
-        raise ImageError(f'{_name(path)} has more than {MOST_BYTES:,} bytes, which no image here may have.')
+        raise ImageError(f'{_name(path)} has more than {MOST_BYTES:,} bytes, the limit for images.')
     return stream
 
 
@@ -238,7 +238,7 @@ def _identify(stream: Any, path: Place) -> ImageFile.ImageFile:
             if image.width * image.height > most:
                 raise ImageError(f"{_name(path)} has more than {most:,} pixels, Pillow's limit; make it smaller first.")
             return image
-    raise ImageError(f'{_name(path)} is not an image of a format that is read: {", ".join(FORMATS)}.')
+    raise ImageError(f'{_name(path)} is not an image in a supported format: {", ".join(FORMATS)}.')
 
 
 def _check_scans(image: Any, path: Place) -> None:
@@ -247,7 +247,7 @@ def _check_scans(image: Any, path: Place) -> None:
     scans = sum(block.count(b'\xff\xda') for block in iter(lambda: image.fp.read(2**20), b''))
     image.fp.seek(place)
     if scans > MOST_SCANS:
-        raise ImageError(f'{_name(path)} is a JPEG of {scans:,} scans; at most {MOST_SCANS} are decoded.')
+        raise ImageError(f'{_name(path)} is a JPEG with {scans:,} scans; at most {MOST_SCANS} are decoded.')
 
 
 def _name(path: Place) -> str:
@@ -297,8 +297,8 @@ def _range_of(values: np.ndarray, mode: str, levels: Levels | None, tags: Any) -
         white = 4095.0 if tags.get(_BITS_PER_SAMPLE) == (12,) else 65535.0
         if white > 4095 and 255 < values.max() <= 4095:
             warnings.warn(
-                'the grey levels of an image of 16 bits end below 4,096, so that it is nearly black to the model: '
-                '--levels 0 4095 says what is white.',
+                'the grey levels of a 16-bit image end below 4,096, so it is nearly black to the model: '
+                'use --levels 0 4095.',
                 stacklevel=2,
             )
         return 0.0, white

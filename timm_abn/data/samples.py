@@ -34,9 +34,9 @@ class Sample:
     Attributes:
         name: What to call it in tables.
         image: Normalised, shape (C, H, W).
-        label: Its class; None if it is not known.
-        mask: Where its object is, shape (H, W), bool; None if that is not known.
-        target: The class, or task, that is explained; by default the one predicted.
+        label: Its class; None if unknown.
+        mask: Where its object is, shape (H, W), bool; None if unknown.
+        target: The class, or task, to explain; by default the predicted one.
     """
 
     name: str
@@ -56,9 +56,9 @@ class _Image(NamedTuple):
 
 
 class Samples(Sequence[Sample]):
-    """Samples of a folder or data set; each is read and preprocessed when it is asked for, and not kept.
+    """Samples of a folder or data set; each is read and preprocessed on access, and not kept.
 
-    An image that cannot be read raises its error then, and leaves the others alone.
+    Access to an image that cannot be read raises its error, and does not affect the others.
     """
 
     def __init__(
@@ -113,19 +113,19 @@ def load_samples(
     masks: str | Path | None = None,
     seed: int = 0,
 ) -> Samples:
-    """Return the images of a folder or data set as samples, which are read when they are asked for.
+    """Return the images of a folder or data set as samples, which are read on access.
 
     Args:
-        model: What the images are preprocessed for.
-        data_dir: Folder of the data. Without ``dataset`` its images are taken, or those of the sub-folder of the split,
-            if there is one; their folders are their classes (``timm_abn.data.folder_labels``).
+        model: The model for which images are preprocessed.
+        data_dir: Folder of the data. Without ``dataset``, its images are used, or those of the split's sub-folder if
+            there is one; their folders are their classes (``timm_abn.data.folder_labels``).
         dataset: As in timm's scripts: 'torch/fashion_mnist', 'hfds/...', or one of this package: 'torch/svhn',
             'compcars', 'celeba'. Empty for folders of images.
         split: As in timm's scripts.
         limit: Number of images, drawn at random and kept in their order; all by default.
-        masks: Folder of PNG files, or JSON file in the form of COCO (``timm_abn.data.masks``). If the masks of a
-            multi-task network have kinds that are called like tasks, each task with a mask in an image is a sample.
-        seed: Of the draw.
+        masks: Folder of PNG files, or JSON file in COCO format (``timm_abn.data.masks``). If the masks of a multi-task
+            network have kinds named like tasks, each task with a mask in an image is a sample.
+        seed: Seed of the draw.
 
     Raises:
         TimmAbnError: There is no such data set, or no image in it.
@@ -197,7 +197,7 @@ def _data_set(data_dir: Path, dataset: str, split: str, levels: Levels | None) -
     except Exception as error:  # of timm, torchvision, or another package that reads data
         raise TimmAbnError(f'--dataset {dataset}, split {split}, cannot be read: {one_line(error)}.') from None
     if not hasattr(items, '__getitem__') or not hasattr(items, '__len__'):
-        raise TimmAbnError(f'{dataset} can only be read from its beginning to its end; give a folder of images.')
+        raise TimmAbnError(f'{dataset} can only be read from start to end; use a folder of images.')
     return items
 
 

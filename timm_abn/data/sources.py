@@ -74,7 +74,7 @@ def find_sources(paths: Iterable[Path]) -> list[Source]:
             taken.add(str(unique).casefold())
             sources[place] = Source(file, unique, named=not path.is_dir())
     if named_again:
-        _logger.warning(f'{named_again} images were named more than once, and are taken once.')
+        _logger.warning(f'{named_again} images were named more than once and are used once.')
     say_links(sources)
     return list(sources.values())
 
@@ -118,5 +118,5 @@ def say_links(paths: Iterable[str]) -> None:
             files.append((status.st_dev, status.st_ino))
     if len(set(files)) < len(files):
         _logger.warning(
-            f'{len(files) - len(set(files))} of {len(files)} images are links to others of them, and count as images.'
+            f'{len(files) - len(set(files))} of {len(files)} images are links to others, and count as images.'
         )

@@ -1,4 +1,4 @@
-"""Several explanations of one prediction side by side: their maps, and what the prediction says of each."""
+"""Several explanations of one prediction side by side: their maps and scores."""
 
 import dataclasses
 import math
@@ -15,19 +15,19 @@ __all__ = ['Comparison', 'MethodResult', 'compare_methods']
 
 @dataclasses.dataclass(frozen=True)
 class MethodResult:
-    """What one method says of an image.
+    """Result of one method for an image.
 
     Attributes:
         method: Name of the method.
         map: Shape (1, 1, h, w), float32, on the CPU.
-        low: Least value of the map; NaN if it holds one.
-        high: Greatest value of the map.
-        gain: Symmetric relevance gain, insertion less deletion, in [-1, 1]; NaN of a map with a problem.
+        low: Minimum of the map; NaN if it contains one.
+        high: Maximum of the map.
+        gain: Symmetric relevance gain, insertion minus deletion, in [-1, 1]; NaN if the map has a problem.
         deletion: Area under the deletion curve, in [0, 1].
         insertion: Area under the insertion curve.
-        problem: Why the map says nothing: it is flat, or holds a NaN; empty if there is none.
-        layer: Where the map comes from, see ``timm_abn.explain.methods.Explainer``; '' if the method does not say.
-        centred: Whether the map is given less its mean, so that what is drawn is what is above 0.
+        problem: Why the map is useless: it is flat, or contains NaN; empty if there is none.
+        layer: Layer of the map, see ``timm_abn.explain.methods.Explainer``; '' if the method does not say.
+        centred: Whether the map is returned minus its mean, to be drawn where it is above 0.
     """
 
     method: str
@@ -44,7 +44,7 @@ class MethodResult:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """What several methods say of one image.
+    """Results of several methods for one image.
 
     Attributes:
         predicted: The most probable class, or task.
@@ -77,14 +77,14 @@ def compare_methods(
         explainers: Name -> function of images and targets that returns maps (B, 1, h, w)
             (``timm_abn.explain.methods.create_explainers``).
         targets: A class, or task, for each image; by default the most probable.
-        steps: Of deletion and insertion, which replace pixels by the mean colour.
-        batch_size: How many images pass the model at once.
+        steps: Steps of deletion and insertion, which replace pixels by the mean colour.
+        batch_size: Images per forward pass.
 
     Returns:
         One per image.
 
     Raises:
-        TimmAbnError: The model is in training mode, or an argument has no meaning or the wrong shape.
+        TimmAbnError: The model is in training mode, or an argument is invalid or has the wrong shape.
     """
     probabilities = predict(model, images, batch_size)
     predicted, probability = resolve_targets(probabilities)

@@ -44,13 +44,12 @@ def check_editable(model: nn.Module) -> None:
     """Raise TimmAbnError unless a model predicts with maps of [0, 1] that are given."""
     if not isinstance(model, SplitNetwork):
         raise TimmAbnError(
-            f'{type(model).__name__} has no attention map that its prediction could follow: only Attention Branch '
-            'Networks do.'
+            f'{type(model).__name__} has no attention map that gates its prediction; only Attention Branch Networks do.'
         )
     kind = model.config.attention_map
     if kind != 'sigmoid':
         raise TimmAbnError(
-            f"maps are painted in [0, 1], black to white; those of the kind {kind!r} have other bounds than 'sigmoid'."
+            f"maps are painted in [0, 1], black to white; maps of kind {kind!r} have other bounds than 'sigmoid'."
         )
 
 

@@ -127,7 +127,7 @@ def long_names(source: Source, problems: list[tuple[Source, str]]) -> Iterator[N
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
-        problems.append((source, f'{source.path} has too long a name to call files after it.'))
+        problems.append((source, f'{source.path} has too long a name to name files after it.'))
 
 
 def _write_map(

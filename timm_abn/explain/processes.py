@@ -30,7 +30,7 @@ __all__ = [
 T = TypeVar('T')
 
 _PATIENCE = 120.0  # seconds until all processes are there; torchrun starts them together
-_ADVICE = 'start them by torchrun, or unset {size} for one process alone'
+_ADVICE = 'start them with torchrun, or unset {size} for a single process'
 
 
 class ProcessError(TimmAbnError):
@@ -53,7 +53,7 @@ def is_one_of_several(rank_name: str = 'RANK', size_name: str = 'WORLD_SIZE') ->
         raise ProcessError(f'{rank_name} is {rank}, but {size_name} is {size}; {advice}')
     for name in ('MASTER_ADDR', 'MASTER_PORT'):
         if not os.environ.get(name):
-            raise ProcessError(f'{size_name} tells of {size} processes, but no {name} of where they meet; {advice}')
+            raise ProcessError(f'{size_name} is {size}, but {name}, where the processes connect, is not set; {advice}')
     _number('MASTER_PORT')
     return True
 
@@ -66,7 +66,7 @@ def local_rank() -> int:
 def _number(name: str) -> int:
     text = os.environ.get(name, '0')
     if not text.isdecimal():
-        raise ProcessError(f'the environment variable {name} must be a number, got {text!r}; unset it, or set it right')
+        raise ProcessError(f'the environment variable {name} must be a number, got {text!r}; unset it, or correct it')
     return int(text)
 
 
@@ -94,9 +94,9 @@ def join_process_group(initialize: Callable[..., None], *args: Any, **kwargs: An
     try:
         error = outcome.get(timeout=_PATIENCE)
     except queue.Empty:
-        raise ProcessError(f'not all processes have come to {host}:{port} in {_PATIENCE:g} s; {advice}') from None
+        raise ProcessError(f'not all processes connected to {host}:{port} in {_PATIENCE:g} s; {advice}') from None
     if error is not None:
-        raise ProcessError(f'the processes cannot meet at {host}:{port}: {one_line(error)}; {advice}') from None
+        raise ProcessError(f'the processes cannot connect at {host}:{port}: {one_line(error)}; {advice}') from None
 
 
 @contextlib.contextmanager

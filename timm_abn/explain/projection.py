@@ -113,7 +113,7 @@ def project(features: torch.Tensor, seed: int = 0) -> np.ndarray:
     from sklearn.manifold import TSNE
 
     if not bool(features.isfinite().all()):
-        raise TimmAbnError('features hold a NaN or an infinity, of which no picture can be made.')
+        raise TimmAbnError('features contain NaN or infinity and cannot be drawn.')
     perplexity = min(PERPLEXITY, (len(features) - 1) / 3)
     # not from scikit-learn's start, which is NaN where features are all alike
     random_state = np.random.RandomState(seed)

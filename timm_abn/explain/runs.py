@@ -31,15 +31,15 @@ __all__ = ['ExplainedImage', 'ExplainedImages', 'explain_files', 'map_words', 't
 
 _WORDS = dict(
     attention='attention map',
-    contrast='class map of {}, less the mean of the other classes',
+    contrast='class map of {} minus the mean of the other classes',
     product='attention map times the class map of {}',
     **{'class': 'class map of {}'},
 )
 _ATTACHED_WORDS = dict(
-    attention='evidence for {}, from the head at each place, refined on photos',
-    contrast='evidence for {}, from the head at each place, less the mean of that for the other classes',
+    attention='evidence for {}, from the head at each position, refined on photos',
+    contrast='evidence for {}, from the head at each position, minus the mean of the other classes',
     product=_WORDS['product'],
-    **{'class': 'evidence for {}, from the head at each place'},
+    **{'class': 'evidence for {}, from the head at each position'},
 )
 
 _LONGEST_STEM = 40  # characters; names of files end at 255 bytes
@@ -196,7 +196,7 @@ def map_words(model: Any, shown: str, name: str | None = None) -> str:
     )
     gates = isinstance(model, AttentionBranchNet)
     if shown == 'attention' and not is_attached:
-        return f'{words}, which {"gates" if gates else "explains, and does not gate"}'
+        return f'{words}, which {"gates" if gates else "explains but does not gate"}'
     return f'{words}; {"the attention map is what gates" if gates else "nothing gates"}'
 
 
@@ -217,7 +217,7 @@ def _known_range(model: Any, drawing: Drawing) -> Range | None:
         return None
     if drawing.shown != 'attention' or isinstance(model, AttachedNet):
         raise TimmAbnError(
-            f'{drawing.shown} maps have no bounds, and so no absolute scale; use --scale common'
+            f'{drawing.shown} maps have no bounds and so no absolute scale; use --scale common'
             f'{"" if isinstance(model, AttachedNet) else ", or --show attention"}'
         )
     if model.config.attention_map != 'sigmoid':

@@ -1,9 +1,9 @@
-"""Export of a network with its explanation: a graph of the outputs ``logits`` and ``attention_map``.
+"""Export of a network with its explanation: a graph with the outputs ``logits`` and ``attention_map``.
 
-Attached networks have a third, ``class_maps``, from the same pass, and their attention map is of the predicted class.
+Attached networks have a third, ``class_maps``, and their attention map is that of the predicted class.
 
 The formats are ONNX and the archive of ``torch.export.save``. A graph is compared with the network itself, at several
-sizes if it is meant for them, before it is handed out.
+sizes if it supports them, before it is returned.
 """
 
 import contextlib
@@ -52,15 +52,15 @@ Runner = Callable[[torch.Tensor], Mapping[str, torch.Tensor]]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ExportedNetwork:
-    """A network as a graph, which has been compared with the network itself.
+    """A network as a graph that was compared with the network itself.
 
     Attributes:
-        program: From images of shape (B, in_chans, H, W) to a dict of ``logits`` (B, K) and ``attention_map``
-            (B, 1, h, w), of multi-task networks (B, T, h, w); of attached ones also ``class_maps`` (B, K, h, w).
-        outputs: Names of these.
+        program: Maps images of shape (B, in_chans, H, W) to a dict of ``logits`` (B, K) and ``attention_map``
+            (B, 1, h, w), or (B, T, h, w) for multi-task networks; for attached ones also ``class_maps`` (B, K, h, w).
+        outputs: Names of the outputs.
         dynamic_axes: Names of the axes of the images that may have any length.
-        trials: Images that it was compared on; it was traced with the first.
-        multiple: Height and width of images are multiples of this, such as the side of a token.
+        trials: Images on which it was compared; the first was used for tracing.
+        multiple: Height and width of images must be multiples of this, such as the side of a token.
     """
 
     program: torch.export.ExportedProgram
@@ -70,13 +70,13 @@ class ExportedNetwork:
     multiple: int = 1
 
     def save(self, file: str | Path, metadata: Mapping[str, Any]) -> None:
-        """Write what ``torch.export.load`` reads, with the metadata as ``metadata.json`` in the archive."""
+        """Write a file for ``torch.export.load``, with the metadata as ``metadata.json`` in the archive."""
         archive = io.BytesIO()  # where a disk is full, PyTorch's own writer of files aborts the process
         torch.export.save(self.program, archive, extra_files={'metadata.json': json.dumps(metadata)})
         Path(file).write_bytes(archive.getbuffer())
 
     def save_onnx(self, file: str | Path, metadata: Mapping[str, Any]) -> None:
-        """Write an ONNX graph with the input ``images``, and the metadata in its own, each value as JSON.
+        """Write an ONNX graph with the input ``images``, and the metadata in its metadata_props, each value as JSON.
 
         Raises:
             ExportError: Part of the network cannot be expressed in ONNX.
@@ -129,8 +129,8 @@ def export_network(model: nn.Module, dynamic: str = '') -> ExportedNetwork:
 
     Args:
         model: A network that explains itself (``timm_abn.load_model``), in evaluation mode.
-        dynamic: 'batch': batches of any length; 'size': images of any size; 'all': both. Other sizes only where the
-            backbone takes them, see ``dynamic_axes`` of what is returned.
+        dynamic: 'batch': batches of any length; 'size': images of any size; 'all': both. Other sizes are possible only
+            if the backbone takes them, see ``dynamic_axes`` of the result.
 
     Raises:
         ExportError: PyTorch cannot trace the network.
@@ -215,7 +215,7 @@ def largest_difference(model: nn.Module, run: Runner, trials: list[torch.Tensor]
             differences.append((found[name] - expected[name]).abs().max() / greatest)
     largest = torch.stack(differences).max().item()
     if not largest <= TOLERANCE:  # NaN neither
-        raise ExportError(f'what was exported differs from the network by {largest:.2g}')
+        raise ExportError(f'the exported graph differs from the network by {largest:.2g}')
     return largest
 
 
@@ -233,7 +233,7 @@ def onnx_runner(file: str | Path, outputs: Sequence[str]) -> Runner:
 
 
 def export_metadata(model: nn.Module, name: str) -> dict[str, Any]:
-    """Return what users of the graph need to know: how images are prepared, what the classes are called."""
+    """Return the metadata that users of the graph need: how images are prepared, and the names of the classes."""
     metadata: dict[str, Any] = dict(model=name)
     with contextlib.suppress(ValueError):  # neither 1 nor 3 channels, for which nothing is known
         metadata.update(Preprocessing(model).config)

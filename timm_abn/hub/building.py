@@ -100,9 +100,9 @@ def _check_published(variant: str, hub_id: str, cache_dir: str | Path | None) ->
     except HubError as error:
         if not isinstance(error.__cause__, RepositoryNotFoundError):
             raise
-        raise HubError(no_weights(variant, f'{ORGANISATION_VARIABLE} asks for {hub_id}, and {error} Or ')) from error
+        raise HubError(no_weights(variant, f'{ORGANISATION_VARIABLE} selects {hub_id}, but {error} Or ')) from error
     if config['architecture'] != variant:
-        raise HubError(f'{hub_id} holds weights of {config["architecture"]}, not of {variant}.')
+        raise HubError(f'{hub_id} holds weights for {config["architecture"]}, not for {variant}.')
 
 
 def _check_network(

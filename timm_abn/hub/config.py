@@ -179,7 +179,7 @@ def check_config(config: Any, origin: str) -> None:
     except TimmAbnError as error:
         raise HubError(f'{origin}: {error}') from None
     if record.probabilities == 'softmax' and (config.get('num_classes') == 1 or model_args.get('multi_task')):
-        raise HubError(f"{origin}: probabilities must be 'sigmoid' of one logit, and of tasks, got 'softmax'.")
+        raise HubError(f"{origin}: probabilities must be 'sigmoid' for one logit and for tasks, got 'softmax'.")
 
 
 def check_entries(pretrained_cfg: Mapping[str, Any], model_args: Any, origin: str, source: str = '') -> None:

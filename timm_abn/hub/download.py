@@ -34,7 +34,7 @@ _CHECK = f'check the name, and {_LOG_IN}'
 _MESSAGES = (
     (
         errors.GatedRepoError,
-        f'{{name}} asks its users to agree to its terms: do so at {{hub}}/{{name}}, and {_LOG_IN}.',
+        f'{{name}} requires users to accept its terms: do so at {{hub}}/{{name}}, and {_LOG_IN}.',
     ),
     (errors.RepositoryNotFoundError, f'there is no repository {{name}} at {{hub}}, or it is private: {_CHECK}.'),
     (errors.RevisionNotFoundError, '{name} has no revision {revision!r}.'),
@@ -104,8 +104,8 @@ def _check_checksum(path: Path, hub_id: str) -> None:
         blob.unlink(missing_ok=True)
         path.unlink()
         raise HubError(
-            f'{hub_id}: {path.name} was damaged on the way: its checksum is {checksum[:12]}... instead of '
-            f'{blob.name[:12]}...; it was removed from the cache, so that another attempt downloads it again.'
+            f'{hub_id}: {path.name} was damaged in transit: its checksum is {checksum[:12]}... instead of '
+            f'{blob.name[:12]}...; it was removed from the cache; try again.'
         )
     with unknown, staged_file(_record_of(blob)) as staged:
         staged.write_bytes(state)

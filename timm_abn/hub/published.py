@@ -77,6 +77,6 @@ def no_weights(name: str, reason: str = '') -> str:
     ways = [f'take {" or ".join(shipped)}'] if (shipped := timm.list_pretrained(f'{name}.*')) else []
     if _OFFICIAL.fullmatch(name):
         ways.append(f"convert a checkpoint of the authors' code with timm-abn convert --model {name}")
-    attaches = 'name a classifier itself, or refine one with timm-abn attach'
+    attaches = 'name a classifier directly, or refine one with timm-abn attach'
     ways.append(attaches if name == 'attached' else f'train it with timm-abn-train{recipe} --model {name}')
     return f'no weights are published for {name}: {reason}{", or ".join(ways)}.'

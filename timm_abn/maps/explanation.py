@@ -17,29 +17,28 @@ __all__ = ['Explanation', 'MultiTaskExplanation']
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Explanation:
-    """A prediction and where it looked, for a batch of images.
+    """Predictions and their maps, for a batch of images.
 
-    ``explanation[i]`` is the explanation of one of the images, still with a batch dimension; a slice, a list of
-    indices, or a mask of shape (B,), chooses several. All methods work on the whole batch, where the tensors lie.
+    ``explanation[i]`` is the explanation of one image and keeps the batch dimension; a slice, a list of indices, or a
+    mask of shape (B,) selects several. All methods work on the whole batch, on the device of the tensors.
 
-    Of a model of one logit the answers are no and yes, classes 0 and 1, in all that methods take and return: their
-    probabilities are 1 - p and p, their class maps minus and plus half of the one there is.
+    For a model with one logit, methods take and return the answers no and yes as classes 0 and 1: their probabilities
+    are 1 - p and p, and their class maps are minus and plus half of the model's single map.
 
     Attributes:
         logits: Shape (B, K), the model's prediction.
         attention_map: Shape (B, 1, h, w), at the resolution of the features, or ``map_scale`` times as fine; in [0, 1]
             for sigmoid maps.
-        attention_logits: Shape (B, K), the attention branch's own prediction; None of a model that has no such branch.
-        class_maps: Shape (B, K, h, w), a logit for each class at each place; None of a model that makes none. Their
-            spatial means are the attention logits, and where there is no attention branch (CAM), the logits. They are
-            contrasts, not amounts: adding one map to those of all classes changes no probability, so that only
-            differences between classes mean something. ``contrast_map`` takes them.
-        map_gates: Whether the attention map took part in the prediction. False of a network that is attached to a
-            classifier, whose prediction stays as it is: its map is the evidence for a class, of mean 0, and what is
-            above 0 is drawn.
-        exclusive: Whether classes exclude each other; labels, each with a yes or no of its own, do not.
+        attention_logits: Shape (B, K), the attention branch's own prediction; None for a model without such a branch.
+        class_maps: Shape (B, K, h, w), a logit for each class at each position; None if the model has none. Their
+            spatial means are the attention logits, or the logits if there is no attention branch (CAM). Adding one map
+            to those of all classes changes no probability, so only differences between classes carry meaning:
+            ``contrast_map`` computes them.
+        map_gates: Whether the attention map took part in the prediction. False for an attached network, whose
+            prediction does not change: its map is the evidence for a class, with mean 0, drawn where it is above 0.
+        exclusive: Whether classes exclude each other; labels, each with its own yes or no, do not.
         explained_by: Which map explains the model best, see ``timm_abn.records.Record``; ``explaining_map`` returns it.
-        classes: The class that each attention map is of, shape (B,); None of maps that are the same for all classes.
+        classes: The class of each attention map, shape (B,); None for maps that are the same for all classes.
     """
 
     logits: torch.Tensor
@@ -83,7 +82,7 @@ class Explanation:
         return {name: tensor for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}
 
     def top_k(self, k: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return probabilities and indices of the most probable classes, or tasks, of shape (B, k), in falling order.
+        """Return probabilities and indices of the most probable classes or tasks, shape (B, k), in descending order.
 
         Args:
             k: How many; all if there are fewer.
@@ -99,7 +98,7 @@ class Explanation:
 
     @property
     def probabilities(self) -> torch.Tensor:
-        """Probabilities of the classes (the softmax), or of a yes of each label or task, shape (B, K), in float32."""
+        """Probabilities of the classes (softmax), or of yes for each label or task, shape (B, K), in float32."""
         return probabilities_of(self.logits.float(), self.exclusive)
 
     def class_map(self, classes: torch.Tensor | None = None) -> torch.Tensor:
@@ -109,7 +108,7 @@ class Explanation:
             classes: Index of a class for each image, shape (B,); by default the most probable one.
 
         Raises:
-            TimmAbnError: The model makes no class maps, or ``classes`` are not one valid index per image.
+            TimmAbnError: The model has no class maps, or ``classes`` are not one valid index per image.
         """
         class_maps, (num_classes, height, width) = self._class_maps(), self._class_maps().shape[1:]
         logits = answers(self.logits, self.exclusive)
@@ -119,22 +118,22 @@ class Explanation:
         return class_maps.gather(1, index.expand(-1, 1, height, width))
 
     def contrast_map(self, classes: torch.Tensor | None = None) -> torch.Tensor:
-        """Return what speaks for one class rather than for the others, shape (B, 1, h, w), in float32 or float64.
+        """Return what speaks for one class and against the others, shape (B, 1, h, w), in float32 or float64.
 
-        That is its class map less the mean of those of the other classes: above 0 where it is ahead of them, below 0
-        where it is behind. Unlike the class map, it does not change if a map is added to those of all classes, and
-        neither do the probabilities of the softmax.
+        This is its class map minus the mean of the other classes' maps: above 0 where the class is ahead of them, below
+        0 where it is behind. Like the probabilities of the softmax, and unlike the class map, it does not change if the
+        same map is added to those of all classes.
 
         Args:
             classes: Index of a class for each image, shape (B,); by default the most probable one.
 
         Raises:
-            TimmAbnError: The model makes no class maps, or its classes do not exclude each other; or ``classes`` are
+            TimmAbnError: The model has no class maps, or its classes do not exclude each other; or ``classes`` are
                 not one valid index per image.
         """
         if not self.exclusive:
             raise TimmAbnError(
-                'the labels, or tasks, of this network do not exclude each other, so that there is no contrast between '
+                'the labels or tasks of this network do not exclude each other, so there is no contrast between '
                 'them; the class map of each is itself yes against no.'
             )
         class_maps, class_map = self._class_maps(), self.class_map(classes)
@@ -145,18 +144,18 @@ class Explanation:
         return (class_map - class_maps).sum(dim=1, keepdim=True) / others
 
     def explaining_map(self, classes: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the map that explains the model best, as its record says, shape (B, 1, h, w): what is shown first.
+        """Return the map that the model's record names as its best explanation, shape (B, 1, h, w).
 
-        Of 'attention' that is the attention map, of several tasks that of one; of 'class_map' the class map less its
-        mean over the places, above 0 where it speaks for the class; of 'contrast' that with the other classes; of
-        'product' the attention map times the class map stretched to [0, 1].
+        'attention' is the attention map (for several tasks, that of one); 'class_map' is the class map minus its
+        spatial mean, above 0 where it speaks for the class; 'contrast' is ``contrast_map``; 'product' is the attention
+        map times the class map stretched to [0, 1].
 
         Args:
             classes: Index of a class, or task, for each image, shape (B,); by default the most probable one.
 
         Raises:
-            TimmAbnError: See ``class_map`` and ``contrast_map``; or the attention map is of another class, or
-                of a class at all where the product is asked for.
+            TimmAbnError: See ``class_map`` and ``contrast_map``; or the attention map is for another class, or is
+                evidence for a class, which has no product.
         """
         self._check_classes(classes)
         if self.explained_by == 'contrast':
@@ -175,18 +174,18 @@ class Explanation:
     def _check_classes(self, classes: torch.Tensor | None) -> None:
         """Raise TimmAbnError where the attention map is asked for as that of a class which it is not of."""
         if self.classes is not None and self.explained_by == 'product':
-            raise TimmAbnError('there is no product of two maps of a class: the attention map gates nothing.')
+            raise TimmAbnError('there is no product: the attention map of this model is evidence, and gates nothing.')
         own = self.classes if self.explained_by == 'attention' else None
         if own is not None and classes is not None and not torch.equal(classes.to(own.device), own):
             raise TimmAbnError(
                 f'the attention maps are of classes {own.tolist()}, not {classes.tolist()}: explain(images, classes) '
-                'makes those of others.'
+                'makes those for others.'
             )
 
     def heatmap(self, classes: torch.Tensor | None = None) -> torch.Tensor:
         """Return ``explaining_map`` as it is drawn, shape (B, 1, h, w), each map stretched to [0, 1].
 
-        Of a map of both signs that is what speaks for the class; ``timm_abn.data.images.draw_overlay`` takes it.
+        From a map with both signs it keeps what speaks for the class; ``timm_abn.data.images.draw_overlay`` draws it.
 
         Args:
             classes: See ``explaining_map``.
@@ -197,14 +196,14 @@ class Explanation:
         return normalize_maps(self._drawn_map(classes))
 
     def _drawn_map(self, classes: torch.Tensor | None = None) -> torch.Tensor:
-        """Return what is drawn of ``explaining_map``: of one with both signs what speaks for the class."""
+        """Return the part of ``explaining_map`` that is drawn: of a map with both signs what speaks for the class."""
         maps = self.explaining_map(classes)
         has_both_signs = self.explained_by in ('class_map', 'contrast') or not self.map_gates
         return maps.clamp(min=0) if has_both_signs else maps
 
     def _class_maps(self) -> torch.Tensor:
         if self.class_maps is None:
-            raise TimmAbnError('the model makes no class maps; its attention map is what it has to show.')
+            raise TimmAbnError('the model has no class maps, only an attention map.')
         return answers(self.class_maps, self.exclusive)
 
     def upsample(self, size: tuple[int, int], interpolation: str = 'bilinear') -> torch.Tensor:
@@ -233,21 +232,21 @@ class Explanation:
         Args:
             images: Images to draw on, shape (B, 3, H, W) or (B, 1, H, W): floats in [0, 1], without normalisation (see
                 ``timm_abn.data.images.denormalize``), or uint8.
-            maps: Maps to show, shape (B, 1, h, w), such as ``contrast_map()``; by default what is above 0 of
-                ``explaining_map()``.
+            maps: Maps to show, shape (B, 1, h, w), such as ``contrast_map()``; by default ``explaining_map()``, with
+                both signs only where it is above 0.
             alpha: Opacity of the colours, in [0, 1].
-            colormap: 'viridis', 'inferno' or 'magma'; for values of both signs 'coolwarm', whose middle is neutral.
+            colormap: 'viridis', 'inferno' or 'magma'; for values with both signs 'coolwarm', neutral in the middle.
             interpolation: 'bilinear' or 'bicubic'.
-            normalize: Stretch each map to [0, 1], which shows where an image is attended to more than elsewhere; a flat
-                map becomes 0. With 'coolwarm' 0 becomes 0.5 instead, and the greatest magnitude 0 or 1. Without it
-                colours compare between images, and values outside [0, 1] are clamped.
+            normalize: Stretch each map to [0, 1], which shows where the map is greater than elsewhere in the image; a
+                flat map becomes 0. With 'coolwarm', 0 becomes 0.5 and the greatest magnitude 0 or 1. Without it,
+                colours are comparable between images, and values outside [0, 1] are clamped.
 
         Raises:
             TimmAbnError: An argument has no meaning, or the wrong shape.
         """
         if maps is None and self.attention_map.shape[1] != 1:
             raise TimmAbnError(
-                f'there are {self.attention_map.shape[1]} attention maps, one per task; choose one to show, for '
+                f'there are {self.attention_map.shape[1]} attention maps, one per task; choose one, for '
                 f'example maps=explanation.attention_map[:, [0]].'
             )
         maps = self._drawn_map() if maps is None else maps
@@ -270,9 +269,9 @@ class Explanation:
         Either all files are written or none; files of the same name are replaced.
 
         Args:
-            folder: Where to; made if it does not exist.
+            folder: Folder to write to; created if it does not exist.
             images: See ``overlay``.
-            names: Names of the images, without '.png'; '0', '1', ... by default. With several tasks the index of the
+            names: Names of the images, without '.png'; '0', '1', ... by default. With several tasks, the index of the
                 task follows, as in '0.39.png'.
             **overlay_kwargs: Other arguments of ``overlay``.
 
@@ -286,7 +285,7 @@ class Explanation:
         if len(names) != len(self) or len(set(names)) != len(names):
             raise TimmAbnError(f'names must be {len(self)} different ones, one per image, got {names}.')
         if any(Path(name).name != name for name in names):
-            raise TimmAbnError(f'names must be names of files without a folder, got {names}.')
+            raise TimmAbnError(f'names must be file names without a folder, got {names}.')
         pictures = self._pictures(images, names, **overlay_kwargs)
         # copies, because raw maps are class maps and attention maps in one, and safetensors shares no memory
         contiguous = torch.contiguous_format
@@ -303,14 +302,14 @@ class Explanation:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MultiTaskExplanation(Explanation):
-    """The answers to several binary tasks and where each looked, for a batch of images (paper, section 3.4).
+    """Answers to several binary tasks and the map of each, for a batch of images (paper, section 3.4).
 
     Attributes:
-        logits: Shape (B, T), the model's predictions; their sigmoids are the probabilities of a yes.
+        logits: Shape (B, T), the model's predictions; their sigmoids are the probabilities of yes.
         attention_map: Shape (B, T, h, w), one map per task; in [0, 1] for sigmoid maps, of any value for raw ones.
         attention_logits: Shape (B, T), the attention branch's own predictions.
-        class_maps: Shape (B, T, h, w), a logit of the yes of each task at each place; their means are the attention
-            logits. Each stands for itself: of a task, yes is already compared with no.
+        class_maps: Shape (B, T, h, w), a logit of yes for each task at each position; their spatial means are the
+            attention logits. Each has a meaning on its own, since it already compares yes with no.
     """
 
     exclusive: bool = False

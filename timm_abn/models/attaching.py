@@ -77,9 +77,10 @@ def attach_by_name(
     if backbone is None:
         backbone = recorded_model(checkpoint)
     if not timm.is_model(backbone.split('.')[0]):
-        raise ModelError(f'{backbone} is no model; {suggest(backbone, timm.list_models(), "see timm.list_models()")}')
+        hint = suggest(backbone, timm.list_models(), 'see timm.list_models()')
+        raise ModelError(f'{backbone} is not a model; {hint}')
     if backbone.startswith('abn'):
-        raise ModelError(f'{backbone} is an Attention Branch Network already; pass its backbone.')
+        raise ModelError(f'{backbone} is already an Attention Branch Network; pass its backbone.')
     if checkpoint is None:
         cfg = _weights_of(backbone)
         backbone = f'{cfg.architecture}.{cfg.tag}' if cfg.tag else backbone
@@ -132,8 +133,8 @@ def with_backbone(
     found = backbone_fingerprint(model)
     if fingerprint != found:
         raise CheckpointError(
-            f'{path} was trained for other weights of {name_of(model.backbone)}: their SHA-256 begins with '
-            f'{str(fingerprint)[:12]}, that of the weights here with {found[:12]}.'
+            f'{path} was trained for other weights of {name_of(model.backbone)}: their SHA-256 starts with '
+            f'{str(fingerprint)[:12]}, that of these weights with {found[:12]}.'
         )
     return {**weights, **_of_backbone(model.state_dict())}
 
@@ -144,5 +145,5 @@ def _weights_of(backbone: str) -> PretrainedCfg:
     except RuntimeError as error:  # no such tag
         raise ModelError(str(error)) from error
     if cfg is None or not cfg.has_weights:
-        raise ModelError(f'{backbone} has no pretrained weights; pass a checkpoint of it (--checkpoint FILE).')
+        raise ModelError(f'{backbone} has no pretrained weights; pass a checkpoint for it (--checkpoint FILE).')
     return cfg

@@ -47,17 +47,17 @@ def load_model(
 ) -> nn.Module:
     """Return a model with trained weights that explains itself, in evaluation mode.
 
-    Other classifiers of timm are attached to (``timm_abn.attach``): they stay as they are, and show the evidence for
-    their classes. A checkpoint of timm's training script records its model, the arguments that this had, and how images
-    were prepared.
+    Other timm classifiers are wrapped by ``timm_abn.attach``: they are unchanged, and show the evidence for their
+    classes. A checkpoint of timm's training script records its model, the model's arguments, and how images were
+    prepared.
 
     Args:
         name_or_address: Name of a model, with or without a tag, or a 'hf-hub:' or 'local-dir:' address; None if the
-            checkpoint says it.
-        checkpoint: File of weights (.safetensors, or what ``torch.save`` writes); None for the pretrained ones.
-        **model_kwargs: Arguments of ``timm.create_model``, and what ``Told`` says (``img_size``, ``mean``, ``std``,
-            ``crop_pct``, ``levels``, ``explained_by``, and ``probabilities``: 'softmax', or 'sigmoid' of labels that do
-            not exclude each other); all come before what the weights record.
+            checkpoint records it.
+        checkpoint: File of weights (.safetensors, or as written by ``torch.save``); None for the pretrained ones.
+        **model_kwargs: Arguments of ``timm.create_model``, and fields of ``Told`` (``img_size``, ``mean``, ``std``,
+            ``crop_pct``, ``levels``, ``explained_by``, and ``probabilities``: 'softmax', or 'sigmoid' for labels that
+            do not exclude each other). All take precedence over what the weights record.
 
     Raises:
         TimmAbnError: There is no such model, or there are no weights that fit; the message is one line.
@@ -69,27 +69,27 @@ def load_model(
 def attach(
     model: nn.Module | str | None = None, /, checkpoint: str | Path | None = None, **model_kwargs: Any
 ) -> AttachedNet:
-    """Return a classifier that also says where in an image the evidence for a class lies; nothing is trained.
+    """Return a classifier that also shows where in an image the evidence for a class is; nothing is trained.
 
-    Its logits are those of the model, bit for bit; ``explain()`` of what is returned gives a map of any class from the
-    same forward pass. ``AttachedNet`` says how the maps are made.
+    Its logits equal the model's bit for bit, and its ``explain()`` returns a map for any class from the same forward
+    pass. ``AttachedNet`` describes how the maps are computed.
 
     Args:
-        model: A model of timm, which stays as it is and shares its weights, or the name of one, which is loaded as by
+        model: A timm model, which is not modified and shares its weights, or the name of one, which is loaded as by
             ``load_model``.
         checkpoint: See ``load_model``.
         **model_kwargs: See ``load_model``.
 
     Raises:
-        TimmAbnError: The model has no places that its head could be applied to, or explains itself already; or see
+        TimmAbnError: The model has no spatial positions to apply its head to, or already explains itself; or see
             ``load_model``.
     """
     if isinstance(model, nn.Module):
         if checkpoint is not None or model_kwargs:
-            raise ModelError('a checkpoint, and arguments, go with the name of a model, not with a model itself.')
+            raise ModelError('a checkpoint and arguments need the name of a model, not a model.')
         return attach_module(model)
     if not isinstance(model, (str, NoneType)):
-        raise ModelError(f'attach() takes a model of timm, or the name of one, got {reprlib.repr(model)}.')
+        raise ModelError(f'attach() takes a timm model or its name, got {reprlib.repr(model)}.')
     found = load_classifier(model, checkpoint, **model_kwargs)
     return found if isinstance(found, AttachedNet) else attach_module(found)
 
@@ -167,7 +167,7 @@ def _load_checkpoint(name: str, path: Path, model_kwargs: Mapping[str, Any], tol
 def _check_exists(name: str) -> None:
     if not timm.is_model(name):
         hint = suggest(name.partition('.')[0], timm.list_models(), otherwise='see timm.list_models()')
-        raise ModelError(f'{name} is no model; {hint}')
+        raise ModelError(f'{name} is not a model; {hint}')
 
 
 def _check_tag(name: str) -> None:
@@ -184,14 +184,14 @@ def _check_has_weights(name: str, num_classes: int | None) -> None:
     cfg = timm.get_pretrained_cfg(name)
     if cfg is None or not cfg.has_weights:
         if name.split('.')[0] not in model_names():
-            raise ModelError(f'{name} has no pretrained weights; pass some as checkpoint (--checkpoint FILE).')
+            raise ModelError(f'{name} has no pretrained weights; pass weights as checkpoint (--checkpoint FILE).')
         trained = timm.list_pretrained([f'{known}.*' for known in model_names()])
         raise ModelError(
-            f'{no_weights(name.split(".")[0])} Or pass weights of your own as checkpoint (--checkpoint FILE), or take '
+            f'{no_weights(name.split(".")[0])} Or pass your own weights as checkpoint (--checkpoint FILE), or use '
             f'a model that has some ({", ".join(trained)}).'
         )
     if num_classes not in (None, cfg.num_classes):
         raise ModelError(
             f'the weights of {name} are for {cfg.num_classes} classes, not {num_classes}: leave out the number of '
-            f'classes, or pass weights of your own as checkpoint (--checkpoint FILE).'
+            f'classes, or pass your own weights as checkpoint (--checkpoint FILE).'
         )

@@ -1,7 +1,7 @@
 """Converting the authors' official checkpoints.
 
 Their repository: https://github.com/machine-perception-robotics-group/attention_branch_network. Multi-task networks
-(CelebA) come from a repository of their own, in two forms: with two outputs per task, as in the paper, or with one.
+(CelebA) come from a separate repository, in two forms: with two outputs per task, as in the paper, or with one.
 """
 
 import re
@@ -97,10 +97,10 @@ _CANDIDATES: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 class ConvertedCheckpoint(NamedTuple):
-    """What ``timm.create_model(model_name, **model_args)`` loads strictly.
+    """Name, arguments and weights for ``timm.create_model(model_name, **model_args)``, which loads them strictly.
 
-    The arguments are the number of classes, and the kind of attention map where it is not the sigmoid. Multi-task
-    networks get the mechanism that the authors' code has by default, 'product': the checkpoint does not tell.
+    The arguments are the number of classes, and the kind of attention map unless it is the sigmoid. Multi-task networks
+    get the default mechanism of the authors' code, 'product', since the checkpoint does not record it.
     """
 
     model_name: str
@@ -112,12 +112,12 @@ def convert_official_checkpoint(checkpoint: Mapping[str, Any], model_name: str |
     """Convert a checkpoint of the authors' code.
 
     Args:
-        checkpoint: The authors' ``state_dict``, or the whole checkpoint around it. Names may begin with ``module.``;
+        checkpoint: The authors' ``state_dict``, or the whole checkpoint around it. Names may start with ``module.``;
             ``num_batches_tracked`` may be missing.
-        model_name: Name of the model here, for example 'abn_resnet152'; None to find it.
+        model_name: Name of the model in this package, such as 'abn_resnet152'; None to identify it.
 
     Raises:
-        CheckpointError: The checkpoint is not one of this architecture, or of none; the message names the likeliest,
+        CheckpointError: The checkpoint has another architecture, or an unknown one; the message names the likeliest,
             and the first keys that differ.
         ValueError: There is no such model, or it is not an Attention Branch Network.
     """
@@ -133,7 +133,7 @@ def convert_official_checkpoint(checkpoint: Mapping[str, Any], model_name: str |
             errors.append(error)
     if not errors:
         raise CheckpointError(
-            "the checkpoint is not one of the authors' code: it has none of the names att_layer3, att_layer4, "
+            "the checkpoint is not from the authors' code: it has none of the names att_layer3, att_layer4, "
             f'att_block3, att_dense3, stage_att, layer4_att, but {shortened(list(state_dict), 3)}.'
         )
     raise min(errors, key=lambda error: error.num_differences)
@@ -144,7 +144,7 @@ def _convert(state_dict: dict[str, torch.Tensor], model_name: str) -> ConvertedC
         hint = suggest(model_name, timm.list_models('abn_*'), otherwise="see timm.list_models('abn_*').")
         raise TimmAbnError(f'unknown model {model_name!r}: {hint}')
     if not model_name.startswith('abn'):
-        raise TimmAbnError(f'{model_name!r} is not an Attention Branch Network; their names begin with abn_.')
+        raise TimmAbnError(f'{model_name!r} is not an Attention Branch Network; their names start with abn_.')
     model_args = _model_args_of(state_dict)
     with torch.device('meta'):
         model = timm.create_model(model_name, device=torch.device('meta'), **model_args)
@@ -183,7 +183,7 @@ def _state_dict_of(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     state_dict = {re.sub(r'^module\.', '', str(name)): tensor for name, tensor in inner.items()}
     strangers = [name for name, tensor in state_dict.items() if not isinstance(tensor, torch.Tensor)]
     if strangers:
-        raise CheckpointError(f'expected a state dict of tensors, got {shortened(strangers, 3)} of other types.')
+        raise CheckpointError(f'expected a state dict of tensors, got other types for {shortened(strangers, 3)}.')
     if not state_dict:
         raise CheckpointError('the checkpoint holds no tensors.')
     return state_dict

@@ -1,4 +1,4 @@
-"""What the caller says of weights that do not say it themselves: how images are prepared, and what outputs mean."""
+"""What the caller says about weights that do not record it: how images are prepared, and what outputs mean."""
 
 import dataclasses
 import warnings
@@ -19,15 +19,15 @@ _FLAGS = dict(img_size='--img-size', mean='--mean', std='--std', crop_pct='--cro
 
 @dataclasses.dataclass(frozen=True)
 class Told:
-    """What a caller says; None where nothing is said. It comes before what weights record.
+    """What a caller says; None for what is not said. It takes precedence over what weights record.
 
     Attributes:
         img_size: Height and width of images, or their side.
         mean: One value per channel, or one for all.
         std: See ``mean``.
-        crop_pct: Share of an image's side that is seen of it.
+        crop_pct: Share of an image's side that the model sees.
         probabilities: See ``timm_abn.records.Record``.
-        levels: See there; two words, as on a command line.
+        levels: See there; two words, as on the command line.
         explained_by: See there.
     """
 
@@ -108,7 +108,7 @@ class Told:
         if unknown:
             values, flags = (', '.join(of[name] for name in unknown) for of in (taken, _FLAGS))
             warnings.warn(
-                f'{origin} does not say how images were prepared; taken is {values}. If it was trained otherwise, all '
-                f'numbers are wrong: {flags} (in Python {", ".join(unknown)}) say so.',
+                f'{origin} does not record how images were prepared; assumed: {values}. If it was trained differently, '
+                f'all numbers are wrong: set {flags} (in Python {", ".join(unknown)}).',
                 stacklevel=4,
             )

@@ -90,7 +90,7 @@ def model_of(settings: Mapping[str, Any], name: str | None, path: Path) -> str:
     trained = str(settings.get('model') or '')
     if name is None:
         if not re.fullmatch(r'[\w.]+', trained):
-            said = f'is of {trained}' if re.fullmatch(r'[\w.:/@-]+', trained) else 'does not say what model it is of'
+            said = f'is of {trained}' if re.fullmatch(r'[\w.:/@-]+', trained) else 'does not record its model'
             raise CheckpointError(f'{path} {said}: pass --model NAME.')
         return trained
     if not trained or ':' in name or trained.split('.')[0] == name.split('.')[0]:
@@ -107,7 +107,7 @@ def recorded_model(path: str | Path | None) -> str:
         CheckpointError: There is none, it cannot be read, or does not say so.
     """
     if path is None:
-        raise CheckpointError('name a model (--model NAME), or pass a checkpoint that does (--checkpoint FILE).')
+        raise CheckpointError('name a model (--model NAME), or pass a checkpoint that records it (--checkpoint FILE).')
     return model_of(training_settings(read_checkpoint(Path(path))[1]), None, Path(path))
 
 
@@ -206,7 +206,7 @@ def data_config_of(settings: Mapping[str, Any], model: torch.nn.Module, path: Pa
     except (AssertionError, TypeError, ValueError):
         names = ('input_size', 'img_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
         found = ', '.join(f'{name}={settings[name]!r}' for name in names if settings.get(name) is not None)
-        raise CheckpointError(f'{path} says that images were prepared with {found}, which cannot be') from None
+        raise CheckpointError(f'{path} records impossible image preparation: {found}') from None
     _check_recorded(data_config, {}, path)
     return data_config
 

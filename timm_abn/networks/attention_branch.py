@@ -1,4 +1,4 @@
-"""The attention branch (paper, section 3.1): makes the attention map, and a prediction of its own."""
+"""The attention branch (paper, section 3.1): computes the attention map, and its own prediction."""
 
 from typing import Any, ClassVar
 
@@ -20,7 +20,7 @@ torch.fx.wrap('hard_sigmoid_maps')  # a leaf of fx graphs, which cannot count pl
 
 
 class AttentionBranch(nn.Module):
-    """Makes the attention map, and its own prediction, from the features at the cut (paper, section 3.1; Fig. 2b).
+    """Computes the attention map, and its own prediction, from the features at the cut (paper, section 3.1; Fig. 2b).
 
     A stage at full resolution, batch norm, a 1x1 convolution to one channel per class, batch norm and ReLU give the
     class features. A 1x1 convolution of these gives the class maps, whose spatial means are the attention logits; a
@@ -28,10 +28,10 @@ class AttentionBranch(nn.Module):
     last; the published numbers were made with 3x3.) ``attention_map='sum_log'`` is the authors' variant for SENet: the
     map is the sum over classes of ``log(1 + class features)``, without a sigmoid.
 
-    With ``init='neutral'`` the map starts flat: the scale of its batch norm begins with 0, as that of the last norm of
-    a residual block often does (Goyal et al., arXiv 1706.02677, section 5.1), so that it is 0.5 everywhere, exactly.
-    The scale learns from the first step on, all else from the second. An untrained map would span 0 to 1 in every
-    image, and change what a trained backbone predicts at random.
+    With ``init='neutral'`` the map starts flat: the scale of its batch norm starts at 0, as often in the last norm of a
+    residual block (Goyal et al., arXiv 1706.02677, section 5.1), so the map is exactly 0.5 everywhere. The scale learns
+    from the first step, everything else from the second. An untrained map would span 0 to 1 in every image, and change
+    the predictions of a trained backbone at random.
     """
 
     explanation_class: ClassVar[type[Explanation]] = Explanation
@@ -47,14 +47,14 @@ class AttentionBranch(nn.Module):
     ) -> None:
         """
         Args:
-            stage: The stage before the head; tells how many channels there are.
-            config: That of the network.
-            num_classes: Number of classes (K); that of a network with ``num_classes=0`` still has a branch for some.
+            stage: The stage before the head, which gives the number of channels.
+            config: Configuration of the network.
+            num_classes: Number of classes (K); above 0 even if the network has ``num_classes=0``.
             device: Where to create parameters.
             dtype: Type of the parameters.
 
         Raises:
-            TimmAbnError: The stage cannot pad as the configuration asks for.
+            TimmAbnError: The stage does not support the configured padding.
         """
         super().__init__()
         self.map_kind = config.attention_map

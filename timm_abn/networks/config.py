@@ -1,4 +1,4 @@
-"""AbnConfig: what an Attention Branch Network is, besides what its backbone is built with."""
+"""AbnConfig: the configuration of an Attention Branch Network, apart from the arguments of its backbone."""
 
 import dataclasses
 import reprlib
@@ -16,33 +16,33 @@ MOST_TASKS_AT_ONCE = 8  # that pass the perception branch as one batch by defaul
 
 @dataclasses.dataclass(frozen=True)
 class AbnConfig:
-    """What an Attention Branch Network is, besides what its backbone is built with.
+    """Configuration of an Attention Branch Network, apart from the arguments of its backbone.
 
-    Checkpoints, configurations of the Hub, model cards and ``timm-abn list`` read it. Whatever it holds is checked.
+    Checkpoints, configurations of the Hub, model cards and ``timm-abn list`` read it. All values are checked.
 
     Attributes:
         backbone: Name of a timm model.
-        split: Where to cut the backbone: index into its ``feature_info`` or path of a module. By default before the
+        split: Where to cut the backbone: index into its ``feature_info``, or path of a module. By default before the
             last stage.
         mechanism: 'residual' (paper, Eq. 2), ``features * (1 + map)``, or 'product' (Eq. 1), ``features * map``.
-        gate: What the map does to the features: 'features' (the paper's), 'centred' or 'tokens' (see ``Gate``,
-            ``CentredGate``, ``TokenGate``). By default what reaches the prediction of this backbone.
-        init: 'random' (the paper's), or 'neutral': the map begins as 0.5 everywhere and gates relative to that, so that
-            the network predicts at first what its backbone does. By default 'neutral' around a backbone that may be
-            trained already: a pretrained one, or one that is given itself.
-        attention_map: 'sigmoid', in [0, 1]; 'sum_log', the authors' variant for SENet (see ``AttentionBranch``); of
+        gate: How the map acts on the features: 'features' (the paper's), 'centred' or 'tokens' (see ``Gate``,
+            ``CentredGate``, ``TokenGate``). By default one that affects the prediction of this backbone.
+        init: 'random' (the paper's), or 'neutral': the map starts as 0.5 everywhere and gates relative to that, so that
+            the network starts with the predictions of its backbone. Defaults to 'neutral' for a backbone that may
+            already be trained: a pretrained one, or a model that you pass.
+        attention_map: 'sigmoid', in [0, 1]; 'sum_log', the authors' variant for SENet (see ``AttentionBranch``); for
             several tasks also 'raw', the authors' published form.
-        num_classes: Number of classes, or of tasks. With 0 the network returns pooled features, and keeps its map.
+        num_classes: Number of classes, or of tasks. With 0 the network returns pooled features and keeps its map.
         in_chans: Channels of the images.
-        attention_classes: Number of classes of the attention branch where ``num_classes`` is 0.
-        attention_norm: Whether there is batch norm after the stage of the attention branch.
-        hard_attention: Share of the map's places that are kept, the greatest; the others are exactly 0.
-        map_scale: How many times as high and wide as the features the attention map and the class maps are.
-        padding_mode: What the convolutions that maps come from see beyond the border: 'zeros', or 'replicate', which
-            does not tell them where the border is.
-        multi_task: Whether each class is a task of its own, with a map and a yes or no (paper, section 3.4).
+        attention_classes: Number of classes of the attention branch if ``num_classes`` is 0.
+        attention_norm: Whether batch norm follows the stage of the attention branch.
+        hard_attention: Share of the map's positions to keep, the greatest; the others are exactly 0.
+        map_scale: Height and width of the attention map and the class maps, as a multiple of the features'.
+        padding_mode: Padding of the convolutions that compute maps: 'zeros', or 'replicate', which does not reveal
+            where the border is.
+        multi_task: Whether each class is a separate task, with its own map and its own yes or no (paper, section 3.4).
         task_chunk_size: How many tasks pass the perception branch as one batch, which bounds the memory; 8 by default.
-            In training batch norm sees each chunk as a batch. The authors' code has 1.
+            In training, batch norm sees each chunk as a batch. The authors' code uses 1.
 
     Raises:
         TimmAbnError: A value has no meaning, or two contradict each other; the message names it and what is right.
@@ -81,7 +81,7 @@ class AbnConfig:
         share = self.hard_attention
         if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
             raise TimmAbnError(
-                f'hard_attention must be the share of the map that is kept, in (0, 1], got {reprlib.repr(share)}.'
+                f'hard_attention must be the share of the map to keep, in (0, 1], got {reprlib.repr(share)}.'
             )
         self._check_combinations()
 

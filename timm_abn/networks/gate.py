@@ -1,9 +1,9 @@
 """The gate: how an attention map acts on features (paper, section 3.2), in whatever layout a backbone has them.
 
-The paper multiplies features by a factor of the map. A norm that follows undoes that: a layer norm over channels a
-factor of each place, a group norm a uniform one. Behind such norms, features are moved towards and away from their
-mean over the places instead (``CentredGate``). And a class token, which is none of the places, is reached by how much
-of each token later blocks read (``TokenGate``).
+The paper multiplies features by a factor of the map. A norm that follows undoes that: a layer norm over channels undoes
+a factor at each position, a group norm a uniform one. Before such norms, features are instead moved towards and away
+from their spatial mean (``CentredGate``). A class token has no position; it is reached through how much later blocks
+read of each token (``TokenGate``).
 """
 
 import warnings
@@ -29,12 +29,12 @@ NEUTRAL = 'neutral_init'
 class Gate(nn.Module):
     """Multiplies features by a factor of the map: ``1 + map`` (Eq. 2, 'residual') or ``map`` (Eq. 1, 'product').
 
-    With ``init='neutral'`` the factor is relative to that of a map of 0.5 everywhere, which the attention branch begins
-    with: ``(1 + map) / 1.5`` or ``map / 0.5``. A map finer than the features acts by its mean over each of their
-    places. Prefix tokens are no places: nothing is done to them. Side inputs pass as they are.
+    With ``init='neutral'`` the factor is relative to that of a map of 0.5 everywhere, with which the attention branch
+    starts: ``(1 + map) / 1.5`` or ``map / 0.5``. A map finer than the features acts by its mean over each position of
+    theirs. Prefix tokens have no position and are unchanged, and so are side inputs.
 
-    What the gate is, other than 'features' and 'random', is recorded in the state dict with the version of its meaning;
-    weights of another gate are refused.
+    A gate other than 'features', or an init other than 'random', is recorded in the state dict with a version; weights
+    for another gate are refused.
     """
 
     kind: ClassVar[str] = 'features'
@@ -95,7 +95,7 @@ class Gate(nn.Module):
 class CentredGate(Gate):
     """Gates how far features are from their mean: ``mean + (features - mean) * factor``, which no norm undoes.
 
-    The mean is over the places of each image and channel; under hard attention over those where the map is not 0.
+    The mean is spatial, per image and channel; with hard attention over the positions where the map is not 0.
     """
 
     kind = 'centred'
@@ -107,10 +107,10 @@ class CentredGate(Gate):
 
 
 class TokenGate(CentredGate):
-    """A ``CentredGate``, and every later block reads tokens of the image in proportion to the map.
+    """A ``CentredGate`` with which every later block also reads tokens of the image in proportion to the map.
 
-    ``log(0.001 + map)`` is added to the attention scores of each token, as a side input of the second half. Under hard
-    attention nobody reads tokens where the map is 0. What is negative counts as 0.
+    ``log(0.001 + map)`` is added to the attention scores of each token, as a side input of the second half. With hard
+    attention, no block reads tokens where the map is 0. Negative values count as 0.
     """
 
     kind = 'tokens'
@@ -152,12 +152,12 @@ def check_records(state_dict: Mapping[str, Any], prefix: str, gate: Gate) -> Non
     recorded = [name for name in _RECORDS if prefix + name in state_dict]
     own = [name for name in _RECORDS if hasattr(gate, name)]
     if recorded != own:
-        raise TimmAbnError(f'the weights are of {_network(recorded)}, not of {_network(own)}: build the former.')
+        raise TimmAbnError(f'the weights are for {_network(recorded)}, not for {_network(own)}: build that network.')
     for name in recorded:
         version = state_dict[prefix + name]
         if not version.is_meta and int(version) != VERSION:
             raise TimmAbnError(
-                f'the weights are of version {int(version)} of {name!r}, of which this version of timm-abn '
+                f'the weights are of version {int(version)} of {name!r}, but this version of timm-abn '
                 f'knows {VERSION}: update it.'
             )
 
@@ -177,12 +177,12 @@ def choose_gate(gate: str | None, cut: Cut, perception_branch: nn.Module, takes_
         gate = 'tokens' if takes_bias else 'centred' if cut.behind_norms else 'features'
     if gate == 'tokens' and not takes_bias:
         raise TimmAbnError(
-            "gate='tokens' needs blocks after the cut that take a mask of attention, as those of timm's "
-            f'VisionTransformer do, got {family_of(perception_branch).__name__} cut at {cut.path!r}; '
+            "gate='tokens' needs blocks after the cut that take an attention mask, like those of timm's "
+            f'VisionTransformer, got {family_of(perception_branch).__name__} cut at {cut.path!r}; '
             "gate='centred' or 'features' fits."
         )
     if {'features': cut.normalised, 'centred': cut.unread, 'tokens': False}[gate]:
-        reason, remedy = 'what follows undoes any factor of a place', "choose gate='centred', or another split"
+        reason, remedy = 'what follows undoes any factor at a position', "choose gate='centred', or another split"
         if cut.unread:
             reason, remedy = 'only the class token is read after it', 'choose an earlier split'
         warnings.warn(

@@ -20,7 +20,7 @@ def check_values(attention: torch.Tensor, map_kind: str) -> None:
     """Raise TimmAbnError unless values of a map could be predicted ones: finite, and in the range of their kind."""
     low, high = dict(sigmoid=(0.0, 1.0), sum_log=(0.0, math.inf), raw=(-math.inf, math.inf))[map_kind]
     if not bool((attention.isfinite() & (attention >= low) & (attention <= high)).all()):
-        bounds = 'finite' if map_kind == 'raw' else 'in [0, 1]' if map_kind == 'sigmoid' else 'finite, and not negative'
+        bounds = 'finite' if map_kind == 'raw' else 'in [0, 1]' if map_kind == 'sigmoid' else 'finite and not negative'
         found = f'{attention.min().item():.4g} to {attention.max().item():.4g}'
         raise TimmAbnError(f'the values of attention must be {bounds}, got {found}.')
 

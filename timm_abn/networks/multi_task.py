@@ -25,11 +25,11 @@ __all__ = ['MultiTaskAttentionBranch', 'MultiTaskAttentionBranchNet']
 
 
 class MultiTaskAttentionBranch(AttentionBranch):
-    """Makes one attention map per task, and its own prediction, from the features at the cut (paper, section 3.4).
+    """Computes an attention map per task, and its own prediction, from the features at the cut (paper, section 3.4).
 
     A stage at full resolution and a 1x1 convolution to one channel per task give the task maps, whose spatial means are
     the attention logits. The attention maps are their sigmoid, or the task maps as they are (``'raw'``, the authors'
-    published form, which can be negative). Where maps start flat (see ``AttentionBranch``), the 1x1 convolution begins
+    published form, which can be negative). If maps start flat (see ``AttentionBranch``), the 1x1 convolution starts
     with weights of 0.
     """
 
@@ -67,12 +67,12 @@ class MultiTaskAttentionBranchNet(AttentionBranchNet):
     """Attention Branch Network for multi-task learning, such as the attributes of a face.
 
     Like every ABN it returns ``(logits, attention_logits)`` in training mode and ``logits`` in evaluation mode, here of
-    shape (B, T) with one logit per task: its sigmoid is the probability of a yes. A task has two outputs, no and yes,
+    shape (B, T) with one logit per task: its sigmoid is the probability of yes. A task has two outputs, no and yes,
     as in the paper; its logit is their difference. timm's multi-label training, losses and metrics apply unchanged.
 
-    ``forward_features``, and what ``forward_intermediates`` returns of stages after the cut, have a leading dimension
-    B * T, the T results of an image in succession. With ``num_classes=0`` pooled features have shape (B, T, C), and
-    ``attention_classes`` says how many tasks there are. Attention maps, those of ``explain()`` and those given as
+    ``forward_features``, and ``forward_intermediates`` for stages after the cut, return tensors with a leading
+    dimension B * T, the T results of an image in succession. With ``num_classes=0`` pooled features have shape (B, T,
+    C), and ``attention_classes`` is the number of tasks. Attention maps, those of ``explain()`` and those given as
     ``attention``, have shape (B, T, h, w).
 
     Attributes:

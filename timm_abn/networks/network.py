@@ -30,12 +30,12 @@ torch.fx.wrap('given_or_predicted')  # a leaf of fx graphs, for which it is open
 
 
 class ForwardPass(NamedTuple):
-    """What one forward pass sees; ``explain()`` and every loss read it.
+    """Results of one forward pass; ``explain()`` and every loss use them.
 
     Attributes:
         features: What crosses the cut, before the gate.
-        class_features: What the attention branch makes its map and its prediction from, shape (B, K, h, w).
-        attention_map: The map that gates, predicted or given, shape (B, 1, h, w), of several tasks (B, T, h, w).
+        class_features: Input of the attention branch's map and prediction, shape (B, K, h, w).
+        attention_map: The map that gates, predicted or given, shape (B, 1, h, w), or (B, T, h, w) for several tasks.
         logits: Shape (B, K).
     """
 
@@ -52,9 +52,9 @@ class AttentionBranchNet(SplitNetwork):
     with its two heads. The training loss is the sum of the losses of both (paper, Eq. 3).
 
     Attributes:
-        config: What the network is (see ``AbnConfig``).
+        config: Configuration of the network (see ``AbnConfig``).
         feature_extractor: First half of the backbone, up to and including the module ``config.split``.
-        attention_branch: Makes the attention map from the features.
+        attention_branch: Computes the attention map from the features.
         gate: Applies the attention map to the features.
         perception_branch: Second half of the backbone.
     """
@@ -72,13 +72,13 @@ class AttentionBranchNet(SplitNetwork):
     ) -> None:
         """
         Args:
-            backbone: Name of a timm model, or a timm model (which is used up: its parameters become the network's).
+            backbone: Name of a timm model, or a timm model, whose parameters become the network's.
             pretrained_backbone: Start both halves, and the copied stage of the attention branch, from timm's
-                pretrained weights of the backbone, or from the weights in the file of this name. Of a backbone that is
-                given itself: whether it is trained, so that the copied stage keeps its weights.
+                pretrained weights of the backbone, or from the weights in this file. If you pass a model: whether it is
+                trained, so that the copied stage keeps its weights.
             device: Where to create parameters.
             dtype: Type of the parameters.
-            **kwargs: What ``AbnConfig`` lists (``split``, ``mechanism``, ``gate``, ``num_classes``, ...). All else is
+            **kwargs: Fields of ``AbnConfig`` (``split``, ``mechanism``, ``gate``, ``num_classes``, ...). All others are
                 passed to ``timm.create_model`` for the backbone (``img_size``, ``drop_path_rate``, ...).
 
         Raises:
@@ -101,7 +101,7 @@ class AttentionBranchNet(SplitNetwork):
         x: torch.Tensor,
         attention: torch.Tensor | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        """Return logits (B, K), in training mode ``(logits, attention_logits)``.
+        """Return logits (B, K); in training mode ``(logits, attention_logits)``.
 
         Args:
             x: Images, shape (B, in_chans, H, W).
@@ -117,7 +117,7 @@ class AttentionBranchNet(SplitNetwork):
         return self.predict(features, self.attention_map(features, x, attention))
 
     def forward_pass(self, images: torch.Tensor, attention: torch.Tensor | None = None) -> ForwardPass:
-        """Return what one forward pass sees.
+        """Return the results of one forward pass.
 
         Args:
             images: Shape (B, in_chans, H, W).

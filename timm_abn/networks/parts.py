@@ -62,9 +62,9 @@ def build_parts(
         architecture = architecture_of(name, **backbone_arguments)
     elif backbone_arguments:
         given = ', '.join(f'{name}={value!r}' for name, value in backbone_arguments.items())
-        raise TimmAbnError(f'{given}: no argument of a network, and the backbone, which might know it, exists already.')
+        raise TimmAbnError(f'{given} is not an argument of a network, and the backbone already exists.')
     if hasattr(backbone, 'attention_branch'):
-        raise TimmAbnError(f'Backbone {name_of(backbone)!r} has an attention branch already; pass its own backbone.')
+        raise TimmAbnError(f'Backbone {name_of(backbone)!r} already has an attention branch; pass its backbone.')
     check_outputs(backbone, config.num_classes, config.outputs_per_class, name)
     cut = cut_backbone(backbone, config.split, architecture)
     layout, channels = feature_layout(cut)
@@ -96,7 +96,7 @@ def _init_for(config: AbnConfig, is_trained: bool) -> str:
     """Return the init that fits a backbone; warns where none leaves one that may be trained unchanged."""
     if is_trained and not config.can_be_neutral:
         warnings.warn(
-            'The network does not predict at first what its backbone does: maps of hard attention, or of another kind '
+            "The network does not start with its backbone's predictions: hard attention, and maps of another kind "
             "than 'sigmoid', cannot have a neutral init.",
             stacklevel=4,
         )

@@ -221,7 +221,7 @@ class SplitNetwork(nn.Module):
         paths = [info['module'].partition('.')[2] for info in self.feature_info]
         missing = [info['module'] for info in infos.values() if info['module'] not in named]
         if missing or len(set(paths)) < len(paths):  # streams that one module makes at once cannot be told apart
-            what = f'names a stage that is no module: {missing[0].partition(".")[2]!r}' if missing else 'has streams'
+            what = f'names a stage that is not a module: {missing[0].partition(".")[2]!r}' if missing else 'has streams'
             raise TimmAbnError(f'{family} {what}. Its features cannot be returned by stage.')
         with noting({index: named[info['module']] for index, info in infos.items()}) as noted:
             final = self.forward_features(x, attention)
@@ -295,7 +295,7 @@ class SplitNetwork(nn.Module):
         family = family_of(self.perception_branch).__name__
         if not hasattr(self.perception_branch, 'set_input_size'):
             if get_model_input_config(self)['fixed_input_size'] or kwargs:
-                raise TimmAbnError(f'{family} has no set_input_size: its images keep their size.')
+                raise TimmAbnError(f'{family} has no set_input_size: its image size is fixed.')
             return  # any size passes it as it is
         size = (img_size, img_size) if isinstance(img_size, int) else img_size
         trial: Any = copy_module(self, meta_tensors(self))

@@ -35,7 +35,7 @@ from .scores import score_tables
 
 __all__ = ['recorded_facts', 'save_checkpoint_folder']
 
-_ATTACHED = 'A classifier as it is, which `timm-abn` explains by maps of the evidence for each class.'
+_ATTACHED = 'An unmodified classifier, which `timm-abn` explains by maps of the evidence for each class.'
 _TRAINED = 'Attention Branch Network, trained with `timm-abn`: it explains its predictions by attention maps.'
 _NAMES_IN_CARD = 20  # the others stand in config.json
 

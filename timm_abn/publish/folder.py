@@ -32,25 +32,25 @@ def save_hub_folder(
     data_config: Mapping[str, Any] | None = None,
     pretrained_cfg: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write ``model.safetensors``, ``config.json`` and ``README.md`` into a folder, which is made where it is missing.
+    """Write ``model.safetensors``, ``config.json`` and ``README.md`` into a folder, which is created if needed.
 
-    ``timm.create_model('local-dir:<folder>', pretrained=True)`` loads the folder, and the Hub takes it as it is.
+    ``timm.create_model('local-dir:<folder>', pretrained=True)`` loads the folder, and the Hub accepts it unchanged.
 
     Args:
-        model: The model, as ``timm.create_model`` made it; arguments that it was made with are stored.
+        model: A model made by ``timm.create_model``; its arguments are stored.
         folder: The folder.
         card: The model card.
         data_config: Preprocessing of the weights (``input_size``, ``crop_pct``, ``interpolation``, ``mean``, ``std``),
-            where it is not that of the model's ``pretrained_cfg``.
-        pretrained_cfg: Entries of the ``pretrained_cfg`` to store in place of the model's.
+            if it differs from the model's ``pretrained_cfg``.
+        pretrained_cfg: Entries of ``pretrained_cfg`` to store instead of the model's.
 
     Raises:
-        HubError: The model was made with arguments that could not be read back, or its weights are not finite.
+        HubError: The model has arguments that could not be read back, or weights that are not finite.
     """
     folder = Path(folder)
     wrong = [name for name, tensor in model.named_parameters() if not bool(tensor.isfinite().all())]
     if wrong:
-        raise HubError(f'the weights hold NaN or infinity, in {shortened(wrong, 3)}: nothing was written.')
+        raise HubError(f'the weights contain NaN or infinity, in {shortened(wrong, 3)}: nothing was written.')
     save_for_hf(
         model,
         str(folder),
@@ -79,7 +79,7 @@ def copy_hub_folder(source: str | Path, folder: str | Path, address: str) -> dic
     for name in (CONFIG_NAME, WEIGHTS_NAME, CARD_NAME):
         path = source / name
         if path.is_symlink():  # it may lead to anything on this machine
-            raise HubError(f'{path} is a link; only files of the folder itself are published.')
+            raise HubError(f'{path} is a link; only regular files are published.')
         if not path.is_file():
             raise HubError(
                 f'{source} holds no {name}; timm-abn convert and timm-abn publish --dry-run write such folders.'
@@ -112,14 +112,14 @@ def publish_folder(
 ) -> str:
     """Publish what ``save_hub_folder`` wrote, and ``make_space`` added, in one commit.
 
-    The repository, and the branch ``revision``, are made if they do not exist. A Space runs, and is not a model.
+    The repository and the branch ``revision`` are created if they do not exist. A Space is a page, not a model.
 
     Returns:
         Address of the commit.
 
     Raises:
-        HubError: There is no token, it does not allow it, the repository exists and is public although ``private`` is
-            asked for, or the Hub cannot be reached. No file is published then.
+        HubError: There is no token, it does not permit this, the repository exists and is public although ``private``
+            is set, or the Hub cannot be reached. Then no file is published.
     """
     if not get_token():
         raise HubError(f'{constants.ENDPOINT} needs a token to publish: log in with hf auth login, or set HF_TOKEN.')

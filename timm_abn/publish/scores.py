@@ -45,10 +45,10 @@ def score_tables(path: Path, model: nn.Module, data_config: Mapping[str, Any] | 
     own = weights_fingerprint(model), fingerprint(model.eval()), preparation_of(model, data_config or {})
     for what, before, now in zip(('other weights', 'another network', 'images prepared otherwise'), then, own):
         if before != now:
-            raise TimmAbnError(f'{path} holds the scores of {what}; evaluate what is published.')
+            raise TimmAbnError(f'{path} holds the scores of {what}; evaluate the published weights.')
     sections = [setup, markdown_table(['explanation', *(TITLES[name] for name in metrics)], rows)]
     if effects:
-        header = ('map given instead of the predicted one', 'accuracy changes by', 'predictions changed')
+        header = ('map used instead of the predicted one', 'accuracy changes by', 'predictions changed')
         sections.append(markdown_table(header, effects))
     return '\n\n'.join(sections)
 

@@ -13,13 +13,13 @@ __all__ = ['Adapter', 'BackboneHalf', 'family_of']
 
 
 class BackboneHalf:
-    """Marks the classes that halves of a family become, which are subclasses of the family's own.
+    """Marks the classes of a family's halves, which are subclasses of the family's own class.
 
-    A half keeps the parameters and attributes that timm gave it, and computes otherwise: the first returns what crosses
-    the cut, ``Features(x, side_inputs)``, or the features alone if there are no side inputs; the second is given the
-    same, with gated features. Modules of the other half are there as modules that let everything pass.
+    A half keeps the parameters and attributes of the timm model but computes something else. The first half returns
+    what crosses the cut: ``Features(x, side_inputs)``, or the features alone if there are no side inputs. The second
+    half receives the same, with gated features. The modules of the other half are replaced by pass-through modules.
 
-    Such classes are at the level of a module, so that halves can be copied and pickled, and keep nothing between calls.
+    Define such classes at module level, so that halves can be copied and pickled, and keep no state between calls.
     """
 
 
@@ -32,13 +32,13 @@ def family_of(module: nn.Module) -> type[nn.Module]:
 class Adapter:
     """What a family needs beyond pass-through modules. The base class is right for most families.
 
-    Whatever an adapter declares, a cut is proven before it is used: it is refused if the halves compute something
-    other than the backbone does.
+    Whatever an adapter declares, a cut is proven before it is used: it is refused if the halves do not compute exactly
+    what the backbone computes.
 
     Attributes:
-        extractor_class: Subclass of the family's class, and of ``BackboneHalf``, that the first half becomes.
+        extractor_class: Class of the first half, a subclass of the family's class and of ``BackboneHalf``.
         perception_class: The same for the second half.
-        result: Which of the tensors are the features, where a module returns several.
+        result: Index of the features if a module returns several tensors.
         split: Path of the module to cut after by default; None for the one that ``feature_info`` suggests.
     """
 
@@ -48,11 +48,11 @@ class Adapter:
     split: str | None = None
 
     def notes_stages(self, half: nn.Module) -> bool:
-        """Return whether features of stages are noted as modules return them, since timm's method does not fit."""
+        """Return whether features of stages are recorded from module outputs, because timm's method does not fit."""
         return isinstance(half, BackboneHalf)
 
     def half_classes(self, backbone: nn.Module) -> tuple[type[nn.Module] | None, type[nn.Module] | None]:
-        """Return what the halves of this backbone become, None where they stay of its class."""
+        """Return the classes of the halves of this backbone, None for a half that keeps its class."""
         return self.extractor_class, self.perception_class
 
     def default_split(self, backbone: nn.Module) -> str | None:
@@ -60,7 +60,7 @@ class Adapter:
         return self.split
 
     def stage(self, backbone: nn.Module, name: str) -> str:
-        """Return the path of the module that ends a stage of ``feature_info``, where the family names another one."""
+        """Return the path of the module that ends a stage of ``feature_info``, if the family names another one."""
         return name
 
     def prepare_extractor(self, feature_extractor: nn.Module) -> None:
@@ -79,11 +79,11 @@ class Adapter:
         return output if isinstance(output, torch.Tensor) else None
 
     def arranged(self, half: nn.Module, path: str, output: Any) -> Any:
-        """Return what a module of a half returns, with tokens in the order of their places if they are in another."""
+        """Return the output of a module of a half, with tokens in the order of their positions."""
         return output
 
     def num_prefix_tokens(self, perception_branch: nn.Module) -> int:
-        """Return how many tokens at the cut come before those of the image: none if the class token joins later."""
+        """Return how many tokens at the cut precede those of the image: 0 if the class token joins later."""
         joins_later = getattr(perception_branch, 'cls_token', None) is not None
         return 0 if joins_later else getattr(perception_branch, 'num_prefix_tokens', 0)
 

@@ -14,11 +14,11 @@ _ADAPTERS: dict[type[nn.Module], Adapter] = {nn.Module: Adapter(), **FAMILIES}
 def register_adapter(backbone_class: type[nn.Module], adapter: Adapter) -> None:
     """Use ``adapter`` for backbones of ``backbone_class``.
 
-    It holds for subclasses, too, except for the classes that halves become: these would lose what a subclass does
-    differently, and need an entry of their own.
+    It also applies to subclasses, except for the classes of the halves: these would lose what a subclass does
+    differently, so a subclass needs its own entry for them.
 
-    A family whose ``forward_features`` adds position embeddings between ``embed`` and ``blocks``, and lets edges of the
-    image pass beside the features, declares it like this, at the level of a module:
+    A family whose ``forward_features`` adds position embeddings between ``embed`` and ``blocks``, and carries edges of
+    the image alongside the features, declares this at module level:
 
         class TwoStreamExtractor(timm_abn.BackboneHalf, TwoStream):
             def forward_features(self, x):
@@ -31,15 +31,15 @@ def register_adapter(backbone_class: type[nn.Module], adapter: Adapter) -> None:
 
         timm_abn.register_adapter(TwoStream, timm_abn.Adapter(TwoStreamExtractor, TwoStreamPerception))
 
-    Blocks after the cut let everything pass in the first half, those before it in the second. Other things that an
-    adapter can declare are methods of ``Adapter``.
+    In the first half, blocks after the cut pass everything through; in the second half, blocks before it do. The
+    methods of ``Adapter`` are what else an adapter can declare.
 
     Args:
         backbone_class: Class of the timm model, or of a module inside it that is cut in two.
         adapter: What the family needs.
 
     Raises:
-        TimmAbnError: The adapter, or a class it names, cannot be what it should be.
+        TimmAbnError: The adapter, or a class it names, has the wrong type.
     """
     if not isinstance(adapter, Adapter):
         raise TimmAbnError(f'register_adapter() needs an instance of Adapter, got {adapter!r}.')
@@ -49,7 +49,7 @@ def register_adapter(backbone_class: type[nn.Module], adapter: Adapter) -> None:
         ):
             half, whole = half_class.__name__, backbone_class.__name__
             raise TimmAbnError(
-                f'{half} must be a subclass of timm_abn.BackboneHalf and of {whole}, whose half it is to be.'
+                f'{half} must be a subclass of timm_abn.BackboneHalf and of {whole}, whose half it implements.'
             )
     _ADAPTERS[backbone_class] = adapter
 

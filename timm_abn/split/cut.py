@@ -69,7 +69,7 @@ class Split(Cut):
 def split_backbone(backbone: nn.Module, split: int | str | None = None) -> tuple[nn.Module, nn.Module]:
     """Cut a timm backbone in two halves that together compute exactly what it computes.
 
-    The halves share the backbone's parameters; use them instead of the backbone, or copy it first.
+    The halves share the backbone's parameters: use them instead of the backbone, or copy it first.
 
     Args:
         backbone: Any timm model.
@@ -102,7 +102,7 @@ def cut_backbone(backbone: nn.Module, split: int | str | None = None, architectu
             cut = _prove_cut(backbone, path, images)
         except SplitError as error:
             nearest = _nearest_cut(backbone, path, images)
-            hint = f'the nearest cut that works is {nearest!r}' if nearest else 'none around it works either'
+            hint = f'the nearest cut that works is {nearest!r}' if nearest else 'none near it works either'
             raise SplitError(f'{str(error).rstrip(".")}; {hint}.') from error
     if architecture is not None:
         _PROVEN[key] = cut
@@ -213,7 +213,7 @@ def _resolve_split(backbone: nn.Module, split: int | str | None) -> str:
         split = find_adapter(backbone).default_split(backbone)
     if split is None:
         if len(stages) < 2:
-            raise SplitError(f'{name} names no stages to split before; pass split=<module path>.')
+            raise SplitError(f'{name} names no stages to split at; pass split=<module path>.')
         split = default_stage(infos)
     if isinstance(split, bool) or not isinstance(split, (int, str)):
         raise SplitError(f'split must be a stage index or a module path, got {split!r}; {valid}.')

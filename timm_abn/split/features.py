@@ -12,8 +12,8 @@ class Features(NamedTuple):
     """What the first half of a backbone hands to the second.
 
     Attributes:
-        x: The features that an attention map is for.
-        side_inputs: What the second half reads besides: class tokens, rotary embeddings, other streams, a bias of
+        x: The features, which an attention map gates.
+        side_inputs: What else the second half reads: class tokens, rotary embeddings, other streams, a bias of
             attention scores. Most families have none.
     """
 

@@ -176,7 +176,7 @@ def prove(halves: tuple[nn.Module, nn.Module], run: Run, family: str, expression
         numbers.append(expressions.number(features))  # type: ignore[arg-type]
         expressions.name_input(features, 'features')  # type: ignore[arg-type]
 
-    reason = 'it does work between its modules that pass-through modules cannot skip'
+    reason = 'it does work between its modules, which pass-through modules cannot skip'
     if run.crossing:
         reason = f'more than one tensor crosses the cut (read after it by {run.crossing[0]})'
     name = 'feature extractor'

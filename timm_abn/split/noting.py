@@ -47,6 +47,4 @@ def maps_of(output: Any, channels: int, reduction: int, images: torch.Tensor) ->
         if tensor.ndim == 3 and tensor.shape[1] >= height * width:  # tokens of the image come last
             tokens = tensor[:, tensor.shape[1] - height * width :]
             return tokens.transpose(1, 2).unflatten(2, (height, width))
-    raise TimmAbnError(
-        f'a stage of {channels} channels at 1/{reduction} of the image makes no maps that could be found.'
-    )
+    raise TimmAbnError(f'a stage of {channels} channels at 1/{reduction} of the image makes no maps that can be found.')

@@ -50,7 +50,7 @@ def run() -> int:
     """Run the script of timm that the first argument names; returns the exit code."""
     if len(sys.argv) < 2 or sys.argv[1].startswith('-'):
         names = ', '.join(SCRIPTS)
-        print(f'usage: run.py SCRIPT [its arguments]\n\nSCRIPT is one of timm: {names}.', file=sys.stderr)
+        print(f"usage: run.py SCRIPT [its arguments]\n\nSCRIPT is one of timm's: {names}.", file=sys.stderr)
         return 0 if sys.argv[1:] in (['-h'], ['--help']) else 2
     name = sys.argv[1] if sys.argv[1].endswith('.py') else f'{sys.argv[1]}.py'
     return main(name, sys.argv[2:])
@@ -103,7 +103,7 @@ def _run(name: str, arguments: Sequence[str]) -> None:
     replace(timm.data, 'create_dataset', partial(create_dataset, **settings.data, levels=settings.levels))
     replace(folder_reader, 'find_images_and_targets', find_images_and_targets)
     extend_timm_transforms()
-    for note in (*settings.notes, *(['torch finds no GPU here: this runs on the CPU.'] if of_device else [])):
+    for note in (*settings.notes, *(['torch finds no GPU: running on the CPU.'] if of_device else [])):
         _say(name, note)
     with tempfile.TemporaryDirectory() as scratch:
         run_script(scripts, name, [*for_timm, *_config_for_timm(config, vars(own), for_timm, Path(scratch))])
@@ -142,27 +142,27 @@ def _own_arguments(name: str, arguments: Sequence[str]) -> tuple[argparse.Namesp
     parser = argparse.ArgumentParser(program, usage, add_help=False, allow_abbrev=False)
     place = "checkout of timm's repository, or 'download' to fetch the scripts of the installed timm once (default: "
     parser.add_argument('--timm-scripts', metavar='DIR', help=f'{place}$TIMM_SCRIPTS)')
-    levels = 'black and white of images of more than 8 bits: 0 4095, or percentiles: 1%% 99%% (default: of 16 bits)'
+    levels = 'black and white in images of more than 8 bits: 0 4095, or percentiles: 1%% 99%% (default: 16 bits)'
     parser.add_argument('--levels', nargs=2, metavar=('LOW', 'HIGH'), help=levels)
     if trains:
         weight = 'weight of the attention loss (default: 1)'
         parser.add_argument('--attention-loss-weight', type=float, metavar='W', help=weight)
         add_map_arguments(parser)
-        recipes = f'settings of an experiment: {", ".join(recipe_names())}; --model chooses'
+        recipes = f'settings of an experiment: {", ".join(recipe_names())}; --model selects the network'
         parser.add_argument('--recipe', metavar='NAME', help=recipes)
         parser.add_argument('-c', '--config', default='', help=argparse.SUPPRESS)
     if any(flag in arguments for flag in ('-h', '--help')):
         parser.print_help()
         crops = ', '.join(CROP_MODES)
         also = f' --train-crop-mode also takes {crops}; --dataset also torch/svhn, compcars and celeba.'
-        print(f'\n{name} of timm follows, whose flags all work.{also if trains else ""}\n', flush=True)
+        print(f'\n{name} of timm follows; all of its flags work.{also if trains else ""}\n', flush=True)
     return parser.parse_known_args(arguments)
 
 
 def _read_config(own: argparse.Namespace, for_timm: Sequence[str]) -> dict[str, Any]:
     """Return the settings of ``--recipe`` or ``--config`` for the model of the command line, or of the settings."""
     if own.recipe and own.config:
-        raise TrainingError(f'--recipe {own.recipe} and --config {own.config} are both settings: pass one of them.')
+        raise TrainingError(f'--recipe {own.recipe} and --config {own.config} are both settings: pass only one.')
     if not own.recipe and not own.config:
         return {}
     path = find_recipe(own.recipe) if own.recipe else Path(own.config)
@@ -209,8 +209,7 @@ def _check_multi_label(settings: argparse.Namespace, script: Path) -> None:
     said = [flag for flag, holds in flags.items() if holds]
     if said and not knows_multi_label(script):
         raise TrainingError(
-            f'{said[0]} needs scripts of timm that know --task, which {script} does not; use those of tag '
-            f'v{timm.__version__}.'
+            f'{said[0]} needs scripts of timm with --task, which {script} lacks; use those of tag v{timm.__version__}.'
         )
     if said and settings.task != 'multilabel':
         raise TrainingError(f'{said[0]} has several attributes per image: pass --task multilabel.')
@@ -247,7 +246,7 @@ def _check_settings(settings: argparse.Namespace) -> None:
         raise TrainingError(IS_SCRIPTED)
     if settings.naflex_loader:
         raise TrainingError(
-            '--naflex-loader feeds patches, and the attention branch of an Attention Branch Network needs images. '
+            '--naflex-loader feeds patches, but the attention branch needs images. '
             'Leave it out, or use --train-img-sizes.'
         )
     if settings.kd_model_name and settings.kd_distill_type != 'logit':

@@ -22,7 +22,7 @@ def choose_device(script: str, settings: argparse.Namespace) -> list[str]:
     if script not in _WITH_A_DEVICE or not str(settings.device).startswith('cuda') or torch.cuda.is_available():
         return []
     if 'device' in settings.said:
-        raise TrainingError(f'--device {settings.device}: torch finds no such GPU here; leave it out for the CPU.')
+        raise TrainingError(f'--device {settings.device}: torch finds no such GPU; leave it out to use the CPU.')
     settings.device = 'cpu'
     return ['--device', 'cpu']
 

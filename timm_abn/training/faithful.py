@@ -1,10 +1,10 @@
-"""FaithfulTraining: in training a network looks at its own maps, so that a loss can ask that they are faithful.
+"""FaithfulTraining: in training, a network also predicts through its own maps, so that a loss can make them faithful.
 
-The paper's loss (Eq. 3) does not ask an attention map to be faithful, and it is not: a constant does as well. Here
-the network looks a second time, at the image seen through its own map, so that a loss can ask that its prediction
-stands. The idea is that of T-TAME (Ntrougkas et al., arXiv 2403.04523), which trains a separate branch after the fact.
-It may look a third time, at the features where its map is not, so that a loss can ask that these say nothing; GAIN (Li
-et al., CVPR 2018, arXiv 1802.10171) asks the same of images.
+The paper's loss (Eq. 3) does not require an attention map to be faithful, and it is not: a constant does as well. Here
+a second pass predicts from the image masked by the map, and a loss can require the same prediction. T-TAME (Ntrougkas
+et al., arXiv 2403.04523) does this with a separate branch, trained after the network. A third pass can predict from the
+features where the map is not, which a loss can require to reveal nothing; GAIN (Li et al., CVPR 2018, arXiv 1802.10171)
+requires this of images.
 
     model = FaithfulTraining(network)  # around this DistributedDataParallel, torch.compile, ...
     criterion = FaithfulMapLoss(nn.CrossEntropyLoss())
@@ -37,18 +37,18 @@ BACKGROUNDS = ('blur', 'mean', 'mixed')
 
 
 class TrainingOutput(NamedTuple):
-    """What the wrappers of this module return in training; the first two are those of every network.
+    """Output of the wrapper in training; the first two are the outputs of every network.
 
     Attributes:
         logits: Shape (B, K).
         attention_logits: Shape (B, K).
         attention_map: Shape (B, 1, h, w), or (B, T, h, w).
-        masked_logits: Logits of the image that the map keeps, shape (B, K); of several tasks (B, 1), that of the task
-            whose map was used. None if it is not asked for.
-        tasks: The task whose map counts, drawn for each image, shape (B,); None of a network with one map.
-        flipped_map: The map of the image flipped from left to right, flipped back; None if it is not asked for.
-        complement_logits: Logits of the features where the map is not, of the shape of ``masked_logits``; None if they
-            are not asked for.
+        masked_logits: Logits of the masked image, shape (B, K); for several tasks (B, 1), that of the task whose map
+            was used. None if not requested.
+        tasks: The task whose map was used, drawn for each image, shape (B,); None for a network with one map.
+        flipped_map: The map of the image flipped left to right, flipped back; None if not requested.
+        complement_logits: Logits of the features where the map is not, shaped like ``masked_logits``; None if not
+            requested.
     """
 
     logits: torch.Tensor
@@ -61,11 +61,11 @@ class TrainingOutput(NamedTuple):
 
 
 class FaithfulTraining(nn.Module):
-    """Wraps a network: training returns what losses of the maps need, a ``TrainingOutput``, from one forward pass.
+    """Wraps a network so that training returns what losses of the maps need, a ``TrainingOutput``.
 
-    The network sees each image twice in a step: as it is, and through its map. The running statistics of batch norm are
-    of the first. In evaluation mode the network answers as without the wrapper. Like ``DistributedDataParallel``, it
-    holds the network as ``module``.
+    The network sees each image twice per step: unmasked, and masked by its map. Running statistics of batch norm come
+    from the unmasked images. In evaluation mode the wrapper changes nothing. Like ``DistributedDataParallel``, it holds
+    the network as ``module``.
     """
 
     def __init__(
@@ -74,11 +74,11 @@ class FaithfulTraining(nn.Module):
         """
         Args:
             network: The network, whose maps are in [0, 1].
-            background: What takes the place of what the map does not keep: 'blur', the image under a Gaussian blur;
-                'mean', the mean colour; 'mixed', one of them, or another image of the batch, drawn for each image, so
-                that no baseline is learned by heart. None to leave the masked image out.
-            flips: Whether the map of the flipped image is wanted.
-            complement: Whether the prediction from where the map is not is wanted.
+            background: What replaces the part that the map does not keep: 'blur', the image under a Gaussian blur;
+                'mean', the mean colour; 'mixed', one of these or another image of the batch, drawn for each image, so
+                that the network cannot memorise a baseline. None skips the masked image.
+            flips: Whether to compute the map of the flipped image.
+            complement: Whether to compute the prediction from where the map is not.
 
         Raises:
             TimmAbnError: There is no such background, maps are not in [0, 1], or the mechanism hides nothing.

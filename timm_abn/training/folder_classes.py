@@ -92,7 +92,7 @@ def _folders(root: Path, settings: argparse.Namespace) -> list[str]:
     found = {'' if path.parent == root else path.parent.name for path in find_images(root, endings)}
     if '' in found:
         others = f' beside folders ({shortened(class_order(found - {""}))})' if len(found) > 1 else ''
-        raise TrainingError(f'{root} holds images{others}: each must be in a folder that is called like its class.')
+        raise TrainingError(f'{root} holds images{others}: each must be in a folder named after its class.')
     return class_order(found)
 
 
@@ -102,7 +102,7 @@ def _check_training(root: Path, found: Sequence[str], settings: argparse.Namespa
             f'image folder: expected a folder for each split, and in it a folder for each class in {root}.'
         )
     if len(found) == 1:
-        raise TrainingError(f'{root} has one class, {found[0]!r}: there is nothing to tell apart.')
+        raise TrainingError(f'{root} has only one class, {found[0]!r}.')
     if settings.num_classes in (None, len(found)):
         return
     if 'num_classes' in settings.said:
@@ -122,10 +122,10 @@ def _take_validation(settings: argparse.Namespace, mapped: dict[str, int]) -> No
     model = settings.trained_checkpoint or settings.model
     trained_on = settings.recorded.get('data_dir')
     if trained_on and root.resolve() == Path(settings.data_dir).resolve() == Path(str(trained_on)).resolve():
-        settings.notes.append(f'{root} has no folder {settings.split}: images that {model} was trained on are counted.')
+        settings.notes.append(f'{root} has no folder {settings.split}: this counts images that {model} was trained on.')
     num_classes, label_names = _of_model(settings)
     if num_classes == 1:
-        raise TrainingError(f'{model} has one logit, of which timm counts no accuracy: timm-abn evaluate does.')
+        raise TrainingError(f'{model} has one logit, for which timm computes no accuracy: use timm-abn evaluate.')
     settings.class_names = _recorded_names(settings, num_classes)
     if mapped:
         _check_mapped(root, folders, mapped, settings)
@@ -138,13 +138,11 @@ def _take_validation(settings: argparse.Namespace, mapped: dict[str, int]) -> No
     if not found.indices and not label_names:
         raise TrainingError(
             f'{root} has {len(folders)} classes ({shortened(folders)}), but {model} is of {num_classes}: pass '
-            '--class-map to say which of them these are.'
+            '--class-map to match them.'
         )
     _check_known(root, set(folders) - set(found.indices), model)
     if found.guess:
-        settings.notes.append(
-            f'no class of {model} is called like a folder of {root}: they are taken as {found.guess}.'
-        )
+        settings.notes.append(f'no class of {model} matches a folder of {root}: folders are taken for {found.guess}.')
     settings.data = dict(class_indices=found.indices)
 
 
@@ -170,4 +168,4 @@ def _recorded_names(settings: argparse.Namespace, num_classes: int | None) -> li
 def _check_known(root: Path, strange: set[str], source: str | Path) -> None:
     """Refuse images of classes that nothing was trained on, which timm would count as others."""
     if strange:
-        raise TrainingError(f'{root} has classes that {source} has not: {shortened(class_order(strange))}.')
+        raise TrainingError(f'{root} has classes that {source} lacks: {shortened(class_order(strange))}.')

@@ -41,16 +41,15 @@ class AttentionBranchLoss(nn.Module):
     is that of the perception branch alone.
 
     Attributes:
-        watch: Called with the terms in training, by name and before they are weighted, and the size of the batch;
-            None for no call.
+        watch: Called in training with the unweighted terms by name, and the size of the batch; None for no call.
     """
 
     def __init__(self, criterion: Callable[..., torch.Tensor], attention_loss_weight: float = 1.0) -> None:
         """
         Args:
-            criterion: Loss of logits and targets, of one branch.
-            attention_loss_weight: Weight of the attention branch's loss; 1 in the paper. A weight that is negative or
-                not finite is a TrainingError.
+            criterion: Loss of one branch, from logits and targets.
+            attention_loss_weight: Weight of the attention branch's loss; 1 in the paper. A negative or infinite weight
+                raises a TrainingError.
         """
         super().__init__()
         check_weight(attention_loss_weight)
@@ -70,9 +69,9 @@ class AttentionBranchLoss(nn.Module):
         """Return the loss.
 
         Args:
-            output: What an ABN returned: ``(logits, attention_logits)``, or ``logits``, each of shape (B, K); or a
-                ``TrainingOutput``, whose first two count.
-            target: What the criterion wants: classes (B,), or probabilities (B, K).
+            output: Output of an ABN: ``(logits, attention_logits)``, or ``logits``, each of shape (B, K); or a
+                ``TrainingOutput``, of which the first two are used.
+            target: Target of the criterion: classes (B,), or probabilities (B, K).
         """
         if isinstance(output, torch.Tensor):
             return self.criterion(output, target)
@@ -87,17 +86,17 @@ class AttentionBranchLoss(nn.Module):
 
 
 class FaithfulMapLoss(AttentionBranchLoss):
-    """The loss of both branches, and what makes the map say what the prediction depends on.
+    """The loss of both branches, plus terms that make the map show what the prediction depends on.
 
         L = L_perception + w_a L_attention + w_m L(logits of the image that the map keeps, target)
             + w_area mean(M) + w_smooth mean(|dM|) + w_flip mean((M - M of the flipped image, flipped back)^2)
             + w_c L(logits of the features where the map is not, no answer)
 
-    The third term asks that the network predicts as well from what its map keeps, the fourth that this is little; they
-    belong together (hard attention keeps a share that is given, and needs no fourth). The last asks that where the map
-    is not all classes are as likely (of attributes: that each is as likely as not), so that the prediction depends on
-    the map. The network is wrapped in ``FaithfulTraining``, which returns what is needed. Of several tasks, the map of
-    one an image is used, drawn anew each time, and the criterion gets its logits alone, (B, 1).
+    With the third term the network must also predict from what its map keeps; with the fourth, this must be little.
+    They belong together (hard attention keeps a fixed share, and does not need the fourth). With the last term all
+    classes must be equally likely where the map is not (for attributes: each as likely as not), so that the prediction
+    depends on the map. Wrap the network in ``FaithfulTraining``, which returns what is needed. With several tasks, the
+    map of one task per image is used, drawn at random each time, and the criterion gets only its logits, (B, 1).
     """
 
     TERMS: ClassVar[tuple[str, ...]] = tuple(_SEEN)
@@ -115,15 +114,15 @@ class FaithfulMapLoss(AttentionBranchLoss):
     ) -> None:
         """
         Args:
-            criterion: Loss of logits and targets, of one branch; of several tasks one without weights of tasks, since a
-                masked image has the logits of one task alone.
+            criterion: Loss of one branch, from logits and targets; for several tasks one without weights per task,
+                since a masked image has the logits of one task only.
             attention_loss_weight: See ``AttentionBranchLoss``.
             masked: Weight of the loss of the masked image, w_m.
             area: Weight of the mean of the map, w_area.
-            smoothness: Weight of the mean absolute difference between neighbouring places of the map, w_smooth.
+            smoothness: Weight of the mean absolute difference between neighbouring positions of the map, w_smooth.
             consistency: Weight of the mean squared difference to the map of the flipped image, w_flip.
-            complement: Weight of the cross entropy between what is predicted where the map is not, and no answer, w_c.
-            multi_label: Whether labels are several attributes per image, and not its class.
+            complement: Weight of the cross entropy between the prediction where the map is not, and no answer, w_c.
+            multi_label: Whether targets are several attributes per image, not its class.
 
         Raises:
             TrainingError: A weight is negative or not finite.
@@ -200,4 +199,4 @@ def _of_task(target: torch.Tensor, output: Output) -> torch.Tensor:
 def check_weight(weight: float, name: str = 'attention_loss_weight') -> None:
     """Raise TrainingError unless ``weight`` can be the weight of a loss, called ``name``."""
     if isinstance(weight, bool) or not (isinstance(weight, (int, float)) and math.isfinite(weight) and weight >= 0):
-        raise TrainingError(f'{name} must be a finite number that is not negative, got {weight!r}.')
+        raise TrainingError(f'{name} must be a finite number of 0 or more, got {weight!r}.')

@@ -31,14 +31,14 @@ CHOICES = dict(
 )
 
 # settings of timm under which a mask would not be where the object is, and why
-_MIXES = 'mixes images, whose masks then are of neither'
+_MIXES = 'mixes images, so that masks fit neither'
 _WITHOUT_MASKS = dict(
-    aa='turns and shears images by steps that a mask cannot follow',
+    aa='rotates and shears images in ways that a mask cannot follow',
     mixup=_MIXES,
     cutmix=_MIXES,
     cutmix_minmax=_MIXES,
-    aug_splits='makes several images of one',
-    train_img_sizes='transforms images after they have left their data set, which masks do not',
+    aug_splits='makes several images from one',
+    train_img_sizes='transforms images after they left their data set, unlike masks',
 )
 
 
@@ -76,28 +76,28 @@ def add_map_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags to a parser."""
     add = parser.add_argument
     loss = (
-        'train maps to be faithful: "masked" asks that the prediction stands on what the map keeps, at the price of a '
-        'second forward pass per step (default: the loss of the paper)'
+        'train maps to be faithful: with "masked", what the map keeps of the image must be enough for the prediction, '
+        'at the price of a second forward pass per step (default: the loss of the paper)'
     )
     add('--map-loss', choices=CHOICES['map_loss'], help=loss)
     weights = (
-        'weights of its terms (default: masked=1 area=0.5 smoothness=0 consistency=0 complement=0; area=0 where '
-        'attention is hard); complement asks that nothing can be told from where the map is not'
+        'weights of its terms (default: masked=1 area=0.5 smoothness=0 consistency=0 complement=0; area=0 '
+        'with hard attention); with complement, the rest of the image must not reveal the class'
     )
     add('--map-loss-weights', nargs='+', metavar='TERM=W', help=weights)
-    background = 'what takes the place of what the map does not keep (default: mixed)'
+    background = 'what replaces the part that the map does not keep (default: mixed)'
     add('--map-background', choices=CHOICES['map_background'], help=background)
-    hard = 'keep the share Q of the map that is greatest, the rest is exactly 0; product mechanism (default: soft)'
+    hard = 'keep the greatest share Q of the map and set the rest to exactly 0; product mechanism (default: soft)'
     add('--hard-attention', type=float, metavar='Q', help=hard)
     masks = (
-        'human masks of training images: PNG files called as the images, or a JSON file in the form of COCO; images '
+        'human masks of training images: PNG files named like the images, or a JSON file in COCO format; images '
         'without one are skipped (default: no masks)'
     )
     add('--attention-mask-dir', metavar='DIR|JSON', help=masks)
     distance = 'distance between map and mask (default: bce)'
     add('--attention-mask-loss', choices=CHOICES['attention_mask_loss'], help=distance)
-    add('--attention-mask-weight', type=float, metavar='W', help='weight of that loss (default: 1)')
-    used = 'share of the masks that is used, always the same ones for a --seed (default: 1)'
+    add('--attention-mask-weight', type=float, metavar='W', help='weight of this loss (default: 1)')
+    used = 'share of the masks to use, the same masks for the same --seed (default: 1)'
     add('--attention-mask-share', type=float, metavar='S', help=used)
     crop = "crop of the validation images, as in timm's validate.py (default: that of the model)"
     add('--crop-mode', choices=CHOICES['crop_mode'], help=crop)
@@ -113,7 +113,7 @@ def check_choices(config: Mapping[str, object]) -> None:
 def _check_abn(flag: str, settings: argparse.Namespace) -> None:
     """Refuse a flag for other networks; of a model at an address it is known once it is built."""
     if ':' not in settings.model and not settings.model.startswith('abn'):
-        raise TrainingError(f'{flag} is for Attention Branch Networks, got --model {settings.model}.')
+        raise TrainingError(f'{flag} needs an Attention Branch Network, got --model {settings.model}.')
 
 
 def take_hard_attention(settings: argparse.Namespace) -> None:
@@ -136,7 +136,7 @@ def read_map_loss(settings: argparse.Namespace) -> MapLossSettings | None:
     if settings.map_loss is None:
         for flag in ('map_loss_weights', 'map_background'):
             if getattr(settings, flag) is not None:
-                raise TrainingError(f'{_flag(flag)} says how --map-loss works: pass --map-loss masked, too.')
+                raise TrainingError(f'{_flag(flag)} belongs to --map-loss: pass --map-loss masked as well.')
         return None
     _check_abn('--map-loss', settings)
     is_hard = settings.model_kwargs.get('hard_attention', 1) != 1
@@ -171,7 +171,7 @@ def read_masks(settings: argparse.Namespace) -> MaskSettings | None:
     given = {name: value for name, value in values.items() if value is not None}
     if settings.attention_mask_dir is None:
         for name in given:
-            raise TrainingError(f'--attention-mask-{name} says how --attention-mask-dir works: pass that, too.')
+            raise TrainingError(f'--attention-mask-{name} belongs to --attention-mask-dir: pass that as well.')
         return None
     multi_task = bool(settings.model_kwargs.get('multi_task'))
     found = MaskSettings(Path(str(settings.attention_mask_dir)), **given, multi_task=multi_task)
@@ -193,14 +193,14 @@ def _check_run_with_masks(settings: argparse.Namespace) -> None:
     map_type = settings.model_kwargs.get('attention_map', 'sigmoid')
     if map_type != 'sigmoid':
         raise TrainingError(
-            f"masks are for maps in [0, 1]: --attention-mask-dir needs attention_map='sigmoid', got {map_type!r}."
+            f"masks need maps in [0, 1]: --attention-mask-dir needs attention_map='sigmoid', got {map_type!r}."
         )
     for key, reason in _WITHOUT_MASKS.items():
         if getattr(settings, key):
             raise TrainingError(f'{_flag(key)} {reason}: leave it out, or --attention-mask-dir.')
     dataset = settings.dataset.lower()
     if dataset == 'compcars':
-        raise TrainingError('--dataset compcars cuts images to the car, which masks do not follow.')
+        raise TrainingError('--dataset compcars crops images to the car, which masks do not follow.')
     if '/' in dataset:
         raise TrainingError(
             f'masks are found by the names of image files, which --dataset {settings.dataset} does not have: pass a '

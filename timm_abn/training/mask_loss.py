@@ -1,4 +1,4 @@
-"""Training with human knowledge: the map is trained to be where a person drew that it should be.
+"""Training with human knowledge: the map is trained towards masks that people draw.
 
 Mitsuhara et al., "Embedding Human Knowledge into Deep Neural Network via Attention Map", arXiv 1905.03540, fine-tune an
 ABN with the distance between its map and one that a human edited; here the human's part is a mask, and not every image
@@ -18,14 +18,14 @@ MASK_LOSSES = ('bce', 'energy', 'l1')
 
 
 class AttentionMaskLoss(nn.Module):
-    """Distance between attention maps and masks, of those that have one.
+    """Distance between attention maps and masks, for images that have a mask.
 
-    - ``bce``: binary cross entropy of each place of the map, averaged over the map.
-    - ``energy``: 1 - the share of the map's sum that lies inside the mask. It says where the map is, not how large.
+    - ``bce``: binary cross entropy at each position of the map, averaged over the map.
+    - ``energy``: 1 minus the share of the map's sum inside the mask. It depends on where the map is, not how large.
     - ``l1``: mean absolute difference.
 
-    Under hard attention the loss is of the map that gates, in which most places are 0, and its gradient reaches all of
-    them. Where the map is 0 the cross entropy has no slope that is of use, and is replaced by the absolute difference.
+    With hard attention the loss uses the map that gates, in which most positions are 0, and its gradient reaches all of
+    them. Where the map is 0 the cross entropy has no useful slope and is replaced by the absolute difference.
 
     With the loss of both branches, or ``FaithfulMapLoss``, in your own loop:
 
@@ -45,17 +45,17 @@ class AttentionMaskLoss(nn.Module):
     def forward(
         self, attention_map: torch.Tensor, masks: torch.Tensor, present: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Return the mean over the masks that there are; exactly 0, with gradients of 0, if there is none.
+        """Return the mean over the masks present; exactly 0, with gradients of 0, if there is none.
 
         Args:
             attention_map: Shape (B, T, h, w), in [0, 1].
-            masks: 1 where the map should be, shape (B, T, H, W), bool or in [0, 1]; averaged over the places of the
-                map. A mask that holds NaN is missing.
-            present: Which masks there are, shape (B, T), bool; all that hold no NaN by default. For 'energy', one that
-                is 0 everywhere is missing, too.
+            masks: 1 where the map should be, shape (B, T, H, W), bool or in [0, 1]; averaged over the
+                positions of the map. A mask that contains NaN is missing.
+            present: Which masks are present, shape (B, T), bool; by default all without NaN. For 'energy', a mask that
+                is 0 everywhere is also missing.
 
         Raises:
-            TrainingError: A shape or type is another.
+            TrainingError: A shape or type is wrong.
         """
         distances, counted = self.distances(attention_map, masks, present)
         return distances.sum() / counted.sum().clamp(min=1)

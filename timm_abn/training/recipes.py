@@ -52,7 +52,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise TrainingError(f'--config {path} must hold "flag: value" lines, got a {type(settings).__name__}.')
     by_model = settings.get(_BY_MODEL, {})
     if not isinstance(by_model, dict) or not all(isinstance(changes, dict) for changes in by_model.values()):
-        raise TrainingError(f'{_BY_MODEL} in {path} must hold settings under patterns of names of models.')
+        raise TrainingError(f'{_BY_MODEL} in {path} must hold settings under patterns of model names.')
     return settings
 
 

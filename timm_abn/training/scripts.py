@@ -64,7 +64,7 @@ def check_version(folder: Path, needs_tasks: bool) -> str | None:
     """
     found = _version_in(folder)
     if found is None:
-        return f'{folder} has no timm/version.py: whether its scripts go with timm {timm.__version__} is not known.'
+        return f'{folder} has no timm/version.py: it is unknown whether its scripts fit timm {timm.__version__}.'
     if needs_tasks and _release(found) < _release(_FIRST_WITH_TASKS):
         raise TrainingError(
             f'the scripts in {folder} are of timm {found}, whose train.py would leave out the loss of the attention '
@@ -153,7 +153,7 @@ def _download(version: str) -> Path:
             came = _version_in(partial)
             if came != version:
                 raise TrainingError(
-                    f'asked for the scripts of timm {version}, but those of {came} came; nothing was kept.'
+                    f'requested the scripts of timm {version}, but received those of {came}; nothing was kept.'
                 )
     except OSError:
         if not target.is_dir():  # else another process was faster

@@ -30,9 +30,9 @@ __all__ = ['IS_ATTACHED', 'IS_SCRIPTED', 'extend_timm_tasks']
 _logger = logging.getLogger(__name__)
 
 # why a model cannot be trained here
-IS_ATTACHED = 'an attached network is trained by timm-abn attach.'
+IS_ATTACHED = 'timm-abn attach trains attached networks.'
 IS_SCRIPTED = (
-    '--torchscript cannot train an Attention Branch Network: scripted, it has no attention logits. Leave it out, or '
+    '--torchscript cannot train an Attention Branch Network: a scripted one has no attention logits. Leave it out, or '
     'use --torchcompile.'
 )
 
@@ -91,10 +91,10 @@ def _init(self: Any, timm_init: Callable, *args: Any, **kwargs: Any) -> None:
     if isinstance(model, AttachedNet):
         raise TrainingError(IS_ATTACHED)
     if isinstance(model, MultiTaskAttentionBranchNet) and not multi_label:
-        raise TrainingError('multi_task=True answers several questions an image: it needs --task multilabel.')
+        raise TrainingError('multi_task=True answers several questions per image: it needs --task multilabel.')
     if not isinstance(model, AttentionBranchNet):
         if settings.map_loss is not None or settings.masks is not None:
-            raise TrainingError(f'{type(model).__name__} is not an Attention Branch Network: no map to train.')
+            raise TrainingError(f'{type(model).__name__} is not an Attention Branch Network: it has no map to train.')
         if self.verbose:
             _logger.info(f'{type(model).__name__} is not an Attention Branch Network: it trains as in timm.')
         return
@@ -104,7 +104,7 @@ def _init(self: Any, timm_init: Callable, *args: Any, **kwargs: Any) -> None:
     if settings.masks is not None:
         if model.config.attention_map != 'sigmoid':
             kind = model.config.attention_map
-            raise TrainingError(f"masks are for maps in [0, 1]: attention_map='sigmoid', not {kind!r}.")
+            raise TrainingError(f"masks need maps in [0, 1]: attention_map='sigmoid', not {kind!r}.")
         masks = settings.masks
         self.criterion = MaskedTargetLoss(self.criterion, masks.loss, masks.weight, multi_label)
     self.criterion.watch = term_log.watch
@@ -119,7 +119,7 @@ def _describe(model: AttentionBranchNet, weights: Mapping[str, float], origin: s
         origin += '; the attention stage has a copy of them, the rest of the branch is random'
     elif origin.endswith(OF_BACKBONE):
         origin += '; the attention branch is random'
-    came = f' It begins with {origin}.' if origin else ''
+    came = f' It starts from {origin}.' if origin else ''
     return (
         f'Attention Branch Network over {config.backbone}, cut after {config.split}; attention stage: {stage}; '
         f'{config.mechanism} mechanism, gate {config.gate}.{came} '

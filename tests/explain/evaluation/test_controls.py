@@ -116,6 +116,6 @@ def test_verdicts_and_contradictions():
         row['mean_map_of_all'] = True
     assert 'above the mean map of other images' in verdicts(by_method, scores, by_class, settings, names)['attention']
     assert contradictions(by_method, scores, names, 0) == [
-        'attention or grad_cam, that depends on the class: SRG differs by 0.100 [0.100, 0.100] for works (12 images), '
+        'attention or grad_cam: this depends on the class: SRG differs by 0.100 [0.100, 0.100] for works (12 images), '
         'by -0.200 [-0.200, -0.200] for broken (12)'
     ]

@@ -232,17 +232,17 @@ def test_a_finished_evaluation_is_shown_again(model, finished, caplog):
         (dict(explainers=dict(mine=lambda images, targets: images[:, :1])), 'other code of the method mine'),
         (
             changed(image=torch.zeros(3, *SIZE)),
-            r'an evaluation of what image0.png was before \(1 differ\): choose a new folder',
+            r'an evaluation from before image0.png changed \(1 differ\): choose a new folder',
         ),
-        (changed(mask=torch.ones(SIZE, dtype=torch.bool)), 'of what image0.png was before'),
-        (changed(label=3), 'of what image0.png was before'),
-        (dict(samples=make_samples(5)[::-1]), 'of what image4.png was before'),
+        (changed(mask=torch.ones(SIZE, dtype=torch.bool)), 'from before image0.png changed'),
+        (changed(label=3), 'from before image0.png changed'),
+        (dict(samples=make_samples(5)[::-1]), 'from before image4.png changed'),
         (dict(samples=make_samples(4)), 'images=5, not 4'),
         (dict(steps=3), 'holds an evaluation with steps=2, not 3: choose a new folder'),
         (dict(baseline='blur'), "baseline='mean', not 'blur'"),
         (dict(grid=2), 'grid=None, not 2'),
         (dict(num_classes=6), 'other weights'),
-        (dict(mechanism='product'), 'a network of other arguments'),
+        (dict(mechanism='product'), 'a network with other arguments'),
         (dict(pretrained_cfg_overlay=dict(crop_pct=0.5)), 'preparation.crop_pct='),
         (dict(record=Record('sigmoid')), "probabilities='softmax', not 'sigmoid'"),
         (dict(data='dir=x, seed=1'), "holds an evaluation with data='dir=mine', not 'dir=x': choose a new folder"),
@@ -465,5 +465,5 @@ def test_baseline_is_paired_by_image(whole, tmp_path):
     assert joined.differences['plain: grad_cam']['deletion'] == expected
     assert len(joined.rows) == 7 * NUM_IMAGES and joined.rows[-1]['method'] == 'plain: centre'
     fewer = evaluated(other, tmp_path / 'fewer', make_samples(5), explainers=['grad_cam'])
-    with pytest.raises(TimmAbnError, match='not of the same images'):
+    with pytest.raises(TimmAbnError, match='for different images'):
         join_evaluations(own, 'plain', fewer)

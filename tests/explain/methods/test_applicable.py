@@ -46,7 +46,7 @@ def test_a_layer_is_for_those_that_take_one():
     with pytest.raises(TimmAbnError) as error:
         create_explainers(['centre', 'cam'], model, 'layer4')
     takers = 'grad_cam, recipro_cam, pytorch_grad_cam, torchcam'
-    assert str(error.value) == f"layer 'layer4' is for methods that take one ({takers}), got centre, cam."
+    assert str(error.value) == f"layer 'layer4' works for methods that take one ({takers}), got centre, cam."
 
 
 @pytest.mark.parametrize(

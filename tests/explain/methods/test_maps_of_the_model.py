@@ -84,8 +84,8 @@ def test_cam_refuses_other_classifiers(name, kwargs, family):
     with pytest.raises(timm_abn.TimmAbnError) as error:
         create_explainer('cam', timm.create_model(name, num_classes=5, **kwargs))
     assert str(error.value) == (
-        f"'cam' needs a linear classifier on average-pooled features, {family} has none: what its classifier is given "
-        'is not the mean of its last features.'
+        f"'cam' needs a linear classifier on average-pooled features, {family} has none: the input of its "
+        'classifier is not the mean of its last features.'
     )
 
 

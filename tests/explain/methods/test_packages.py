@@ -87,7 +87,7 @@ def test_wrong_methods_and_models_are_refused_in_one_line():
     assert str(error.value) == "captum has no method 'Salience'; did you mean Saliency?"
     with pytest.raises(timm_abn.TimmAbnError) as error:
         create_explainer('captum', tiny_abn('test_resnet', multi_task=True))
-    assert str(error.value) == "'captum' explains one map, and the network has one for each of its tasks."
+    assert str(error.value) == "'captum' explains one map, but the network has one for each task."
 
 
 class FakeMethod:
@@ -113,7 +113,5 @@ def test_the_layer_of_a_method_of_a_package(name, layer, expected, monkeypatch):
     monkeypatch.setattr(importlib, 'import_module', lambda name: fakes)
     explainer = create_explainer(name, tiny_backbone('test_resnet').eval(), **({'layer': layer} if layer else {}))
     assert explainer.layer == expected
-    with pytest.raises(
-        timm_abn.TimmAbnError, match='^captum has no layer in FakeMethod, whose maps are of the input; '
-    ):
+    with pytest.raises(timm_abn.TimmAbnError, match='^captum takes no layer for FakeMethod, which maps the input; '):
         create_explainer('captum:FakeMethod', tiny_backbone('test_resnet'), layer='layer4')

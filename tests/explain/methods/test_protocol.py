@@ -236,7 +236,7 @@ AFTER_THE_CUT = "layer must come after the cut at 'layer3',"
         (
             'grad_cam:LayerCAM',
             {},
-            "Unknown explainer 'grad_cam:LayerCAM': PACKAGE:METHOD is of pytorch_grad_cam, torchcam, captum.",
+            "Unknown explainer 'grad_cam:LayerCAM': PACKAGE:METHOD works for pytorch_grad_cam, torchcam, captum.",
         ),
         ('grad_cam', {'layr': 'x'}, "Explainer 'grad_cam' has no option 'layr'; did you mean layer?"),
         ('centre', {'z': 1}, "Explainer 'centre' has no option 'z'; its options are sigma."),

@@ -257,7 +257,7 @@ SHAPE = 'baseline must have a shape that can be broadcast to that of the images'
         ('noise', "There is no baseline 'noise'; there are 'mean', 'black', 'blur', 'linear', or pass a tensor."),
         (
             'black',
-            "baseline 'black' needs a model with a pretrained_cfg, which tells its normalisation; pass a tensor.",
+            "baseline 'black' needs a model with a pretrained_cfg, which gives its normalisation; pass a tensor.",
         ),
         ('blur', "baseline 'blur' needs images of more than 5 pixels in height and width, got 2 x 2."),
         (torch.zeros(3, 1, 2, 2), f'{SHAPE}, (1, 1, 2, 2), got (3, 1, 2, 2).'),

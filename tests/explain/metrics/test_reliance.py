@@ -94,7 +94,7 @@ def test_a_network_that_reacts_to_differences_only_is_named():
     assert result.reacts_to_differences_only and not result.is_cancelled
     assert result['uniform'].effect < NO_EFFECT <= result['half'].effect
     assert result.findings == [
-        'The prediction reacts to differences within the attention map only: a uniform change is undone.'
+        'The prediction depends only on differences within the attention map: a uniform change is undone.'
     ]
 
 
@@ -116,7 +116,7 @@ def test_swin_reacts_to_differences_only():
     result = reliance(tiny_abn('swin_tiny_patch4_window7_224', gate='features'), tiny_images(2))
     assert result.reacts_to_differences_only
     uniform, half = result.findings
-    assert uniform == 'The prediction reacts to differences within the attention map only: a uniform change is undone.'
+    assert uniform == 'The prediction depends only on differences within the attention map: a uniform change is undone.'
     assert half.startswith('Replacing the attention map (half) has no effect: it changes the pre-logits by ')
 
 

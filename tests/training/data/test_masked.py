@@ -241,10 +241,10 @@ def test_goes_to_workers_that_are_started_anew(images, masks):
         ),
         (
             lambda path: coco(path / 'masks', [(7, box_of(0), None)]),
-            'of any of 4 training images: expected images in it to be called as those, such as class0/0',
+            'of any of 4 training images: expected images in it named like those, such as class0/0',
         ),
-        (lambda path: (path / 'masks').write_text('{}'), 'is not of the form of COCO: expected images'),
-        (lambda path: (path / 'masks').symlink_to(path / 'images' / 'train'), 'lies among the training images in'),
+        (lambda path: (path / 'masks').write_text('{}'), 'is not in COCO format: expected images'),
+        (lambda path: (path / 'masks').symlink_to(path / 'images' / 'train'), 'is among the training images in'),
     ],
 )
 def test_masks_of_no_image_are_one_line(images, tmp_path, make, message):
@@ -258,7 +258,7 @@ def test_attributes_without_any_mask_are_one_line(celeba, images, masks, tmp_pat
     settings = MaskSettings(masks, multi_task=True)
     with pytest.raises(TrainingError, match='expected files such as Eyeglasses/000001.png in it, the mask of 000001'):
         MaskedDataset(CelebA(str(celeba), 'train'), settings)
-    with pytest.raises(TrainingError, match='found by the names of attributes: pass --dataset celeba'):
+    with pytest.raises(TrainingError, match='found by attribute names: pass --dataset celeba'):
         MaskedDataset(images, settings)
 
 

@@ -65,7 +65,7 @@ def contradictions(
         if wins and losses:
             best, worst = max(wins, key=lambda c: wins[c].mean), min(losses, key=lambda c: losses[c].mean)
             found.append(
-                f'{first} or {second}, that depends on the class: SRG differs by {wins[best]} for {names[best]} '
+                f'{first} or {second}: this depends on the class: SRG differs by {wins[best]} for {names[best]} '
                 f'({wins[best].number} images), by {losses[worst]} for {names[worst]} ({losses[worst].number})'
             )
     return found

@@ -33,7 +33,7 @@ def check_grid(model: nn.Module, cells: int) -> None:
         raise TimmAbnError(f'grid must be a whole number of 2 or more, got {cells!r}.')
     if not are_exclusive(model):
         raise TimmAbnError(
-            'a grid shows one class in each cell, and the answers of this network do not exclude others.'
+            'a grid shows one class in each cell, and the answers of this network do not exclude each other.'
         )
     channels, height, width = get_model_input_config(model)['input_size']
     first = next(model.parameters())
@@ -77,7 +77,7 @@ def score_grid(
     shown = grid.members.flatten().tolist()
     read = read_samples(samples, shown, problems)
     if problems:
-        raise TimmAbnError(f'{problems[0]}: it could be read before.')
+        raise TimmAbnError(f'{problems[0]}: it could be read earlier.')
     images = batch_of(model, read).unflatten(0, grid.members.shape)
     mosaics = Mosaics(join_mosaics(images), grid.classes.to(images.device), grid.members)
     size = mosaics.images.shape[2:]

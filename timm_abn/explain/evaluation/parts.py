@@ -36,7 +36,7 @@ __all__ = [
 
 _logger = logging.getLogger(__name__)
 
-_OTHER = dict(weights='other weights', network='a network of other arguments', code='other code of the method {}')
+_OTHER = dict(weights='other weights', network='a network with other arguments', code='other code of the method {}')
 
 
 def begin(folder: Path, settings: Mapping[str, Any]) -> None:
@@ -130,7 +130,7 @@ def contents_of(samples: Iterable[Sample], problems: Sequence[str]) -> dict[str,
 def changed_error(folder: Path, changed: Sequence[str]) -> TimmAbnError:
     """Return the error that says that images are not what they were."""
     return TimmAbnError(
-        f'{folder} holds an evaluation of what {changed[0]} was before ({len(changed)} differ): choose a new folder.'
+        f'{folder} holds an evaluation from before {changed[0]} changed ({len(changed)} differ): choose a new folder.'
     )
 
 

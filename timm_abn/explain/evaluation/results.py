@@ -66,32 +66,32 @@ T = TypeVar('T')
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found.
+    """Results of an evaluation.
 
     Attributes:
         rows: One per image and method: image, method, label, predicted, target, probability (of the target), scores,
-            whether the mean map is that of all classes, and the problem with this map or image, if there is one. Scores
-            that do not exist are NaN.
+            whether the mean map is over all classes, and the problem with this map or image, if there is one. Missing
+            scores are NaN.
         scores: Method -> metric -> mean with its 95 % interval. ``above_mean_map`` is the symmetric relevance gain less
-            that of the mean of the method's maps of other images that are predicted as the same class;
-            ``classes_alike`` the rank correlation with the map of the most probable other class; ``randomised`` that
-            with the map once the head is drawn anew.
+            that of the method's mean map over other images predicted as the same class; ``classes_alike`` is the rank
+            correlation with the map of the most probable other class; ``randomised`` is that with the map after the
+            head is reinitialised.
         differences: Method -> metric -> mean of the paired differences to the first method, with its interval.
-        targets: Method -> target -> metric -> mean with its interval, where samples say what their target is, such as
-            the tasks of a multi-task network; else empty.
-        by_class: Method -> predicted class (or target) -> gain, and gain above the mean map, of classes with 10 images
-            or more; -1 -> those of all others together.
-        verdicts: Method -> what can be said of its maps, in words (``timm_abn.explain.verdict``).
-        accuracy: Share of the labelled images that are predicted rightly, with its interval.
+        targets: Method -> target -> metric -> mean with its interval, if samples have targets, such as the tasks of a
+            multi-task network; else empty.
+        by_class: Method -> predicted class (or target) -> gain, and gain above the mean map, for classes with 10 images
+            or more; -1 -> all others together.
+        verdicts: Method -> verdict on its maps, in words (``timm_abn.explain.verdict``).
+        accuracy: Share of the labelled images that are predicted correctly, with its interval.
         position_bias: Method -> share of the maps' spatial variance that their mean explains.
-        reliance: Replacement of the map -> effect -> mean with its interval; empty of a model that is no ABN.
-        findings: What readers must know, one sentence each: of the model's reliance on its map (``Reliance.findings``),
-            and of methods of which each is better in another class.
-        problems: What was wrong with images or maps -> how often.
-        classes_without_examples: Classes of the model that no image is of, if images are labelled.
+        reliance: Replacement of the map -> effect -> mean with its interval; empty if the model is not an ABN.
+        findings: Warnings, one sentence each: about the model's reliance on its map (``Reliance.findings``), and about
+            methods that are each better for some class.
+        problems: Problem with images or maps -> how often it occurred.
+        classes_without_examples: Classes of the model without images, if images are labelled.
         curves: Method -> mean deletion and insertion curves with the bounds of their 95 % intervals, (2, 3, steps + 1).
-        settings: Those of the evaluation, for the record.
-        uneven: What the accuracy hides where classes are uneven (``uneven_scores``); else empty.
+        settings: Settings of the evaluation, for the record.
+        uneven: Balanced accuracy and area under the ROC curve if classes are uneven (``uneven_scores``); else empty.
     """
 
     rows: list[Row]
@@ -122,7 +122,7 @@ def paired_differences(
     """Return the mean differences of metrics between the rows of two methods, of the same images in the same order."""
     images = [row['image'] for row in rows]
     if images != [row['image'] for row in first]:
-        raise TimmAbnError('the rows of two methods are not of the same images, so that nothing can be paired.')
+        raise TimmAbnError('the rows of two methods are for different images and cannot be paired.')
     return {
         name: bootstrap_mean([row[name] - other[name] for row, other in zip(rows, first)], seed, images)
         for name in metrics

@@ -70,26 +70,25 @@ def evaluate(
 ) -> Evaluation | None:
     """Score explanations of a model's predictions, and write ``scores.csv`` and ``summary.json``.
 
-    Under ``torch.distributed`` each process takes its share of the batches.
+    Under ``torch.distributed``, each process takes a share of the batches.
 
     Args:
-        model: The model, in evaluation mode, on the device to compute on. While maps of a network that has forgotten
-            its classes are made, its head is another one.
-        samples: Any sequence of samples, such as ``load_samples`` returns; an error that one raises while it is read is
-            a problem of this image alone. Each is read twice.
+        model: The model, in evaluation mode, on the device to compute on. Its head is temporarily replaced to compute
+            the ``randomised`` score.
+        samples: Any sequence of samples, such as ``load_samples`` returns. An error while one is read concerns only
+            that image. Each is read twice.
         methods: Names of methods of explanation (``timm_abn.explain.methods.EXPLAINERS``), or name -> any function of
             images and targets that returns maps (B, 1, h, w). Differences are to the first one. 'random' and 'centre'
             are added.
-        folder: Where results go. An evaluation of the same that was interrupted there is resumed, and one that was
-            finished is shown again, which a line says: that takes as long as reading the images. Where the code of a
-            method cannot be known, it is evaluated anew. None to leave nothing behind; several processes must then be
-            of one machine.
-        steps: Of deletion and insertion.
+        folder: Folder for the results. If it holds the same evaluation, an interrupted one is resumed, and a finished
+            one is shown again with a line that says so; this takes as long as reading the images. A method whose code
+            cannot be inspected is evaluated again. None writes nothing; several processes must then be on one machine.
+        steps: Steps of deletion and insertion.
         baseline: What replaces pixels: 'mean', 'black', 'blur' or 'linear'.
         patch_size: Side of the squares that are replaced, in pixels.
         batch_size: Images at once, and at most as many changed images.
-        seed: Of the bootstrap, and of what reliance, mosaics and the network with another head draw.
-        data: What the samples are, for the record; an evaluation of others in the same folder is refused.
+        seed: Seed of the bootstrap, and of the random draws of reliance, mosaics and the replaced head.
+        data: Description of the samples, for the record; an evaluation of others in the same folder is refused.
         grid: Images along each side of mosaics, to score methods by GridPG; None to leave it out.
 
     Returns:
@@ -97,7 +96,7 @@ def evaluate(
 
     Raises:
         TimmAbnError: The folder holds an evaluation of another network, method or image, or with other settings; an
-            argument has no meaning; or the model predicts NaN.
+            argument is invalid; or the model predicts NaN.
     """
     if not len(samples) or not methods:
         raise TimmAbnError(f'an evaluation needs images and methods, got {len(samples)} and {len(methods)}.')
@@ -198,7 +197,7 @@ class _Work:
     def _check(self, written: list[Path]) -> None:
         """Raise TimmAbnError if images have changed since files were written of them, in any process."""
         changed: list[str] = []
-        for part in self._progress(written, 'reading what was evaluated before'):
+        for part in self._progress(written, 'reading the earlier evaluation'):
             changed += read_again(self.samples, part, self.batch_size)[1]
         changed = of_all_processes(changed)
         if changed:

@@ -46,15 +46,15 @@ class CamExplainer(Explainer):
         images = torch.zeros((1, *size), device=weight.device, dtype=weight.dtype)
         features = self._last_features(images, torch.zeros(1, device=weight.device, dtype=torch.long))
         if not self._has_last_maps(features, images):
-            raise self._refusal('its last features are no maps, or laid out otherwise than those before them')
+            raise self._refusal('its last features are not maps, or have another layout than those before them')
         generator = torch.Generator().manual_seed(0)
         features = torch.randn(features.shape, generator=generator).to(features)
         pooled = perception.forward_head(features, pre_logits=True)
         maps = self._last_maps(features, images)
         if pooled.shape != maps.shape[:2] or not _equal(pooled, maps.mean(dim=(2, 3))):
-            raise self._refusal('what its classifier is given is not the mean of its last features')
+            raise self._refusal('the input of its classifier is not the mean of its last features')
         if not _equal(perception.forward_head(features), self._classifier(pooled)):
-            raise self._refusal('its logits are not what its classifier returns')
+            raise self._refusal('its logits are not the output of its classifier')
 
     def _last_features(self, images: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
         features = self._halves.extract(images, targets)

@@ -30,8 +30,8 @@ class ClassMapExplainer(Explainer):
         super().__init__(model)
         if not isinstance(model, (SplitNetwork, AttachedNet, ClassActivationMapping)):
             raise TimmAbnError(
-                f"'class_map' needs a model that makes class maps (ABN, CAM, attached), got {type(model).__name__}; "
-                "'cam' makes those of other models."
+                f"'class_map' needs a model with class maps (ABN, CAM, attached), got {type(model).__name__}; "
+                "'cam' makes them for other models."
             )
         self._model: Any = evaluation_copy(model)
         self.layer = str(self._model.config.split) if isinstance(model, SplitNetwork) else 'last features'

@@ -45,9 +45,9 @@ def create_explainer(name: str, model: nn.Module, **options: Any) -> Explainer:
     """Create an explainer of a model.
 
     Args:
-        name: One of ``EXPLAINERS``; of another package also with one of its methods, such as 'torchcam:LayerCAM'.
+        name: One of ``EXPLAINERS``; for another package also with one of its methods, such as 'torchcam:LayerCAM'.
         model: A timm model, with or without an attention branch, on its device.
-        **options: Those of the explainer, such as ``layer``; see its class.
+        **options: Options of the explainer, such as ``layer``; see its class.
 
     Raises:
         TimmAbnError: There is no such explainer or option, or it does not apply to the model.
@@ -71,29 +71,29 @@ def _find(name: str) -> tuple[type[Explainer], dict[str, str]]:
     explainer = EXPLAINERS[package]
     if colon and not issubclass(explainer, PackageExplainer):
         packages = ', '.join(name for name, other in EXPLAINERS.items() if issubclass(other, PackageExplainer))
-        raise TimmAbnError(f'Unknown explainer {name!r}: PACKAGE:METHOD is of {packages}.')
+        raise TimmAbnError(f'Unknown explainer {name!r}: PACKAGE:METHOD works for {packages}.')
     return explainer, {'method': method} if colon else {}
 
 
 def create_explainers(names: Sequence[str], model: nn.Module, layer: str | None = None) -> dict[str, Explainer]:
-    """Create explainers of a model, and try each on one empty image, so that it is known before long work.
+    """Create explainers of a model, and try each on one empty image, so that errors come before long work.
 
     Args:
-        names: See ``create_explainer``; a name that is there twice counts once.
+        names: See ``create_explainer``; repeated names count once.
         model: A timm model, with or without an attention branch, on its device.
-        layer: Of the methods that take one; see ``GradCamExplainer``.
+        layer: Layer for the methods that take one; see ``GradCamExplainer``.
 
     Returns:
         Name -> explainer, in the order of the names.
 
     Raises:
         TimmAbnError: Some do not apply to the model; the message says why, and which do. Or there is no such layer, or
-            no method that takes one.
+            no method takes one.
     """
     explainers, refusals = {}, {}
     if layer is not None and not any(_layer_of(name, layer) for name in names):
         takers = ', '.join(name for name in EXPLAINERS if _layer_of(name, layer))
-        raise TimmAbnError(f'layer {layer!r} is for methods that take one ({takers}), got {", ".join(names)}.')
+        raise TimmAbnError(f'layer {layer!r} works for methods that take one ({takers}), got {", ".join(names)}.')
     for name in dict.fromkeys(names):
         try:
             explainers[name] = _tried(name, model, **_layer_of(name, layer))
@@ -110,12 +110,12 @@ def create_explainers(names: Sequence[str], model: nn.Module, layer: str | None 
 
 
 def applicable_explainers(names: Iterable[str], model: nn.Module, layer: str | None = None) -> dict[str, Explainer]:
-    """Create those explainers of a model that apply to it: name -> explainer, empty if none applies.
+    """Create the explainers that apply to a model: name -> explainer, empty if none applies.
 
     For the arguments see ``create_explainers``.
 
     Raises:
-        TimmAbnError: A layer is named at which a method that takes one does not apply.
+        TimmAbnError: A method does not apply at the given layer.
     """
     explainers = {}
     for name in names:

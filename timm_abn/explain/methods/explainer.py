@@ -13,21 +13,20 @@ __all__ = ['Explainer', 'full_precision', 'method_title', 'of_classes', 'target_
 
 
 class Explainer:
-    """Makes a map of where a model looks, for each of a batch of images.
+    """Makes a map for each image of a batch that shows where a model looks.
 
-    An explainer sees the model as it is in evaluation mode, and leaves it alone: its mode, its parameters and their
-    gradients stay as they are, and no hooks are put on it. Weights that change later, in training, are seen by the
-    explainer; after moving the model to another device, or replacing its classifier, create another one.
+    An explainer uses the model in evaluation mode and does not modify it: its mode, parameters and gradients stay the
+    same, and it gets no hooks. If weights change later, in training, the explainer uses the new ones; after moving the
+    model to another device or replacing its classifier, create a new explainer.
 
     Explainers may be called under ``torch.no_grad`` or ``torch.inference_mode``, and from several threads.
 
     Attributes:
-        name: What ``create_explainer`` knows it by.
-        layer: Where its maps come from: the path of a module in the backbone, such as 'layer4' (of maps of an attention
-            branch that of the features which the branch reads), else 'input', 'last features' or 'all blocks'; '' of
-            maps that come from nowhere.
-        centred: Whether each map is given less its mean over the places, so that what is drawn is what is above 0.
-        num_classes: Number of answers that targets are of (``timm_abn.records``); None if the model does not say.
+        name: Its name for ``create_explainer``.
+        layer: Layer of its maps: the path of a module in the backbone, such as 'layer4' (for an attention branch, the
+            module whose features it reads), else 'input', 'last features' or 'all blocks'; '' if there is none.
+        centred: Whether each map is returned minus its spatial mean, to be drawn where it is above 0.
+        num_classes: Number of answers that targets can be (``timm_abn.records``); None if the model does not say.
     """
 
     name: ClassVar[str]

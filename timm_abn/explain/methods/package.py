@@ -43,10 +43,10 @@ class PackageExplainer(Explainer):
         method = self.default_method if method is None else method
         self._method, self._options = self._find(method), options
         if layer is not None and not self.takes_layer(method):
-            raise TimmAbnError(f'{self.package} has no layer in {method}, whose maps are of the input; got {layer!r}.')
+            raise TimmAbnError(f'{self.package} takes no layer for {method}, which maps the input; got {layer!r}.')
         halves = halves_of(model, layer)
         if halves.num_tasks:
-            raise TimmAbnError(f'{self.name!r} explains one map, and the network has one for each of its tasks.')
+            raise TimmAbnError(f'{self.name!r} explains one map, but the network has one for each task.')
         self.layer = halves.path if self.takes_layer(method) else 'input'
         self._model = _WithMaps(halves)
         self._lock = threading.Lock()

@@ -3,9 +3,9 @@
 - Faithfulness: ``symmetric_relevance_gain``, ``deletion``, ``insertion``; ``replacement_curves`` for all.
 - Localisation: ``pointing_game``, ``energy``, ``chance_corrected_energy``, ``iou``; ``grid_pointing_game``.
 - Reliance of an ABN on its map: ``reliance``.
-- Doubt: ``position_bias``, ``random_head``; how similar maps are: ``rank_correlation``, ``top_overlap``.
+- Sanity checks: ``position_bias``, ``random_head``; similarity of maps: ``rank_correlation``, ``top_overlap``.
 
-Which maps are flat or hold a NaN, and so have no result or one without a meaning, is told by ``usable_maps``.
+``usable_maps`` tells which maps are flat or contain NaN, and so have no meaningful result.
 """
 
 from .baselines import BASELINES, gaussian_blur, make_baseline

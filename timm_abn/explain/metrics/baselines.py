@@ -16,14 +16,14 @@ Baseline = str | torch.Tensor
 
 
 def make_baseline(baseline: Baseline, model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Return baselines, in the shape and type of ``images``; where all are alike, without memory of their own.
+    """Return baselines in the shape and type of ``images``; equal ones share memory.
 
     Args:
-        baseline: 'mean', zeros of the normalised input, which is the mean colour; 'black', what a pixel of 0 becomes
-            by the model's normalisation; 'blur', the images under a Gaussian blur; 'linear', zeros where nothing is
-            left to interpolate from (``imputation``); or a tensor that can be broadcast to ``images``, such as other
+        baseline: 'mean', zeros of the normalised input, which is the mean colour; 'black', a pixel of 0 after the
+            model's normalisation; 'blur', the images under a Gaussian blur; 'linear', zeros where nothing is left to
+            interpolate from (``imputation``); or a tensor that can be broadcast to ``images``, such as other
             images, normalised.
-        model: Its ``pretrained_cfg`` tells the normalisation, which only 'black' asks for.
+        model: Its ``pretrained_cfg`` gives the normalisation, which only 'black' needs.
         images: Normalised images, shape (B, C, H, W).
 
     Raises:
@@ -54,7 +54,7 @@ def _given(baseline: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
 def _black(model: nn.Module, channels: int) -> list[float]:
     if not getattr(model, 'pretrained_cfg', None):
         raise TimmAbnError(
-            "baseline 'black' needs a model with a pretrained_cfg, which tells its normalisation; pass a tensor."
+            "baseline 'black' needs a model with a pretrained_cfg, which gives its normalisation; pass a tensor."
         )
     config = resolve_model_data_config(model)
     mean, std = ([*config[key]] * (channels if len(config[key]) == 1 else 1) for key in ('mean', 'std'))

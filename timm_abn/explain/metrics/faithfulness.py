@@ -1,24 +1,24 @@
 """Does the prediction depend on the pixels that a map points to? Deletion, insertion, symmetric relevance gain.
 
-One replacement and one order serve all three. Pixels, or square patches, are replaced in falling order of the map,
-upsampled bilinearly; after step k of S exactly ``k * N // S`` of all N, equal values in the order of their index.
-Insertion begins with an image that is replaced altogether, and gives pixels back in the same order. The score is the
-probability of the target, and an area lies under its curve over the fraction f of pixels:
+All three use the same replacement and the same order. Pixels, or square patches, are replaced in descending order of
+the map, upsampled bilinearly; after step k of S exactly ``k * N // S`` of all N, equal values in the order of their
+index. Insertion starts from an image that is replaced entirely, and restores pixels in the same order. The score is the
+area under the probability of the target over the fraction f of pixels:
 
     area = sum over k of (f_k - f_(k-1)) * (p_k + p_(k-1)) / 2,   f_k = (k * N // S) / N
 
 Deletion and insertion: Petsiuk, Das, Saenko, "RISE: Randomized Input Sampling for Explanation of Black-box Models",
-BMVC 2018, section 4.2 (who replace by the mean in one and by a blur in the other).
+BMVC 2018, section 4.2 (they replace by the mean in one and by a blur in the other).
 
 Symmetric relevance gain: Blücher, Vielhaben, Strodthoff, "Decoupling Pixel Flipping and Occlusion Strategy for
-Consistent XAI Benchmarks", TMLR 2024, arXiv 2401.06654: the area while the least important pixels are deleted first,
-less that while the most important are. The former passes through the images of insertion: the gain is insertion
-less deletion. Independent noise has 0 in expectation whatever replaces pixels; its deletion and insertion depend on it.
+Consistent XAI Benchmarks", TMLR 2024, arXiv 2401.06654: the area when the least important pixels are deleted first,
+minus the area when the most important are. The former uses the images of insertion, so the gain is insertion minus
+deletion. For independent noise it is 0 in expectation, whatever replaces pixels; deletion and insertion depend on that.
 
 Patches: Iida et al., "Patch insertion-deletion", 2022. A patch has the mean of the map.
 
-A flat map has an order, too, that of the index, and therefore a score: ``usable_maps`` tells which maps are flat. A map
-with a NaN or an infinity has none: all scores of that image are NaN.
+A flat map also has an order, that of the index, and therefore a score: ``usable_maps`` tells which maps are flat. For a
+map with NaN or infinity, all scores of that image are NaN.
 """
 
 from collections.abc import Sequence
@@ -49,10 +49,10 @@ MOST_STEPS = 1000  # where an image has fewer pixels
 
 
 class ReplacementCurves(NamedTuple):
-    """Probabilities of the targets while images are replaced, and while they are given back.
+    """Probabilities of the targets while images are replaced, and while they are restored.
 
     Attributes:
-        deleted: After each step of deletion, from the whole image on, shape (B, S + 1).
+        deleted: After each step of deletion, starting from the whole image, shape (B, S + 1).
         inserted: After each step of insertion, up to the whole image, shape (B, S + 1).
         fractions: Of the pixels that are replaced, or inserted, after each step, shape (S + 1,), float64.
     """
@@ -73,7 +73,7 @@ class ReplacementCurves(NamedTuple):
 
     @property
     def gain(self) -> torch.Tensor:
-        """The symmetric relevance gain, shape (B,), in [-1, 1]; higher is better, noise has 0."""
+        """The symmetric relevance gain, shape (B,), in [-1, 1]; higher is better, 0 for noise."""
         return self.insertion - self.deletion
 
 
@@ -87,7 +87,7 @@ def symmetric_relevance_gain(
     patch_size: int = 1,
     batch_size: int = 64,
 ) -> torch.Tensor:
-    """Return insertion less deletion, by the same replacement, shape (B,), in [-1, 1]; higher is better, noise has 0.
+    """Return insertion minus deletion, with one replacement, shape (B,), in [-1, 1]; higher is better, 0 for noise.
 
     Arguments, NaN and errors are those of ``replacement_curves``.
     """
@@ -121,7 +121,7 @@ def insertion(
     patch_size: int = 1,
     batch_size: int = 64,
 ) -> torch.Tensor:
-    """Return the area under the probability while an image is given back, shape (B,), in [0, 1]; higher is better.
+    """Return the area under the probability while an image is restored, shape (B,), in [0, 1]; higher is better.
 
     Arguments, NaN and errors are those of ``replacement_curves``.
     """
@@ -138,26 +138,26 @@ def replacement_curves(
     patch_size: int = 1,
     batch_size: int = 64,
 ) -> ReplacementCurves:
-    """Return the curves of deletion and insertion, of which the whole and the empty image are predicted only once.
+    """Return the curves of deletion and insertion; the whole and the empty image are predicted only once.
 
     Args:
         model: Any classifier, in evaluation mode, that takes images and returns logits (B, K). The probabilities are
-            the softmax of the logits; of labels or tasks, which do not exclude each other, their sigmoids; of one logit
-            those of no and yes, 1 - p and p (``timm_abn.records``).
+            the softmax of the logits; for labels or tasks, which do not exclude each other, their sigmoids; for one
+            logit those of no and yes, 1 - p and p (``timm_abn.records``).
         images: Normalised images, shape (B, C, H, W).
         maps: Shape (B, 1, h, w).
-        targets: A class, or task, for each image; by default the most probable of the whole image.
-        steps: In how many steps all pixels are replaced (S).
-        baseline: What replaces them: 'mean', 'black', 'blur' or a tensor (see ``make_baseline``); or 'linear', what
-            is interpolated from the pixels that are left, with a little noise (ROAD, Rong et al., ICML 2022).
+        targets: A class, or task, for each image; by default the most probable for the whole image.
+        steps: Number of steps in which all pixels are replaced (S).
+        baseline: What replaces them: 'mean', 'black', 'blur' or a tensor (see ``make_baseline``); or 'linear',
+            interpolated from the remaining pixels, with a little noise (ROAD, Rong et al., ICML 2022).
         patch_size: Height and width, in pixels, of the patches that are replaced; it must divide those of the images.
-        batch_size: How many images pass the model at once, whichever image they were made from.
+        batch_size: Images per forward pass, whichever image they were made from.
 
     Returns:
-        All NaN where the map holds a NaN or an infinity.
+        All NaN if the map contains NaN or infinity.
 
     Raises:
-        TimmAbnError: The model is in training mode, or an argument has no meaning or the wrong shape.
+        TimmAbnError: The model is in training mode, or an argument is invalid or has the wrong shape.
     """
     check_evaluation_mode(model)
     check_images(images)

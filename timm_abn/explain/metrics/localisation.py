@@ -18,7 +18,7 @@ def pointing_game(maps: torch.Tensor, masks: torch.Tensor, tolerance: float = 0)
 
         hit = min over pixels q of the mask of |p - q| <= tolerance,   p = argmax of the map
 
-    Of several equal maxima the first counts. (Quantus 0.6 counts a hit if any of them lies on the mask.)
+    If several maxima are equal, the first counts. (Quantus 0.6 counts a hit if any of them lies on the mask.)
 
     Zhang et al., "Top-down Neural Attention by Excitation Backprop", IJCV 2018, section 4.2.
 
@@ -47,8 +47,8 @@ def energy(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         E = sum over pixels p of the mask of max(M_p, 0) / sum over all pixels p of max(M_p, 0)
 
     Wang et al., "Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks", CVPR Workshops 2020,
-    section 4.3 ("energy-based pointing game"). Of maps that are not negative it is the relevance mass accuracy of Arras
-    et al., 2022. Large masks get high values from any map: see ``chance_corrected_energy``.
+    section 4.3 ("energy-based pointing game"). For non-negative maps it is the relevance mass accuracy of Arras et al.,
+    2022. Large masks give high values with any map: see ``chance_corrected_energy``.
 
     Args:
         maps: Shape (B, 1, h, w). A map without any positive value gives NaN.
@@ -67,8 +67,8 @@ def chance_corrected_energy(maps: torch.Tensor, masks: torch.Tensor) -> torch.Te
 
         C = (E - A) / (1 - A),   A = area of the mask / area of the image
 
-    A is the energy of a map that is the same everywhere, or whose places are drawn at random. 1: all of the map lies on
-    the mask; 0: no more than by chance; negative: the map avoids the mask. The form is that of Cohen's kappa (1960).
+    A is the energy of a constant map, or of one with random positions. 1: all of the map lies on the mask; 0: no more
+    than by chance; negative: the map avoids the mask. The form is that of Cohen's kappa (1960).
 
     Args:
         maps: Shape (B, 1, h, w). A map without any positive value gives NaN.
@@ -83,11 +83,11 @@ def chance_corrected_energy(maps: torch.Tensor, masks: torch.Tensor) -> torch.Te
 
 
 def iou(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """Return the intersection over union of the mask and the map at the threshold that suits it best, shape (B,).
+    """Return the intersection over union of the mask and the map at its best threshold, shape (B,).
 
         IoU = max over t of |{p: M_p >= t} and mask| / |{p: M_p >= t} or mask|
 
-    All values of the map are tried, for each image on its own. Choe et al., "Evaluating Weakly Supervised Object
+    All values of the map are tried, separately for each image. Choe et al., "Evaluating Weakly Supervised Object
     Localization Methods Right", CVPR 2020, section 4, show why a threshold must not be fixed; they choose it for a set.
 
     Args:

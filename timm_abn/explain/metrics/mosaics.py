@@ -1,7 +1,7 @@
 """GridPG, the grid pointing game: in a mosaic of images, does the map of a class lie on the image of that class?
 
 Böhle, Fritz, Schiele, "B-cos Networks: Alignment is All We Need for Interpretability", CVPR 2022, section 4 (Eq. 14).
-No masks are needed, only images that a model classifies with confidence, so that it is the map that is tested.
+No masks are needed, only images that a model classifies with confidence, so that the map is tested, not the model.
 """
 
 import math
@@ -54,7 +54,7 @@ def make_mosaics(
     seed: int = 0,
     batch_size: int = 64,
 ) -> Mosaics:
-    """Build mosaics of images that a model classifies rightly and with confidence, each of another class.
+    """Build mosaics of images that a model classifies correctly and with confidence, each of another class.
 
     For each mosaic classes are drawn without replacement, and then one image of each.
 
@@ -65,11 +65,11 @@ def make_mosaics(
         cells: Images along each side of a mosaic (n).
         count: How many mosaics (M).
         min_confidence: Least probability of the label.
-        seed: Of the draws, which depend on nothing else.
-        batch_size: How many images pass the model at once.
+        seed: Seed of the draws, which depend on nothing else.
+        batch_size: Images per forward pass.
 
     Raises:
-        TimmAbnError: There are fewer than ``cells ** 2`` classes with such an image, or an argument has no meaning.
+        TimmAbnError: There are fewer than ``cells ** 2`` classes with such an image, or an argument is invalid.
     """
     check_evaluation_mode(model)
     check_images(images)
@@ -103,7 +103,7 @@ def draw_members(
         cells: Images along each side of a mosaic (n).
         count: How many mosaics (M).
         min_confidence: Least probability of the label.
-        seed: Of the draws, which depend on nothing else.
+        seed: Seed of the draws, which depend on nothing else.
     """
     chosen = (confidence >= min_confidence).nonzero()[:, 0]
     classes = labels[chosen].unique()
@@ -148,7 +148,7 @@ def grid_pointing_game(maps: torch.Tensor, size: tuple[int, ...]) -> torch.Tenso
 
         L_k = sum over pixels p of cell k of max(M_k,p, 0) / sum over all pixels p of max(M_k,p, 0)
 
-    A map that is the same everywhere would get 1 / n^2. Flat maps, those without a positive value, and those with a NaN
+    A constant map would get 1 / n^2. Flat maps, those without a positive value, and those with a NaN
     or an infinity give NaN.
 
     Args:
@@ -156,7 +156,7 @@ def grid_pointing_game(maps: torch.Tensor, size: tuple[int, ...]) -> torch.Tenso
         size: Height and width of the mosaics, to which maps are upsampled bilinearly.
 
     Raises:
-        TimmAbnError: The number of maps is no square, or its root does not divide the size.
+        TimmAbnError: The number of maps is not a square, or its root does not divide the size.
     """
     num_cells = maps.shape[1] if maps.ndim == 4 else 0
     cells = math.isqrt(num_cells)

@@ -1,4 +1,4 @@
-"""Position bias (ours): how much of where maps look is the same in all images, and thus not about them."""
+"""Position bias (ours): how much of the maps is the same in all images, and thus not about them."""
 
 import torch
 
@@ -12,21 +12,22 @@ def position_bias(maps: torch.Tensor) -> float:
 
         bias = Var_places(mean over images of M) / mean over images of Var_places(M)
 
-    The means over places of each map do not count. With C_i, map i less its mean over places, and C, the mean of all
-    C_i, the denominator is the numerator plus the mean of (C_i - C)^2 over images and places: the quotient is a share,
-    0 if the maps cancel each other, 1 if they are the same up to a constant each. Maps of greater contrast have greater
-    weight. N maps that are independent of each other, and of the place, give 1 / N on average, not 0: use hundreds.
+    The spatial mean of each map does not count. With C_i, map i minus its spatial mean, and C, the mean of all C_i, the
+    denominator is the numerator plus the mean of (C_i - C)^2 over images and positions. So the quotient is a share: 0
+    if the maps cancel each other, 1 if they are the same up to a constant each. Maps with more contrast have more
+    weight. N maps that are independent of each other and of the position give 1 / N on average, not 0: use hundreds.
 
-    What objects have in common (they lie in the middle) counts as well as what the network brings along. The latter is
-    zero padding: without it all places of a constant image are alike. Of the packaged model the maps of constant images
-    vary by 0.133 over places, by 0.058 if only its feature extractor replicates borders, and by 0 if all of it does;
+    What objects have in common (they are centred) counts, and so does the network's own bias. The latter comes from
+    zero
+    padding: without it all positions of a constant image are alike. With the packaged model, maps of constant images
+    vary by 0.133 over positions, by 0.058 if only its feature extractor replicates borders, and by 0 if all of it does;
     the position bias on Fashion-MNIST is 0.175 and 0.141.
 
     Args:
         maps: Shape (N, 1, h, w).
 
     Returns:
-        NaN if all maps are flat, or one of them holds a NaN or an infinity.
+        NaN if all maps are flat, or one of them contains NaN or infinity.
 
     Raises:
         TimmAbnError: The maps have the wrong shape.

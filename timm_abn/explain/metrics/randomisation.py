@@ -1,7 +1,7 @@
-"""Does a map change when the network forgets what it has learned of its classes?
+"""Does a map change when the network forgets what it learned about its classes?
 
-After Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018, section 3, of which this is the first step: the
-head alone is drawn anew, and all before it stays. A map that stays similar shows the image, not what was learned of it.
+After Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018, section 3, of which this is the first step: only
+the head is reinitialised. A map that stays similar shows the image, not what was learned about it.
 """
 
 import contextlib
@@ -16,19 +16,19 @@ __all__ = ['random_head']
 
 @contextlib.contextmanager
 def random_head(model: nn.Module, seed: int = 0) -> Iterator[None]:
-    """Draw the classifier of a model anew while the block runs, and the attention branch where there is one.
+    """Reinitialise the classifier of a model, and the attention branch if there is one, while the block runs.
 
-    Each tensor of weights is drawn from a Gaussian of its own mean and deviation, in place: what has been made of the
-    model before, such as an explainer, sees it. Afterwards all weights are what they were, bit for bit.
+    Each tensor of weights is drawn from a Gaussian with its own mean and deviation, in place, so that existing
+    explainers of the model use it. Afterwards all weights are restored bit for bit.
 
     Example:
         >>> with random_head(model):  # doctest: +SKIP
         ...     others = explainer(images, targets)
-        >>> rank_correlation(maps, others)  # near 1: the map says nothing of what was learned  # doctest: +SKIP
+        >>> rank_correlation(maps, others)  # near 1: the map ignores what was learned  # doctest: +SKIP
 
     Args:
-        model: A classifier; one that is not timm's loses the last of its modules that has weights.
-        seed: Of the weights.
+        model: A classifier; if it is not from timm, its last module with weights counts as the head.
+        seed: Seed of the weights.
     """
     weights = _head_weights(model)
     kept = [tensor.detach().clone() for tensor in weights]

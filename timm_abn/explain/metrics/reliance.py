@@ -1,8 +1,8 @@
 """Reliance (ours): does the prediction of an ABN depend on where its map looks?
 
-An ABN's map is part of the forward pass, which does not make it matter: the residual form never hides anything, and a
-layer norm over channels cancels any factor that is the same for all channels of a place. So the map is replaced, and
-what the network says is compared.
+An ABN's map is part of the forward pass, but it may still not matter: the residual form never hides anything, and a
+layer norm over channels cancels any factor that is the same for all channels of a position. So the map is replaced, and
+the predictions are compared.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ class RelianceRow:
         effect: Change of the pre-logits relative to their norm, ``|y' - y| / |y|``, mean over images (and tasks).
         probability_change: Mean absolute change of the probabilities of all classes, or tasks.
         changed_predictions: Share of the predicted classes, or of the answers to tasks, that change, in [0, 1].
-        accuracy_change: Accuracy with the replacement less that without, in [-1, 1]; None without labels.
+        accuracy_change: Accuracy with the replacement minus that without, in [-1, 1]; None without labels.
     """
 
     replacement: str
@@ -52,8 +52,8 @@ class Reliance:
 
     Attributes:
         rows: One per replacement, 'mean', 'other', 'shuffled', 'inverse', 'uniform' and 'half' in this order; 'other'
-            only of two or more images.
-        accuracy: Of the network with its own maps, in [0, 1]; None without labels.
+            only for two or more images.
+        accuracy: Accuracy of the network with its own maps, in [0, 1]; None without labels.
     """
 
     rows: tuple[RelianceRow, ...]
@@ -81,16 +81,16 @@ class Reliance:
 
     @property
     def findings(self) -> list[str]:
-        """What readers must know of this network, one sentence each; empty if every replacement has an effect."""
+        """Warnings about this network, one sentence each; empty if every replacement has an effect."""
         if self.is_cancelled:
             return [
                 f'The prediction ignores the attention map: no replacement changes the pre-logits by {NO_EFFECT:g} of '
-                f'their norm (a layer norm after the cut undoes it, or the rest of the network hardly counts).'
+                f'their norm (a layer norm after the cut undoes it, or the rest of the network hardly matters).'
             ]
         found = []
         if self.reacts_to_differences_only:
             found.append(
-                'The prediction reacts to differences within the attention map only: a uniform change is undone.'
+                'The prediction depends only on differences within the attention map: a uniform change is undone.'
             )
         for row in self.rows:
             if not row.has_effect and not (row.replacement == 'uniform' and self.reacts_to_differences_only):
@@ -111,21 +111,23 @@ def reliance(
     """Return what an ABN's predictions lose when its map is replaced.
 
     - 'mean': each map's own mean everywhere.
-    - 'other': the map of another of the images, drawn once for all.
-    - 'shuffled': the same values at other places, drawn for each map.
-    - 'inverse': ``1 - map``; of maps that are no sigmoid ``max + min - map``, which stays in their range.
+    - 'other': the map of another image, drawn once for all.
+    - 'shuffled': the same values at other positions, drawn for each map.
+    - 'inverse': ``1 - map``; for maps other than sigmoids ``max + min - map``, which stays in their range.
     - 'uniform': a flat map goes from 0.5 to 0 everywhere.
     - 'half': a flat map of 0.5 keeps its left half only; the rest becomes 0.
 
     Args:
         model: An ABN with a classifier, in evaluation mode.
         images: Normalised images, shape (B, C, H, W).
-        labels: Classes, shape (B,), of one logit 0 or 1; of labels or tasks the right answers, 0 or 1, shape (B, K).
-        batch_size: How many images pass the model at once; of T tasks, ``batch_size // T`` images with their maps.
-        seed: Of the draws, which do not depend on the batch size.
+        labels: Classes, shape (B,), for one logit 0 or 1; for labels or tasks the correct answers, 0 or 1, shape (B,
+            K).
+        batch_size: Images per forward pass; for T tasks, ``batch_size // T`` images with their maps.
+        seed: Seed of the draws, which do not depend on the batch size.
 
     Raises:
-        TimmAbnError: The model is no ABN, has no classifier, is in training mode, or an argument has the wrong shape.
+        TimmAbnError: The model is not an ABN, has no classifier, is in training mode, or an argument has the wrong
+            shape.
     """
     effects, correct = replacement_effects(model, images, labels, batch_size, seed)
     rows = tuple(

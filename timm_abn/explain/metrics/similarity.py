@@ -1,4 +1,4 @@
-"""How similar two maps of an image are: by the ranks of their places, and by their highest places."""
+"""How similar two maps of an image are: by the ranks of their positions, and by their highest positions."""
 
 import torch
 
@@ -19,7 +19,7 @@ def rank_correlation(maps: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
         others: The same shape.
 
     Returns:
-        NaN where one of both maps is flat, or holds a NaN or an infinity.
+        NaN if either map is flat, or contains NaN or infinity.
 
     Raises:
         TimmAbnError: Shapes differ.
@@ -32,17 +32,17 @@ def rank_correlation(maps: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
 
 
 def top_overlap(maps: torch.Tensor, others: torch.Tensor, share: float = 0.2) -> torch.Tensor:
-    """Return the intersection over union of the highest places of pairs of maps, shape (B,), in [0, 1], float64.
+    """Return the intersection over union of the highest positions of pairs of maps, shape (B,), in [0, 1], float64.
 
         IoU = |top(M) and top(M')| / |top(M) or top(M')|,   top: the round(share * h * w) highest, at least one
 
     Args:
-        maps: Shape (B, 1, h, w). Of equal values the first count.
+        maps: Shape (B, 1, h, w). Among equal values the first count.
         others: The same shape.
-        share: Which part of the places is compared. Of two random maps the share s has an IoU of about s / (2 - s).
+        share: Share of the positions to compare. Two random maps have an IoU of about s / (2 - s) at share s.
 
     Returns:
-        NaN where one of both maps is flat, or holds a NaN or an infinity.
+        NaN if either map is flat, or contains NaN or infinity.
 
     Raises:
         TimmAbnError: Shapes differ, or ``share`` is not in (0, 1].

@@ -37,7 +37,7 @@ class VGGAdapter(Adapter):
         if perception_branch.use_norm:
             layers['norm'] = nn.BatchNorm2d(CAM_WIDTH, **dd)
         layers['act'] = nn.ReLU(inplace=True)
-        return layers, CAM_WIDTH, f'3x3 convolution of width {CAM_WIDTH} in the place of the fully connected layers'
+        return layers, CAM_WIDTH, f'3x3 convolution of width {CAM_WIDTH} instead of the fully connected layers'
 
 
 class XceptionAlignedAdapter(Adapter):

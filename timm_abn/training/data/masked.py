@@ -47,9 +47,7 @@ class MaskedDataset(Dataset):
         self.dataset = dataset
         self.names: list[str] = dataset.images if isinstance(dataset, CelebA) else dataset.filenames()
         if settings.multi_task and not isinstance(dataset, CelebA):
-            raise TrainingError(
-                'masks of a multi-task network are found by the names of attributes: pass --dataset celeba.'
-            )
+            raise TrainingError('masks of a multi-task network are found by attribute names: pass --dataset celeba.')
         self.attributes: list[str] = dataset.attributes if settings.multi_task else []
         try:
             self.masks = read_masks(settings.path, self.attributes)
@@ -79,7 +77,7 @@ class MaskedDataset(Dataset):
         name = PurePath(self.names[0])
         if not isinstance(self.masks, PngMasks):
             kinds = f', with categories such as {self.attributes[0]}' if self.attributes else ''
-            return f'images in it to be called as those, such as {name.as_posix()}{kinds}'
+            return f'images in it named like those, such as {name.as_posix()}{kinds}'
         path = PurePath(self.attributes[0] if self.attributes else '') / name.with_suffix('.png')
         return f'files such as {path.as_posix()} in it, the mask of {name.as_posix()}'
 
@@ -144,5 +142,5 @@ def _check_place(path: Path, dataset: Any) -> None:
     root = getattr(getattr(dataset, 'reader', None), 'root', None)
     if root is not None and path.is_dir() and path.resolve().is_relative_to(Path(root).resolve()):
         raise TrainingError(
-            f'--attention-mask-dir {path} lies among the training images in {root}, which masks would be, too: move it.'
+            f'--attention-mask-dir {path} is among the training images in {root}: masks would count as images; move it.'
         )
