@@ -1,10 +1,13 @@
 """AttachedNet: a classifier as it is, with the evidence of its own head at each place."""
 
+import copy
+
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
 from tiers import fast_and_slow
+from timm.models.vision_transformer import Block, ResPostBlock
 from tiny_models import NUM_CLASSES, TINY_BACKBONES, tiny_attached, tiny_backbone, tiny_images
 
 import timm_abn
@@ -17,11 +20,13 @@ VIT, SWIN = dict(img_size=64), 'swin_tiny_patch4_window7_224'
 FAMILIES = {
     **{name: (name, TINY_BACKBONES[name], name in ('resnet20_cifar', SWIN)) for name in TINY_BACKBONES},
     'test_resnet': ('test_resnet', {}, True),
-    'vit-avg': ('test_vit', dict(VIT, global_pool='avg', fc_norm=False, class_token=False, reg_tokens=2), True),
+    'vit-avg': ('test_vit', dict(VIT, global_pool='avg', fc_norm=False, class_token=False, reg_tokens=2), False),
+    'vit-fc-norm': ('test_vit', dict(VIT, global_pool='avg', class_token=False), False),
+    'beit': ('beit_base_patch16_224', dict(img_size=64, embed_dim=48, depth=2, num_heads=2), False),
     'vit-map': ('test_vit', dict(VIT, global_pool='map'), False),
     'test_efficientnet': ('test_efficientnet', {}, True),
     'vgg': ('vgg11', {}, False),
-    'deit-distilled': ('deit_tiny_distilled_patch16_224', dict(img_size=64, embed_dim=48, depth=2), False),
+    'vit-rope': ('vit_small_patch16_rope_224', dict(img_size=(64, 48), embed_dim=48, depth=2, num_heads=2), False),
     'one-logit': ('test_resnet', dict(num_classes=1), True),
 }
 
@@ -53,14 +58,55 @@ def alone(backbone, places, features, images):
     return torch.stack(rows, dim=2).unflatten(2, maps.shape[2:])
 
 
+def traced(backbone, images):
+    """Return the logits of what the classifier is given from each position, by a loop, from the weights of timm."""
+    model = copy.deepcopy(backbone)
+    block, seen, is_mean = model.blocks[-1], {}, model.global_pool == 'avg'
+    block.attn.fused_attn = False
+    block.register_forward_pre_hook(lambda _, args: seen.update(before=args[0]))
+    for name, module in (('weights', block.attn.attn_drop), ('tokens', block.norm1), ('after', block)):
+        module.register_forward_hook(lambda _, args, output, name=name: seen.update({name: output}))
+    model(images)
+    values = block.attn.qkv(seen['tokens']).chunk(3, dim=2)[2]
+    scale = 1.0 if getattr(block, 'gamma_1', None) is None else block.gamma_1
+    scale = getattr(getattr(block, 'ls1', None), 'gamma', scale)
+    heads, projection = block.attn.num_heads, block.attn.proj.weight
+    size, places = values.shape[2] // heads, range(model.num_prefix_tokens, values.shape[1])
+    read = places if is_mean else [0]
+    rows = []
+    for place in places:
+        given = torch.zeros_like(seen['after'][:, 0])
+        for token in read:
+            term = seen['before'][:, place].clone() if token == place else torch.zeros_like(given)
+            for head in range(heads):
+                channels = slice(head * size, (head + 1) * size)
+                share = seen['weights'][:, head, token, place, None]
+                term += scale * (share * values[:, place, channels] @ projection[:, channels].T)
+            given += normed_like(seen['after'][:, token], term, model.norm) / len(read)
+        pooled = model.norm(seen['after'][:, list(read)]).mean(dim=1)
+        rows.append(model.head(len(places) * normed_like(pooled, given, getattr(model, 'fc_norm', None))))
+    return torch.stack(rows, dim=2).unflatten(2, model.patch_embed.grid_size)
+
+
+def normed_like(whole, part, norm):
+    """Return a part of a sum under layer norm with the statistics of the whole."""
+    if not isinstance(norm, torch.nn.LayerNorm):
+        return part
+    return norm.weight * (part - part.mean(1, True)) / (whole.var(1, correction=0, keepdim=True) + norm.eps).sqrt()
+
+
 @pytest.mark.parametrize('name', fast_and_slow(FAMILIES, FAMILIES.keys() - {'vgg'}))
 @torch.no_grad()
 def test_logits_are_those_of_the_model_and_evidence_is_its_head_at_each_place(name):
     backbone, is_mean = made(name)
-    model, images = timm_abn.attach(backbone), tiny_images(2, dtype=torch.float64)
+    size = getattr(getattr(backbone, 'patch_embed', None), 'img_size', None) or (64, 64)
+    model, images = timm_abn.attach(backbone), tiny_images(2, size=size, dtype=torch.float64)
     explanation, expected = model.explain(images), backbone(images)
     assert torch.equal(model(images), expected) and torch.equal(explanation.logits, expected)
-    by_loop = alone(backbone, model.places, backbone.forward_features(images), images)
+    if model.is_traced:
+        by_loop = traced(backbone, images)
+    else:
+        by_loop = alone(backbone, model.places, backbone.forward_features(images), images)
     torch.testing.assert_close(explanation.class_maps, by_loop, rtol=1e-9, atol=1e-9)
     assert torch.allclose(explanation.class_maps.mean(dim=(2, 3)), expected, rtol=1e-9, atol=1e-9) == is_mean
     classes = torch.tensor([1, 0])
@@ -74,6 +120,19 @@ def test_logits_are_those_of_the_model_and_evidence_is_its_head_at_each_place(na
     chosen = chosen / chosen.std(dim=(2, 3), keepdim=True, correction=0)
     torch.testing.assert_close(one.attention_map, chosen, rtol=1e-7, atol=1e-7)
     assert explanation.explained_by == 'class_map'
+
+
+@pytest.mark.parametrize('change', ['scale', 'post-norm', 'norm'])
+def test_evidence_of_a_class_token_is_proven(change):
+    backbone = tiny_backbone('test_vit', block_fn=ResPostBlock if change == 'post-norm' else Block)
+    block = backbone.blocks[-1]
+    torch.nn.init.normal_(block.attn.qkv.weight, std=0.3)
+    if change == 'scale':
+        block.attn.scale *= 1.1  # which timm's fused attention does not read
+    elif change == 'norm':
+        backbone.norm = torch.nn.Tanh()
+    with pytest.raises(TimmAbnError, match='reads the class token alone'):
+        timm_abn.attach(backbone)
 
 
 def test_labels_that_do_not_exclude_each_other():
@@ -109,6 +168,17 @@ def test_the_model_is_left_alone_and_shares_its_weights():
                 'coat_tiny', embed_dims=(32, 32, 32, 32), serial_depths=(1, 1, 1, 1), parallel_depth=1
             ),
             r'CoaT cannot be explained place by place: .* are several \(list\)',
+        ),
+        *(
+            (lambda name=name, kwargs=kwargs: timm.create_model(name, **kwargs), f'reads the class token.*{reason}')
+            for name, kwargs, reason in (
+                ('deit_tiny_distilled_patch16_224', dict(embed_dim=48, depth=2), 'its classifier is a tuple'),
+                (
+                    'cait_xxs24_224',
+                    dict(depth=1, embed_dim=48, num_heads=2),
+                    'does not return the tokens before its last block',
+                ),
+            )
         ),
         (
             lambda: torch.nn.Linear(3, 2),

@@ -21,8 +21,8 @@ from ..networks.split_network import groups_within
 from ..records import answers, are_exclusive, explained_by, known_of, num_answers, set_record
 from ..split.cut import default_stage
 from ..split.module_copy import copy_module, meta_tensors
-from .class_token import carried_to_class_token, prove_carried, reads_class_token
 from .evidence import find_places, is_linear
+from .last_attention import can_be_traced, trace_back
 from .refinement import Refinement, standardize_maps
 
 __all__ = ['AttachedNet', 'Seen']
@@ -97,10 +97,8 @@ class AttachedNet(nn.Module):
         """
         self.places = find_places(self.backbone)
         self.is_linear = is_linear(self.backbone, self.places)
-        self.reads_class_token = reads_class_token(self.backbone, self.places)
-        if self.reads_class_token:
-            size = get_model_input_config(self.backbone)['input_size']
-            prove_carried(self.backbone, self.places, self.places.grid_of(size))
+        grid = self.places.grid_of(get_model_input_config(self.backbone)['input_size'])
+        self.is_traced = can_be_traced(self.backbone, self.places, grid)
 
     @ignored_by_torchscript
     def take_sizes(self) -> None:
@@ -163,28 +161,31 @@ class AttachedNet(nn.Module):
     @ignored_by_torchscript
     def look(self, images: torch.Tensor, with_cut: bool) -> Seen:
         """Return what the backbone makes of images, with the features at the cut if the refinement needs them."""
-        if self.reads_class_token:
-            return self._look_at_class_token(images)
+        if self.is_traced:
+            return self._look_at_tokens(images)
         if not with_cut:
             features = self.backbone.forward_features(images)
             return Seen(features, self.places.to_maps(features, images), None)
         features, (cut,) = self.backbone.forward_intermediates(images, indices=[self.cut_stage])
         return Seen(features, self.places.to_maps(features, images), cut)
 
-    def _look_at_class_token(self, images: torch.Tensor) -> Seen:
+    def _look_at_tokens(self, images: torch.Tensor) -> Seen:
         last = len(self.backbone.blocks) - 1
-        indices = sorted({self.cut_stage, last - 1, last})
-        features, found = self.backbone.forward_intermediates(images, indices=indices, return_prefix_tokens=True)
-        seen = dict(zip(indices, found))
-        (patches, prefix), (_, after), (cut, _) = (seen[index] for index in (last - 1, last, self.cut_stage))
-        before = torch.cat([prefix, patches.flatten(2).transpose(1, 2)], dim=1)
-        carried = carried_to_class_token(self.backbone, before, after[:, 0], patches.shape[2:])
-        return Seen(features, carried, cut)
+        indices, options = sorted({self.cut_stage, last - 1, last}), {}
+        if self.places.num_prefix_tokens:
+            options = dict(return_prefix_tokens=True)
+        features, found = self.backbone.forward_intermediates(images, indices=indices, **options)
+        maps = {index: each[0] if options else each for index, each in zip(indices, found)}
+        tokens = {index: own.flatten(2).transpose(1, 2) for index, own in maps.items()}
+        if options:
+            tokens = {index: torch.cat([each[1], tokens[index]], dim=1) for index, each in zip(indices, found)}
+        traced = trace_back(self.backbone, tokens[last - 1], tokens[last], maps[last].shape[2:])
+        return Seen(features, traced, maps[self.cut_stage])
 
     @ignored_by_torchscript
     def class_maps(self, last: torch.Tensor) -> torch.Tensor:
         """Return the evidence for each class at each place, a logit, shape (B, K, h, w), of last features as maps."""
-        if self.reads_class_token:
+        if self.is_traced:
             logits = self.backbone.get_classifier()(self._pre_logits(last))
         else:
             logits = self.backbone.forward_head(self.places.each_alone(last))
@@ -192,7 +193,7 @@ class AttachedNet(nn.Module):
 
     def _pre_logits(self, last: torch.Tensor) -> torch.Tensor:
         """Return what the classifier is given of each place, shape (B * h * w, C)."""
-        if self.reads_class_token:
+        if self.is_traced:
             return last.permute(0, 2, 3, 1).flatten(0, 2)
         return self.backbone.forward_head(self.places.each_alone(last), pre_logits=True)
 
