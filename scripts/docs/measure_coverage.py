@@ -98,7 +98,8 @@ def evidence_of(backbone: torch.nn.Module, images: torch.Tensor) -> dict[str, st
     except Exception as error:  # as many kinds as there are models
         kind = '' if isinstance(error, TimmAbnError) else f'{type(error).__name__}: '
         return dict(evidence='no', evidence_reason=kind + one_line(error))
-    return dict(evidence=f'{attached.places.layout} {height}x{width}')
+    form = 'traced' if attached.is_traced else attached.places.layout
+    return dict(evidence=f'{form} {height}x{width}')
 
 
 def summary(rows: list[dict[str, str]]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from timm_abn.publish.markdown import markdown_table
 
 FOLDER = Path(__file__).resolve().parents[2] / 'docs' / 'results'
-ORDER = ('faithful', 'scenes', 'photos', 'solar_cells', 'human_masks', 'fashion_mnist', 'multi_task')
+ORDER = ('faithful', 'scenes', 'heads', 'photos', 'solar_cells', 'human_masks', 'fashion_mnist', 'multi_task')
 BETTER = {
     'SRG': ' \u2191',
     'deletion': ' \u2193',

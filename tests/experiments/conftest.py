@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 from own_scripts import load_script
+from small_scenes import make_scenes
 
 
 @pytest.fixture
@@ -49,3 +50,9 @@ def few_images(tmp_path):
             header = bytes((0, 0, 8, array.ndim)) + np.array(array.shape, dtype='>i4').tobytes()
             (folder / f'{name}-{kind}-ubyte').write_bytes(header + array.tobytes())
     return tmp_path / 'data'
+
+
+@pytest.fixture
+def scenes(tmp_path):
+    """The folder of three test scenes, which are noise."""
+    return make_scenes(tmp_path / 'scenes')

@@ -2,7 +2,7 @@
 
 The head (``forward_head`` of timm: the pooling, and what follows it) is applied to each place of the last features as
 if the image had no other. Where it is linear on their mean, that is CAM (Zhou et al., CVPR 2016), and the mean of the
-maps is the logits. A head that reads the class token reads the token of the place instead.
+maps is the logits. What vision transformers read is traced back further (``last_attention``).
 """
 
 import dataclasses

@@ -2,6 +2,7 @@
 
 images ─► backbone.forward_features ─► last features ─► backbone.forward_head ─► logits, those of the backbone
                     │                        └─► forward_head at each place ─► class maps: evidence for each class
+                    │                            (of a ViT traced back through the last attention)
                     └─► features before the last stage ─► refinement (if trained) ─► attention map of one class
 """
 
@@ -29,7 +30,10 @@ __all__ = ['AttachedNet', 'Seen']
 
 
 class Seen(NamedTuple):
-    """What a forward pass sees: last features as the backbone lays them out, as maps, and features at the cut."""
+    """What a forward pass sees: last features as the backbone lays them out, as maps, and features at the cut.
+
+    Where evidence is traced back, the maps are what the classifier is given from each position (``trace_back``).
+    """
 
     features: torch.Tensor
     last: torch.Tensor
@@ -46,6 +50,7 @@ class AttachedNet(nn.Module):
     Attributes:
         backbone: The classifier.
         places: How its last features are laid out.
+        is_traced: Whether the evidence is traced back through the last attention.
         refinement: None where nothing was trained.
     """
 
@@ -184,7 +189,7 @@ class AttachedNet(nn.Module):
 
     @ignored_by_torchscript
     def class_maps(self, last: torch.Tensor) -> torch.Tensor:
-        """Return the evidence for each class at each place, a logit, shape (B, K, h, w), of last features as maps."""
+        """Return the evidence for each class at each place, a logit, shape (B, K, h, w), from ``Seen.last``."""
         if self.is_traced:
             logits = self.backbone.get_classifier()(self._pre_logits(last))
         else:
@@ -282,7 +287,8 @@ class AttachedNet(nn.Module):
     def extra_repr(self) -> str:
         """Return what the network explains."""
         refined = 'refined' if self.refinement is not None else 'not refined'
-        return f'{name_of(self.backbone)}, evidence of its head at each place ({self.places.layout}), {refined}'
+        form = 'traced back through the last attention' if self.is_traced else f'at each place ({self.places.layout})'
+        return f'{name_of(self.backbone)}, evidence of its head {form}, {refined}'
 
     @ignored_by_torchscript
     def forward_intermediates(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
