@@ -36,10 +36,10 @@ _WORDS = dict(
     **{'class': 'class map of {}'},
 )
 _ATTACHED_WORDS = dict(
-    attention='evidence for {}, from the head at each position, refined on photos',
-    contrast='evidence for {}, from the head at each position, minus the mean of the other classes',
+    attention="evidence for {}, from the model's own head, refined on photos",
+    contrast="evidence for {}, from the model's own head, minus the mean of the other classes",
     product=_WORDS['product'],
-    **{'class': 'evidence for {}, from the head at each position'},
+    **{'class': "evidence for {}, from the model's own head"},
 )
 
 _LONGEST_STEM = 40  # characters; names of files end at 255 bytes
@@ -197,7 +197,7 @@ def map_words(model: Any, shown: str, name: str | None = None) -> str:
     gates = isinstance(model, AttentionBranchNet)
     if shown == 'attention' and not is_attached:
         return f'{words}, which {"gates" if gates else "explains but does not gate"}'
-    return f'{words}; {"the attention map is what gates" if gates else "nothing gates"}'
+    return f'{words}; {"the attention map is what gates" if gates else "it does not gate"}'
 
 
 def _known_range(model: Any, drawing: Drawing) -> Range | None:
