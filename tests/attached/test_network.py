@@ -134,6 +134,23 @@ def test_evidence_of_a_class_token_is_proven(change):
         timm_abn.attach(backbone)
 
 
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_traced_evidence_in_half_precision(dtype):
+    torch.manual_seed(0)
+    backbone = timm.create_model('test_vit', num_classes=NUM_CLASSES, img_size=64).eval()
+    torch.nn.init.normal_(backbone.head.weight)
+    with torch.no_grad():
+        backbone.blocks[-2].mlp.fc2.bias[3] = 300  # its square is beyond half precision
+    images = tiny_images()
+    expected = timm_abn.attach(backbone).explain(images).attention_map.flatten()
+    with torch.autocast('cpu', torch.bfloat16):  # also attached to under autocast
+        mixed = timm_abn.attach(backbone).explain(images).attention_map
+    half = timm_abn.attach(backbone.to(dtype)).explain(images.to(dtype)).attention_map
+    assert half.dtype == dtype
+    for found in (half, mixed):
+        assert torch.corrcoef(torch.stack([expected, found.float().flatten()]))[0, 1] > 0.9
+
+
 def test_labels_that_do_not_exclude_each_other():
     backbone = tiny_backbone('test_resnet').eval()
     set_record(backbone, Record('sigmoid'))

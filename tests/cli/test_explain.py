@@ -211,7 +211,8 @@ def test_any_classifier_is_explained_and_published(images, capsys):
     torch.save(network.state_dict(), 'plain.pth')
     command = ['explain', 'data/Ant/0.png', '--model', 'test_resnet', '--checkpoint', 'plain.pth', '--img-size', '64']
     assert main([*command, '--show', 'class', '--class', '2', '--map', 'npy', '--csv', 'table.csv']) == 0
-    assert 'overlays: evidence for class 2, from the model's own head; it does not gate' in capsys.readouterr().out
+    words = "overlays: evidence for class 2, from the model's own head; it does not gate"
+    assert words in capsys.readouterr().out
     model = timm_abn.load_model('test_resnet', checkpoint='plain.pth', img_size=64)
     x, _ = Preprocessing(model)(read_image('data/Ant/0.png'))
     evidence = model.explain(x[None]).class_maps[0, 2]

@@ -82,7 +82,9 @@ def test_dynamic_graphs_take_other_batches_and_sizes(onnxruntime, tmp_path, back
 
 @pytest.mark.slow
 @pytest.mark.parametrize('dynamic', ['', 'all'])
-@pytest.mark.parametrize('backbone', ['test_resnet', 'test_convnext', 'test_vit', 'test_vit2', 'test_efficientnet', 'refined'])
+@pytest.mark.parametrize(
+    'backbone', ['test_resnet', 'test_convnext', 'test_vit', 'test_vit2', 'test_efficientnet', 'refined']
+)
 def test_attached_networks_have_class_maps(onnxruntime, tmp_path, backbone, dynamic):
     if backbone == 'refined':
         model = tiny_attached('test_resnet', refined=True)

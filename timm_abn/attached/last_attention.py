@@ -71,7 +71,8 @@ def can_be_traced(model: nn.Module, places: Places, grid: torch.Size) -> bool:
     ):
         return False
     try:
-        with torch.device('cpu'):  # also where a network is built on the meta device
+        # also where a network is built on the meta device, or under autocast
+        with torch.device('cpu'), torch.autocast('cpu', enabled=False):
             _prove(transformer, places, grid)
     except (AttributeError, IndexError, TypeError, RuntimeError, NotImplementedError) as error:
         if pooling == 'token':
@@ -141,10 +142,11 @@ def _norms(transformer: Any) -> tuple[Any, Any]:
 
 
 def _deviation(norm: Any, x: torch.Tensor) -> torch.Tensor:
-    """Return what a norm divides by, of shape (...) of x (..., C)."""
+    """Return what a norm divides by, of shape (...) of x (..., C); squares are beyond half precision."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
     if isinstance(norm, nn.LayerNorm):
-        x = x - x.mean(dim=-1, keepdim=True)
-    return (x.square().mean(dim=-1) + norm.eps).sqrt()
+        wide = wide - wide.mean(dim=-1, keepdim=True)
+    return (wide.square().mean(dim=-1) + norm.eps).sqrt().to(x.dtype)
 
 
 def _rope(transformer: Any, grid: torch.Size) -> dict[str, torch.Tensor]:
