@@ -54,7 +54,14 @@ def _vit(num_classes: int, **kwargs: Any) -> nn.Module:
 
 
 def _convnext(num_classes: int) -> nn.Module:
-    return ConvNeXt(num_classes=num_classes, patch_size=2, output_stride=8, depths=(1, 1, 1, 1), dims=(24, 48, 96, 128))
+    return ConvNeXt(
+        num_classes=num_classes,
+        patch_size=2,
+        output_stride=8,
+        depths=(1, 1, 1, 1),
+        dims=(24, 48, 96, 128),
+        ls_init_value=None,
+    )
 
 
 def _swin(num_classes: int) -> nn.Module:
