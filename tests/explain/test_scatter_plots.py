@@ -40,7 +40,7 @@ def test_points_and_their_colors():
         'class 0': PALETTE[0],
         'class 1': PALETTE[1],
         'class 3': PALETTE[2],
-        'it is unknown': GREY,
+        'unknown': GREY,
     }
     for axis, own in zip(figure.axes, points_of(labels)):
         (collection,) = axis.collections

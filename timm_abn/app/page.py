@@ -13,6 +13,7 @@ import gradio as gr
 import pandas as pd
 from PIL import Image
 
+from ..data.reading import read_image
 from ..errors import TimmAbnError, one_line
 from .curves import Curves, curves_of
 from .layout import KEEPS, Parts, about
@@ -162,7 +163,7 @@ class _Page:
     @_computing
     def change_model(self, session: Session | None, model: str) -> dict[Any, Any]:
         served = self.offered.load(model)
-        p, kind, examples = self.parts, first_map(served), [Image.open(path) for path in served.examples]
+        p, kind, examples = self.parts, first_map(served), [read_image(path) for path in served.examples]
         offer = {p.about: about(served), p.offers: gr.Column(visible=bool(examples)), p.samples: examples}
         if session is None:
             return {**offer, **self._choices_of(served, kind)}

@@ -93,7 +93,7 @@ def _draw_legend(
     entries = [(marker(color), shortened(class_names[label], LONGEST_NAME)) for label, color in colors.items()]
     others = {label for label in labels if label is not None and label not in colors}
     unknown = sum(label is None for label in labels)
-    grey: list[str] = [f'{len(others)} other classes'] * bool(others) + ['not known'] * bool(unknown)
+    grey: list[str] = [f'{len(others)} other classes'] * bool(others) + ['unknown'] * bool(unknown)
     entries += [(marker(GREY), text) for text in grey]
     handles, texts = zip(*entries)
     legend = figure.legend(handles, texts, loc='outside right center', frameon=False, fontsize=10, handletextpad=0.2)
