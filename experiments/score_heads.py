@@ -106,7 +106,7 @@ def result_of(rows: list[Row], args: argparse.Namespace) -> dict[str, Any]:
         'network',
         'seeds',
         'mAP',
-        *(f'SRG, {name}' for name in (EVIDENCE, LAST, CUT, f'its {mean_of("")}'.strip())),
+        *(f'SRG, {name}' for name in (EVIDENCE, LAST, CUT, 'its mean map')),
     ]
     columns += [f'SRG above {LAST}', *(f'pointing game, {name}' for name in (EVIDENCE, LAST, CUT))]
     lines, claims = [], []
@@ -119,8 +119,8 @@ def result_of(rows: list[Row], args: argparse.Namespace) -> dict[str, Any]:
         pointing = [interval(side, 'pointing game', 'scene') for side in (own, last, cut)]
         above = difference(*walked, 'SRG', 'scene')
         lines.append([network, str(len(precisions)), spread(precisions, 1), *srg, above, *pointing])
-        for title, others in ((LAST, last), (mean_of(EVIDENCE), mean_map)):
-            words = f'On scenes evidence of an attached {network} is above {title}'
+        for title, others in ((LAST, last), ('its mean map', mean_map)):
+            words = f'On scenes the evidence of an attached network ({network}) is above {title}'
             claims.append(claim(words, own, others, ['SRG', 'pointing game'], 'scene'))
     return dict(
         title='Evidence by the kind of head',

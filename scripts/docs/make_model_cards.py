@@ -57,8 +57,8 @@ authors (`timm-abn convert`). The code is Apache-2.0; the authors' repository na
 
 Maps are scored by symmetric relevance gain (SRG; noise has 0), deletion and insertion, with pixels replaced by the
 mean colour. A mean map is the mean over other images of the same predicted class: only what a map gains over it is
-about this image. Values are means with 95 % bootstrap intervals over images, each with all its seeds (summary:
-`docs/trust.md`).
+about this image. The chart in `docs/trust.md` shows these and other controls. Values are means with 95 % bootstrap
+intervals over images, each with all its seeds.
 """
 
 MODELS = """\

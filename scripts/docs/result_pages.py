@@ -11,6 +11,7 @@ from timm_abn.publish.markdown import markdown_table
 
 FOLDER = Path(__file__).resolve().parents[2] / 'docs' / 'results'
 ORDER = ('faithful', 'scenes', 'heads', 'photos', 'solar_cells', 'human_masks', 'fashion_mnist', 'multi_task')
+CONTROLS = ('mean map of', 'centre', 'random')
 BETTER = {
     'SRG': ' \u2191',
     'deletion': ' \u2193',
@@ -81,8 +82,8 @@ def section(result: Result) -> str:
 
 
 def table_of(table: dict[str, Any]) -> str:
-    """Return a table of a result, without columns that are empty, and without mean maps, which the chart shows."""
-    shown = [row for row in table['rows'] if not str(row[0]).startswith('mean map of')]
+    """Return a table of a result, without columns that are empty, and without controls, which the chart shows."""
+    shown = [row for row in table['rows'] if not str(row[0]).startswith(CONTROLS)]
     rows = [[number(cell) if isinstance(cell, list) else cell or '' for cell in row] for row in shown]
     kept = [index for index in range(len(table['columns'])) if any(row[index].strip('-') for row in rows)]
     header = [table['columns'][index] for index in kept]

@@ -74,7 +74,7 @@ def can_be_traced(model: nn.Module, places: Places, grid: torch.Size) -> bool:
         # also where a network is built on the meta device, or under autocast
         with torch.device('cpu'), torch.autocast('cpu', enabled=False):
             _prove(transformer, places, grid)
-    except (AttributeError, IndexError, TypeError, RuntimeError, NotImplementedError) as error:
+    except (AttributeError, TypeError, RuntimeError, NotImplementedError) as error:
         if pooling == 'token':
             raise TimmAbnError(
                 f'{type(model).__name__} cannot be explained place by place: its classifier reads the class token '
@@ -112,13 +112,14 @@ def _prove(transformer: Any, places: Places, grid: torch.Size) -> None:
 
 def _with_random_weights(block: nn.Module, generator: torch.Generator) -> Any:
     """Return a copy of a block of which no part is 0 or 1, as those of new models are, so that none goes unseen."""
+    if not all(buffer.is_floating_point() for buffer in block.buffers()):
+        raise NotImplementedError('its last attention depends on relative positions')
     duplicate: Any = copy.deepcopy(block)
     if next(block.parameters()).is_meta:
         duplicate.to_empty(device='cpu')
     duplicate = duplicate.cpu().float()
     for tensor in (*duplicate.parameters(), *duplicate.buffers()):
-        if tensor.is_floating_point():
-            tensor.copy_(0.5 * torch.randn(tensor.shape, generator=generator))
+        tensor.copy_(0.5 * torch.randn(tensor.shape, generator=generator))
     return duplicate.eval()
 
 
