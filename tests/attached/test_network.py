@@ -27,6 +27,7 @@ FAMILIES = {
     'test_efficientnet': ('test_efficientnet', {}, True),
     'vgg': ('vgg11', {}, False),
     'vit-rope': ('vit_small_patch16_rope_224', dict(img_size=(64, 48), embed_dim=48, depth=2, num_heads=2), False),
+    'srelpos': ('vit_srelpos_small_patch16_224', dict(img_size=64, embed_dim=48, depth=2, num_heads=2), True),
     'one-logit': ('test_resnet', dict(num_classes=1), True),
 }
 

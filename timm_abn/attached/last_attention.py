@@ -94,6 +94,8 @@ def _prove(transformer: Any, places: Places, grid: torch.Size) -> None:
         raise NotImplementedError('its mean is of all tokens')
     _norms(transformer)
     block, generator = transformer.blocks[-1], torch.Generator().manual_seed(0)
+    if others := set(inspect.signature(block.forward).parameters) - {'x', 'rope', 'attn_mask', 'is_causal'}:
+        raise NotImplementedError(f'its last block reads {", ".join(sorted(others))}, too')
     rope = {name: torch.randn(tensor.shape, generator=generator) for name, tensor in _rope(transformer, grid).items()}
     read, number = _read(transformer, grid.numel()), places.num_prefix_tokens + grid.numel()
     tokens = torch.randn((1, number, places.num_channels), generator=generator)
