@@ -31,6 +31,7 @@ from timm.models.maxxvit import MaxxVit, MaxxVitCfg, MaxxVitTransformerCfg
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from timm.task import MultiLabelClassificationTask
+from torch.utils.data import TensorDataset
 from train_multi_attribute import MEAN, SIZE, STD, evaluate, fit, load, normalize
 
 import timm_abn
@@ -134,12 +135,13 @@ def result_of(rows: list[Row], args: argparse.Namespace) -> dict[str, Any]:
 
 def score(name: str, seed: int, args: argparse.Namespace) -> list[Row]:
     """Return a row for each map and object, and one with the network's mean average precision."""
-    model, precision = trained(name, seed, args)
+    data, attributes = load(args.data_dir, 'test')
+    model, precision = trained(name, seed, args, data, len(attributes))
     attached = timm_abn.attach(model)
     explainers: dict[str, Any] = {EVIDENCE: create_explainer('class_map', attached)}
     explainers[LAST] = create_explainer('grad_cam', model)
     explainers[CUT] = create_explainer('grad_cam', model, layer='cut')
-    (data, _), masks = load(args.data_dir, 'test'), load_segmentation(args.data_dir, args.limit)
+    masks = load_segmentation(args.data_dir, args.limit)
     pixels, targets = (tensor[: args.limit] for tensor in data.tensors)
     scene, label = targets.nonzero(as_tuple=True)
     images, few = normalize(pixels)[scene], scene < args.walked_scenes
@@ -158,12 +160,12 @@ def score(name: str, seed: int, args: argparse.Namespace) -> list[Row]:
     return rows
 
 
-def trained(name: str, seed: int, args: argparse.Namespace) -> tuple[Any, float]:
+def trained(name: str, seed: int, args: argparse.Namespace, test: TensorDataset, num_classes: int) -> tuple[Any, float]:
     """Return a network, trained now or before, and its mean average precision on the test scenes, in percent."""
     make, epochs, lr = NETWORKS[name]
-    path, (test, attributes) = args.out / f'{name}-seed{seed}.pth.tar', load(args.data_dir, 'test')
+    path = args.out / f'{name}-seed{seed}.pth.tar'
     torch.manual_seed(seed)
-    model: Any = make(len(attributes))
+    model: Any = make(num_classes)
     model.pretrained_cfg = dict(input_size=(3, SIZE, SIZE), mean=(MEAN,) * 3, std=(STD,) * 3, crop_pct=1.0)
     model.to(memory_format=torch.channels_last)
     task = MultiLabelClassificationTask(model, verbose=False)

@@ -202,11 +202,11 @@ class _Page:
     ) -> dict[Any, Any]:
         """Return the map with its colour bar: where it can be painted on under ``layers``, else as a picture."""
         p, picture = self.parts, draw_kind(session, served, kind, target)
-        canvas: Any = dict(background=picture, layers=layers, composite=picture)
-        shown = {
-            True: {p.canvas: gr.ImageEditor(canvas, visible=True), p.picture: gr.Image(None, visible=False)},
-            False: {p.canvas: gr.ImageEditor(visible=False), p.picture: gr.Image(picture, visible=True)},
-        }[served.is_painted]
+        if served.is_painted:
+            canvas: Any = dict(background=picture, layers=layers, composite=picture)
+            shown = {p.canvas: gr.ImageEditor(canvas, visible=True), p.picture: gr.Image(None, visible=False)}
+        else:
+            shown = {p.canvas: gr.ImageEditor(visible=False), p.picture: gr.Image(picture, visible=True)}
         return {**shown, p.scale: color_bar(*scale_of(session, served, kind, target))}
 
     def _own_map(self, session: Session, served: ServedModel, target: int | None = None) -> Any:

@@ -36,17 +36,17 @@ def trace_back(model: nn.Module, before: torch.Tensor, after: torch.Tensor, grid
     read = _read(transformer, number)
     pooled = after[:, read]
     weights = torch.ones_like(pooled[..., 0]) / pooled.shape[1]
-    norms = _norms(transformer)
-    if norms[0] is not None:  # before the mean
-        weights = weights / _deviation(norms[0], pooled)
-        pooled = norms[0](pooled)
+    before_mean, after_mean = _norms(transformer)
+    if before_mean is not None:
+        weights = weights / _deviation(before_mean, pooled)
+        pooled = before_mean(pooled)
     given = _scaled(block, 1, _terms(block.attn, block.norm1(before), read, weights, **_rope(transformer, grid)))
     given = given[:, -number:]
     if transformer.global_pool == 'avg':
         given = given + weights[:, :, None] * before[:, read]
-    if norms[1] is not None:
-        given = given / _deviation(norms[1], pooled.mean(dim=1))[:, None, None]
-    for norm in filter(None, norms):
+    if after_mean is not None:
+        given = given / _deviation(after_mean, pooled.mean(dim=1))[:, None, None]
+    for norm in filter(None, (before_mean, after_mean)):
         if isinstance(norm, nn.LayerNorm):
             given = given - given.mean(dim=-1, keepdim=True)
         given = given * (1.0 if norm.weight is None else norm.weight)

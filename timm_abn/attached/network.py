@@ -175,17 +175,14 @@ class AttachedNet(nn.Module):
         return Seen(features, self.places.to_maps(features, images), cut)
 
     def _look_at_tokens(self, images: torch.Tensor) -> Seen:
-        last = len(self.backbone.blocks) - 1
-        indices, options = sorted({self.cut_stage, last - 1, last}), {}
-        if self.places.num_prefix_tokens:
-            options = dict(return_prefix_tokens=True)
-        features, found = self.backbone.forward_intermediates(images, indices=indices, **options)
-        maps = {index: each[0] if options else each for index, each in zip(indices, found)}
-        tokens = {index: own.flatten(2).transpose(1, 2) for index, own in maps.items()}
-        if options:
-            tokens = {index: torch.cat([each[1], tokens[index]], dim=1) for index, each in zip(indices, found)}
-        traced = trace_back(self.backbone, tokens[last - 1], tokens[last], maps[last].shape[2:])
-        return Seen(features, traced, maps[self.cut_stage])
+        last, has_prefix = len(self.backbone.blocks) - 1, self.places.num_prefix_tokens > 0
+        options: dict[str, Any] = dict(return_prefix_tokens=True) if has_prefix else {}
+        indices = sorted({self.cut_stage, last - 1, last})
+        features, found = self.backbone.forward_intermediates(images, indices=indices, output_fmt='NLC', **options)
+        tokens = dict(zip(indices, (torch.cat(each[::-1], dim=1) if has_prefix else each for each in found)))
+        cut = self.places.to_maps(tokens[self.cut_stage], images)
+        traced = trace_back(self.backbone, tokens[last - 1], tokens[last], cut.shape[2:])
+        return Seen(features, traced, cut)
 
     @ignored_by_torchscript
     def class_maps(self, last: torch.Tensor) -> torch.Tensor:
