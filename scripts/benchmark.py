@@ -13,20 +13,15 @@ Example:
 - tasks: a multi-task network beside a loop over its tasks, which runs the perception branch once for each;
 - costs: writes the table of docs/costs.md, for ten backbones. The text of the page is kept.
 
-What is compared runs in turn, as does a product of matrices: a drift of the machine hits all. Figures are medians of
-rounds, multiples are medians of those within a round. On a CPU with one thread times are of the processor, which other
-work on the machine hardly touches. Memory: weights, and the most of other tensors at once.
+What is compared runs in turn (timing.py). Times are multiples of the first line's. The ceiling is the machine's best
+rate in the same rounds: of a product of matrices, or of a convolution. On a CPU with one thread times are of the
+processor, which other work on the machine hardly touches. Memory: weights, and the most of other tensors at once.
 """
 
 import argparse
-import copy
-import dataclasses
 import functools
-import math
-import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
@@ -37,8 +32,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from huggingface_hub.utils import tqdm
+from timing import Case, Run, count_macs, measure, peak_memory
 from timm.models import get_model_input_config
-from torch.utils.flop_counter import FlopCounterMode
 
 import timm_abn.task  # registers the models, too
 from timm_abn.models.loading import untrained_model
@@ -53,104 +48,7 @@ BACKBONES = (
     *('resnet18', 'resnet50', 'resnet152', 'densenet121', 'mobilenetv3_large_100', 'efficientnet_b0'),
     *('convnext_tiny', 'swin_tiny_patch4_window7_224', 'vit_small_patch16_224', 'pvt_v2_b0'),
 )
-SECONDS_OF_A_SAMPLE = 0.05  # what is shorter is run several times, so that clocks and interrupts count little
-SIDES = {'cuda': 8192, 'cpu': 4096}  # of matrices: smaller ones do not reach the rate of the machine
 CHUNK_SIZES = (1, 8, 40)
-
-Run = Callable[[], Any]
-
-
-@dataclasses.dataclass(eq=False)
-class Case:
-    """What is timed, of how many images; of it, multiply-accumulates of one image, and most bytes of tensors at once.
-
-    In each round: the seconds, and multiply-accumulates per second of a product of matrices.
-    """
-
-    name: str
-    run: Run
-    images: int
-    num_macs: int
-    num_bytes: int
-    seconds: list[float] = dataclasses.field(default_factory=list)
-    rates: list[float] = dataclasses.field(default_factory=list)
-
-    @property
-    def share_of_product(self) -> float:
-        """Multiply-accumulates per second as a share of those of a product of matrices in the same round."""
-        macs = self.num_macs * self.images
-        return median(macs / seconds / rate for seconds, rate in zip(self.seconds, self.rates, strict=True))
-
-    def time_beside(self, other: 'Case', per_mac: bool = False) -> float:
-        """Return the time of a run, or of a multiply-accumulate, as a multiple of another's in the same round."""
-        ratio = median(mine / theirs for mine, theirs in zip(self.seconds, other.seconds, strict=True))
-        return ratio * other.num_macs / self.num_macs if per_mac else ratio
-
-
-def measure(cases: Sequence[Case], place: torch.device, rounds: int) -> None:
-    """Time all cases, and a product of matrices, in each round, which begins with another case each time."""
-    matrix = torch.randn(2 * (SIDES[place.type],), device=place)
-    product: Run = lambda: matrix @ matrix  # noqa: E731
-    timed(product, place)  # the first also prepares
-    for case in cases:
-        case.run()
-    repeats = [max(1, math.ceil(SECONDS_OF_A_SAMPLE / timed(case.run, place))) for case in cases]
-    for index in range(rounds):
-        rate = len(matrix) ** 3 / timed(product, place, repeats=20 if place.type == 'cuda' else 1)
-        for position in range(len(cases)):
-            number = (position + index) % len(cases)
-            cases[number].seconds.append(timed(cases[number].run, place, repeats[number]))
-            cases[number].rates.append(rate)
-
-
-def timed(run: Run, place: torch.device, repeats: int = 1) -> float:
-    """Return the mean seconds of a run, until the device has done all of it."""
-    clock = time.process_time if place.type == 'cpu' and torch.get_num_threads() == 1 else time.perf_counter
-    wait = torch.cuda.synchronize if place.type == 'cuda' else lambda: None
-    wait()
-    start = clock()
-    for _ in range(repeats):
-        run()
-        wait()
-    return (clock() - start) / repeats
-
-
-def peak_memory(run: Run, place: torch.device) -> int:
-    """Return the most bytes of tensors that a run has at once, beyond those that were there before.
-
-    What libraries take for themselves, such as oneDNN for its intermediate forms of weights, is not among them.
-    """
-    if place.type == 'cuda':
-        torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated(place)
-        torch.cuda.reset_peak_memory_stats(place)
-        run()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated(place) - before
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)  # the profiler's library writes to the error output, below Python
-    try:
-        with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
-            run()
-    finally:
-        os.dup2(kept, 2)
-    # events() of the public interface adds up what an operator takes and gives back, and so hides the peak
-    results: Any = profile.profiler.kineto_results
-    events = sorted((e for e in results.events() if e.name() == '[memory]'), key=lambda event: event.start_ns())
-    present = peak = 0
-    for event in events:
-        present += event.nbytes()
-        peak = max(peak, present)
-    return peak
-
-
-def count_macs(model: Any, images: torch.Tensor, prepare: Callable[[Any, torch.Tensor], Run]) -> int:
-    """Return the multiply-accumulates of a run, counted on the meta device, where attention is made of products."""
-    run = prepare(copy.deepcopy(model).to('meta'), images.to('meta'))
-    with FlopCounterMode(display=False) as counter:
-        run()
-    return counter.get_total_flops() // 2
 
 
 def predict(model: Any, images: torch.Tensor) -> Run:
@@ -251,13 +149,13 @@ def make_cases(section: str, args: argparse.Namespace) -> list[Case]:
 
 def report(cases: Sequence[Case]) -> str:
     """Return a table of cases, each beside the first."""
-    columns = ('', 'ms', 'images/s', 'time', 'GMACs', 'GFLOP/s', 'of product', 'memory (MB)')
+    columns = ('', 'ms', 'images/s', 'time', 'GMACs', 'GFLOP/s', 'of ceiling', 'memory (MB)')
     lines = []
     for case in cases:
         seconds = median(case.seconds)
         line = [case.name, f'{seconds * 1e3:.1f}', f'{case.images / seconds:.1f}', f'{case.time_beside(cases[0]):.2f}x']
         gflops = 2 * case.num_macs * case.images / seconds / 1e9
-        line += [f'{case.num_macs / 1e9:.2f}', f'{gflops:.0f}', f'{case.share_of_product:.0%}']
+        line += [f'{case.num_macs / 1e9:.2f}', f'{gflops:.0f}', f'{case.share_of_ceiling:.0%}']
         lines.append([*line, f'{case.num_bytes / 2**20:.0f}'])
     return format_table(columns, lines, right=columns[1:])
 
@@ -316,8 +214,9 @@ def main() -> None:
             print(ALONE[section](args))
         else:
             cases = make_cases(section, args)
-            measure(cases, args.device, args.rounds)
+            best = measure(cases, args.device, args.rounds)
             print(report(cases))
+            print(f'ceiling: {2 * median(best.rates) / 1e9:.0f} GFLOP/s ({best.name})')
 
 
 ALONE = dict(start=measure_start, costs=write_costs)
