@@ -3,7 +3,7 @@
 Attached networks have a third, ``class_maps``, and their attention map is that of the predicted class.
 
 The formats are ONNX and the archive of ``torch.export.save``. A graph is compared with the network itself, at several
-sizes if it supports them, before it is returned.
+sizes if it supports them, before it is returned. Batch norm is folded into convolutions (``folding``).
 """
 
 import contextlib
@@ -25,6 +25,7 @@ from ..explain.methods.evaluation_copy import evaluation_copy
 from ..networks.config import check_choice
 from ..records import num_answers, record_of
 from .errors import ExportError
+from .folding import fold_batch_norm
 
 __all__ = [
     'DYNAMIC_FORMS',
@@ -152,9 +153,10 @@ def _export(model: nn.Module, dynamic_axes: Mapping[int, str]) -> ExportedNetwor
     trials = _trial_images(model, dynamic_axes)
     shapes = ({axis: torch.export.Dim.DYNAMIC for axis in dynamic_axes},)
     with _one_line_errors('cannot be traced'), torch.no_grad():
-        program = torch.export.export(_Explaining(model), (trials[0],), dynamic_shapes=shapes)
+        folded = fold_batch_norm(model, trials[0])
+        program = torch.export.export(_Explaining(folded), (trials[0],), dynamic_shapes=shapes)
         if _needs_plain_attention(program):
-            plain = _Explaining(_with_plain_attention(model))
+            plain = _Explaining(_with_plain_attention(folded))
             program = torch.export.export(plain, (trials[0],), dynamic_shapes=shapes)
         largest_difference(model, program.module(), trials)
     for node in program.graph.nodes:

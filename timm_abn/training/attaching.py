@@ -26,6 +26,7 @@ from ..data.images import Preprocessing
 from ..data.photos import Photos, PhotosDataset
 from ..explain.processes import rank_and_size
 from ..explain.statistics import bootstrap_mean
+from ..export.folding import fold_batch_norm
 from ..models.attaching import MODEL, AttachedModel, backbone_fingerprint, without_backbone
 from ..progress import Progress
 from ..records import record_of
@@ -120,6 +121,9 @@ class _Run:
             torch.stack([held_out[i] for i in Progress(part, 'reading held-out photos', 'photo')]).to(device)
             for part in (decide, judged)
         )
+        # what training steps run; held-out photos are predicted by the model itself
+        self.folded: Any = fold_batch_norm(self.model, self.deciding[:1])
+        self.folded.refinement = self.refinement
         self.backbone = backbone_fingerprint(self.model)
         self.recorded = self._recorded(attached)
         self.content = _content_of([*photos.training, *photos.validation])
@@ -202,7 +206,7 @@ class _Run:
             group['lr'] = self.settings.lr * min((step + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * step / total))
         flipped = torch.rand(len(images), device=self.device) < 0.5
         images = torch.where(flipped[:, None, None, None], images.flip(-1), images)
-        terms = refinement_terms(self.model, images.to(memory_format=torch.channels_last))
+        terms = refinement_terms(self.folded, images.to(memory_format=torch.channels_last))
         loss = terms['kept'] + REST * terms['rest']
         self.optimizer.zero_grad()
         loss.backward()

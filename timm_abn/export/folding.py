@@ -1,0 +1,93 @@
+"""Folding batch norm into the convolution before it, which is the same function with fewer passes over memory."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from timm.layers import BatchNormAct2d
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.overrides import TorchFunctionMode
+
+from ..explain.methods.evaluation_copy import evaluation_copy
+
+__all__ = ['fold_batch_norm']
+
+
+def fold_batch_norm(model: nn.Module, images: torch.Tensor) -> nn.Module:
+    """Return a copy in evaluation mode, where convolutions do what the batch norm after them does.
+
+    A norm is folded if all that it reads comes from one convolution, and nothing else reads that (PyTorch's
+    ``fuse_conv_bn_eval``). Other tensors are shared with the model, as in ``evaluation_copy``. Outputs differ by the
+    rounding of float32, about 1e-6 of the greatest.
+
+    Args:
+        model: A network with ``explain``, which is run once.
+        images: Images to run it on, shape (B, in_chans, H, W).
+    """
+    duplicate: Any = evaluation_copy(model)
+    with torch.no_grad():
+        with _Uses(duplicate) as uses:
+            duplicate.explain(images)
+        replaced = {}
+        for conv, norm in uses.pairs():
+            folded = fuse_conv_bn_eval(conv, norm)
+            conv.weight, conv.bias = folded.weight, folded.bias
+            replaced[norm] = nn.Sequential(norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else nn.Identity()
+    for module in list(duplicate.modules()):
+        for name, child in module.named_children():
+            if child in replaced:
+                setattr(module, name, replaced[child])
+    return duplicate
+
+
+class _Uses(TorchFunctionMode):
+    """Notes who reads what convolutions make, and what batch norms read."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        modules = list(model.modules())
+        norms = [module for module in modules if type(module) in (nn.BatchNorm2d, BatchNormAct2d)]
+        # a parametrized weight is computed anew, and is none of these
+        self.convs = {id(m._parameters.get('weight')): m for m in modules if isinstance(m, nn.Conv2d)}
+        self.norms = {id(norm.running_mean): norm for norm in norms if norm.running_mean is not None}
+        self.made: dict[int, tuple[torch.Tensor, nn.Module]] = {}  # the tensor stays, or another gets its id
+        self.readers: dict[nn.Module, set[Any]] = defaultdict(set)
+        self.sources: dict[nn.Module, set[Any]] = defaultdict(set)
+
+    def __torch_function__(
+        self, func: Callable, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given = list(_tensors(args)) + list(_tensors((kwargs or {}).values()))
+        if not any(True for _ in _tensors([result])):  # a shape, a type
+            return result
+        norm = self.norms.get(id(args[1])) if func is F.batch_norm else None
+        for tensor in given:
+            _, conv = self.made.get(id(tensor), (None, None))
+            if conv is not None:
+                self.readers[conv].add(norm)
+            if id(tensor) in self.convs and func is not torch.conv2d:  # something else is made of its weight
+                self.readers[self.convs[id(tensor)]].add(None)
+        if norm is not None:
+            self.sources[norm].add(self.made.get(id(args[0]), (None, None))[1])
+        if func is torch.conv2d and id(args[1]) in self.convs:
+            self.made[id(result)] = result, self.convs[id(args[1])]
+        return result
+
+    def pairs(self) -> Iterator[tuple[Any, Any]]:
+        """Yield convolutions, and the norms that can be folded into them."""
+        for norm, sources in self.sources.items():
+            (conv, *others) = sources
+            if conv is not None and not others and self.readers[conv] == {norm}:
+                yield conv, norm
+
+
+def _tensors(values: Any) -> Iterator[torch.Tensor]:
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors(value)
