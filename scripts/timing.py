@@ -19,7 +19,7 @@ import torch
 import torch.nn as nn
 from torch.utils.flop_counter import FlopCounterMode
 
-__all__ = ['Case', 'Run', 'count_macs', 'machine_cases', 'measure', 'peak_memory', 'timed']
+__all__ = ['Case', 'Run', 'count_macs', 'machine_cases', 'measure', 'peak_memory', 'profiled', 'timed']
 
 SECONDS_OF_A_SAMPLE = 0.05  # what is shorter is run several times, so that clocks and interrupts count little
 SIDES = {'cuda': 8192, 'cpu': 4096}  # of matrices: smaller ones do not reach the rate of the machine
@@ -125,22 +125,30 @@ def peak_memory(run: Run, place: torch.device) -> int:
         run()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated(place) - before
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)  # the profiler's library writes to the error output, below Python
-    try:
-        with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
-            run()
-    finally:
-        os.dup2(kept, 2)
     # events() of the public interface adds up what an operator takes and gives back, and so hides the peak
-    results: Any = profile.profiler.kineto_results
+    results: Any = profiled(run, place, profile_memory=True).profiler.kineto_results
     events = sorted((e for e in results.events() if e.name() == '[memory]'), key=lambda event: event.start_ns())
     present = peak = 0
     for event in events:
         present += event.nbytes()
         peak = max(peak, present)
     return peak
+
+
+def profiled(run: Run, place: torch.device, **options: bool) -> Any:
+    """Return what torch's profiler saw of a run."""
+    names = ('CPU', 'CUDA') if place.type == 'cuda' else ('CPU',)
+    activities = [getattr(torch.profiler.ProfilerActivity, name) for name in names]
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)  # the profiler's library writes to the error output, below Python
+    try:
+        with torch.profiler.profile(activities=activities, **options) as profile:
+            run()
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+    return profile
 
 
 def count_macs(model: Any, images: torch.Tensor, prepare: Callable[[Any, torch.Tensor], Run]) -> int:
