@@ -130,7 +130,7 @@ def peak_memory(run: Run, place: torch.device) -> int:
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated(place) - before
     # events() of the public interface adds up what an operator takes and gives back, and so hides the peak
-    results: Any = _profiled(run, place, profile_memory=True).profiler.kineto_results
+    results: Any = _profiled(run, place, memory=True).profiler.kineto_results
     events = sorted((e for e in results.events() if e.name() == '[memory]'), key=lambda event: event.start_ns())
     present = peak = 0
     for event in events:
@@ -139,14 +139,14 @@ def peak_memory(run: Run, place: torch.device) -> int:
     return peak
 
 
-def _profiled(run: Run, place: torch.device, **options: bool) -> Any:
+def _profiled(run: Run, place: torch.device, memory: bool = False) -> Any:
     """Return what torch's profiler saw of a run."""
     names = ('CPU', 'CUDA') if place.type == 'cuda' else ('CPU',)
     activities = [getattr(torch.profiler.ProfilerActivity, name) for name in names]
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)  # the profiler's library writes to the error output, below Python
     try:
-        with torch.profiler.profile(activities=activities, **options) as profile:
+        with torch.profiler.profile(activities=activities, profile_memory=memory) as profile:
             run()
     finally:
         os.dup2(kept, 2)
