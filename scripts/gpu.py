@@ -273,18 +273,19 @@ class Measurement:
         """Measure timm's own train.py under the launcher."""
         if not os.environ.get('TIMM_SCRIPTS'):
             raise TimmAbnError('skipped: $TIMM_SCRIPTS names no checkout of timm, which has its train.py')
-        args, photos = self.args, self.photos('train', self.args.steps * self.args.batch_size)
+        args, environment = self.args, dict(os.environ, OMP_NUM_THREADS='1')
+        environment['PYTHONPATH'] = os.pathsep.join(
+            filter(None, (str(TARGET.parents[1]), os.environ.get('PYTHONPATH')))
+        )
+        photos = self.photos('train', args.steps * args.batch_size)
         self.photos('validation', args.images)
         flags = f'--model abn --model-kwargs backbone={name.split()[1]} --data-dir {photos} --output {self.folder}'
         flags += f' --epochs 1 --batch-size {args.batch_size} --workers {max((os.cpu_count() or 1) - 2, 0)}'
         flags += f' --amp --amp-dtype bfloat16 --channels-last --log-interval 5 --device {self.device.type}'
         command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--local-addr', '127.0.0.1']
         command += ['--no-python', sys.executable, '-c', ONE_OF_SEVERAL, *flags.split()]
-        path = os.pathsep.join(filter(None, (str(TARGET.parents[1]), os.environ.get('PYTHONPATH'))))
-        options: dict[str, Any] = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        with subprocess.Popen(
-            command, env={**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1'}, **options
-        ) as process:
+        one_output: dict[str, Any] = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        with subprocess.Popen(command, env=environment, **one_output) as process:
             try:
                 log = process.communicate(timeout=max(self.end - time.monotonic(), 1))[0]
             except subprocess.TimeoutExpired:
@@ -311,16 +312,9 @@ class Measurement:
 
 def facts_of(place: torch.device) -> dict[str, str]:
     """Return the card, and the versions of what computes."""
-    facts = {
-        'card': 'none, a CPU',
-        'torch': torch.__version__,
-        'timm': timm.__version__,
-        'timm-abn': timm_abn.__version__,
-    }
-    if place.type == 'cuda':
-        facts |= {'card': torch.cuda.get_device_name(place), 'CUDA': str(torch.version.cuda)}
-        facts |= {'cuDNN': str(torch.backends.cudnn.version())}
-    return facts
+    card = torch.cuda.get_device_name(place) if place.type == 'cuda' else 'none, a CPU'
+    facts = dict(card=card, CUDA=torch.version.cuda, cuDNN=torch.backends.cudnn.version(), torch=torch.__version__)
+    return {name: str(fact) for name, fact in {**facts, 'timm': timm.__version__}.items()}
 
 
 def main() -> int:
