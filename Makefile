@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .PHONY: help install demo test test-all test-nightly chaos test-timm-scripts lint format conformance coverage \
-	works-with benchmark costs comparison faithful scenes heads photos masks attached docs static-page build release clean
+	works-with benchmark costs gpu comparison faithful scenes heads photos masks attached docs static-page build release clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -61,6 +61,9 @@ benchmark: $(STAMP)  ## speed and memory of import, construction, explanation, t
 
 costs: $(STAMP)  ## write the table of docs/costs.md: what an ABN costs beside ten backbones
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/benchmark.py costs
+
+gpu: $(STAMP)  ## check and measure networks on one GPU in 8 minutes: writes the tables of docs/costs.md
+	$(BIN)/python scripts/gpu.py
 
 DATA ?= data
 comparison: $(STAMP)  ## ResNet-20 with and without ABN on Fashion-MNIST in $(DATA), three seeds; needs timm's scripts

@@ -37,8 +37,7 @@ from timm.models import get_model_input_config
 
 import timm_abn.task  # registers the models, too
 from timm_abn.models.loading import untrained_model
-from timm_abn.publish.markdown import markdown_table
-from timm_abn.staging import staged_file
+from timm_abn.publish.markdown import markdown_table, write_between
 from timm_abn_cli.argument_types import device, positive
 from timm_abn_cli.table import format_table
 
@@ -194,11 +193,7 @@ def write_costs(args: argparse.Namespace) -> str:
         rows.append([f'`{backbone}`', *(figure for both in zip(*figures) for figure in both), *times])
     columns = ('parameters (M)', 'GMACs', 'ms per image', 'memory (MB)')
     header = ('backbone', *(name for column in columns for name in (column, 'with ABN')), 'time', 'time per GMAC')
-    before, _, rest = args.target.read_text(encoding='utf-8').partition(START)
-    after = rest.partition(END)[2]
-    with staged_file(args.target) as staged:
-        text = f'{before}{START}\n\n{markdown_table(header, rows)}\n\n{END}{after}'
-        staged.write_text(text, encoding='utf-8')
+    write_between(args.target, START, END, f'\n\n{markdown_table(header, rows)}\n\n')
     return f'Written to: {args.target}'
 
 

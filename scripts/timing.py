@@ -1,4 +1,4 @@
-"""How the scripts time runs beside each other, and beside what the machine can do; memory and arithmetic of a run.
+"""How the scripts time runs beside each other, and beside what the machine can do; what a run takes, and waits for.
 
 What is compared runs in turn, as do a product of matrices and convolutions, whose best rate is the ceiling: a drift of
 the machine hits all. Figures are medians of rounds, ratios are medians of those within a round.
@@ -10,6 +10,7 @@ import functools
 import itertools
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from statistics import median
@@ -19,12 +20,15 @@ import torch
 import torch.nn as nn
 from torch.utils.flop_counter import FlopCounterMode
 
-__all__ = ['Case', 'Run', 'count_macs', 'machine_cases', 'measure', 'peak_memory', 'timed']
+__all__ = ['Case', 'Run', 'count_macs', 'machine_cases', 'measure', 'peak_memory', 'timed', 'waits']
 
 SECONDS_OF_A_SAMPLE = 0.05  # what is shorter is run several times, so that clocks and interrupts count little
 SIDES = {'cuda': 8192, 'cpu': 4096}  # of matrices: smaller ones do not reach the rate of the machine
 BATCHES = {'cuda': 128, 'cpu': 4}  # of the convolutions
 WIDTH, PLACES = 256, 28  # a stage of ResNet-50, where convolutions are the fastest
+
+# calls that wait for a GPU; and operators that would, as a CPU shows them
+WAITS = 'Synchronize|DtoH|aten::(item|_local_scalar|is_nonzero|nonzero|equal|masked_select)'
 
 Run = Callable[[], Any]
 
@@ -125,22 +129,46 @@ def peak_memory(run: Run, place: torch.device) -> int:
         run()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated(place) - before
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)  # the profiler's library writes to the error output, below Python
-    try:
-        with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
-            run()
-    finally:
-        os.dup2(kept, 2)
     # events() of the public interface adds up what an operator takes and gives back, and so hides the peak
-    results: Any = profile.profiler.kineto_results
+    results: Any = _profiled(run, place, memory=True).profiler.kineto_results
     events = sorted((e for e in results.events() if e.name() == '[memory]'), key=lambda event: event.start_ns())
     present = peak = 0
     for event in events:
         present += event.nbytes()
         peak = max(peak, present)
     return peak
+
+
+def _profiled(run: Run, place: torch.device, memory: bool = False) -> Any:
+    """Return what torch's profiler saw of a run."""
+    names = ('CPU', 'CUDA') if place.type == 'cuda' else ('CPU',)
+    activities = [getattr(torch.profiler.ProfilerActivity, name) for name in names]
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)  # the profiler's library writes to the error output, below Python
+    try:
+        with torch.profiler.profile(activities=activities, profile_memory=memory) as profile:
+            run()
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+    return profile
+
+
+def waits(run: Run, place: torch.device) -> list[str]:
+    """Return the calls in a run that make the processor wait for the card; on a CPU those that would."""
+
+    def marked() -> None:
+        with torch.profiler.record_function('the run'):
+            run()
+
+    events = _profiled(marked, place).events()
+    on_cpu = [event for event in events if event.device_type == torch.autograd.DeviceType.CPU]
+    span = next(event.time_range for event in on_cpu if event.name == 'the run')
+    # before and after it the profiler waits, too; copies to the processor are seen on the card
+    within = {event.name for event in on_cpu if span.start <= event.time_range.start <= span.end}
+    copies = {event.name for event in events if 'DtoH' in event.name}
+    return sorted(name for name in within | copies if re.search(WAITS, name))
 
 
 def count_macs(model: Any, images: torch.Tensor, prepare: Callable[[Any, torch.Tensor], Run]) -> int:

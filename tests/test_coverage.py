@@ -34,13 +34,8 @@ def test_smallest_of_each_family(script, rows, family):
 
 
 def test_readme_says_what_the_table_says(script, rows):
-    text = script.README.read_text(encoding='utf-8')
-    assert script.with_summary(text, script.summary(list(rows.values()))) == text, 'run make coverage'
-
-
-def test_readme_without_a_place_is_refused(script):
-    with pytest.raises(ValueError, match='README.md has no'):
-        script.with_summary(f'{script.END} {script.BEGIN}', '')
+    said = f'{script.BEGIN}{script.summary(list(rows.values()))}{script.END}'
+    assert said in script.README.read_text(encoding='utf-8'), 'run make coverage'
 
 
 def test_some_names(script, tmp_path, monkeypatch, capsys):

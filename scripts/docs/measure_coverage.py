@@ -32,6 +32,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import timm_abn
 from timm_abn.errors import TimmAbnError, one_line
+from timm_abn.publish.markdown import write_between
 from timm_abn.staging import staged_file
 from timm_abn_cli.argument_types import positive, whole
 
@@ -115,15 +116,6 @@ def count_families(rows: list[dict[str, str]]) -> int:
     return len({row['family'] for row in rows})
 
 
-def with_summary(text: str, sentence: str) -> str:
-    """Return the text of the README with a sentence in the place of that between its marks."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise TimmAbnError(f'{README.name} has no {BEGIN} with a {END} behind it.')
-    return before + begin + sentence + end + after
-
-
 def read_table(file: Path) -> list[dict[str, str]]:
     """Return the rows of a table."""
     with file.open(newline='', encoding='utf-8') as table:
@@ -183,8 +175,7 @@ def main() -> int:
     if table:
         write_table(table, rows)
     if is_whole and table == TABLE:
-        with staged_file(README) as staged:
-            staged.write_text(with_summary(README.read_text(encoding='utf-8'), summary(rows)), encoding='utf-8')
+        write_between(README, BEGIN, END, summary(rows))
     for row in rows if not is_whole else []:
         print(*(value for value in row.values() if value))
     without = [row for row in rows if row['evidence'] in ('', 'no')]

@@ -2,7 +2,8 @@
 
 import pytest
 
-from timm_abn.publish.markdown import plain
+from timm_abn.errors import TimmAbnError
+from timm_abn.publish.markdown import plain, write_between
 
 
 @pytest.mark.parametrize(
@@ -18,3 +19,15 @@ from timm_abn.publish.markdown import plain
 )
 def test_plain(text, expected):
     assert plain(text) == expected
+
+
+def test_what_stands_between_marks_is_replaced(tmp_path):
+    page = tmp_path / 'page.md'
+    page.write_text('end, begin: old end; end')
+    write_between(page, 'begin', 'end', ': new ')
+    assert page.read_text() == 'end, begin: new end; end'
+    for text in ('end begin', 'end', 'begin', ''):
+        page.write_text(text)
+        with pytest.raises(TimmAbnError, match='page.md has no begin with a end behind it'):
+            write_between(page, 'begin', 'end', 'new')
+        assert page.read_text() == text

@@ -101,3 +101,14 @@ def test_arithmetic_of_the_ceiling_is_counted(script):
         with FlopCounterMode(display=False) as counter:
             case.run()
         assert counter.get_total_flops() // 2 == case.num_macs * case.images, case.name
+
+
+def test_what_waits_is_seen(script):
+    x = torch.arange(3)
+    for run, name in (
+        (lambda: x[0].item(), 'aten::item'),
+        (lambda: bool((x > 1).all()), 'aten::is_nonzero'),
+        (lambda: x[x > 1], 'aten::nonzero'),
+        (lambda: torch.equal(x, x), 'aten::equal'),
+    ):
+        assert name in script.waits(run, CPU)

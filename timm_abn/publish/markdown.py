@@ -3,8 +3,12 @@
 import html
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
-__all__ = ['markdown_table', 'plain']
+from ..errors import TimmAbnError
+from ..staging import staged_file
+
+__all__ = ['markdown_table', 'plain', 'write_between']
 
 
 def plain(text: object) -> str:
@@ -18,3 +22,17 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [' | '.join(cells) for cells in (header, *rows)]
     head, *body = [f'| {line} |'.replace('|  ', '| ') for line in lines]
     return '\n'.join([head, f'|{"---|" * len(header)}', *body])
+
+
+def write_between(page: Path, begin: str, end: str, text: str) -> None:
+    """Replace what stands between two marks of a page.
+
+    Raises:
+        TimmAbnError: It does not have them, in this order.
+    """
+    before, _, rest = page.read_text(encoding='utf-8').partition(begin)
+    _, mark, after = rest.partition(end)
+    if not mark:
+        raise TimmAbnError(f'{page.name} has no {begin} with a {end} behind it.')
+    with staged_file(page) as staged:
+        staged.write_text(before + begin + text + end + after, encoding='utf-8')
