@@ -23,7 +23,7 @@ from timm_abn.data.reading import read_image
 from timm_abn.explain.methods import create_explainer
 from timm_abn.explain.metrics import deletion, insertion
 from timm_abn.training.attaching import LAST, STATE, SUMMARY
-from timm_abn.training.held_out import VERDICT
+from timm_abn.training.held_out import VERDICT, judge, split_held_out
 from timm_abn_cli import main
 
 BACKBONE = 'resnet20_cifar'
@@ -200,7 +200,7 @@ def test_a_run_that_is_killed_starts_again_or_goes_on(photos, changes):
 
 @pytest.mark.slow
 def test_processes_train_together(photos):
-    """Their gradients are means: two with a batch of 8 each see the photos that one with a batch of 16 sees."""
+    """Each has photos of its own, also of those that are held out: what these say is what they say to one process."""
     command = ['-m', 'torch.distributed.run', '--nproc_per_node', '2', '--no-python', sys.executable, '-c']
     program = 'import sys; from timm_abn_cli import main; sys.exit(main())'
     arguments = ['attach', '--checkpoint', 'plain.pth.tar', '--data-dir', 'photos', '--steps', '2', '--out', 'both']
@@ -213,7 +213,16 @@ def test_processes_train_together(photos):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count('verdict of 2 other held-out photos') == 1
-    assert [row['step'] for row in rows_of('both/summary.csv')] == ['0', '2']
+    rows = rows_of('both/summary.csv')
+    assert [row['step'] for row in rows] == ['0', '2']
+    assert attach(out='one', steps=2) == 0
+    assert rows[0]['srg_held_out'] == rows_of('one/summary.csv')[0]['srg_held_out']
+    network, held_out = load_model(checkpoint=f'both/{LAST}'), find_photos(photos).validation
+    judged = [Image.open(held_out[index]) for index in split_held_out(len(held_out))[1]]
+    expected = judge(network, torch.stack([Preprocessing(network)(photo)[0] for photo in judged]), batch_size=8)
+    assert rows[1]['judged'] == '2'
+    for name in VERDICT[1:-1]:
+        assert float(rows[1][name]) == pytest.approx(expected[name], abs=2e-5), name
 
 
 @pytest.mark.parametrize('workers', [0, pytest.param(2, marks=pytest.mark.slow)])

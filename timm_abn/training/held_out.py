@@ -8,8 +8,9 @@ import torch
 from ..attached.network import AttachedNet
 from ..explain.evaluation.controls import MeanMaps
 from ..explain.methods import create_explainer
+from ..explain.metrics import STEPS as ALL_STEPS
 from ..explain.metrics import predict, replacement_curves
-from ..explain.processes import of_all_processes
+from ..explain.processes import of_all_processes, rank_and_size
 from ..explain.statistics import bootstrap_mean
 from ..explain.verdict import Evidence, verdict
 
@@ -23,7 +24,7 @@ VERDICT = ('judged', *(f'{name}{end}' for name in JUDGED for end in ('', '_low',
 
 
 def gains(network: AttachedNet, images: torch.Tensor, batch_size: int) -> list[float]:
-    """Return the symmetric relevance gain of the map of the predicted class of each image, of the first process.
+    """Return the symmetric relevance gain of the map of the predicted class of each image.
 
     Args:
         network: In evaluation mode.
@@ -33,9 +34,7 @@ def gains(network: AttachedNet, images: torch.Tensor, batch_size: int) -> list[f
     Raises:
         TimmAbnError: The network predicts NaN.
     """
-    maps = _maps_of(network, images, batch_size)
-    found = replacement_curves(network, images, maps, steps=STEPS, batch_size=batch_size).gain
-    return of_all_processes(found.tolist())[: len(images)]
+    return _gain(network, images, _maps_of(network, images, batch_size), batch_size, steps=STEPS)
 
 
 def judge(network: AttachedNet, images: torch.Tensor, batch_size: int) -> dict[str, Any]:
@@ -52,10 +51,7 @@ def judge(network: AttachedNet, images: torch.Tensor, batch_size: int) -> dict[s
     mean_maps, of_all = means.of_others(own, predicted.tolist())
     batches = list(zip(images.split(batch_size), predicted.split(batch_size)))
     rivals = [mean_maps.float(), *(torch.cat([method(*batch) for batch in batches]) for method in (grad_cam, of_head))]
-    gain, *others = (
-        replacement_curves(network, images, maps, predicted, batch_size=batch_size).gain.cpu()
-        for maps in (own, *rivals)
-    )
+    gain, *others = (torch.tensor(_gain(network, images, maps, batch_size, predicted)) for maps in (own, *rivals))
     known = [bootstrap_mean(values.tolist()) for values in (gain, *(gain - other for other in others))]
     mean_map = 'the mean map of other images' if 2 * sum(of_all) > len(of_all) else Evidence.mean_map
     words = verdict(Evidence(known[0], known[1], mean_map, above_rival=known[2], rival=RIVAL))
@@ -67,6 +63,24 @@ def split_held_out(number: int) -> tuple[Sequence[int], Sequence[int]]:
     """Return which of held-out photos decide, and which judge: others, where there is more than one."""
     chosen = range(0, number, max(number // (2 * MOST), 1))[: 2 * MOST]
     return chosen[::2], chosen[1::2] or chosen
+
+
+def _gain(
+    network: AttachedNet,
+    images: torch.Tensor,
+    maps: torch.Tensor,
+    batch_size: int,
+    targets: torch.Tensor | None = None,
+    steps: int = ALL_STEPS,
+) -> list[float]:
+    """Return the gain of each map; each process computes a share of them, which all then have."""
+    rank, size = rank_and_size()
+    share = slice(rank, None, size)
+    classes = None if targets is None else targets[share]
+    own = images[share], maps[share], classes, steps
+    found = replacement_curves(network, *own, batch_size=batch_size).gain.tolist() if len(own[0]) else []
+    of_all = of_all_processes([found])
+    return [of_all[index % size][index // size] for index in range(len(images))]
 
 
 def _maps_of(network: AttachedNet, images: torch.Tensor, batch_size: int) -> torch.Tensor:
