@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 from tiers import fast_and_slow
-from timm_families import SMALLEST, small_image_size
+from timm_families import SMALLER, SMALLEST, small_images
 from tiny_models import NUM_CLASSES, TINY_BACKBONES, tiny_abn, tiny_attached, tiny_backbone, tiny_images
 
 import timm_abn
@@ -289,8 +289,8 @@ SLOW_FAMILIES = {'coat', 'efficientvim', 'levit', 'maxxvit', 'pit', 'vision_tran
 @pytest.mark.parametrize('family', fast_and_slow(SMALLEST, FAST_FAMILIES, SLOW_FAMILIES))
 def test_family_is_explained_without_options(family):
     torch.manual_seed(0)
-    model = timm.create_model(SMALLEST[family], num_classes=NUM_CLASSES).eval()
-    images = torch.randn(1, *small_image_size(family, model))
+    model = timm.create_model(SMALLEST[family], num_classes=NUM_CLASSES, **SMALLER.get(family, {})).eval()
+    images = small_images(family, model, 1)
     for method, explainer in explainers_of(model):
         if method != 'recipro_cam' or max(images.shape[2:]) <= 160:  # whose cost is that of hundreds of images
             assert_maps(explainer(images), images)
