@@ -103,7 +103,7 @@ SMALLEST = {
     'xcit': 'xcit_nano_12_p8_224',
 }
 
-# arguments that make the larger of these small: fewer blocks, and images of 64 pixels where the model must know the size
+# arguments that make the larger ones small: fewer blocks, and images of 64 pixels where the model must know their size
 SMALLER = {
     'beit': dict(img_size=64, depth=4, embed_dim=96, num_heads=3),
     'cait': dict(img_size=64, depth=4),
