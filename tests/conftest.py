@@ -88,6 +88,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """Spare the garbage collector what was imported, which never ends and which each full run would go through."""
+    """Collect garbage less often, and never among what was imported: it took a tenth of the time."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 10, 10)
