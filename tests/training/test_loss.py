@@ -119,7 +119,7 @@ def test_the_map_becomes_smaller_and_the_masked_image_better_known():
     loss = FaithfulMapLoss(nn.CrossEntropyLoss(), area=3.0)
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     terms = []
-    for _ in range(60):
+    for _ in range(40):
         found = model(images)
         terms.append({name: value.item() for name, value in loss.map_terms(found, target).items()})
         optimizer.zero_grad()
