@@ -6,8 +6,9 @@ STAMP := $(VENV)/.installed
 # two test processes of one thread each: more threads than cores make torch many times slower
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: help install demo test test-all test-nightly chaos test-timm-scripts lint format conformance coverage \
-	works-with benchmark costs gpu comparison faithful scenes heads photos masks attached docs static-page build release clean
+.PHONY: help install demo test quick types style test-all test-nightly chaos test-timm-scripts lint format \
+	conformance coverage works-with benchmark costs gpu comparison faithful scenes heads photos masks attached docs \
+	static-page build release clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,12 +26,19 @@ demo: $(STAMP)  ## explain real photos with an ImageNet model, and with an ABN; 
 format: $(STAMP)  ## let ruff format the code
 	$(BIN)/ruff format --quiet .
 
-lint: $(STAMP)  ## ruff and mypy
+lint: style types  ## ruff and mypy
+
+style: $(STAMP)
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
+
+types: $(STAMP)
 	$(BIN)/mypy
 
-test: lint  ## lint, and the tests that touch every file, in minutes
+test: style  ## lint, and the tests that touch every file, in minutes
+	$(MAKE) --no-print-directory -j 2 types quick
+
+quick: $(STAMP)
 	$(PYTEST) -m 'not slow and not nightly'
 
 test-all: $(STAMP)  ## slower tests: a model of every family, every golden file, every recipe, several processes

@@ -41,9 +41,9 @@ def official_file(tmp_path):
 @pytest.mark.parametrize(
     ('golden_name', 'model_name', 'options'),
     [
-        ('cifar100_resnet20', 'abn_resnet20_cifar', {}),
+        ('cifar100_resnet20', 'abn_resnet20_cifar', dict(_use_new_zipfile_serialization=False)),
         pytest.param('cifar100_densenet100_12', 'abn_densenet100_12_cifar', {}, marks=pytest.mark.slow),
-        ('imagenet_se_resnet18', 'abn_seresnet18', dict(_use_new_zipfile_serialization=False)),
+        pytest.param('imagenet_se_resnet18', 'abn_seresnet18', {}, marks=pytest.mark.slow),
     ],
 )
 def test_folder_gives_the_authors_numbers(golden_name, model_name, options, official_file, tmp_path, capsys):

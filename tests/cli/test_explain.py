@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from command_line import rows_of, without_warnings, write_photos
 from PIL import Image
+from tiers import fast_and_slow
 from tiny_models import tiny_attached, tiny_backbone
 
 import timm_abn
@@ -171,9 +172,8 @@ assert code == (0 if int(os.environ['RANK']) else 1)  # a picture cannot be read
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason='PyTorch is built without gloo')
-@pytest.mark.parametrize('shown', ['attention', 'contrast'])
+@pytest.mark.parametrize('shown', fast_and_slow(['attention', 'contrast'], [], ['contrast']))
 def test_two_processes_say_what_one_says(images, capsys, shown):
     Path('data/bee/bad.png').write_bytes(b'')
     Path('two.py').write_text(TWO)

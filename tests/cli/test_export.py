@@ -8,6 +8,9 @@ import sys
 
 import pytest
 
+from timm_abn_cli import main
+from timm_abn_cli.limited import OutOfTime
+
 MODEL = 'abn_resnet20_cifar.fashion_mnist'
 CODE = 'import sys, timm_abn_cli\nif __name__ == "__main__":\n    sys.exit(timm_abn_cli.entry_point())\n'
 
@@ -40,29 +43,35 @@ def export(tmp_path):
             os.killpg(process.pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize(
-    'dynamic, simpler',
-    [
-        (['--dynamic'], 'try --dynamic batch (images of one size), or allow more time'),
-        *(
-            pytest.param(
-                ['--dynamic', axes],
-                'try an export without --dynamic (one image of one size), or allow more time',
-                marks=pytest.mark.slow,
-            )
-            for axes in ('batch', 'size')
-        ),
-        pytest.param([], 'you can allow more time', marks=pytest.mark.slow),
-    ],
-)
-def test_out_of_time_names_what_is_simpler(export, tmp_path, dynamic, simpler):
-    process = export('torch-export', '--model', MODEL, *dynamic, '--timeout', '0.2')
-    error = process.communicate()[1]
-    assert process.returncode == 2
-    assert error == (
-        f'timm-abn: error: {MODEL} was not exported within 0.2 s, stopped while starting; {simpler} '
-        '(--timeout SECONDS)\n'
+def out_of_time(dynamic, phase='starting'):
+    simpler = {
+        (): 'you can',
+        ('--dynamic',): 'try --dynamic batch (images of one size), or',
+        ('--dynamic', 'batch'): 'try an export without --dynamic (one image of one size), or',
+        ('--dynamic', 'size'): 'try an export without --dynamic (one image of one size), or',
+    }
+    return (
+        f'timm-abn: error: {MODEL} was not exported within 0.2 s, stopped while {phase}; {simpler[dynamic]} allow '
+        'more time (--timeout SECONDS)\n'
     )
+
+
+@pytest.mark.parametrize('dynamic', [(), ('--dynamic',), ('--dynamic', 'batch'), ('--dynamic', 'size')])
+def test_out_of_time_names_what_is_simpler(tmp_path, monkeypatch, capsys, dynamic):
+    def late(*args):
+        raise OutOfTime('tracing')
+
+    monkeypatch.setattr('timm_abn_cli.export.run_limited', late)
+    command = ['export', 'torch-export', '--model', MODEL, *dynamic, '--timeout', '0.2']
+    assert main([*command, '--out', str(tmp_path / 'model.pt2')]) == 2
+    assert capsys.readouterr().err == out_of_time(dynamic, 'tracing')
+
+
+@pytest.mark.slow
+def test_out_of_time_leaves_nothing(export, tmp_path):
+    process = export('torch-export', '--model', MODEL, '--dynamic', '--timeout', '0.2')
+    error = process.communicate()[1]
+    assert process.returncode == 2 and error == out_of_time(('--dynamic',))
     assert [path.name for path in tmp_path.iterdir()] == ['command.py']
 
 

@@ -8,6 +8,7 @@ import textwrap
 import time
 
 import pytest
+import torch
 
 from timm_abn_cli.errors import CommandError
 from timm_abn_cli.limited import OutOfTime, run_limited
@@ -35,6 +36,11 @@ def fail(file, say):
     from timm_abn import TimmAbnError  # with torch, which takes seconds
     raise TimmAbnError('no')
 
+def version(file, say):
+    import torch
+    file.touch()
+    return torch.__version__
+
 def find(file, say):
     open('missing')
 
@@ -47,8 +53,9 @@ def die(file, say):
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """Return what runs one of the functions above, whose file appears in the folder ``out``."""
-    (tmp_path / 'limited_work.py').write_text(WORK)
-    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / 'work').mkdir()
+    (tmp_path / 'work' / 'limited_work.py').write_text(WORK)
+    monkeypatch.syspath_prepend(tmp_path / 'work')
 
     def run(name, limit=300, say=print, **arguments):
         return run_limited(f'limited_work:{name}', arguments, tmp_path / 'out' / 'sum', limit, say)
@@ -69,7 +76,7 @@ def test_result_files_and_phases(run, tmp_path):
     assert [path.read_text() for path in (tmp_path / 'out').iterdir()] == ['3']
 
 
-@pytest.mark.parametrize('seconds', [0.1, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize('seconds', [0.1, pytest.param(8, marks=pytest.mark.slow)])
 def test_time_is_kept(run, tmp_path, seconds):
     said = ['starting']
     start = time.monotonic()
@@ -105,29 +112,30 @@ def test_what_cannot_be_handed_on(run):
         run('add', first={1}, second=2)
 
 
-EXPORT = "['export', 'torch-export', '--model', 'abn_resnet20_cifar.fashion_mnist', '--out', 'model.pt2']"
+CALL = "run_limited('limited_work:version', {}, Path('file'), 300, print)"
+IMPORTS = 'from pathlib import Path; from timm_abn_cli.limited import run_limited'
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ('script', 'arguments'),
     [
-        (f'print("once"); import timm_abn_cli; print(timm_abn_cli.main({EXPORT}))', ['script.py']),
-        (f'print("once"); import timm_abn_cli; print(timm_abn_cli.main({EXPORT}))', ['-']),
+        (f'print("once"); {IMPORTS}; print({CALL})', ['script.py']),
+        (f'print("once"); {IMPORTS}; print({CALL})', ['-']),
         (
             f"""
-            import multiprocessing, timm_abn_cli
+            import multiprocessing; {IMPORTS}
             if __name__ == '__main__':
                 with multiprocessing.get_context('spawn').Pool(1) as pool:
                     print('once')
-                    print(pool.apply(timm_abn_cli.main, [{EXPORT}]))
+                    print(pool.apply({CALL.replace('(', ', (', 1)}))
             """,
             ['script.py'],
         ),
     ],
     ids=['without a guard', 'from standard input', 'in a pool'],
 )
-def test_the_script_that_calls_is_not_run_again(tmp_path, script, arguments):
+def test_the_script_that_calls_is_not_run_again(run, tmp_path, script, arguments):
     code = textwrap.dedent(script)
     (tmp_path / 'script.py').write_text(code)
     (tmp_path / 'torch.py').write_text('1 / 0')  # what lies where one happens to be is not imported
@@ -136,19 +144,26 @@ def test_the_script_that_calls_is_not_run_again(tmp_path, script, arguments):
         [sys.executable, *arguments], input=code, cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     lines = done.stdout.splitlines()
-    assert done.returncode == 0 and lines[0] == 'once' and lines[-1] == '0' and lines.count('once') == 1, done.stderr
-    assert 'Traceback' not in done.stderr and (tmp_path / 'model.pt2').is_file()
+    assert (
+        done.returncode == 0 and lines[0] == 'once' and lines[-1] == torch.__version__ and lines.count('once') == 1
+    ), done.stderr
+    assert 'Traceback' not in done.stderr and (tmp_path / 'file').is_file()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGTERM])
-def test_it_ends_with_who_asked(tmp_path, number):
-    code = f'import sys, timm_abn_cli; sys.exit(timm_abn_cli.main({EXPORT}))'
+def test_it_ends_with_who_asked(run, tmp_path, number):
+    call = (
+        "run_limited('limited_work:sleep', dict(seconds=300), Path('new/file'), 300, partial(print, file=sys.stderr))"
+    )
+    code = f'import sys; from functools import partial; {IMPORTS}; {call}'
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
     parent = subprocess.Popen(
         [sys.executable, '-c', code], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
     )
-    assert ' s  loading' in parent.stderr.readline()
+    assert parent.stderr.readline() == 'sleeping\n'
     os.kill(parent.pid, number)
     parent.communicate()  # until the child has closed its standard error
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir() if path.name != 'new'] == ['work'] and not list(
+        tmp_path.glob('new/*')
+    )

@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 from command_line import refusal
+from tiers import fast_and_slow
 from tiny_models import tiny_abn, tiny_attached, tiny_images
 
 from timm_abn import AttachedNet, TimmAbnError, attach
@@ -25,7 +26,15 @@ MODEL = 'abn_resnet20_cifar.fashion_mnist'
 OTHERS = {
     'test_resnet': ((3, 72, 100), {}),
     'test_convnext': ((1, 80, 112), dict(depths=(1, 1, 2, 1), map_scale=2, padding_mode='replicate')),
-    'test_vit': ((5, 96, 64), dict(depth=3)),
+    'test_vit': ((5, 96, 64), dict(depth=2)),
+}
+ATTACHED = {
+    'test_resnet': {},
+    'test_convnext': dict(depths=(1, 1, 2, 1)),
+    'test_vit': dict(depth=2),
+    'test_vit2': dict(depth=2),
+    'test_efficientnet': {},
+    'refined': {},
 }
 
 
@@ -80,17 +89,20 @@ def test_dynamic_graphs_take_other_batches_and_sizes(onnxruntime, tmp_path, back
         assert_explains(model, program(images), images)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('dynamic', ['', 'all'])
 @pytest.mark.parametrize(
-    'backbone', ['test_resnet', 'test_convnext', 'test_vit', 'test_vit2', 'test_efficientnet', 'refined']
+    'backbone, dynamic',
+    fast_and_slow(
+        [(backbone, dynamic) for backbone in ATTACHED for dynamic in ('', 'all')],
+        [],
+        [*((backbone, 'all') for backbone in ATTACHED), ('test_vit', ''), ('refined', '')],
+    ),
 )
 def test_attached_networks_have_class_maps(onnxruntime, tmp_path, backbone, dynamic):
     if backbone == 'refined':
         model = tiny_attached('test_resnet', refined=True)
         torch.nn.init.normal_(model.refinement.out.weight)
     else:
-        model = attach(timm.create_model(backbone, num_classes=5).eval())
+        model = attach(timm.create_model(backbone, num_classes=5, **ATTACHED[backbone]).eval())
     exported = export_network(model, dynamic)
     exported.save_onnx(tmp_path / 'model.onnx', {})
     images = tiny_images(3 if dynamic else 1, size=timm.models.get_model_input_config(model)['input_size'][1:])

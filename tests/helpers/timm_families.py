@@ -1,5 +1,7 @@
 """The smallest model of every family (module) of timm."""
 
+import torch
+
 SMALLEST = {
     'beit': 'beit_base_patch16_224',
     'byoanet': 'halonet_h1',
@@ -101,6 +103,40 @@ SMALLEST = {
     'xcit': 'xcit_nano_12_p8_224',
 }
 
+# arguments that make the larger ones small: fewer blocks, and images of 64 pixels where the model must know their size
+SMALLER = {
+    'beit': dict(img_size=64, depth=4, embed_dim=96, num_heads=3),
+    'cait': dict(img_size=64, depth=4),
+    'coat': dict(img_size=64, serial_depths=(1, 1, 1, 1), parallel_depth=2),
+    'davit': dict(depths=(1, 1, 2, 1), embed_dims=(24, 48, 96, 192), num_heads=(1, 2, 3, 6)),
+    'deepseek_vit': dict(depth=4, embed_dim=192, num_heads=3),
+    'densenet': dict(block_config=(2, 2, 3, 2)),
+    'eva': dict(img_size=64, depth=4),
+    'gcvit': dict(img_size=64),
+    'gemma4_vit': dict(depth=4, embed_dim=192, num_heads=3),
+    'hiera': dict(img_size=64, stages=(1, 1, 2, 1), embed_dim=24, num_heads=1),
+    'hieradet_sam2': dict(stages=(1, 1, 2, 1), global_att_blocks=(3,)),
+    'mlp_mixer': dict(img_size=64),
+    'mobilenetv5': dict(channel_multiplier=0.5),
+    'mvitv2': dict(img_size=64),
+    'naflexvit': dict(depth=4, embed_dim=192, num_heads=3),
+    'nest': dict(img_size=64),
+    'nextvit': dict(depths=(1, 1, 5, 1)),
+    'qwen3_vit': dict(depth=4, embed_dim=192, num_heads=3),
+    'rdnet': dict(num_blocks_list=(1, 1, 1, 1, 1, 1, 1)),
+    'res2net': dict(layers=(1, 1, 2, 1)),
+    'sequencer': dict(img_size=64, layers=(1, 1, 2, 1)),
+    'swin_transformer': dict(img_size=64, window_size=2, depths=(1, 1, 2, 1)),
+    'swin_transformer_v2': dict(img_size=64, window_size=2, depths=(1, 1, 2, 1)),
+    'swin_transformer_v2_cr': dict(img_size=64, window_size=2, depths=(1, 1, 2, 1)),
+    'tnt': dict(img_size=64, depth=4),
+    'twins': dict(img_size=64, depths=(1, 1, 2, 1)),
+    'vgg': dict(mlp_ratio=0.125),
+    'vision_transformer_sam': dict(img_size=64, depth=4, embed_dim=96, num_heads=3, global_attn_indexes=(1, 3)),
+    'vitamin': dict(img_size=64),
+    'volo': dict(img_size=64),
+    'xcit': dict(img_size=64, depth=4),
+}
 # families whose windows or heads fit only the model's own image size
 FULL_SIZE = {'byoanet'}
 SMALL_SIZE = {'deepseek_vit': 84}  # whose patches of 14 pixels, three by three, do not fit 96
@@ -114,3 +150,9 @@ def small_image_size(family, backbone):
         small = SMALL_SIZE.get(family, 96)
         height, width = min(height, small), min(width, small)
     return channels, height, width
+
+
+def small_images(family, backbone, batch=2):
+    """Return random images for a model that is made with ``SMALLER``."""
+    size = SMALLER.get(family, {}).get('img_size')
+    return torch.randn(batch, *((3, size, size) if size else small_image_size(family, backbone)))

@@ -5,6 +5,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from golden_fill import close, fill_input, fill_state_dict, load_golden, sha256
+from tiers import fast_and_slow
 
 import timm_abn  # noqa: F401  registers the models
 from timm_abn.models.official_checkpoints import convert_official_checkpoint
@@ -28,7 +29,8 @@ MODELS = {
     'imagenet_se_resnet152': 'abn_seresnet152',
 }
 FAST = ('cifar100_resnet20', 'cifar100_wrn28_4')
-CASES = [pytest.param(*item, marks=() if item[0] in FAST else pytest.mark.slow) for item in MODELS.items()]
+# deeper than another of the same blocks
+NIGHTLY = ('imagenet_resnet101', 'imagenet_resnet152', 'imagenet_se_resnet34', 'imagenet_se_resnet152')
 
 
 def sums_close(actual, expected):
@@ -36,8 +38,9 @@ def sums_close(actual, expected):
     close(actual.abs().sum(), expected['abs_sum'], rtol=1e-10, atol=0)
 
 
-@pytest.mark.parametrize(('golden_name', 'model_name'), CASES)
-def test_equals_the_authors_code(golden_name, model_name):
+@pytest.mark.parametrize('golden_name', fast_and_slow(MODELS, FAST, MODELS.keys() - {*FAST, *NIGHTLY}))
+def test_equals_the_authors_code(golden_name):
+    model_name = MODELS[golden_name]
     golden = load_golden(golden_name)
     official = fill_state_dict(golden['state_dict'])
     assert sha256(official.values()) == golden['fill_check']['sha256']

@@ -5,7 +5,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from tiers import fast_and_slow
-from timm_families import SMALLEST, small_image_size
+from timm_families import SMALLER, SMALLEST, small_images
 
 import timm_abn  # noqa: F401
 
@@ -15,12 +15,13 @@ FAST_FAMILIES = {'levit', 'resnet'}
 @pytest.mark.parametrize('family', fast_and_slow(SMALLEST, FAST_FAMILIES))
 def test_family_is_cut_exactly_and_trains_a_step(family):
     torch.manual_seed(0)
-    network = timm.create_model('abn', backbone=SMALLEST[family], num_classes=4)
+    small = dict(num_classes=4, **SMALLER.get(family, {}))
+    network = timm.create_model('abn', backbone=SMALLEST[family], **small)
     with torch.no_grad():
         for parameter in network.perception_branch.parameters():  # heads and scales that begin at zero hide the rest
             parameter += 0.02 * torch.randn_like(parameter)
-    images = torch.randn(2, *small_image_size(family, network.perception_branch))
-    assert_halves_are_the_backbone(network, SMALLEST[family], images)
+    images = small_images(family, network.perception_branch)
+    assert_halves_are_the_backbone(network, SMALLEST[family], small, images)
     logits, attention_logits = network.train()(images)
     targets = torch.tensor([0, 3])
     (F.cross_entropy(logits, targets) + F.cross_entropy(attention_logits, targets)).backward()
@@ -39,9 +40,9 @@ def test_family_is_cut_exactly_and_trains_a_step(family):
 
 
 @torch.no_grad()
-def assert_halves_are_the_backbone(network, name, images):
+def assert_halves_are_the_backbone(network, name, arguments, images):
     with torch.random.fork_rng():
-        backbone = timm.create_model(name, num_classes=4)
+        backbone = timm.create_model(name, **arguments)
     feature_extractor, perception_branch = network.feature_extractor, network.perception_branch
     backbone.load_state_dict({**feature_extractor.state_dict(), **perception_branch.state_dict()})
     expected = backbone.eval()(images)

@@ -9,7 +9,7 @@ import timm
 import torch
 import torch.nn as nn
 from tiers import fast_and_slow
-from timm_families import SMALLEST
+from timm_families import SMALLER, SMALLEST, small_images
 
 import timm_abn
 from timm_abn.split import cut_backbone, family_of, split_backbone
@@ -21,74 +21,55 @@ ADAPTED = {
     'selecsls': 'features.4',
     **dict.fromkeys('vision_transformer_relpos volo'.split()),
 }
-QUICK = ('efficientvim', 'levit', 'pit')
+QUICK = ('efficientvim', 'hrnet', 'levit', 'pit')
 STREAMS = ('coat', 'crossvit', 'hrnet')
 
 
 def backbone_of(family):
     torch.manual_seed(0)
-    name = 'vit_srelpos_small_patch16_224' if family == 'vision_transformer_relpos' else SMALLEST[family]
-    model = timm.create_model(name, num_classes=4).eval()
+    name, smaller = SMALLEST[family], SMALLER.get(family, {})
+    if family == 'vision_transformer_relpos':
+        name, smaller = 'vit_srelpos_small_patch16_224', dict(depth=4)
+    model = timm.create_model(name, num_classes=4, **smaller).eval()
     with torch.no_grad():
         for parameter in model.parameters():  # heads that begin at zero hide what goes through them
             parameter += 0.02 * torch.randn_like(parameter)
     return model
 
 
-def images_for(model, batch=2):
-    return torch.randn(batch, *model.pretrained_cfg['input_size'])
-
-
 @pytest.mark.parametrize('family', fast_and_slow(ADAPTED, QUICK))
+@torch.no_grad()
 def test_network_of_an_adapted_family(family):
     backbone = backbone_of(family)
-    images = images_for(backbone)
-    with torch.no_grad():
-        expected = backbone(images)
+    images = small_images(family, backbone)
+    expected, name = backbone(images), backbone.pretrained_cfg['architecture']
     arguments = dict(split=ADAPTED[family], num_classes=4, init='random')
-    network = timm_abn.AttentionBranchNet(backbone, **arguments).eval()
-    with torch.no_grad():
-        explanation = network.explain(images)
-        nothing = torch.zeros_like(explanation.attention_map)
-        # a factor of 1 everywhere leaves the backbone's own prediction
-        torch.testing.assert_close(network(images, attention=nothing), expected, rtol=1e-3, atol=1e-4)
-        assert not torch.equal(explanation.logits, expected)
-        for duplicate in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
-            assert torch.equal(duplicate(images), explanation.logits)
-        other = timm_abn.AttentionBranchNet(backbone_of(family), **arguments).eval()
-        other.load_state_dict(network.state_dict())
-        assert torch.equal(other(images), explanation.logits)
-        assert torch.equal(network.forward_head(network.forward_features(images)), explanation.logits)
-    assert family_of(network.perception_branch) is type(backbone_of(family))
-    assert network.config.backbone == backbone_of(family).pretrained_cfg['architecture']
+    network = timm_abn.AttentionBranchNet(copy.deepcopy(backbone), **arguments).eval()
+    explanation = network.explain(images)
+    nothing = torch.zeros_like(explanation.attention_map)
+    # a factor of 1 everywhere leaves the backbone's own prediction
+    torch.testing.assert_close(network(images, attention=nothing), expected, rtol=1e-3, atol=1e-4)
+    assert not torch.equal(explanation.logits, expected)
+    for duplicate in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+        assert torch.equal(duplicate(images), explanation.logits)
+    assert torch.equal(network.forward_head(network.forward_features(images)), explanation.logits)
+    assert family_of(network.perception_branch) is type(backbone) and network.config.backbone == name
+    if family in STREAMS:
+        with pytest.raises(timm_abn.TimmAbnError, match='Its features cannot be returned by stage.') as raised:
+            network.forward_intermediates(images)
+        assert '\n' not in str(raised.value)
+    else:
+        assert_intermediates_are_those_of_the_backbone(network, backbone, images, nothing)
+    other = timm_abn.AttentionBranchNet(backbone, **arguments).eval()
+    for parameter in other.parameters():
+        parameter.zero_()
+    other.load_state_dict(network.state_dict())
+    assert torch.equal(other(images), explanation.logits)
 
 
-@pytest.mark.parametrize('family', fast_and_slow(ADAPTED, ('efficientvim', 'pit')))
-@torch.no_grad()
-def test_several_tasks_are_each_as_if_alone(family):
-    torch.manual_seed(0)
-    network = timm.create_model(
-        'abn', backbone=SMALLEST[family], split=ADAPTED[family], multi_task=True, num_classes=3
-    ).eval()
-    images = images_for(network)
-    together = network.explain(images)
-    network.task_chunk_size = 1
-    torch.testing.assert_close(network(images), together.logits, rtol=1e-3, atol=1e-4)
-    one_by_one = torch.cat([network(images[index : index + 1]) for index in range(len(images))])
-    torch.testing.assert_close(one_by_one, together.logits, rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    'family', fast_and_slow([family for family in ADAPTED if family not in STREAMS], ('efficientvim', 'pit'))
-)
-def test_intermediates_are_those_of_the_backbone(family):
-    backbone = backbone_of(family)
-    images = images_for(backbone)
-    with torch.no_grad():
-        expected = backbone.forward_intermediates(images, intermediates_only=True)
-        network = timm_abn.AttentionBranchNet(backbone, split=ADAPTED[family], num_classes=4, init='random').eval()
-        nothing = torch.zeros_like(network.explain(images).attention_map)
-        actual = network.forward_intermediates(images, intermediates_only=True, attention=nothing)
+def assert_intermediates_are_those_of_the_backbone(network, backbone, images, nothing):
+    expected = backbone.forward_intermediates(images, intermediates_only=True)
+    actual = network.forward_intermediates(images, intermediates_only=True, attention=nothing)
     assert [tuple(maps.shape) for maps in actual] == [tuple(maps.shape) for maps in expected]
     for found, wanted in zip(actual, expected):
         torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
@@ -96,12 +77,18 @@ def test_intermediates_are_those_of_the_backbone(family):
         network.forward_intermediates(images, norm=True)
 
 
-@pytest.mark.parametrize('family', fast_and_slow(STREAMS, ('crossvit',)))
-def test_streams_cannot_be_returned_by_stage(family):
-    network = timm.create_model('abn', backbone=SMALLEST[family], num_classes=4).eval()
-    with pytest.raises(timm_abn.TimmAbnError, match='Its features cannot be returned by stage.') as raised:
-        network.forward_intermediates(images_for(network))
-    assert '\n' not in str(raised.value)
+@pytest.mark.parametrize('family', fast_and_slow(ADAPTED, ('efficientvim', 'pit')))
+@torch.no_grad()
+def test_several_tasks_are_each_as_if_alone(family):
+    backbone = backbone_of(family)
+    backbone.reset_classifier(6)
+    network = timm_abn.MultiTaskAttentionBranchNet(backbone, split=ADAPTED[family], num_classes=3, init='random').eval()
+    images = small_images(family, backbone)
+    together = network.explain(images)
+    network.task_chunk_size = 1
+    torch.testing.assert_close(network(images), together.logits, rtol=1e-3, atol=1e-4)
+    one_by_one = torch.cat([network(images[index : index + 1]) for index in range(len(images))])
+    torch.testing.assert_close(one_by_one, together.logits, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import torch.nn as nn
 from proofs import counted_proofs
 from tiers import fast_and_slow
 from timm_families import SMALLEST, small_image_size
+from tiny_models import TINY_BACKBONES
 
 import timm_abn
 from timm_abn.split import Adapter, register_adapter
@@ -244,7 +245,7 @@ def test_next_stage_is_the_chain_of_modules_after_the_cut(name, expected):
     ],
 )
 def test_norm_that_would_undo_the_attention_map_is_noticed(name, split, expected):
-    model = make_backbone(name)
+    model = make_backbone(name, **TINY_BACKBONES[name])
     parts = cut_backbone(model, split)
     assert parts.normalised is expected
     if expected:

@@ -256,15 +256,16 @@ def test_mixed_precision_computes_the_term_in_float32():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('missing', [(1, 5, 6, 7), (4, 5, 6, 7), range(8)])
-def test_gradients_of_two_processes_are_those_of_one(tmp_path, missing):
+def test_gradients_of_two_processes_are_those_of_one(tmp_path):
     """Each process takes half of the batch, with more masks, or all of them, in the first half."""
-    model = model_without_batch_statistics()
-    loss_of(model, None, missing).backward()
-    first, second = gradients_of_two(tmp_path, model_without_batch_statistics, loss_of, missing)
-    for name, parameter in model.named_parameters():
-        assert torch.equal(first[name], second[name]), name
-        torch.testing.assert_close(first[name], parameter.grad, rtol=1e-4, atol=1e-6, msg=name)
+    cases = [(1, 5, 6, 7), (4, 5, 6, 7), range(8)]
+    both = gradients_of_two(tmp_path, model_without_batch_statistics, loss_of, cases)
+    for missing, first, second in zip(cases, *both, strict=True):
+        model = model_without_batch_statistics()
+        loss_of(model, None, missing).backward()
+        for name, parameter in model.named_parameters():
+            assert torch.equal(first[name], second[name]), name
+            torch.testing.assert_close(first[name], parameter.grad, rtol=1e-4, atol=1e-6, msg=name)
 
 
 def model_without_batch_statistics():

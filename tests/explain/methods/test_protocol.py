@@ -1,5 +1,6 @@
 """What holds for every explainer: shapes, batches, targets, threads, and that it leaves the model alone."""
 
+import functools
 import gc
 import threading
 
@@ -7,7 +8,7 @@ import pytest
 import timm
 import torch
 from tiers import fast_and_slow
-from timm_families import SMALLEST, small_image_size
+from timm_families import SMALLER, SMALLEST, small_images
 from tiny_models import NUM_CLASSES, TINY_BACKBONES, tiny_abn, tiny_attached, tiny_backbone, tiny_images
 
 import timm_abn
@@ -41,6 +42,13 @@ def explainers_of(model):
             assert '\n' not in str(error) and f"'{name}' needs" in str(error)
 
 
+@functools.cache
+def explained(name, dtype=torch.float32):
+    """Return a model, which stays as it is, and its explainers by name."""
+    model = MODELS[name]().to(dtype)
+    return model, dict(explainers_of(model))
+
+
 def assert_maps(maps, images):
     assert maps.shape[:2] == (len(images), 1) and maps.ndim == 4 and min(maps.shape[2:]) > 0
     assert maps.dtype == torch.float32 and maps.device == images.device
@@ -65,9 +73,9 @@ ALWAYS = {'grad_cam', 'recipro_cam', 'random', 'centre'}
 
 @pytest.mark.parametrize('name', fast_and_slow(MODELS, set(MODELS) - {'abn-test_convnext', 'abn-resnet20_cifar'}))
 def test_maps_of_every_method_that_applies(name):
-    model, images = MODELS[name](), tiny_images(3, size=(16, 16) if 'cifar' in name else (64, 64))
+    explainers, images = explained(name)[1], tiny_images(3, size=(16, 16) if 'cifar' in name else (64, 64))
     applied = set()
-    for method, explainer in explainers_of(model):
+    for method, explainer in explainers.items():
         applied.add(method)
         for targets in (None, TARGETS):
             assert_maps(explainer(images, targets), images)
@@ -81,8 +89,8 @@ def test_maps_of_every_method_that_applies(name):
 
 @pytest.mark.parametrize('name', BATCHED)
 def test_rows_of_a_batch_equal_rows_alone(name):
-    model, images = MODELS[name]().double(), tiny_images(3, dtype=torch.float64)
-    for method, explainer in explainers_of(model):
+    images = tiny_images(3, dtype=torch.float64)
+    for method, explainer in explained(name, torch.float64)[1].items():
         together = explainer(images, TARGETS)
         for row in range(3):
             alone = explainer(images[row : row + 1], TARGETS[row : row + 1])
@@ -91,17 +99,16 @@ def test_rows_of_a_batch_equal_rows_alone(name):
 
 @pytest.mark.parametrize('name', ['multi-task', 'abn-test_vit'])
 def test_default_targets_are_the_predicted_classes(name):
-    model, images = MODELS[name]().double(), tiny_images(3, dtype=torch.float64)
+    (model, explainers), images = explained(name, torch.float64), tiny_images(3, dtype=torch.float64)
     predicted = model(images).argmax(dim=1)
-    for method, explainer in explainers_of(model):
+    for method, explainer in explainers.items():
         torch.testing.assert_close(explainer(images), explainer(images, predicted), rtol=1e-5, atol=1e-6, msg=method)
 
 
 @pytest.mark.parametrize('name', ['test_resnet', 'multi-task'])
 def test_targets_matter(name):
-    model, images = MODELS[name](), tiny_images(3)
-    same = {'random', 'centre'}
-    for method, explainer in explainers_of(model):
+    images, same = tiny_images(3), {'random', 'centre'}
+    for method, explainer in explained(name)[1].items():
         maps = [explainer(images, torch.full((3,), target)) for target in range(NUM_CLASSES)]
         assert all(torch.equal(one, maps[0]) for one in maps) == (method in same), method
 
@@ -134,16 +141,16 @@ def test_the_model_is_left_alone():
 
 
 def test_a_model_in_training_mode_is_explained_as_in_evaluation_mode():
-    model, images = MODELS['abn-test_resnet'](), tiny_images(3)
-    expected = {name: explainer(images) for name, explainer in explainers_of(model)}
-    for name, explainer in explainers_of(model.train()):
+    images = tiny_images(3)
+    expected = {name: explainer(images) for name, explainer in explained('abn-test_resnet')[1].items()}
+    for name, explainer in explainers_of(MODELS['abn-test_resnet']().train()):
         assert torch.equal(explainer(images), expected[name])
 
 
 @pytest.mark.parametrize('name', fast_and_slow(['abn-test_resnet', 'abn-test_vit', 'test_vit'], ['abn-test_vit']))
 def test_modes_of_the_caller_change_nothing(name):
-    model, images = MODELS[name](), tiny_images(3)
-    for method, explainer in explainers_of(model):
+    (model, explainers), images = explained(name), tiny_images(3)
+    for method, explainer in explainers.items():
         expected = explainer(images)
         for mode in (torch.no_grad, torch.inference_mode):
             with mode():
@@ -167,9 +174,8 @@ def test_new_weights_are_seen():
 
 @pytest.mark.parametrize('name', ['multi-task', 'abn-test_vit'])
 def test_threads(name):
-    model = MODELS[name]()
     batches = [tiny_images(2) + 0.1 * index for index in range(4)]
-    for method, explainer in explainers_of(model):
+    for method, explainer in explained(name)[1].items():
         expected, found = [explainer(images) for images in batches], [None] * len(batches)
 
         def work(index, explainer=explainer, found=found):
@@ -192,7 +198,7 @@ def count_tensors():
 
 @pytest.mark.parametrize('name', fast_and_slow(['abn-test_resnet', 'abn-test_vit', 'multi-task'], ['abn-test_vit']))
 def test_calls_leave_no_tensors_behind(name):
-    images, explainers = tiny_images(2), dict(explainers_of(MODELS[name]()))
+    images, explainers = tiny_images(2), explained(name)[1]
     counts = []
     for _ in range(2):
         for explainer in explainers.values():
@@ -220,7 +226,7 @@ def test_flat_features_give_flat_maps():
 
 def test_no_images_give_no_maps():
     images = tiny_images(1)[:0]
-    for _, explainer in explainers_of(MODELS['abn-test_resnet']()):
+    for explainer in explained('abn-test_resnet')[1].values():
         assert_maps(explainer(images), images)
 
 
@@ -289,8 +295,8 @@ SLOW_FAMILIES = {'coat', 'efficientvim', 'levit', 'maxxvit', 'pit', 'vision_tran
 @pytest.mark.parametrize('family', fast_and_slow(SMALLEST, FAST_FAMILIES, SLOW_FAMILIES))
 def test_family_is_explained_without_options(family):
     torch.manual_seed(0)
-    model = timm.create_model(SMALLEST[family], num_classes=NUM_CLASSES).eval()
-    images = torch.randn(1, *small_image_size(family, model))
+    model = timm.create_model(SMALLEST[family], num_classes=NUM_CLASSES, **SMALLER.get(family, {})).eval()
+    images = small_images(family, model, 1)
     for method, explainer in explainers_of(model):
         if method != 'recipro_cam' or max(images.shape[2:]) <= 160:  # whose cost is that of hundreds of images
             assert_maps(explainer(images), images)
