@@ -21,6 +21,7 @@ def script():
     return load_script('experiments/score_heads')
 
 
+@pytest.mark.slow
 def test_rows_are_scores_of_evidence(run, script, scenes, tmp_path, monkeypatch):
     out, networks = tmp_path / 'out', {}
     out.mkdir()

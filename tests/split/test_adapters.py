@@ -95,9 +95,9 @@ def test_several_tasks_are_each_as_if_alone(family):
     'name, size, kwargs',
     [
         ('vit_tiny_patch16_dinov3_qkvb', (96, 64), {}),
-        ('hrnet_w18_small', (96, 64), {}),
-        ('xcit_nano_12_p16_224', (96, 64), {'depth': 4}),
         ('efficientvim_m1', (128, 64), {}),
+        pytest.param('hrnet_w18_small', (96, 64), {}, marks=pytest.mark.slow),
+        pytest.param('xcit_nano_12_p16_224', (96, 64), {'depth': 4}, marks=pytest.mark.slow),
         ('beit_base_patch16_224', (64, 96), {'img_size': (64, 96), 'depth': 3, 'embed_dim': 48, 'num_heads': 3}),
         pytest.param('twins_svt_small', (96, 64), {'img_size': (96, 64)}, marks=pytest.mark.slow),
         pytest.param('hiera_tiny_224', (128, 64), {'img_size': (128, 64)}, marks=pytest.mark.slow),
