@@ -74,6 +74,7 @@ class Explaining(nn.Module):
         (lambda m, x: m.norm(m.conv(x).relu()), False),
         (lambda m, x: m.norm(m.conv(x)) + m.conv.weight.sum(), False),
         (lambda m, x: m.norm(nn.functional.conv2d(x, 2 * m.conv.weight)), False),
+        (lambda m, x: m.norm(m.conv(x)) + nn.functional.conv2d(x, weight=m.conv.weight), False),
         (lambda m, x: m.conv(m.norm(x)), False),
     ],
 )

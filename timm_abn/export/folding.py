@@ -56,8 +56,9 @@ class _Uses(TorchFunctionMode):
         super().__init__()
         modules = list(model.modules())
         norms = [module for module in modules if type(module) in (nn.BatchNorm2d, BatchNormAct2d)]
+        convs = [module for module in modules if isinstance(module, nn.Conv2d)]
         # a parametrized weight is computed anew, and is none of these
-        self.convs = {id(m._parameters.get('weight')): m for m in modules if isinstance(m, nn.Conv2d)}
+        self.convs = {id(conv.weight): conv for conv in convs if 'weight' in conv._parameters}
         self.norms = {id(norm.running_mean): norm for norm in norms if norm.running_mean is not None}
         self.made: dict[int, tuple[torch.Tensor, nn.Module]] = {}  # the tensor stays, or another gets its id
         self.readers: dict[nn.Module, set[Any]] = defaultdict(set)
@@ -70,17 +71,19 @@ class _Uses(TorchFunctionMode):
         given = list(_tensors(args)) + list(_tensors((kwargs or {}).values()))
         if not any(True for _ in _tensors([result])):  # a shape, a type
             return result
-        norm = self.norms.get(id(args[1])) if func is F.batch_norm else None
+        second = args[1] if len(args) > 1 else None
+        norm = self.norms.get(id(second)) if func is F.batch_norm else None
+        made_by = self.convs.get(id(second)) if func is torch.conv2d else None
         for tensor in given:
             _, conv = self.made.get(id(tensor), (None, None))
             if conv is not None:
                 self.readers[conv].add(norm)
-            if id(tensor) in self.convs and func is not torch.conv2d:  # something else is made of its weight
+            if id(tensor) in self.convs and made_by is None:  # something else is made of its weight
                 self.readers[self.convs[id(tensor)]].add(None)
         if norm is not None:
             self.sources[norm].add(self.made.get(id(args[0]), (None, None))[1])
-        if func is torch.conv2d and id(args[1]) in self.convs:
-            self.made[id(result)] = result, self.convs[id(args[1])]
+        if made_by is not None:
+            self.made[id(result)] = result, made_by
         return result
 
     def pairs(self) -> Iterator[tuple[Any, Any]]:
