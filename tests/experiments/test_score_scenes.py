@@ -44,6 +44,7 @@ def runs(tmp_path):
     return networks
 
 
+@pytest.mark.slow
 def test_rows_are_scores_of_the_maps_of_the_tasks(run, script, runs, scenes, tmp_path):
     arguments = ['--data-dir', scenes, '--out', tmp_path / 'out', '--steps', 4, '--runs', *runs, '--walked-scenes', 2]
     assert run(script, *arguments) == 0

@@ -12,7 +12,8 @@ from tiny_models import TINY_BACKBONES, attention_for, tiny_abn, tiny_images
 all_backbones = pytest.mark.parametrize('backbone', TINY_BACKBONES)
 
 
-@pytest.mark.parametrize('backbone', fast_and_slow(TINY_BACKBONES, ['test_resnet']))
+@pytest.mark.slow
+@all_backbones
 def test_compiles_without_a_graph_break(backbone):
     torch._dynamo.reset()
     model = tiny_abn(backbone, **({'depth': 2} if backbone == 'test_vit' else {}))
