@@ -74,7 +74,6 @@ def image_folder(tmp_path_factory):
 
 
 LONGEST = {
-    'test_comparison',
     'test_comparison_of_human_masks',
     'test_killed_and_resumed',
     'test_mypy_of_a_program',

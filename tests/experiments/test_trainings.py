@@ -15,7 +15,7 @@ import timm_abn  # noqa: F401
 from timm_abn.checkpoint_files import read_checkpoint
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize('scripts', BOTH)
 def test_comparison(few_images, tmp_path, scripts):
     command = [

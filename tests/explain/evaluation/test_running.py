@@ -352,7 +352,7 @@ dist.destroy_process_group()
 """
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.skipif(not torch.distributed.is_available(), reason='PyTorch is built without distributed')
 def test_two_processes_find_what_one_finds(whole, tmp_path):
     here = Path(__file__).parent

@@ -144,9 +144,10 @@ def kill_in_epoch(process, epoch):
     raise AssertionError('it ended first:\n' + ''.join(seen))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('scripts', BOTH)
-@pytest.mark.parametrize('processes', [1, 2])
+@pytest.mark.parametrize(
+    'processes', [pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.nightly)]
+)
 def test_killed_and_resumed(image_folder, tmp_path, scripts, processes):
     flags = ['--workers', 2 if processes == 1 else 0, '--timm-scripts', scripts, '--data-dir', image_folder]
     if scripts != STAND_IN:
