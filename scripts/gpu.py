@@ -321,7 +321,6 @@ def main() -> int:
     """Measure, and write."""
     args = parse_args()
     end, facts = time.monotonic() + 60 * args.minutes, facts_of(args.device)
-    check_output_folder(args.out)
     with tempfile.TemporaryDirectory() as folder:
         rows = list(Measurement(args, Path(folder), end).rows())
 
@@ -354,6 +353,12 @@ def parse_args() -> argparse.Namespace:
         parser.exit(2, f'{parser.prog}: torch finds no GPU here; with --device cpu the script tries itself.\n')
     args.device = args.device or torch.device('cuda', 0)
     args.target = args.target or (TARGET if args.device.type == 'cuda' else None)
+    if args.target and not args.target.is_file():
+        parser.error(f'--target must be a page that exists, got {args.target}')
+    try:
+        check_output_folder(args.out)
+    except OSError as error:
+        parser.error(f'--out: {error}')
     return args
 
 

@@ -3,6 +3,7 @@
 import ast
 import functools
 import json
+import re
 import sys
 
 import pytest
@@ -83,6 +84,19 @@ def test_no_gpu_is_one_line(script, monkeypatch, capsys):
     with pytest.raises(SystemExit, match='2'):
         script.main()
     assert capsys.readouterr().err == 'gpu.py: torch finds no GPU here; with --device cpu the script tries itself.\n'
+
+
+@pytest.mark.parametrize(
+    'option, message', [('--out', '--out: .* is a file, not a folder'), ('--target', '--target must be a page that')]
+)
+def test_places_that_cannot_be_written_are_one_line(script, monkeypatch, tmp_path, capsys, option, message):
+    place = tmp_path / 'file'
+    if option == '--out':
+        place.touch()
+    monkeypatch.setattr('sys.argv', ['gpu.py', *SMALL, option, str(place)])
+    with pytest.raises(SystemExit, match='2'):
+        script.main()
+    assert re.search(message, capsys.readouterr().err.splitlines()[-1])
 
 
 @pytest.mark.parametrize(
