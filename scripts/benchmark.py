@@ -153,7 +153,7 @@ def report(cases: Sequence[Case]) -> str:
     for case in cases:
         seconds = median(case.seconds)
         line = [case.name, f'{seconds * 1e3:.1f}', f'{case.images / seconds:.1f}', f'{case.time_beside(cases[0]):.2f}x']
-        gflops = 2 * case.num_macs * case.images / seconds / 1e9
+        gflops = 2 * median(case.rates) / 1e9
         line += [f'{case.num_macs / 1e9:.2f}', f'{gflops:.0f}', f'{case.share_of_ceiling:.0%}']
         lines.append([*line, f'{case.num_bytes / 2**20:.0f}'])
     return format_table(columns, lines, right=columns[1:])

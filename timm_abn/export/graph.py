@@ -25,7 +25,7 @@ from ..explain.methods.evaluation_copy import evaluation_copy
 from ..networks.config import check_choice
 from ..records import num_answers, record_of
 from .errors import ExportError
-from .folding import fold_batch_norm
+from .folding import fold_batch_norm, relative_difference
 
 __all__ = [
     'DYNAMIC_FORMS',
@@ -37,7 +37,7 @@ __all__ = [
     'outputs_of',
 ]
 
-TOLERANCE = 1e-4  # largest difference of an output, relative to its greatest value where that is above 1
+TOLERANCE = 1e-4  # relative_difference of each output
 
 _BATCH, _SIZE = {0: 'batch'}, {2: 'height', 3: 'width'}
 # what is asked for -> the axes of images that may have any length, and what is traced where that cannot be
@@ -212,9 +212,7 @@ def largest_difference(model: nn.Module, run: Runner, trials: list[torch.Tensor]
         for name in expected:
             if found[name].shape != expected[name].shape:
                 raise ExportError(f'{name} has shape {tuple(found[name].shape)}, not {tuple(expected[name].shape)}')
-            # not to each value: one near 0 among logits of hundreds is as inexact as these
-            greatest = expected[name].abs().max().clamp(min=1)
-            differences.append((found[name] - expected[name]).abs().max() / greatest)
+            differences.append(relative_difference(found[name], expected[name]))
     largest = torch.stack(differences).max().item()
     if not largest <= TOLERANCE:  # NaN neither
         raise ExportError(f'the exported graph differs from the network by {largest:.2g}')
